@@ -1,0 +1,115 @@
+"""Who may do what: projects, tokens and keys, polled from the store. Never keeps a key in clear."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from uuid import UUID
+
+import msgspec
+
+from shared.runtime.clock import Clock
+from shared.store import access as tables
+from shared.store.client import Store
+
+POLL_SECONDS = 2.0
+"""How often keys and projects are read again; a revocation must take effect within 10 s."""
+
+SCOPES = ("person:read", "person:write", "activity_log:read")
+
+
+class Project(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant. `zone` is the time zone of its dates."""
+
+    id: int
+    name: str
+    token: str
+    zone: str = "UTC"
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A personal key. `projects` empty means all; `expires_at` in microseconds, 0 for never."""
+
+    id: UUID
+    name: str
+    scopes: frozenset[str]
+    projects: frozenset[int]
+    expires_at: int
+
+    def may(self, scope: str) -> bool:
+        """`write` includes `read`, `*` everything."""
+        return (
+            "*" in self.scopes
+            or scope in self.scopes
+            or (scope.endswith(":read") and scope.removesuffix("read") + "write" in self.scopes)
+        )
+
+    def covers(self, project: int) -> bool:
+        return not self.projects or project in self.projects
+
+
+class Access:
+    """The living projects and keys, as of the last poll."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self._projects: dict[int, Project] = {}
+        self._tokens: dict[str, Project] = {}
+        self._keys: dict[str, Key] = {}
+        self._poller: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self.refresh()
+        self._poller = asyncio.create_task(self._poll(), name="access")
+
+    async def close(self) -> None:
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
+
+    async def refresh(self) -> None:
+        """Read projects and keys now."""
+        projects = [
+            Project(id=row.project, name=row.name, token=row.token, zone=row.zone or "UTC")
+            for row in await tables.list_projects(self._store)
+        ]
+        keys = await tables.list_keys(self._store)
+        self._projects = {project.id: project for project in projects}
+        self._tokens = {project.token: project for project in projects}
+        self._keys = {
+            row.hash: Key(
+                id=row.id,
+                name=row.name,
+                scopes=frozenset(row.scopes),
+                projects=frozenset(row.projects),
+                expires_at=row.expires_at,
+            )
+            for row in keys
+            if not row.revoked
+        }
+
+    def project(self, project: int) -> Project | None:
+        return self._projects.get(project)
+
+    def by_token(self, token: str) -> Project | None:
+        return self._tokens.get(token)
+
+    def key(self, plain: str) -> Key | None:
+        """The living key with this text."""
+        key = self._keys.get(hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest())
+        if key is None or (key.expires_at and key.expires_at <= self._clock.now_us()):
+            return None
+        return key
+
+    def first_project(self, key: Key) -> Project | None:
+        """The lowest project that a key covers: what @current means."""
+        covered = [project for project in sorted(self._projects) if key.covers(project)]
+        return self._projects[covered[0]] if covered else None
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                await self.refresh()
+            except Exception:  # the store is away: keys stay as they were, and reads answer 503 by themselves
+                continue

@@ -1,0 +1,81 @@
+"""What every handler needs, built once by `app`. Never opens anything itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+import uuid_utils
+from aiohttp import web
+
+from services.api.access import Access
+from services.api.reads import Reads
+from services.api.watermarks import Watermarks
+from shared.domain.commands import Command, encode, route
+from shared.domain.errors import BadInput
+from shared.domain.ids import Position, format_positions
+from shared.log.port import RECORD_BYTES_MAX, Entry, Log
+from shared.runtime.clock import Clock
+from shared.store.client import Store
+
+
+class Mint(Protocol):
+    """Where ids come from. Only the API mints them."""
+
+    def __call__(self) -> UUID: ...
+
+
+def uuid7() -> UUID:
+    """A time-ordered random uuid."""
+    return UUID(bytes=uuid_utils.uuid7().bytes)
+
+
+class Stamps:
+    """Stamps for commands: receive time in microseconds, never below one that was issued or seen before."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._highest = 0
+
+    def reserve(self, count: int) -> int:
+        """The first of `count` consecutive stamps."""
+        first = max(self._clock.now_us(), self._highest + 1)
+        self._highest = first + max(count, 1) - 1
+        return first
+
+    def seen(self, stamp: int) -> None:
+        self._highest = max(self._highest, stamp)
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of one API process."""
+
+    log: Log
+    store: Store
+    access: Access
+    reads: Reads
+    watermarks: Watermarks
+    stamps: Stamps
+    clock: Clock
+    mint: Mint
+
+    async def append(self, commands: Sequence[Command]) -> list[Position]:
+        """Append commands in order; durable on return. BadInput when one is larger than a record may be."""
+        counts = self.log.partitions()
+        entries = []
+        for command in commands:
+            value = encode(command)
+            if len(value) > RECORD_BYTES_MAX:
+                raise BadInput(f"One change may have {RECORD_BYTES_MAX} bytes.", slug="too_large")
+            entries.append(Entry(*route(command, counts), value))
+        return await self.log.append(entries)
+
+
+CONTEXT = web.AppKey("context", Context)
+POSITION_HEADER = "Position"
+
+
+def position_header(positions: Sequence[Position]) -> dict[str, str]:
+    return {POSITION_HEADER: format_positions(list(positions))} if positions else {}

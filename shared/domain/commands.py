@@ -1,0 +1,151 @@
+"""Everything personlog can be told: one tagged union, as it lies in the log. Never decides anything.
+
+Times are microseconds since the epoch, UTC. `at` is the API's receive time plus the index within the request.
+Which topic and partition a command goes to is said here once, by `route`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+from shared.domain.errors import BadRecord
+from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, partition_of
+
+Properties = dict[str, Any]
+MergeMode = Literal["identify", "alias", "dangerous", "operator"]
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="op"):
+    """What every command carries. `id` is a uuid7 minted by the API; `key` a hash of the Idempotency-Key."""
+
+    v: int = 1
+    id: UUID
+    key: int = 0
+    project: int
+    at: int
+    actor: str = ""
+
+
+class Capture(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="capture"):
+    """A captured event, with what it says of the person of `distinct_id`.
+
+    `lifted` are properties copied from the event by rule: equal values are no effect. `person` is False for an
+    event without person processing. `historical` events carry their own time into the stamp.
+    """
+
+    fragment: UUID
+    distinct_id: str
+    uuid: UUID
+    event: str
+    timestamp: int
+    properties: msgspec.Raw = msgspec.Raw(b"{}")
+    set: Properties = {}
+    lifted: Properties = {}
+    set_once: Properties = {}
+    unset: tuple[str, ...] = ()
+    person: bool = True
+    historical: bool = False
+
+
+class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"):
+    """A change of one fragment by REST, or the empty write before a merge, which only gives birth.
+
+    `expect` is the version of the fragment's last effect that the client saw (If-Match).
+    """
+
+    fragment: UUID
+    distinct_id: str = ""
+    set: Properties = {}
+    set_once: Properties = {}
+    unset: tuple[str, ...] = ()
+    expect: int | None = None
+    reason: str = ""
+
+
+class Erase(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="erase"):
+    """Forget a fragment. `iver` is the identity version of the delete that asks for it."""
+
+    fragment: UUID
+    iver: int
+
+
+class Merge(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="merge"):
+    """Make one person of two: that of `into` survives, that of `source` is absorbed."""
+
+    into: UUID
+    source: UUID
+    into_id: str | None = None
+    source_id: str | None = None
+    mode: MergeMode
+
+
+class Split(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="split"):
+    """Move fragments out of the person that holds `person`: all but `keep`, or those of `leave`."""
+
+    person: UUID
+    keep: UUID | None = None
+    leave: tuple[UUID, ...] = ()
+
+
+class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a deletion request covers."""
+
+    profile: bool = False
+    events: bool = False
+    recordings: bool = False
+
+
+class Delete(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="delete"):
+    """Delete the person that holds `person`. `request` is the id of the deletion request it makes."""
+
+    person: UUID
+    request: UUID
+    scope: Scope = Scope(profile=True)
+
+
+class Request(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="request"):
+    """A deletion request for the ledger: the frozen members of one person, and the cut-off `at`."""
+
+    request: UUID
+    person: UUID
+    members: tuple[UUID, ...]
+    scope: Scope
+
+
+class Cancel(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="cancel"):
+    """Take a deletion request back."""
+
+    request: UUID
+
+
+Command = Capture | Write | Erase | Merge | Split | Delete | Request | Cancel
+FragmentCommand = Capture | Write | Erase
+IdentityCommand = Merge | Split | Delete
+DeletionCommand = Request | Cancel
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Command)
+
+
+def encode(command: Command) -> bytes:
+    """The command as a record's value: JSON, defaults left out."""
+    return _encoder.encode(command)
+
+
+def decode(value: bytes) -> Command:
+    """The command of a record's value; BadRecord if it is none."""
+    try:
+        return _decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRecord(f"Not a command: {error}") from error
+
+
+def route(command: Command, partitions: dict[str, int]) -> tuple[str, int, bytes]:
+    """(topic, partition, record key): a fragment's commands and a project's identity have one order each."""
+    if isinstance(command, FragmentCommand):
+        return COMMANDS, partition_of(command.fragment, partitions[COMMANDS]), command.fragment.bytes
+    topic = IDENTITY if isinstance(command, IdentityCommand) else DELETIONS
+    return topic, command.project % partitions[topic], str(command.project).encode()

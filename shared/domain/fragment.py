@@ -1,0 +1,316 @@
+"""The fragment: everything set through one distinct id, and the one place that says what an operation does.
+
+Pure: no clock, no I/O, no randomness. Reads, as-of, rebuild and un-merge replay the same events.
+
+A name holds at most a *hard* cell (its newest set or unset) and a *once* cell. A cell is (kind, hard stamp, once
+stamp); the value that shows lies in `properties`, and there is never more than one to keep: a non-null hard cell
+leaves no room for a once cell. Stamps are microseconds; 0 means none.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any, ClassVar
+from uuid import UUID
+
+import msgspec
+from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
+
+from shared.domain.commands import Capture, Erase, FragmentCommand, Properties, Write
+from shared.domain.ids import number_of
+
+KEYS_MAX = 32
+"""Recent Idempotency-Keys of a fragment: the documented window in which a retried write is recognised."""
+
+EVENTS_MAX = 256
+"""Recent captured events of a fragment: SDKs resend whole batches of 100, and two of them may overlap."""
+
+HOUR_US = 3_600_000_000
+
+SET, NULL, UNSET, ONCE = 1, 2, 3, 4
+"""Kinds of operation; a hard cell holds one of the first three, or 0."""
+
+Cell = tuple[int, int, int]
+EMPTY: Cell = (0, 0, 0)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LOW64 = (1 << 64) - 1
+
+
+class Outcome(IntEnum):
+    """What one record did. Exactly one outcome per record."""
+
+    SKIPPED = 0  # its version is not newer than the row: a redelivery
+    NOTHING = 1  # no effect, nothing to write
+    REMEMBERED = 2  # no effect, but the row keeps its key
+    CHANGED = 3
+    REFUSED = 4
+    DUPLICATE = 5  # its key or uuid was seen before
+    DROPPED = 6  # an import of something older than the erasure
+
+
+class FragmentEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A fact about a fragment: the library's DomainEvent protocol, as a struct (0.3 µs against 5.6 µs)."""
+
+    TOPIC: ClassVar[str]
+    originator_id: UUID
+    originator_version: int
+    timestamp: int
+
+    def mutate(self, aggregate: Fragment | None) -> Fragment:
+        """Apply to the fragment. Versions are log offsets, so they rise, with gaps."""
+        assert aggregate is not None
+        if self.originator_id != aggregate.id:
+            raise OriginatorIDError(self.originator_id, aggregate.id)
+        if self.originator_version <= aggregate.version:
+            raise OriginatorVersionError(self.originator_version, aggregate.version + 1)
+        self.apply(aggregate)
+        aggregate.version = self.originator_version
+        return aggregate
+
+    def apply(self, fragment: Fragment) -> None:
+        raise NotImplementedError
+
+
+class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
+    """Cells changed, or the fragment was born (`number` and `created_at` are then set), or both.
+
+    `values[i]` is the value of the operation `kinds[i]` on `names[i]`; `before[i]` what showed before it, with
+    UNSET for nothing. `timestamp` is the stamp of the changed cells.
+    """
+
+    TOPIC = "fragment.changed"
+    names: tuple[str, ...]
+    kinds: tuple[int, ...]
+    values: tuple[Any, ...]
+    before: tuple[Any, ...]
+    distinct_id: str = ""
+    number: int = 0
+    created_at: int = 0
+
+    def apply(self, fragment: Fragment) -> None:
+        if self.created_at:
+            fragment.created_at = self.created_at
+            fragment.distinct_id = self.distinct_id
+            fragment.number = self.number
+        for name, kind, value in zip(self.names, self.kinds, self.values, strict=True):
+            put(fragment.cells, fragment.properties, (name, kind, value), self.timestamp)
+        fragment.stamp = max(fragment.stamp, self.timestamp)
+        fragment.effect = self.originator_version
+
+
+class FragmentErased(FragmentEvent, frozen=True, kw_only=True):
+    """Every cell and the distinct id are gone. The number stays: an id keeps its integer for ever."""
+
+    TOPIC = "fragment.erased"
+    iver: int
+
+    def apply(self, fragment: Fragment) -> None:
+        fragment.cells, fragment.properties = {}, {}
+        fragment.distinct_id, fragment.created_at, fragment.seen_at = "", 0, 0
+        fragment.erased, fragment.erased_at = self.iver, self.timestamp
+        fragment.stamp = max(fragment.stamp, self.timestamp)
+        fragment.effect = self.originator_version
+
+
+class WriteRefused(FragmentEvent, frozen=True, kw_only=True):
+    """A conditional write came too late; nothing changed."""
+
+    TOPIC = "fragment.write_refused"
+    reason: str
+
+    def apply(self, fragment: Fragment) -> None:
+        """A refusal leaves the fragment as it is."""
+
+
+class Fragment(Aggregate):
+    """Everything set through one distinct id. `version` is that of the last record that wrote its row."""
+
+    TOPIC = "personlog.fragment"
+
+    class Event(Aggregate.Event):
+        TOPIC = "personlog.fragment.event"
+
+    class Created(Aggregate.Created):
+        TOPIC = "personlog.fragment.created"
+
+    project: int
+    distinct_id: str
+    number: int
+    created_at: int
+    effect: int
+    stamp: int
+    erased: int
+    erased_at: int
+    seen_at: int
+    properties: Properties
+    cells: dict[str, Cell]
+    keys: list[int]
+    events: list[int]
+
+    def __init__(self) -> None:
+        """Fragments come from `blank` or from a row, and are born by a command."""
+
+    @classmethod
+    def blank(cls, project: int, fragment: UUID) -> Fragment:
+        """A fragment that nobody has written to."""
+        self = object.__new__(cls)
+        self.__base_init__(fragment, 0, _EPOCH)
+        self.project, self.distinct_id, self.number, self.created_at = project, "", 0, 0
+        self.effect = self.stamp = self.erased = self.erased_at = self.seen_at = 0
+        self.properties, self.cells, self.keys, self.events = {}, {}, [], []
+        return self
+
+    @property
+    def alive(self) -> bool:
+        return self.created_at != 0
+
+    def handle(self, command: FragmentCommand, version: int, partition: int) -> Outcome:
+        """Fold one command of the log at (partition, version); its events wait in `collect_events`."""
+        if version <= self.version:
+            return Outcome.SKIPPED
+        if isinstance(command, Erase):
+            return self._erase(command, version)
+        if isinstance(command, Write):
+            return self._write(command, version, partition)
+        return self._capture(command, version, partition)
+
+    def _erase(self, command: Erase, version: int) -> Outcome:
+        if command.iver <= self.erased:
+            return Outcome.NOTHING
+        self._trigger(
+            FragmentErased(
+                originator_id=self.id, originator_version=version, timestamp=command.at, iver=command.iver
+            )
+        )
+        return Outcome.CHANGED
+
+    def _write(self, command: Write, version: int, partition: int) -> Outcome:
+        if command.key and command.key in self.keys:
+            return Outcome.DUPLICATE
+        stamp = max(command.at, self.stamp + 1)
+        if command.expect is not None and command.expect != self.effect:
+            self._trigger(
+                WriteRefused(
+                    originator_id=self.id, originator_version=version, timestamp=stamp, reason="precondition_failed"
+                )
+            )
+            return Outcome.REFUSED
+        outcome = self._change(command, version, stamp, partition)
+        return self._remember(self.keys, command.key, KEYS_MAX, (version, outcome))
+
+    def _capture(self, command: Capture, version: int, partition: int) -> Outcome:
+        if not command.person:
+            return Outcome.NOTHING
+        key = (command.uuid.int ^ command.uuid.int >> 64) & _LOW64
+        if key in self.events:
+            return Outcome.DUPLICATE
+        if command.historical and command.timestamp < self.erased_at:
+            return Outcome.DROPPED
+        stamp = max(command.timestamp, 1) if command.historical else max(command.at, self.stamp + 1)
+        outcome = self._change(command, version, stamp, partition)
+        self.seen_at = max(self.seen_at, command.timestamp // HOUR_US * HOUR_US)
+        return self._remember(self.events, key, EVENTS_MAX, (version, outcome))
+
+    def _change(self, command: Capture | Write, version: int, stamp: int, partition: int) -> Outcome:
+        operations = self._effective(command, stamp)
+        born = not self.alive
+        if not operations and not born:
+            return Outcome.NOTHING
+        names, kinds, values = zip(*operations, strict=True) if operations else ((), (), ())
+        self._trigger(
+            FragmentChanged(
+                originator_id=self.id,
+                originator_version=version,
+                timestamp=stamp,
+                names=names,
+                kinds=kinds,
+                values=values,
+                before=tuple(self.properties.get(name, msgspec.UNSET) for name in names),
+                distinct_id=command.distinct_id if born else "",
+                number=(self.number or number_of(partition, version)) if born else 0,
+                created_at=(stamp if isinstance(command, Capture) and command.historical else command.at)
+                if born
+                else 0,
+            )
+        )
+        return Outcome.CHANGED
+
+    def _effective(self, command: Capture | Write, stamp: int) -> list[tuple[str, int, Any]]:
+        """The operations that change a cell, one a name: within a command unset beats set beats set_once."""
+        cells, lifted = self.cells, command.lifted if isinstance(command, Capture) else {}
+        operations: list[tuple[str, int, Any]] = []
+        gone = dict.fromkeys(command.unset)
+        for name in gone:
+            operations.append((name, UNSET, None))
+        for name, value in command.set.items():
+            if name not in gone:
+                operations.append((name, NULL if value is None else SET, value))
+        for name, value in lifted.items():
+            if name not in gone and name not in command.set and not self._shows(name, value):
+                operations.append((name, NULL if value is None else SET, value))
+        for name, value in command.set_once.items():
+            if value is not None and name not in gone and name not in command.set and name not in lifted:
+                operations.append((name, ONCE, value))
+        return [
+            operation
+            for operation in operations
+            if moved(cells.get(operation[0], EMPTY), operation[1], stamp) is not None
+        ]
+
+    def _shows(self, name: str, value: Any) -> bool:
+        return name in self.properties and same(self.properties[name], value)
+
+    def _remember(self, recent: list[int], key: int, most: int, done: tuple[int, Outcome]) -> Outcome:
+        version, outcome = done
+        if key:
+            recent.append(key)
+            del recent[:-most]
+            self.version = version
+            return max(outcome, Outcome.REMEMBERED)
+        return outcome
+
+    def _trigger(self, event: FragmentEvent) -> None:
+        event.mutate(self)
+        self.pending_events.append(event)  # type: ignore[arg-type]  # structs satisfy the protocol, not the class
+
+
+def moved(cell: Cell, kind: int, stamp: int) -> Cell | None:
+    """The cell after an operation; None when it has no effect.
+
+    Written for stamps in any order (imports carry their own time): the result is that of the same operations
+    done in the order of their stamps.
+    """
+    held, hard, once = cell
+    if kind == ONCE:
+        if held == SET or hard >= stamp or (once and once <= stamp):
+            return None
+        return held, hard, stamp
+    if held and hard >= stamp:
+        return None
+    return kind, stamp, once if once > stamp and kind != SET else 0
+
+
+def put(cells: dict[str, Cell], properties: Properties, operation: tuple[str, int, Any], stamp: int) -> None:
+    """Apply one operation to cells and to the visible document."""
+    name, kind, value = operation
+    cell = moved(cells.get(name, EMPTY), kind, stamp)
+    if cell is None:
+        return
+    cells[name] = cell
+    if kind == ONCE or kind == SET:
+        properties[name] = value
+    elif cell[2] == 0:
+        if kind == NULL:
+            properties[name] = None
+        else:
+            properties.pop(name, None)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal as JSON: 1, 1.0 and true are three values, in lists and objects too."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict | list):
+        return bool(msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted"))
+    return bool(one == other)

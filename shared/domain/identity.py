@@ -1,0 +1,318 @@
+"""Identity: which fragments are one person. Merge, split and delete, folded one after the other for a project.
+
+Pure: no clock, no I/O, no randomness. Properties never move, so a split is lossless by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import ClassVar
+from uuid import UUID, uuid5
+
+import msgspec
+from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
+
+from shared.domain.commands import Command, Delete, Erase, IdentityCommand, Merge, Request, Split
+from shared.domain.fragment import KEYS_MAX, Outcome
+from shared.domain.ids import DISTINCT_ID_CHARS_MAX
+
+MEMBERS_MAX = 2_500
+"""Fragments of one person: one merge may rewrite every member's row, and all of them must fit one INSERT block."""
+
+_ILLEGAL_ANY_CASE = frozenset(
+    "anonymous guest distinctid distinct_id id not_authenticated email undefined true false".split()
+)
+_ILLEGAL = frozenset(("[object Object]", "NaN", "None", "none", "null", "0"))
+_NOBODY = UUID(int=0)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class MembershipEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A fact about one fragment's identity; it carries the whole identity after it.
+
+    So the last one of a fragment, up to any moment, is that fragment's identity at that moment.
+    """
+
+    TOPIC: ClassVar[str]
+    originator_id: UUID
+    originator_version: int
+    timestamp: int
+    root: UUID
+    members: tuple[UUID, ...]
+    identified: bool
+    erase: int
+    peer: UUID = _NOBODY
+    reason: str = ""
+
+    def mutate(self, aggregate: Membership | None) -> Membership:
+        """Apply to the membership. Versions are log offsets, so they rise, with gaps."""
+        assert aggregate is not None
+        if self.originator_id != aggregate.id:
+            raise OriginatorIDError(self.originator_id, aggregate.id)
+        if self.originator_version <= aggregate.version:
+            raise OriginatorVersionError(self.originator_version, aggregate.version + 1)
+        aggregate.root, aggregate.members = self.root, self.members
+        aggregate.identified, aggregate.erase = self.identified, self.erase
+        aggregate.stamp = self.timestamp
+        aggregate.version = self.originator_version
+        return aggregate
+
+
+class PersonMerged(MembershipEvent, frozen=True, kw_only=True):
+    """On the survivor's root: `peer`'s person was absorbed."""
+
+    TOPIC = "person.merged"
+
+
+class FragmentJoined(MembershipEvent, frozen=True, kw_only=True):
+    """On every absorbed fragment: it belongs to `root` now; `peer` was its root before."""
+
+    TOPIC = "person.joined"
+
+
+class FragmentIdentified(MembershipEvent, frozen=True, kw_only=True):
+    """On a fragment that is not its person's root: it was named by an $identify."""
+
+    TOPIC = "person.identified"
+
+
+class MergeRefused(MembershipEvent, frozen=True, kw_only=True):
+    """On the roots of both persons: `peer` is the other one, `reason` says why."""
+
+    TOPIC = "person.merge_refused"
+
+
+class PersonSplit(MembershipEvent, frozen=True, kw_only=True):
+    """On the root of the person that remains: others have left."""
+
+    TOPIC = "person.split"
+
+
+class FragmentLeft(MembershipEvent, frozen=True, kw_only=True):
+    """On every fragment that left `peer`: it is a person of its own."""
+
+    TOPIC = "person.left"
+
+
+class FragmentRerooted(MembershipEvent, frozen=True, kw_only=True):
+    """On a remaining member whose root left: it belongs to `root` now."""
+
+    TOPIC = "person.rerooted"
+
+
+class SplitRefused(MembershipEvent, frozen=True, kw_only=True):
+    """On the addressed person's root: the split named nobody who could leave."""
+
+    TOPIC = "person.split_refused"
+
+
+class PersonDeleted(MembershipEvent, frozen=True, kw_only=True):
+    """On every member of a deleted person: whatever it held before `erase` is to be erased."""
+
+    TOPIC = "person.deleted"
+
+
+class Membership(Aggregate):
+    """The identity of one fragment. On a root, `members` are all fragments of the person, in order of joining."""
+
+    TOPIC = "personlog.membership"
+
+    class Event(Aggregate.Event):
+        TOPIC = "personlog.membership.event"
+
+    class Created(Aggregate.Created):
+        TOPIC = "personlog.membership.created"
+
+    project: int
+    root: UUID
+    members: tuple[UUID, ...]
+    identified: bool
+    erase: int
+    stamp: int
+    keys: list[int]
+
+    def __init__(self) -> None:
+        """Memberships come from `alone` or from a row."""
+
+    @classmethod
+    def alone(cls, project: int, fragment: UUID) -> Membership:
+        """A fragment that was never merged is its own person; it has no row."""
+        self = object.__new__(cls)
+        self.__base_init__(fragment, 0, _EPOCH)
+        self.project, self.root, self.members = project, fragment, (fragment,)
+        self.identified, self.erase, self.stamp, self.keys = False, 0, 0, []
+        return self
+
+    def trigger(self, event_class: type[MembershipEvent], at: tuple[int, int], **after: object) -> None:
+        """Make a fact at (version, stamp): the identity as it is, but for what `after` says."""
+        event = event_class(
+            originator_id=self.id,
+            originator_version=at[0],
+            timestamp=at[1],
+            **({"root": self.root, "members": self.members, "identified": self.identified, "erase": self.erase} | after),  # type: ignore[arg-type]
+        )
+        event.mutate(self)
+        self.pending_events.append(event)  # type: ignore[arg-type]  # structs satisfy the protocol, not the class
+
+
+Book = Callable[[UUID], Membership]
+"""Looks up a membership of the command's project; KeyError with the fragment's uuid when it must be loaded first."""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """The outcome of an identity command, the rows it touched, and the commands that must be in the log first."""
+
+    outcome: Outcome
+    touched: tuple[Membership, ...] = ()
+    followups: tuple[Command, ...] = ()
+
+
+def addressed(command: IdentityCommand) -> tuple[UUID, ...]:
+    """The fragments that a command names."""
+    return (command.into, command.source) if isinstance(command, Merge) else (command.person,)
+
+
+def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
+    """Fold one command. Raises KeyError before it changes anything when `book` lacks a membership."""
+    named = [book(fragment) for fragment in addressed(command)]
+    roots = [book(membership.root) for membership in named]
+    people = [[book(member) for member in root.members] for root in roots]
+    if any(membership.version >= version for membership in named):
+        return Decision(Outcome.SKIPPED)
+    if command.key and command.key in named[0].keys:
+        return Decision(Outcome.DUPLICATE)
+    stamp = max(command.at, *(member.stamp + 1 for person in people for member in person))
+    if isinstance(command, Merge):
+        decision = _merge(command, (version, stamp), named, people)
+    elif isinstance(command, Split):
+        decision = _split(command, (version, stamp), people[0])
+    else:
+        decision = _delete(command, (version, stamp), people[0])
+    return _remember(decision, command.key, version, named[0])
+
+
+def refusal(into_id: str | None, source_id: str | None) -> str | None:
+    """Why two ids can never be merged; None when they can."""
+    for distinct_id in (into_id, source_id):
+        if distinct_id is not None and not is_legal(distinct_id):
+            return "illegal_distinct_id"
+    return None
+
+
+def is_legal(distinct_id: str) -> bool:
+    """Whether an id may name somebody in a merge; SDK bugs send the others for thousands of people at once."""
+    bare = distinct_id.strip()
+    if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "'\"":
+        bare = bare[1:-1].strip()
+    return not (
+        not bare
+        or bare.lower() in _ILLEGAL_ANY_CASE
+        or bare in _ILLEGAL
+        or "\x00" in distinct_id
+        or len(distinct_id) > DISTINCT_ID_CHARS_MAX
+    )
+
+
+def _merge(
+    command: Merge, at: tuple[int, int], named: list[Membership], people: list[list[Membership]]
+) -> Decision:
+    target, (survivor, absorbed) = named[0], people
+    into, source = survivor[0], absorbed[0]
+    if command.into == command.source:
+        return Decision(Outcome.NOTHING)
+    reason = refusal(command.into_id, command.source_id)
+    marks = command.mode != "operator" and reason is None and not target.identified
+    if into is source and not marks:
+        return Decision(Outcome.NOTHING)
+    if reason is None and into is not source:
+        if command.mode in ("identify", "alias") and any(member.identified for member in absorbed):
+            reason = "already_identified"
+        elif len(survivor) + len(absorbed) > MEMBERS_MAX:
+            reason = "too_many_members"
+    mark = {"identified": True} if marks else {}
+    if marks and target is not into:
+        target.trigger(FragmentIdentified, at, **mark)
+    root_mark = mark if target is into else {}
+    if into is source:
+        if target is into:
+            into.trigger(FragmentIdentified, at, **mark)
+        return Decision(Outcome.CHANGED, (target,))
+    if reason is not None:
+        into.trigger(MergeRefused, at, peer=source.id, reason=reason, **root_mark)
+        source.trigger(MergeRefused, at, peer=into.id, reason=reason)
+        return Decision(Outcome.REFUSED, _distinct(target, into, source))
+    into.trigger(
+        PersonMerged, at, peer=source.id, members=(*into.members, *source.members), **root_mark
+    )
+    for member in absorbed:
+        member.trigger(FragmentJoined, at, root=into.id, members=(), peer=source.id)
+    return Decision(Outcome.CHANGED, _distinct(target, into, *absorbed))
+
+
+def _split(command: Split, at: tuple[int, int], person: list[Membership]) -> Decision:
+    root = person[0]
+    if command.keep is not None:
+        leaving = [member for member in person if member.id != command.keep]
+    else:
+        leaving = [member for member in person if member.id in command.leave]
+    staying = [member for member in person if member not in leaving]
+    known = command.keep is None or any(member.id == command.keep for member in person)
+    if not known or not staying or not leaving:
+        if known and len(person) == 1 and command.keep is not None:
+            return Decision(Outcome.NOTHING)
+        root.trigger(SplitRefused, at, reason="not_a_member" if staying else "nobody_would_stay")
+        return Decision(Outcome.REFUSED, (root,))
+    heir = staying[0]
+    for member in leaving:
+        member.trigger(FragmentLeft, at, root=member.id, members=(member.id,), peer=heir.id)
+    heir.trigger(PersonSplit, at, root=heir.id, members=tuple(member.id for member in staying), peer=root.id)
+    rerooted = staying[1:] if heir is not root else []
+    for member in rerooted:
+        member.trigger(FragmentRerooted, at, root=heir.id, peer=root.id)
+    return Decision(Outcome.CHANGED, (heir, *leaving, *rerooted))
+
+
+def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> Decision:
+    version = at[0]
+    person_id = person[0].id
+    for member in person:
+        member.trigger(
+            PersonDeleted, at, root=member.id, members=(member.id,), identified=False, erase=version, peer=person_id
+        )
+    erasures = tuple(
+        Erase(
+            id=uuid5(command.id, member.id.hex),
+            project=command.project,
+            at=command.at,
+            actor=command.actor,
+            fragment=member.id,
+            iver=version,
+        )
+        for member in person
+    )
+    request = Request(
+        id=uuid5(command.id, "request"),
+        project=command.project,
+        at=command.at,
+        actor=command.actor,
+        request=command.request,
+        person=person_id,
+        members=tuple(member.id for member in person),
+        scope=command.scope,
+    )
+    return Decision(Outcome.CHANGED, tuple(person), (*erasures, request))
+
+
+def _remember(decision: Decision, key: int, version: int, named: Membership) -> Decision:
+    if not key:
+        return decision
+    named.keys.append(key)
+    del named.keys[:-KEYS_MAX]
+    named.version = max(named.version, version)
+    outcome = max(decision.outcome, Outcome.REMEMBERED)
+    return Decision(outcome, _distinct(named, *decision.touched), decision.followups)
+
+
+def _distinct(*memberships: Membership) -> tuple[Membership, ...]:
+    return tuple({membership.id: membership for membership in memberships}.values())

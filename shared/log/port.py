@@ -1,0 +1,98 @@
+"""The log as the services see it: append, read, positions. Never knows what a record means.
+
+Three implementations keep this contract, and one suite (`tests/contracts`) holds them to it: `memory` (for tests
+and simulation), `embedded` (SQLite, shared by the processes of one machine) and `kafka`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from shared.domain.ids import Position
+
+APPEND_SECONDS_MAX = 8.0
+"""An append that is not acknowledged by then answers LogUnavailable: a client must never hang past 10 s."""
+
+RECORD_BYTES_MAX = 1_000_000
+"""One record's value, as Kafka's default message limit has it; the API keeps a command below."""
+
+RETENTION_SECONDS = 14 * 86_400
+"""The log forgets by retention: with one day of segment it stays inside the month of GDPR Art. 12(3)."""
+
+
+class Entry(NamedTuple):
+    """What is appended."""
+
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes
+
+
+class Record(NamedTuple):
+    """What is read. `at` is the append time in microseconds since the epoch, set by the log."""
+
+    topic: str
+    partition: int
+    offset: int
+    at: int
+    key: bytes
+    value: bytes
+
+    @property
+    def position(self) -> Position:
+        return Position(self.topic, self.partition, self.offset)
+
+
+class Reader(Protocol):
+    """One member of a group that reads a topic; the group's members share its partitions.
+
+    Correctness never depends on two members not holding one partition at the same time.
+    """
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None:
+        """Leave the group."""
+
+    def assigned(self) -> frozenset[int]:
+        """The partitions this member holds now; it may change at every await."""
+
+    def seek(self, position: Position) -> None:
+        """Fetch from `position.next` on. A partition that was never sought since it was assigned is not fetched."""
+
+    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+        """Up to `records_max` records, in offset order within a partition, without gaps.
+
+        Returns at once when there are any, else after `wait_seconds` with none, or earlier when the assignment
+        changed. Raises Corrupt when records at a sought position are gone, Transient when the log is away.
+        """
+
+    async def commit(self, positions: Sequence[Position]) -> None:
+        """Tell lag tools how far we are: a hint that nothing reads back."""
+
+
+class Log(Protocol):
+    """Where commands are appended."""
+
+    async def start(self) -> None:
+        """Connect; create the topics that are missing. Raises Transient when the log is away."""
+
+    async def close(self) -> None: ...
+
+    def partitions(self) -> dict[str, int]:
+        """The partition count by topic."""
+
+    async def append(self, entries: Sequence[Entry]) -> list[Position]:
+        """Append; return each entry's position, in order, once all are durable.
+
+        Entries of one call for one partition keep their order. Raises LogUnavailable when not acknowledged within
+        APPEND_SECONDS_MAX: each entry's outcome is then unknown, and it may still arrive.
+        """
+
+    async def heads(self, topic: str) -> list[Position]:
+        """The position of the last record of every partition; offset -1 for an empty one."""
+
+    def reader(self, topic: str, group: str) -> Reader:
+        """A new member of `group`, not started."""

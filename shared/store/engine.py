@@ -1,0 +1,412 @@
+"""The embedded engine host: one chDB path behind ClickHouse's HTTP protocol. Never reads or writes rows of its own.
+
+Any ClickHouse HTTP client talks to it: ours, an analyst's, curl. Each worker is one thread. A worker keeps a session
+(a chDB connection, 0.5 ms to make) for every set of settings it was asked for, so settings are never put back: a
+session that got `readonly=1` stays read-only, as the engine demands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import lz4.frame  # type: ignore[import-untyped]  # it ships no types
+from aiohttp import web
+
+from shared.domain.errors import Corrupt
+
+READ_WORKERS = WRITE_WORKERS = 2
+"""More only queue inside the engine; a folding or reading thread beside them starves the host."""
+
+QUEUE_REQUESTS_MAX = 512
+"""Requests that may wait for a worker of one kind; past it the client is told to come back (code 202)."""
+
+SESSIONS_PER_WORKER_MAX = 8
+"""Sets of settings kept ready by a worker: the store client uses three."""
+
+BODY_BYTES_MAX = 256 << 20
+"""One INSERT, inflated; the projector bounds a batch to 64 MB."""
+
+STOP_SECONDS_MAX = 2.0
+"""A stop waits so long for running queries after killing them; what was not acknowledged may be lost."""
+
+SERVER_SETTINGS = {"mark_cache_size": 134_217_728, "index_mark_cache_size": 16_777_216}
+"""The default caps are 5 GB each; 128 MB hold the marks of some million persons."""
+
+SESSION_SETTINGS = {
+    "max_threads": "2",  # one thread is as fast up to 64 ids and 20 % slower at 256
+    "implicit_select": "0",  # chDB's own default takes any word for a SELECT; a server does not
+    "allow_introspection_functions": "0",
+    "output_format_parallel_formatting": "0",  # its buffers and threads cost more than small answers do
+    "input_format_parallel_parsing": "0",
+    "max_execution_time": "600",  # a bound for clients that send none
+    "max_result_bytes": "1073741824",  # answers are held in memory
+}
+
+TRANSPORT_PARAMETERS = {
+    *("query", "database", "default_format", "user", "password", "role", "quota_key", "query_id"),
+    *("session_id", "session_timeout", "session_check", "client_protocol_version"),
+    *("buffer_size", "wait_end_of_query", "stacktrace", "compress", "decompress"),
+}
+"""URL parameters that are not settings. Sessions are accepted and forgotten: nothing outlives its request."""
+
+STATUS_BY_CODE = {516: 401, 164: 403, 60: 404, 81: 404, 202: 503, 48: 501, 62: 400, 158: 413}
+"""Everything else answers 500, as a server does."""
+
+_SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_CODE = re.compile(r"Code: (\d+)\. DB::Exception")
+_FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*;?\s*\Z", re.IGNORECASE)
+_LOCAL_FILE = re.compile(rb"\b(?:OUTFILE|INFILE)\b", re.IGNORECASE)
+_NAME = rb"(?:`[^`]*`|\"[^\"]*\"|\w+)"
+_INSERT_DATA = re.compile(
+    rb"\s*(INSERT\s+INTO\s+(?:TABLE\s+)?" + _NAME + rb"(?:\." + _NAME + rb")?"
+    rb"\s*(?:\((?:[^()`\"]|`[^`]*`|\"[^\"]*\")*\))?\s*(?:SETTINGS\s[^()]*?\s)?)\s*FORMAT\s+(\w+)[ \t\f]*\r?\n?",
+    re.IGNORECASE,
+)
+"""An INSERT whose rows follow the statement, in the format it names."""
+
+
+class EngineError(Exception):
+    """What a ClickHouse server would answer: a code and a text."""
+
+    def __init__(self, text: str, code: int | None = None, name: str = "") -> None:
+        super().__init__(f"Code: {code}. DB::Exception: {text} ({name})" if name else text)
+        match = _CODE.search(str(self))
+        self.code = code or (int(match[1]) if match else 1002)
+
+
+class Request(NamedTuple):
+    """One statement with what it needs."""
+
+    sql: bytes
+    parameters: dict[str, str]
+    settings: tuple[tuple[str, str], ...]
+    database: str
+    format: str
+
+
+class Answer(NamedTuple):
+    body: bytes
+    summary: dict[str, str]
+
+
+class Engine:
+    """One chDB path, opened, with its workers."""
+
+    def __init__(self, data: Path) -> None:
+        chdb = import_module("chdb._chdb")  # 0.6 s and 170 MB, so only in the process that serves
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        options = "&".join(f"{name}={value}" for name, value in SERVER_SETTINGS.items())
+        self._open = partial(chdb.connect, f"{data.resolve()}?{options}")
+        try:
+            self._control = self._open()
+        except RuntimeError as error:
+            raise Corrupt(f"{data} is open in another engine process, or cannot be opened ({error})") from error
+        self._reads = _Workers(READ_WORKERS, self._open)
+        self._writes = _Workers(WRITE_WORKERS, self._open)
+        zone, version = self._control.query("SELECT timezone(), version()", "TSV", params={}).bytes().split()
+        self.zone, self.version = zone.decode(), version.decode()
+
+    async def run(self, request: Request) -> Answer:
+        """Run one statement; EngineError if the engine refuses it."""
+        insert = _INSERT_DATA.match(request.sql)
+        if insert is not None:
+            if request.parameters:
+                raise EngineError("INSERT with rows takes no query parameters", 48, "NOT_IMPLEMENTED")
+            return await self._writes.run(partial(_insert, request, insert))
+        kind = self._classify(request.sql)
+        if kind == "CONTROL":
+            return await self._writes.run(partial(_query, request), forget=True)
+        return await (self._writes if kind == "MUTATING" else self._reads).run(partial(_query, request))
+
+    def _classify(self, sql: bytes) -> str:
+        """READ_ONLY, MUTATING, CONTROL, or UNKNOWN for what does not parse; 20 microseconds in the engine's parser."""
+        if _LOCAL_FILE.search(sql):
+            # chDB obeys them as a command-line client would, even with readonly=1; a server's HTTP refuses them too.
+            raise EngineError("INTO OUTFILE and FROM INFILE are not allowed", 358, "INTO_OUTFILE_NOT_ALLOWED")
+        report = self._control.classify_query(sql.decode("utf-8", "replace"), "default")
+        if report["statement_count"] > 1:
+            raise EngineError("Syntax error: multi-statements are not allowed", 62, "SYNTAX_ERROR")
+        return str(report["query_class"].name)
+
+    async def close(self) -> None:
+        """Kill what runs and close; an acknowledged insert is on disk already."""
+        with suppress(RuntimeError):
+            self._control.query("KILL QUERY WHERE query NOT LIKE 'KILL QUERY%' ASYNC", "Null", params={})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS_MAX):
+                await asyncio.gather(self._reads.close(), self._writes.close())
+        self._control.close()
+
+
+def application(engine: Engine, *, user: str, password: str) -> web.Application:
+    """ClickHouse's HTTP interface: `/ping` and `/`. The caller may add routes of its own."""
+
+    async def ping(_: web.Request) -> web.Response:
+        return web.Response(text="Ok.\n")
+
+    async def statement(http: web.Request) -> web.Response:
+        headers = {"X-ClickHouse-Query-Id": http.query.get("query_id") or str(uuid4())}
+        try:
+            _authenticate(http, user, password)
+            request = await _parse(http)
+            if not request.sql.strip():
+                return web.Response(text="Ok.\n", headers=headers)
+            answer = await engine.run(request)
+        except EngineError as error:
+            headers["X-ClickHouse-Exception-Code"] = str(error.code)
+            if error.code == 516:
+                headers["WWW-Authenticate"] = 'Basic realm="ClickHouse"'
+            return web.Response(status=STATUS_BY_CODE.get(error.code, 500), text=f"{error}\n", headers=headers)
+        headers["X-ClickHouse-Summary"] = json.dumps(answer.summary)
+        headers["X-ClickHouse-Timezone"] = engine.zone
+        headers["X-ClickHouse-Format"] = request.format
+        headers["Content-Type"] = _content_type(request.format)
+        return web.Response(body=answer.body, headers=headers)
+
+    app = web.Application(client_max_size=BODY_BYTES_MAX)
+    app.router.add_get("/ping", ping)
+    app.router.add_route("*", "/", statement)
+    return app
+
+
+async def serve(
+    *, data: Path, host: str, port: int, user: str, password: str, ready: Callable[[], None] | None = None
+) -> None:
+    """Serve the engine at `data` until cancelled; `ready` is called once it answers."""
+    engine = Engine(data)
+    runner = web.AppRunner(
+        application(engine, user=user, password=password), access_log=None, shutdown_timeout=STOP_SECONDS_MAX
+    )
+    try:
+        await runner.setup()
+        await web.TCPSite(runner, host, port).start()
+        if ready is not None:
+            ready()
+        await asyncio.Event().wait()
+    finally:
+        await engine.close()
+        await runner.cleanup()
+
+
+# The request.
+
+
+def _authenticate(http: web.Request, user: str, password: str) -> None:
+    given = (http.query.get("user", "default"), http.query.get("password", ""))
+    scheme, _, credentials = http.headers.get("Authorization", "").partition(" ")
+    if "X-ClickHouse-User" in http.headers:
+        given = (http.headers["X-ClickHouse-User"], http.headers.get("X-ClickHouse-Key", ""))
+    elif scheme.lower() == "basic":
+        with suppress(ValueError):
+            name, _, key = base64.b64decode(credentials).decode().partition(":")
+            given = (name, key)
+    if not hmac.compare_digest("\0".join(given).encode(), f"{user}\0{password}".encode()):
+        raise EngineError(
+            f"{given[0]}: Authentication failed: password is incorrect, or there is no user with such name.",
+            516,
+            "AUTHENTICATION_FAILED",
+        )
+
+
+async def _parse(http: web.Request) -> Request:
+    fields: dict[str, str] = dict(http.query)
+    for name in ("database", "format"):
+        header = http.headers.get(f"X-ClickHouse-{name.capitalize()}")
+        if header is not None:
+            fields.setdefault("default_format" if name == "format" else name, header)
+    if fields.get("compress") == "1" or fields.get("decompress") == "1":
+        raise EngineError(
+            "ClickHouse's own block compression is not supported: use Content-Encoding", 48, "NOT_IMPLEMENTED"
+        )
+    body = b""
+    if http.content_type == "multipart/form-data":
+        fields |= await _form(http)
+    elif http.can_read_body:
+        body = await _body(http)
+    query = fields.get("query", "").encode()
+    if http.method in ("GET", "HEAD") and fields.get("readonly", "0") == "0":
+        fields["readonly"] = "2"  # as a server does: a link must not write
+    sql = query + b"\n" + body if query and body else query or body
+    named = _FORMAT.search(sql[-256:])
+    return Request(
+        sql=sql,
+        parameters={name[6:]: value for name, value in fields.items() if name.startswith("param_")},
+        settings=_settings(fields),
+        database=fields.get("database", ""),
+        format=named[1].decode() if named else fields.get("default_format", "TabSeparated"),
+    )
+
+
+async def _form(http: web.Request) -> dict[str, str]:
+    try:
+        form = await http.post()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise _too_large() from error
+    files = [name for name, value in form.items() if not isinstance(value, str)]
+    if files:
+        raise EngineError(f"External tables are not supported: {files[0]}", 48, "NOT_IMPLEMENTED")
+    return {name: str(value) for name, value in form.items()}
+
+
+async def _body(http: web.Request) -> bytes:
+    """The request's body, inflated: aiohttp undoes gzip, deflate and zstd, and lz4 frames are undone here."""
+    try:
+        body = await http.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise _too_large() from error
+    encoding = http.headers.get("Content-Encoding", "identity").lower()
+    if encoding == "lz4":
+        try:
+            body = await asyncio.to_thread(lz4.frame.LZ4FrameDecompressor().decompress, body, BODY_BYTES_MAX + 1)
+        except RuntimeError as error:
+            raise EngineError(f"Cannot decompress the body: {error}", 271, "CANNOT_DECOMPRESS") from error
+        if len(body) > BODY_BYTES_MAX:
+            raise _too_large()
+    elif encoding not in ("identity", "", "gzip", "deflate", "zstd"):
+        raise EngineError(f"Unknown compression method {encoding}", 89, "UNKNOWN_COMPRESSION_METHOD")
+    return body
+
+
+def _too_large() -> EngineError:
+    return EngineError(f"The body exceeds {BODY_BYTES_MAX} bytes", 158, "TOO_MANY_ROWS_OR_BYTES")
+
+
+def _settings(fields: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    settings = dict(SESSION_SETTINGS)
+    for name, value in fields.items():
+        if name in TRANSPORT_PARAMETERS or name.startswith("param_"):
+            continue
+        if not _SETTING_NAME.fullmatch(name):
+            raise EngineError(f"Unknown setting {name!r}", 115, "UNKNOWN_SETTING")
+        settings[name] = value
+    # readonly comes last: after it no setting can be changed.
+    return tuple(sorted(settings.items(), key=lambda setting: (setting[0] == "readonly", setting[0])))
+
+
+def _content_type(format: str) -> str:
+    if format in ("TabSeparated", "TSV"):
+        return "text/tab-separated-values; charset=UTF-8"
+    if format.startswith("JSON"):
+        return "application/json; charset=UTF-8"
+    return "text/csv; charset=UTF-8" if format.startswith("CSV") else "application/octet-stream"
+
+
+# The workers. Everything below but _Workers runs in a worker's thread.
+
+
+class _Worker:
+    """One thread and the sessions it keeps."""
+
+    def __init__(self, open_connection: Callable[[], Any]) -> None:
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._open = open_connection
+        self._sessions: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+
+    def run(self, job: Callable[[Callable[[Request], Any]], Answer], forget: bool) -> Answer:
+        try:
+            return job(self._session)
+        except RuntimeError as error:
+            forget = True  # whatever the failure left behind goes with the session
+            raise EngineError(str(error)) from None
+        finally:
+            if forget and self._sessions:
+                self._sessions.popitem()[1].close()
+
+    def close(self) -> None:
+        while self._sessions:
+            self._sessions.popitem()[1].close()
+
+    def _session(self, request: Request) -> Any:
+        key = (request.database, request.settings)
+        connection = self._sessions.pop(key, None)
+        if connection is None:
+            connection = self._open()
+            try:
+                _prepare(connection, request)
+            except RuntimeError:
+                connection.close()
+                raise
+        self._sessions[key] = connection
+        if len(self._sessions) > SESSIONS_PER_WORKER_MAX:
+            self._sessions.popitem(last=False)[1].close()
+        return connection
+
+
+class _Workers:
+    """Workers of one kind, handed out one job at a time."""
+
+    def __init__(self, count: int, open_connection: Callable[[], Any]) -> None:
+        self._workers = [_Worker(open_connection) for _ in range(count)]
+        self._idle: asyncio.LifoQueue[_Worker] = asyncio.LifoQueue()
+        self._waiting = 0
+        for worker in self._workers:
+            self._idle.put_nowait(worker)
+
+    async def run(self, job: Callable[[Callable[[Request], Any]], Answer], forget: bool = False) -> Answer:
+        if self._waiting >= QUEUE_REQUESTS_MAX:
+            raise EngineError(
+                f"Too many simultaneous queries: {self._waiting} wait", 202, "TOO_MANY_SIMULTANEOUS_QUERIES"
+            )
+        self._waiting += 1
+        try:
+            worker = await self._idle.get()
+        finally:
+            self._waiting -= 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(worker.thread, worker.run, job, forget)
+        finally:
+            self._idle.put_nowait(worker)
+
+    async def close(self) -> None:
+        for worker in self._workers:
+            await asyncio.get_running_loop().run_in_executor(worker.thread, worker.close)
+            worker.thread.shutdown(wait=False)
+
+
+def _prepare(connection: Any, request: Request) -> None:
+    if request.database:
+        connection.query("USE {name:Identifier}", "Null", params={"name": request.database})
+    values = ", ".join(f"{name}={_quoted(value)}" for name, value in request.settings)
+    connection.query(f"SET {values}", "Null", params={})
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _query(request: Request, session: Callable[[Request], Any]) -> Answer:
+    began = perf_counter_ns()
+    result = session(request).query(request.sql, request.format, params=request.parameters)
+    return Answer(result.bytes(), _summary(result, began))
+
+
+def _insert(request: Request, insert: re.Match[bytes], session: Callable[[Request], Any]) -> Answer:
+    began = perf_counter_ns()
+    connection = session(request)
+    stream = connection.send_insert(insert[1].decode(), insert[2].decode())
+    connection.insert_append(stream, request.sql[insert.end() :])
+    return Answer(b"", _summary(connection.insert_done(stream), began))
+
+
+def _summary(result: Any, began: int) -> dict[str, str]:
+    return {
+        "read_rows": str(result.storage_rows_read()),
+        "read_bytes": str(result.storage_bytes_read()),
+        "written_rows": str(result.rows_written()),
+        "written_bytes": str(result.bytes_written()),
+        "elapsed_ns": str(perf_counter_ns() - began),
+    }

@@ -2,7 +2,7 @@
 -- fragments and identity have no PARTITION BY: one INSERT must stay one part, or the position row could be torn
 -- from the rows it vouches for. Point-read tables: granularity 64, LZ4 by name, small compressed blocks.
 
-CREATE TABLE fragments
+CREATE TABLE IF NOT EXISTS fragments
 (
     project     UInt32 CODEC(LZ4),
     fragment    UUID CODEC(LZ4),
@@ -25,7 +25,7 @@ ORDER BY (project, fragment)
 SETTINGS index_granularity = 64, min_compress_block_size = 4096, max_compress_block_size = 8192,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
 
-CREATE TABLE identity
+CREATE TABLE IF NOT EXISTS identity
 (
     project    UInt32 CODEC(LZ4),
     fragment   UUID CODEC(LZ4),
@@ -45,7 +45,7 @@ SETTINGS index_granularity = 64, min_compress_block_size = 4096, max_compress_bl
 -- The durable event store: fragments and identity can be rebuilt from it. `topic` ends the key because a fragment's
 -- version (an offset of its commands partition) and its identity version (an offset of its project's identity
 -- partition) are numbers of two logs, and may be equal.
-CREATE TABLE timeline
+CREATE TABLE IF NOT EXISTS timeline
 (
     project     UInt32 CODEC(LZ4),
     fragment    UUID CODEC(LZ4),
@@ -76,7 +76,7 @@ ORDER BY (project, fragment, version, topic)
 SETTINGS index_granularity = 512,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
 
-CREATE TABLE numbers
+CREATE TABLE IF NOT EXISTS numbers
 (
     project  UInt32 CODEC(LZ4),
     number   UInt64 CODEC(LZ4),
@@ -87,7 +87,7 @@ ORDER BY (project, number)
 SETTINGS index_granularity = 64, min_compress_block_size = 4096, max_compress_block_size = 8192,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
 
-CREATE TABLE captured_events
+CREATE TABLE IF NOT EXISTS captured_events
 (
     project     UInt32 CODEC(LZ4),
     fragment    UUID CODEC(LZ4),
@@ -104,7 +104,7 @@ PARTITION BY toYYYYMM(timestamp)
 ORDER BY (project, fragment, timestamp, uuid)
 SETTINGS index_granularity = 512, fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
 
-CREATE TABLE recordings
+CREATE TABLE IF NOT EXISTS recordings
 (
     project     UInt32 CODEC(LZ4),
     session     String CODEC(LZ4),
@@ -119,7 +119,7 @@ ENGINE = ReplacingMergeTree(version)
 ORDER BY (project, session);
 
 -- The deleter's ledger. `version` counts the events of one request.
-CREATE TABLE deletion_requests
+CREATE TABLE IF NOT EXISTS deletion_requests
 (
     project    UInt32 CODEC(LZ4),
     request    UUID CODEC(LZ4),
@@ -141,7 +141,7 @@ ORDER BY (project, request)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
 
 -- How far the deleter has taken requests over from the log: (topic partition) -> version.
-CREATE TABLE deletion_positions
+CREATE TABLE IF NOT EXISTS deletion_positions
 (
     partition UInt32 CODEC(LZ4),
     version   UInt64 CODEC(LZ4)
@@ -150,7 +150,7 @@ ENGINE = ReplacingMergeTree(version)
 ORDER BY partition
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
 
-CREATE TABLE projects
+CREATE TABLE IF NOT EXISTS projects
 (
     project UInt32 CODEC(LZ4),
     version UInt64 CODEC(LZ4),
@@ -161,7 +161,7 @@ CREATE TABLE projects
 ENGINE = ReplacingMergeTree(version)
 ORDER BY project;
 
-CREATE TABLE api_keys
+CREATE TABLE IF NOT EXISTS api_keys
 (
     id         UUID CODEC(LZ4),
     version    UInt64 CODEC(LZ4),
@@ -176,7 +176,7 @@ ENGINE = ReplacingMergeTree(version)
 ORDER BY id;
 
 -- For analysts: one row per property whose visible value differs, in the order of the changes.
-CREATE VIEW property_changes AS
+CREATE VIEW IF NOT EXISTS property_changes AS
 SELECT
     project, fragment, at, stamp, version, actor, source, command,
     key, before, after

@@ -1,0 +1,102 @@
+"""Migrations: numbered .sql files, each applied once, in order. Never edits what it has applied.
+
+Two processes may start at once and both apply a file: each statement must therefore be harmless when it runs twice
+(IF NOT EXISTS, IF EXISTS, OR REPLACE, and so on), which a test demands. ClickHouse has no transaction around DDL, so
+a file that stopped half-way is simply run again from its start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.domain.errors import Corrupt
+from shared.store.client import Store
+from shared.store.queries import load
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+_FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    number: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+    @property
+    def statements(self) -> list[str]:
+        """Cut at every `;` that ends a line; a comment's is none."""
+        statements: list[str] = []
+        lines: list[str] = []
+        for line in self.sql.splitlines():
+            code = line.partition("--")[0].rstrip()
+            lines.append(code.removesuffix(";"))
+            if code.endswith(";"):
+                statements.append("\n".join(filter(None, lines)))
+                lines = []
+        if any(lines):
+            raise Corrupt(f"migration {self.name}: the last statement does not end with `;`")
+        return statements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Where the store stands."""
+
+    applied: tuple[str, ...]
+    missing: tuple[Migration, ...]
+
+
+def migrations(folder: Path = MIGRATIONS) -> list[Migration]:
+    """The migrations in the folder, in order; Corrupt if a number is missing or doubled."""
+    found = []
+    for path in sorted(folder.glob("*.sql")):
+        match = _FILE.fullmatch(path.name)
+        if match is None:
+            raise Corrupt(f"{path.name} is not named like 0001_tables.sql")
+        found.append(Migration(number=int(match[1]), name=path.stem, sql=path.read_text("utf-8")))
+    if [migration.number for migration in found] != list(range(1, len(found) + 1)):
+        raise Corrupt(f"the migrations in {folder} are not numbered 1 to {len(found)} without a gap")
+    return found
+
+
+async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
+    """Make the database if it is missing, apply what is missing; the names of what was applied."""
+    queries = load(Path(__file__).parent / "migrate.sql")
+    await store.create_database()
+    await store.command(queries["create_migrations"])
+    await store.learn_columns()
+    missing = (await status(store, folder)).missing
+    for migration in missing:
+        for statement in migration.statements:
+            await store.command(statement)
+        await store.insert(
+            "migrations",
+            {"number": [migration.number], "name": [migration.name], "checksum": [migration.checksum]},
+        )
+    await store.learn_columns()
+    return [migration.name for migration in missing]
+
+
+async def status(store: Store, folder: Path = MIGRATIONS) -> Status:
+    """What is applied and what is missing; Corrupt if an applied file was changed since, or is gone."""
+    queries = load(Path(__file__).parent / "migrate.sql")
+    known = migrations(folder)
+    if not await store.rows(queries["has_migrations"], database=store.database):
+        return Status(applied=(), missing=tuple(known))
+    applied = await store.rows(queries["applied_migrations"])
+    if [number for number, _, _ in applied] != list(range(1, len(applied) + 1)) or len(applied) > len(known):
+        names = ", ".join(name for _, name, _ in applied)
+        raise Corrupt(f"the store has migrations that this version does not know, or a gap: {names}")
+    for migration, (_, name, checksum) in zip(known, applied, strict=False):
+        if migration.checksum != checksum:
+            raise Corrupt(f"migration {name} was changed after it was applied; write a new one instead")
+    return Status(applied=tuple(name for _, name, _ in applied), missing=tuple(known[len(applied) :]))

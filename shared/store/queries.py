@@ -1,0 +1,54 @@
+"""Named queries from .sql files, loaded once. Never builds SQL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from shared.domain.errors import Corrupt
+
+_NAME = re.compile(r"--\s*name:\s*([a-z][a-z0-9_]*)\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One statement; its parameters are bound by the server."""
+
+    name: str
+    sql: str
+    comment: str = ""
+
+
+def load(path: str | Path) -> Mapping[str, Query]:
+    """The queries of a .sql file: `-- name: xyz`, comment lines, the statement; Corrupt if any is unnamed or doubled."""
+    path = Path(path)
+    queries: dict[str, Query] = {}
+    name = ""
+    comment: list[str] = []
+    sql: list[str] = []
+
+    def finish() -> None:
+        text = "\n".join(sql).strip().removesuffix(";").rstrip()
+        if name and not text:
+            raise Corrupt(f"{path.name}: query {name} is empty")
+        if name in queries:
+            raise Corrupt(f"{path.name}: query {name} is defined twice")
+        if text:
+            queries[name] = Query(name=name, sql=text, comment=" ".join(comment))
+
+    for line in path.read_text("utf-8").splitlines():
+        match = _NAME.fullmatch(line)
+        if match is not None:
+            finish()
+            name, comment, sql = match[1], [], []
+        elif line.startswith("--") and not sql:
+            comment.append(line[2:].strip())
+        elif line.strip():
+            if not name:
+                raise Corrupt(f"{path.name}: a statement stands before the first `-- name:`")
+            sql.append(line)
+    finish()
+    return MappingProxyType(queries)

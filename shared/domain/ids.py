@@ -52,7 +52,8 @@ class Position(NamedTuple):
 
     @property
     def version(self) -> int:
-        return version_of(self.offset)
+        """As stored in a position row; 0 before the first command, when there is no row."""
+        return version_of(self.offset) if self.offset >= 0 else 0
 
 
 def fragment_id(project: int, distinct_id: str) -> UUID:

@@ -1,0 +1,268 @@
+"""A call of the REST API: who calls, for which project, in which format, from which position on. No route's business.
+
+`endpoint` turns a handler `(Call) -> Answer` into an aiohttp handler; `mount` hangs a table of routes under the three
+prefixes. The error middleware maps what is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+from aiohttp import web
+
+from services.api import errors
+from services.api.access import Key, Project
+from services.api.context import CONTEXT, POSITION_HEADER, Context
+from services.api.reads import Person
+from services.api.render import csv_body, json_body
+from shared.domain.commands import Command
+from shared.domain.errors import BadInput, NotFound, NotYet
+from shared.domain.ids import Position, format_positions, parse_positions
+
+PREFIXES = ("/api/environments/{project}/persons", "/api/projects/{project}/persons", "/api/person")
+
+BODY_BYTES_MAX = 1_048_576
+"""A REST body: the largest person fits twice."""
+
+BODY_SECONDS_MAX = 10.0
+"""A body must have arrived by then: half a body held a connection open for over 40 s."""
+
+NUMBER_MAX = 2**53
+"""Integer ids end below, where JavaScript's integers do."""
+
+Format = Literal["json", "csv"]
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """What a handler says. `body` None: no body. `positions` None: a read, which tells what it reflects."""
+
+    status: int = 200
+    body: Any = None
+    positions: Sequence[Position] | None = None
+    headers: dict[str, str] = {}
+
+
+class Call(msgspec.Struct, kw_only=True):
+    """One authenticated request for one project."""
+
+    request: web.Request
+    context: Context
+    project: Project
+    key: Key
+    format: Format
+
+    @property
+    def actor(self) -> str:
+        """Who writes, as the timeline keeps it: the key's id, which is no secret and no personal datum."""
+        return f"key:{self.key.id}"
+
+    async def body(self) -> dict[str, Any]:
+        """The JSON object sent."""
+        value = await _json_of(self.request)
+        if not isinstance(value, dict):
+            raise errors.parse_error("The body must be a JSON object.")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """A boolean of the query: true, false, 1 or 0."""
+        text = self.request.query.get(name, "false")
+        if text not in ("true", "false", "1", "0"):
+            raise BadInput(f"{name} must be true, false, 1 or 0.", attr=name)
+        return text in ("true", "1")
+
+    def number(self, name: str, default: int, most: int, least: int = 1) -> int:
+        """An integer of the query within its limits."""
+        text = self.request.query.get(name)
+        if text is None or text == "":
+            return default
+        if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) <= most:
+            raise BadInput(f"{name} must be an integer from {least} to {most}.", attr=name)
+        return int(text)
+
+    async def person(self) -> Person:
+        """The living person that the path names; BadInput for a malformed id, NotFound for nobody."""
+        text = self.request.match_info["id"]
+        person = None
+        if text.isascii() and text.isdigit():
+            if len(text) < 17 and int(text) < NUMBER_MAX:
+                person = await self.context.reads.by_number(self.project.id, int(text))
+        else:
+            person = await self.context.reads.by_fragment(self.project.id, self._uuid(text))
+        if person is None:
+            raise NotFound("Not found.")
+        return person
+
+    def addressed(self, person: Person) -> UUID:
+        """The fragment that a write goes to: that of the uuid or integer id in the path."""
+        text = self.request.match_info["id"]
+        if text.isdigit():
+            return next((member.fragment for member in person.members if member.number == int(text)), person.uuid)
+        return UUID(text)
+
+    async def write(self, commands: Sequence[Command]) -> tuple[list[Position], bool]:
+        """Append; wait until reads see it. False when the client prefers not to wait, or the projection lags."""
+        positions = await self.context.append(commands)
+        return positions, await self.visible(positions)
+
+    async def visible(self, positions: Sequence[Position]) -> bool:
+        preferences = self.request.headers.get("Prefer", "").lower()
+        if "respond-async" in preferences:
+            return False
+        try:
+            await self.context.watermarks.wait(positions)
+        except NotYet:
+            return False
+        return True
+
+    def _uuid(self, text: str) -> UUID:
+        try:
+            return UUID(text)
+        except ValueError:
+            raise BadInput(
+                f"A person id is an integer or a uuid. Looking for a distinct id? Try /persons?distinct_id={text[:400]}"
+            ) from None
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One row of the route table: `path` is what follows the prefix."""
+
+    method: str
+    path: str
+    scope: str
+    handler: Handler
+
+
+def mount(app: web.Application, routes: Sequence[Route]) -> None:
+    """Hang the routes under every prefix, with an optional slash and an optional .json or .csv."""
+    for prefix in PREFIXES:
+        for path in dict.fromkeys(route.path for route in routes):
+            pattern = prefix + path.replace("{id}", "{id:[^/]+?}") + r"{suffix:(?:\.json|\.csv)?}{slash:/?}"
+            resource = app.router.add_resource(pattern)
+            for route in routes:
+                if route.path == path:
+                    for method in (route.method, "PUT") if route.method == "PATCH" else (route.method,):
+                        resource.add_route(method, endpoint(route))
+
+
+def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """The aiohttp handler of a route: authenticate, find the project, negotiate, wait for the position, answer."""
+
+    async def handle(request: web.Request) -> web.Response:
+        context = request.app[CONTEXT]
+        key = await _authenticate(request, context)
+        project = _project(request, context, key)
+        if not key.may(route.scope):
+            raise errors.permission_denied(route.scope)
+        call = Call(request=request, context=context, project=project, key=key, format=_format(request))
+        asked = request.headers.get("Min-Position")
+        if asked is not None:
+            await context.watermarks.wait(parse_positions(asked))
+        answer = await route.handler(call)
+        return _respond(call, answer)
+
+    return handle
+
+
+def _respond(call: Call, answer: Answer) -> web.Response:
+    positions = call.context.reads.position() if answer.positions is None else answer.positions
+    headers = answer.headers | ({POSITION_HEADER: format_positions(list(positions))} if positions else {})
+    if answer.body is None:
+        return web.Response(status=answer.status, headers=headers)
+    if call.format == "csv":
+        return web.Response(
+            status=answer.status,
+            body=csv_body(answer.body),
+            headers=headers | {"Content-Disposition": 'attachment; filename="persons.csv"'},
+            content_type="text/csv",
+            charset="utf-8",
+        )
+    return web.Response(
+        status=answer.status, body=json_body(answer.body), headers=headers, content_type="application/json"
+    )
+
+
+async def _json_of(request: web.Request) -> Any:
+    content_type = request.content_type
+    if content_type in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        raise errors.unsupported_media_type(content_type)
+    raw = await read_body(request, BODY_BYTES_MAX)
+    if not raw:
+        return {}
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.parse_error(f"The body is not JSON: {error}") from None
+
+
+async def read_body(request: web.Request, most: int) -> bytes:
+    """The body, at most `most` bytes, within BODY_SECONDS_MAX; it is kept for whoever asks again."""
+    if request.content_length is not None and request.content_length > most:
+        raise errors.too_large(most)
+    try:
+        async with asyncio.timeout(BODY_SECONDS_MAX):
+            raw = await request.read()
+    except TimeoutError:
+        raise errors.timeout() from None
+    if len(raw) > most:
+        raise errors.too_large(most)
+    return raw
+
+
+async def _authenticate(request: web.Request, context: Context) -> Key:
+    """In this order: Bearer, `personal_api_key` in the body, `personal_api_key` in the query."""
+    scheme, _, plain = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not plain.strip():
+        plain = ""
+        if request.can_read_body and request.content_type == "application/json":
+            try:
+                body = await _json_of(request)
+            except errors.ApiError:
+                body = None  # whatever is wrong with the body is said after the key was seen
+            sent = body.get("personal_api_key") if isinstance(body, dict) else None
+            plain = sent if isinstance(sent, str) else ""
+        plain = plain or request.query.get("personal_api_key", "")
+    if not plain:
+        raise errors.not_authenticated()
+    key = context.access.key(plain.strip())
+    if key is None:
+        raise errors.authentication_failed()
+    return key
+
+
+def _project(request: web.Request, context: Context, key: Key) -> Project:
+    text = request.match_info.get("project")
+    token = request.query.get("token")
+    if text is None and token:
+        project = context.access.by_token(token)
+    elif text is None or text == "@current":
+        project = context.access.first_project(key)
+    else:
+        project = context.access.project(int(text)) if text.isascii() and text.isdigit() and len(text) < 11 else None
+    if project is None:
+        raise errors.not_found("Project not found.")
+    if not key.covers(project.id):
+        raise errors.permission_denied(None)
+    return project
+
+
+def _format(request: web.Request) -> Format:
+    asked = request.match_info.get("suffix", "").lstrip(".") or request.query.get("format", "")
+    if asked:
+        if asked not in ("json", "csv"):
+            raise errors.not_found("Not found.")
+        return "csv" if asked == "csv" else "json"
+    accept = request.headers.get("Accept", "*/*")
+    kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    for kind in kinds:
+        if kind in ("*/*", "application/*", "application/json", ""):
+            return "json"
+        if kind in ("text/csv", "text/*"):
+            return "csv"
+    raise errors.not_acceptable()

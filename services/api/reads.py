@@ -1,0 +1,269 @@
+"""Reading persons: the addressed fragments and identities in one coalesced round, members in more where needed.
+
+Never decides what a person is: that is the domain's merged view.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import orjson
+
+from services.api.coalesce import Coalesced
+from shared.domain.ids import COMMANDS, IDENTITY, Position, is_anonymous, offset_of, partition_of, position_key
+from shared.domain.view import Member, merged_properties, ordered_distinct_ids
+from shared.store.client import Store
+from shared.store.queries import load as load_queries
+
+DISPLAY_NAMES = ("email", "name", "username")
+"""A person's name is the first of these properties that is truthy."""
+
+PAGE_CANDIDATES_MIN = 100
+"""Persons asked for at once while a filtered page is filled."""
+
+PAGE_ROUNDS_MAX = 200
+"""Rounds of candidates for one page: above it the filter's hint misses, and the page ends early with a next link."""
+
+ATTEMPTS_MAX = 3
+"""A merge may land between the rounds of a read, which is then done again; not for ever."""
+
+CURSOR_START = (2**63 - 1, "g")
+"""Before the newest person: the highest time, and a text above every uuid."""
+
+Key = tuple[int, UUID]
+
+
+class Person(msgspec.Struct, kw_only=True):
+    """The merged view of one person, as readers see it. Times in microseconds, 0 for never."""
+
+    project: int
+    uuid: UUID
+    number: int
+    distinct_ids: list[str]
+    properties: dict[str, Any] | orjson.Fragment
+    created_at: int
+    seen_at: int
+    identified: bool
+    members: list[Member]
+    etag: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """The properties as values."""
+        if isinstance(self.properties, orjson.Fragment):
+            return orjson.loads(self.members[0].properties)  # type: ignore[no-any-return]
+        return self.properties
+
+    def shown(self) -> dict[str, Any]:
+        """The body that clients see (CONTRACT §2)."""
+        return {
+            "id": self.number,
+            "name": self.name(),
+            "distinct_ids": self.distinct_ids,
+            "properties": self.properties,
+            "created_at": iso(self.created_at),
+            "uuid": str(self.uuid),
+            "last_seen_at": iso(self.seen_at) if self.seen_at else None,
+            "is_identified": self.identified,
+        }
+
+    def name(self) -> str:
+        document = self.document()
+        for key in DISPLAY_NAMES:
+            if document.get(key):
+                return str(document[key])
+        ids = sorted(self.distinct_ids, key=is_anonymous)
+        return ids[0] if ids else str(self.number)
+
+
+def iso(microseconds: int) -> str:
+    """ISO 8601 in UTC with Z, microseconds when they are not zero."""
+    return datetime.fromtimestamp(microseconds // 1_000_000, UTC).replace(
+        microsecond=microseconds % 1_000_000
+    ).isoformat().replace("+00:00", "Z")
+
+
+class Reads:
+    """All reads of persons of one API process. `seen` is told the stamps of position rows."""
+
+    def __init__(self, store: Store, partitions: Callable[[], dict[str, int]], seen: Callable[[int], None]) -> None:
+        self._store, self._partitions, self._seen = store, partitions, seen
+        self.queries = load_queries(Path(__file__).with_name("reads.sql"))
+        self._fragments: Coalesced[Key, tuple[Any, ...]] = Coalesced(self._load_fragments)
+        self._identities: Coalesced[Key, tuple[Any, ...]] = Coalesced(self._load_identities)
+        self._numbers: Coalesced[tuple[int, int], UUID] = Coalesced(self._load_numbers)
+        self.reached: dict[tuple[str, int], int] = {}
+
+    async def by_number(self, project: int, number: int) -> Person | None:
+        """The living person that holds the fragment with this integer id."""
+        fragment = await self._numbers.get((project, number))
+        return await self.by_fragment(project, fragment) if fragment is not None else None
+
+    async def by_fragment(self, project: int, fragment: UUID) -> Person | None:
+        """The living person that holds a fragment; old uuids keep resolving."""
+        return (await self.by_fragments(project, [fragment]))[0]
+
+    async def by_fragments(
+        self, project: int, fragments: Sequence[UUID], attempts: int = ATTEMPTS_MAX
+    ) -> list[Person | None]:
+        """The same for many, in their order."""
+        rows, identities = await self._round(project, fragments)
+        roots = {fragment: identities[fragment][3] if fragment in identities else fragment for fragment in fragments}
+        others = {root for fragment, root in roots.items() if root != fragment} - identities.keys()
+        if others:
+            more_rows, more = await self._round(project, list(others))
+            rows |= more_rows
+            identities |= more
+        members = {
+            root: list(identities[root][4]) if root in identities and identities[root][4] else [root]
+            for root in set(roots.values())
+        }
+        unread = {member for group in members.values() for member in group} - rows.keys() - set(fragments) - others
+        if unread:
+            more_rows, more = await self._round(project, list(unread))
+            rows |= more_rows
+            identities |= more
+        if attempts > 1 and any(root in identities and identities[root][3] != root for root in members):
+            return await self.by_fragments(project, fragments, attempts - 1)  # merged between two rounds
+        built = {root: _person(project, root, group, (rows, identities)) for root, group in members.items()}
+        return [built[roots[fragment]] for fragment in fragments]
+
+    async def page(
+        self, project: int, cursor: tuple[int, str], limit: int, narrow: tuple[str, str], keep: Callable[[Person], bool]
+    ) -> tuple[list[Person], tuple[int, str] | None]:
+        """Up to `limit` persons after the cursor that `keep` accepts, newest first, and the cursor of the next page.
+
+        `narrow` is (text that the properties of some fragment must contain, text to search): hints for the engine;
+        `keep` judges the merged view.
+        """
+        text, search = narrow
+        found: list[Person] = []
+        for _ in range(PAGE_ROUNDS_MAX):
+            wanted = max(limit + 1 - len(found), PAGE_CANDIDATES_MIN if text or search else 1)
+            candidates = await self._store.rows(
+                self.queries["roots_page"],
+                project=project,
+                created=cursor[0],
+                person=cursor[1],
+                text=text,
+                search=search,
+                escaped=orjson.dumps(search).decode()[1:-1],
+                limit=wanted,
+            )
+            persons = await self.by_fragments(project, [root for root, _ in candidates]) if candidates else []
+            for (root, created), person in zip(candidates, persons, strict=True):
+                if person is None or person.uuid != root or not keep(person):
+                    cursor = (created, str(root))
+                    continue
+                if len(found) == limit:
+                    return found, cursor
+                cursor = (created, str(root))
+                found.append(person)
+            if len(candidates) < wanted:
+                return found, None
+        return found, cursor
+
+    def position(self) -> list[Position]:
+        """What the latest answers reflect."""
+        return [
+            Position(topic, partition, offset_of(version)) for (topic, partition), version in self.reached.items()
+        ]
+
+    async def _round(
+        self, project: int, fragments: Sequence[UUID]
+    ) -> tuple[dict[UUID, tuple[Any, ...]], dict[UUID, tuple[Any, ...]]]:
+        """Fragment rows and identity rows, asked for together."""
+        keys = [(project, fragment) for fragment in fragments]
+        rows, identities = await asyncio.gather(
+            asyncio.gather(*(self._fragments.get(key) for key in keys)),
+            asyncio.gather(*(self._identities.get(key) for key in keys)),
+        )
+        return (
+            {fragment: row for fragment, row in zip(fragments, rows, strict=True) if row is not None},
+            {fragment: row for fragment, row in zip(fragments, identities, strict=True) if row is not None},
+        )
+
+    async def _load_fragments(self, keys: Sequence[Key]) -> dict[Key, tuple[Any, ...]]:
+        count = self._partitions()[COMMANDS]
+        return await self._load("fragments", COMMANDS, keys, {partition_of(key[1], count) for key in keys})
+
+    async def _load_identities(self, keys: Sequence[Key]) -> dict[Key, tuple[Any, ...]]:
+        count = self._partitions()[IDENTITY]
+        return await self._load("identities", IDENTITY, keys, {key[0] % count for key in keys})
+
+    async def _load(
+        self, query: str, topic: str, keys: Sequence[Key], partitions: Iterable[int]
+    ) -> dict[Key, tuple[Any, ...]]:
+        positions = {position_key(topic, partition): partition for partition in partitions}
+        rows = await self._store.rows(
+            self.queries[query],
+            projects=sorted({0, *(project for project, _ in keys)}),
+            fragments=[*positions, *(fragment for _, fragment in keys)],
+        )
+        for row in rows:
+            if row[0] == 0 and row[1] in positions:
+                self.reached[topic, positions[row[1]]] = row[2]
+                self._seen(row[7])
+        return {(row[0], row[1]): row for row in rows if row[0] != 0}
+
+    async def _load_numbers(self, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], UUID]:
+        rows = await self._store.rows(
+            self.queries["numbers"],
+            projects=sorted({project for project, _ in keys}),
+            numbers=[number for _, number in keys],
+        )
+        return {(project, number): fragment for project, number, fragment in rows}
+
+
+Rows = tuple[dict[UUID, tuple[Any, ...]], dict[UUID, tuple[Any, ...]]]
+
+
+def _person(project: int, root: UUID, group: list[UUID], loaded: Rows) -> Person | None:
+    members = [member for fragment in group if (member := _member(fragment, loaded)) is not None and member.living]
+    if not members:
+        return None
+    if len(members) == 1:
+        properties: dict[str, Any] | orjson.Fragment = orjson.Fragment(members[0].properties)
+    else:
+        properties = merged_properties(
+            (member.fragment, orjson.loads(member.cells), orjson.loads(member.properties)) for member in members
+        )
+    head = next((member for member in members if member.fragment == root), members[0])
+    identity = loaded[1].get(root)
+    return Person(
+        project=project,
+        uuid=root,
+        number=head.number,
+        distinct_ids=ordered_distinct_ids(member.distinct_id for member in members),
+        properties=properties,
+        created_at=min(member.created_at for member in members),
+        seen_at=max(member.seen_at for member in members),
+        identified=any(member.identified for member in members),
+        members=members,
+        etag=f'"{identity[2] if identity else 0:x}-{"-".join(f"{member.effect:x}" for member in members)}"',
+    )
+
+
+def _member(fragment: UUID, loaded: Rows) -> Member | None:
+    row, identity = loaded[0].get(fragment), loaded[1].get(fragment)
+    if row is None:
+        return None
+    return Member(
+        fragment=fragment,
+        distinct_id=row[3],
+        number=row[4],
+        created_at=row[5],
+        effect=row[6],
+        erased=row[8],
+        seen_at=row[9],
+        properties=row[10],
+        cells=row[11],
+        root=identity[3] if identity else fragment,
+        identified=bool(identity[5]) if identity else False,
+        erase=identity[6] if identity else 0,
+    )

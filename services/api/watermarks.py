@@ -1,0 +1,88 @@
+"""Waiting for positions: one poller per process, and only while somebody waits. Never answers stale as fresh."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from shared.domain.errors import NotYet
+from shared.domain.ids import TOPIC_LETTERS, Position, position_key
+from shared.store.client import Store
+from shared.store.queries import Query
+
+WAIT_SECONDS_MAX = 5.0
+"""A reader that waits longer is told 503: the projection lags."""
+
+POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.005, 0.025
+"""Polled at once, then every 5 ms, backing off to 25 ms: each poll costs the engine 3.7 ms."""
+
+WAITERS_MAX = 1_000
+"""Requests that wait at once; above it the projection does not keep up, and waiting more would not help."""
+
+
+class Watermarks:
+    """How far the tables are, by (topic, partition)."""
+
+    def __init__(self, store: Store, query: Query, seen: Callable[[int], None]) -> None:
+        self._store, self._query, self._seen = store, query, seen
+        self._versions: dict[tuple[str, int], int] = {}
+        self._topics = {ord(letter): topic for topic, letter in TOPIC_LETTERS.items()}
+        self._waiters: dict[asyncio.Future[None], Sequence[Position]] = {}
+        self._poller: asyncio.Task[None] | None = None
+
+    async def wait(self, positions: Sequence[Position], seconds: float = WAIT_SECONDS_MAX) -> None:
+        """Return once every position is visible to reads; NotYet after `seconds`. A missing row means stale."""
+        if self._passed(positions):
+            return
+        if len(self._waiters) >= WAITERS_MAX:
+            raise NotYet("Too many requests wait for the projection.")
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[future] = positions
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.create_task(self._poll(), name="watermarks")
+        try:
+            async with asyncio.timeout(seconds):
+                await future
+        except TimeoutError:
+            raise NotYet from None
+        finally:
+            self._waiters.pop(future, None)
+
+    async def refresh(self) -> None:
+        """Read every position row now. Raises Transient."""
+        for key, version, stamp in await self._store.rows(self._query):
+            topic = self._topics.get(key.int & 0xFF)
+            partition = key.int >> 64
+            if topic is not None and position_key(topic, partition) == key:
+                self._versions[topic, partition] = max(version, self._versions.get((topic, partition), 0))
+                self._seen(stamp)
+
+    async def close(self) -> None:
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
+
+    def versions(self) -> dict[tuple[str, int], int]:
+        """As of the last poll."""
+        return dict(self._versions)
+
+    def _passed(self, positions: Sequence[Position]) -> bool:
+        return all(
+            self._versions.get((position.topic, position.partition), 0) >= position.version for position in positions
+        )
+
+    async def _poll(self) -> None:
+        pause = POLL_SECONDS_MIN
+        while self._waiters:
+            try:
+                await self.refresh()
+            except Exception as error:  # the waiters are told; the next request starts a new poller
+                for future in self._waiters:
+                    if not future.done():
+                        future.set_exception(error)
+                return
+            for future, positions in self._waiters.items():
+                if not future.done() and self._passed(positions):
+                    future.set_result(None)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.3, POLL_SECONDS_MAX)

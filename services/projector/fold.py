@@ -1,0 +1,180 @@
+"""Commands to rows: caches of what is loaded, and the batch being made. Never awaits; the rules are the domain's."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from typing import Protocol
+from uuid import UUID
+
+from services.projector import rows as r
+from services.projector.tables import Facts
+from shared.domain.commands import Capture, Command, Erase, Merge, Split, Write
+from shared.domain.commands import Delete as DeleteCommand
+from shared.domain.errors import BadRecord
+from shared.domain.fragment import Fragment, FragmentChanged, Outcome
+from shared.domain.identity import Membership, addressed, handle
+from shared.domain.ids import COMMANDS, IDENTITY, Position
+from shared.log.port import Record
+from shared.store.timeline import Row, timeline_row
+
+CACHE_MAX = 50_000
+"""Fragments or memberships kept in memory: about 100 MB of persons with twenty properties."""
+
+STATE_BYTES_MAX = 64_000_000
+"""Rows of one state INSERT: far below the 256 MB at which the engine would make a second part of it."""
+
+STATE_ROWS_MAX = 100_000
+"""Rows of one state INSERT, for the same reason: a merge may rewrite 2,500."""
+
+Key = tuple[int, UUID]
+
+
+class Batch:
+    """Commands folded together, and what their flush writes."""
+
+    def __init__(self) -> None:
+        self.facts = Facts([], [], [])
+        self.touched: dict[UUID, Fragment | Membership] = {}
+        self.followups: list[Command] = []
+        self.dead: list[tuple[Record, str]] = []
+        self.positions: dict[int, tuple[Position, int]] = {}
+        self.outcomes: Counter[Outcome] = Counter()
+        self.bytes = 0
+
+    @property
+    def full(self) -> bool:
+        return self.bytes >= STATE_BYTES_MAX or len(self.touched) >= STATE_ROWS_MAX
+
+    def passed(self, record: Record, stamp: int) -> None:
+        """This record has its outcome; `stamp` is the highest it gave."""
+        held = self.positions.get(record.partition)
+        self.positions[record.partition] = (record.position, max(stamp, held[1] if held else 0))
+
+
+class Folder(Protocol):
+    """How the records of one topic become rows."""
+
+    topic: str
+
+    def missing(self, commands: Iterable[Command]) -> list[Key]:
+        """What must be loaded before `fold`; ask again after `admit`, until there is nothing."""
+
+    def admit(self, wanted: list[Key], rows: list[Row]) -> None:
+        """Take loaded rows; what was wanted and has no row was never written."""
+
+    def fold(self, command: Command, record: Record, batch: Batch) -> None:
+        """Fold one command into the batch. Raises BadRecord for one that has no business in this topic."""
+
+    def state(self, batch: Batch) -> list[Row]: ...
+
+    def drop(self) -> None:
+        """Forget everything loaded: the tables are the truth again."""
+
+
+class FragmentFolder:
+    """The commands topic: each record changes one fragment."""
+
+    topic = COMMANDS
+
+    def __init__(self) -> None:
+        self._cache: OrderedDict[UUID, Fragment] = OrderedDict()
+        self._sizes: dict[UUID, int] = {}
+
+    def missing(self, commands: Iterable[Command]) -> list[Key]:
+        wanted: dict[UUID, int] = {}
+        for command in commands:
+            if isinstance(command, Capture | Write | Erase):
+                if command.fragment in self._cache:
+                    self._cache.move_to_end(command.fragment)
+                else:
+                    wanted[command.fragment] = command.project
+        return [(project, fragment) for fragment, project in wanted.items()]
+
+    def admit(self, wanted: list[Key], rows: list[Row]) -> None:
+        while len(self._cache) > CACHE_MAX:
+            self._sizes.pop(self._cache.popitem(last=False)[0], None)
+        for row in rows:
+            self._cache[row[1]] = r.fragment_of(row)
+            self._sizes[row[1]] = len(row[11]) + len(row[12])
+        for project, fragment in wanted:
+            if fragment not in self._cache:
+                self._cache[fragment] = Fragment.blank(project, fragment)
+
+    def fold(self, command: Command, record: Record, batch: Batch) -> None:
+        if not isinstance(command, Capture | Write | Erase):
+            raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
+        fragment, version = self._cache[command.fragment], record.position.version
+        outcome = fragment.handle(command, version, record.partition)
+        for event in fragment.collect_events():
+            batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]
+            if isinstance(event, FragmentChanged) and event.number:
+                batch.facts.numbers.append((command.project, event.number, fragment.id))
+        if isinstance(command, Capture) and outcome not in (Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED):
+            batch.facts.captured.append(r.captured_row(command, version))
+        if outcome in (Outcome.CHANGED, Outcome.REMEMBERED, Outcome.REFUSED) and fragment.version == version:
+            size = self._sizes[fragment.id] = self._sizes.get(fragment.id, 200) + len(record.value)
+            batch.bytes += len(record.value) if fragment.id in batch.touched else size
+            batch.touched[fragment.id] = fragment
+        batch.outcomes[outcome] += 1
+        batch.passed(record, fragment.stamp)
+
+    def state(self, batch: Batch) -> list[Row]:
+        return [r.fragment_row(fragment) for fragment in batch.touched.values() if isinstance(fragment, Fragment)]
+
+    def drop(self) -> None:
+        self._cache.clear()
+        self._sizes.clear()
+
+
+class IdentityFolder:
+    """The identity topic: each record changes who is one person."""
+
+    topic = IDENTITY
+
+    def __init__(self) -> None:
+        self._cache: dict[UUID, Membership] = {}
+
+    def missing(self, commands: Iterable[Command]) -> list[Key]:
+        wanted: dict[UUID, int] = {}
+        for command in commands:
+            if isinstance(command, Merge | Split | DeleteCommand):
+                for fragment in addressed(command):
+                    for needed in self._needed(fragment):
+                        wanted[needed] = command.project
+        return [(project, fragment) for fragment, project in wanted.items()]
+
+    def admit(self, wanted: list[Key], rows: list[Row]) -> None:
+        for row in rows:
+            self._cache[row[1]] = r.membership_of(row)
+        for project, fragment in wanted:
+            if fragment not in self._cache:
+                self._cache[fragment] = Membership.alone(project, fragment)
+
+    def fold(self, command: Command, record: Record, batch: Batch) -> None:
+        if not isinstance(command, Merge | Split | DeleteCommand):
+            raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
+        decision = handle(command, record.position.version, self._cache.__getitem__)
+        for membership in decision.touched:
+            for event in membership.collect_events():
+                batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]
+            batch.touched[membership.id] = membership
+            batch.bytes += 100 + 16 * len(membership.members)
+        batch.followups.extend(decision.followups)
+        batch.outcomes[decision.outcome] += 1
+        batch.passed(record, max((membership.stamp for membership in decision.touched), default=0))
+
+    def state(self, batch: Batch) -> list[Row]:
+        return [r.membership_row(member) for member in batch.touched.values() if isinstance(member, Membership)]
+
+    def drop(self) -> None:
+        self._cache.clear()
+
+    def _needed(self, fragment: UUID) -> list[UUID]:
+        """What is not loaded yet of the person that holds `fragment`: itself, then its root, then all members."""
+        cache = self._cache
+        if (named := cache.get(fragment)) is None:
+            return [fragment]
+        if (root := cache.get(named.root)) is None:
+            return [named.root]
+        return [member for member in root.members if member not in cache]

@@ -1,0 +1,50 @@
+"""The tables in memory: the twin that tests and simulation run the real worker on. Never used in production.
+
+The same replace-by-version rule as ReplacingMergeTree, and each write as atomic as the real one: facts table by
+table, state with its positions in one piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from services.projector import rows as r
+from services.projector.tables import Facts, Loaded
+from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
+from shared.store.timeline import Row
+
+
+class MemoryTables:
+    """Rows by key; the highest version wins, the later of equal ones."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, dict[tuple[int, UUID], Row]] = {COMMANDS: {}, IDENTITY: {}}
+        self.timeline: dict[tuple[int, UUID, int, str], Row] = {}
+        self.captured: dict[tuple[int, UUID, UUID], Row] = {}
+        self.numbers: dict[tuple[int, int], UUID] = {}
+
+    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+        table = self.state[topic]
+        stamp = r.FRAGMENTS.index("stamp") if topic == COMMANDS else r.IDENTITY.index("stamp")
+        positions = {
+            partition: (row[2], row[stamp])
+            for partition in partitions
+            if (row := table.get((0, position_key(topic, partition)))) is not None
+        }
+        return Loaded(positions, [table[key] for key in wanted if key in table])
+
+    async def write_facts(self, facts: Facts) -> None:
+        for project, number, fragment in facts.numbers:
+            self.numbers[project, number] = fragment
+        for row in facts.captured:
+            self.captured[row[0], row[1], row[3]] = row
+        for row in facts.timeline:
+            self.timeline[row[0], row[1], row[2], row[3]] = row
+
+    async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int]]) -> None:
+        table = self.state[topic]
+        for row in [*state, *(r.position_row(position, stamp) for position, stamp in positions)]:
+            held = table.get((row[0], row[1]))
+            if held is None or row[2] >= held[2]:
+                table[row[0], row[1]] = row

@@ -1,0 +1,99 @@
+"""Domain objects to table rows and back: the one place that knows the columns. Never does I/O.
+
+Rows are plain tuples in the order of the tables' columns; JSON is text; times are integer microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from shared.domain.commands import Capture
+from shared.domain.fragment import Fragment
+from shared.domain.identity import Membership
+from shared.domain.ids import COMMANDS, Position, position_key
+from shared.log.port import Record
+from shared.store.timeline import NOBODY, Row
+
+FRAGMENTS = (
+    "project", "fragment", "version", "distinct_id", "number", "created_at", "effect", "stamp", "erased", "erased_at",
+    "seen_at", "properties", "cells", "keys", "events",
+)  # fmt: skip
+IDENTITY = ("project", "fragment", "version", "root", "members", "identified", "erase", "stamp", "keys")
+NUMBERS = ("project", "number", "fragment")
+CAPTURED_EVENTS = (
+    "project", "fragment", "timestamp", "uuid", "version", "event", "distinct_id", "properties", "received_at",
+)  # fmt: skip
+
+TIME_US_MIN, TIME_US_MAX = -2_208_988_800_000_000, 10_413_791_999_000_000
+"""DateTime64 holds the years 1900 to 2299; what lies outside is clamped rather than wrapped."""
+
+
+def fragment_row(fragment: Fragment) -> Row:
+    return (
+        fragment.project, fragment.id, fragment.version, fragment.distinct_id, fragment.number, fragment.created_at,
+        fragment.effect, fragment.stamp, fragment.erased, fragment.erased_at, fragment.seen_at,
+        orjson.dumps(fragment.properties).decode(), orjson.dumps(fragment.cells).decode(),
+        list(fragment.keys), list(fragment.events),
+    )  # fmt: skip
+
+
+def fragment_of(row: Row) -> Fragment:
+    fragment = Fragment.blank(row[0], row[1])
+    fragment.version = row[2]
+    (
+        fragment.distinct_id, fragment.number, fragment.created_at, fragment.effect, fragment.stamp, fragment.erased,
+        fragment.erased_at, fragment.seen_at,
+    ) = row[3:11]  # fmt: skip
+    fragment.properties = orjson.loads(row[11])
+    fragment.cells = {name: (kind, hard, once) for name, (kind, hard, once) in orjson.loads(row[12]).items()}
+    fragment.keys, fragment.events = list(row[13]), list(row[14])
+    return fragment
+
+
+def membership_row(membership: Membership) -> Row:
+    return (
+        membership.project, membership.id, membership.version, membership.root, list(membership.members),
+        int(membership.identified), membership.erase, membership.stamp, list(membership.keys),
+    )  # fmt: skip
+
+
+def membership_of(row: Row) -> Membership:
+    membership = Membership.alone(row[0], row[1])
+    membership.version, membership.root, membership.members = row[2], row[3], tuple(row[4])
+    membership.identified, membership.erase, membership.stamp = bool(row[5]), row[6], row[7]
+    membership.keys = list(row[8])
+    return membership
+
+
+def position_row(position: Position, stamp: int) -> Row:
+    """The row that vouches for a partition: project 0, in the table that its topic is folded into."""
+    head = (0, position_key(position.topic, position.partition), position.version)
+    if position.topic == COMMANDS:
+        return (*head, "", 0, 0, 0, stamp, 0, 0, 0, "", "", [], [])
+    return (*head, NOBODY, [], 0, 0, stamp, [])
+
+
+def failure_row(record: Record, reason: str) -> Row:
+    """The outcome of a record that went to the dead letters; it belongs to no project that we know."""
+    fragment = UUID(bytes=record.key) if len(record.key) == 16 else NOBODY
+    return (
+        0, fragment, record.position.version, "command.failed", record.at, record.at, NOBODY, "", record.topic,
+        "", 0, 0, [], [], [], [], NOBODY, [], 0, 0, NOBODY, f"partition {record.partition}: {reason}"[:200],
+    )  # fmt: skip
+
+
+def captured_row(command: Capture, version: int) -> Row:
+    timestamp = min(max(command.timestamp, TIME_US_MIN), TIME_US_MAX)
+    return (
+        command.project, command.fragment, timestamp, command.uuid, version, command.event, command.distinct_id,
+        bytes(command.properties).decode(), command.at,
+    )  # fmt: skip
+
+
+def columns(names: tuple[str, ...], rows: list[Row]) -> Mapping[str, list[Any]]:
+    """Rows turned into columns for a column-wise insert: 531 k rows/s against 271 k row-wise."""
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))

@@ -1,0 +1,80 @@
+"""The tables as the projector sees them: load with positions, write facts, write state. Never folds anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from services.projector import rows as r
+from shared.domain.ids import COMMANDS, Position, position_key
+from shared.store.client import Store
+from shared.store.queries import load as load_queries
+from shared.store.timeline import TIMELINE, Row
+
+LOAD_IDS_MAX = 10_000
+"""Rows asked for in one SELECT: a whole batch; 10,000 ids as one parameter take 50 ms."""
+
+
+class Loaded(NamedTuple):
+    """One consistent answer: each partition's position row as (version, stamp), and the rows asked for."""
+
+    positions: dict[int, tuple[int, int]]
+    rows: list[Row]
+
+
+class Facts(NamedTuple):
+    """What is written before the state: idempotent rows, harmless when written twice."""
+
+    timeline: list[Row]
+    captured: list[Row]
+    numbers: list[Row]
+
+
+class Tables(Protocol):
+    """The port; `ClickHouseTables` and the in-memory twin in `memory` keep it."""
+
+    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+        """The position rows of `partitions` and the newest rows of `wanted` (project, fragment), in one SELECT.
+
+        A partition without a position row is missing from the answer. Raises Transient.
+        """
+
+    async def write_facts(self, facts: Facts) -> None: ...
+
+    async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int]]) -> None:
+        """Rows and the position rows (with the highest stamp of each) in one INSERT block: all or nothing."""
+
+
+class ClickHouseTables:
+    """The tables in ClickHouse."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._queries = load_queries(Path(__file__).with_name("flush.sql"))
+
+    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+        keys = {position_key(topic, partition): partition for partition in partitions}
+        found = await self._store.rows(
+            self._queries["load_fragments" if topic == COMMANDS else "load_identity"],
+            projects=sorted({0, *(project for project, _ in wanted)}),
+            fragments=[*keys, *(fragment for _, fragment in wanted)],
+        )
+        stamp = r.FRAGMENTS.index("stamp") if topic == COMMANDS else r.IDENTITY.index("stamp")
+        positions = {keys[row[1]]: (row[2], row[stamp]) for row in found if row[0] == 0 and row[1] in keys}
+        return Loaded(positions, [row for row in found if row[0] != 0])
+
+    async def write_facts(self, facts: Facts) -> None:
+        for table, names, rows in (
+            ("numbers", r.NUMBERS, facts.numbers),
+            ("captured_events", r.CAPTURED_EVENTS, facts.captured),
+            ("timeline", TIMELINE, facts.timeline),
+        ):
+            if rows:
+                await self._store.insert(table, r.columns(names, rows))
+
+    async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int]]) -> None:
+        rows = [*state, *(r.position_row(position, stamp) for position, stamp in positions)]
+        table, names = ("fragments", r.FRAGMENTS) if topic == COMMANDS else ("identity", r.IDENTITY)
+        await self._store.insert(table, r.columns(names, rows))

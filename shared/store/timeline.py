@@ -1,0 +1,98 @@
+"""The durable event store in columns: a domain event with its cause becomes a row of `timeline`, and comes back.
+
+Never reads or writes a table itself. The projector writes these rows; reads, as-of and rebuild replay them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import orjson
+
+from shared.domain import fragment as f
+from shared.domain import identity as i
+from shared.domain.commands import Capture, Command, Write
+
+Row = tuple[Any, ...]
+
+TIMELINE = (
+    "project", "fragment", "version", "topic", "at", "stamp", "command", "actor", "source", "distinct_id", "number",
+    "created_at", "keys", "kinds", "before", "after", "root", "members", "identified", "erase", "peer", "reason",
+)  # fmt: skip
+
+NOBODY = UUID(int=0)
+
+_MEMBERSHIP: dict[str, type[i.MembershipEvent]] = {
+    event.TOPIC: event
+    for event in (
+        i.PersonMerged, i.FragmentJoined, i.FragmentIdentified, i.MergeRefused, i.PersonSplit, i.FragmentLeft,
+        i.FragmentRerooted, i.SplitRefused, i.PersonDeleted,
+    )
+}  # fmt: skip
+
+Event = f.FragmentEvent | i.MembershipEvent
+
+
+def timeline_row(event: Event, command: Command) -> Row:
+    """A fact with its cause, in the order of TIMELINE."""
+    head = (
+        command.project, event.originator_id, event.originator_version, event.TOPIC, command.at, event.timestamp,
+        command.id, command.actor, source_of(command),
+    )  # fmt: skip
+    if isinstance(event, f.FragmentChanged):
+        before = [_json(value) for value in event.before]
+        after = [
+            "" if kind == f.UNSET else _json(value) for kind, value in zip(event.kinds, event.values, strict=True)
+        ]
+        born = (event.distinct_id, event.number, event.created_at)
+        return (*head, *born, list(event.names), list(event.kinds), before, after, NOBODY, [], 0, 0, NOBODY, "")
+    if isinstance(event, i.MembershipEvent):
+        identity = (event.root, list(event.members), int(event.identified), event.erase, event.peer, event.reason)
+        return (*head, "", 0, 0, [], [], [], [], *identity)
+    iver = event.iver if isinstance(event, f.FragmentErased) else 0
+    reason = event.reason if isinstance(event, f.WriteRefused) else ""
+    return (*head, "", 0, 0, [], [], [], [], NOBODY, [], 0, iver, NOBODY, reason)
+
+
+def event_of(row: Row) -> Event | None:
+    """The event of a row; None for a row that is no event of an aggregate (a failed record's outcome)."""
+    topic = row[3]
+    head = {"originator_id": row[1], "originator_version": row[2], "timestamp": row[5]}
+    if topic == f.FragmentChanged.TOPIC:
+        return f.FragmentChanged(
+            **head,
+            distinct_id=row[9],
+            number=row[10],
+            created_at=row[11],
+            names=tuple(row[12]),
+            kinds=tuple(row[13]),
+            before=tuple(_value(text) for text in row[14]),
+            values=tuple(None if text == "" else orjson.loads(text) for text in row[15]),
+        )
+    if topic == f.FragmentErased.TOPIC:
+        return f.FragmentErased(**head, iver=row[19])
+    if topic == f.WriteRefused.TOPIC:
+        return f.WriteRefused(**head, reason=row[21])
+    if topic in _MEMBERSHIP:
+        return _MEMBERSHIP[topic](
+            **head, root=row[16], members=tuple(row[17]), identified=bool(row[18]), erase=row[19], peer=row[20],
+            reason=row[21],
+        )  # fmt: skip
+    return None
+
+
+def source_of(command: Command) -> str:
+    """What caused a fact, as the timeline names it: the captured event's name, or the REST reason."""
+    if isinstance(command, Capture):
+        return command.event
+    return command.reason if isinstance(command, Write) else type(command).__name__.lower()
+
+
+def _json(value: Any) -> str:
+    return "" if value is msgspec.UNSET else orjson.dumps(value).decode()
+
+
+def _value(text: str) -> Any:
+    return msgspec.UNSET if text == "" else orjson.loads(text)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from shared.domain.errors import Transient
 from shared.runtime.clock import Clock
 from shared.store import access as tables
 from shared.store.client import Store
@@ -56,6 +57,7 @@ class Access:
         self._projects: dict[int, Project] = {}
         self._tokens: dict[str, Project] = {}
         self._keys: dict[str, Key] = {}
+        self._names: dict[str, str] = {}
         self._poller: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -76,6 +78,7 @@ class Access:
         keys = await tables.list_keys(self._store)
         self._projects = {project.id: project for project in projects}
         self._tokens = {project.token: project for project in projects}
+        self._names = {f"key:{row.id}": row.name for row in keys}
         self._keys = {
             row.hash: Key(
                 id=row.id,
@@ -94,6 +97,10 @@ class Access:
     def by_token(self, token: str) -> Project | None:
         return self._tokens.get(token)
 
+    def name_of(self, actor: str) -> str:
+        """How activity names an actor: by its key's name, revoked ones too."""
+        return self._names.get(actor, actor)
+
     def key(self, plain: str) -> Key | None:
         """The living key with this text."""
         key = self._keys.get(hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest())
@@ -111,5 +118,5 @@ class Access:
             await asyncio.sleep(POLL_SECONDS)
             try:
                 await self.refresh()
-            except Exception:  # the store is away: keys stay as they were, and reads answer 503 by themselves
+            except Transient:  # the store is away: keys stay as they were, and reads answer 503 by themselves
                 continue

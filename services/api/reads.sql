@@ -63,3 +63,93 @@ HAVING (created, toString(person)) < ({created:Int64}, {person:String})
             OR positionCaseInsensitive(toString(living.fragment), {search:String}) > 0) > 0)
 ORDER BY created DESC, toString(person) DESC
 LIMIT {limit:UInt32}
+
+-- name: refusals
+-- Whether the write at this version was refused.
+SELECT reason
+FROM timeline
+WHERE project = {project:UInt32} AND fragment = {fragment:UUID} AND version = {version:UInt64}
+    AND topic = 'fragment.write_refused'
+LIMIT 1
+
+-- name: history
+-- Every fact about these fragments, to be replayed in the order of their stamps.
+SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at), stamp, command, actor, source, distinct_id,
+    number, created_at, keys, kinds, before, after, root, members, identified, erase, peer, reason
+FROM timeline
+WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
+ORDER BY stamp, version, topic
+LIMIT 1 BY project, fragment, version, topic
+LIMIT {limit:UInt32}
+
+-- name: captured_events
+-- The captured events of these fragments by their own time, each once: a resent one has another arrival.
+SELECT fragment, uuid, event, toUnixTimestamp64Micro(timestamp), version, toUnixTimestamp64Micro(received_at)
+FROM captured_events
+WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
+    AND timestamp >= fromUnixTimestamp64Micro({since:Int64}) AND timestamp <= fromUnixTimestamp64Micro({until:Int64})
+    AND ({names:Array(String)} = [] OR event IN {names:Array(String)})
+ORDER BY received_at, version
+LIMIT 1 BY uuid
+LIMIT {limit:UInt32}
+
+-- name: activity
+-- What people did to persons: REST edits, merges, splits and deletes. The items of a deleted life are hidden at once.
+WITH
+    items AS
+    (
+        SELECT fragment, version, topic, at, stamp, command, actor, source, keys, kinds, before, after, members, peer,
+            reason
+        FROM timeline
+        WHERE project = {project:UInt32}
+            AND ({fragments:Array(UUID)} = [] OR fragment IN {fragments:Array(UUID)})
+            AND (topic IN ('person.merged', 'person.merge_refused', 'person.split', 'person.deleted')
+                OR (topic = 'fragment.changed' AND source IN ('update', 'delete_property') AND notEmpty(keys)))
+        ORDER BY fragment, version DESC
+        LIMIT 1 BY fragment, version, topic
+    ),
+    ends AS
+    (
+        SELECT fragment, max(stamp) AS ended FROM timeline
+        WHERE project = {project:UInt32} AND topic = 'person.deleted'
+        GROUP BY fragment
+    )
+SELECT items.fragment, version, topic, toUnixTimestamp64Micro(at), command, actor, source, keys, kinds, before, after,
+    members, peer, reason, count() OVER () AS total
+FROM items LEFT JOIN ends ON items.fragment = ends.fragment
+WHERE stamp >= ends.ended
+ORDER BY at DESC, version DESC
+LIMIT {limit:UInt32} OFFSET {offset:UInt32}
+
+-- name: deletion_requests
+-- The ledger of a project, newest first; or one request of it.
+SELECT request, state, created_at, updated_at, person, profile, events, recordings, document
+FROM
+(
+    SELECT *
+    FROM deletion_requests
+    WHERE project = {project:UInt32}
+        AND ({request:UUID} = toUUID('00000000-0000-0000-0000-000000000000') OR request = {request:UUID})
+    ORDER BY request, version DESC
+    LIMIT 1 BY request
+)
+ORDER BY created_at DESC, request DESC
+LIMIT {limit:UInt32} OFFSET {offset:UInt32}
+
+-- name: deletion_status
+-- Requests that include events, without cancelled ones; state 1: not done yet, 2: done, 0: both.
+WITH ledger AS
+(
+    SELECT request, version, state, created_at, updated_at, person, events
+    FROM deletion_requests
+    WHERE project = {project:UInt32}
+    ORDER BY request, version DESC
+    LIMIT 1 BY request
+)
+SELECT person, created_at, state, updated_at, count() OVER () AS total
+FROM ledger
+WHERE events = 1 AND state != 'cancelled'
+    AND ({state:UInt8} = 0 OR ({state:UInt8} = 2) = (state = 'verified'))
+    AND ({person:UUID} = toUUID('00000000-0000-0000-0000-000000000000') OR person = {person:UUID})
+ORDER BY created_at DESC, request DESC
+LIMIT {limit:UInt32} OFFSET {offset:UInt32}

@@ -1,0 +1,94 @@
+"""Activity: what people did to persons, as the original lists it (CONTRACT §6). Captured events make no items."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.api.calls import Answer, Call, Route
+from services.api.reads import iso
+from shared.domain.fragment import UNSET
+
+LIMIT_DEFAULT, LIMIT_MAX, PAGE_MAX = 10, 1_000, 10_000
+"""Rows of a page, and pages."""
+
+_ACTIVITIES = {
+    "person.merged": "merged",
+    "person.merge_refused": "merge_refused",
+    "person.split": "split_person",
+    "person.deleted": "deleted",
+}
+
+
+async def of_person(call: Call) -> Answer:
+    """GET :id/activity."""
+    person = await call.person()
+    return await _activity(call, [member.fragment for member in person.members])
+
+
+async def of_project(call: Call) -> Answer:
+    """GET activity."""
+    return await _activity(call, [])
+
+
+COLLECTION_ROUTES = (Route("GET", "/activity", "activity_log:read", of_project),)
+ROUTES = (Route("GET", "/{id}/activity", "activity_log:read", of_person),)
+
+
+async def _activity(call: Call, fragments: list[UUID]) -> Answer:
+    limit = call.number("limit", LIMIT_DEFAULT, LIMIT_MAX)
+    page = call.number("page", 1, PAGE_MAX)
+    rows = await call.context.store.rows(
+        call.context.reads.queries["activity"],
+        project=call.project.id,
+        fragments=fragments,
+        limit=limit,
+        offset=(page - 1) * limit,
+    )
+    persons = await call.context.reads.by_fragments(call.project.id, [row[0] for row in rows]) if rows else []
+    names = [person.name() if person is not None else "" for person in persons]
+    numbers = [person.number if person is not None else None for person in persons]
+    total = rows[0][14] if rows else 0
+    url = call.request.url
+    return Answer(
+        body={
+            "results": [_item(call, *each) for each in zip(rows, names, numbers, strict=True)],
+            "next": str(url.update_query(page=page + 1)) if page * limit < total else None,
+            "previous": str(url.update_query(page=page - 1)) if page > 1 else None,
+            "total_count": total,
+        }
+    )
+
+
+def _item(call: Call, row: tuple[Any, ...], name: str, number: int | None) -> dict[str, Any]:
+    fragment, version, topic, at, command, actor, source, keys, kinds, before, after, members, peer, reason, _ = row
+    activity = _ACTIVITIES.get(topic) or ("delete_property" if source == "delete_property" else "updated")
+    if keys:
+        change = _change(
+            "changed",
+            {key: orjson.loads(text) for key, text in zip(keys, before, strict=True) if text},
+            {
+                key: orjson.loads(text)
+                for key, kind, text in zip(keys, kinds, after, strict=True)
+                if kind != UNSET
+            },
+        )
+    else:
+        change = _change(activity, None, {"with": str(peer), "members": [str(one) for one in members]})
+        if reason:
+            change["after"]["reason"] = reason
+    return {
+        "id": f"{command}-{version:x}-{str(fragment)[:8]}",
+        "user": {"first_name": call.context.access.name_of(actor), "email": ""},
+        "activity": activity,
+        "scope": "Person",
+        "item_id": str(number if number is not None else fragment),
+        "detail": {"name": name, "changes": [change]},
+        "created_at": iso(at),
+    }
+
+
+def _change(action: str, before: Any, after: Any) -> dict[str, Any]:
+    return {"type": "Person", "action": action, "field": "properties", "before": before, "after": after}

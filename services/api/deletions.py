@@ -1,0 +1,188 @@
+"""Deletion requests over REST: make them, list them, cancel them. Never deletes anything itself."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.api.calls import Answer, Call, Route
+from services.api.reads import Person, iso
+from shared.domain.commands import Cancel, Delete, Request, Scope
+from shared.domain.errors import BadInput, NotFound, Rejected
+
+LIST_MAX = 1_000
+"""Rows of one page of requests."""
+
+STATUSES = {"pending": 1, "completed": 2, "all": 0}
+
+
+async def delete(call: Call) -> Answer:
+    """DELETE :id. Answers when the erase records are in the log: what is sent afterwards is a new life."""
+    events, recordings = call.flag("delete_events"), call.flag("delete_recordings")
+    keep = call.flag("keep_person")
+    person = await call.person()
+    if keep and not events and not recordings:
+        return Answer(status=204, positions=[])
+    if keep:
+        request, answer = await _request(call, person, Scope(events=events, recordings=recordings))
+        return Answer(status=answer.status if answer.status == 202 else 204, positions=answer.positions,
+                      headers=_location(call, request))
+    command = Delete(
+        id=call.context.mint(),
+        project=call.project.id,
+        at=call.context.stamps.reserve(1),
+        actor=call.actor,
+        person=person.uuid,
+        request=call.context.mint(),
+        scope=Scope(profile=True, events=events, recordings=recordings),
+    )
+    positions, visible = await call.write([command])
+    return Answer(status=204 if visible else 202, positions=positions, headers=_location(call, command.request))
+
+
+async def delete_events(call: Call) -> Answer:
+    """POST :id/delete_events: the captured events go, the person stays."""
+    return (await _request(call, await call.person(), Scope(events=True)))[1]
+
+
+async def delete_recordings(call: Call) -> Answer:
+    """POST :id/delete_recordings."""
+    return (await _request(call, await call.person(), Scope(recordings=True)))[1]
+
+
+async def requests(call: Call) -> Answer:
+    """GET deletion_requests: all of this project, newest first."""
+    limit, offset = call.number("limit", 100, LIST_MAX), call.number("offset", 0, 10**9, least=0)
+    rows = await _rows(call, limit=limit, offset=offset)
+    return Answer(body={"results": [_shown(row) for row in rows]})
+
+
+async def request(call: Call) -> Answer:
+    """GET deletion_requests/:id."""
+    return Answer(body=_shown(await _found(call)))
+
+
+async def cancel(call: Call) -> Answer:
+    """DELETE deletion_requests/:id: possible until hiding has begun."""
+    row = await _found(call)
+    if row[1] != "pending":
+        raise BadInput(f"The request is {row[1]}; only a pending one can be cancelled.", attr="state")
+    command = Cancel(
+        id=call.context.mint(),
+        project=call.project.id,
+        at=call.context.stamps.reserve(1),
+        actor=call.actor,
+        request=row[0],
+    )
+    positions, visible = await call.write([command])
+    if visible and (await _found(call))[1] != "cancelled":
+        raise Rejected("Hiding had begun; the request was not cancelled.")
+    return Answer(status=204 if visible else 202, positions=positions)
+
+
+async def status(call: Call) -> Answer:
+    """GET deletion_status: the requests that include events, as the original lists them."""
+    asked = call.request.query.get("status", "all")
+    if asked not in STATUSES:
+        raise BadInput("status must be pending, completed or all.", attr="status", slug="invalid_choice")
+    limit, offset = call.number("limit", 100, LIST_MAX), call.number("offset", 0, 10**9, least=0)
+    person = call.request.query.get("person_uuid")
+    try:
+        only = UUID(person) if person else UUID(int=0)
+    except ValueError:
+        raise BadInput("Not a uuid.", attr="person_uuid") from None
+    rows = await call.context.store.rows(
+        call.context.reads.queries["deletion_status"],
+        project=call.project.id,
+        state=STATUSES[asked],
+        person=only,
+        limit=limit,
+        offset=offset,
+    )
+    total = rows[0][4] if rows else 0
+    results = [
+        {
+            "person_uuid": str(row[0]),
+            "created_at": iso(row[1]),
+            "status": "completed" if row[2] == "verified" else "pending",
+            "delete_verified_at": iso(row[3]) if row[2] == "verified" else None,
+        }
+        for row in rows
+    ]
+    url = call.request.url
+    following = str(url.update_query(offset=offset + limit)) if offset + limit < total else None
+    previous = str(url.update_query(offset=max(0, offset - limit))) if offset else None
+    return Answer(body={"count": total, "next": following, "previous": previous, "results": results})
+
+
+ROUTES = (
+    Route("DELETE", "/{id}", "person:write", delete),
+    Route("POST", "/{id}/delete_events", "person:write", delete_events),
+    Route("POST", "/{id}/delete_recordings", "person:write", delete_recordings),
+)
+COLLECTION_ROUTES = (
+    Route("GET", "/deletion_status", "person:read", status),
+    Route("GET", "/deletion_requests", "person:read", requests),
+    Route("GET", "/deletion_requests/{request}", "person:read", request),
+    Route("DELETE", "/deletion_requests/{request}", "person:write", cancel),
+)
+
+
+async def _request(call: Call, person: Person, scope: Scope) -> tuple[UUID, Answer]:
+    command = Request(
+        id=call.context.mint(),
+        project=call.project.id,
+        at=call.context.stamps.reserve(1),
+        actor=call.actor,
+        request=call.context.mint(),
+        person=person.uuid,
+        members=tuple(member.fragment for member in person.members),
+        scope=scope,
+    )
+    positions, visible = await call.write([command])
+    if not visible:
+        return command.request, Answer(status=202, positions=positions, headers=_location(call, command.request))
+    rows = await _rows(call, request=command.request)
+    body = _shown(rows[0])
+    return command.request, Answer(body=body, positions=positions, headers=_location(call, command.request))
+
+
+async def _found(call: Call) -> tuple[Any, ...]:
+    try:
+        rows = await _rows(call, request=UUID(call.request.match_info["request"]))
+    except ValueError:
+        raise NotFound("Not found.") from None
+    if not rows:
+        raise NotFound("Not found.")
+    return rows[0]
+
+
+async def _rows(call: Call, *, request: UUID = UUID(int=0), limit: int = 1, offset: int = 0) -> list[tuple[Any, ...]]:
+    return await call.context.store.rows(
+        call.context.reads.queries["deletion_requests"],
+        project=call.project.id,
+        request=request,
+        limit=limit,
+        offset=offset,
+    )
+
+
+def _shown(row: tuple[Any, ...]) -> dict[str, Any]:
+    document = orjson.loads(row[8]) if row[8] else {}
+    return {
+        "id": str(row[0]),
+        "state": row[1],
+        "created_at": iso(row[2]),
+        "updated_at": iso(row[3]),
+        "person_uuid": str(row[4]),
+        "scope": {"profile": bool(row[5]), "events": bool(row[6]), "recordings": bool(row[7])},
+        "phases": document.get("phases", {}),
+        "window": document.get("window"),
+        "receipt": None,
+    }
+
+
+def _location(call: Call, request: UUID) -> dict[str, str]:
+    return {"Location": f"/api/environments/{call.project.id}/persons/deletion_requests/{request}/"}

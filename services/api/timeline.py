@@ -1,0 +1,213 @@
+"""properties_timeline: how a person's crucial properties went while it did things (CONTRACT §5). Never guesses:
+every point is the fold of the person's own timeline, stopped at that event.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import orjson
+
+from services.api.calls import Answer, Call, Route
+from services.api.reads import Person, iso
+from shared.domain.errors import BadInput
+from shared.domain.fragment import Fragment, FragmentEvent
+from shared.domain.view import merged_properties
+from shared.store.timeline import event_of
+
+FACTS_MAX = 100_000
+"""Rows of one person's timeline that one request replays."""
+
+EVENTS_MAX = 100_000
+"""Captured events that one request walks over."""
+
+DAYS_DEFAULT = 7
+
+_RELATIVE = re.compile(r"-(\d{1,4})([hdwmy])(Start|End)?")
+
+
+async def properties_timeline(call: Call) -> Answer:
+    """GET :id/properties_timeline."""
+    query = call.request.query
+    person = await call.person()
+    series = _list(query.get("events"), "events")
+    crucial = _crucial(series, query)
+    names = sorted({str(one["id"]) for one in series if one.get("id") is not None})
+    zone = ZoneInfo(call.project.zone)
+    since, until = _range(query, zone, datetime.fromtimestamp(call.context.clock.now_us() / 1e6, zone))
+    fragments = [member.fragment for member in person.members]
+    only_actions = not names and bool(_list(query.get("actions"), "actions"))
+    events = (
+        []
+        if only_actions
+        else await call.context.store.rows(
+            call.context.reads.queries["captured_events"],
+            project=call.project.id,
+            fragments=fragments,
+            since=_micros(since),
+            until=_micros(until),
+            names=names,
+            limit=EVENTS_MAX,
+        )
+    )
+    facts = await call.context.store.rows(
+        call.context.reads.queries["history"], project=call.project.id, fragments=fragments, limit=FACTS_MAX
+    )
+    return Answer(
+        body={
+            "points": points(person, events, facts, crucial),
+            "crucial_property_keys": crucial,
+            "effective_date_from": since.isoformat(),
+            "effective_date_to": until.isoformat(),
+        }
+    )
+
+
+ROUTES = (Route("GET", "/{id}/properties_timeline", "person:read", properties_timeline),)
+
+
+def points(
+    person: Person, events: list[tuple[Any, ...]], facts: list[tuple[Any, ...]], crucial: list[str]
+) -> list[dict[str, Any]]:
+    """One point for the first event, and one for each whose crucial values differ from the previous one's.
+
+    Events are (fragment, uuid, name, timestamp, version, received_at), facts are timeline rows; both in the order of
+    arrival. Within a fragment that order is the version; a fact precedes the event that it came from.
+    """
+    fragments = {member.fragment: Fragment.blank(person.project, member.fragment) for member in person.members}
+    steps: list[tuple[int, int, int, tuple[Any, ...]]] = [
+        (fact[4], fact[2], 0, fact) for fact in facts if fact[3].startswith("fragment.")
+    ]
+    steps += [(event[5], event[4], 1, event) for event in events]
+    steps.sort(key=lambda step: step[:3])
+    found: list[dict[str, Any]] = []
+    previous: Any = None
+    shown: dict[str, Any] | None = None
+    for _, _, kind, row in steps:
+        if kind == 0:
+            event = event_of(row)
+            if isinstance(event, FragmentEvent) and event.originator_version > fragments[row[1]].version:
+                event.mutate(fragments[row[1]])
+                shown = None
+            continue
+        if shown is None:
+            shown = _properties(fragments.values())
+        values = [shown.get(key, msgspec.UNSET) for key in crucial]
+        if not found or values != previous:
+            found.append({"timestamp": iso(row[3]), "properties": shown, "relevant_event_count": 0})
+        previous = values
+        found[-1]["relevant_event_count"] += 1
+    return found
+
+
+def _properties(fragments: Iterable[Fragment]) -> dict[str, Any]:
+    return merged_properties((one.id, one.cells, one.properties) for one in fragments if one.alive)
+
+
+def _crucial(series: list[dict[str, Any]], query: Any) -> list[str]:
+    """Keys of person filters, global and per series, and of a person breakdown."""
+    filters = _flat(_json(query.get("properties"), "properties"))
+    for one in series:
+        filters += _flat(one.get("properties"))
+    keys = {str(one["key"]) for one in filters if one.get("type") == "person" and one.get("key") is not None}
+    if query.get("breakdown_type") == "person" and query.get("breakdown"):
+        breakdown = query["breakdown"]
+        if breakdown.startswith("["):
+            keys |= {str(key) for key in _json(breakdown, "breakdown")}
+        else:
+            keys.add(breakdown)
+    return sorted(keys)
+
+
+def _flat(filters: Any) -> list[dict[str, Any]]:
+    """The leaves of a list of filters, or of an AND/OR group object."""
+    level, leaves = [filters], []
+    for _ in range(32):
+        deeper: list[Any] = []
+        for one in level:
+            if isinstance(one, list):
+                deeper += one
+            elif isinstance(one, dict):
+                if isinstance(one.get("values"), list):
+                    deeper += one["values"]
+                elif "key" in one:
+                    leaves.append(one)
+        if not deeper:
+            return leaves
+        level = deeper
+    raise BadInput("Nested too deep.", attr="properties")
+
+
+def _json(text: str | None, attr: str) -> Any:
+    if not text:
+        return []
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise BadInput(f"{attr} must be JSON.", attr=attr) from None
+
+
+def _list(text: str | None, attr: str) -> list[dict[str, Any]]:
+    value = _json(text, attr)
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise BadInput(f"{attr} must be a JSON list of objects.", attr=attr)
+    return value
+
+
+def _range(query: Any, zone: ZoneInfo, now: datetime) -> tuple[datetime, datetime]:
+    """From the start of the first day to the end of the last; equal dates are moved apart by the interval."""
+    since = _date(query.get("date_from"), "date_from", now) or _midnight(now - timedelta(days=DAYS_DEFAULT))
+    until = _date(query.get("date_to"), "date_to", now)
+    if until is None:
+        return since, _day_end(now)
+    if until == since:
+        interval = query.get("interval", "day")
+        if interval == "hour":
+            return since, until + timedelta(hours=1)
+        if interval == "month":
+            following = (until.replace(day=1) + timedelta(days=32)).replace(day=1)
+            return since, _day_end(following - timedelta(days=1))
+        return since, _day_end(until)
+    if len(query.get("date_to", "")) == len("2026-01-01") or query.get("date_to", "").startswith("-"):
+        until = _day_end(until)
+    if until < since:
+        raise BadInput("date_to lies before date_from.", attr="date_to")
+    return since, until
+
+
+def _date(text: str | None, attr: str, now: datetime) -> datetime | None:
+    if not text:
+        return None
+    match = _RELATIVE.fullmatch(text)
+    try:
+        if match is not None:
+            count, unit = int(match[1]), match[2]
+            if unit == "h":
+                return now - timedelta(hours=count)
+            if unit in "dw":
+                return _midnight(now - timedelta(days=count * (7 if unit == "w" else 1)))
+            months = now.year * 12 + now.month - 1 - count * (12 if unit == "y" else 1)
+            first = now.replace(year=months // 12, month=months % 12 + 1, day=1)
+            last = ((first + timedelta(days=32)).replace(day=1) - timedelta(days=1)).day
+            return _midnight(first.replace(day=min(now.day, last)))
+        parsed = datetime.fromisoformat(text)
+        return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=now.tzinfo)
+    except (ValueError, OverflowError):
+        raise BadInput(f"{attr} must be a date (2026-01-31), a time (ISO 8601) or relative (-7d).", attr=attr) from None
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _day_end(moment: datetime) -> datetime:
+    return moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
+
+
+def _micros(moment: datetime) -> int:
+    return int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))

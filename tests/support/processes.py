@@ -1,0 +1,191 @@
+"""Real personlog processes for end-to-end and fault tests: start, kill by pid, restart, ask over HTTP."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_SECONDS_MAX = 90.0
+"""A loaded two-core machine starts everything in a few seconds; a test that waits longer has found a fault."""
+
+PERSONAL_KEY = "phx_" + "t" * 43
+TOKEN = "phc_" + "t" * 43
+
+
+def free_port() -> int:
+    """A port below the ephemeral range, where other people's TIME_WAIT sockets do not live."""
+    for _ in range(200):
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free port")
+
+
+def wait_for(check: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Poll until `check` gives something truthy; fail naming `what`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := check():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"waited {seconds} s for {what}")
+
+
+class Answer:
+    """One HTTP answer."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+
+class Stack:
+    """`personlog up` on its own data folder and ports."""
+
+    def __init__(self, data: Path, **environment: str) -> None:
+        self.data, self.port, self.engine_port = data, free_port(), free_port()
+        self.environment = {
+            key: value for key, value in os.environ.items() if not key.startswith("PERSONLOG_")
+        } | {
+            "PERSONLOG_DATA": str(data),
+            "PERSONLOG_PORT": str(self.port),
+            "PERSONLOG_ENGINE_PORT": str(self.engine_port),
+            "PERSONLOG_PERSONAL_KEY": PERSONAL_KEY,
+            "PERSONLOG_PROJECT_TOKEN": TOKEN,
+            **environment,
+        }
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._up: subprocess.Popen[bytes] | None = None
+        self._extra: list[subprocess.Popen[bytes]] = []
+
+    def start(self) -> float:
+        """Start everything; the seconds until `ready`."""
+        began = time.monotonic()
+        self._up = self.run("up", log="up.log")
+        log = self.data / "up.log"
+        wait_for(
+            lambda: self._alive() and f"ready {self.url}" in log.read_text(errors="replace"),
+            READY_SECONDS_MAX,
+            "the line that says ready",
+        )
+        return time.monotonic() - began
+
+    def run(self, *command: str, log: str) -> subprocess.Popen[bytes]:
+        """Start one personlog command of this stack in the background."""
+        self.data.mkdir(parents=True, exist_ok=True)
+        with (self.data / log).open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, "-m", "services.cli", *command],
+                cwd=ROOT,
+                env=self.environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def spawn(self, *command: str, log: str) -> subprocess.Popen[bytes]:
+        """Like `run`, and ended with the stack."""
+        process = self.run(*command, log=log)
+        self._extra.append(process)
+        return process
+
+    def call(self, *command: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run one personlog command to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "services.cli", *command],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    def pid(self, name: str) -> int:
+        return int((self.data / "run" / f"{name}.pid").read_text())
+
+    def kill(self, name: str) -> int:
+        """kill -9 of one process; the pid that is gone."""
+        pid = self.pid(name)
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def wait_restarted(self, name: str, old: int, seconds: float = 30.0) -> None:
+        wait_for(lambda: self.pid(name) != old, seconds, f"{name} to be started again")
+
+    def ask(
+        self, method: str, path: str, body: Any = None, *, key: str | None = PERSONAL_KEY, **headers: str
+    ) -> Answer:
+        """One request; header names are written with underscores."""
+        data = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
+        request = urllib.request.Request(self.url + path, data=data, method=method)
+        if data is not None:
+            request.add_header("Content-Type", "application/json")
+        if key is not None:
+            request.add_header("Authorization", f"Bearer {key}")
+        for name, value in headers.items():
+            request.add_header(name.replace("_", "-"), value)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                return Answer(response.status, dict(response.headers), response.read())
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, dict(error.headers), error.read())
+
+    def capture(self, **event: Any) -> Answer:
+        return self.ask("POST", "/capture/", {"api_key": TOKEN, **event}, key=None)
+
+    def persons(self, path: str = "", method: str = "GET", body: Any = None, **headers: str) -> Answer:
+        return self.ask(method, f"/api/projects/1/persons{path}", body, **headers)
+
+    def stop(self) -> float:
+        """SIGTERM; the seconds until everything has ended."""
+        began = time.monotonic()
+        for process in [*self._extra, *([self._up] if self._up else [])]:
+            if process.poll() is None:
+                process.terminate()
+        for process in [*self._extra, *([self._up] if self._up else [])]:
+            try:
+                process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(timeout=5)
+        self._extra, self._up = [], None
+        return time.monotonic() - began
+
+    def _alive(self) -> bool:
+        assert self._up is not None
+        if self._up.poll() is not None:
+            raise AssertionError("up ended:\n" + (self.data / "up.log").read_text(errors="replace")[-4000:])
+        return True
+
+
+@contextmanager
+def running(data: Path, **environment: str) -> Iterator[Stack]:
+    """A started stack that is stopped at the end."""
+    stack = Stack(data, **environment)
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()

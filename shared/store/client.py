@@ -156,6 +156,10 @@ class Store:
             )
         self._types = {(table, column): get_from_name(type_) for table, column, type_ in _decode(body)}
 
+    def has_table(self, table: str) -> bool:
+        """Whether the table was there when the columns were last learned."""
+        return any(known == table for known, _ in self._types)
+
     async def close(self) -> None:
         await self._client.close()
 

@@ -8,12 +8,10 @@ session that got `readonly=1` stays read-only, as the engine demands.
 from __future__ import annotations
 
 import asyncio
-import base64
-import hmac
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -23,10 +21,10 @@ from time import perf_counter_ns
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import lz4.frame  # type: ignore[import-untyped]  # it ships no types
 from aiohttp import web
 
 from shared.domain.errors import Corrupt
+from shared.store.protocol import BODY_BYTES_MAX, EngineError, Request, authenticate, parse
 
 READ_WORKERS = WRITE_WORKERS = 2
 """More only queue inside the engine; a folding or reading thread beside them starves the host."""
@@ -37,38 +35,23 @@ QUEUE_REQUESTS_MAX = 512
 SESSIONS_PER_WORKER_MAX = 8
 """Sets of settings kept ready by a worker: the store client uses three."""
 
-BODY_BYTES_MAX = 256 << 20
-"""One INSERT, inflated; the projector bounds a batch to 64 MB."""
-
 STOP_SECONDS_MAX = 2.0
 """A stop waits so long for running queries after killing them; what was not acknowledged may be lost."""
 
 SERVER_SETTINGS = {"mark_cache_size": 134_217_728, "index_mark_cache_size": 16_777_216}
 """The default caps are 5 GB each; 128 MB hold the marks of some million persons."""
 
-SESSION_SETTINGS = {
-    "max_threads": "2",  # one thread is as fast up to 64 ids and 20 % slower at 256
-    "implicit_select": "0",  # chDB's own default takes any word for a SELECT; a server does not
-    "allow_introspection_functions": "0",
-    "output_format_parallel_formatting": "0",  # its buffers and threads cost more than small answers do
-    "input_format_parallel_parsing": "0",
-    "max_execution_time": "600",  # a bound for clients that send none
-    "max_result_bytes": "1073741824",  # answers are held in memory
-}
-
-TRANSPORT_PARAMETERS = {
-    *("query", "database", "default_format", "user", "password", "role", "quota_key", "query_id"),
-    *("session_id", "session_timeout", "session_check", "client_protocol_version"),
-    *("buffer_size", "wait_end_of_query", "stacktrace", "compress", "decompress"),
-}
-"""URL parameters that are not settings. Sessions are accepted and forgotten: nothing outlives its request."""
-
-STATUS_BY_CODE = {516: 401, 164: 403, 60: 404, 81: 404, 202: 503, 48: 501, 62: 400, 158: 413}
+STATUS_BY_CODE = {516: 401, 164: 403, 60: 404, 81: 404, 202: 503, 48: 501, 62: 400, 396: 413}
 """Everything else answers 500, as a server does."""
 
-_SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
-_CODE = re.compile(r"Code: (\d+)\. DB::Exception")
-_FORMAT = re.compile(rb"\bFORMAT\s+(\w+)\s*;?\s*\Z", re.IGNORECASE)
+CONTENT_TYPES = {
+    "TabSeparated": "text/tab-separated-values; charset=UTF-8",
+    "CSV": "text/csv; charset=UTF-8",
+    "JSON": "application/json; charset=UTF-8",
+    "JSONEachRow": "application/x-ndjson; charset=UTF-8",
+}
+"""Enough for a browser to show what it got."""
+
 _LOCAL_FILE = re.compile(rb"\b(?:OUTFILE|INFILE)\b", re.IGNORECASE)
 _NAME = rb"(?:`[^`]*`|\"[^\"]*\"|\w+)"
 _INSERT_DATA = re.compile(
@@ -77,25 +60,6 @@ _INSERT_DATA = re.compile(
     re.IGNORECASE,
 )
 """An INSERT whose rows follow the statement, in the format it names."""
-
-
-class EngineError(Exception):
-    """What a ClickHouse server would answer: a code and a text."""
-
-    def __init__(self, text: str, code: int | None = None, name: str = "") -> None:
-        super().__init__(f"Code: {code}. DB::Exception: {text} ({name})" if name else text)
-        match = _CODE.search(str(self))
-        self.code = code or (int(match[1]) if match else 1002)
-
-
-class Request(NamedTuple):
-    """One statement with what it needs."""
-
-    sql: bytes
-    parameters: dict[str, str]
-    settings: tuple[tuple[str, str], ...]
-    database: str
-    format: str
 
 
 class Answer(NamedTuple):
@@ -161,8 +125,8 @@ def application(engine: Engine, *, user: str, password: str) -> web.Application:
     async def statement(http: web.Request) -> web.Response:
         headers = {"X-ClickHouse-Query-Id": http.query.get("query_id") or str(uuid4())}
         try:
-            _authenticate(http, user, password)
-            request = await _parse(http)
+            authenticate(http, user, password)
+            request = await parse(http)
             if not request.sql.strip():
                 return web.Response(text="Ok.\n", headers=headers)
             answer = await engine.run(request)
@@ -174,7 +138,7 @@ def application(engine: Engine, *, user: str, password: str) -> web.Application:
         headers["X-ClickHouse-Summary"] = json.dumps(answer.summary)
         headers["X-ClickHouse-Timezone"] = engine.zone
         headers["X-ClickHouse-Format"] = request.format
-        headers["Content-Type"] = _content_type(request.format)
+        headers["Content-Type"] = CONTENT_TYPES.get(request.format, "application/octet-stream")
         return web.Response(body=answer.body, headers=headers)
 
     app = web.Application(client_max_size=BODY_BYTES_MAX)
@@ -202,112 +166,6 @@ async def serve(
         await runner.cleanup()
 
 
-# The request.
-
-
-def _authenticate(http: web.Request, user: str, password: str) -> None:
-    given = (http.query.get("user", "default"), http.query.get("password", ""))
-    scheme, _, credentials = http.headers.get("Authorization", "").partition(" ")
-    if "X-ClickHouse-User" in http.headers:
-        given = (http.headers["X-ClickHouse-User"], http.headers.get("X-ClickHouse-Key", ""))
-    elif scheme.lower() == "basic":
-        with suppress(ValueError):
-            name, _, key = base64.b64decode(credentials).decode().partition(":")
-            given = (name, key)
-    if not hmac.compare_digest("\0".join(given).encode(), f"{user}\0{password}".encode()):
-        raise EngineError(
-            f"{given[0]}: Authentication failed: password is incorrect, or there is no user with such name.",
-            516,
-            "AUTHENTICATION_FAILED",
-        )
-
-
-async def _parse(http: web.Request) -> Request:
-    fields: dict[str, str] = dict(http.query)
-    for name in ("database", "format"):
-        header = http.headers.get(f"X-ClickHouse-{name.capitalize()}")
-        if header is not None:
-            fields.setdefault("default_format" if name == "format" else name, header)
-    if fields.get("compress") == "1" or fields.get("decompress") == "1":
-        raise EngineError(
-            "ClickHouse's own block compression is not supported: use Content-Encoding", 48, "NOT_IMPLEMENTED"
-        )
-    body = b""
-    if http.content_type == "multipart/form-data":
-        fields |= await _form(http)
-    elif http.can_read_body:
-        body = await _body(http)
-    query = fields.get("query", "").encode()
-    if http.method in ("GET", "HEAD") and fields.get("readonly", "0") == "0":
-        fields["readonly"] = "2"  # as a server does: a link must not write
-    sql = query + b"\n" + body if query and body else query or body
-    named = _FORMAT.search(sql[-256:])
-    return Request(
-        sql=sql,
-        parameters={name[6:]: value for name, value in fields.items() if name.startswith("param_")},
-        settings=_settings(fields),
-        database=fields.get("database", ""),
-        format=named[1].decode() if named else fields.get("default_format", "TabSeparated"),
-    )
-
-
-async def _form(http: web.Request) -> dict[str, str]:
-    try:
-        form = await http.post()
-    except web.HTTPRequestEntityTooLarge as error:
-        raise _too_large() from error
-    files = [name for name, value in form.items() if not isinstance(value, str)]
-    if files:
-        raise EngineError(f"External tables are not supported: {files[0]}", 48, "NOT_IMPLEMENTED")
-    return {name: str(value) for name, value in form.items()}
-
-
-async def _body(http: web.Request) -> bytes:
-    """The request's body, inflated: aiohttp undoes gzip, deflate and zstd, and lz4 frames are undone here."""
-    try:
-        body = await http.read()
-    except web.HTTPRequestEntityTooLarge as error:
-        raise _too_large() from error
-    encoding = http.headers.get("Content-Encoding", "identity").lower()
-    if encoding == "lz4":
-        try:
-            body = await asyncio.to_thread(lz4.frame.LZ4FrameDecompressor().decompress, body, BODY_BYTES_MAX + 1)
-        except RuntimeError as error:
-            raise EngineError(f"Cannot decompress the body: {error}", 271, "CANNOT_DECOMPRESS") from error
-        if len(body) > BODY_BYTES_MAX:
-            raise _too_large()
-    elif encoding not in ("identity", "", "gzip", "deflate", "zstd"):
-        raise EngineError(f"Unknown compression method {encoding}", 89, "UNKNOWN_COMPRESSION_METHOD")
-    return body
-
-
-def _too_large() -> EngineError:
-    return EngineError(f"The body exceeds {BODY_BYTES_MAX} bytes", 158, "TOO_MANY_ROWS_OR_BYTES")
-
-
-def _settings(fields: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    settings = dict(SESSION_SETTINGS)
-    for name, value in fields.items():
-        if name in TRANSPORT_PARAMETERS or name.startswith("param_"):
-            continue
-        if not _SETTING_NAME.fullmatch(name):
-            raise EngineError(f"Unknown setting {name!r}", 115, "UNKNOWN_SETTING")
-        settings[name] = value
-    # readonly comes last: after it no setting can be changed.
-    return tuple(sorted(settings.items(), key=lambda setting: (setting[0] == "readonly", setting[0])))
-
-
-def _content_type(format: str) -> str:
-    if format in ("TabSeparated", "TSV"):
-        return "text/tab-separated-values; charset=UTF-8"
-    if format.startswith("JSON"):
-        return "application/json; charset=UTF-8"
-    return "text/csv; charset=UTF-8" if format.startswith("CSV") else "application/octet-stream"
-
-
-# The workers. Everything below but _Workers runs in a worker's thread.
-
-
 class _Worker:
     """One thread and the sessions it keeps."""
 
@@ -319,7 +177,7 @@ class _Worker:
     def run(self, job: Callable[[Callable[[Request], Any]], Answer], forget: bool) -> Answer:
         try:
             return job(self._session)
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeError) as error:
             forget = True  # whatever the failure left behind goes with the session
             raise EngineError(str(error)) from None
         finally:

@@ -17,6 +17,7 @@ from shared.store.client import Store
 from shared.store.queries import load
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+QUERIES = Path(__file__).parent / "migrate.sql"
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
@@ -70,10 +71,8 @@ def migrations(folder: Path = MIGRATIONS) -> list[Migration]:
 
 async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
     """Make the database if it is missing, apply what is missing; the names of what was applied."""
-    queries = load(Path(__file__).parent / "migrate.sql")
     await store.create_database()
-    await store.command(queries["create_migrations"])
-    await store.learn_columns()
+    await store.command(load(QUERIES)["create_migrations"])
     missing = (await status(store, folder)).missing
     for migration in missing:
         for statement in migration.statements:
@@ -88,11 +87,11 @@ async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
 
 async def status(store: Store, folder: Path = MIGRATIONS) -> Status:
     """What is applied and what is missing; Corrupt if an applied file was changed since, or is gone."""
-    queries = load(Path(__file__).parent / "migrate.sql")
     known = migrations(folder)
-    if not await store.rows(queries["has_migrations"], database=store.database):
+    await store.learn_columns()
+    if not store.has_table("migrations"):
         return Status(applied=(), missing=tuple(known))
-    applied = await store.rows(queries["applied_migrations"])
+    applied = await store.rows(load(QUERIES)["applied_migrations"])
     if [number for number, _, _ in applied] != list(range(1, len(applied) + 1)) or len(applied) > len(known):
         names = ", ".join(name for _, name, _ in applied)
         raise Corrupt(f"the store has migrations that this version does not know, or a gap: {names}")

@@ -10,8 +10,6 @@ CREATE TABLE IF NOT EXISTS migrations
 ENGINE = ReplacingMergeTree
 ORDER BY number;
 
--- name: has_migrations
-SELECT 1 FROM system.tables WHERE database = {database:String} AND name = 'migrations';
-
 -- name: applied_migrations
+-- The ledger, in order.
 SELECT number, name, checksum FROM migrations FINAL ORDER BY number;

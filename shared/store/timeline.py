@@ -43,9 +43,7 @@ def timeline_row(event: Event, command: Command) -> Row:
     )  # fmt: skip
     if isinstance(event, f.FragmentChanged):
         before = [_json(value) for value in event.before]
-        after = [
-            "" if kind == f.UNSET else _json(value) for kind, value in zip(event.kinds, event.values, strict=True)
-        ]
+        after = ["" if kind == f.UNSET else _json(value) for kind, value in zip(event.kinds, event.values, strict=True)]
         born = (event.distinct_id, event.number, event.created_at)
         return (*head, *born, list(event.names), list(event.kinds), before, after, NOBODY, [], 0, 0, NOBODY, "")
     if isinstance(event, i.MembershipEvent):

@@ -1,0 +1,59 @@
+"""Two projectors on one group: partitions move, and the state stays right. On both logs."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import TOKEN, Stack, running, wait_for
+
+PERSONS, ROUNDS = 64, 6
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.xdist_group("kafka")])])
+def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
+    environment = {"PERSONLOG_KAFKA": request.getfixturevalue("kafka")} if request.param == "kafka" else {}
+    with running(tmp_path / "data", **environment) as started:
+        yield started
+
+
+@pytest.mark.fault
+def test_partitions_move_between_two_projectors_and_the_state_stays_right(stack: Stack) -> None:
+    expected: dict[str, dict[str, int]] = {f"p{person}": {} for person in range(PERSONS)}
+    _write(stack, expected, 0)
+    second = stack.spawn("projector", log="second.log")
+    for turn in range(1, ROUNDS):
+        _write(stack, expected, turn)
+        if turn == 2:
+            second.send_signal(signal.SIGKILL)
+            second.wait(timeout=10)
+        elif turn == 3:
+            second = stack.spawn("projector", log="third.log")
+        elif turn == 4:
+            second.send_signal(signal.SIGTERM)
+            assert second.wait(timeout=15) == 0
+    rows = stack.persons("/?limit=1000").json["results"]
+    shown = {row["distinct_ids"][0]: {k: v for k, v in row["properties"].items() if k != "last"} for row in rows}
+    assert shown == expected
+    for row in rows:
+        assert row["properties"]["last"] == ROUNDS - 1
+
+
+def _write(stack: Stack, expected: dict[str, dict[str, int]], turn: int) -> None:
+    """One batch for every person, and wait until reads reflect all of it."""
+    batch = [
+        {"event": "tick", "distinct_id": name, "properties": {"$set": {"last": turn, f"t{turn}": turn}}}
+        for name in expected
+    ]
+    sent = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": batch}, key=None)
+    assert sent.status == 200
+    for properties in expected.values():
+        properties[f"t{turn}"] = turn
+    wait_for(
+        lambda: stack.persons("/?limit=1", Min_Position=sent.headers["Position"]).status == 200,
+        60,
+        f"turn {turn} to be visible",
+    )

@@ -36,7 +36,7 @@ SESSIONS_PER_WORKER_MAX = 8
 """Sets of settings kept ready by a worker: the store client uses three."""
 
 STOP_SECONDS_MAX = 2.0
-"""A stop waits so long for running queries after killing them; what was not acknowledged may be lost."""
+"""A stop waits so long for running queries, kills them and waits once more; none of them was acknowledged."""
 
 SERVER_SETTINGS = {"mark_cache_size": 134_217_728, "index_mark_cache_size": 16_777_216}
 """The default caps are 5 GB each; 128 MB hold the marks of some million persons."""
@@ -162,8 +162,8 @@ async def serve(
             ready()
         await asyncio.Event().wait()
     finally:
+        await runner.cleanup()  # takes no more requests and lets the running ones end, if they are quick
         await engine.close()
-        await runner.cleanup()
 
 
 class _Worker:

@@ -35,8 +35,8 @@ QUEUE_REQUESTS_MAX = 512
 SESSIONS_PER_WORKER_MAX = 8
 """Sets of settings kept ready by a worker: the store client uses three."""
 
-STOP_SECONDS_MAX = 2.0
-"""A stop waits so long for running queries, kills them and waits once more; none of them was acknowledged."""
+GRACE_SECONDS, STOP_SECONDS_MAX = 0.5, 2.0
+"""A stop lets running statements end, kills them after the first and gives up on them after the second."""
 
 SERVER_SETTINGS = {"mark_cache_size": 134_217_728, "index_mark_cache_size": 16_777_216}
 """The default caps are 5 GB each; 128 MB hold the marks of some million persons."""
@@ -106,10 +106,13 @@ class Engine:
             raise EngineError("Syntax error: multi-statements are not allowed", 62, "SYNTAX_ERROR")
         return str(report["query_class"].name)
 
-    async def close(self) -> None:
-        """Kill what runs and close; an acknowledged insert is on disk already."""
+    def kill_queries(self) -> None:
+        """End what runs; its clients get error 394."""
         with suppress(RuntimeError):
             self._control.query("KILL QUERY WHERE query NOT LIKE 'KILL QUERY%' ASYNC", "Null", params={})
+
+    async def close(self) -> None:
+        """Close the connections; an acknowledged insert is on disk already."""
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS_MAX):
                 await asyncio.gather(self._reads.close(), self._writes.close())
@@ -162,7 +165,10 @@ async def serve(
             ready()
         await asyncio.Event().wait()
     finally:
-        await runner.cleanup()  # takes no more requests and lets the running ones end, if they are quick
+        stop = asyncio.create_task(runner.cleanup())  # takes no more requests, lets the running ones end
+        await asyncio.wait({stop}, timeout=GRACE_SECONDS)
+        engine.kill_queries()
+        await stop
         await engine.close()
 
 

@@ -225,7 +225,9 @@ def test_kill_9_loses_no_acknowledged_insert_and_a_stop_is_quick(tmp_path: Path)
             engine.kill()
             engine = EngineProcess(engine.data).start()
             assert curl(engine, "", b"SELECT count(), uniqExact(id) FROM t")[1] == f"{acknowledged}\t{acknowledged}\n"
-        slow = threading.Thread(target=curl, args=(engine, "", b"SELECT max(cityHash64(number)) FROM numbers(1e15)"))
+        answers: list[Any] = []
+        query = b"SELECT max(cityHash64(number)) FROM numbers(1e15)"
+        slow = threading.Thread(target=lambda: answers.append(curl(engine, "", query)))
         slow.start()
         deadline = time.monotonic() + 10
         while (
@@ -234,5 +236,6 @@ def test_kill_9_loses_no_acknowledged_insert_and_a_stop_is_quick(tmp_path: Path)
             assert time.monotonic() < deadline
         assert engine.stop() < 5
         slow.join(timeout=10)
+        assert answers[0][2]["X-ClickHouse-Exception-Code"] == "394"  # it was told, not dropped
     finally:
         engine.stop()

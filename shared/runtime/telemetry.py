@@ -1,0 +1,44 @@
+"""Metrics and logs: one closed list each, documented in docs/operations.md. Never a property value, never a key."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import structlog
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()
+
+HTTP_SECONDS = Histogram(
+    "personlog_http_seconds", "Time to answer a request.", ["method", "route", "status"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)  # fmt: skip
+CAPTURED = Counter("personlog_captured_events", "Captured events by outcome at the API.", ["outcome"])
+PROJECTED = Counter("personlog_projected_records", "Records folded, by topic and outcome.", ["topic", "outcome"])
+FLUSHED_ROWS = Counter("personlog_flushed_rows", "State rows written, by topic.", ["topic"])
+DEAD_LETTERS = Counter("personlog_dead_letters", "Records set aside, by topic.", ["topic"])
+LAG = Gauge("personlog_lag_records", "Records between the head and the position, by topic and partition.",
+            ["topic", "partition"])  # fmt: skip
+DELETIONS = Gauge("personlog_deletion_requests", "Deletion requests by state.", ["state"])
+ERASED_ROWS = Counter("personlog_erased_rows", "Rows verified as physically gone, by target.", ["target"])
+
+NAMES = tuple(sorted({metric.name for metric in REGISTRY.collect() if metric.name.startswith("personlog_")}))
+
+
+def setup_logs(service: str) -> structlog.stdlib.BoundLogger:
+    """JSON lines on stderr, or readable ones in a terminal; the logger of this process."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+    renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    return structlog.get_logger(service=service)  # type: ignore[no-any-return]

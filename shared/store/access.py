@@ -1,0 +1,110 @@
+"""Projects and keys in the store. Never keeps a key in clear: only its SHA-256 (256 random bits need no slow hash)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from uuid import UUID, uuid5
+
+import msgspec
+
+from shared.domain.errors import NotFound
+from shared.domain.ids import NAMESPACE
+from shared.store.client import Store
+from shared.store.queries import load
+
+_QUERIES = Path(__file__).with_name("access.sql")
+
+
+class ProjectRow(msgspec.Struct, frozen=True):
+    """One row of `projects`."""
+
+    project: int
+    name: str
+    token: str
+    zone: str
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """One row of `api_keys`; `projects` empty: all; `expires_at` in microseconds, 0 for never."""
+
+    id: UUID
+    name: str
+    hash: str
+    scopes: list[str]
+    projects: list[int]
+    expires_at: int
+    revoked: bool
+
+
+def hash_of(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+async def list_projects(store: Store) -> list[ProjectRow]:
+    return [ProjectRow(*row) for row in await store.rows(load(_QUERIES)["projects"])]
+
+
+async def list_keys(store: Store) -> list[KeyRow]:
+    """All keys, revoked ones too."""
+    return [KeyRow(*row[:6], bool(row[6])) for row in await store.rows(load(_QUERIES)["keys"])]
+
+
+async def create_project(store: Store, name: str, token: str, now_us: int) -> ProjectRow:
+    """A project with the next free integer."""
+    known = await list_projects(store)
+    row = ProjectRow(max((one.project for one in known), default=0) + 1, name, token, "UTC")
+    await _write_project(store, row, now_us)
+    return row
+
+
+async def create_key(store: Store, plain: str, row: KeyRow, now_us: int) -> KeyRow:
+    """Keep a key by its hash."""
+    kept = msgspec.structs.replace(row, hash=hash_of(plain))
+    await _write_key(store, kept, now_us)
+    return kept
+
+
+async def revoke_key(store: Store, named: str, now_us: int) -> KeyRow:
+    """Revoke a key by its text or its id; NotFound when there is none."""
+    for row in await list_keys(store):
+        if row.hash == hash_of(named) or str(row.id) == named:
+            revoked = msgspec.structs.replace(row, revoked=True)
+            await _write_key(store, revoked, now_us)
+            return revoked
+    raise NotFound("No such key.")
+
+
+async def ensure_bootstrap(store: Store, key: str, token: str, now: Callable[[], int]) -> None:
+    """Project 1 and the bootstrap key, when the store has no key yet; safe when two processes do it at once."""
+    if await list_keys(store):
+        return
+    await _write_project(store, ProjectRow(1, "Default project", token, "UTC"), now())
+    identity = uuid5(NAMESPACE, "bootstrap key")
+    await create_key(store, key, KeyRow(identity, "bootstrap", "", ["*"], [], 0, False), now())
+
+
+async def _write_project(store: Store, row: ProjectRow, now_us: int) -> None:
+    columns: dict[str, Sequence[object]] = {
+        "project": [row.project],
+        "version": [now_us],
+        "name": [row.name],
+        "token": [row.token],
+        "zone": [row.zone],
+    }
+    await store.insert("projects", columns)
+
+
+async def _write_key(store: Store, row: KeyRow, now_us: int) -> None:
+    columns: dict[str, Sequence[object]] = {
+        "id": [row.id],
+        "version": [now_us],
+        "name": [row.name],
+        "hash": [row.hash],
+        "scopes": [row.scopes],
+        "projects": [row.projects],
+        "expires_at": [row.expires_at],
+        "revoked": [int(row.revoked)],
+    }
+    await store.insert("api_keys", columns)

@@ -1,0 +1,13 @@
+-- name: projects
+-- Every project, as last written.
+SELECT project, name, token, zone
+FROM projects
+ORDER BY project, version DESC
+LIMIT 1 BY project
+
+-- name: keys
+-- Every key, as last written; revoked ones too.
+SELECT id, name, hash, scopes, projects, expires_at, revoked
+FROM api_keys
+ORDER BY id, version DESC
+LIMIT 1 BY id

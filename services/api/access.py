@@ -16,7 +16,6 @@ from shared.store.client import Store
 POLL_SECONDS = 2.0
 """How often keys and projects are read again; a revocation must take effect within 10 s."""
 
-SCOPES = ("person:read", "person:write", "activity_log:read")
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,8 @@ from shared.store.queries import load
 
 _QUERIES = Path(__file__).with_name("access.sql")
 
+SCOPES = ("person:read", "person:write", "activity_log:read", "*")
+
 
 class ProjectRow(msgspec.Struct, frozen=True):
     """One row of `projects`."""

@@ -1,0 +1,105 @@
+"""The API process: the composition of its parts, and what `ready` means."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from services.api import activity, capture, deletions, persons, timeline
+from services.api.access import Access
+from services.api.calls import mount
+from services.api.context import CONTEXT, Context, Stamps, uuid7
+from services.api.errors import error_middleware
+from services.api.reads import Reads
+from services.api.watermarks import Watermarks
+from shared.domain.ids import COMMANDS
+from shared.log.connect import connect_log
+from shared.log.port import Log
+from shared.runtime import telemetry
+from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.lifecycle import serve
+from shared.runtime.ops import add_ops
+from shared.runtime.settings import Settings
+from shared.store.client import Store
+
+BODY_BYTES_MAX = 21 * 1_048_576
+"""aiohttp's own limit, above every route's; the routes check theirs."""
+
+
+async def run(settings: Settings) -> None:
+    """Answer until cancelled."""
+    log = connect_log(settings)
+    store = await Store.connect(settings.store_url)
+    runner = None
+    context = None
+    try:
+        await log.start()
+        context = await build(log, store, SystemClock())
+        runner = await serve(application(context), settings.host, settings.port, reuse_port=True)
+        await asyncio.Event().wait()
+    finally:
+        if runner is not None:
+            await runner.cleanup()
+        if context is not None:
+            await context.watermarks.close()
+            await context.access.close()
+        await log.close()
+        await store.close()
+
+
+async def build(log: Log, store: Store, clock: Clock) -> Context:
+    """The parts of one API process on a started log and a connected store."""
+    access = Access(store, clock)
+    await access.start()
+    stamps = Stamps(clock)
+    reads = Reads(store, log.partitions, stamps.seen)
+    watermarks = Watermarks(store, reads.queries["watermarks"], stamps.seen)
+    await watermarks.refresh()
+    return Context(
+        log=log,
+        store=store,
+        access=access,
+        reads=reads,
+        watermarks=watermarks,
+        stamps=stamps,
+        clock=clock,
+        mint=uuid7,
+    )
+
+
+def application(context: Context) -> web.Application:
+    """All routes. The order matters: literal paths before those with an id."""
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_observe, error_middleware])
+    app[CONTEXT] = context
+    capture.register(app)
+    mount(app, (*activity.COLLECTION_ROUTES, *deletions.COLLECTION_ROUTES))
+    mount(app, (*persons.ROUTES, *activity.ROUTES, *timeline.ROUTES, *deletions.ROUTES))
+    add_ops(app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context)})
+    return app
+
+
+@web.middleware
+async def _observe(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    began = time.perf_counter()
+    response = await handler(request)
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else "unknown"
+    telemetry.HTTP_SECONDS.labels(request.method, route, response.status).observe(time.perf_counter() - began)
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+async def _log_answers(context: Context) -> str:
+    await context.log.heads(COMMANDS)
+    return ""
+
+
+async def _store_answers(context: Context) -> str:
+    await context.watermarks.refresh()
+    return ""

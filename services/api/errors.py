@@ -1,0 +1,140 @@
+"""Errors as the wire has them: exactly {"type", "code", "detail", "attr"}. Never shows what went on inside."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import orjson
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_exceptions import HTTPException, HTTPMethodNotAllowed, HTTPNotFound, HTTPRequestEntityTooLarge
+
+from shared.domain.errors import (
+    BadInput,
+    Corrupt,
+    NotFound,
+    NotYet,
+    PersonlogError,
+    PreconditionFailed,
+    Rejected,
+    Transient,
+)
+
+RETRY_SECONDS = 1
+"""What Retry-After says: a restart of any part takes about that."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ApiError(Exception):
+    """An answer that is not a success."""
+
+    def __init__(
+        self, status: int, kind: str, code: str, detail: str, *, attr: str | None = None, **headers: str
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.kind, self.code, self.detail, self.attr = status, kind, code, detail, attr
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def response(self) -> web.Response:
+        body = {"type": self.kind, "code": self.code, "detail": self.detail, "attr": self.attr}
+        return web.Response(
+            status=self.status, body=orjson.dumps(body), content_type="application/json", headers=self.headers
+        )
+
+
+def parse_error(detail: str) -> ApiError:
+    return ApiError(400, "invalid_request", "parse_error", detail)
+
+
+def field_required(attr: str) -> ApiError:
+    """Code and detail as clients of the original assert them."""
+    return ApiError(400, "validation_error", "This field is required.", "required", attr=attr)
+
+
+def not_authenticated() -> ApiError:
+    detail = "Authentication credentials were not provided."
+    return ApiError(401, "authentication_error", "not_authenticated", detail, WWW_Authenticate="Bearer")
+
+
+def authentication_failed(detail: str = "The key is wrong, revoked or expired.") -> ApiError:
+    return ApiError(401, "authentication_error", "authentication_failed", detail, WWW_Authenticate="Bearer")
+
+
+def permission_denied(scope: str | None) -> ApiError:
+    """The key lacks a scope, or covers other projects only."""
+    detail = f"The key lacks the scope {scope}." if scope else "The key has no access to this project."
+    return ApiError(403, "authentication_error", "permission_denied", detail)
+
+
+def not_found(detail: str) -> ApiError:
+    return ApiError(404, "invalid_request", "not_found", detail)
+
+
+def method_not_allowed(method: str, allowed: str) -> ApiError:
+    detail = f'Method "{method}" not allowed.'
+    return ApiError(405, "invalid_request", "method_not_allowed", detail, Allow=allowed)
+
+
+def not_acceptable() -> ApiError:
+    return ApiError(406, "invalid_request", "not_acceptable", "Accept must allow application/json or text/csv.")
+
+
+def timeout() -> ApiError:
+    return ApiError(408, "invalid_request", "timeout", "The body did not arrive in time.")
+
+
+def too_large(most: int) -> ApiError:
+    return ApiError(413, "invalid_request", "too_large", f"At most {most} bytes.")
+
+
+def unsupported_media_type(kind: str) -> ApiError:
+    return ApiError(415, "invalid_request", "unsupported_media_type", f'Unsupported media type "{kind}".')
+
+
+def of(error: PersonlogError) -> ApiError:
+    """The one table from the tree of errors to the wire."""
+    attr = error.attr if isinstance(error, BadInput) else None
+    retry = {"Retry_After": str(RETRY_SECONDS)}
+    if isinstance(error, BadInput) and error.slug == "too_large":
+        return ApiError(413, "invalid_request", "too_large", error.detail)
+    table: tuple[tuple[type[PersonlogError], int, str, str, dict[str, str]], ...] = (
+        (NotFound, 404, "invalid_request", "not_found", {}),
+        (PreconditionFailed, 412, "invalid_request", "precondition_failed", {}),
+        (Rejected, 400, "validation_error", error.slug, {}),
+        (NotYet, 503, "server_error", "projection_lag", retry),
+        (Transient, 503, "server_error", "unavailable", retry),
+        (Corrupt, 500, "server_error", "error", {}),
+    )
+    for branch, status, kind, code, headers in table:
+        if isinstance(error, branch):
+            detail = error.detail if status != 500 else "Something went wrong here."
+            return ApiError(status, kind, code, detail, attr=attr, **headers)
+    return ApiError(500, "server_error", "error", "Something went wrong here.")
+
+
+@web.middleware
+async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The outermost: whatever is raised leaves as the standard body."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return error.response()
+    except PersonlogError as error:
+        if isinstance(error, Corrupt):
+            structlog.get_logger().error("request failed", route=str(request.rel_url.path), error=error.detail)
+        return of(error).response()
+    except HTTPNotFound:
+        return not_found("Endpoint not found.").response()
+    except HTTPMethodNotAllowed as error:
+        return method_not_allowed(error.method, ", ".join(sorted(error.allowed_methods))).response()
+    except HTTPRequestEntityTooLarge:
+        return too_large(request.client_max_size).response()
+    except HTTPException as error:
+        return ApiError(error.status, "invalid_request", "error", error.reason).response()
+    except (HttpProcessingError, web.RequestPayloadError, UnicodeDecodeError) as error:
+        return parse_error(f"The body cannot be read: {type(error).__name__}").response()
+    except Exception as error:  # the last line of defence: the client learns nothing, the operator does
+        structlog.get_logger().exception("unexpected", route=str(request.rel_url.path), error=type(error).__name__)
+        return ApiError(500, "server_error", "error", "Something went wrong here.").response()

@@ -1,0 +1,262 @@
+"""`personlog`: the one entry point. Each command imports what it needs only when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from shared.domain.errors import PersonlogError
+from shared.runtime.settings import Settings, SettingsError, read, with_keys
+
+DONE, FOUND_WRONG, BAD_USAGE = 0, 1, 2
+DAY_US = 86_400_000_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 1 found something wrong, 2 bad usage or settings."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings, made = with_keys(read(os.environ))
+        if options.check:
+            print("\n".join(settings.describe()))
+            return DONE
+        return int(options.command(settings, options, made) or DONE)
+    except SettingsError as error:
+        print(f"personlog: {error.detail}", file=sys.stderr)
+        return BAD_USAGE
+    except PersonlogError as error:
+        print(f"personlog: {error.detail}", file=sys.stderr)
+        return FOUND_WRONG
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="personlog", description="An event-sourced person store.")
+    parser.add_argument("--check", action="store_true", help="print the effective settings, secrets masked, and end")
+    commands = parser.add_subparsers(required=False, metavar="COMMAND")
+    parser.set_defaults(command=lambda settings, options, made: parser.print_help() or BAD_USAGE)
+    for name, command, text in (
+        ("up", _up, "run everything here: engine, api, projector, deleter"),
+        ("api", _api, "run one API process"),
+        ("projector", _projector, "run one projector process"),
+        ("deleter", _deleter, "run the deleter"),
+        ("engine", _engine, "run the embedded ClickHouse engine"),
+        ("migrate", _migrate, "create or upgrade the tables, the first project and key"),
+        ("doctor", _doctor, "check settings, log and store"),
+    ):
+        commands.add_parser(name, help=text).set_defaults(command=command)
+    _key_commands(commands)
+    projects = commands.add_parser("projects", help="projects").add_subparsers(required=True, metavar="COMMAND")
+    create = projects.add_parser("create", help="create a project; prints its id and token")
+    create.add_argument("name")
+    create.set_defaults(command=_project_create)
+    projects.add_parser("list").set_defaults(command=_project_list)
+    deletions = commands.add_parser("deletions", help="deletions").add_subparsers(required=True, metavar="COMMAND")
+    deletions.add_parser("run", help="one deletion window, now").set_defaults(command=_deletions_run)
+    return parser
+
+
+def _key_commands(commands: Any) -> None:
+    keys = commands.add_parser("keys", help="personal keys").add_subparsers(required=True, metavar="COMMAND")
+    create = keys.add_parser("create", help="create a key; it is printed once")
+    create.add_argument("--name", default="")
+    create.add_argument("--scopes", required=True, help="person:read,person:write,activity_log:read or *")
+    create.add_argument("--projects", required=True, help="1,2 or all")
+    create.add_argument("--expires", default="", help="30d")
+    create.set_defaults(command=_key_create)
+    keys.add_parser("list").set_defaults(command=_key_list)
+    revoke = keys.add_parser("revoke")
+    revoke.add_argument("key", help="the key or its id")
+    revoke.set_defaults(command=_key_revoke)
+
+
+def _up(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from services.up import up
+
+    return up(settings, announce_keys=made)
+
+
+def _api(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+    from services.api.app import run
+
+    _serve(run(settings), "api")
+
+
+def _projector(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+    from services.projector.app import run
+
+    _serve(run(settings), "projector")
+
+
+def _deleter(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+    from services.deleter.app import run
+
+    _serve(run(settings), "deleter")
+
+
+def _engine(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+    from shared.store.engine import serve
+
+    _serve(
+        serve(
+            data=settings.data / "engine",
+            host="127.0.0.1",
+            port=settings.engine_port,
+            user="personlog",
+            password=settings.engine_password,
+        ),
+        "engine",
+    )
+
+
+def _serve(main: Any, service: str) -> None:
+    from shared.runtime.lifecycle import run
+    from shared.runtime.telemetry import setup_logs
+
+    setup_logs(service).info("started")
+    run(main)
+
+
+def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]]) -> int:
+    from shared.store.client import Store
+
+    async def go() -> int:
+        store = await Store.connect(settings.store_url)
+        try:
+            return await act(store) or DONE
+        finally:
+            await store.close()
+
+    return asyncio.run(go())
+
+
+def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from shared.runtime.clock import SystemClock
+    from shared.store.access import ensure_bootstrap
+    from shared.store.migrate import migrate
+
+    async def act(store: Any) -> None:
+        for name in await migrate(store):
+            print(f"applied {name}")
+        await ensure_bootstrap(store, settings.personal_key, settings.project_token, SystemClock().now_us)
+
+    return _with_store(settings, act)
+
+
+def _doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from shared.domain.ids import COMMANDS
+    from shared.log.connect import connect_log
+    from shared.store.migrate import status
+
+    async def act(store: Any) -> int:
+        missing = (await status(store)).missing
+        print(f"store: {'ok' if not missing else f'migrations missing: {missing}; run personlog migrate'}")
+        log = connect_log(settings)
+        await log.start()
+        try:
+            records = sum(head.offset + 1 for head in await log.heads(COMMANDS))
+            print(f"log: ok, {records} commands in {log.partitions()[COMMANDS]} partitions")
+        finally:
+            await log.close()
+        return FOUND_WRONG if missing else DONE
+
+    return _with_store(settings, act)
+
+
+def _key_create(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    import secrets
+
+    from shared.runtime.clock import SystemClock
+    from shared.store.access import SCOPES, KeyRow, create_key
+
+    scopes = [scope.strip() for scope in options.scopes.split(",")]
+    if unknown := [scope for scope in scopes if scope not in SCOPES]:
+        raise SettingsError(f"--scopes: {unknown[0]} is none of {', '.join(SCOPES)}")
+    now = SystemClock().now_us()
+    plain = "phx_" + secrets.token_urlsafe(32)
+
+    async def act(store: Any) -> None:
+        from uuid import uuid4
+
+        row = KeyRow(uuid4(), options.name, "", scopes, _projects(options.projects), _expiry(options.expires, now), False)
+        await create_key(store, plain, row, now)
+        print(plain)
+
+    return _with_store(settings, act)
+
+
+def _key_list(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from shared.store.access import list_keys
+
+    async def act(store: Any) -> None:
+        for row in await list_keys(store):
+            projects = ",".join(map(str, row.projects)) or "all"
+            state = "revoked" if row.revoked else f"expires {row.expires_at}" if row.expires_at else "active"
+            print(f"{row.id}  {','.join(row.scopes)}  projects {projects}  {state}  {row.name}")
+
+    return _with_store(settings, act)
+
+
+def _key_revoke(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from shared.runtime.clock import SystemClock
+    from shared.store.access import revoke_key
+
+    async def act(store: Any) -> None:
+        print(f"revoked {(await revoke_key(store, options.key, SystemClock().now_us())).id}")
+
+    return _with_store(settings, act)
+
+
+def _project_create(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    import secrets
+
+    from shared.runtime.clock import SystemClock
+    from shared.store.access import create_project
+
+    async def act(store: Any) -> None:
+        token = "phc_" + secrets.token_urlsafe(32)
+        row = await create_project(store, options.name, token, SystemClock().now_us())
+        print(f"{row.project} {row.token}")
+
+    return _with_store(settings, act)
+
+
+def _project_list(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from shared.store.access import list_projects
+
+    async def act(store: Any) -> None:
+        for row in await list_projects(store):
+            print(f"{row.project}  {row.token}  {row.name}")
+
+    return _with_store(settings, act)
+
+
+def _deletions_run(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+    from services.deleter.app import run_once
+    from shared.runtime.lifecycle import run
+
+    run(run_once(settings))
+
+
+def _projects(text: str) -> list[int]:
+    if text == "all":
+        return []
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingsError(f"--projects: {text} is not a list of integers, nor all") from None
+
+
+def _expiry(text: str, now: int) -> int:
+    if not text:
+        return 0
+    if not text.endswith("d") or not text[:-1].isdigit():
+        raise SettingsError(f"--expires: {text} does not look like 30d")
+    return now + int(text[:-1]) * DAY_US
+
+
+if __name__ == "__main__":
+    sys.exit(main())

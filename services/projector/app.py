@@ -1,0 +1,82 @@
+"""The projector process: one worker for commands, one for identity, and the operator's endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+
+from aiohttp import web
+
+from services.projector.fold import Folder, FragmentFolder, IdentityFolder
+from services.projector.tables import ClickHouseTables
+from services.projector.worker import Progress, Worker
+from shared.log.connect import connect_log
+from shared.log.port import Log
+from shared.runtime import telemetry
+from shared.runtime.lifecycle import serve
+from shared.runtime.ops import add_ops
+from shared.runtime.settings import Settings
+from shared.store.client import Store
+
+GROUP = "projector"
+
+GC_THRESHOLDS = (50_000, 20, 50)
+"""The default collects in the middle of every batch: 1.7-2.1 times slower. Rows make no cycles."""
+
+
+async def run(settings: Settings) -> None:
+    """Project until cancelled."""
+    log = connect_log(settings)
+    store = await Store.connect(settings.store_url)
+    runner = None
+    try:
+        await log.start()
+        tables = ClickHouseTables(store)
+        folders: tuple[Folder, ...] = (FragmentFolder(), IdentityFolder())
+        workers = [
+            Worker(
+                log=log,
+                reader=log.reader(folder.topic, GROUP),
+                tables=tables,
+                folder=folder,
+                monotonic=time.monotonic,
+                observe=_observe,
+            )
+            for folder in folders
+        ]
+        app = web.Application()
+        add_ops(app, {"partitions": lambda: _stopped(workers), "lag": lambda: _lag(log, workers)})
+        runner = await serve(app, "127.0.0.1", settings.ops_port)
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        async with asyncio.TaskGroup() as group:
+            for worker in workers:
+                group.create_task(worker.run(), name="worker")
+    finally:
+        if runner is not None:
+            await runner.cleanup()
+        await log.close()
+        await store.close()
+
+
+def _observe(progress: Progress) -> None:
+    for outcome, count in progress.outcomes.items():
+        telemetry.PROJECTED.labels(progress.topic, outcome).inc(count)
+    telemetry.FLUSHED_ROWS.labels(progress.topic).inc(progress.rows)
+    if progress.dead:
+        telemetry.DEAD_LETTERS.labels(progress.topic).inc(progress.dead)
+
+
+async def _stopped(workers: list[Worker]) -> str:
+    stopped = sorted(partition for worker in workers for partition in worker.stopped)
+    return f"stopped after too many dead letters: partitions {stopped}" if stopped else ""
+
+
+async def _lag(log: Log, workers: list[Worker]) -> str:
+    """Lag never makes a projector unready; it is measured here because somebody asks here."""
+    for worker in workers:
+        for partition, position in worker.positions.items():
+            heads = {head.partition: head.offset for head in await log.heads(position.topic)}
+            telemetry.LAG.labels(position.topic, partition).set(heads[partition] - position.offset)
+    return ""

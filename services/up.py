@@ -1,0 +1,273 @@
+"""`personlog up`: engine, api, projector and deleter as child processes, kept alive. Never touches data itself.
+
+The supervisor imports none of the heavy libraries: it stays small, and cannot be what crashes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from shared.runtime.settings import PREFIX, Settings, SettingsError
+
+BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.1, 5.0
+"""Between two starts of a child: at once after a kill, and no busy loop when it cannot start."""
+
+HEALTHY_SECONDS = 30.0
+"""A child that ran so long starts again without back-off."""
+
+STOP_SECONDS_MAX = 8.0
+"""Children that have not ended by then are killed: all must have ended within 10 s, and nothing needs longer."""
+
+READY_SECONDS_MAX = 120.0
+"""A start that takes longer has failed; it takes 3 s on a quiet machine."""
+
+LOG_BYTES_MAX = 10_000_000
+"""One child's log file; the one before it is kept as .1."""
+
+LINE_BYTES_MAX = 65_536
+"""A longer line of a child's output is cut there."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+def up(settings: Settings, *, announce_keys: bool) -> int:
+    """Supervise until SIGTERM or SIGINT; 0 when everything ended cleanly."""
+    run = settings.data / "run"
+    run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _only_one(run / "up.lock", settings.data):
+        for name, host, port in (("API", settings.host, settings.port), ("engine", "127.0.0.1", settings.engine_port)):
+            if name == "API" or settings.embedded:
+                _check_port(name, host, port)
+        if announce_keys:
+            print(f"generated keys, kept in {settings.data / 'keys.env'}:", flush=True)
+            print(f"  PERSONLOG_PERSONAL_KEY={settings.personal_key}", flush=True)
+            print(f"  PERSONLOG_PROJECT_TOKEN={settings.project_token}", flush=True)
+        return asyncio.run(Supervisor(settings).run())
+
+
+class Supervisor:
+    """The children and their lives."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._run = settings.data / "run"
+        self._logs = settings.data / "logs"
+        self._stopping = asyncio.Event()
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+
+    async def run(self) -> int:
+        self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        _write_pid(self._run / "up.pid", os.getpid())
+        keepers: dict[str, asyncio.Task[None]] = {}
+        try:
+            if self._settings.embedded:
+                keepers["engine"] = asyncio.create_task(self._keep("engine"), name="engine")
+                await self._until(lambda: _answers(f"http://127.0.0.1:{self._settings.engine_port}/ping"), "engine")
+            if not self._stopping.is_set():
+                await self._migrate()
+            for name in ("api", "projector", "deleter"):
+                keepers[name] = asyncio.create_task(self._keep(name), name=name)
+            host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host
+            await self._until(lambda: _answers(f"http://{host}:{self._settings.port}/readyz"), "api")
+            if not self._stopping.is_set():
+                print(f"ready http://{host}:{self._settings.port}", flush=True)
+            await self._stopping.wait()
+            return 0
+        except SettingsError as error:
+            print(f"personlog: {error.detail}", file=sys.stderr, flush=True)
+            return 1
+        finally:
+            self._stopping.set()
+            await self._stop(keepers)
+
+    async def _keep(self, name: str) -> None:
+        """Start a child again whenever it ends, until stopping."""
+        backoff = BACKOFF_SECONDS_MIN / 2
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            process = await self._start(name)
+            code = await process.wait()
+            (self._run / f"{name}.pid").unlink(missing_ok=True)
+            if self._stopping.is_set():
+                return
+            backoff = next_backoff(backoff, time.monotonic() - began)
+            print(f"personlog: {name} ended with {code}; starting it again", file=sys.stderr, flush=True)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), backoff)
+
+    async def _start(self, name: str) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.cli",
+            name,
+            env=self._environment(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            limit=LINE_BYTES_MAX,
+            preexec_fn=_die_with(os.getpid()),
+            start_new_session=True,
+        )
+        self._processes[name] = process
+        _write_pid(self._run / f"{name}.pid", process.pid)
+        asyncio.create_task(self._pump(name, process), name=f"log of {name}").add_done_callback(_owned)
+        return process
+
+    async def _pump(self, name: str, process: asyncio.subprocess.Process) -> None:
+        """A child's output goes into its file; what a person should see goes to the terminal too."""
+        assert process.stdout is not None
+        log = BoundedLog(self._logs / f"{name}.log")
+        try:
+            while True:
+                try:
+                    line = await process.stdout.readuntil(b"\n")
+                except asyncio.LimitOverrunError as error:
+                    line = await process.stdout.readexactly(error.consumed)
+                except asyncio.IncompleteReadError as error:
+                    log.write(error.partial)
+                    return
+                log.write(line)
+                if b'"level": "info"' not in line and b'"level":"info"' not in line:
+                    sys.stderr.buffer.write(f"{name}: ".encode() + line)
+                    sys.stderr.flush()
+        finally:
+            log.close()
+
+    async def _migrate(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.cli", "migrate",
+            env=self._environment(), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            preexec_fn=_die_with(os.getpid()),
+        )  # fmt: skip
+        if await process.wait() != 0:
+            raise SettingsError("the tables could not be created; see above")
+
+    async def _until(self, check: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + READY_SECONDS_MAX
+        while not self._stopping.is_set():
+            if await asyncio.to_thread(check):
+                return
+            if time.monotonic() > deadline:
+                raise SettingsError(f"{what} was not ready within {READY_SECONDS_MAX:.0f} s; see {self._logs}")
+            await asyncio.sleep(0.03)
+
+    async def _stop(self, keepers: dict[str, asyncio.Task[None]]) -> None:
+        """The services first, the engine last, so that a flush on its way can end."""
+        deadline = time.monotonic() + STOP_SECONDS_MAX
+        for group in (("api", "projector", "deleter"), ("engine",)):
+            for name in group:
+                self._signal(name, signal.SIGTERM)
+            waiting = [keepers[name] for name in group if name in keepers]
+            if waiting:
+                await asyncio.wait(waiting, timeout=max(0.1, deadline - time.monotonic()))
+            for name in group:
+                self._signal(name, signal.SIGKILL)
+            await asyncio.gather(*waiting, return_exceptions=True)
+        (self._run / "up.pid").unlink(missing_ok=True)
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        process = self._processes.get(name)
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+
+    def _environment(self) -> dict[str, str]:
+        resolved = {
+            PREFIX + name.upper(): str(value)
+            for name, value in msgspec.structs.asdict(self._settings).items()
+            if name != "data"
+        }
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        return plain | resolved | {PREFIX + "DATA": str(self._settings.data.resolve()), "PYTHONUNBUFFERED": "1"}
+
+
+class BoundedLog:
+    """A log file that is moved to .1 when it is full."""
+
+    def __init__(self, path: Path, most: int = LOG_BYTES_MAX) -> None:
+        self._path, self._most = path, most
+        self._file: IO[bytes] = path.open("ab", buffering=0)
+
+    def write(self, line: bytes) -> None:
+        if self._file.tell() + len(line) > self._most:
+            self._file.close()
+            self._path.replace(self._path.with_suffix(".log.1"))
+            self._file = self._path.open("ab", buffering=0)
+        self._file.write(line)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def next_backoff(backoff: float, ran_seconds: float) -> float:
+    """Twice the last one, at most the limit; from the start again after a healthy run."""
+    return BACKOFF_SECONDS_MIN if ran_seconds >= HEALTHY_SECONDS else min(2 * backoff, BACKOFF_SECONDS_MAX)
+
+
+@contextlib.contextmanager
+def _only_one(path: Path, data: Path) -> Iterator[None]:
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(f"personlog up is already running on {data}") from None
+        yield
+
+
+def _check_port(name: str, host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SettingsError(f"port {port} for the {name} is taken on {host} ({error.strerror})") from None
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """Let the kernel end a child with its supervisor: sturdier than a pipe, for a child may be too busy to read one."""
+
+    def prepare() -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
+
+
+def _write_pid(path: Path, pid: int) -> None:
+    scratch = path.with_suffix(".new")
+    scratch.write_text(f"{pid}\n")
+    scratch.replace(path)
+
+
+def _owned(task: asyncio.Task[None]) -> None:
+    """A pump ends with its child; what it raised is the supervisor's to see."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        print(f"personlog: {task.get_name()}: {error}", file=sys.stderr, flush=True)

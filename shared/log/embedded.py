@@ -1,0 +1,365 @@
+"""The log in a local SQLite file, shared by the processes of one machine. Never loses what it acknowledged.
+
+Group commit: one writer thread a process; what is appended while it commits is its next commit, with one fsync.
+SQLite's own busy handler starves the second writer (p99 379 ms), so writers take turns by `flock` (27 ms). One row
+holds one frame: the records of one commit for one partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import sqlite3
+import struct
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from shared.domain.errors import Corrupt, LogUnavailable
+from shared.domain.ids import Position
+from shared.log.groups import Membership
+from shared.log.port import APPEND_SECONDS_MAX, Entry, Record
+
+COMMIT_BYTES_MAX = 8_000_000
+"""Records of one commit: one fsync stays under the deadline on a slow disk."""
+
+PENDING_BYTES_MAX = 64_000_000
+"""Records waiting for a commit in one process; above it clients are told, before memory grows."""
+
+POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.002, 0.01
+"""A reader looks at `PRAGMA data_version` every 2 ms while records come, every 10 ms when idle."""
+
+SYNC_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "busy_timeout=5000")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, partitions INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS frames (
+    part INTEGER NOT NULL, base INTEGER NOT NULL, count INTEGER NOT NULL, at INTEGER NOT NULL, data BLOB NOT NULL,
+    UNIQUE (part, base)
+);
+"""
+_LENGTHS = struct.Struct(">II")
+_PART_BASE = 1_000_000
+
+
+class _Pending(NamedTuple):
+    entries: Sequence[Entry]
+    bytes: int
+    future: asyncio.Future[list[Position]]
+    loop: asyncio.AbstractEventLoop
+
+
+class EmbeddedLog:
+    """The log under `path`; `partitions` count only when the log is new."""
+
+    def __init__(self, path: Path, partitions: Mapping[str, int]) -> None:
+        self._path, self._wanted = path, dict(partitions)
+        self._partitions: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
+        self._pending: list[_Pending] = []
+        self._pending_bytes = 0
+        self._wake = threading.Condition()
+        self._closing = False
+        self._writer: threading.Thread | None = None
+        self._executor = ThreadPoolExecutor(1, "log-heads")
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self._open)
+        self._writer = threading.Thread(target=self._write, name="log-writer", daemon=True)
+        self._writer.start()
+
+    async def close(self) -> None:
+        """Commit what is pending, then end."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._writer is not None:
+            await asyncio.to_thread(self._writer.join)
+        self._executor.shutdown()
+
+    def partitions(self) -> dict[str, int]:
+        return dict(self._partitions)
+
+    async def append(self, entries: Sequence[Entry]) -> list[Position]:
+        size = sum(len(entry.key) + len(entry.value) for entry in entries)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Position]] = loop.create_future()
+        with self._wake:
+            if self._closing or self._pending_bytes + size > PENDING_BYTES_MAX:
+                raise LogUnavailable("The log is closing." if self._closing else "The log does not keep up.")
+            self._pending.append(_Pending(entries, size, future, loop))
+            self._pending_bytes += size
+            self._wake.notify()
+        try:
+            async with asyncio.timeout(APPEND_SECONDS_MAX):
+                return await future
+        except TimeoutError:
+            raise LogUnavailable from None
+
+    async def heads(self, topic: str) -> list[Position]:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._heads, topic)
+
+    def reader(self, topic: str, group: str) -> EmbeddedReader:
+        return EmbeddedReader(self._path, topic, group, (self._numbers[topic], self._partitions[topic]))
+
+    async def forget(self, before_us: int) -> int:
+        """Retention: drop whole frames older than that, never a partition's newest; the number of frames dropped."""
+        return await asyncio.to_thread(self._forget, before_us)
+
+    def _open(self) -> None:
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._turn(), _connect(self._path) as db:
+            db.executescript(_SCHEMA)
+            for number, (topic, count) in enumerate(sorted(self._wanted.items())):
+                db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, count))
+            for topic, number, count in db.execute("SELECT name, number, partitions FROM topics"):
+                self._partitions[topic], self._numbers[topic] = count, number
+        db.close()
+
+    def _turn(self) -> _Flock:
+        return _Flock(self._path / "write.lock")
+
+    def _heads(self, topic: str) -> list[Position]:
+        db = _connect(self._path)
+        try:
+            return [
+                Position(topic, partition, _next_offset(db, self._part(topic, partition)) - 1)
+                for partition in range(self._partitions[topic])
+            ]
+        except sqlite3.OperationalError as error:
+            raise LogUnavailable(f"The log cannot be read: {error}") from error
+        finally:
+            db.close()
+
+    def _part(self, topic: str, partition: int) -> int:
+        return self._numbers[topic] * _PART_BASE + partition
+
+    def _write(self) -> None:
+        """The writer thread: one commit after the other."""
+        db = _connect(self._path)
+        lock = self._turn()
+        offsets: dict[int, int] = {}
+        seen = -1
+        while (group := self._next_group()) is not None:
+            try:
+                with lock:
+                    db.execute("BEGIN IMMEDIATE")
+                    version = db.execute("PRAGMA data_version").fetchone()[0]
+                    if version != seen:  # another process has written: the remembered offsets are old
+                        offsets.clear()
+                        seen = version
+                    positions = self._insert(db, group, offsets)
+                    db.execute("COMMIT")
+            except sqlite3.Error as error:
+                offsets.clear()
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                _answer(group, LogUnavailable(f"The log could not be written: {error}"))
+            else:
+                _answer(group, positions)
+        db.close()
+
+    def _next_group(self) -> list[_Pending] | None:
+        with self._wake:
+            while not self._pending:
+                if self._closing:
+                    return None
+                self._wake.wait()
+            size = 0
+            for index, pending in enumerate(self._pending):
+                size += pending.bytes
+                if index and size > COMMIT_BYTES_MAX:
+                    group, self._pending = self._pending[:index], self._pending[index:]
+                    break
+            else:
+                group, self._pending = self._pending, []
+            self._pending_bytes -= sum(pending.bytes for pending in group)
+            return group
+
+    def _insert(self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int]) -> list[list[Position]]:
+        frames: dict[int, list[bytes]] = {}
+        positions: list[list[Position]] = []
+        bases: dict[int, int] = {}
+        for pending in group:
+            mine: list[Position] = []
+            for topic, partition, key, value in pending.entries:
+                part = self._part(topic, partition)
+                if part not in frames:
+                    if part not in offsets:
+                        offsets[part] = _next_offset(db, part)
+                    frames[part], bases[part] = [], offsets[part]
+                frames[part] += (_LENGTHS.pack(len(key), len(value)), key, value)
+                mine.append(Position(topic, partition, bases[part] + len(frames[part]) // 3 - 1))
+            positions.append(mine)
+        at = time.time_ns() // 1_000
+        rows = [(part, bases[part], len(data) // 3, at, b"".join(data)) for part, data in frames.items()]
+        db.executemany("INSERT INTO frames VALUES (?, ?, ?, ?, ?)", rows)
+        for part, base, count, _, _ in rows:
+            offsets[part] = base + count
+        return positions
+
+    def _forget(self, before_us: int) -> int:
+        db = _connect(self._path)
+        try:
+            with self._turn(), db:
+                db.execute("BEGIN IMMEDIATE")
+                dropped = db.execute(
+                    "DELETE FROM frames WHERE at < ? AND base < (SELECT max(base) FROM frames newest"
+                    " WHERE newest.part = frames.part)",
+                    (before_us,),
+                ).rowcount
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            return dropped
+        finally:
+            db.close()
+
+
+class EmbeddedReader:
+    """One member of a group. Reads run in a thread of its own; the loop only looks whether anything changed."""
+
+    def __init__(self, path: Path, topic: str, group: str, numbered: tuple[int, int]) -> None:
+        self._path, self._topic = path, topic
+        self._number, count = numbered
+        self._membership = Membership(path / "groups", f"{group}.{topic}", count)
+        self._next: dict[int, int] = {}
+        self._db: sqlite3.Connection | None = None
+        self._executor = ThreadPoolExecutor(1, "log-reader")
+        self._seen = -1
+        self._more = True
+        self._turn = 0
+
+    async def start(self) -> None:
+        self._db = _connect(self._path)
+        self._membership.join()
+
+    async def close(self) -> None:
+        self._membership.leave()
+        self._executor.shutdown()
+        if self._db is not None:
+            self._db.close()
+
+    def assigned(self) -> frozenset[int]:
+        return self._membership.assigned
+
+    def seek(self, position: Position) -> None:
+        if position.partition in self._membership.assigned:
+            self._next[position.partition] = position.next
+            self._more = True
+
+    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+        assert self._db is not None
+        deadline = time.monotonic() + wait_seconds
+        pause = POLL_SECONDS_MIN
+        while True:
+            if self._membership.rebalance(time.monotonic()):
+                self._next = {part: at for part, at in self._next.items() if part in self._membership.assigned}
+                return []
+            if self._changed() and self._next:
+                found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, records_max)
+                if found:
+                    return found
+            rest = deadline - time.monotonic()
+            if rest <= 0:
+                return []
+            await asyncio.sleep(min(pause, rest))
+            pause = min(pause * 1.2, POLL_SECONDS_MAX)
+
+    async def commit(self, positions: Sequence[Position]) -> None:
+        """Nobody reads it: lag is head minus the position rows."""
+
+    def _changed(self) -> bool:
+        assert self._db is not None
+        version = self._db.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._seen:
+            self._seen = version
+            self._more = True
+        return self._more
+
+    def _read(self, records_max: int) -> list[Record]:
+        """Partition by partition; the one after the last comes first next time, so that none starves."""
+        assert self._db is not None
+        found: list[Record] = []
+        partitions = sorted(self._next)
+        start = self._turn % len(partitions)
+        for partition in partitions[start:] + partitions[:start]:
+            if len(found) >= records_max:
+                return found
+            found += self._read_partition(partition, records_max - len(found))
+            self._turn += 1
+        self._more = len(found) >= records_max
+        return found
+
+    def _read_partition(self, partition: int, most: int) -> list[Record]:
+        assert self._db is not None
+        part, offset = self._number * _PART_BASE + partition, self._next[partition]
+        first = self._db.execute(
+            "SELECT max(base) FROM frames WHERE part = ? AND base <= ?", (part, offset)
+        ).fetchone()[0]
+        rows = self._db.execute(
+            "SELECT base, at, data FROM frames WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
+            (part, first or 0, most + 1),
+        )
+        found: list[Record] = []
+        for base, at, data in rows:
+            if base > offset + len(found):
+                raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
+            for index, (key, value) in enumerate(_unpack(data), start=base):
+                if index >= offset and len(found) < most:
+                    found.append(Record(self._topic, partition, index, at, key, value))
+            if len(found) >= most:
+                break
+        self._next[partition] = offset + len(found)
+        return found
+
+
+class _Flock:
+    """Writers of all processes take turns; the kernel lets go of the lock when its holder dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("w")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path / "log.sqlite", isolation_level=None, check_same_thread=False)
+    for pragma in SYNC_PRAGMAS:
+        db.execute(f"PRAGMA {pragma}")
+    return db
+
+
+def _next_offset(db: sqlite3.Connection, part: int) -> int:
+    row = db.execute("SELECT base + count FROM frames WHERE part = ? ORDER BY base DESC LIMIT 1", (part,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _unpack(data: bytes) -> Iterable[tuple[bytes, bytes]]:
+    at = 0
+    while at < len(data):
+        key, value = _LENGTHS.unpack_from(data, at)
+        at += _LENGTHS.size
+        yield data[at : at + key], data[at + key : at + key + value]
+        at += key + value
+
+
+def _answer(group: list[_Pending], outcome: list[list[Position]] | LogUnavailable) -> None:
+    """Hand the outcome to each waiter on its own loop; one that was cancelled concerns nobody else."""
+
+    def tell() -> None:
+        for index, pending in enumerate(group):
+            if pending.future.done():
+                continue
+            if isinstance(outcome, LogUnavailable):
+                pending.future.set_exception(LogUnavailable(outcome.detail))
+            else:
+                pending.future.set_result(outcome[index])
+
+    group[0].loop.call_soon_threadsafe(tell)

@@ -1,0 +1,135 @@
+"""The log in memory: the twin that tests and simulation run on. Never durable, never with a task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from shared.domain.errors import Corrupt
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
+from shared.log.port import Entry, Record
+
+PARTITIONS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}
+
+
+class MemoryLog:
+    """One log for everybody who holds the object."""
+
+    def __init__(self, partitions: Mapping[str, int] | None = None, now_us: Callable[[], int] = lambda: 0) -> None:
+        self._partitions = dict(partitions or PARTITIONS)
+        self._now_us = now_us
+        self._records: dict[tuple[str, int], list[Record]] = {
+            (topic, partition): [] for topic, count in self._partitions.items() for partition in range(count)
+        }
+        self._forgotten: dict[tuple[str, int], int] = {}
+        self._groups: dict[tuple[str, str], list[MemoryReader]] = {}
+        self._changed = asyncio.Event()
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def partitions(self) -> dict[str, int]:
+        return dict(self._partitions)
+
+    async def append(self, entries: Sequence[Entry]) -> list[Position]:
+        positions = []
+        for topic, partition, key, value in entries:
+            records = self._records[topic, partition]
+            records.append(Record(topic, partition, len(records), self._now_us(), key, value))
+            positions.append(records[-1].position)
+        self._wake()
+        return positions
+
+    async def heads(self, topic: str) -> list[Position]:
+        return [
+            Position(topic, partition, len(self._records[topic, partition]) - 1)
+            for partition in range(self._partitions[topic])
+        ]
+
+    def reader(self, topic: str, group: str) -> MemoryReader:
+        return MemoryReader(self, topic, group)
+
+    def records(self, topic: str) -> list[Record]:
+        """Everything ever appended to a topic, partition by partition."""
+        return [
+            record for partition in range(self._partitions[topic]) for record in self._records[topic, partition]
+        ]
+
+    def forget(self, topic: str, partition: int, before: int) -> None:
+        """Retention: the records below offset `before` can no longer be fetched."""
+        self._forgotten[topic, partition] = before
+
+    def _join(self, reader: MemoryReader) -> None:
+        self._groups.setdefault((reader.topic, reader.group), []).append(reader)
+        self._rebalance(reader.topic, reader.group)
+
+    def _leave(self, reader: MemoryReader) -> None:
+        self._groups[reader.topic, reader.group].remove(reader)
+        self._rebalance(reader.topic, reader.group)
+
+    def _rebalance(self, topic: str, group: str) -> None:
+        members = self._groups[topic, group]
+        for index, member in enumerate(members):
+            member.assign(frozenset(range(index, self._partitions[topic], len(members))))
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _read(self, topic: str, partition: int, offset: int, most: int) -> list[Record]:
+        if offset < self._forgotten.get((topic, partition), 0):
+            raise Corrupt(f"The records of {topic}/{partition} from {offset} on are gone.")
+        return self._records[topic, partition][offset : offset + most]
+
+
+class MemoryReader:
+    """One member; partitions are dealt out by the order of joining."""
+
+    def __init__(self, log: MemoryLog, topic: str, group: str) -> None:
+        self._log, self.topic, self.group = log, topic, group
+        self._assigned: frozenset[int] = frozenset()
+        self._next: dict[int, int] = {}
+
+    async def start(self) -> None:
+        self._log._join(self)  # noqa: SLF001  # one module, one implementation
+
+    async def close(self) -> None:
+        self._log._leave(self)  # noqa: SLF001
+        self.assign(frozenset())
+
+    def assign(self, partitions: frozenset[int]) -> None:
+        """Set what this member holds; tests make two members overlap with it."""
+        self._assigned = partitions
+        self._next = {partition: offset for partition, offset in self._next.items() if partition in partitions}
+
+    def assigned(self) -> frozenset[int]:
+        return self._assigned
+
+    def seek(self, position: Position) -> None:
+        if position.partition in self._assigned:
+            self._next[position.partition] = position.next
+
+    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+        before, changed = self._assigned, self._log._changed  # noqa: SLF001
+        found = self._take(records_max)
+        if found or self._assigned != before:
+            return found
+        try:
+            await asyncio.wait_for(changed.wait(), wait_seconds)
+        except TimeoutError:
+            return []
+        return self._take(records_max)
+
+    async def commit(self, positions: Sequence[Position]) -> None: ...
+
+    def _take(self, most: int) -> list[Record]:
+        found: list[Record] = []
+        for partition in sorted(self._next):
+            if len(found) >= most:
+                break
+            records = self._log._read(self.topic, partition, self._next[partition], most - len(found))  # noqa: SLF001
+            self._next[partition] += len(records)
+            found += records
+        return found

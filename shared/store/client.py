@@ -122,6 +122,13 @@ class Store:
             body = await self._client.raw_query(query.sql, parameters, settings=READ_SETTINGS, fmt="Native")
             return _decode(body) if len(body) <= INLINE_BYTES_MAX else await asyncio.to_thread(_decode, body)
 
+    async def rows_with_hidden(self, query: Query, **parameters: Any) -> list[tuple[Any, ...]]:
+        """The same, and it also sees rows that a lightweight delete has hidden and nothing has erased yet."""
+        settings = {**READ_SETTINGS, "apply_deleted_mask": "0"}  # within the query, readonly=1 would refuse it
+        async with _failures(query.name, READ_SECONDS_MAX):
+            body = await self._client.raw_query(query.sql, parameters, settings=settings, fmt="Native")
+            return await asyncio.to_thread(_decode, body)
+
     async def insert(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Insert column-wise, in one INSERT of one block; nothing if there are no rows."""
         count = len(next(iter(columns.values()), ()))
@@ -136,7 +143,8 @@ class Store:
         """Run a statement that returns no rows: DDL, a mutation, a lightweight delete."""
         named = query if isinstance(query, Query) else Query(name=query.partition("\n")[0][:80], sql=query)
         async with _failures(named.name, COMMAND_SECONDS_MAX):
-            await self._client.command(named.sql, parameters)
+            # Not `command`: that puts parameters into the URL, which ends at 8 KB.
+            await self._client.raw_query(named.sql, parameters)
 
     async def create_database(self) -> None:
         async with _failures("create database", COMMAND_SECONDS_MAX):

@@ -1,0 +1,215 @@
+"""The deleter process: requests from the log to the ledger, a sweep while the window is open. Never talks to the API.
+
+There is one owner: whoever holds the only partition of the deletions topic. `personlog deletions run` sweeps beside
+it, so two locks lie in the data directory, and both processes must run on that machine: `sweep.lock` is held for a
+whole sweep, `ledger.lock` for each change of pending requests, so that a cancel and the start of hiding exclude each
+other. Once hiding has begun, only the sweep changes a request. The kernel lets go of both when their holder dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from services.deleter.intake import Intake
+from services.deleter.ledger import Ledger
+from services.deleter.sweep import Sweep
+from services.deleter.window import Window
+from shared.domain.deletion import OPEN, DeletionRequest
+from shared.domain.errors import Rejected, Transient
+from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY
+from shared.log.connect import connect_log
+from shared.log.embedded import EmbeddedLog
+from shared.log.port import RETENTION_SECONDS, Log
+from shared.runtime import telemetry
+from shared.runtime.clock import SystemClock
+from shared.runtime.lifecycle import serve
+from shared.runtime.ops import add_ops
+from shared.runtime.settings import Settings
+from shared.store.client import Store, StoreError
+
+GROUP = "deleter"
+
+SWEEP_SECONDS = 60.0
+"""Between two looks: requests that come while the window is open share a sweep, for each rewrites whole partitions."""
+
+RETRY_SECONDS = 900.0
+"""After a sweep with failures: what failed seldom helps itself sooner, and each attempt lengthens the history."""
+
+PROJECTED_SECONDS_MAX = 10.0
+"""How long a sweep waits for the projector to pass what the log holds; else only erased profiles are worked on."""
+
+LOCK_SECONDS_MAX = 30.0
+"""How long to wait for the other process: taking requests over lasts milliseconds, a sweep may last the window."""
+
+FORGET_SECONDS, FORGET_RETRY_SECONDS = 86_400.0, 3_600.0
+"""The embedded log forgets once a day; an hour later when the projector is behind."""
+
+REASON_CHARS_MAX = 300
+
+
+class Deleter:
+    """The parts of the process, and what they do together."""
+
+    def __init__(self, settings: Settings, log: Log, store: Store) -> None:
+        self.window = Window(cron=settings.window, hours=settings.window_hours, zone=settings.window_zone)
+        self.ledger = Ledger(store, self.window)
+        self.now_us = SystemClock().now_us
+        self.trouble = ""
+        self._log, self._store = log, store
+        self._locks = settings.data / "run"
+        self._say = structlog.get_logger(service="deleter")
+
+    def lock(self, name: str) -> AbstractAsyncContextManager[None]:
+        return locked(self._locks / f"{name}.lock", LOCK_SECONDS_MAX)
+
+    async def sweep(self, closes_at: int | None) -> list[DeletionRequest]:
+        """One run; the requests that it has brought to an end."""
+        async with self.lock("sweep"):
+            states = await self._observe()
+            if not states.keys() & set(OPEN):
+                return []
+            run = Sweep(self._store, self.ledger, self.now_us, closes_at=closes_at, lock=partial(self.lock, "ledger"))
+            try:
+                ended = await run.run(projected=await self._projected(run))
+            except StoreError as error:
+                await run.fail(error.detail[:REASON_CHARS_MAX])
+                raise
+            for request in ended:
+                if request.state == "verified":
+                    for target, rows in request.hidden.items():
+                        telemetry.ERASED_ROWS.labels(target).inc(rows)
+            await self._observe()
+            return ended
+
+    async def sweep_in_windows(self, owns: Callable[[], bool]) -> None:
+        """Sweep whenever the window is open and this process is the owner, until cancelled."""
+        while True:
+            pause = SWEEP_SECONDS
+            closes_at = self.window.closes_at(self.now_us())
+            if closes_at is not None and owns():
+                try:
+                    ended = await self.sweep(closes_at)
+                    failed = [request.reason for request in ended if request.state == "failed"]
+                    self.trouble = f"{len(failed)} requests failed: {failed[0]}" if failed else ""
+                except (Transient, StoreError) as error:
+                    self.trouble = error.detail
+                if self.trouble:
+                    pause = RETRY_SECONDS
+                    self._say.warning("sweep", trouble=self.trouble)
+            await asyncio.sleep(pause)
+
+    async def forget(self, owns: Callable[[], bool]) -> None:
+        """Keep the embedded log's retention, once a day, until cancelled; Kafka keeps its own."""
+        while isinstance(self._log, EmbeddedLog):
+            pause = FORGET_RETRY_SECONDS
+            try:
+                if owns() and await self._all_taken_over():
+                    await self._log.forget(self.now_us() - RETENTION_SECONDS * 1_000_000)
+                    pause = FORGET_SECONDS
+            except Transient as error:
+                self._say.warning("forget", trouble=error.detail)
+            await asyncio.sleep(pause)
+
+    async def check(self) -> str:
+        """What is wrong, for /readyz: a failed sweep is reported in the ledger and does not make the process unready."""
+        await self._observe()
+        return ""
+
+    async def _all_taken_over(self) -> bool:
+        """Whether everything in the log now is in the tables: only then may the old be forgotten."""
+        for head in await self._log.heads(DELETIONS):
+            if (await self.ledger.position(head.partition)).offset < head.offset:
+                return False
+        return await self._projected(Sweep(self._store, self.ledger, self.now_us))
+
+    async def _projected(self, run: Sweep) -> bool:
+        heads = [*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)]
+        deadline = time.monotonic() + PROJECTED_SECONDS_MAX
+        while not await run.projected(heads):
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.1)
+        return True
+
+    async def _observe(self) -> dict[str, int]:
+        states = await self.ledger.states()
+        for state, count in states.items():
+            telemetry.DELETIONS.labels(state).set(count)
+        return states
+
+
+async def run(settings: Settings) -> None:
+    """Take requests over and sweep in the windows, until cancelled."""
+    log, store = connect_log(settings), await Store.connect(settings.store_url)
+    runner = None
+    try:
+        await log.start()
+        deleter = Deleter(settings, log, store)
+        intake = Intake(
+            log=log,
+            reader=log.reader(DELETIONS, GROUP),
+            ledger=deleter.ledger,
+            lock=partial(deleter.lock, "ledger"),
+            now_us=deleter.now_us,
+        )
+        app = web.Application()
+        add_ops(app, {"ledger": deleter.check})
+        runner = await serve(app, "127.0.0.1", settings.ops_port)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(intake.run(), name="intake")
+            group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
+            group.create_task(deleter.forget(intake.owns), name="forget")
+    finally:
+        if runner is not None:
+            await runner.cleanup()
+        await log.close()
+        await store.close()
+
+
+async def run_once(settings: Settings) -> None:
+    """Sweep once, now, whatever the window. Rejected when a request failed or had to stay pending."""
+    log, store = connect_log(settings), await Store.connect(settings.store_url)
+    try:
+        await log.start()
+        deleter = Deleter(settings, log, store)
+        ended = await deleter.sweep(None)
+        left = sum(count for state, count in (await deleter.ledger.states()).items() if state in OPEN)
+    finally:
+        await log.close()
+        await store.close()
+    counts = Counter(request.state for request in ended)
+    print(f"{counts['verified']} verified, {counts['failed']} failed, {left} left open")
+    if left:
+        reasons = sorted({request.reason for request in ended if request.state == "failed"})
+        raise Rejected(f"{left} deletion requests are left open. {' '.join(reasons)}".rstrip())
+
+
+@asynccontextmanager
+async def locked(path: Path, seconds: float) -> AsyncIterator[None]:
+    """Hold the file's lock. Raises Transient when another process keeps it for so long."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + seconds
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Transient(f"{path.name} is held by another process.") from None
+                await asyncio.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,117 @@
+"""From the deletions topic to the ledger. Never decides when something is deleted.
+
+Rows first, then the position: a crash between the two replays records, and the ledger takes them twice for once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import orjson
+
+from services.deleter.ledger import Ledger
+from shared.domain.commands import Cancel, DeletionCommand, Request, decode
+from shared.domain.errors import BadRecord, Corrupt, Transient
+from shared.domain.ids import DEAD, DELETIONS, Position
+from shared.log.port import Entry, Log, Reader, Record
+from shared.runtime import telemetry
+
+BATCH_RECORDS_MAX = 500
+"""A request may name 2,500 members: 100 KB each."""
+
+FETCH_SECONDS = 0.5
+
+BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.1, 5.0
+"""Between attempts while the log or the store is away."""
+
+
+class Intake:
+    """The one member of the deleter's group that holds the partition; others stand by."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        reader: Reader,
+        ledger: Ledger,
+        lock: Callable[[], AbstractAsyncContextManager[None]],
+        now_us: Callable[[], int],
+    ) -> None:
+        self._log, self._reader, self._ledger = log, reader, ledger
+        self._lock, self._now_us = lock, now_us
+        self._positions: dict[int, Position] = {}
+
+    def owns(self) -> bool:
+        return bool(self._positions)
+
+    async def run(self) -> None:
+        """Take requests over until cancelled."""
+        backoff = BACKOFF_SECONDS_MIN
+        await self._reader.start()
+        try:
+            while True:
+                try:
+                    await self.turn()
+                    backoff = BACKOFF_SECONDS_MIN
+                except Transient:
+                    self._positions.clear()
+                    await asyncio.sleep(backoff)
+                    backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
+        finally:
+            await self._reader.close()
+
+    async def turn(self) -> None:
+        """One fetch: partition by partition into the ledger."""
+        await self._take_over()
+        records = await self._reader.fetch(records_max=BATCH_RECORDS_MAX, wait_seconds=FETCH_SECONDS)
+        for partition in {record.partition for record in records} & self._positions.keys():
+            await self._take([record for record in records if record.partition == partition])
+
+    async def _take_over(self) -> None:
+        assigned = self._reader.assigned()
+        for lost in self._positions.keys() - assigned:
+            del self._positions[lost]
+        gained = sorted(assigned - self._positions.keys())
+        heads = {head.partition: head for head in await self._log.heads(DELETIONS)} if gained else {}
+        for partition in gained:
+            position = await self._ledger.position(partition)
+            if position.offset > heads[partition].offset:
+                raise Corrupt(f"The ledger is ahead of the log: {position} after {heads[partition]}.")
+            self._reader.seek(position)
+            self._positions[partition] = position
+
+    async def _take(self, records: list[Record]) -> None:
+        commands: list[DeletionCommand] = []
+        dead: list[Entry] = []
+        for record in records:
+            try:
+                commands.append(_command(record))
+            except BadRecord as error:
+                dead.append(_dead_letter(record, error.detail))
+        last = records[-1].position
+        async with self._lock():
+            if dead:
+                await self._log.append(dead)
+                telemetry.DEAD_LETTERS.labels(DELETIONS).inc(len(dead))
+            if await self._ledger.position(last.partition) != self._positions[last.partition]:
+                self._positions.clear()  # somebody else has gone on; start again from where they are
+                return
+            await self._ledger.take(commands, self._now_us())
+            await self._ledger.advance(last)
+        self._positions[last.partition] = last
+        await self._reader.commit([last])
+
+
+def _command(record: Record) -> DeletionCommand:
+    command = decode(record.value)
+    if not isinstance(command, Request | Cancel):
+        raise BadRecord(f"A {type(command).__name__} does not belong into {DELETIONS}.")
+    return command
+
+
+def _dead_letter(record: Record, reason: str) -> Entry:
+    """The original bytes behind one line of JSON that says where they come from and why they are here."""
+    head = {"topic": record.topic, "partition": record.partition, "offset": record.offset, "reason": reason[:1_000]}
+    return Entry(DEAD, 0, record.key, orjson.dumps(head) + b"\n" + record.value)

@@ -1,0 +1,133 @@
+-- name: tombstones
+-- The two facts of an erasure that stay in the timeline, for the fragments of a run.
+SELECT fragment, topic, version, erase, toUnixTimestamp64Micro(at) AS at
+FROM timeline
+WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
+    AND topic IN ('fragment.erased', 'person.deleted')
+LIMIT 1 BY fragment, topic, version
+
+-- name: erased
+-- Which delete each fragment's row has applied; it only rises, so the highest is the newest.
+SELECT fragment, max(erased) AS erased
+FROM fragments
+WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
+GROUP BY fragment
+
+-- name: positions
+-- How far the projector is: the position rows of both topics that it folds.
+SELECT fragment, max(version) FROM fragments WHERE project = 0 AND fragment IN {keys:Array(UUID)} GROUP BY fragment
+UNION ALL
+SELECT fragment, max(version) FROM identity WHERE project = 0 AND fragment IN {keys:Array(UUID)} GROUP BY fragment
+
+-- name: hide_timeline
+-- Everything of the life before the erasure; the two tombstone topics stay. The comparison with {plan} is always true:
+-- it makes the text of this mutation one of its kind, so that no other run can take its end for theirs.
+DELETE FROM timeline
+WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
+    AND topic NOT IN ('fragment.erased', 'person.deleted')
+    AND version < if(startsWith(topic, 'person.'),
+        transform(fragment, {fragments:Array(UUID)}, {iver:Array(UInt64)}, toUInt64(0)),
+        transform(fragment, {fragments:Array(UUID)}, {life:Array(UInt64)}, toUInt64(0)))
+    AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
+SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
+
+-- name: remnants_timeline
+-- The rows that hide_timeline hides; always one row: the sum, and who they belong to.
+SELECT sum(found), groupArray(fragment), groupArray(found)
+FROM
+(
+    SELECT fragment, count() AS found
+    FROM timeline
+    WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
+        AND topic NOT IN ('fragment.erased', 'person.deleted')
+        AND version < if(startsWith(topic, 'person.'),
+            transform(fragment, {fragments:Array(UUID)}, {iver:Array(UInt64)}, toUInt64(0)),
+            transform(fragment, {fragments:Array(UUID)}, {life:Array(UInt64)}, toUInt64(0)))
+    GROUP BY fragment
+)
+
+-- name: hide_fragments
+-- Superseded rows: the engine keeps them, old properties and all, until it happens to merge their parts. Every row of
+-- a life before the erasure says `erased` below the delete's identity version; the erased row and what follows do not.
+-- Not OPTIMIZE FINAL: that would rewrite the whole table for one person.
+DELETE FROM fragments
+WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
+    AND erased < transform(fragment, {fragments:Array(UUID)}, {iver:Array(UInt64)}, toUInt64(0))
+    AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
+SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
+
+-- name: remnants_fragments
+-- The rows that hide_fragments hides.
+SELECT sum(found), groupArray(fragment), groupArray(found)
+FROM
+(
+    SELECT fragment, count() AS found
+    FROM fragments
+    WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
+        AND erased < transform(fragment, {fragments:Array(UUID)}, {iver:Array(UInt64)}, toUInt64(0))
+    GROUP BY fragment
+)
+
+-- name: hide_captured_events
+-- Of an erased person: what came before the erase record. Of one who stays: what was received up to the cut-off.
+DELETE FROM captured_events
+WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
+    AND (version < transform(fragment, {fragments:Array(UUID)}, {captured:Array(UInt64)}, toUInt64(0))
+        OR toUnixTimestamp64Micro(received_at)
+            <= transform(fragment, {fragments:Array(UUID)}, {captured_at:Array(Int64)}, toInt64(-1)))
+    AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
+SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
+
+-- name: remnants_captured_events
+-- The rows that hide_captured_events hides.
+SELECT sum(found), groupArray(fragment), groupArray(found)
+FROM
+(
+    SELECT fragment, count() AS found
+    FROM captured_events
+    WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
+        AND (version < transform(fragment, {fragments:Array(UUID)}, {captured:Array(UInt64)}, toUInt64(0))
+            OR toUnixTimestamp64Micro(received_at)
+                <= transform(fragment, {fragments:Array(UUID)}, {captured_at:Array(Int64)}, toInt64(-1)))
+    GROUP BY fragment
+)
+
+-- name: hide_recordings
+-- Sessions in which a member took part and that began up to the cut-off.
+DELETE FROM recordings
+WHERE project IN {projects:Array(UInt32)} AND hasAny(fragments, {fragments:Array(UUID)})
+    AND arrayExists(member -> toUnixTimestamp64Micro(started_at)
+        <= transform(member, {fragments:Array(UUID)}, {recorded_at:Array(Int64)}, toInt64(-1)), fragments)
+    AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
+SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
+
+-- name: remnants_recordings
+-- The rows that hide_recordings hides, each counted for every member in it.
+SELECT sum(found), groupArray(fragment), groupArray(found)
+FROM
+(
+    SELECT arrayJoin(arrayIntersect(fragments, {fragments:Array(UUID)})) AS fragment, count() AS found
+    FROM recordings
+    WHERE project IN {projects:Array(UInt32)} AND hasAny(fragments, {fragments:Array(UUID)})
+        AND arrayExists(member -> toUnixTimestamp64Micro(started_at)
+            <= transform(member, {fragments:Array(UUID)}, {recorded_at:Array(Int64)}, toInt64(-1)), fragments)
+    GROUP BY fragment
+)
+
+-- name: masked_partitions
+-- Where rows are hidden and not erased.
+SELECT DISTINCT table, partition_id
+FROM system.parts
+WHERE database = currentDatabase() AND active AND has_lightweight_delete AND table IN {tables:Array(String)}
+ORDER BY table, partition_id
+
+-- name: unfinished_mutations
+-- Somebody's mutations that still run; always one row.
+SELECT count(), any(latest_fail_reason)
+FROM system.mutations
+WHERE database = currentDatabase() AND NOT is_done AND table IN {tables:Array(String)}
+
+-- name: erase_partition
+-- Rewrite the parts of one partition without their hidden rows.
+ALTER TABLE {table:Identifier} APPLY DELETED MASK IN PARTITION ID {partition:String}
+SETTINGS mutations_sync = 2

@@ -1,0 +1,141 @@
+"""Capture v0: what SDKs send. Answers 200 only when every event is durable. Never waits for the projection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from services.api import errors
+from services.api.access import Project
+from services.api.calls import read_body
+from services.api.capture_body import INFLATED_BYTES_MAX, Captured, decode
+from services.api.capture_events import Scene, commands_of, time_of, token_of
+from services.api.context import CONTEXT, Context, position_header
+from shared.domain.commands import Command
+from shared.domain.errors import BadInput
+from shared.runtime import telemetry
+
+PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
+
+BODY_BYTES_MAX = INFLATED_BYTES_MAX
+"""Of a body as sent; after decompression the same limit holds."""
+
+SKEW_US_MAX = 366 * 86_400_000_000
+"""A sender whose clock seems to be off by more has sent nonsense as sent_at; it is not believed."""
+
+_OK = b'{"status":"Ok"}'
+
+
+def register(app: web.Application) -> None:
+    """Add the capture routes; a trailing slash is optional."""
+    for path in PATHS:
+        resource = app.router.add_resource(path + "{slash:/?}")
+        resource.add_route("POST", capture)
+        resource.add_route("GET", capture)
+        resource.add_route("OPTIONS", preflight)
+    for path in ("/flags", "/decide"):
+        resource = app.router.add_resource(path + "{slash:/?}")
+        resource.add_route("POST", flags)
+        resource.add_route("OPTIONS", preflight)
+
+
+async def preflight(request: web.Request) -> web.Response:
+    return web.Response(headers=cors(request), body=_OK, content_type="application/json")
+
+
+async def flags(request: web.Request) -> web.Response:
+    """No flags: what keeps an SDK quiet."""
+    body = b'{"flags":{},"featureFlags":{},"errorsWhileComputingFlags":false}'
+    return web.Response(headers=cors(request), body=body, content_type="application/json")
+
+
+async def capture(request: web.Request) -> web.Response:
+    """One request of events: the good ones are appended in one piece, the first bad one is named."""
+    try:
+        return await _capture(request)
+    except errors.ApiError as error:
+        error.headers |= cors(request)
+        raise
+
+
+async def _capture(request: web.Request) -> web.Response:
+    context = request.app[CONTEXT]
+    body = await read_body(request, BODY_BYTES_MAX)
+    try:
+        captured = decode(body, request.content_type, request.query)
+        project = _project(context, captured)
+        good, refused = _commands(context, captured, project)
+        positions = await context.append(good) if good else []
+    except BadInput as error:
+        raise errors.of(error) from None
+    stored = len(captured.events) - len(refused)
+    telemetry.CAPTURED.labels("stored").inc(stored)
+    if refused:
+        telemetry.CAPTURED.labels("refused").inc(len(refused))
+        raise _refusal(captured, refused, stored)
+    headers = cors(request) | position_header(positions)
+    if request.query.get("beacon") == "1":
+        return web.Response(status=204, headers=headers)
+    return web.Response(body=_OK, headers=headers, content_type="application/json")
+
+
+def cors(request: web.Request) -> dict[str, str]:
+    """Browsers of any origin may send: origin and requested headers are mirrored."""
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return {}
+    return {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Credentials": "true",
+        "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+        "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", "Content-Type"),
+        "Access-Control-Expose-Headers": "Position",
+        "Vary": "Origin",
+    }
+
+
+def _commands(
+    context: Context, captured: Captured, project: Project
+) -> tuple[list[Command], list[tuple[int, BadInput]]]:
+    received_at = context.clock.now_us()
+    sent_at = time_of(captured.sent_at)
+    skew = sent_at - received_at if sent_at is not None else 0
+    scene = Scene(
+        project=project.id,
+        received_at=received_at,
+        skew=skew if abs(skew) <= SKEW_US_MAX else 0,
+        historical=captured.historical,
+        mint=context.mint,
+    )
+    first = context.stamps.reserve(len(captured.events))
+    good: list[Command] = []
+    refused: list[tuple[int, BadInput]] = []
+    for index, event in enumerate(captured.events):
+        try:
+            good += commands_of(event, first + index, scene)
+        except BadInput as error:
+            refused.append((index, error))
+    return good, refused
+
+
+def _project(context: Context, captured: Captured) -> Project:
+    """The batch's token wins; else every event must carry the same one."""
+    tokens: set[Any] = {captured.token} if captured.token else {token_of(event) for event in captured.events}
+    if len(tokens) > 1:
+        raise errors.authentication_failed("The events carry different tokens.")
+    token = tokens.pop()
+    if not token:
+        raise errors.not_authenticated()
+    project = context.access.by_token(token)
+    if project is None:
+        raise errors.authentication_failed("No project has this token.")
+    return project
+
+
+def _refusal(captured: Captured, refused: list[tuple[int, BadInput]], stored: int) -> errors.ApiError:
+    index, error = refused[0]
+    where = f"batch[{index}]" if captured.batch else ""
+    attr = ".".join(part for part in (where, error.attr) if part) or None
+    detail = f"{error.detail} {stored} stored, {len(refused)} refused." if captured.batch else error.detail
+    return errors.ApiError(400, "validation_error", error.slug, detail, attr=attr)

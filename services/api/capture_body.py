@@ -1,0 +1,152 @@
+"""A captured request's bytes to events: decompression, decoding, cleaning, all bounded. Pure; never stores anything."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+import msgspec
+
+from services.api import errors
+from services.api.values import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
+from shared.domain.errors import BadInput
+
+INFLATED_BYTES_MAX = 20 * 1_048_576
+"""Of one request after decompression: the original's limit for batches."""
+
+INFLATE_RATIO_MAX = 200
+"""JSON of events shrinks 10 to 30 times; a bomb shrinks 1,000 times."""
+
+EVENTS_MAX = 10_000
+"""Events of one request; SDKs send 100."""
+
+_GZIP = b"\x1f\x8b\x08"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+class Captured(msgspec.Struct, frozen=True, kw_only=True):
+    """The events of a request, as sent, and what it says of all of them."""
+
+    events: list[Any]
+    token: str | None = None
+    sent_at: Any = None
+    historical: bool = False
+    batch: bool = False
+
+
+def decode(body: bytes, content_type: str, query: Mapping[str, str]) -> Captured:
+    """The events of a request. Raises ApiError or BadInput in the documented shapes."""
+    compression = query.get("compression", "")
+    if not body and "data" in query:
+        body = _base64(query["data"].encode("utf-8", "replace")) or query["data"].encode()
+    elif content_type == "application/x-www-form-urlencoded" and not body.startswith((b"{", b"[", _GZIP)):
+        form = parse_qs(body.decode("latin-1"), max_num_fields=100)
+        data = form.get("data", [""])[0]
+        compression = compression or form.get("compression", [""])[0]
+        body = _base64(data.replace(" ", "+").encode("latin-1")) or data.encode("latin-1")
+    elif compression == "base64" or not body.lstrip()[:1] in (b"{", b"[", b"\x1f"):
+        body = _base64(body) or body
+    if body.startswith(_GZIP):
+        body = inflate(body)
+    elif compression in ("gzip", "gzip-js"):
+        raise BadInput("The body is not gzip.", attr="compression")
+    return _shape(parse(body), query)
+
+
+def inflate(body: bytes) -> bytes:
+    """One gzip member within the limits; anything else is a BadInput or too large."""
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    most = min(INFLATED_BYTES_MAX, max(65_536, len(body) * INFLATE_RATIO_MAX))
+    try:
+        plain = inflater.decompress(body, most + 1)
+    except zlib.error:
+        raise BadInput("The gzip data is broken.") from None
+    if len(plain) > most:
+        raise errors.too_large(INFLATED_BYTES_MAX)
+    if not inflater.eof or inflater.unused_data:
+        raise BadInput("The gzip data is cut off, or has more than one member.")
+    return plain
+
+
+def parse(body: bytes) -> Any:
+    """JSON, with what cannot be text (lone surrogates, broken UTF-8) replaced; BadInput-like parse_error otherwise."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if isinstance(error, RecursionError) or not (_SURROGATE.search(body) or isinstance(error, UnicodeDecodeError)):
+            raise errors.parse_error(f"The body is not JSON: {error}"[:300]) from None
+    cleaned = _replace_lone_surrogates(body.decode("utf-8", "replace"))
+    try:
+        return msgspec.json.decode(cleaned)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise errors.parse_error(f"The body is not JSON: {error}"[:300]) from None
+
+
+def clean(value: dict[str, Any], attr: str) -> dict[str, Any]:
+    """Properties with NUL replaced in every text; BadInput for what cannot be stored: integers, depth."""
+    return _clean(value, attr, 1)  # type: ignore[no-any-return]
+
+
+def clean_text(text: str) -> str:
+    return text.replace("\x00", "\ufffd")
+
+
+def _clean(value: Any, attr: str, depth: int) -> Any:
+    if isinstance(value, str):
+        return clean_text(value) if "\x00" in value else value
+    if isinstance(value, dict | list):
+        if depth > DEPTH_MAX:
+            raise BadInput(f"Nested deeper than {DEPTH_MAX}.", attr=attr)
+        if isinstance(value, dict):
+            return {clean_text(name): _clean(item, attr, depth + 1) for name, item in value.items()}
+        return [_clean(item, attr, depth + 1) for item in value]
+    if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
+        raise BadInput("Integers must fit into 64 bits.", attr=attr)
+    return value
+
+
+def _shape(value: Any, query: Mapping[str, str]) -> Captured:
+    sent_at = query.get("sent_at") or (query["_"] if query.get("_", "").isdigit() else None)
+    if isinstance(value, list):
+        captured = Captured(events=value, sent_at=sent_at, batch=True)
+    elif isinstance(value, dict) and isinstance(value.get("batch"), list):
+        token = next((value[key] for key in ("api_key", "token") if isinstance(value.get(key), str)), None)
+        captured = Captured(
+            events=value["batch"],
+            token=token,
+            sent_at=value.get("sent_at", sent_at),
+            historical=value.get("historical_migration") is True,
+            batch=True,
+        )
+    elif isinstance(value, dict):
+        captured = Captured(
+            events=[value],
+            sent_at=value.get("sent_at", sent_at),
+            historical=value.get("historical_migration") is True,
+        )
+    else:
+        raise errors.parse_error("The body must be an event, a list of events, or a batch.")
+    if not captured.events:
+        raise BadInput("The batch is empty.", attr="batch")
+    if len(captured.events) > EVENTS_MAX:
+        raise BadInput(f"At most {EVENTS_MAX} events at once.", attr="batch")
+    return captured
+
+
+def _base64(body: bytes) -> bytes | None:
+    try:
+        return base64.b64decode(body.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _replace_lone_surrogates(text: str) -> bytes:
+    """`\\ud83d` without its other half becomes U+FFFD; whole pairs stay."""
+    pair = re.compile(r"\\(?:\\|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2})")
+    fixed = pair.sub(lambda match: match[0] if len(match[0]) != 6 else "\\ufffd", text)
+    return fixed.encode("utf-8", "replace")

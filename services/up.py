@@ -105,7 +105,6 @@ class Supervisor:
             began = time.monotonic()
             process = await self._start(name)
             code = await process.wait()
-            (self._run / f"{name}.pid").unlink(missing_ok=True)
             if self._stopping.is_set():
                 return
             backoff = next_backoff(backoff, time.monotonic() - began)
@@ -182,7 +181,8 @@ class Supervisor:
             for name in group:
                 self._signal(name, signal.SIGKILL)
             await asyncio.gather(*waiting, return_exceptions=True)
-        (self._run / "up.pid").unlink(missing_ok=True)
+        for name in ("up", *keepers):
+            (self._run / f"{name}.pid").unlink(missing_ok=True)
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         process = self._processes.get(name)

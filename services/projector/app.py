@@ -75,6 +75,7 @@ async def _stopped(workers: list[Worker]) -> str:
 
 async def _lag(log: Log, workers: list[Worker]) -> str:
     """Lag never makes a projector unready; it is measured here because somebody asks here."""
+    telemetry.LAG.clear()
     for worker in workers:
         for partition, position in worker.positions.items():
             heads = {head.partition: head.offset for head in await log.heads(position.topic)}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import TOKEN, Stack, running, wait_for
+from tests.support.processes import TOKEN, Stack, free_port, running, wait_for
 
 PERSONS, ROUNDS = 64, 6
 
@@ -24,14 +26,14 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
 def test_partitions_move_between_two_projectors_and_the_state_stays_right(stack: Stack) -> None:
     expected: dict[str, dict[str, int]] = {f"p{person}": {} for person in range(PERSONS)}
     _write(stack, expected, 0)
-    second = stack.spawn("projector", log="second.log")
+    second = _join(stack)
     for turn in range(1, ROUNDS):
         _write(stack, expected, turn)
         if turn == 2:
             second.send_signal(signal.SIGKILL)
             second.wait(timeout=10)
         elif turn == 3:
-            second = stack.spawn("projector", log="third.log")
+            second = _join(stack)
         elif turn == 4:
             second.send_signal(signal.SIGTERM)
             assert second.wait(timeout=15) == 0
@@ -40,6 +42,24 @@ def test_partitions_move_between_two_projectors_and_the_state_stays_right(stack:
     assert shown == expected
     for row in rows:
         assert row["properties"]["last"] == ROUNDS - 1
+
+
+def _join(stack: Stack) -> subprocess.Popen[bytes]:
+    """Start one more projector, and wait until it holds partitions."""
+    port = free_port()
+    process = stack.spawn("projector", log="joined.log", PERSONLOG_OPS_PORT=str(port))
+
+    def holds() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+                pass
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+                return b'personlog_lag_records{partition="' in response.read()
+        except OSError:
+            return False
+
+    wait_for(holds, 40, "the joined projector to hold partitions")
+    return process
 
 
 def _write(stack: Stack, expected: dict[str, dict[str, int]], turn: int) -> None:

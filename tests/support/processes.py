@@ -91,22 +91,22 @@ class Stack:
         )
         return time.monotonic() - began
 
-    def run(self, *command: str, log: str) -> subprocess.Popen[bytes]:
+    def run(self, *command: str, log: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start one personlog command of this stack in the background."""
         self.data.mkdir(parents=True, exist_ok=True)
         with (self.data / log).open("ab") as out:
             return subprocess.Popen(
                 [sys.executable, "-m", "services.cli", *command],
                 cwd=ROOT,
-                env=self.environment,
+                env=self.environment | environment,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
             )
 
-    def spawn(self, *command: str, log: str) -> subprocess.Popen[bytes]:
+    def spawn(self, *command: str, log: str, **environment: str) -> subprocess.Popen[bytes]:
         """Like `run`, and ended with the stack."""
-        process = self.run(*command, log=log)
+        process = self.run(*command, log=log, **environment)
         self._extra.append(process)
         return process
 

@@ -1,0 +1,237 @@
+"""`make bench`: each question measured side by side in one run, in turns; medians into bench/results.md.
+
+Never a test: the machines are noisy, so only ratios within a run mean anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import orjson
+
+from bench.load import load, post
+from services.api.reads import Reads
+from services.projector.rows import FRAGMENTS, columns
+from shared.domain.commands import Write, encode, route
+from shared.domain.ids import COMMANDS, IDENTITY, Position, fragment_id
+from shared.log.embedded import EmbeddedLog
+from shared.log.port import Entry
+from shared.runtime.settings import read, with_keys
+from shared.store.client import Store
+from tests.support.processes import ROOT, TOKEN, Stack, free_port, running, wait_for
+
+TURNS = 5
+"""Each side is measured so often, in turns; the median counts."""
+
+SECONDS = 2.0
+CONNECTIONS = 64
+COMMANDS_COUNT, PERSONS, INSERT_ROWS = 100_000, 20_000, 10_000
+READS = 2_000
+
+Row = tuple[str, str, str, str, str]
+
+
+def main() -> None:
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="personlog-bench-") as folder:
+        print("acknowledged appends against a bare aiohttp handler", flush=True)
+        rows += appends(Path(folder) / "append")
+        print("projected commands against raw column-wise insert, and coalesced reads", flush=True)
+        rows += projection(Path(folder) / "project")
+    text = report(rows)
+    print(text)
+    path = ROOT / "bench" / "results.md"
+    head = "# Results\n\nWritten by `make bench`, the newest first. Ratios hold within a run; the figures beside them are of that machine.\n"
+    older = path.read_text().removeprefix(head) if path.exists() else ""
+    path.write_text(head + "\n" + text + older)
+
+
+def appends(data: Path) -> list[Row]:
+    """One captured event a request, 64 connections: personlog with everything on, and the bare handler."""
+    port = free_port()
+    bare = subprocess.Popen([sys.executable, "-m", "bench.bare", str(port)], cwd=ROOT)
+    try:
+        with running(data) as stack:
+            wait_for(lambda: _listens(port), 20, "the bare handler")
+            ours, limit, slow = [], [], []
+            for _ in range(TURNS):
+                rate, latencies = asyncio.run(load(stack.port, _event, connections=CONNECTIONS, seconds=SECONDS))
+                ours.append(rate)
+                slow.append(latencies[int(len(latencies) * 0.99)] * 1_000)
+                limit.append(asyncio.run(load(port, _event, connections=CONNECTIONS, seconds=SECONDS))[0])
+    finally:
+        bare.terminate()
+        bare.wait(timeout=10)
+    return [_row("acknowledged append / bare aiohttp handler, c = 64", ours, limit, f"p99 {statistics.median(slow):.0f} ms")]
+
+
+def projection(data: Path) -> list[Row]:
+    """A projector process that catches up on a filled log, raw inserts into the same engine, then reads of the result."""
+    stack = Stack(data)
+    settings, _ = with_keys(read(stack.environment))
+    positions = asyncio.run(_fill(data / "log", settings.topics))
+    environment = stack.environment
+    engine = stack.spawn("engine", log="engine.log")
+    projector = None
+    try:
+        wait_for(lambda: _answers(f"http://127.0.0.1:{stack.engine_port}/ping"), 30, "the engine")
+        assert stack.call("migrate").returncode == 0
+        projector = stack.spawn("projector", log="projector.log")
+        rate = asyncio.run(_caught_up(settings.store_url, positions))
+        projector.terminate()
+        projector.wait(timeout=15)
+        raw, one, many = asyncio.run(_side_by_side(settings.store_url))
+    finally:
+        stack.stop()
+    assert environment and engine
+    return [
+        _row("projected commands, with timeline / raw insert rows", [rate], raw, f"{COMMANDS_COUNT:,} commands, cold"),
+        _row("coalesced GET / one query each, 64 in flight", many, one, f"{PERSONS:,} persons"),
+    ]
+
+
+async def _fill(path: Path, topics: dict[str, int]) -> list[Position]:
+    """100,000 commands of about 300 bytes for 20,000 persons: 4 set, 3 set_once, 1 unset."""
+    log = EmbeddedLog(path, topics)
+    await log.start()
+    try:
+        counts = log.partitions()
+        for start in range(0, COMMANDS_COUNT, 1_000):
+            commands = [_command(number) for number in range(start, start + 1_000)]
+            await log.append([Entry(*route(one, counts), encode(one)) for one in commands])
+        return await log.heads(COMMANDS)
+    finally:
+        await log.close()
+
+
+async def _caught_up(url: str, heads: list[Position]) -> float:
+    """Commands per second from the first visible position to the last."""
+    store = await Store.connect(url)
+    try:
+        reads = Reads(store, lambda: {COMMANDS: len(heads), IDENTITY: 4}, lambda stamp: None)
+        first: tuple[float, int] | None = None
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            rows = await store.rows(reads.queries["watermarks"])
+            done = sum((row[1] & (1 << 48) - 1) + 1 for row in rows if row[0].int & 0xFF == ord("c"))
+            now = time.perf_counter()
+            if done and first is None:
+                first = (now, done)
+            if done == COMMANDS_COUNT:
+                assert first is not None
+                return (COMMANDS_COUNT - first[1]) / (now - first[0])
+            await asyncio.sleep(0.02)
+        raise RuntimeError("the projector did not catch up within 300 s")
+    finally:
+        await store.close()
+
+
+async def _side_by_side(url: str) -> tuple[list[float], list[float], list[float]]:
+    store = await Store.connect(url)
+    try:
+        raw = [await _raw_insert(store) for _ in range(TURNS)]
+        reads = Reads(store, lambda: {COMMANDS: 16, IDENTITY: 4}, lambda stamp: None)
+        one, many = [], []
+        for _ in range(TURNS):
+            one.append(await _gets(lambda key: Reads(store, lambda: {COMMANDS: 16, IDENTITY: 4}, lambda s: None).by_fragment(1, key), READS // 10))
+            many.append(await _gets(lambda key: reads.by_fragment(1, key), READS))
+        return raw, one, many
+    finally:
+        await store.close()
+
+
+async def _raw_insert(store: Store) -> float:
+    """Rows per second of 10,000 ready fragment rows, inserted column-wise by the same client."""
+    rows = [
+        (2, uuid4(), 1, f"person-{number}", number, 1, 1, 1, 0, 0, 0, '{"a":1,"b":"x","c":0.5,"d":[1],"e":1,"f":2}',
+         '{"a":[1,1,0],"b":[1,1,0],"c":[1,1,0],"d":[1,1,0],"e":[0,0,1],"f":[0,0,1]}', [], [])
+        for number in range(INSERT_ROWS)
+    ]  # fmt: skip
+    began = time.perf_counter()
+    await store.insert("fragments", columns(FRAGMENTS, rows))
+    return INSERT_ROWS / (time.perf_counter() - began)
+
+
+async def _gets(get: Callable[[UUID], object], count: int) -> float:
+    """GETs per second with 64 in flight."""
+    waiting = iter(range(count))
+    began = time.perf_counter()
+
+    async def client() -> None:
+        for number in waiting:
+            person = await get(fragment_id(1, f"person-{number % PERSONS}"))  # type: ignore[misc]
+            assert person is not None
+
+    await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
+    return count / (time.perf_counter() - began)
+
+
+def report(rows: list[Row]) -> str:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    chip = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?")
+    lines = [
+        f"## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit.stdout.strip()}",
+        "",
+        f"{os.cpu_count()} cores ({chip}), Python {platform.python_version()}, aiohttp {version('aiohttp')}, chdb {version('chdb')}, embedded log. Medians of {TURNS} turns.",
+        "",
+        "| ratio | ours | limit | ratio | note |",
+        "|---|---|---|---|---|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str, ours: list[float], limit: list[float], note: str) -> Row:
+    mine, theirs = statistics.median(ours), statistics.median(limit)
+    return name, f"{mine:,.0f}/s", f"{theirs:,.0f}/s", f"**{mine / theirs:.2f}**", note
+
+
+def _event(number: int) -> bytes:
+    body = {
+        "api_key": TOKEN,
+        "event": "order placed",
+        "distinct_id": f"person-{number % PERSONS}",
+        "properties": {"amount": number, "$set": {"plan": "pro", "seats": number}, "$set_once": {"first": number}},
+    }
+    return post("/capture/", orjson.dumps(body))
+
+
+def _command(number: int) -> Write:
+    name = f"person-{number % PERSONS}"
+    return Write(
+        id=uuid4(), project=1, at=1_700_000_000_000_000 + number, actor="bench", fragment=fragment_id(1, name),
+        distinct_id=name, set={"a": number, "b": "some text", "c": number / 4, "d": [number]},
+        set_once={"e": 1, "f": 2, "g": 3}, unset=("z",), reason="update",
+    )  # fmt: skip
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+# Needs Python >= 3.11 and make; makes .venv with what Python has.
+PYTHON ?= python3
+PYTEST_ARGS ?= -n 2 --dist loadgroup
+BIN := .venv/bin
+
+.PHONY: up test check bench requirements
+
+up: .venv/run.stamp
+	exec $(BIN)/personlog up
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/dev.stamp
+	$(BIN)/python -m bench
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "personlog needs Python 3.11 or newer; this is $$($(PYTHON) --version). Try make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: requirements/run.txt pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+.venv/dev.stamp: requirements/dev.txt .venv/run.stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Pin anew (needs uv): hashes, and no address of any index.
+UV_COMPILE = uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	--extra embedded --extra fast --group build
+requirements:
+	$(UV_COMPILE) pyproject.toml -o requirements/run.txt
+	$(UV_COMPILE) --group test --group check pyproject.toml -o requirements/dev.txt

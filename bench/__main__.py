@@ -55,7 +55,7 @@ def main() -> None:
     text = report(rows)
     print(text)
     path = ROOT / "bench" / "results.md"
-    head = "# Results\n\nWritten by `make bench`, the newest first. Ratios hold within a run; the figures beside them are of that machine.\n"
+    head = "# Results\n\nWritten by `make bench`, the newest first. Only ratios within a run mean anything.\n"
     older = path.read_text().removeprefix(head) if path.exists() else ""
     path.write_text(head + "\n" + text + older)
 
@@ -76,11 +76,11 @@ def appends(data: Path) -> list[Row]:
     finally:
         bare.terminate()
         bare.wait(timeout=10)
-    return [_row("acknowledged append / bare aiohttp handler, c = 64", ours, limit, f"p99 {statistics.median(slow):.0f} ms")]
+    return [_row("acknowledged append / bare handler, c = 64", ours, limit, f"p99 {statistics.median(slow):.0f} ms")]
 
 
 def projection(data: Path) -> list[Row]:
-    """A projector process that catches up on a filled log, raw inserts into the same engine, then reads of the result."""
+    """A projector catches up on a filled log; raw inserts into the same engine; then reads of the result."""
     stack = Stack(data)
     settings, _ = with_keys(read(stack.environment))
     positions = asyncio.run(_fill(data / "log", settings.topics))
@@ -144,14 +144,18 @@ async def _side_by_side(url: str) -> tuple[list[float], list[float], list[float]
     store = await Store.connect(url)
     try:
         raw = [await _raw_insert(store) for _ in range(TURNS)]
-        reads = Reads(store, lambda: {COMMANDS: 16, IDENTITY: 4}, lambda stamp: None)
+        reads = _reads(store)
         one, many = [], []
         for _ in range(TURNS):
-            one.append(await _gets(lambda key: Reads(store, lambda: {COMMANDS: 16, IDENTITY: 4}, lambda s: None).by_fragment(1, key), READS // 10))
+            one.append(await _gets(lambda key: _reads(store).by_fragment(1, key), READS // 10))
             many.append(await _gets(lambda key: reads.by_fragment(1, key), READS))
         return raw, one, many
     finally:
         await store.close()
+
+
+def _reads(store: Store) -> Reads:
+    return Reads(store, lambda: {COMMANDS: 16, IDENTITY: 4}, lambda stamp: None)
 
 
 async def _raw_insert(store: Store) -> float:
@@ -181,12 +185,15 @@ async def _gets(get: Callable[[UUID], object], count: int) -> float:
 
 
 def report(rows: list[Row]) -> str:
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    chip = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?")
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    chip = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
     lines = [
         f"## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit.stdout.strip()}",
         "",
-        f"{os.cpu_count()} cores ({chip}), Python {platform.python_version()}, aiohttp {version('aiohttp')}, chdb {version('chdb')}, embedded log. Medians of {TURNS} turns.",
+        f"{os.cpu_count()} cores ({chip}), Python {platform.python_version()}, aiohttp {version('aiohttp')}, "
+        f"chdb {version('chdb')}, embedded log. Medians of {TURNS} turns.",
         "",
         "| ratio | ours | limit | ratio | note |",
         "|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""The limit that acknowledged appends are held against: a bare aiohttp handler that decodes and answers. Stores nothing."""
+"""The limit of acknowledged appends: a bare aiohttp handler that decodes and answers. Stores nothing."""
 
 from __future__ import annotations
 

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 
 
-async def load(port: int, request: Callable[[int], bytes], *, connections: int, seconds: float) -> tuple[float, list[float]]:
+async def load(
+    port: int, request: Callable[[int], bytes], *, connections: int, seconds: float
+) -> tuple[float, list[float]]:
     """Requests per second and the sorted latencies in seconds; an answer that is not 2xx ends the run."""
     deadline = time.perf_counter() + seconds
     began = time.perf_counter()
@@ -37,5 +39,6 @@ async def load(port: int, request: Callable[[int], bytes], *, connections: int, 
 
 def post(path: str, body: bytes) -> bytes:
     return (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body

@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.check:
             print("\n".join(settings.describe()))
             return DONE
+        if options.command is None:
+            _parser().print_help()
+            return BAD_USAGE
         return int(options.command(settings, options, made) or DONE)
     except SettingsError as error:
         print(f"personlog: {error.detail}", file=sys.stderr)
@@ -37,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="personlog", description="An event-sourced person store.")
     parser.add_argument("--check", action="store_true", help="print the effective settings, secrets masked, and end")
     commands = parser.add_subparsers(required=False, metavar="COMMAND")
-    parser.set_defaults(command=lambda settings, options, made: parser.print_help() or BAD_USAGE)
+    parser.set_defaults(command=None)
     for name, command, text in (
         ("up", _up, "run everything here: engine, api, projector, deleter"),
         ("api", _api, "run one API process"),
@@ -181,7 +184,9 @@ def _key_create(settings: Settings, options: argparse.Namespace, made: bool) -> 
     async def act(store: Any) -> None:
         from uuid import uuid4
 
-        row = KeyRow(uuid4(), options.name, "", scopes, _projects(options.projects), _expiry(options.expires, now), False)
+        row = KeyRow(
+            uuid4(), options.name, "", scopes, _projects(options.projects), _expiry(options.expires, now), False
+        )
         await create_key(store, plain, row, now)
         print(plain)
 

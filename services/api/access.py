@@ -17,7 +17,6 @@ POLL_SECONDS = 2.0
 """How often keys and projects are read again; a revocation must take effect within 10 s."""
 
 
-
 class Project(msgspec.Struct, frozen=True, kw_only=True):
     """A tenant. `zone` is the time zone of its dates."""
 

@@ -69,11 +69,7 @@ def _item(call: Call, row: tuple[Any, ...], name: str, number: int | None) -> di
         change = _change(
             "changed",
             {key: orjson.loads(text) for key, text in zip(keys, before, strict=True) if text},
-            {
-                key: orjson.loads(text)
-                for key, kind, text in zip(keys, kinds, after, strict=True)
-                if kind != UNSET
-            },
+            {key: orjson.loads(text) for key, kind, text in zip(keys, kinds, after, strict=True) if kind != UNSET},
         )
     else:
         change = _change(activity, None, {"with": str(peer), "members": [str(one) for one in members]})

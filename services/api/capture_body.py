@@ -49,7 +49,7 @@ def decode(body: bytes, content_type: str, query: Mapping[str, str]) -> Captured
         data = form.get("data", [""])[0]
         compression = compression or form.get("compression", [""])[0]
         body = _base64(data.replace(" ", "+").encode("latin-1")) or data.encode("latin-1")
-    elif compression == "base64" or not body.lstrip()[:1] in (b"{", b"[", b"\x1f"):
+    elif compression == "base64" or body.lstrip()[:1] not in (b"{", b"[", b"\x1f"):
         body = _base64(body) or body
     if body.startswith(_GZIP):
         body = inflate(body)
@@ -147,6 +147,8 @@ def _base64(body: bytes) -> bytes | None:
 
 def _replace_lone_surrogates(text: str) -> bytes:
     """`\\ud83d` without its other half becomes U+FFFD; whole pairs stay."""
-    pair = re.compile(r"\\(?:\\|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2})")
+    pair = re.compile(
+        r"\\(?:\\|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    )
     fixed = pair.sub(lambda match: match[0] if len(match[0]) != 6 else "\\ufffd", text)
     return fixed.encode("utf-8", "replace")

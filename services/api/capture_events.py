@@ -211,7 +211,7 @@ def _merge(capture: Capture, properties: Properties, at: int, scene: Scene) -> l
         return []
     source = fragment_id(scene.project, source_id)
     key = hash64(f"merge:{capture.uuid}")
-    common = {"project": scene.project, "at": at, "actor": "capture", "key": key}
+    common: dict[str, Any] = {"project": scene.project, "at": at, "actor": "capture", "key": key}
     merge = Merge(
         id=scene.mint(), into=capture.fragment, source=source, into_id=capture.distinct_id, source_id=source_id,
         mode=mode, **common,

@@ -15,6 +15,8 @@ from shared.domain.errors import BadInput, NotFound, Rejected
 LIST_MAX = 1_000
 """Rows of one page of requests."""
 
+_ANY = UUID(int=0)
+
 STATUSES = {"pending": 1, "completed": 2, "all": 0}
 
 
@@ -27,8 +29,11 @@ async def delete(call: Call) -> Answer:
         return Answer(status=204, positions=[])
     if keep:
         request, answer = await _request(call, person, Scope(events=events, recordings=recordings))
-        return Answer(status=answer.status if answer.status == 202 else 204, positions=answer.positions,
-                      headers=_location(call, request))
+        return Answer(
+            status=answer.status if answer.status == 202 else 204,
+            positions=answer.positions,
+            headers=_location(call, request),
+        )
     command = Delete(
         id=call.context.mint(),
         project=call.project.id,
@@ -90,7 +95,7 @@ async def status(call: Call) -> Answer:
     limit, offset = call.number("limit", 100, LIST_MAX), call.number("offset", 0, 10**9, least=0)
     person = call.request.query.get("person_uuid")
     try:
-        only = UUID(person) if person else UUID(int=0)
+        only = UUID(person) if person else _ANY
     except ValueError:
         raise BadInput("Not a uuid.", attr="person_uuid") from None
     rows = await call.context.store.rows(
@@ -159,7 +164,7 @@ async def _found(call: Call) -> tuple[Any, ...]:
     return rows[0]
 
 
-async def _rows(call: Call, *, request: UUID = UUID(int=0), limit: int = 1, offset: int = 0) -> list[tuple[Any, ...]]:
+async def _rows(call: Call, *, request: UUID = _ANY, limit: int = 1, offset: int = 0) -> list[tuple[Any, ...]]:
     return await call.context.store.rows(
         call.context.reads.queries["deletion_requests"],
         project=call.project.id,

@@ -135,6 +135,6 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return ApiError(error.status, "invalid_request", "error", error.reason).response()
     except (HttpProcessingError, web.RequestPayloadError, UnicodeDecodeError) as error:
         return parse_error(f"The body cannot be read: {type(error).__name__}").response()
-    except Exception as error:  # the last line of defence: the client learns nothing, the operator does
+    except Exception as error:  # noqa: BLE001  # the last line of defence: the client learns nothing, the operator does
         structlog.get_logger().exception("unexpected", route=str(request.rel_url.path), error=type(error).__name__)
         return ApiError(500, "server_error", "error", "Something went wrong here.").response()

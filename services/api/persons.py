@@ -260,8 +260,7 @@ def _page_body(call: Call, persons: list[Person], after: tuple[int, str] | None)
     if after is not None:
         following = str(url.without_query_params("offset").update_query(cursor=_format_cursor(after)))
     rows = [
-        person.shown() | {"type": "person", "matched_recordings": [], "value_at_data_point": None}
-        for person in persons
+        person.shown() | {"type": "person", "matched_recordings": [], "value_at_data_point": None} for person in persons
     ]
     return {"results": rows, "next": following, "previous": None}
 

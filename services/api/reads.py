@@ -83,9 +83,12 @@ class Person(msgspec.Struct, kw_only=True):
 
 def iso(microseconds: int) -> str:
     """ISO 8601 in UTC with Z, microseconds when they are not zero."""
-    return datetime.fromtimestamp(microseconds // 1_000_000, UTC).replace(
-        microsecond=microseconds % 1_000_000
-    ).isoformat().replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(microseconds // 1_000_000, UTC)
+        .replace(microsecond=microseconds % 1_000_000)
+        .isoformat()
+        .replace("+00:00", "Z")
+    )
 
 
 class Reads:
@@ -170,9 +173,7 @@ class Reads:
 
     def position(self) -> list[Position]:
         """What the latest answers reflect."""
-        return [
-            Position(topic, partition, offset_of(version)) for (topic, partition), version in self.reached.items()
-        ]
+        return [Position(topic, partition, offset_of(version)) for (topic, partition), version in self.reached.items()]
 
     async def _round(
         self, project: int, fragments: Sequence[UUID]

@@ -17,7 +17,7 @@ def json_body(value: Any) -> bytes:
 
 
 def csv_body(value: Any) -> bytes:
-    """One row per result; the header is the sorted union of flattened keys. A page gives its results, a person itself."""
+    """One row per result; the header is the sorted union of flattened keys. A person is its own one result."""
     plain = orjson.loads(orjson.dumps(value, default=str))
     results = plain
     if isinstance(plain, dict):

@@ -76,7 +76,7 @@ class Watermarks:
         while self._waiters:
             try:
                 await self.refresh()
-            except Exception as error:  # the waiters are told; the next request starts a new poller
+            except Exception as error:  # noqa: BLE001  # the waiters are told; the next request starts a new poller
                 for future in self._waiters:
                     if not future.done():
                         future.set_exception(error)

@@ -138,9 +138,10 @@ def encode(command: Command) -> bytes:
 def decode(value: bytes) -> Command:
     """The command of a record's value; BadRecord if it is none."""
     try:
-        return _decoder.decode(value)
+        command: Command = _decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRecord(f"Not a command: {error}") from error
+    return command
 
 
 def route(command: Command, partitions: dict[str, int]) -> tuple[str, int, bytes]:

@@ -1,17 +1,17 @@
 """The tree of errors; its branches say what the caller should do. Never knows HTTP.
 
-    PersonlogError
-    ├── Rejected            tell the client; sending the same again fails again
-    │   ├── BadInput            a field, body or parameter is wrong
-    │   ├── NotFound            no such person, project or request
-    │   └── PreconditionFailed  the person changed since the client read it
-    ├── NotYet              wait: the projection has not reached a position
-    ├── Transient           retry, a bounded number of times
-    │   ├── LogUnavailable      an append's outcome may be unknown
-    │   └── StoreUnavailable    ClickHouse did not answer
-    └── Corrupt             stop: going on would cost data
-        ├── BadRecord           a record that cannot be decoded or folded
-        └── Fenced              somebody else owns the partition now
+PersonlogError
+├── Rejected            tell the client; sending the same again fails again
+│   ├── BadInput            a field, body or parameter is wrong
+│   ├── NotFound            no such person, project or request
+│   └── PreconditionFailed  the person changed since the client read it
+├── NotYet              wait: the projection has not reached a position
+├── Transient           retry, a bounded number of times
+│   ├── LogUnavailable      an append's outcome may be unknown
+│   └── StoreUnavailable    ClickHouse did not answer
+└── Corrupt             stop: going on would cost data
+    ├── BadRecord           a record that cannot be decoded or folded
+    └── Fenced              somebody else owns the partition now
 """
 
 

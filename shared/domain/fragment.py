@@ -179,9 +179,7 @@ class Fragment(Aggregate):
         if command.iver <= self.erased:
             return Outcome.NOTHING
         self._trigger(
-            FragmentErased(
-                originator_id=self.id, originator_version=version, timestamp=command.at, iver=command.iver
-            )
+            FragmentErased(originator_id=self.id, originator_version=version, timestamp=command.at, iver=command.iver)
         )
         return Outcome.CHANGED
 
@@ -241,8 +239,7 @@ class Fragment(Aggregate):
         cells, lifted = self.cells, command.lifted if isinstance(command, Capture) else {}
         operations: list[tuple[str, int, Any]] = []
         gone = dict.fromkeys(command.unset)
-        for name in gone:
-            operations.append((name, UNSET, None))
+        operations.extend((name, UNSET, None) for name in gone)
         for name, value in command.set.items():
             if name not in gone:
                 operations.append((name, NULL if value is None else SET, value))
@@ -298,7 +295,7 @@ def put(cells: dict[str, Cell], properties: Properties, operation: tuple[str, in
     if cell is None:
         return
     cells[name] = cell
-    if kind == ONCE or kind == SET:
+    if kind in (ONCE, SET):
         properties[name] = value
     elif cell[2] == 0:
         if kind == NULL:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID, uuid5
 
 import msgspec
@@ -144,14 +144,15 @@ class Membership(Aggregate):
         self.identified, self.erase, self.stamp, self.keys = False, 0, 0, []
         return self
 
-    def trigger(self, event_class: type[MembershipEvent], at: tuple[int, int], **after: object) -> None:
+    def trigger(self, event_class: type[MembershipEvent], at: tuple[int, int], **after: Any) -> None:
         """Make a fact at (version, stamp): the identity as it is, but for what `after` says."""
-        event = event_class(
-            originator_id=self.id,
-            originator_version=at[0],
-            timestamp=at[1],
-            **({"root": self.root, "members": self.members, "identified": self.identified, "erase": self.erase} | after),  # type: ignore[arg-type]
-        )
+        held: dict[str, Any] = {
+            "root": self.root,
+            "members": self.members,
+            "identified": self.identified,
+            "erase": self.erase,
+        }
+        event = event_class(originator_id=self.id, originator_version=at[0], timestamp=at[1], **(held | after))
         event.mutate(self)
         self.pending_events.append(event)  # type: ignore[arg-type]  # structs satisfy the protocol, not the class
 
@@ -214,9 +215,7 @@ def is_legal(distinct_id: str) -> bool:
     )
 
 
-def _merge(
-    command: Merge, at: tuple[int, int], named: list[Membership], people: list[list[Membership]]
-) -> Decision:
+def _merge(command: Merge, at: tuple[int, int], named: list[Membership], people: list[list[Membership]]) -> Decision:
     target, (survivor, absorbed) = named[0], people
     into, source = survivor[0], absorbed[0]
     if command.into == command.source:
@@ -242,9 +241,7 @@ def _merge(
         into.trigger(MergeRefused, at, peer=source.id, reason=reason, **root_mark)
         source.trigger(MergeRefused, at, peer=into.id, reason=reason)
         return Decision(Outcome.REFUSED, _distinct(target, into, source))
-    into.trigger(
-        PersonMerged, at, peer=source.id, members=(*into.members, *source.members), **root_mark
-    )
+    into.trigger(PersonMerged, at, peer=source.id, members=(*into.members, *source.members), **root_mark)
     for member in absorbed:
         member.trigger(FragmentJoined, at, root=into.id, members=(), peer=source.id)
     return Decision(Outcome.CHANGED, _distinct(target, into, *absorbed))

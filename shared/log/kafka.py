@@ -176,9 +176,7 @@ class KafkaLog:
         return producer
 
     async def _create_topics(self) -> None:
-        admin = AIOKafkaAdminClient(
-            bootstrap_servers=self._bootstrap, request_timeout_ms=int(CALL_SECONDS_MAX * 1_000)
-        )
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, request_timeout_ms=int(CALL_SECONDS_MAX * 1_000))
         try:
             await admin.start()
             known = set(await admin.list_topics())

@@ -52,9 +52,7 @@ class MemoryLog:
 
     def records(self, topic: str) -> list[Record]:
         """Everything ever appended to a topic, partition by partition."""
-        return [
-            record for partition in range(self._partitions[topic]) for record in self._records[topic, partition]
-        ]
+        return [record for partition in range(self._partitions[topic]) for record in self._records[topic, partition]]
 
     def forget(self, topic: str, partition: int, before: int) -> None:
         """Retention: the records below offset `before` can no longer be fetched."""

@@ -101,7 +101,9 @@ def read(environment: Mapping[str, str]) -> Settings:
     return _checked(settings)
 
 
-def with_keys(settings: Settings, token: Callable[[], str] = lambda: secrets.token_urlsafe(32)) -> tuple[Settings, bool]:
+def with_keys(
+    settings: Settings, token: Callable[[], str] = lambda: secrets.token_urlsafe(32)
+) -> tuple[Settings, bool]:
     """The settings with the kept or newly made keys of `$PERSONLOG_DATA/keys.env`; whether any was made now."""
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = settings.data / "keys.env"

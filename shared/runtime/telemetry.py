@@ -8,7 +8,7 @@ import sys
 import structlog
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics
 
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types only part of itself
 
 HTTP_SECONDS = Histogram(
     "personlog_http_seconds", "Time to answer a request.", ["method", "route", "status"],

@@ -50,7 +50,7 @@ async def list_projects(store: Store) -> list[ProjectRow]:
 
 async def list_keys(store: Store) -> list[KeyRow]:
     """All keys, revoked ones too."""
-    return [KeyRow(*row[:6], bool(row[6])) for row in await store.rows(load(_QUERIES)["keys"])]
+    return [KeyRow(*row) for row in await store.rows(load(_QUERIES)["keys"])]
 
 
 async def create_project(store: Store, name: str, token: str, now_us: int) -> ProjectRow:

@@ -108,7 +108,7 @@ def _check_person(stack: Stack, distinct_id: str, numbers: list[int]) -> None:
     assert shown["last"] == max(int(name[1:]) for name in shown if name.startswith("n"))
     person = stack.persons(f"/?distinct_id={distinct_id}").json["results"][0]
     points = stack.persons(
-        f"/{person['uuid']}/properties_timeline/?properties=[{{\"key\":\"last\",\"type\":\"person\"}}]"
+        f'/{person["uuid"]}/properties_timeline/?properties=[{{"key":"last","type":"person"}}]'
     ).json["points"]
     values = [point["properties"]["last"] for point in points]
     assert len(values) == len(set(values)), "a write took effect twice"
@@ -121,5 +121,3 @@ def _ready(stack: Stack) -> bool:
         return stack.ask("GET", "/readyz", key=None).status == 200
     except OSError:
         return False
-
-

@@ -66,7 +66,7 @@ async def test_a_batch_with_its_position_row_is_one_part(store: Store) -> None:
 async def test_uuids_go_in_as_objects_or_integers_and_come_out_as_objects(store: Store, count: int) -> None:
     ids = [uuid4() for _ in range(count)]
     await store.insert("fragments", fragments(ids))
-    await store.insert("fragments", fragments(ids, version=2) | {"fragment": [id.int for id in ids]})
+    await store.insert("fragments", fragments(ids, version=2) | {"fragment": [one.int for one in ids]})
     rows = await store.rows(BY_ID, ids=ids)
     assert {row[0]: row[1] for row in rows} == dict.fromkeys(ids, 2)
 
@@ -101,7 +101,7 @@ async def test_ten_thousand_ids_and_sixty_four_reads_at_once(store: Store) -> No
     ids = [uuid4() for _ in range(10_000)]
     await store.insert("fragments", fragments(ids))
     assert len(await store.rows(BY_ID, ids=ids)) == 10_000
-    answers = await asyncio.gather(*(store.rows(BY_ID, ids=[id]) for id in ids[:64]))
+    answers = await asyncio.gather(*(store.rows(BY_ID, ids=[one]) for one in ids[:64]))
     assert [answer[0][0] for answer in answers] == ids[:64]
 
 

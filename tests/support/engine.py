@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -121,10 +122,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("port", type=int)
     arguments = parser.parse_args()
-    try:
+    with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_serve(arguments.data, arguments.port))
-    except asyncio.CancelledError:
-        pass
 
 
 if __name__ == "__main__":

@@ -65,9 +65,7 @@ class Stack:
 
     def __init__(self, data: Path, **environment: str) -> None:
         self.data, self.port, self.engine_port = data, free_port(), free_port()
-        self.environment = {
-            key: value for key, value in os.environ.items() if not key.startswith("PERSONLOG_")
-        } | {
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("PERSONLOG_")} | {
             "PERSONLOG_DATA": str(data),
             "PERSONLOG_PORT": str(self.port),
             "PERSONLOG_ENGINE_PORT": str(self.engine_port),

@@ -1,3 +1,30 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and the rule that CI never skips."""
 
-pytest_plugins = ["tests.support.engine"]
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["tests.support.engine", "tests.support.kafka"]
+
+settings.register_profile(
+    "dev", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.register_profile(
+    "ci", max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With PERSONLOG_TEST_NO_SKIP=1 a skipped test has failed: CI must have what every test needs."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("PERSONLOG_TEST_NO_SKIP") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"skipping is forbidden here: {report.longrepr}"
+    return report

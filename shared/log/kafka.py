@@ -267,7 +267,7 @@ class KafkaReader:
 
     def __init__(self, bootstrap: Sequence[str], topic: str, group: str) -> None:
         self._topic = topic
-        self._sought: set[int] = set()
+        self._next: dict[int, int] = {}
         self._assigned: frozenset[int] = frozenset()
         self._committed_at = 0.0
         self._consumer = AIOKafkaConsumer(
@@ -293,13 +293,22 @@ class KafkaReader:
         return self._assigned
 
     def assign(self, partitions: frozenset[int]) -> None:
-        """What the group gave us; called by the listener, which does nothing else: it runs beside a fetch."""
+        """What the group gave us; called by the listener, which does nothing else: it runs beside a fetch.
+
+        A rebalance forgets pauses and seeks, so a partition that we keep goes on where we were. Whether it is still
+        ours alone, its position row will tell.
+        """
+        self._next = {partition: offset for partition, offset in self._next.items() if partition in partitions}
         for partition in partitions:
             at = TopicPartition(self._topic, partition)
-            self._consumer.seek(at, 0)  # a start of its own choice would be an error with auto_offset_reset=none
-            self._consumer.pause(at)
-        self._sought.clear()
+            self._consumer.seek(at, self._next.get(partition, 0))
+            if partition not in self._next:
+                self._consumer.pause(at)
         self._assigned = partitions
+
+    def release(self) -> None:
+        """A rebalance begins: nothing is ours until it ends."""
+        self._assigned = frozenset()
 
     def seek(self, position: Position) -> None:
         at = TopicPartition(self._topic, position.partition)
@@ -308,7 +317,7 @@ class KafkaReader:
             self._consumer.resume(at)
         except IllegalStateError:
             return  # lost in this very moment; the assignment says so
-        self._sought.add(position.partition)
+        self._next[position.partition] = position.next
 
     async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
         try:
@@ -319,12 +328,17 @@ class KafkaReader:
             raise Corrupt(f"Records of {self._topic} at a sought position are gone: {error}") from error
         except (KafkaError, OSError) as error:
             raise LogUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
-        return [
-            Record(self._topic, at.partition, one.offset, one.timestamp * 1_000, one.key or b"", one.value or b"")
-            for at, records in found.items()
-            if at.partition in self._sought
-            for one in records
-        ]
+        taken = []
+        for at, records in found.items():
+            if at.partition in self._next and records:
+                self._next[at.partition] = records[-1].offset + 1
+                taken += [
+                    Record(
+                        self._topic, at.partition, one.offset, one.timestamp * 1_000, one.key or b"", one.value or b""
+                    )
+                    for one in records
+                ]
+        return taken
 
     async def commit(self, positions: Sequence[Position]) -> None:
         now = time.monotonic()
@@ -344,7 +358,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka sh
         self._reader = reader
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
-        self._reader.assign(frozenset())
+        self._reader.release()
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
         self._reader.assign(frozenset(at.partition for at in assigned))

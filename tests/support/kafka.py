@@ -155,9 +155,7 @@ def need_kafka() -> None:
             return
         shutil.rmtree(LIBS, ignore_errors=True)
         command = ["mvn", "-q", "-B", "-f", str(POM), "dependency:copy-dependencies", "-DincludeScope=runtime"]
-        subprocess.run(
-            [*command, f"-DoutputDirectory={LIBS}"], check=True, timeout=FETCH_SECONDS_MAX, cwd=POM.parent
-        )
+        subprocess.run([*command, f"-DoutputDirectory={LIBS}"], check=True, timeout=FETCH_SECONDS_MAX, cwd=POM.parent)
         stamp.write_text(POM.read_text())
 
 

@@ -33,9 +33,11 @@ bench: .venv/dev.stamp
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# Pin anew (needs uv): hashes, and no address of any index.
-UV_COMPILE = uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
-	--extra embedded --extra fast --group build
+# Pin anew (needs uv): hashes, and no address of any index. What containers run is a subset of the same pins.
+UV ?= uv
+UV_COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	--extra fast --group build
 requirements:
-	$(UV_COMPILE) pyproject.toml -o requirements/run.txt
-	$(UV_COMPILE) --group test --group check pyproject.toml -o requirements/dev.txt
+	$(UV_COMPILE) --extra embedded pyproject.toml -o requirements/run.txt
+	$(UV_COMPILE) --constraint requirements/run.txt pyproject.toml -o requirements/server.txt
+	$(UV_COMPILE) --constraint requirements/run.txt --extra embedded --group test --group check pyproject.toml -o requirements/dev.txt

@@ -171,6 +171,7 @@ def _doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
 
 def _key_create(settings: Settings, options: argparse.Namespace, made: bool) -> int:
     import secrets
+    from uuid import uuid4
 
     from shared.runtime.clock import SystemClock
     from shared.store.access import SCOPES, KeyRow, create_key
@@ -179,14 +180,11 @@ def _key_create(settings: Settings, options: argparse.Namespace, made: bool) -> 
     if unknown := [scope for scope in scopes if scope not in SCOPES]:
         raise SettingsError(f"--scopes: {unknown[0]} is none of {', '.join(SCOPES)}")
     now = SystemClock().now_us()
+    expires = _expiry(options.expires, now)
+    row = KeyRow(uuid4(), options.name, "", scopes, _projects(options.projects), expires, False)
     plain = "phx_" + secrets.token_urlsafe(32)
 
     async def act(store: Any) -> None:
-        from uuid import uuid4
-
-        row = KeyRow(
-            uuid4(), options.name, "", scopes, _projects(options.projects), _expiry(options.expires, now), False
-        )
         await create_key(store, plain, row, now)
         print(plain)
 

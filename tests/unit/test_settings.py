@@ -1,0 +1,101 @@
+"""Settings: read once, cast, refused with the variable's name; keys made once and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shared.runtime.settings import GENERATED, Settings, SettingsError, read, with_keys
+
+
+def test_nothing_set_is_the_embedded_setup() -> None:
+    settings = read({})
+    assert settings == Settings()
+    assert settings.embedded
+    assert settings.store_url.endswith("@127.0.0.1:8123/personlog")
+
+
+def test_other_variables_are_not_ours() -> None:
+    assert read({"PATH": "/bin", "PERSONLOGS": "1", "PERSONLOG_TEST_NO_SKIP": "1"}) == Settings()
+
+
+def test_an_empty_variable_is_the_default() -> None:
+    assert read({"PERSONLOG_PORT": "", "PERSONLOG_KAFKA": ""}) == Settings()
+
+
+def test_text_is_cast() -> None:
+    settings = read({"PERSONLOG_PORT": "9000", "PERSONLOG_WINDOW_HOURS": "1.5", "PERSONLOG_DATA": "/srv/personlog"})
+    assert (settings.port, settings.window_hours, settings.data) == (9000, 1.5, Path("/srv/personlog"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PERSONLOG_PORT", "0"),
+        ("PERSONLOG_PORT", "65536"),
+        ("PERSONLOG_ENGINE_PORT", "many"),
+        ("PERSONLOG_PARTITIONS", "0"),
+        ("PERSONLOG_PARTITIONS", "1025"),
+        ("PERSONLOG_KAFKA_REPLICATION", "8"),
+        ("PERSONLOG_WINDOW_HOURS", "0"),
+        ("PERSONLOG_WINDOW_HOURS", "169"),
+        ("PERSONLOG_WINDOW", "61 5 * * 0"),
+        ("PERSONLOG_WINDOW_ZONE", "Nowhere"),
+        ("PERSONLOG_CLICKHOUSE", "tcp://localhost:9000"),
+        ("PERSONLOG_OPS_PORT", "-1"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        read({name: value})
+    assert refused.value.detail.startswith(f"{name}=")
+
+
+def test_a_bad_secret_is_refused_without_being_shown() -> None:
+    with pytest.raises(SettingsError) as refused:
+        read({"PERSONLOG_CLICKHOUSE": "user:hunter2@localhost"})
+    assert "hunter2" not in refused.value.detail
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(SettingsError, match="PERSONLOG_PROT is not a setting"):
+        read({"PERSONLOG_PROT": "8000"})
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("phx_from_a_file\n")
+    assert read({"PERSONLOG_PERSONAL_KEY_FILE": str(tmp_path / "key")}).personal_key == "phx_from_a_file"
+    with pytest.raises(SettingsError, match="PERSONLOG_PERSONAL_KEY_FILE"):
+        read({"PERSONLOG_PERSONAL_KEY_FILE": str(tmp_path / "none")})
+
+
+def test_keys_are_made_once_and_kept_for_the_owner_only(tmp_path: Path) -> None:
+    settings = read({"PERSONLOG_DATA": str(tmp_path / "data")})
+    first, made = with_keys(settings)
+    again, made_again = with_keys(settings)
+    assert (made, made_again) == (True, False)
+    assert first == again
+    assert first.personal_key.startswith("phx_")
+    assert first.project_token.startswith("phc_")
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "data" / "keys.env").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_given_key_is_not_written_down(tmp_path: Path) -> None:
+    given = {name: f"given{number}" for number, name in enumerate(GENERATED)}
+    settings, made = with_keys(read({"PERSONLOG_DATA": str(tmp_path), **given}))
+    assert not made
+    assert settings.engine_password == "given2"
+    assert not (tmp_path / "keys.env").exists()
+
+
+def test_the_password_is_quoted_in_the_address() -> None:
+    assert "personlog:a%2Fb%40c@" in read({"PERSONLOG_ENGINE_PASSWORD": "a/b@c"}).store_url
+
+
+def test_every_secret_is_masked() -> None:
+    secrets = {"PERSONLOG_PERSONAL_KEY", "PERSONLOG_PROJECT_TOKEN", "PERSONLOG_ENGINE_PASSWORD"}
+    shown = read(dict.fromkeys(secrets, "hunter2") | {"PERSONLOG_CLICKHOUSE": "http://u:hunter2@h:1/d"}).describe()
+    assert not [line for line in shown if "hunter2" in line]
+    assert len(shown) == len(Settings.__struct_fields__)

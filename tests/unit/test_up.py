@@ -1,0 +1,77 @@
+"""Supervision: the parts of it that need no children. Those with children are in tests/e2e and tests/faults."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from services.up import (
+    BACKOFF_SECONDS_MAX,
+    BACKOFF_SECONDS_MIN,
+    HEALTHY_SECONDS,
+    BoundedLog,
+    _check_port,
+    _only_one,
+    next_backoff,
+)
+from shared.runtime.settings import SettingsError
+
+
+def test_the_first_restart_is_nearly_at_once() -> None:
+    assert next_backoff(BACKOFF_SECONDS_MIN / 2, 0) == BACKOFF_SECONDS_MIN
+
+
+def test_a_child_that_keeps_failing_waits_longer_and_never_longer_than_the_limit() -> None:
+    waits = [BACKOFF_SECONDS_MIN]
+    for _ in range(20):
+        waits.append(next_backoff(waits[-1], 0.1))
+    assert waits == sorted(waits)
+    assert waits[-1] == BACKOFF_SECONDS_MAX
+
+
+def test_a_healthy_run_forgives_what_was_before() -> None:
+    assert next_backoff(BACKOFF_SECONDS_MAX, HEALTHY_SECONDS) == BACKOFF_SECONDS_MIN
+
+
+def test_a_log_is_bounded_and_keeps_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "api.log"
+    log = BoundedLog(path, most=100)
+    for number in range(50):
+        log.write(b"line %02d\n" % number)
+    log.close()
+    kept = path.with_suffix(".log.1").read_bytes() + path.read_bytes()
+    assert path.stat().st_size <= 100
+    assert path.with_suffix(".log.1").stat().st_size <= 100
+    assert kept.endswith(b"line 48\nline 49\n")
+    assert kept.count(b"\n") >= 100 // len(b"line 00\n")
+
+
+def test_a_log_goes_on_where_the_last_run_ended(tmp_path: Path) -> None:
+    path = tmp_path / "api.log"
+    for line in (b"one\n", b"two\n"):
+        log = BoundedLog(path)
+        log.write(line)
+        log.close()
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+def test_a_second_supervisor_on_the_same_data_is_refused_with_one_line(tmp_path: Path) -> None:
+    lock = tmp_path / "up.lock"
+    with _only_one(lock, tmp_path):
+        with pytest.raises(SettingsError, match="already running on") as refused, _only_one(lock, tmp_path):
+            raise AssertionError("two supervisors")
+        assert "\n" not in refused.value.detail
+    with _only_one(lock, tmp_path):
+        pass
+
+
+def test_a_taken_port_is_refused_with_its_number() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=f"port {port} for the API is taken on 127.0.0.1"):
+            _check_port("API", "127.0.0.1", port)
+    _check_port("API", "127.0.0.1", port)

@@ -11,13 +11,14 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.support.engine", "tests.support.kafka"]
 
-settings.register_profile(
-    "dev", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
-settings.register_profile(
-    "ci", max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
-settings.load_profile("ci" if os.environ.get("CI") else "dev")
+for name, examples in (("dev", 60), ("ci", 400), ("deep", 10_000)):
+    settings.register_profile(
+        name,
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+settings.load_profile(os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 
 @pytest.hookimpl(wrapper=True)

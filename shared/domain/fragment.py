@@ -276,7 +276,8 @@ def moved(cell: Cell, kind: int, stamp: int) -> Cell | None:
     """The cell after an operation; None when it has no effect.
 
     Written for stamps in any order (imports carry their own time): the result is that of the same operations
-    done in the order of their stamps.
+    done in the order of their stamps. One case is beyond a single once cell: an imported set_once replaced a newer
+    one, and then an unset or a null is imported that lies between the two; the newer set_once is not revived.
     """
     held, hard, once = cell
     if kind == ONCE:

@@ -1,0 +1,150 @@
+"""The whole model again, written from the contract's text as dicts and lists: what the code is held against.
+
+A fragment is the list of all its operations, replayed in the order of their stamps; the people are lists of keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.domain.commands import Capture, Delete, Erase, Merge, Split, Write
+
+BAD = set("anonymous guest distinctid distinct_id id not_authenticated email undefined true false".split())
+EXACT = {"[object Object]", "NaN", "None", "none", "null", "0"}
+
+
+class Oracle:
+    """One project. `apply` takes commands in log order; offsets of commands partitions and of identity are apart."""
+
+    def __init__(self) -> None:
+        self.fragments: dict[Any, dict[str, Any]] = {}
+        self.people: list[list[Any]] = []
+        self.marked, self.erase = set[Any](), dict[Any, int]()
+
+    def fragment(self, key: Any) -> dict[str, Any]:
+        blank = {"ops": [], "born": None, "name": "", "seen": set()}
+        return self.fragments.setdefault(key, blank | dict.fromkeys(("stamp", "erased", "erased_at", "effect"), 0))
+
+    def person(self, key: Any) -> list[Any]:
+        for people in self.people:
+            if key in people:
+                return people
+        self.people.append([key])
+        return self.people[-1]
+
+    def apply(self, command: Any, version: int) -> None:
+        folds = {Erase: self._erase, Merge: self._merge, Split: self._split, Delete: self._delete}
+        folds.get(type(command), self._write)(command, version)
+
+    def _delete(self, command: Delete, version: int) -> None:
+        members = self.person(command.person)
+        self.people.remove(members)
+        for key in members:
+            self.erase[key] = version
+            self.marked.discard(key)
+            self.people.append([key])
+
+    def _erase(self, command: Erase, version: int) -> None:
+        one = self.fragment(command.fragment)
+        if command.iver > one["erased"]:
+            one |= {"ops": [], "born": None, "name": "", "erased": command.iver, "erased_at": command.at}
+            one |= {"effect": version, "stamp": max(one["stamp"], command.at)}
+
+    def _write(self, command: Write | Capture, version: int) -> None:
+        one = self.fragment(command.fragment)
+        imported = isinstance(command, Capture) and command.historical
+        if isinstance(command, Capture):
+            if not command.person or command.uuid in one["seen"] or (imported and command.timestamp < one["erased_at"]):
+                return
+            one["seen"].add(command.uuid)
+        elif command.expect is not None and command.expect != one["effect"]:
+            return
+        stamp = max(command.timestamp, 1) if imported else max(command.at, one["stamp"] + 1)
+        before = (len(one["ops"]), one["born"])
+        self._operations(one, command, stamp)
+        if one["born"] is None:
+            one["born"], one["name"] = (stamp if imported else command.at), command.distinct_id
+        if before != (len(one["ops"]), one["born"]):
+            one["effect"], one["stamp"] = version, max(one["stamp"], stamp)
+
+    def _operations(self, one: dict[str, Any], command: Write | Capture, stamp: int) -> None:
+        """set_once, then set, then unset; only operations that have an effect are kept."""
+        shown = self.shown(one)
+        lifted = command.lifted if isinstance(command, Capture) else {}
+        unset = dict.fromkeys(command.unset)
+        ranked = ("once", command.set_once), ("set", lifted), ("set", command.set), ("unset", unset)
+        final = {name: (kind, value) for kind, part in ranked for name, value in part.items()}
+        for name, (kind, value) in final.items():
+            same = name in shown and type(shown[name]) is type(value) and shown[name] == value
+            equal_lifted = name in lifted and name not in command.set and kind == "set" and same
+            if equal_lifted or (kind == "once" and value is None):
+                continue
+            candidate = (stamp, name, kind, value)
+            if self._cells([*one["ops"], candidate], name) != self._cells(one["ops"], name):
+                one["ops"].append(candidate)
+
+    @staticmethod
+    def _cells(ops: Any, name: str) -> Any:
+        """(newest set or unset, set_once that counts), by replaying a name's operations in the order of stamps."""
+        hard, once = None, None
+        for stamp, _, kind, value in sorted((op for op in ops if op[1] == name), key=lambda op: op[0]):
+            if kind == "once":
+                if once is None and (hard is None or hard[2] is None) and not (hard and hard[0] == stamp):
+                    once = (stamp, value)
+            elif hard is None or stamp > hard[0]:
+                hard, once = (stamp, kind, value), None
+        return hard, once
+
+    def shown(self, *ones: dict[str, Any], keys: tuple[Any, ...] = ()) -> dict[str, Any]:
+        """The merged view of fragments; `keys` break ties of stamps."""
+        found: dict[str, Any] = {}
+        for name in {op[1] for one in ones for op in one["ops"]}:
+            cells = [(self._cells(one["ops"], name), key) for one, key in zip(ones, keys or range(9), strict=False)]
+            hards = [(hard_cell[0], key, hard_cell) for (hard_cell, _), key in cells if hard_cell]
+            hard = max(hards, key=lambda one: one[:2])[2] if hards else None
+            onces = [(once[0], key, once[1]) for (_, once), key in cells if once and (not hard or once[0] > hard[0])]
+            if onces and (not hard or hard[2] is None):
+                found[name] = min(onces, key=lambda one: one[:2])[2]
+            elif hard and hard[1] == "set":
+                found[name] = hard[2]
+        return found
+
+    def _merge(self, command: Merge, version: int) -> None:
+        into, source = self.person(command.into), self.person(command.source)
+        ids = [one for one in (command.into_id, command.source_id) if one is not None]
+        if command.into == command.source or any(map(bad, ids)):
+            return
+        refused = command.mode in ("identify", "alias") and not self.marked.isdisjoint(source)
+        if command.mode != "operator":
+            self.marked.add(command.into)
+        if into is not source and not refused:
+            self.people.remove(source)
+            into.extend(source)
+
+    def _split(self, command: Split, version: int) -> None:
+        person = self.person(command.person)
+        leaving = [key for key in person if (key != command.keep if command.keep else key in command.leave)]
+        if len(leaving) < len(person):
+            self.people.remove(person)
+            self.people += [[key for key in person if key not in leaving], *([key] for key in leaving)]
+
+    def persons(self) -> dict[Any, dict[str, Any]]:
+        """Every living person by the uuid of its root."""
+        found = {}
+        for people in [*self.people, *([key] for key in self.fragments if not any(key in p for p in self.people))]:
+            living = [
+                key for key in people
+                if key in self.fragments and self.fragments[key]["born"] is not None
+                and self.fragments[key]["erased"] >= self.erase.get(key, 0)
+            ]  # fmt: skip
+            ones = [self.fragments[key] for key in living]
+            if ones:
+                view = {"distinct_ids": [one["name"] for one in ones], "created_at": min(one["born"] for one in ones)}
+                view |= {"properties": self.shown(*ones, keys=tuple(living))}
+                found[people[0]] = view | {"identified": any(key in self.marked for key in living)}
+        return found
+
+
+def bad(name: str) -> bool:
+    bare = name.strip().strip("'\"").strip()
+    return not bare or bare.lower() in BAD or bare in EXACT or "\x00" in name or len(name) > 400

@@ -42,6 +42,9 @@ LOG_BYTES_MAX = 10_000_000
 LINE_BYTES_MAX = 65_536
 """A longer line of a child's output is cut there."""
 
+OPS_PORT_OFFSETS = {"deleter": 1}
+"""Children share the machine, so each has its own port from PERSONLOG_OPS_PORT on; the projector has the first."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -50,9 +53,13 @@ def up(settings: Settings, *, announce_keys: bool) -> int:
     run = settings.data / "run"
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one(run / "up.lock", settings.data):
-        for name, host, port in (("API", settings.host, settings.port), ("engine", "127.0.0.1", settings.engine_port)):
-            if name == "API" or settings.embedded:
-                _check_port(name, host, port)
+        ports = [("API", settings.host, settings.port)]
+        if settings.embedded:
+            ports.append(("engine", "127.0.0.1", settings.engine_port))
+        if settings.ops_port:
+            ports += [(name, "127.0.0.1", _ops_port(settings, name)) for name in ("projector", "deleter")]
+        for name, host, port in ports:
+            _check_port(name, host, port)
         if announce_keys:
             print(f"generated keys, kept in {settings.data / 'keys.env'}:", flush=True)
             print(f"  PERSONLOG_PERSONAL_KEY={settings.personal_key}", flush=True)
@@ -118,7 +125,7 @@ class Supervisor:
             "-m",
             "services.cli",
             name,
-            env=self._environment(),
+            env=self._environment(name),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -154,7 +161,7 @@ class Supervisor:
     async def _migrate(self) -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.cli", "migrate",
-            env=self._environment(), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            env=self._environment("migrate"), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
             preexec_fn=_die_with(os.getpid()),
         )  # fmt: skip
         if await process.wait() != 0:
@@ -190,13 +197,15 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, name: str) -> dict[str, str]:
         resolved = {
-            PREFIX + name.upper(): str(value)
-            for name, value in msgspec.structs.asdict(self._settings).items()
-            if name != "data"
+            PREFIX + field.upper(): str(value)
+            for field, value in msgspec.structs.asdict(self._settings).items()
+            if field != "data"
         }
-        plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        if self._settings.ops_port:
+            resolved[PREFIX + "OPS_PORT"] = str(_ops_port(self._settings, name))
+        plain = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
         return plain | resolved | {PREFIX + "DATA": str(self._settings.data.resolve()), "PYTHONUNBUFFERED": "1"}
 
 
@@ -231,6 +240,10 @@ def _only_one(path: Path, data: Path) -> Iterator[None]:
         except BlockingIOError:
             raise SettingsError(f"personlog up is already running on {data}") from None
         yield
+
+
+def _ops_port(settings: Settings, name: str) -> int:
+    return settings.ops_port + OPS_PORT_OFFSETS.get(name, 0)
 
 
 def _check_port(name: str, host: str, port: int) -> None:

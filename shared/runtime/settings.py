@@ -52,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     window: str = "0 5 * * 0"
     window_hours: Annotated[float, msgspec.Meta(gt=0, le=168)] = 6
     window_zone: str = "UTC"
-    ops_port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    ops_port: Annotated[int, msgspec.Meta(ge=0, le=65_534)] = 0  # `up` gives the deleter the next one
 
     @property
     def embedded(self) -> bool:

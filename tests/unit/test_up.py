@@ -12,11 +12,12 @@ from services.up import (
     BACKOFF_SECONDS_MIN,
     HEALTHY_SECONDS,
     BoundedLog,
+    Supervisor,
     _check_port,
     _only_one,
     next_backoff,
 )
-from shared.runtime.settings import SettingsError
+from shared.runtime.settings import SettingsError, read
 
 
 def test_the_first_restart_is_nearly_at_once() -> None:
@@ -75,3 +76,15 @@ def test_a_taken_port_is_refused_with_its_number() -> None:
         with pytest.raises(SettingsError, match=f"port {port} for the API is taken on 127.0.0.1"):
             _check_port("API", "127.0.0.1", port)
     _check_port("API", "127.0.0.1", port)
+
+
+def test_children_do_not_share_an_ops_port(tmp_path: Path) -> None:
+    supervisor = Supervisor(read({"PERSONLOG_DATA": str(tmp_path), "PERSONLOG_OPS_PORT": "21000"}))
+    ports = [supervisor._environment(name)["PERSONLOG_OPS_PORT"] for name in ("projector", "deleter")]
+    assert ports == ["21000", "21001"]
+
+
+def test_children_get_the_settings_of_their_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONLOG_PERSONAL_KEY_FILE", str(tmp_path / "gone"))
+    settings = read({"PERSONLOG_DATA": str(tmp_path), "PERSONLOG_PERSONAL_KEY": "phx_1", "PERSONLOG_PORT": "8099"})
+    assert read(Supervisor(settings)._environment("api")) == settings

@@ -89,7 +89,7 @@ def parse(body: bytes) -> Any:
 
 def clean(value: dict[str, Any], attr: str) -> dict[str, Any]:
     """Properties with NUL replaced in every text; BadInput for what cannot be stored: integers, depth."""
-    return _clean(value, attr, 1)  # type: ignore[no-any-return]
+    return _clean(value, attr, 1)  # type: ignore[no-any-return]  # an object stays one
 
 
 def clean_text(text: str) -> str:

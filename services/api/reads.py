@@ -56,7 +56,7 @@ class Person(msgspec.Struct, kw_only=True):
     def document(self) -> dict[str, Any]:
         """The properties as values."""
         if isinstance(self.properties, orjson.Fragment):
-            return orjson.loads(self.members[0].properties)  # type: ignore[no-any-return]
+            return orjson.loads(self.members[0].properties)  # type: ignore[no-any-return]  # stored by us
         return self.properties
 
     def shown(self) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class FragmentFolder:
         fragment, version = self._cache[command.fragment], record.position.version
         outcome = fragment.handle(command, version, record.partition)
         for event in fragment.collect_events():
-            batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]
+            batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event
             if isinstance(event, FragmentChanged) and event.number:
                 batch.facts.numbers.append((command.project, event.number, fragment.id))
         if isinstance(command, Capture) and outcome not in (Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED):
@@ -157,7 +157,7 @@ class IdentityFolder:
         decision = handle(command, record.position.version, self._cache.__getitem__)
         for membership in decision.touched:
             for event in membership.collect_events():
-                batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]
+                batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event
             batch.touched[membership.id] = membership
             batch.bytes += 100 + 16 * len(membership.members)
         batch.followups.extend(decision.followups)

@@ -72,7 +72,7 @@ class Worker:
         self._flight: asyncio.Task[None] | None = None
         self._flushed_at = float("-inf")
         self._leftover: list[Record] = []
-        self._poison: dict[Position, str] = {}
+        self._set_aside: dict[Position, str] = {}
         self._dead_in_a_row: dict[int, int] = {}
         self.stopped: set[int] = set()
 
@@ -164,13 +164,13 @@ class Worker:
                 break
             if record.partition in self.stopped:
                 continue
-            if command is None or record.position in self._poison:
+            if command is None or record.position in self._set_aside:
                 self._bury(record, batch)
                 continue
             try:
                 self._folder.fold(command, record, batch)
             except Exception as error:  # whatever it is, only this record may suffer: it goes to the dead letters
-                self._poison[record.position] = f"{type(error).__name__}: {error}"
+                self._set_aside[record.position] = f"{type(error).__name__}: {error}"
                 raise Fenced("A record could not be folded; its batch is folded again without it.") from error
             self._dead_in_a_row.pop(record.partition, None)
         for partition, (position, stamp) in batch.positions.items():
@@ -182,7 +182,7 @@ class Worker:
         try:
             return decode(record.value)
         except BadRecord as error:
-            self._poison[record.position] = error.detail
+            self._set_aside[record.position] = error.detail
             return None
 
     def _bury(self, record: Record, batch: Batch) -> None:
@@ -190,7 +190,7 @@ class Worker:
         if in_a_row > DEAD_IN_A_ROW_MAX:
             self.stopped.add(record.partition)
             return
-        batch.dead.append((record, self._poison[record.position]))
+        batch.dead.append((record, self._set_aside[record.position]))
         batch.passed(record, 0)
 
     async def _load(self, records: list[Record], commands: list[Command]) -> None:
@@ -246,8 +246,8 @@ class Worker:
         for partition, position in self._flying.items():
             if partition in self._confirmed:
                 self._confirmed[partition] = position
-                for passed in [at for at in self._poison if at.partition == partition and at <= position]:
-                    del self._poison[passed]
+                for passed in [at for at in self._set_aside if at.partition == partition and at <= position]:
+                    del self._set_aside[passed]
         self._flying = {}
 
     async def _reset(self) -> None:

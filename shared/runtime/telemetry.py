@@ -41,4 +41,4 @@ def setup_logs(service: str) -> structlog.stdlib.BoundLogger:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    return structlog.get_logger(service=service)  # type: ignore[no-any-return]
+    return structlog.get_logger(service=service)  # type: ignore[no-any-return]  # what we configured above

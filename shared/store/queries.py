@@ -23,7 +23,7 @@ class Query:
 
 
 def load(path: str | Path) -> Mapping[str, Query]:
-    """The queries of a .sql file: `-- name: xyz`, comment lines, the statement; Corrupt if one is unnamed or doubled."""
+    """The queries of a .sql file: `-- name: xyz`, comments, the statement; Corrupt if one is unnamed or doubled."""
     path = Path(path)
     queries: dict[str, Query] = {}
     name = ""

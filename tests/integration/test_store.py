@@ -137,7 +137,7 @@ async def test_rows_that_cannot_be_encoded_are_refused_without_telling_the_value
 
 async def test_what_may_work_later_is_unavailable(store: Store, tmp_path: Path) -> None:
     hungry = Query(name="hungry", sql="SELECT groupArray(number) FROM numbers(1000000000)")
-    with pytest.raises(StoreUnavailable, match="^hungry"):
+    with pytest.raises(StoreUnavailable, match=r"^hungry"):
         await store.rows(hungry)
     with pytest.raises(StoreUnavailable):
         await Store.connect("http://default:x@127.0.0.1:9/nowhere")

@@ -1,0 +1,195 @@
+"""The house rules that a reader would otherwise have to check: sizes, names, words, and complete documentation."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from services.cli import _parser
+from shared.runtime import telemetry
+from shared.runtime.settings import PREFIX, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FOLDERS = ("services", "shared", "bench", "tests")
+
+MODULE_LINES_MAX = 400
+FUNCTION_LINES_MAX = 70
+SOURCE_LINES_MAX = 7_500
+"""Of services and shared, Python and SQL, lines that are not blank: what one person can hold in mind."""
+
+MODULE_NAMES_BANNED = {"utils", "util", "helpers", "helper", "common", "base", "manager", "managers", "misc"}
+
+WORDS_BANNED = {
+    "alias_id": "distinct id",
+    "attribute_name": "property",
+    "audit_log": "timeline",
+    "backfill": "rebuild",
+    "checkpoint": "position",
+    "dead_queue": "dead letter",
+    "poison": "dead letter",
+    "purge": "erase",
+    "purged": "erased",
+    "shard": "partition",
+    "soft_delete": "tombstone",
+    "sub_profile": "fragment",
+    "team_id": "project",
+    "tenant": "project",
+    "ticket": "deletion request",
+    "workspace": "project",
+}
+"""An identifier must not say what the glossary has another word for."""
+
+EXCEPTIONS_EXPLAINED = {
+    "shared/log/memory.py": "its readers are part of the log, and reach into it",
+}
+"""Files where one reason stands for all exceptions to lint rules."""
+
+INDEX_HOSTS = tuple(
+    ".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("proxy", "golang"), ("repo1", "maven"))
+)
+
+
+@cache
+def committed() -> tuple[Path, ...]:
+    """Git's files where there is git, else every file that git would not ignore."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode == 0 and listed.stdout:
+        files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    else:
+        files = [path for path in ROOT.rglob("*") if not {".venv", "var", ".git"} & set(path.relative_to(ROOT).parts)]
+    return tuple(path for path in files if path.is_file())
+
+
+def python(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def commands(parser: argparse.ArgumentParser, prefix: str = "") -> Iterator[str]:
+    """Every command with what leads to it, such as `keys create`."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                deeper = list(commands(child, f"{prefix}{name} "))
+                yield from deeper or [prefix + name]
+
+
+def test_no_module_is_too_long_to_read() -> None:
+    lengths = {shown(path): len(path.read_text().splitlines()) for path in python(*FOLDERS)}
+    assert {name: lines for name, lines in lengths.items() if lines > MODULE_LINES_MAX} == {}
+
+
+def test_no_function_is_too_long_to_read() -> None:
+    long = {
+        f"{shown(path)}:{node.name}": lines
+        for path in python(*FOLDERS)
+        for node in functions(path)
+        if (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
+    }
+    assert long == {}
+
+
+def test_the_whole_stays_within_its_budget() -> None:
+    sources = [path for folder in ("services", "shared") for path in (ROOT / folder).rglob("*")]
+    texts = [path.read_text() for path in sources if path.suffix in (".py", ".sql")]
+    assert sum(bool(line.strip()) for text in texts for line in text.splitlines()) <= SOURCE_LINES_MAX
+
+
+def test_no_module_is_named_for_nothing() -> None:
+    assert [shown(path) for path in python(*FOLDERS) if path.stem in MODULE_NAMES_BANNED] == []
+
+
+def test_every_module_says_what_it_does() -> None:
+    sources = [path for path in python(*FOLDERS) if path.read_text()]
+    assert [shown(path) for path in sources if not ast.get_docstring(ast.parse(path.read_text()))] == []
+
+
+def test_identifiers_use_the_words_of_the_glossary() -> None:
+    found = {}
+    for path in python("services", "shared"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [getattr(node, field, None) for field in ("id", "attr", "arg", "name")]
+            for name in names:
+                if isinstance(name, str) and (word := name.lower().strip("_")) in WORDS_BANNED:
+                    found[f"{shown(path)}: {name}"] = WORDS_BANNED[word]
+    assert found == {}
+
+
+def test_only_the_engine_loads_chdb() -> None:
+    """It is loaded by name, when it serves, so that import-linter does not see it."""
+    loaders = [shown(path) for path in python("services", "shared") if re.search(r'module\("chdb', path.read_text())]
+    assert loaders == ["shared/store/engine.py"]
+
+
+def test_no_committed_file_names_a_package_index() -> None:
+    found = [
+        shown(path)
+        for path in committed()
+        if (text := path.read_text(errors="ignore")) and any(host in text for host in INDEX_HOSTS)
+    ]
+    assert found == []
+
+
+def test_nothing_is_left_for_later() -> None:
+    left = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError\(\))")
+    assert [shown(path) for path in python("services", "shared", "bench") if left.search(path.read_text())] == []
+
+
+def test_every_lint_exception_has_its_reason() -> None:
+    bare = re.compile(r"#\s*(noqa|type: ignore)[^#]*$")
+    found = [
+        f"{shown(path)}:{number}"
+        for path in python("services", "shared")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if bare.search(line) and shown(path) not in EXCEPTIONS_EXPLAINED
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("name", [PREFIX + field.name.upper() for field in msgspec.structs.fields(Settings)])
+def test_every_setting_is_documented(name: str) -> None:
+    assert f"| `{name}` |" in (ROOT / "docs/settings.md").read_text()
+
+
+def test_no_setting_is_documented_that_is_none() -> None:
+    known = {PREFIX + field.name.upper() for field in msgspec.structs.fields(Settings)}
+    assert set(re.findall(r"^\| `(PERSONLOG_\w+)` \|", (ROOT / "docs/settings.md").read_text(), re.M)) == known
+
+
+@pytest.mark.parametrize("command", list(commands(_parser())))
+def test_every_command_is_documented(command: str) -> None:
+    assert f"| `personlog {command}` |" in (ROOT / "docs/operations.md").read_text()
+
+
+@pytest.mark.parametrize("name", telemetry.NAMES)
+def test_every_metric_is_documented(name: str) -> None:
+    assert f"| `{name}` |" in (ROOT / "docs/operations.md").read_text()
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    broken = [
+        f"{shown(path)} -> {target}"
+        for path in committed()
+        if path.suffix == ".md"
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text())
+        if "://" not in target and not (path.parent / target).exists()
+    ]
+    assert broken == []

@@ -77,7 +77,8 @@ class DeletionRequest(Aggregate):
 
     @event(Requested)
     def __init__(
-        self, *, id: UUID, timestamp: datetime, project: int, person: UUID, members: tuple[UUID, ...], scope: Scope,
+        self, *, id: UUID,  # noqa: A002  # the library's name for it
+        timestamp: datetime, project: int, person: UUID, members: tuple[UUID, ...], scope: Scope,
         actor: str,
     ) -> None:  # fmt: skip
         self.project, self.person, self.members = project, person, members
@@ -234,10 +235,10 @@ def load(request: UUID, document: bytes | str) -> DeletionRequest:
 
 
 def _stored(fact: Any) -> dict[str, Any]:
-    """An event without what its place in the ledger says already: the request's id and the version."""
+    """An event as the ledger gives it back, without what its place there says already: request id and version."""
     fields = {name: value for name, value in vars(fact).items() if not name.startswith("originator_")}
-    builtin: dict[str, Any] = msgspec.to_builtins({"topic": fact.TOPIC} | fields)
-    return builtin
+    stored: dict[str, Any] = msgspec.json.decode(msgspec.json.encode({"topic": fact.TOPIC} | fields))
+    return stored
 
 
 def _fact(request: UUID, version: int, stored: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The deleter on a real engine, fed by the real projector. Never with rows that the projector could not have written."""
+"""The deleter on a real engine, fed by the real projector. Never with rows that it could not have written."""
 
 from __future__ import annotations
 

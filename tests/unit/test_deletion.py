@@ -56,7 +56,9 @@ class TestRequest:
         assert (again.state, again.version, again.cutoff, again.updated_at) == ("verified", 11, AT, AT + 10)
         assert again.document("2026-11-29T05:00:00Z") == document
         shown = msgspec.json.decode(document)
-        assert shown["phases"] == {"timeline": {"hidden": 3, "remaining": 0}, "fragments": {"hidden": 1, "remaining": 0}}
+        assert shown["phases"]["timeline"] == {"hidden": 3, "remaining": 0}
+        assert shown["phases"]["fragments"] == {"hidden": 1, "remaining": 0}
+        assert len(shown["phases"]) == 2
         assert shown["partition"] == {"done": 1, "of": 1}
         assert shown["window"] is None
 
@@ -193,7 +195,8 @@ class TestPlan:
     def test_a_request_reaches_only_the_life_that_it_ended(self) -> None:
         one = uuid4()
         request = DeletionRequest.of(asked(members=(one,)))
-        marks = self.tombstones(one, AT - 9, 40, 3) + self.tombstones(one, AT, 50, 7) + self.tombstones(one, AT + 9, 60, 12)
+        marks = self.tombstones(one, AT - 9, 40, 3) + self.tombstones(one, AT, 50, 7)
+        marks += self.tombstones(one, AT + 9, 60, 12)
         reach = plan([request], marks, {one: 60}, projected=True).boundaries[one]
         assert (reach.iver, reach.life) == (50, 7)
 

@@ -156,7 +156,8 @@ async def test_rows_are_hidden_then_gone_and_other_people_keep_theirs(world: Wor
     assert {request.id for request in hidden} == {both.request, profile.request}
     assert hidden[0].hidden == {"captured_events": 4, "fragments": 4, "recordings": 1, "timeline": 6}
     for who in ("ann", "bob"):
-        assert [topic for topic, _ in await world.rows("timeline", who)] == ["fragment.erased", "person.deleted"]
+        # Sorted: versions of two topics are offsets of two logs, which may be equal.
+        assert sorted(topic for topic, _ in await world.rows("timeline", who)) == ["fragment.erased", "person.deleted"]
         assert [properties for properties, _, _ in await world.rows("fragments", who)] == ["{}"]
         assert len(await world.rows("captured_events", who)) == 0
         assert len(await world.rows("captured_events", who, hidden=True)) == 2

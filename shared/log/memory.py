@@ -115,7 +115,8 @@ class MemoryReader:
         if found or self._assigned != before:
             return found
         try:
-            await asyncio.wait_for(changed.wait(), wait_seconds)
+            async with asyncio.timeout(wait_seconds):  # wait_for of 3.11 may swallow a cancellation
+                await changed.wait()
         except TimeoutError:
             return []
         return self._take(records_max)

@@ -1,0 +1,254 @@
+"""The real worker coroutine on the in-memory log and tables, failed and killed wherever it awaits."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.projector import rows as r
+from services.projector.fold import FragmentFolder, IdentityFolder
+from services.projector.memory import MemoryTables
+from services.projector.tables import Facts, Loaded
+from services.projector.worker import DEAD_IN_A_ROW_MAX, Worker
+from shared.domain.commands import Command, Delete, Merge, Write, decode, encode, route
+from shared.domain.errors import StoreUnavailable
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id
+from shared.log.memory import MemoryLog
+from shared.log.port import Entry
+from tests.support.oracle import Oracle
+from tests.support.virtual import run
+
+EPISODES = 600
+TURNS_MAX = 4_000
+"""Event-loop turns until a worker must have caught up: hundreds of times what it needs."""
+
+
+def virtual(test: Callable[..., Any]) -> Callable[..., None]:
+    """Run an async test in virtual time."""
+
+    @functools.wraps(test)
+    def wrapped(*arguments: Any, **named: Any) -> None:
+        run(test(*arguments, **named))
+
+    return wrapped
+
+
+class Faulty(MemoryTables):
+    """Tables whose calls may fail before or after they took effect, by the seed."""
+
+    def __init__(self, chance: Callable[[], float]) -> None:
+        super().__init__()
+        self.chance = chance
+
+    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+        await self._perhaps()
+        return await super().load(topic, partitions, wanted)
+
+    async def write_facts(self, facts: Facts) -> None:
+        await self._perhaps()
+        await super().write_facts(facts)
+        await self._perhaps()
+
+    async def write_state(self, topic: str, state: list[Any], positions: Sequence[tuple[Position, int]]) -> None:
+        await self._perhaps()
+        await super().write_state(topic, state, positions)
+        await self._perhaps()
+
+    async def _perhaps(self) -> None:
+        await asyncio.sleep(0)
+        if self.chance() < 0.08:
+            raise StoreUnavailable("a planted fault")
+
+
+def worker(log: MemoryLog, tables: MemoryTables, topic: str) -> Worker:
+    folder = FragmentFolder() if topic == COMMANDS else IdentityFolder()
+    monotonic = asyncio.get_running_loop().time
+    return Worker(log=log, reader=log.reader(topic, "g"), tables=tables, folder=folder, monotonic=monotonic)
+
+
+async def append(log: MemoryLog, *commands: Command) -> list[Position]:
+    counts = log.partitions()
+    return await log.append([Entry(*route(one, counts), encode(one)) for one in commands])
+
+
+async def caught_up(log: MemoryLog, tables: MemoryTables, *topics: str) -> None:
+    """Wait until every position row is at its head, follow-ups included."""
+    for _ in range(TURNS_MAX):
+        behind = False
+        for topic in topics:
+            for head in await log.heads(topic):
+                loaded = await MemoryTables.load(tables, topic, [head.partition], [])
+                behind |= loaded.positions.get(head.partition, (0, 0))[0] != head.version
+        if not behind:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("the worker did not catch up")
+
+
+def write(name: str, at: int, **changes: Any) -> Write:
+    return Write(id=uuid4(), project=1, at=at, fragment=fragment_id(1, name), distinct_id=name, **changes)
+
+
+async def stop(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@virtual
+async def test_commands_become_rows_with_their_positions() -> None:
+    log, tables = MemoryLog(), MemoryTables()
+    tasks = [asyncio.create_task(worker(log, tables, topic).run()) for topic in (COMMANDS, IDENTITY)]
+    await append(log, write("a", 10, set={"x": 1}), write("b", 11, set={"y": 2}), write("a", 12, set={"x": 3}))
+    await append(
+        log,
+        Merge(id=uuid4(), project=1, at=13, into=fragment_id(1, "a"), source=fragment_id(1, "b"), mode="operator"),
+    )
+    await caught_up(log, tables, COMMANDS, IDENTITY)
+    await stop(*tasks)
+    row = tables.state[COMMANDS][1, fragment_id(1, "a")]
+    assert row[r.FRAGMENTS.index("properties")] == '{"x":3}'
+    assert list(tables.state[IDENTITY][1, fragment_id(1, "a")][4]) == [fragment_id(1, "a"), fragment_id(1, "b")]
+    assert sorted(key[3] for key in tables.timeline) == ["fragment.changed"] * 3 + ["person.joined", "person.merged"]
+    assert len(tables.numbers) == 2
+
+
+@virtual
+async def test_a_deletes_erase_records_and_request_are_in_the_log_before_its_position_is_visible() -> None:
+    log, tables = MemoryLog(), MemoryTables()
+    seen: list[tuple[int, int]] = []
+    original = tables.write_state
+
+    async def spy(topic: str, state: list[Any], positions: Sequence[tuple[Position, int]]) -> None:
+        if topic == IDENTITY:
+            erases = [one for one in log.records(COMMANDS) if b'"erase"' in one.value]
+            seen.append((len(erases), len(log.records(DELETIONS))))
+        await original(topic, state, positions)
+
+    tables.write_state = spy  # type: ignore[method-assign]
+    tasks = [asyncio.create_task(worker(log, tables, topic).run()) for topic in (COMMANDS, IDENTITY)]
+    await append(log, write("a", 10, set={"x": 1}))
+    await append(log, Delete(id=uuid4(), project=1, at=11, person=fragment_id(1, "a"), request=uuid4()))
+    await caught_up(log, tables, IDENTITY)
+    await caught_up(log, tables, COMMANDS)
+    await stop(*tasks)
+    assert seen == [(1, 1)]
+    assert tables.state[COMMANDS][1, fragment_id(1, "a")][r.FRAGMENTS.index("properties")] == "{}"
+
+
+@pytest.mark.parametrize("seed", range(EPISODES // 30))
+@virtual
+async def test_failures_and_kills_at_any_await_lose_nothing_and_double_nothing(seed: int) -> None:
+    for episode in range(30):
+        chosen = random.Random(seed * 1_000 + episode)
+        log = MemoryLog({COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1})
+        tables = Faulty(chosen.random)
+        tasks = [asyncio.create_task(worker(log, tables, topic).run()) for topic in (COMMANDS, IDENTITY)]
+        names = "abcde"
+        for number in range(1, 41):
+            name, other = chosen.choice(names), chosen.choice(names)
+            kind = chosen.random()
+            if kind < 0.75:
+                await append(log, write(name, number, set={"last": number, f"n{number}": 1}, set_once={"o": number}))
+            elif kind < 0.95:
+                into, source = fragment_id(1, name), fragment_id(1, other)
+                await append(log, Merge(id=uuid4(), project=1, at=number, into=into, source=source, mode="dangerous"))
+            else:
+                person = fragment_id(1, name)
+                await append(log, Delete(id=uuid4(), project=1, at=number, person=person, request=uuid4()))
+            for _ in range(chosen.randrange(4)):
+                await asyncio.sleep(0)
+            if chosen.random() < 0.15:
+                index = chosen.randrange(2)
+                await stop(tasks[index])
+                topic = (COMMANDS, IDENTITY)[index]
+                tasks[index] = asyncio.create_task(worker(log, tables, topic).run())
+        tables.chance = lambda: 1.0
+        await caught_up(log, tables, IDENTITY)
+        await caught_up(log, tables, COMMANDS)
+        await stop(*tasks)
+        check(log, tables)
+
+
+def check(log: MemoryLog, tables: MemoryTables) -> None:
+    """Tables equal to the oracle's replay of the log, and one timeline row for every effect."""
+    oracle = Oracle()
+    for topic in (IDENTITY, COMMANDS):
+        for record in log.records(topic):
+            oracle.apply(decode(record.value), record.position.version)
+    for (project, key), row in tables.state[COMMANDS].items():
+        if project:
+            fragment = r.fragment_of(row)
+            expected = oracle.fragment(key)
+            assert fragment.properties == oracle.shown(expected)
+            shown = (fragment.created_at or None, fragment.erased)
+            assert shown == (expected["born"], expected["erased"]), (fragment, expected)
+    people = {key: person for person in oracle.people for key in person}
+    for (project, key), row in tables.state[IDENTITY].items():
+        if project:
+            assert row[3] == people[key][0]
+    last = {}
+    for project, key, version, topic in tables.timeline:
+        if project and topic.startswith("fragment."):
+            last[key] = max(version, last.get(key, 0))
+    for key, version in last.items():
+        assert version <= tables.state[COMMANDS][1, key][2], "the timeline is ahead of the state for good"
+
+
+@virtual
+async def test_a_worker_whose_position_was_moved_by_somebody_else_starts_again_from_the_table() -> None:
+    log, tables = MemoryLog({COMMANDS: 1, IDENTITY: 1, DELETIONS: 1, DEAD: 1}), MemoryTables()
+    first, second = worker(log, tables, COMMANDS), worker(log, tables, COMMANDS)
+    tasks = [asyncio.create_task(one.run()) for one in (first, second)]
+    await asyncio.sleep(0)
+    for one in (first, second):
+        one._reader.assign(frozenset({0}))  # type: ignore[attr-defined]  # both believe that they own it
+    for number in range(1, 31):
+        await append(log, write("a", number, set={"x": number, f"n{number}": 1}))
+        await asyncio.sleep(0.02)
+    await caught_up(log, tables, COMMANDS)
+    await stop(*tasks)
+    shown = r.fragment_of(tables.state[COMMANDS][1, fragment_id(1, "a")]).properties
+    assert shown == {"x": 30} | {f"n{number}": 1 for number in range(1, 31)}
+    assert len(tables.timeline) == 30
+
+
+@virtual
+async def test_a_record_that_cannot_be_read_goes_to_the_dead_letters_and_harms_no_neighbour() -> None:
+    log, tables = MemoryLog({COMMANDS: 1, IDENTITY: 1, DELETIONS: 1, DEAD: 1}), MemoryTables()
+    await append(log, write("a", 1, set={"x": 1}))
+    await log.append([Entry(COMMANDS, 0, b"k", b"garbage")])
+    wrong = Delete(id=uuid4(), project=1, at=2, person=fragment_id(1, "a"), request=uuid4())
+    await log.append([Entry(COMMANDS, 0, b"k", encode(wrong))])
+    await append(log, write("a", 3, set={"y": 2}))
+    task = asyncio.create_task(worker(log, tables, COMMANDS).run())
+    await caught_up(log, tables, COMMANDS)
+    await stop(task)
+    assert r.fragment_of(tables.state[COMMANDS][1, fragment_id(1, "a")]).properties == {"x": 1, "y": 2}
+    dead = log.records(DEAD)
+    assert [one.value.partition(b"\n")[2] for one in dead] == [b"garbage", encode(wrong)]
+    assert b'"offset":1' in dead[0].value
+    assert sorted(key[3] for key in tables.timeline).count("command.failed") == 2
+
+
+@virtual
+async def test_too_many_dead_letters_in_a_row_stop_the_partition_and_lose_nothing() -> None:
+    log, tables = MemoryLog({COMMANDS: 1, IDENTITY: 1, DELETIONS: 1, DEAD: 1}), MemoryTables()
+    await log.append([Entry(COMMANDS, 0, b"k", b"garbage")] * (DEAD_IN_A_ROW_MAX + 5))
+    one = worker(log, tables, COMMANDS)
+    task = asyncio.create_task(one.run())
+    for _ in range(TURNS_MAX):
+        if one.stopped and one.positions[0].offset == DEAD_IN_A_ROW_MAX - 1:
+            break
+        await asyncio.sleep(0.05)
+    await stop(task)
+    assert one.stopped == {0}
+    assert len(log.records(DEAD)) == DEAD_IN_A_ROW_MAX
+    loaded = await tables.load(COMMANDS, [0], [])
+    assert loaded.positions[0][0] == Position(COMMANDS, 0, DEAD_IN_A_ROW_MAX - 1).version

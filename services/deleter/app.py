@@ -122,7 +122,7 @@ class Deleter:
             await asyncio.sleep(pause)
 
     async def check(self) -> str:
-        """What is wrong, for /readyz: a failed sweep is reported in the ledger and does not make the process unready."""
+        """What is wrong, for /readyz: a failed sweep is in the ledger, and does not make the process unready."""
         await self._observe()
         return ""
 

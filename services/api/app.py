@@ -24,6 +24,7 @@ from shared.runtime.lifecycle import serve
 from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
 from shared.store.client import Store
+from shared.store.connect import connect_store
 
 BODY_BYTES_MAX = 21 * 1_048_576
 """aiohttp's own limit, above every route's; the routes check theirs."""
@@ -32,7 +33,7 @@ BODY_BYTES_MAX = 21 * 1_048_576
 async def run(settings: Settings) -> None:
     """Answer until cancelled."""
     log = connect_log(settings)
-    store = await Store.connect(settings.store_url)
+    store = await connect_store(settings)
     runner = None
     context = None
     try:

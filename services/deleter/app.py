@@ -37,6 +37,7 @@ from shared.runtime.lifecycle import serve
 from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
 from shared.store.client import Store, StoreError
+from shared.store.connect import connect_store
 
 GROUP = "deleter"
 
@@ -151,7 +152,7 @@ class Deleter:
 
 async def run(settings: Settings) -> None:
     """Take requests over and sweep in the windows, until cancelled."""
-    log, store = connect_log(settings), await Store.connect(settings.store_url)
+    log, store = connect_log(settings), await connect_store(settings)
     runner = None
     try:
         await log.start()
@@ -179,7 +180,7 @@ async def run(settings: Settings) -> None:
 
 async def run_once(settings: Settings) -> None:
     """Sweep once, now, whatever the window. Rejected when a request failed or had to stay pending."""
-    log, store = connect_log(settings), await Store.connect(settings.store_url)
+    log, store = connect_log(settings), await connect_store(settings)
     try:
         await log.start()
         deleter = Deleter(settings, log, store)

@@ -17,7 +17,7 @@ from shared.runtime import telemetry
 from shared.runtime.lifecycle import serve
 from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
-from shared.store.client import Store
+from shared.store.connect import connect_store
 
 GROUP = "projector"
 
@@ -28,7 +28,7 @@ GC_THRESHOLDS = (50_000, 20, 50)
 async def run(settings: Settings) -> None:
     """Project until cancelled."""
     log = connect_log(settings)
-    store = await Store.connect(settings.store_url)
+    store = await connect_store(settings)
     runner = None
     try:
         await log.start()

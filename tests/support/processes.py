@@ -124,10 +124,17 @@ class Stack:
         return int((self.data / "run" / f"{name}.pid").read_text())
 
     def kill(self, name: str) -> int:
-        """kill -9 of one process; the pid that is gone."""
-        pid = self.pid(name)
-        os.kill(pid, signal.SIGKILL)
-        return pid
+        """kill -9 of one process; the pid that is gone. One that is just being started again is waited for."""
+
+        def killed() -> int:
+            pid = self.pid(name)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return 0
+            return pid
+
+        return int(wait_for(killed, 30.0, f"{name} to be there"))
 
     def wait_restarted(self, name: str, old: int, seconds: float = 30.0) -> None:
         wait_for(lambda: self.pid(name) != old, seconds, f"{name} to be started again")

@@ -1,0 +1,29 @@
+"""The store that the settings name, waited for while it starts. Never migrates it."""
+
+from __future__ import annotations
+
+import stamina
+
+from shared.domain.errors import StoreUnavailable
+from shared.runtime.settings import Settings
+from shared.store.client import Store
+
+START_SECONDS_MAX = 30.0
+"""An engine that was killed answers again within 3 s; after this the supervisor's back-off takes over."""
+
+WAIT_SECONDS_MAX = 0.5
+
+
+async def connect_store(settings: Settings) -> Store:
+    """A connected store; StoreUnavailable when it does not answer in time."""
+    async for attempt in stamina.retry_context(
+        on=StoreUnavailable,
+        attempts=None,
+        timeout=START_SECONDS_MAX,
+        wait_initial=0.05,
+        wait_max=WAIT_SECONDS_MAX,
+        wait_jitter=0.05,
+    ):
+        with attempt:
+            store = await Store.connect(settings.store_url)
+    return store

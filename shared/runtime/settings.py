@@ -104,20 +104,21 @@ def read(environment: Mapping[str, str]) -> Settings:
 def with_keys(
     settings: Settings, token: Callable[[], str] = lambda: secrets.token_urlsafe(32)
 ) -> tuple[Settings, bool]:
-    """The settings with the kept or newly made keys of `$PERSONLOG_DATA/keys.env`; whether any was made now."""
+    """The settings with the kept or newly made keys of `$PERSONLOG_DATA/keys.env`; whether a key to show was made now."""
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = settings.data / "keys.env"
     kept = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line) if path.exists() else {}
     prefixes = ("phx_", "phc_", "")
     given = msgspec.structs.asdict(settings)
-    made = False
+    made = written = False
     for name, prefix in zip(GENERATED, prefixes, strict=True):
         field = name.removeprefix(PREFIX).lower()
         if not given[field]:
             if name not in kept:
-                kept[name], made = prefix + token(), True
+                kept[name], written = prefix + token(), True
+                made |= bool(prefix)
             given[field] = kept[name]
-    if made:
+    if written:
         text = "".join(f"{name}={kept[name]}\n" for name in GENERATED if name in kept)
         scratch = path.with_suffix(".new")
         descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

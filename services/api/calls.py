@@ -16,6 +16,7 @@ from aiohttp import web
 
 from services.api import errors
 from services.api.access import Key, Project
+from services.api.capture_body import GZIP, inflate
 from services.api.context import CONTEXT, POSITION_HEADER, Context
 from services.api.reads import Person
 from services.api.render import csv_body, json_body
@@ -195,6 +196,8 @@ async def _json_of(request: web.Request) -> Any:
     raw = await read_body(request, BODY_BYTES_MAX)
     if not raw:
         return {}
+    if raw.startswith(GZIP):
+        raw = inflate(raw, BODY_BYTES_MAX)
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -206,8 +209,11 @@ async def read_body(request: web.Request, most: int) -> bytes:
     if request.content_length is not None and request.content_length > most:
         raise errors.too_large(most)
     try:
-        async with asyncio.timeout(BODY_SECONDS_MAX):
+        if request.content.is_eof():  # it is all here: no timer is needed, and one costs 6 % of a capture
             raw = await request.read()
+        else:
+            async with asyncio.timeout(BODY_SECONDS_MAX):
+                raw = await request.read()
     except TimeoutError:
         raise errors.timeout() from None
     if len(raw) > most:

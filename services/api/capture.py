@@ -12,17 +12,14 @@ from services.api.calls import read_body
 from services.api.capture_body import INFLATED_BYTES_MAX, Captured, decode
 from services.api.capture_events import Scene, commands_of, time_of, token_of
 from services.api.context import CONTEXT, Context, position_header
-from shared.domain.commands import Command
-from shared.domain.errors import BadInput
+from shared.domain.errors import BadInput, Rejected, Transient
+from shared.log.port import Entry
 from shared.runtime import telemetry
 
 PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
 
 BODY_BYTES_MAX = INFLATED_BYTES_MAX
 """Of a body as sent; after decompression the same limit holds."""
-
-SKEW_US_MAX = 366 * 86_400_000_000
-"""A sender whose clock seems to be off by more has sent nonsense as sent_at; it is not believed."""
 
 _OK = b'{"status":"Ok"}'
 
@@ -54,26 +51,26 @@ async def capture(request: web.Request) -> web.Response:
     """One request of events: the good ones are appended in one piece, the first bad one is named."""
     try:
         return await _capture(request)
-    except errors.ApiError as error:
-        error.headers |= cors(request)
-        raise
+    except (errors.ApiError, Rejected, Transient) as error:
+        answer = error if isinstance(error, errors.ApiError) else errors.of(error)
+        answer.headers |= cors(request)
+        raise answer from None
 
 
 async def _capture(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     body = await read_body(request, BODY_BYTES_MAX)
-    try:
-        captured = decode(body, request.content_type, request.query)
-        project = _project(context, captured)
-        good, refused = _commands(context, captured, project)
-        positions = await context.append(good) if good else []
-    except BadInput as error:
-        raise errors.of(error) from None
+    captured = decode(body, request.content_type, request.query, request.headers.get("Content-Encoding", ""))
+    project = _project(context, captured)
+    good, refused = _entries(context, captured, project)
+    positions = await context.log.append(good) if good else []
     stored = len(captured.events) - len(refused)
     telemetry.CAPTURED.labels("stored").inc(stored)
     if refused:
         telemetry.CAPTURED.labels("refused").inc(len(refused))
-        raise _refusal(captured, refused, stored)
+        refusal = _refusal(captured, refused, stored)
+        refusal.headers |= position_header(positions)
+        raise refusal
     headers = cors(request) | position_header(positions)
     if request.query.get("beacon") == "1":
         return web.Response(status=204, headers=headers)
@@ -83,37 +80,35 @@ async def _capture(request: web.Request) -> web.Response:
 def cors(request: web.Request) -> dict[str, str]:
     """Browsers of any origin may send: origin and requested headers are mirrored."""
     origin = request.headers.get("Origin")
-    if origin is None:
+    asked = request.headers.get("Access-Control-Request-Headers", "Content-Type")
+    if origin is None or not (origin.isascii() and asked.isascii()):
         return {}
     return {
         "Access-Control-Allow-Origin": origin,
         "Access-Control-Allow-Credentials": "true",
         "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-        "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", "Content-Type"),
+        "Access-Control-Allow-Headers": asked,
         "Access-Control-Expose-Headers": "Position",
         "Vary": "Origin",
     }
 
 
-def _commands(
-    context: Context, captured: Captured, project: Project
-) -> tuple[list[Command], list[tuple[int, BadInput]]]:
+def _entries(context: Context, captured: Captured, project: Project) -> tuple[list[Entry], list[tuple[int, BadInput]]]:
     received_at = context.clock.now_us()
     sent_at = time_of(captured.sent_at)
-    skew = sent_at - received_at if sent_at is not None else 0
     scene = Scene(
         project=project.id,
         received_at=received_at,
-        skew=skew if abs(skew) <= SKEW_US_MAX else 0,
+        skew=0 if sent_at is None else sent_at - received_at,
         historical=captured.historical,
         mint=context.mint,
     )
     first = context.stamps.reserve(len(captured.events))
-    good: list[Command] = []
+    good: list[Entry] = []
     refused: list[tuple[int, BadInput]] = []
     for index, event in enumerate(captured.events):
         try:
-            good += commands_of(event, first + index, scene)
+            good += context.entries(commands_of(event, first + index, scene))
         except BadInput as error:
             refused.append((index, error))
     return good, refused
@@ -135,7 +130,8 @@ def _project(context: Context, captured: Captured) -> Project:
 
 def _refusal(captured: Captured, refused: list[tuple[int, BadInput]], stored: int) -> errors.ApiError:
     index, error = refused[0]
-    where = f"batch[{index}]" if captured.batch else ""
-    attr = ".".join(part for part in (where, error.attr) if part) or None
-    detail = f"{error.detail} {stored} stored, {len(refused)} refused." if captured.batch else error.detail
+    if not captured.batch:
+        return errors.of(error)
+    attr = ".".join(part for part in (f"batch[{index}]", error.attr) if part)
+    detail = f"{error.detail} {stored} stored, {len(refused)} refused."
     return errors.ApiError(400, "validation_error", error.slug, detail, attr=attr)

@@ -22,10 +22,20 @@ INFLATED_BYTES_MAX = 20 * 1_048_576
 INFLATE_RATIO_MAX = 200
 """JSON of events shrinks 10 to 30 times; a bomb shrinks 1,000 times."""
 
+INFLATED_BYTES_FREE = 2 * 1_048_576
+"""Below it the ratio does not count: too little to hurt, and one padded event may well shrink 1,000 times."""
+
+FORM_FIELDS_MAX = 100
+"""Fields of a form; SDKs send three."""
+
 EVENTS_MAX = 10_000
 """Events of one request; SDKs send 100."""
 
-_GZIP = b"\x1f\x8b\x08"
+TOKEN_PLACES = ("token", "api_key", "$token")
+"""Where a batch or an event names its project; the first one counts."""
+
+GZIP = b"\x1f\x8b\x08"
+_ZLIB = b"\x78"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
@@ -39,35 +49,37 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
     batch: bool = False
 
 
-def decode(body: bytes, content_type: str, query: Mapping[str, str]) -> Captured:
-    """The events of a request. Raises ApiError or BadInput in the documented shapes."""
+def decode(body: bytes, content_type: str, query: Mapping[str, str], encoding: str = "") -> Captured:
+    """The events of a request. Raises ApiError or BadInput in the documented shapes.
+
+    gzip is what begins like gzip: hints and headers are often missing, and sometimes wrong.
+    """
     compression = query.get("compression", "")
     if not body and "data" in query:
-        body = _base64(query["data"].encode("utf-8", "replace")) or query["data"].encode()
-    elif content_type == "application/x-www-form-urlencoded" and not body.startswith((b"{", b"[", _GZIP)):
-        form = parse_qs(body.decode("latin-1"), max_num_fields=100)
-        data = form.get("data", [""])[0]
-        compression = compression or form.get("compression", [""])[0]
-        body = _base64(data.replace(" ", "+").encode("latin-1")) or data.encode("latin-1")
+        body = _data(query["data"].encode("utf-8", "replace"))
+    elif content_type == "application/x-www-form-urlencoded" and not body.startswith((b"{", b"[", GZIP)):
+        form = _form(body)
+        compression = compression or form.get("compression", "")
+        body = _data(form.get("data", "").encode("latin-1"))
     elif compression == "base64" or body.lstrip()[:1] not in (b"{", b"[", b"\x1f"):
         body = _base64(body) or body
-    if body.startswith(_GZIP):
+    if body.startswith(GZIP) or (encoding == "deflate" and body.startswith(_ZLIB)):
         body = inflate(body)
-    elif compression in ("gzip", "gzip-js"):
+    elif compression in ("gzip", "gzip-js") and not encoding:
         raise BadInput("The body is not gzip.", attr="compression")
     return _shape(parse(body), query)
 
 
-def inflate(body: bytes) -> bytes:
-    """One gzip member within the limits; anything else is a BadInput or too large."""
-    inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    most = min(INFLATED_BYTES_MAX, max(65_536, len(body) * INFLATE_RATIO_MAX))
+def inflate(body: bytes, bytes_max: int = INFLATED_BYTES_MAX) -> bytes:
+    """One gzip member (or zlib stream) within the limits; anything else is a BadInput or too large."""
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: either header
+    most = min(bytes_max, max(INFLATED_BYTES_FREE, len(body) * INFLATE_RATIO_MAX))
     try:
         plain = inflater.decompress(body, most + 1)
     except zlib.error:
         raise BadInput("The gzip data is broken.") from None
     if len(plain) > most:
-        raise errors.too_large(INFLATED_BYTES_MAX)
+        raise errors.too_large(most)
     if not inflater.eof or inflater.unused_data:
         raise BadInput("The gzip data is cut off, or has more than one member.")
     return plain
@@ -115,7 +127,7 @@ def _shape(value: Any, query: Mapping[str, str]) -> Captured:
     if isinstance(value, list):
         captured = Captured(events=value, sent_at=sent_at, batch=True)
     elif isinstance(value, dict) and isinstance(value.get("batch"), list):
-        token = next((value[key] for key in ("api_key", "token") if isinstance(value.get(key), str)), None)
+        token = next((value[key] for key in TOKEN_PLACES if isinstance(value.get(key), str)), None)
         captured = Captured(
             events=value["batch"],
             token=token,
@@ -124,11 +136,7 @@ def _shape(value: Any, query: Mapping[str, str]) -> Captured:
             batch=True,
         )
     elif isinstance(value, dict):
-        captured = Captured(
-            events=[value],
-            sent_at=value.get("sent_at", sent_at),
-            historical=value.get("historical_migration") is True,
-        )
+        captured = Captured(events=[value], sent_at=sent_at, historical=value.get("historical_migration") is True)
     else:
         raise errors.parse_error("The body must be an event, a list of events, or a batch.")
     if not captured.events:
@@ -136,6 +144,20 @@ def _shape(value: Any, query: Mapping[str, str]) -> Captured:
     if len(captured.events) > EVENTS_MAX:
         raise BadInput(f"At most {EVENTS_MAX} events at once.", attr="batch")
     return captured
+
+
+def _form(body: bytes) -> dict[str, str]:
+    """The first value of each field, byte for byte as Latin-1."""
+    try:
+        fields = parse_qs(body.decode("latin-1"), encoding="latin-1", max_num_fields=FORM_FIELDS_MAX)
+    except ValueError:
+        raise BadInput(f"A form has at most {FORM_FIELDS_MAX} fields.") from None
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _data(data: bytes) -> bytes:
+    """A `data` field, of base64 or not; in base64 a blank was a plus before the URL decoding."""
+    return _base64(data.replace(b" ", b"+")) or data
 
 
 def _base64(body: bytes) -> bytes | None:

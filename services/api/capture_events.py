@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import orjson
 
-from services.api.capture_body import clean, clean_text
+from services.api.capture_body import TOKEN_PLACES, clean, clean_text
 from services.api.values import NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.commands import Capture, Command, Merge, MergeMode, Properties, Write
 from shared.domain.errors import BadInput
 from shared.domain.identity import is_legal
-from shared.domain.ids import fragment_id, hash64
+from shared.domain.ids import DISTINCT_ID_CHARS_MAX, fragment_id, hash64
 
-DISTINCT_ID_CHARS_MAX = 200
+CAPTURED_ID_CHARS_MAX = 200
 """Capture v0 cuts there, as the original does."""
 
 EVENT_NAME_CHARS_MAX = 200
@@ -25,14 +26,17 @@ EVENT_NAME_CHARS_MAX = 200
 AHEAD_US_MAX = 23 * 3_600_000_000
 """A clock that is wrong by more than that is not believed."""
 
+NUMBER_MAX = 1e18
+"""A number above is no time in any unit, and would overflow on the way to microseconds."""
+
 MILLISECONDS_FROM = 100_000_000_000
 """A numeric time at or above is in milliseconds: as seconds it would lie past the year 5138."""
 
 STORED_US_MIN, STORED_US_MAX = -2_208_988_800_000_000, 10_413_791_999_000_000
 """1900 to 2299: what the store's times hold."""
 
-TOKEN_PLACES = ("token", "api_key", "$token")
-
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NUMBER = re.compile(r"[0-9]{1,17}(\.[0-9]{1,9})?")
 _LIFTED = tuple(
     "$app_build $app_name $app_namespace $app_version $browser $browser_version $device_type $current_url $pathname $os"
     " $os_name $os_version $referring_domain $referrer $screen_height $screen_width $viewport_height $viewport_width"
@@ -80,7 +84,8 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
     if not isinstance(name, str) or not name.strip():
         raise BadInput("An event needs a name.", attr="event")
     name = clean_text(name)[:EVENT_NAME_CHARS_MAX]
-    distinct_id = _distinct_id(event, properties)
+    sent_id = _sent_id(event, sent)
+    distinct_id = _kept_id(sent_id)
     uuid = _uuid(event.get("uuid"), scene)
     person = properties.get("$process_person_profile") is not False
     if not person and (name in _MERGES or name == "$groupidentify"):
@@ -100,23 +105,28 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
         historical=scene.historical,
         **(_operations(event, properties, name) if person else {}),
     )
-    return [capture, *_merge(capture, properties, at, scene)]
+    return [capture, *_merge(capture, sent_id, sent, scene)]
 
 
-def time_of(value: Any, default: int | None = None) -> int | None:
-    """Microseconds of an RFC 3339 text or of a number of seconds or milliseconds; the default when unparsable."""
-    if isinstance(value, str) and value.replace(".", "", 1).isdigit():
-        value = float(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return int(value * (1_000 if abs(value) >= MILLISECONDS_FROM else 1_000_000))
+def time_of(value: Any) -> int | None:
+    """Microseconds of an RFC 3339 text or of a number of seconds or milliseconds; None when it is no time."""
     if isinstance(value, str):
-        try:
-            parsed = datetime.fromisoformat(value.strip())
-        except ValueError:
-            return default
-        aware = parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
-        return int(aware.timestamp()) * 1_000_000 + aware.microsecond
-    return default
+        text = value.strip()
+        if _NUMBER.fullmatch(text) is None:
+            return _iso(text)
+        value = float(text)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < NUMBER_MAX:
+        return None
+    return round(value * (1_000 if abs(value) >= MILLISECONDS_FROM else 1_000_000))
+
+
+def _iso(text: str) -> int | None:
+    try:
+        parsed = datetime.fromisoformat(text.upper())
+    except ValueError:
+        return None
+    aware = parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // timedelta(microseconds=1)
 
 
 def _time(event: dict[str, Any], properties: Properties, scene: Scene) -> int:
@@ -124,25 +134,32 @@ def _time(event: dict[str, Any], properties: Properties, scene: Scene) -> int:
     now, offset = scene.received_at, event.get("offset")
     if isinstance(offset, int | float) and not isinstance(offset, bool) and 0 <= offset < 1e12:
         return now - int(offset * 1_000)
-    sent = time_of(event.get("timestamp", properties.get("timestamp")))
+    sent = time_of(event.get("timestamp"))
     if sent is None:
         return now
-    skew = 0 if properties.get("$ignore_sent_at") is True else scene.skew
-    time = sent - skew
+    own = time_of(event.get("sent_at"))  # of an event outside a batch, such as an element of an array
+    skew = scene.skew if own is None else own - now
+    time = sent - (0 if properties.get("$ignore_sent_at") is True else skew)
     if time > now + AHEAD_US_MAX:
         return now
     return min(max(time, STORED_US_MIN), STORED_US_MAX)
 
 
-def _distinct_id(event: dict[str, Any], properties: Properties) -> str:
-    for value in (event.get("distinct_id"), event.get("$distinct_id"), properties.get("distinct_id")):
-        if value is None or value == "":
-            continue
-        text = value if isinstance(value, str) else orjson.dumps(clean({"": value}, "distinct_id")[""]).decode()
-        text = clean_text(text)[:DISTINCT_ID_CHARS_MAX]
-        if text.strip():
+def _sent_id(event: dict[str, Any], sent: Properties) -> str:
+    for value in (event.get("distinct_id"), event.get("$distinct_id"), sent.get("distinct_id")):
+        if value is not None and (text := _id_text(value, "distinct_id")).strip():
             return text
     raise BadInput("An event needs a distinct_id.", attr="distinct_id")
+
+
+def _id_text(value: Any, attr: str) -> str:
+    """A distinct id as it was sent; its JSON text when it was none."""
+    return value if isinstance(value, str) else orjson.dumps(clean({"": value}, attr)[""]).decode()
+
+
+def _kept_id(sent_id: str) -> str:
+    """A distinct id as it is stored."""
+    return clean_text(sent_id[:CAPTURED_ID_CHARS_MAX])
 
 
 def _uuid(value: Any, scene: Scene) -> UUID:
@@ -198,24 +215,28 @@ def _object(event: dict[str, Any], properties: Properties, key: str) -> Properti
     return found
 
 
-def _merge(capture: Capture, properties: Properties, at: int, scene: Scene) -> list[Command]:
-    """An empty write, so that an id known only from a merge is born, and the merge."""
-    if capture.event not in _MERGES:
+def _merge(capture: Capture, sent_id: str, sent: Properties, scene: Scene) -> list[Command]:
+    """An empty write, so that an id known only from a merge is born, and the merge.
+
+    The merge carries both ids as sent, because one with NUL or over 400 characters is illegal although what is kept
+    of it would not be; one character more than is legal says enough.
+    """
+    field, mode = _MERGES.get(capture.event, ("", "identify"))
+    other = sent.get(field)
+    if not field or other is None:
         return []
-    field, mode = _MERGES[capture.event]
-    other = properties.get(field)
-    if other is None or isinstance(other, bool | dict | list):
-        return []
-    source_id = clean_text(other if isinstance(other, str) else orjson.dumps(other).decode())[:DISTINCT_ID_CHARS_MAX]
+    from_id = _id_text(other, f"properties.{field}")
+    source_id = _kept_id(from_id)
     if source_id == capture.distinct_id:
         return []
     source = fragment_id(scene.project, source_id)
     key = hash64(f"merge:{capture.uuid}")
-    common: dict[str, Any] = {"project": scene.project, "at": at, "actor": "capture", "key": key}
+    common: dict[str, Any] = {"project": scene.project, "at": capture.at, "actor": "capture", "key": key}
+    enough = DISTINCT_ID_CHARS_MAX + 1
     merge = Merge(
-        id=scene.mint(), into=capture.fragment, source=source, into_id=capture.distinct_id, source_id=source_id,
+        id=scene.mint(), into=capture.fragment, source=source, into_id=sent_id[:enough], source_id=from_id[:enough],
         mode=mode, **common,
     )  # fmt: skip
-    if not is_legal(source_id):
+    if not is_legal(from_id):
         return [merge]
     return [Write(id=scene.mint(), fragment=source, distinct_id=source_id, reason="merge", **common), merge]

@@ -63,6 +63,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
     async def append(self, commands: Sequence[Command]) -> list[Position]:
         """Append commands in order; durable on return. BadInput when one is larger than a record may be."""
+        return await self.log.append(self.entries(commands))
+
+    def entries(self, commands: Sequence[Command]) -> list[Entry]:
+        """Commands as the log takes them. BadInput when one is larger than a record may be."""
         counts = self.log.partitions()
         entries = []
         for command in commands:
@@ -70,7 +74,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
             if len(value) > RECORD_BYTES_MAX:
                 raise BadInput(f"One change may have {RECORD_BYTES_MAX} bytes.", slug="too_large")
             entries.append(Entry(*route(command, counts), value))
-        return await self.log.append(entries)
+        return entries
 
 
 CONTEXT = web.AppKey("context", Context)

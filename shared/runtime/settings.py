@@ -104,7 +104,7 @@ def read(environment: Mapping[str, str]) -> Settings:
 def with_keys(
     settings: Settings, token: Callable[[], str] = lambda: secrets.token_urlsafe(32)
 ) -> tuple[Settings, bool]:
-    """The settings with the kept or newly made keys of `$PERSONLOG_DATA/keys.env`; whether a key to show was made now."""
+    """The settings with the kept or newly made keys of `keys.env`; whether a key to show was made now."""
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = settings.data / "keys.env"
     kept = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line) if path.exists() else {}

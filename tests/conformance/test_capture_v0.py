@@ -1,0 +1,350 @@
+"""Capture v0 over HTTP: the recorded requests of real SDKs, the documented answers, and thousands of bad bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import json
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+import pytest
+
+from shared.domain.commands import Capture, Merge, Write
+from shared.domain.ids import parse_positions
+from tests.support.api import NOW, PERSONAL_KEY, TOKEN, Api, serving
+from tests.support.recorded import ANON, BROWSER_SDK, NODE_SDK, PYTHON_SDK
+
+PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
+OK = b'{"status":"Ok"}'
+FUZZ_BODIES = 3_000
+
+
+@pytest.fixture
+async def api(engine_url: str) -> AsyncIterator[Api]:
+    async with serving(engine_url) as served:
+        yield served
+
+
+def event(**changed: Any) -> dict[str, Any]:
+    return {"api_key": TOKEN, "event": "e", "distinct_id": "d"} | changed
+
+
+async def post(api: Api, body: Any, path: str = "/batch/", **headers: str) -> tuple[int, bytes, Any]:
+    data = body if isinstance(body, bytes) else orjson.dumps(body)
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with api.client.post(path, data=data, headers=sent) as response:
+        return response.status, await response.read(), response.headers
+
+
+async def test_the_python_sdks_batch_is_stored_as_it_was_meant(api: Api) -> None:
+    status, body, headers = await post(api, PYTHON_SDK, Content_Type="application/json")
+    assert (status, body) == (200, OK)
+    captures = {one.event: one for one in api.commands() if isinstance(one, Capture)}
+    assert len(captures) == 6
+    order = captures["order placed"]
+    assert (order.set, order.unset) == ({"plan": "pro"}, ("old_prop",))
+    assert order.set_once == {"first_seen": "2026-01-01", "$initial_os": "Linux"}
+    assert order.lifted == {"$os": "Linux"}
+    assert captures["$set"].set == {"email": "a@b.c"}
+    assert captures["personless ev"].person is False
+    assert captures["$groupidentify"].set == {}
+    (merge,) = (one for one in api.commands() if isinstance(one, Merge))
+    assert (merge.into_id, merge.source_id, merge.mode) == ("anon-1", "u1", "alias")
+    positions = parse_positions(headers["Position"])
+    assert {position.topic for position in positions} == {"personlog.commands", "personlog.identity"}
+
+
+async def test_the_events_of_a_batch_keep_their_order_in_their_stamps(api: Api) -> None:
+    await post(api, PYTHON_SDK)
+    stamps = {one.event: one.at for one in api.commands() if isinstance(one, Capture)}
+    assert sorted(stamps, key=lambda name: stamps[name]) == [one["event"] for one in PYTHON_SDK["batch"]]
+    assert len(set(stamps.values())) == len(stamps)
+
+
+async def test_the_node_sdks_gzip_with_its_header_is_read(api: Api) -> None:
+    status, body, _ = await post(
+        api, gzip.compress(orjson.dumps(NODE_SDK)), Content_Type="application/json", Content_Encoding="gzip"
+    )
+    assert (status, body) == (200, OK)
+    assert [type(one) for one in api.commands()].count(Merge) == 1
+
+
+@pytest.mark.parametrize("path", ["/e/", "/i/v0/e/"])
+async def test_the_browsers_gzip_without_any_hint_is_read_and_merges(api: Api, path: str) -> None:
+    status, body, headers = await post(
+        api, gzip.compress(orjson.dumps(BROWSER_SDK)), path, Content_Type="text/plain", Origin="https://shop.example"
+    )
+    assert (status, body) == (200, OK)
+    assert headers["Access-Control-Allow-Origin"] == "https://shop.example"
+    capture = next(one for one in api.commands() if isinstance(one, Capture))
+    assert (capture.distinct_id, capture.set) == ("u1", {"email": "a@b.c"})
+    assert capture.timestamp == NOW - 3_000, "its own clock was 3 ms before sent_at"
+    birth = next(one for one in api.commands() if isinstance(one, Write))
+    assert birth.distinct_id == ANON
+    assert next(one for one in api.commands() if isinstance(one, Merge)).mode == "identify"
+
+
+async def test_every_path_takes_every_shape_with_and_without_a_slash(api: Api) -> None:
+    shapes = (event(), [event(), event()], {"token": TOKEN, "batch": [{"event": "e", "distinct_id": "d"}]})
+    for path in PATHS:
+        for shape, slash in zip(shapes, ("", "/", ""), strict=True):
+            assert (await post(api, shape, path + slash))[:2] == (200, OK), (path, shape)
+    assert len(api.commands()) == len(PATHS) * 4
+
+
+async def test_forms_and_queries_are_read(api: Api) -> None:
+    plain = base64.b64encode(orjson.dumps(event(properties={"text": ">>>???"}))).decode()
+    form = {"Content_Type": "application/x-www-form-urlencoded"}
+    assert (await post(api, f"data={quote(plain)}".encode(), "/e/?compression=base64", **form))[:2] == (200, OK)
+    assert (await post(api, f"data={plain}".encode(), "/e/", **form))[:2] == (200, OK)
+    async with api.client.get(f"/e/?data={quote(plain)}") as response:
+        assert (response.status, await response.read()) == (200, OK)
+    async with api.client.get("/e/", params={"data": orjson.dumps(event()).decode()}) as response:
+        assert response.status == 200
+    assert len(api.commands()) == 4
+
+
+async def test_a_beacon_is_answered_with_nothing(api: Api) -> None:
+    assert (await post(api, event(), "/e/?beacon=1"))[:2] == (204, b"")
+    assert len(api.commands()) == 1
+
+
+async def test_preflights_mirror_what_they_ask_for(api: Api) -> None:
+    asked = {"Origin": "https://shop.example", "Access-Control-Request-Headers": "content-type,x-y"}
+    async with api.client.options("/batch/", headers=asked) as response:
+        assert response.status == 200
+        assert response.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+        assert response.headers["Access-Control-Allow-Headers"] == "content-type,x-y"
+        assert response.headers["Access-Control-Allow-Credentials"] == "true"
+        assert response.headers["Access-Control-Allow-Methods"] == "GET, POST, OPTIONS"
+
+
+async def test_errors_can_be_read_by_a_browser_too(api: Api) -> None:
+    for body in (b"{", {"batch": [event()], "api_key": "phc_nobody"}, {"batch": [event()] * 2 + [{}], "token": TOKEN}):
+        status, _, headers = await post(api, body, Origin="https://shop.example")
+        assert status in (400, 401) and headers["Access-Control-Allow-Origin"] == "https://shop.example"
+
+
+async def test_flags_are_answered_with_none(api: Api) -> None:
+    for path in ("/flags/?v=4", "/decide/"):
+        status, body, _ = await post(api, {"api_key": TOKEN, "distinct_id": "d"}, path)
+        assert status == 200 and orjson.loads(body)["flags"] == {}
+    assert api.commands() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"event": "e", "distinct_id": "d"}, 401, "not_authenticated"),
+        (event(api_key=""), 401, "not_authenticated"),
+        (event(api_key="phc_nobody"), 401, "authentication_failed"),
+        (event(api_key=PERSONAL_KEY), 401, "authentication_failed"),
+        ([event(), event(api_key="phc_other")], 401, "authentication_failed"),
+        ([event(), {"event": "e", "distinct_id": "d"}], 401, "authentication_failed"),
+        ({"api_key": TOKEN, "batch": []}, 400, "invalid_input"),
+        ([], 400, "invalid_input"),
+    ],
+)
+async def test_what_is_wrong_with_a_whole_request_stores_nothing(api: Api, body: Any, status: int, code: str) -> None:
+    answered, content, headers = await post(api, body)
+    assert (answered, orjson.loads(content)["code"]) == (status, code)
+    assert ("WWW-Authenticate" in headers) == (status == 401)
+    assert api.commands() == []
+
+
+async def test_the_batchs_token_wins_over_those_of_its_events(api: Api) -> None:
+    batch = {"api_key": TOKEN, "batch": [event(api_key="phc_other"), {"event": "e", "distinct_id": "d"}]}
+    assert (await post(api, batch))[0] == 200
+    assert len(api.commands()) == 2
+
+
+async def test_good_events_are_stored_and_the_first_bad_one_is_named_and_counted(api: Api) -> None:
+    huge = event(properties={"text": "y" * 1_100_000})
+    batch = [event(distinct_id="good-1"), event(distinct_id=" "), huge, event(distinct_id="good-2")]
+    status, content, headers = await post(api, {"api_key": TOKEN, "batch": batch})
+    body = orjson.loads(content)
+    assert (status, body["type"], body["code"], body["attr"]) == (
+        400, "validation_error", "invalid_input", "batch[1].distinct_id",
+    )  # fmt: skip
+    assert "2 stored, 2 refused" in body["detail"]
+    assert {one.distinct_id for one in api.commands() if isinstance(one, Capture)} == {"good-1", "good-2"}
+    assert parse_positions(headers["Position"])
+
+
+async def test_an_event_too_large_for_the_log_does_not_take_its_neighbours_along(api: Api) -> None:
+    huge = event(properties={"text": "y" * 1_100_000})
+    status, content, _ = await post(api, [event(), huge])
+    assert (status, orjson.loads(content)["code"], orjson.loads(content)["attr"]) == (400, "too_large", "batch[1]")
+    assert len(api.commands()) == 1
+    status, content, _ = await post(api, huge)
+    assert (status, orjson.loads(content)["code"]) == (413, "too_large")
+    assert len(api.commands()) == 1
+
+
+async def test_padding_that_shrinks_a_thousand_times_is_still_an_event(api: Api) -> None:
+    padded = event(properties={"text": "y" * 900_000})
+    assert (await post(api, gzip.compress(orjson.dumps(padded))))[:2] == (200, OK)
+
+
+async def test_a_resent_batch_says_the_same_with_the_same_keys(api: Api) -> None:
+    """Duplicates are the fold's to recognise; the API must only not blur them."""
+    for _ in range(2):
+        assert (await post(api, NODE_SDK))[0] == 200
+    captures = [one for one in api.commands() if isinstance(one, Capture)]
+    merges = [one for one in api.commands() if isinstance(one, Merge)]
+    assert len(captures) == 4 and len({one.uuid for one in captures}) == 2
+    assert len(merges) == 2 and len({one.key for one in merges}) == 1 and merges[0].key
+
+
+async def test_a_log_that_is_away_is_503_with_a_time_to_try_again(api: Api) -> None:
+    api.log.away = True
+    status, content, headers = await post(api, event(), Origin="https://shop.example")
+    assert (status, orjson.loads(content)["code"]) == (503, "unavailable")
+    assert headers["Retry-After"] and headers["Access-Control-Allow-Origin"]
+    api.log.away = False
+    assert (await post(api, event()))[0] == 200
+
+
+async def test_a_body_that_never_ends_is_408_and_others_are_served_meanwhile(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.api.calls.BODY_SECONDS_MAX", 0.3)
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port)
+    writer.write(b"POST /batch/ HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{")
+    assert (await post(api, event()))[0] == 200
+    async with asyncio.timeout(5):
+        assert b" 408 " in await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /batch/ HTTP/1.1\r\nOrigin: \xff\xfe\r\n",
+        b"POST /batch/ HTTP/1.1\r\nOrigin: https://a\r\nAccess-Control-Request-Headers: \xff\r\n",
+        b"POST /batch/?compression=%ff&sent_at=%ed%a0%80 HTTP/1.1\r\n",
+        b"POST /batch/ HTTP/1.1\r\nContent-Encoding: gz\xff\r\n",
+        b"POST /batch/ HTTP/1.1\r\nContent-Type: \xff/\xff; charset=\xff\r\n",
+        b"POST /batch/ HTTP/1.1\r\nContent-Encoding: gzip\r\n",
+        b"GET /batch/?data=%ff%fe%ed%a0%80 HTTP/1.1\r\n",
+    ],
+)
+async def test_headers_and_queries_that_are_no_text_never_make_a_5xx(api: Api, head: bytes) -> None:
+    body = orjson.dumps(event())
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port)
+    writer.write(head + b"Host: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    async with asyncio.timeout(5):
+        status = int((await reader.readline()).split()[1])
+    writer.close()
+    await writer.wait_closed()
+    assert status in (200, 400)
+    assert len(api.commands()) == (status == 200)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "x"])
+async def test_a_false_content_encoding_hurts_neither_the_request_nor_the_connection(api: Api, encoding: str) -> None:
+    for body in (orjson.dumps(event()), gzip.compress(orjson.dumps(event()))):
+        assert (await post(api, body, Content_Encoding=encoding))[:2] == (200, OK)
+    assert (await post(api, b"\x1f\x8b\x08garbage", Content_Encoding=encoding))[0] == 400
+    assert (await post(api, event()))[0] == 200
+
+
+async def test_no_body_makes_a_5xx_and_nothing_refused_reaches_the_log(api: Api) -> None:
+    """A seeded fuzz over the real HTTP stack: random JSON, mangled recordings, in every encoding, on every path."""
+    dice = random.Random(20_261_123)
+    statuses: dict[int, int] = {}
+    for number in range(FUZZ_BODIES):
+        before = len(api.log.records("personlog.commands")) + len(api.log.records("personlog.identity"))
+        body, query, headers = _request(dice)
+        status, content, _ = await post(api, body, dice.choice(PATHS) + "/" + query, **headers)
+        after = len(api.log.records("personlog.commands")) + len(api.log.records("personlog.identity"))
+        statuses[status] = statuses.get(status, 0) + 1
+        assert status in (200, 204, 400, 401, 413), (number, status, body[:300])
+        if status in (400, 401, 413):
+            refused = orjson.loads(content)
+            assert set(refused) == {"type", "code", "detail", "attr"}
+            assert after == before or (refused["attr"] or "").startswith("batch["), (number, body[:300])
+    assert len(api.commands()) > 0, "every record in the log can be read"
+    assert all(statuses.get(status, 0) > FUZZ_BODIES // 20 for status in (200, 400, 401)), statuses
+
+
+_ATOMS: tuple[Any, ...] = (
+    None, True, False, 0, -1, 1.5, 1e300, 2**63, 2**64, -(2**63) - 1, 10**40, "", " ", "d", "\0", "²", "NaN", "é😀",
+    "x" * 500, TOKEN, "phc_other", "2026-11-23T09:38:09Z", "9" * 30, "undefined", [], {}, ANON,
+)  # fmt: skip
+_NAMES = (
+    "event", "distinct_id", "$distinct_id", "uuid", "properties", "timestamp", "sent_at", "offset", "$set", "$set_once",
+    "$unset", "api_key", "token", "$token", "batch", "alias", "$anon_distinct_id", "$process_person_profile",
+    "historical_migration", "$os", "a", "",
+)  # fmt: skip
+_EVENTS = ("e", "$identify", "$create_alias", "$merge_dangerously", "$groupidentify", "$set")
+
+
+def _value(dice: random.Random, depth: int = 0) -> Any:
+    kind = dice.random()
+    if depth > 3 or kind < 0.6:
+        return dice.choice(_ATOMS)
+    if kind < 0.75:
+        return [_value(dice, depth + 1) for _ in range(dice.randrange(4))]
+    return {dice.choice(_NAMES): _value(dice, depth + 1) for _ in range(dice.randrange(5))}
+
+
+def _event(dice: random.Random) -> Any:
+    made = {dice.choice(_NAMES): _value(dice) for _ in range(dice.randrange(4))}
+    likely: dict[str, Any] = {"event": dice.choice(_EVENTS), "distinct_id": "d", "api_key": TOKEN}
+    likely["properties"] = {dice.choice(_NAMES): _value(dice) for _ in range(dice.randrange(5))}
+    return made | {name: value for name, value in likely.items() if dice.random() < 0.9}
+
+
+def _request(dice: random.Random) -> tuple[bytes, str, dict[str, str]]:
+    shape = dice.random()
+    if shape < 0.5:
+        body = _json(_event(dice))
+    elif shape < 0.8:
+        body = _json({"api_key": TOKEN, "batch": [_event(dice) for _ in range(dice.randrange(4))]})
+    elif shape < 0.9:
+        body = _json(_value(dice))
+    else:
+        body = orjson.dumps(dice.choice([PYTHON_SDK, NODE_SDK, BROWSER_SDK]))
+    body = _mangled(dice, body)
+    how = dice.randrange(6)
+    if how == 1:
+        body = _mangled(dice, gzip.compress(body, 1))
+    elif how == 2:
+        body = base64.b64encode(body)
+    elif how == 3:
+        body = b"data=" + quote(base64.b64encode(body) if dice.random() < 0.5 else body).encode()
+    elif how == 4:
+        body = b"data=" + body
+    query = dice.choice(["", "", "?compression=gzip", "?compression=base64", "?compression=lz64", "?beacon=1", "?_=5"])
+    headers = {"Content_Type": "application/x-www-form-urlencoded" if how in (3, 4) else "text/plain"}
+    if dice.random() < 0.2:
+        headers["Content_Encoding"] = dice.choice(["gzip", "deflate", "br"])
+    return body, query, headers
+
+
+def _json(value: Any) -> bytes:
+    """By the standard library, because orjson refuses the wide integers that this is about."""
+    return json.dumps(value).encode().replace(b'"NaN"', b"NaN")
+
+
+def _mangled(dice: random.Random, body: bytes) -> bytes:
+    """Mostly whole; sometimes a byte changed, a piece cut out, or half a surrogate put in."""
+    if dice.random() < 0.75 or not body:
+        return body
+    at = dice.randrange(len(body))
+    return dice.choice(
+        [
+            body[:at],
+            body[:at] + bytes([dice.randrange(256)]) + body[at + 1 :],
+            body[:at] + b"\\ud83d" + body[at:],
+            body[:at] + b"\xff" + body[at:],
+            body + body,
+        ]
+    )

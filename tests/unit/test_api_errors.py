@@ -1,0 +1,126 @@
+"""The one table from errors to the wire, and the middleware that leaves nothing in another shape. Never a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from structlog.testing import capture_logs
+
+from services.api import errors
+from services.api.errors import ApiError, error_middleware
+from shared.domain.errors import (
+    BadInput,
+    BadRecord,
+    Corrupt,
+    Fenced,
+    LogUnavailable,
+    NotFound,
+    NotYet,
+    PersonlogError,
+    PreconditionFailed,
+    Rejected,
+    StoreUnavailable,
+    Transient,
+)
+
+WIRE: list[tuple[Exception, int, str, str]] = [
+    (errors.not_authenticated(), 401, "authentication_error", "not_authenticated"),
+    (errors.authentication_failed(), 401, "authentication_error", "authentication_failed"),
+    (errors.permission_denied("person:write"), 403, "authentication_error", "permission_denied"),
+    (errors.permission_denied(None), 403, "authentication_error", "permission_denied"),
+    (errors.not_found("Not found."), 404, "invalid_request", "not_found"),
+    (errors.field_required("properties"), 400, "validation_error", "This field is required."),
+    (errors.parse_error("x"), 400, "invalid_request", "parse_error"),
+    (errors.unsupported_media_type("a/b"), 415, "invalid_request", "unsupported_media_type"),
+    (errors.method_not_allowed("POST", "GET"), 405, "invalid_request", "method_not_allowed"),
+    (errors.not_acceptable(), 406, "invalid_request", "not_acceptable"),
+    (errors.timeout(), 408, "invalid_request", "timeout"),
+    (errors.too_large(7), 413, "invalid_request", "too_large"),
+    (Rejected(), 400, "validation_error", "invalid_input"),
+    (BadInput("no", attr="limit"), 400, "validation_error", "invalid_input"),
+    (BadInput("no", slug="required"), 400, "validation_error", "required"),
+    (BadInput("no", slug="too_large"), 413, "invalid_request", "too_large"),
+    (NotFound(), 404, "invalid_request", "not_found"),
+    (PreconditionFailed(), 412, "invalid_request", "precondition_failed"),
+    (NotYet(), 503, "server_error", "projection_lag"),
+    (Transient(), 503, "server_error", "unavailable"),
+    (LogUnavailable(), 503, "server_error", "unavailable"),
+    (StoreUnavailable(), 503, "server_error", "unavailable"),
+    (Corrupt("secret"), 500, "server_error", "error"),
+    (BadRecord("secret"), 500, "server_error", "error"),
+    (Fenced("secret"), 500, "server_error", "error"),
+    (RuntimeError("secret"), 500, "server_error", "error"),
+    (web.HTTPNotFound(), 404, "invalid_request", "not_found"),
+    (web.HTTPMethodNotAllowed("POST", ["GET"]), 405, "invalid_request", "method_not_allowed"),
+    (web.HTTPRequestEntityTooLarge(1, 2), 413, "invalid_request", "too_large"),
+    (web.HTTPUnprocessableEntity(), 422, "invalid_request", "error"),
+    (web.RequestPayloadError("cut"), 400, "invalid_request", "parse_error"),
+]
+
+
+async def answer(raised: Exception) -> tuple[web.Response, Any]:
+    async def handler(request: web.Request) -> web.Response:
+        raise raised
+
+    with capture_logs():
+        response = await error_middleware(make_mocked_request("GET", "/x"), handler)
+    assert isinstance(response, web.Response) and isinstance(response.body, bytes)
+    return response, orjson.loads(response.body)
+
+
+@pytest.mark.parametrize(("raised", "status", "kind", "code"), WIRE, ids=lambda value: repr(value)[:60])
+async def test_every_error_leaves_in_the_documented_shape(raised: Exception, status: int, kind: str, code: str) -> None:
+    response, body = await answer(raised)
+    assert list(body) == ["type", "code", "detail", "attr"]
+    assert (response.status, body["type"], body["code"]) == (status, kind, code)
+    assert response.content_type == "application/json" and isinstance(body["detail"], str) and body["detail"]
+    assert "secret" not in body["detail"] and "Traceback" not in body["detail"]
+
+
+def test_every_class_of_the_tree_is_in_the_table() -> None:
+    def below(branch: type[PersonlogError]) -> set[type[PersonlogError]]:
+        return {branch}.union(*(below(one) for one in branch.__subclasses__()))
+
+    tree = {one for one in below(PersonlogError) if one.__module__ == PersonlogError.__module__}
+    assert tree - {PersonlogError} <= {type(raised) for raised, *_ in WIRE}
+
+
+async def test_headers_say_how_to_go_on() -> None:
+    for raised, name, value in [
+        (errors.not_authenticated(), "WWW-Authenticate", "Bearer"),
+        (errors.authentication_failed(), "WWW-Authenticate", "Bearer"),
+        (LogUnavailable(), "Retry-After", "1"),
+        (NotYet(), "Retry-After", "1"),
+        (web.HTTPMethodNotAllowed("POST", ["PATCH", "GET"]), "Allow", "GET, PATCH"),
+    ]:
+        response, _ = await answer(raised)
+        assert response.headers[name] == value
+
+
+async def test_the_field_and_the_scope_are_named() -> None:
+    assert (await answer(BadInput("no", attr="limit")))[1]["attr"] == "limit"
+    assert "person:write" in (await answer(errors.permission_denied("person:write")))[1]["detail"]
+
+
+async def test_what_nobody_expected_is_told_to_the_operator() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        raise RuntimeError("inside")
+
+    with capture_logs() as logs:
+        await error_middleware(make_mocked_request("GET", "/x"), handler)
+    assert [(line["event"], line["error"]) for line in logs] == [("unexpected", "RuntimeError")]
+
+
+async def test_an_answer_passes_through() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(status=204)
+
+    assert (await error_middleware(make_mocked_request("GET", "/x"), handler)).status == 204
+
+
+def test_an_error_raised_is_an_exception_with_its_detail() -> None:
+    assert str(ApiError(400, "a", "b", "the detail")) == "the detail"

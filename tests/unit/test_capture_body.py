@@ -1,0 +1,260 @@
+"""A request's bytes to events: every documented shape and encoding, and the bounds of each. Never a server."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import time
+import zlib
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.api.capture_body import (
+    EVENTS_MAX,
+    FORM_BYTES_MAX,
+    FORM_FIELDS_MAX,
+    INFLATE_RATIO_MAX,
+    INFLATED_BYTES_FREE,
+    INFLATED_BYTES_MAX,
+    Captured,
+    clean,
+    decode,
+    inflate,
+)
+from services.api.errors import ApiError
+from services.api.values import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
+from shared.domain.errors import BadInput
+
+EVENT = {"event": "e", "distinct_id": "d", "properties": {"text": "grün >>> ??? 😀"}}
+JSON = orjson.dumps(EVENT)
+FORM, JSON_TYPE = "application/x-www-form-urlencoded", "application/json"
+PLAIN = base64.b64encode(JSON)
+assert b"+" in PLAIN, "a blank for a plus must be seen to be restored"
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "query"),
+    [
+        (JSON, JSON_TYPE, {}),
+        (JSON, "", {}),
+        (JSON, FORM, {}),  # what curl -d says of every body
+        (b" \n" + JSON, JSON_TYPE, {}),
+        (gzip.compress(JSON), "text/plain", {}),
+        (gzip.compress(JSON), JSON_TYPE, {"compression": "gzip-js"}),
+        (gzip.compress(JSON), FORM, {"compression": "gzip"}),
+        (PLAIN, "text/plain", {}),
+        (PLAIN, "text/plain", {"compression": "base64"}),
+        (base64.b64encode(gzip.compress(JSON)), "text/plain", {}),
+        (b"data=" + quote(PLAIN).encode(), FORM, {"compression": "base64"}),
+        (b"data=" + PLAIN, FORM, {}),
+        (b"compression=base64&data=" + PLAIN, FORM, {}),
+        (b"data=" + quote_plus(JSON).encode(), FORM, {}),
+        (b"data=" + JSON, FORM, {}),  # not percent-encoded at all
+        (b"data=" + quote(base64.b64encode(gzip.compress(JSON))).encode(), FORM, {"compression": "gzip-js"}),
+        (b"data=" + quote(gzip.compress(JSON)).encode(), FORM, {"compression": "gzip-js"}),
+        (b"", "", {"data": JSON.decode()}),
+        (b"", "", {"data": PLAIN.decode()}),
+        (b"", "", {"data": PLAIN.decode().replace("+", " ")}),
+    ],
+)
+def test_every_documented_way_to_send_an_event_gives_the_same_event(
+    body: bytes, content_type: str, query: dict[str, str]
+) -> None:
+    assert decode(body, content_type, query).events == [EVENT]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", ""])
+def test_what_looks_like_gzip_is_gzip_whatever_the_header_says(encoding: str) -> None:
+    assert decode(gzip.compress(JSON), JSON_TYPE, {}, encoding).events == [EVENT]
+    assert decode(JSON, JSON_TYPE, {}, encoding).events == [EVENT]
+
+
+def test_deflate_is_read_only_when_the_header_says_so() -> None:
+    assert decode(zlib.compress(JSON), JSON_TYPE, {}, "deflate").events == [EVENT]
+    with pytest.raises(ApiError):
+        decode(zlib.compress(JSON), JSON_TYPE, {})
+
+
+def test_a_hint_at_gzip_may_be_stale_only_after_a_proxy_that_left_the_header() -> None:
+    with pytest.raises(BadInput):
+        decode(JSON, JSON_TYPE, {"compression": "gzip"})
+    assert decode(JSON, JSON_TYPE, {"compression": "gzip"}, "gzip").events == [EVENT]
+
+
+def test_a_batch_carries_its_token_time_and_kind() -> None:
+    batch = {"api_key": "phc_x", "batch": [EVENT], "sent_at": "2026-11-23T09:37:24Z", "historical_migration": True}
+    assert decode(orjson.dumps(batch), JSON_TYPE, {}) == Captured(
+        events=[EVENT], token="phc_x", sent_at="2026-11-23T09:37:24Z", historical=True, batch=True
+    )
+    assert decode(orjson.dumps({"token": "phc_y", "batch": [EVENT]}), JSON_TYPE, {}).token == "phc_y"
+
+
+def test_an_array_has_neither_token_nor_time_unless_the_query_says_when() -> None:
+    assert decode(orjson.dumps([EVENT]), JSON_TYPE, {}) == Captured(events=[EVENT], batch=True)
+    assert decode(orjson.dumps([EVENT]), JSON_TYPE, {"_": "1795426830346"}).sent_at == "1795426830346"
+    assert decode(orjson.dumps([EVENT]), JSON_TYPE, {"_": "cachebuster"}).sent_at is None
+
+
+@pytest.mark.parametrize("truthy", ["true", 1, None, []])
+def test_only_a_real_true_makes_a_historical_migration(truthy: Any) -> None:
+    assert not decode(orjson.dumps({"batch": [EVENT], "historical_migration": truthy}), JSON_TYPE, {}).historical
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"17", b'"text"', b"null", b"hello", b"\xff\xfe", b'{"a":NaN}', b"[1e999]"]
+)
+def test_what_is_no_json_of_events_is_a_parse_error(body: bytes) -> None:
+    with pytest.raises(ApiError) as caught:
+        decode(body, JSON_TYPE, {})
+    assert (caught.value.status, caught.value.code) == (400, "parse_error")
+
+
+@pytest.mark.parametrize("deep", [b"[" * 1_000_000, b'{"a":' * 1_000_000])
+def test_depth_beyond_recursion_is_a_parse_error(deep: bytes) -> None:
+    with pytest.raises(ApiError, match="not JSON"):
+        decode(deep, JSON_TYPE, {})
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ("data=%E2%82%AC", "a euro sign"),
+        ("data=%FF%FE", "no UTF-8"),
+        ("dat=" + PLAIN.decode(), "no data"),
+    ],
+)
+def test_a_form_without_events_is_a_parse_error(data: str, why: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        decode(data.encode(), FORM, {})
+    assert caught.value.code == "parse_error", why
+
+
+def test_a_form_of_too_many_fields_is_refused() -> None:
+    with pytest.raises(BadInput, match="at most"):
+        decode(b"&".join([b"a=1"] * (FORM_FIELDS_MAX + 1)), FORM, {})
+
+
+def test_a_form_that_is_too_large_is_refused_before_it_is_undone() -> None:
+    with pytest.raises(ApiError) as caught:
+        decode(b"data=" + b"%41" * (FORM_BYTES_MAX // 3), FORM, {})
+    assert caught.value.status == 413
+
+
+def test_a_query_that_is_no_text_is_a_parse_error() -> None:
+    with pytest.raises(ApiError):
+        decode(b"", "", {"data": "\udcff{"})
+
+
+def test_an_empty_batch_and_one_that_is_too_large_are_refused() -> None:
+    bodies: list[Any] = [{"batch": []}, [], {"batch": [EVENT] * (EVENTS_MAX + 1)}]
+    for body in bodies:
+        with pytest.raises(BadInput) as caught:
+            decode(orjson.dumps(body), JSON_TYPE, {})
+        assert caught.value.attr == "batch"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        gzip.compress(JSON)[:-9],
+        gzip.compress(JSON)[:-1],
+        gzip.compress(JSON) * 2,
+        gzip.compress(JSON) + b"x",
+        b"\x1f\x8b\x08",
+        b"\x1f\x8b\x08" + b"\xff" * 40,
+        gzip.compress(JSON)[:-8] + b"\x00" * 8,
+    ],
+)
+def test_gzip_that_is_not_exactly_one_whole_member_is_refused(body: bytes) -> None:
+    with pytest.raises(BadInput):
+        inflate(body)
+
+
+def test_inflating_stops_at_the_ceiling_and_at_the_ratio() -> None:
+    for size in (INFLATED_BYTES_MAX + 1, INFLATED_BYTES_FREE + 1):
+        with pytest.raises(ApiError) as caught:
+            inflate(gzip.compress(b" " * size))
+        assert (caught.value.status, caught.value.code) == (413, "too_large")
+    noise = bytes(range(256)) * 4  # shrinks by far less than the ratio
+    assert len(inflate(gzip.compress(noise))) < INFLATE_RATIO_MAX * len(gzip.compress(noise))
+    assert inflate(gzip.compress(b"y" * INFLATED_BYTES_FREE)) == b"y" * INFLATED_BYTES_FREE
+
+
+def test_half_a_surrogate_becomes_a_replacement_and_a_whole_one_stays() -> None:
+    body = b'{"event":"\\ud83d\\ude00 \\ud83d \\udc00x","distinct_id":"\\\\ud800","\\udfff":1}'
+    assert decode(body, JSON_TYPE, {}).events == [{"event": "😀 � �x", "distinct_id": "\\ud800", "�": 1}]
+
+
+def test_bytes_that_are_no_utf8_become_replacements() -> None:
+    assert decode(b'{"event":"a\xffb","distinct_id":"\\ud800\xff"}', JSON_TYPE, {}).events == [
+        {"event": "a�b", "distinct_id": "��"}
+    ]
+
+
+def test_nul_is_replaced_in_every_text_of_the_properties() -> None:
+    assert clean({"a\0": ["\0", {"b": "x\0y"}], "c": 1}, "p") == {"a�": ["�", {"b": "x�y"}], "c": 1}
+
+
+@pytest.mark.parametrize("number", [INTEGER_MIN, INTEGER_MAX, 0, 1.5, True, None])
+def test_integers_of_64_bits_are_kept_exactly(number: Any) -> None:
+    assert clean({"a": [number]}, "p")["a"] == [number]
+
+
+@pytest.mark.parametrize("number", [INTEGER_MIN - 1, INTEGER_MAX + 1, 10**400])
+def test_wider_integers_are_refused_wherever_they_are(number: int) -> None:
+    for value in (number, [number], {"b": {"c": number}}):
+        with pytest.raises(BadInput) as caught:
+            clean({"a": value}, "properties.$set")
+        assert caught.value.attr == "properties.$set"
+
+
+def test_depth_counts_the_properties_object_as_one() -> None:
+    assert clean(nested(DEPTH_MAX), "p") == nested(DEPTH_MAX)
+    with pytest.raises(BadInput):
+        clean(nested(DEPTH_MAX + 1), "p")
+    with pytest.raises(BadInput):
+        clean({"a": orjson.loads(b"[" * DEPTH_MAX + b"]" * DEPTH_MAX)}, "p")
+
+
+def test_cleaning_an_event_of_twenty_properties_costs_microseconds() -> None:
+    properties = {f"property_{index}": ["text", index, 1.5, None, True][index % 5] for index in range(20)}
+    best = min(_seconds(properties) for _ in range(20))
+    assert best < 200e-6, "some 5 µs on a quiet machine; the bound is for a loaded one"
+
+
+def _seconds(properties: dict[str, Any]) -> float:
+    began = time.perf_counter()
+    clean(properties, "p")
+    return time.perf_counter() - began
+
+
+@given(
+    st.one_of(st.binary(max_size=300), st.binary(max_size=100).map(gzip.compress), st.text().map(str.encode)),
+    st.sampled_from([FORM, JSON_TYPE, "text/plain", ""]),
+    st.dictionaries(
+        st.sampled_from(["data", "compression", "_", "sent_at"]),
+        st.sampled_from(["gzip", "gzip-js", "base64", "lz64", "x", "1", "\udcff", PLAIN.decode()]),
+    ),
+    st.sampled_from(["", "gzip", "deflate", "br"]),
+)
+def test_no_bytes_raise_anything_but_the_documented(
+    body: bytes, content_type: str, query: dict[str, str], encoding: str
+) -> None:
+    try:
+        decode(body, content_type, query, encoding)
+    except ApiError as error:
+        assert error.status in (400, 413)
+    except BadInput:
+        pass

@@ -1,0 +1,389 @@
+"""One captured event to commands. Never a server, never a clock."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.api.capture_body import clean_text
+from services.api.capture_events import (
+    CAPTURED_ID_CHARS_MAX,
+    EVENT_NAME_CHARS_MAX,
+    STORED_US_MAX,
+    STORED_US_MIN,
+    Scene,
+    commands_of,
+    time_of,
+    token_of,
+)
+from services.api.values import NAME_CHARS_MAX, PROPERTIES_MAX
+from shared.domain.commands import Capture, Command, Merge, Write, decode, encode
+from shared.domain.errors import BadInput
+from shared.domain.ids import fragment_id
+
+NOW = 1_795_426_700_000_000
+SECOND, HOUR = 1_000_000, 3_600_000_000
+UUID_TEXT = "01a207c7-480a-7000-8000-000000000001"
+
+
+def scene(**changed: Any) -> Scene:
+    numbers = count(1)
+    fields: dict[str, Any] = {"project": 1, "received_at": NOW, "skew": 0, "historical": False}
+    return Scene(mint=lambda: UUID(int=next(numbers)), **fields | changed)
+
+
+def commands(event: Any = None, /, at: int = NOW, scenery: Scene | None = None, **fields: Any) -> list[Command]:
+    sent = {"event": "e", "distinct_id": "d"} | fields if event is None else event
+    return commands_of(sent, at, scenery or scene())
+
+
+def captured(**fields: Any) -> Capture:
+    command = commands(**fields)[0]
+    assert isinstance(command, Capture)
+    return command
+
+
+def refusal(**fields: Any) -> str | None:
+    with pytest.raises(BadInput) as caught:
+        commands(**fields)
+    return caught.value.attr
+
+
+def test_an_event_becomes_one_command_that_survives_the_log() -> None:
+    (command,) = commands(uuid=UUID_TEXT, properties={"amount": 12.5, "$set": {"plan": "pro"}})
+    assert isinstance(command, Capture)
+    assert (command.project, command.distinct_id, command.fragment) == (1, "d", fragment_id(1, "d"))
+    assert (command.at, command.timestamp, command.uuid) == (NOW, NOW, UUID(UUID_TEXT))
+    assert bytes(command.properties) == b'{"amount":12.5,"$set":{"plan":"pro"}}'
+    assert command.set == {"plan": "pro"} and command.person and command.actor == "capture"
+    assert decode(encode(command)) == command
+
+
+# Whose it is
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "e", "distinct_id": "x", "$distinct_id": "y", "properties": {"distinct_id": "z"}},
+        {"event": "e", "$distinct_id": "x", "properties": {"distinct_id": "z"}},
+        {"event": "e", "distinct_id": None, "properties": {"distinct_id": "x"}},
+        {"event": "e", "distinct_id": "", "$distinct_id": "  ", "properties": {"distinct_id": "x"}},
+    ],
+)
+def test_the_distinct_id_is_the_first_of_its_three_places_that_is_not_blank(event: dict[str, Any]) -> None:
+    (command,) = commands(event)
+    assert isinstance(command, Capture) and command.distinct_id == "x"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (123, "123"),
+        (1.5, "1.5"),
+        (True, "true"),
+        (["a", 1], '["a",1]'),
+        ({"a": None}, '{"a":null}'),
+        (" padded ", " padded "),
+        ("a\0b", "a�b"),
+        ("x" * 500, "x" * CAPTURED_ID_CHARS_MAX),
+    ],
+)
+def test_a_distinct_id_is_kept_as_text_without_nul_cut_at_the_limit(sent: Any, kept: str) -> None:
+    command = captured(distinct_id=sent)
+    assert (command.distinct_id, command.fragment) == (kept, fragment_id(1, kept))
+
+
+@pytest.mark.parametrize("blank", [None, "", "   ", "\t\n"])
+def test_no_distinct_id_is_refused(blank: Any) -> None:
+    assert refusal(distinct_id=blank) == "distinct_id"
+    assert refusal(distinct_id=10**30) == "distinct_id"
+
+
+@pytest.mark.parametrize(
+    ("event", "token"),
+    [
+        ({"token": "a", "api_key": "b"}, "a"),
+        ({"api_key": "b"}, "b"),
+        ({"$token": "c"}, "c"),
+        ({"properties": {"token": "d"}}, "d"),
+        ({"token": "", "properties": {"token": "d"}}, "d"),
+        ({"token": 7}, None),
+        ({"properties": "x"}, None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_a_token_is_found_in_each_of_its_places(event: Any, token: str | None) -> None:
+    assert token_of(event) == token
+
+
+# What it is
+
+
+def test_a_name_is_cut_and_cleaned_and_needed() -> None:
+    assert captured(event="n\0" + "x" * 300).event == "n�" + "x" * (EVENT_NAME_CHARS_MAX - 2)
+    for name in (None, "", "  ", 7, ["e"]):
+        assert refusal(event=name) == "event"
+
+
+def test_an_event_without_a_uuid_gets_one_and_a_malformed_one_is_refused() -> None:
+    scenery = scene()
+    minted = [commands(uuid=missing, scenery=scenery)[0] for missing in ("", None)]
+    assert len({one.uuid for one in minted if isinstance(one, Capture)}) == 2
+    malformed: list[Any] = ["not-a-uuid", 7, [], {}, "\0"]
+    for wrong in malformed:
+        assert refusal(uuid=wrong) == "uuid"
+
+
+@pytest.mark.parametrize("wrong", [[1], "x", 7, True])
+def test_properties_must_be_an_object(wrong: Any) -> None:
+    assert refusal(properties=wrong) == "properties"
+    assert bytes(captured(properties=None).properties) == b"{}"
+
+
+@pytest.mark.parametrize("wrong", [1, "x", [], None])
+def test_an_event_must_be_an_object(wrong: Any) -> None:
+    with pytest.raises(BadInput):
+        commands_of(wrong, NOW, scene())
+
+
+# When it was
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01T00:00:01Z", 1),
+        ("1970-01-01t00:00:01z", 1),
+        ("1970-01-01T03:00:01+03", 1),
+        ("1970-01-01T03:00:01.5+03:00", 1.5),
+        ("1969-12-31T23:59:59.5Z", -0.5),
+        ("1970-01-01T00:00:01.123456789Z", 1.123456),
+        ("1970-01-01 00:00:01", 1),
+        (1_795_426_830, 1_795_426_830),
+        (1_795_426_830_346, 1_795_426_830.346),
+        (1_795_426_830.346, 1_795_426_830.346),
+        ("1795426830346", 1_795_426_830.346),
+        (0, 0),
+    ],
+)
+def test_times_are_rfc_3339_or_numbers_of_seconds_or_milliseconds(text: Any, seconds: float) -> None:
+    assert time_of(text) == round(seconds * SECOND)
+
+
+@pytest.mark.parametrize(
+    "nonsense", ["", "soon", "²", "9" * 400, "1e5", 1e308, -1e308, 10**400, True, [], {}, None, "9" * 20, "2026-13-01"]
+)
+def test_what_is_no_time_is_none(nonsense: Any) -> None:
+    assert time_of(nonsense) is None
+    assert captured(timestamp=nonsense).timestamp == NOW
+
+
+def test_the_senders_skew_is_taken_off_the_timestamp() -> None:
+    event = {"event": "e", "distinct_id": "d", "timestamp": "1970-01-01T00:01:00Z"}
+    (command,) = commands(event, scenery=scene(skew=60 * SECOND - NOW + HOUR))
+    assert isinstance(command, Capture) and command.timestamp == NOW - HOUR
+
+
+def test_sent_at_of_an_array_element_counts_for_it_alone() -> None:
+    (command,) = commands(timestamp="1970-01-01T00:01:00Z", sent_at="1970-01-01T00:02:00Z", scenery=scene(skew=7))
+    assert isinstance(command, Capture) and command.timestamp == NOW - 60 * SECOND
+
+
+def test_ignore_sent_at_turns_the_correction_off() -> None:
+    fields: dict[str, Any] = {"timestamp": "2026-11-23T00:00:00Z", "properties": {"$ignore_sent_at": True}}
+    (command,) = commands(scenery=scene(skew=HOUR), **fields)
+    assert isinstance(command, Capture) and command.timestamp == time_of("2026-11-23T00:00:00Z")
+
+
+def test_an_offset_beats_the_timestamp() -> None:
+    assert captured(offset=1_500, timestamp="2020-01-01T00:00:00Z").timestamp == NOW - 1_500_000
+    assert captured(offset="x", timestamp="2020-01-01T00:00:00Z").timestamp == time_of("2020-01-01T00:00:00Z")
+
+
+def test_more_than_23_hours_ahead_is_now() -> None:
+    def at(seconds: int) -> int:
+        return captured(timestamp=NOW // SECOND + seconds).timestamp
+
+    assert at(23 * 3_600) == NOW + 23 * HOUR
+    assert at(23 * 3_600 + 1) == NOW
+
+
+def test_a_time_is_kept_within_what_the_store_holds() -> None:
+    assert captured(timestamp="0001-01-01T00:00:00Z").timestamp == STORED_US_MIN
+    assert captured(timestamp=-1e17).timestamp == STORED_US_MIN
+    assert STORED_US_MIN < NOW < STORED_US_MAX
+
+
+def test_a_customers_own_property_called_timestamp_is_no_time() -> None:
+    assert captured(properties={"timestamp": "2020-01-01T00:00:00Z"}).timestamp == NOW
+
+
+# What it sets
+
+
+def test_top_level_operations_beat_those_of_the_properties_and_all_count() -> None:
+    command = captured(
+        properties={"$set": {"a": 1, "b": 1}, "$set_once": {"c": 1}, "$unset": ["d"]},
+        **{"$set": {"a": 2}, "$set_once": {"c": 2, "e": 2}, "$unset": {"f": 1, "d": 0}},
+    )
+    assert command.set == {"a": 2, "b": 1}
+    assert command.set_once == {"c": 2, "e": 2}
+    assert set(command.unset) == {"d", "f"} and len(command.unset) == 2
+
+
+def test_lifted_properties_are_set_softly_and_once_as_initial_without_nulls() -> None:
+    command = captured(
+        properties={"$browser": "Firefox", "utm_source": "news", "utm_medium": None, "other": 1, "$set": {"$os": "L"}},
+        **{"$set_once": {"$initial_utm_source": "first"}},
+    )
+    assert command.lifted == {"$browser": "Firefox", "utm_source": "news", "utm_medium": None}
+    assert command.set == {"$os": "L"}
+    assert command.set_once == {"$initial_utm_source": "first", "$initial_browser": "Firefox"}
+
+
+def test_an_explicit_set_beats_a_lifted_one() -> None:
+    command = captured(properties={"$os": "Linux", "$set": {"$os": "BSD"}})
+    assert (command.set, command.lifted) == ({"$os": "BSD"}, {})
+
+
+def test_only_a_boolean_false_turns_person_processing_off() -> None:
+    quiet = captured(properties={"$process_person_profile": False, "$browser": "x", "$set": {"a": 1}})
+    assert (quiet.person, quiet.set, quiet.lifted, quiet.set_once) == (False, {}, {}, {})
+    for other in (True, None, 0, "false"):
+        assert captured(properties={"$process_person_profile": other}).person
+
+
+def test_groupidentify_never_changes_a_person() -> None:
+    command = captured(event="$groupidentify", properties={"$set": {"a": 1}, "$os": "L", "$unset": ["b"]})
+    assert (command.set, command.lifted, command.set_once, command.unset) == ({}, {}, {}, ())
+    assert command.person
+
+
+@pytest.mark.parametrize(
+    ("fields", "attr"),
+    [
+        ({"properties": {"$set": "x"}}, "properties.$set"),
+        ({"$set": [1]}, "$set"),
+        ({"$set_once": 7}, "$set_once"),
+        ({"$unset": "name"}, "$unset"),
+        ({"properties": {"$unset": 7}}, "$unset"),
+        ({"$set": {"x": 2**64}}, "$set"),
+        ({"properties": {"$set_once": {"x": -(2**63) - 1}}}, "properties"),
+        ({"$set": {"": 1}}, "properties"),
+        ({"$set": {"n" * (NAME_CHARS_MAX + 1): 1}}, "properties"),
+        ({"$unset": ["n" * (NAME_CHARS_MAX + 1)]}, "properties"),
+        ({"$set": {f"n{index}": 1 for index in range(PROPERTIES_MAX + 1)}}, "properties"),
+    ],
+)
+def test_operations_that_cannot_be_stored_are_refused(fields: dict[str, Any], attr: str) -> None:
+    assert refusal(**fields) == attr
+
+
+# Whom it merges
+
+
+def merge_of(**fields: Any) -> tuple[list[Command], Merge]:
+    found = commands(uuid=UUID_TEXT, **fields)
+    assert isinstance(found[-1], Merge)
+    return found, found[-1]
+
+
+@pytest.mark.parametrize(
+    ("event", "field", "mode"),
+    [
+        ("$identify", "$anon_distinct_id", "identify"),
+        ("$create_alias", "alias", "alias"),
+        ("$merge_dangerously", "alias", "dangerous"),
+    ],
+)
+def test_a_merge_follows_the_births_of_both_ids(event: str, field: str, mode: str) -> None:
+    found, merge = merge_of(event=event, properties={field: "anon", "$set": {"a": 1}})
+    assert [type(command) for command in found] == [Capture, Write, Merge]
+    birth = found[1]
+    assert isinstance(birth, Write) and isinstance(found[0], Capture)
+    assert (birth.fragment, birth.distinct_id, birth.set, birth.unset) == (fragment_id(1, "anon"), "anon", {}, ())
+    assert (merge.into, merge.source, merge.mode) == (fragment_id(1, "d"), fragment_id(1, "anon"), mode)
+    assert (merge.into_id, merge.source_id) == ("d", "anon")
+    assert found[0].set == {"a": 1}
+
+
+def test_a_resent_merge_has_the_same_keys_and_another_event_has_others() -> None:
+    fields: dict[str, Any] = {"event": "$identify", "properties": {"$anon_distinct_id": "anon"}}
+    first, again = merge_of(**fields)[0], merge_of(**fields)[0]
+    assert [command.key for command in first] == [command.key for command in again]
+    assert first[1].key and first[1].key == first[2].key
+    other = commands(uuid=UUID_TEXT.replace("1", "2"), **fields)
+    assert other[2].key != first[2].key
+
+
+@pytest.mark.parametrize("source", ["", "undefined", "Anonymous", "'null'", "0", 0, True, "[object Object]", "a\0b"])
+def test_an_illegal_source_is_not_born_and_the_fold_sees_it_as_sent(source: Any) -> None:
+    found, merge = merge_of(event="$identify", properties={"$anon_distinct_id": source})
+    assert [type(command) for command in found] == [Capture, Merge]
+    assert merge.source_id == (source if isinstance(source, str) else orjson.dumps(source).decode())
+
+
+def test_an_id_is_judged_by_its_length_as_sent() -> None:
+    found, merge = merge_of(event="$identify", properties={"$anon_distinct_id": "x" * 401})
+    assert len(found) == 2 and merge.source_id == "x" * 401
+    found, merge = merge_of(event="$identify", properties={"$anon_distinct_id": "x" * 300})
+    assert merge.source == fragment_id(1, "x" * CAPTURED_ID_CHARS_MAX) and len(found) == 3
+    _, merge = merge_of(event="$identify", distinct_id="y" * 10_000, properties={"$anon_distinct_id": "x"})
+    assert merge.into_id == "y" * 401 and merge.into == fragment_id(1, "y" * CAPTURED_ID_CHARS_MAX)
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [{}, {"$anon_distinct_id": None}, {"$anon_distinct_id": "d"}, {"alias": "other"}],
+)
+def test_equal_ids_or_none_merge_nothing(properties: dict[str, Any]) -> None:
+    assert len(commands(event="$identify", properties=properties)) == 1
+
+
+@pytest.mark.parametrize("event", ["$identify", "$create_alias", "$merge_dangerously"])
+def test_a_merge_without_person_processing_is_dropped(event: str) -> None:
+    properties = {"$process_person_profile": False, "$anon_distinct_id": "a", "alias": "a"}
+    assert commands(event=event, properties=properties) == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5).map(clean_text), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+FIELDS = [
+    "event", "distinct_id", "$distinct_id", "uuid", "properties", "timestamp", "sent_at", "offset", "$set", "$set_once",
+    "$unset",
+]  # fmt: skip
+PROPERTIES = st.dictionaries(
+    st.sampled_from(["$set", "$unset", "alias", "$anon_distinct_id", "$os", "$ignore_sent_at", "distinct_id"]), JSON
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(FIELDS), JSON),
+    st.sampled_from(["e", "$identify", "$create_alias"]),
+    PROPERTIES,
+    st.integers(0, 7),
+)
+def test_any_json_gives_commands_that_survive_the_log_or_a_refusal(
+    event: dict[str, Any], name: str, properties: dict[str, Any], likely: int
+) -> None:
+    """Most random events have no name, so that the likely ones are put in."""
+    event |= {"event": name} if likely & 1 else {}
+    event |= {"distinct_id": "d"} if likely & 2 else {}
+    event |= {"properties": properties} if likely & 4 else {}
+    try:
+        found = commands_of(event, NOW, scene())
+    except BadInput:
+        return
+    assert [decode(encode(command)) for command in found] == found

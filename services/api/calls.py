@@ -21,7 +21,7 @@ from services.api.context import CONTEXT, POSITION_HEADER, Context
 from services.api.reads import Person
 from services.api.render import csv_body, json_body
 from shared.domain.commands import Command
-from shared.domain.errors import BadInput, NotFound, NotYet
+from shared.domain.errors import BadInput, NotFound, NotYet, Transient
 from shared.domain.ids import Position, format_positions, parse_positions
 
 PREFIXES = ("/api/environments/{project}/persons", "/api/projects/{project}/persons", "/api/person")
@@ -115,7 +115,7 @@ class Call(msgspec.Struct, kw_only=True):
             return False
         try:
             await self.context.watermarks.wait(positions)
-        except NotYet:
+        except (NotYet, Transient):  # the command is durable: the client is told that much
             return False
         return True
 

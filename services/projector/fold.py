@@ -66,6 +66,10 @@ class Folder(Protocol):
     def fold(self, command: Command, record: Record, batch: Batch) -> None:
         """Fold one command into the batch. Raises BadRecord for one that has no business in this topic."""
 
+    def trim(self, batch: Batch) -> None:
+        """Keep the cache within its bound. Called when nothing is in flight: what was flushed can be loaded again, but
+        what this batch touched cannot."""
+
     def state(self, batch: Batch) -> list[Row]: ...
 
     def drop(self) -> None:
@@ -92,8 +96,6 @@ class FragmentFolder:
         return [(project, fragment) for fragment, project in wanted.items()]
 
     def admit(self, wanted: list[Key], rows: list[Row]) -> None:
-        while len(self._cache) > CACHE_MAX:
-            self._sizes.pop(self._cache.popitem(last=False)[0], None)
         for row in rows:
             self._cache[row[1]] = r.fragment_of(row)
             self._sizes[row[1]] = len(row[11]) + len(row[12])
@@ -118,6 +120,10 @@ class FragmentFolder:
             batch.touched[fragment.id] = fragment
         batch.outcomes[outcome] += 1
         batch.passed(record, fragment.stamp)
+
+    def trim(self, batch: Batch) -> None:
+        while len(self._cache) > CACHE_MAX and next(iter(self._cache)) not in batch.touched:
+            self._sizes.pop(self._cache.popitem(last=False)[0], None)
 
     def state(self, batch: Batch) -> list[Row]:
         return [r.fragment_row(fragment) for fragment in batch.touched.values() if isinstance(fragment, Fragment)]
@@ -163,6 +169,10 @@ class IdentityFolder:
         batch.followups.extend(decision.followups)
         batch.outcomes[decision.outcome] += 1
         batch.passed(record, max((membership.stamp for membership in decision.touched), default=0))
+
+    def trim(self, batch: Batch) -> None:
+        if len(self._cache) > CACHE_MAX:
+            self._cache = {one.id: one for one in batch.touched.values() if isinstance(one, Membership)}
 
     def state(self, batch: Batch) -> list[Row]:
         return [r.membership_row(member) for member in batch.touched.values() if isinstance(member, Membership)]

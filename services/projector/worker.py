@@ -112,6 +112,7 @@ class Worker:
         await self._land()
         self._flying = {partition: position for partition, (position, _) in batch.positions.items()}
         self._flushed_at = self._monotonic()
+        self._folder.trim(batch)
         state = self._folder.state(batch)  # built now: the next fold changes the same objects
         self._flight = asyncio.create_task(self._flush(batch, state), name=f"flush {self._folder.topic}")
 

@@ -24,6 +24,7 @@ from uuid import uuid4
 from aiohttp import web
 
 from shared.domain.errors import Corrupt
+from shared.runtime.ops import add_ops
 from shared.store.protocol import BODY_BYTES_MAX, EngineError, Request, authenticate, parse
 
 READ_WORKERS = WRITE_WORKERS = 2
@@ -155,9 +156,9 @@ async def serve(
 ) -> None:
     """Serve the engine at `data` until cancelled; `ready` is called once it answers."""
     engine = Engine(data)
-    runner = web.AppRunner(
-        application(engine, user=user, password=password), access_log=None, shutdown_timeout=STOP_SECONDS_MAX
-    )
+    app = application(engine, user=user, password=password)
+    add_ops(app, {})
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_SECONDS_MAX)
     try:
         await runner.setup()
         await web.TCPSite(runner, host, port).start()

@@ -252,3 +252,32 @@ async def test_too_many_dead_letters_in_a_row_stop_the_partition_and_lose_nothin
     assert len(log.records(DEAD)) == DEAD_IN_A_ROW_MAX
     loaded = await tables.load(COMMANDS, [0], [])
     assert loaded.positions[0][0] == Position(COMMANDS, 0, DEAD_IN_A_ROW_MAX - 1).version
+
+
+@virtual
+async def test_the_caches_stay_within_their_bound_and_nothing_is_folded_on_an_old_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("services.projector.fold.CACHE_MAX", 3)
+    log, tables = MemoryLog({COMMANDS: 1, IDENTITY: 1, DELETIONS: 1, DEAD: 1}), MemoryTables()
+    workers = [worker(log, tables, topic) for topic in (COMMANDS, IDENTITY)]
+    tasks = [asyncio.create_task(one.run()) for one in workers]
+    names = [f"n{number}" for number in range(12)]
+    for turn in range(1, 8):
+        await append(log, *(write(name, turn, set={f"t{turn}": turn}) for name in names))
+        pairs = list(zip(names[turn:], names, strict=False))
+        await append(
+            log,
+            *(
+                Merge(id=uuid4(), project=1, at=turn, into=fragment_id(1, a), source=fragment_id(1, b), mode="operator")
+                for a, b in pairs[:2]
+            ),
+        )
+        await asyncio.sleep(0.03 * (turn % 3))
+    await caught_up(log, tables, COMMANDS, IDENTITY)
+    assert all(len(one._folder._cache) <= 12 for one in workers)  # type: ignore[attr-defined]  # at most one batch
+    await stop(*tasks)
+    for name in names:
+        row = tables.state[COMMANDS][1, fragment_id(1, name)]
+        assert r.fragment_of(row).properties == {f"t{turn}": turn for turn in range(1, 8)}
+    check(log, tables)

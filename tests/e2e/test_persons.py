@@ -227,6 +227,16 @@ def test_a_deleted_person_is_gone_at_once_erased_by_a_run_and_its_id_starts_empt
     assert stack.persons(f"/{other['id']}/").json["properties"] == {"kept": "yes"}
 
 
+def test_a_resent_event_without_a_person_is_one_row_though_its_corrected_time_moved(stack: Stack, name: str) -> None:
+    event = {"event": "e", "distinct_id": name, "uuid": str(uuid4()), "timestamp": "2026-11-01T10:00:00Z"}
+    event["properties"] = {"$process_person_profile": False}
+    for sent_at in ("2026-11-01T10:00:01Z", "2026-11-01T10:00:02Z"):
+        sent = stack.capture(**event, sent_at=sent_at)
+        stack.persons("/?limit=1", Min_Position=sent.headers["Position"])
+    rows = stack.query(f"SELECT count() FROM captured_events FINAL WHERE distinct_id = '{name}'")
+    assert rows == "1"
+
+
 def test_an_event_resent_after_a_newer_write_does_not_bring_the_old_value_back(stack: Stack, name: str) -> None:
     first = {"event": "e", "distinct_id": name, "uuid": str(uuid4()), "properties": {"$set": {"plan": "old"}}}
     stack.capture(**first)

@@ -163,6 +163,15 @@ class Stack:
     def persons(self, path: str = "", method: str = "GET", body: Any = None, **headers: str) -> Answer:
         return self.ask(method, f"/api/projects/1/persons{path}", body, **headers)
 
+    def query(self, sql: str) -> str:
+        """One statement, asked of the embedded engine as an analyst would."""
+        kept = dict(line.split("=", 1) for line in (self.data / "keys.env").read_text().splitlines())
+        request = urllib.request.Request(f"http://127.0.0.1:{self.engine_port}/?database=personlog", sql.encode())
+        request.add_header("X-ClickHouse-User", "personlog")
+        request.add_header("X-ClickHouse-Key", kept["PERSONLOG_ENGINE_PASSWORD"])
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return str(response.read().decode().strip())
+
     def stop(self) -> float:
         """SIGTERM; the seconds until everything has ended."""
         began = time.monotonic()

@@ -87,6 +87,8 @@ ORDER BY (project, number)
 SETTINGS index_granularity = 64, min_compress_block_size = 4096, max_compress_block_size = 8192,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
 
+-- Ordered by uuid without the timestamp: a resent event has a new sent_at, so its skew-corrected time moves, and with
+-- the time in the key it was a second row for ever.
 CREATE TABLE IF NOT EXISTS captured_events
 (
     project     UInt32 CODEC(LZ4),
@@ -101,7 +103,7 @@ CREATE TABLE IF NOT EXISTS captured_events
 )
 ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(timestamp)
-ORDER BY (project, fragment, timestamp, uuid)
+ORDER BY (project, fragment, uuid)
 SETTINGS index_granularity = 512, fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
 
 CREATE TABLE IF NOT EXISTS recordings

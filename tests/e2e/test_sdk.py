@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import posthog
-import pytest
 
-from tests.support.processes import TOKEN, Stack, running, wait_for
+from tests.support.processes import TOKEN, Stack, wait_for
 
 PERSONS, EVENTS = 1_000, 10_000
 SECONDS_MAX = 120.0
 
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.xdist_group("kafka")])])
-def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
-    environment = {"PERSONLOG_KAFKA": request.getfixturevalue("kafka")} if request.param == "kafka" else {}
-    with running(tmp_path / "data", **environment) as started:
-        yield started
-
-
-def test_every_person_is_right_after_ten_thousand_events_of_the_python_sdk(stack: Stack) -> None:
+def test_every_person_is_right_after_ten_thousand_events_of_the_python_sdk(either_stack: Stack) -> None:
+    stack = either_stack
     errors: list[Any] = []
     client = posthog.Posthog(
         TOKEN, host=stack.url, gzip=True, max_queue_size=2 * EVENTS, on_error=lambda error, _: errors.append(error)
@@ -54,7 +45,8 @@ def test_every_person_is_right_after_ten_thousand_events_of_the_python_sdk(stack
     assert len({row["id"] for row in _rows(stack)}) == PERSONS
 
 
-def test_an_alias_by_the_sdk_makes_one_person_of_two(stack: Stack) -> None:
+def test_an_alias_by_the_sdk_makes_one_person_of_two(either_stack: Stack) -> None:
+    stack = either_stack
     client = posthog.Posthog(TOKEN, host=stack.url, gzip=True)
     client.set(distinct_id="device-1", properties={"theme": "dark"})
     client.set(distinct_id="ada", properties={"plan": "pro"})

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 
-from tests.support.processes import Stack, running, wait_for
+from tests.support.processes import Stack, wait_for
 
 KILLS = 2
 """Rounds over all processes."""
@@ -20,13 +18,6 @@ RECOVERY_SECONDS_MAX = 20.0
 """From a kill until acknowledged writes go on; the supervisor's back-off is at most 5 s."""
 
 DRAIN_SECONDS_MAX = 60.0
-
-
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.xdist_group("kafka")])])
-def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
-    environment = {"PERSONLOG_KAFKA": request.getfixturevalue("kafka")} if request.param == "kafka" else {}
-    with running(tmp_path / "data", **environment) as started:
-        yield started
 
 
 class Writer(threading.Thread):
@@ -62,7 +53,8 @@ class Writer(threading.Thread):
 
 
 @pytest.mark.fault
-def test_kill_9_of_each_process_in_turn_loses_nothing_and_applies_nothing_twice(stack: Stack) -> None:
+def test_kill_9_of_each_process_in_turn_loses_nothing_and_applies_nothing_twice(either_stack: Stack) -> None:
+    stack = either_stack
     writers = [Writer(stack, name) for name in range(WRITERS)]
     for writer in writers:
         writer.start()

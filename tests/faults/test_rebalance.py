@@ -5,25 +5,17 @@ from __future__ import annotations
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.processes import TOKEN, Stack, free_port, running, wait_for
+from tests.support.processes import TOKEN, Stack, free_port, wait_for
 
 PERSONS, ROUNDS = 64, 6
 
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.xdist_group("kafka")])])
-def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
-    environment = {"PERSONLOG_KAFKA": request.getfixturevalue("kafka")} if request.param == "kafka" else {}
-    with running(tmp_path / "data", **environment) as started:
-        yield started
-
-
 @pytest.mark.fault
-def test_partitions_move_between_two_projectors_and_the_state_stays_right(stack: Stack) -> None:
+def test_partitions_move_between_two_projectors_and_the_state_stays_right(either_stack: Stack) -> None:
+    stack = either_stack
     expected: dict[str, dict[str, int]] = {f"p{person}": {} for person in range(PERSONS)}
     _write(stack, expected, 0)
     second = _join(stack)

@@ -6,9 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,23 +18,12 @@ from pathlib import Path
 import pytest
 
 from shared.store.engine import serve
+from tests.support.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 USER, PASSWORD = "default", "se:cret /ä"
 START_SECONDS_MAX = 30.0
 """Half a second on a quiet machine; other test processes may hold both cores."""
-
-
-def free_port() -> int:
-    """A port nobody listens on now, below the ephemeral range: clients' sockets never take it."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class EngineProcess:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT, free_port
+from tests.support.processes import ROOT, Stack, free_port, running
 
 LIBS = ROOT / ".kafka" / "libs"
 POM = ROOT / "tests" / "support" / "kafka-pom.xml"
@@ -175,6 +175,14 @@ def kafka(kafka_cluster: Cluster) -> str:
     """The bootstrap address of a node whose personlog topics are empty."""
     asyncio.run(_delete_topics(kafka_cluster.bootstrap))
     return kafka_cluster.bootstrap
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.xdist_group("kafka")])])
+def either_stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
+    """All of personlog, once on the embedded log and once on Kafka."""
+    environment = {"PERSONLOG_KAFKA": request.getfixturevalue("kafka")} if request.param == "kafka" else {}
+    with running(tmp_path / "data", **environment) as started:
+        yield started
 
 
 async def _delete_topics(bootstrap: str) -> None:

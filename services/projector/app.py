@@ -21,8 +21,9 @@ from shared.store.connect import connect_store
 
 GROUP = "projector"
 
-GC_THRESHOLDS = (50_000, 20, 50)
-"""The default collects in the middle of every batch: 1.7-2.1 times slower. Rows make no cycles."""
+GC_THRESHOLDS = (2_000_000, 50, 50)
+"""Rows and events make no cycles, and a collection in the middle of a batch walks all of it: 25.7 k commands/s against
+19.5 k with 50,000, side by side. What does make cycles (errors, tasks) is collected all the same, later."""
 
 
 async def run(settings: Settings) -> None:

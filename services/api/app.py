@@ -26,6 +26,9 @@ from shared.runtime.settings import Settings
 from shared.store.client import Store
 from shared.store.connect import connect_store
 
+METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
+"""Methods that metrics tell apart: a client may send any word, and every word would be a series."""
+
 BODY_BYTES_MAX = 21 * 1_048_576
 """aiohttp's own limit, above every route's; the routes check theirs."""
 
@@ -90,7 +93,8 @@ async def _observe(
     response = await handler(request)
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "unknown"
-    telemetry.HTTP_SECONDS.labels(request.method, route, response.status).observe(time.perf_counter() - began)
+    method = request.method if request.method in METHODS else "other"
+    telemetry.HTTP_SECONDS.labels(method, route, response.status).observe(time.perf_counter() - began)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
     return response

@@ -29,3 +29,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, p
         report.outcome = "failed"
         report.longrepr = f"skipping is forbidden here: {report.longrepr}"
     return report
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes name no test: gzip puts the time into them, and workers that collect at different seconds would disagree."""
+    return argname if isinstance(val, bytes) else None

@@ -32,5 +32,5 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, p
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
-    """Bytes name no test: gzip puts the time into them, and workers that collect at different seconds would disagree."""
+    """Bytes name no test: gzip puts the time into them, and workers that collect in different seconds disagree."""
     return argname if isinstance(val, bytes) else None

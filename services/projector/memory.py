@@ -11,6 +11,7 @@ from uuid import UUID
 
 from services.projector import rows as r
 from services.projector.tables import Facts, Loaded
+from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
 from shared.store.timeline import Row
 
@@ -20,15 +21,15 @@ class MemoryTables:
 
     def __init__(self) -> None:
         self.state: dict[str, dict[tuple[int, UUID], Row]] = {COMMANDS: {}, IDENTITY: {}}
+        self.epochs = {COMMANDS: 0, IDENTITY: 0}
         self.timeline: dict[tuple[int, UUID, int, str], Row] = {}
         self.captured: dict[tuple[int, UUID, UUID], Row] = {}
         self.numbers: dict[tuple[int, int], UUID] = {}
 
     async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
         table = self.state[topic]
-        stamp = r.FRAGMENTS.index("stamp") if topic == COMMANDS else r.IDENTITY.index("stamp")
         positions = {
-            partition: (row[2], row[stamp])
+            partition: r.mark_of(topic, row)
             for partition in partitions
             if (row := table.get((0, position_key(topic, partition)))) is not None
         }
@@ -42,9 +43,11 @@ class MemoryTables:
         for row in facts.timeline:
             self.timeline[row[0], row[1], row[2], row[3]] = row
 
-    async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int]]) -> None:
+    async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int, int]]) -> None:
         table = self.state[topic]
-        for row in [*state, *(r.position_row(position, stamp) for position, stamp in positions)]:
+        if any(epoch != self.epochs[topic] for _, _, epoch in positions):
+            raise StoreUnavailable("The table is of another epoch.")
+        for row in [*state, *(r.position_row(*position) for position in positions)]:
             held = table.get((row[0], row[1]))
             if held is None or row[2] >= held[2]:
                 table[row[0], row[1]] = row

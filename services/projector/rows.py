@@ -6,13 +6,14 @@ Rows are plain tuples in the order of the tables' columns; JSON is text; times a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from itertools import zip_longest
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
 
 from shared.domain.commands import Capture
-from shared.domain.fragment import Fragment
+from shared.domain.fragment import Fragment, Remembered
 from shared.domain.identity import Membership
 from shared.domain.ids import COMMANDS, Position, position_key
 from shared.log.port import Record
@@ -20,9 +21,12 @@ from shared.store.timeline import NOBODY, Row
 
 FRAGMENTS = (
     "project", "fragment", "version", "distinct_id", "number", "created_at", "effect", "stamp", "erased", "erased_at",
-    "seen_at", "properties", "cells", "keys", "events",
+    "seen_at", "properties", "cells", "keys", "key_digests", "key_versions", "events",
 )  # fmt: skip
-IDENTITY = ("project", "fragment", "version", "root", "members", "identified", "erase", "stamp", "keys")
+IDENTITY = (
+    "project", "fragment", "version", "root", "members", "identified", "erase", "stamp", "keys", "key_digests",
+    "key_versions",
+)  # fmt: skip
 NUMBERS = ("project", "number", "fragment")
 CAPTURED_EVENTS = (
     "project", "fragment", "timestamp", "uuid", "version", "event", "distinct_id", "properties", "received_at",
@@ -32,12 +36,23 @@ TIME_US_MIN, TIME_US_MAX = -2_208_988_800_000_000, 10_413_791_999_000_000
 """DateTime64 holds the years 1900 to 2299; what lies outside is clamped rather than wrapped."""
 
 
+class Mark(NamedTuple):
+    """A position row: how far the table is in a partition, the highest stamp given there, and the table's epoch."""
+
+    version: int
+    stamp: int
+    epoch: int
+
+
+BEFORE_THE_FIRST = Mark(0, 0, 0)
+
+
 def fragment_row(fragment: Fragment) -> Row:
     return (
         fragment.project, fragment.id, fragment.version, fragment.distinct_id, fragment.number, fragment.created_at,
         fragment.effect, fragment.stamp, fragment.erased, fragment.erased_at, fragment.seen_at,
         orjson.dumps(fragment.properties).decode(), orjson.dumps(fragment.cells).decode(),
-        list(fragment.keys), list(fragment.events),
+        *_columns_of(fragment.keys), list(fragment.events),
     )  # fmt: skip
 
 
@@ -50,14 +65,14 @@ def fragment_of(row: Row) -> Fragment:
     ) = row[3:11]  # fmt: skip
     fragment.properties = orjson.loads(row[11])
     fragment.cells = {name: (kind, hard, once) for name, (kind, hard, once) in orjson.loads(row[12]).items()}
-    fragment.keys, fragment.events = list(row[13]), list(row[14])
+    fragment.keys, fragment.events = _remembered(row[13:16]), list(row[16])
     return fragment
 
 
 def membership_row(membership: Membership) -> Row:
     return (
         membership.project, membership.id, membership.version, membership.root, list(membership.members),
-        int(membership.identified), membership.erase, membership.stamp, list(membership.keys),
+        int(membership.identified), membership.erase, membership.stamp, *_columns_of(membership.keys),
     )  # fmt: skip
 
 
@@ -65,16 +80,24 @@ def membership_of(row: Row) -> Membership:
     membership = Membership.alone(row[0], row[1])
     membership.version, membership.root, membership.members = row[2], row[3], tuple(row[4])
     membership.identified, membership.erase, membership.stamp = bool(row[5]), row[6], row[7]
-    membership.keys = list(row[8])
+    membership.keys = _remembered(row[8:11])
     return membership
 
 
-def position_row(position: Position, stamp: int) -> Row:
-    """The row that vouches for a partition: project 0, in the table that its topic is folded into."""
+def position_row(position: Position, stamp: int, epoch: int) -> Row:
+    """The row that vouches for a partition: project 0, in the table that its topic is folded into.
+
+    `epoch` counts the rebuilds of the table (as `number`, as `erase`): a table refuses what was folded on another one.
+    """
     head = (0, position_key(position.topic, position.partition), position.version)
     if position.topic == COMMANDS:
-        return (*head, "", 0, 0, 0, stamp, 0, 0, 0, "", "", [], [])
-    return (*head, NOBODY, [], 0, 0, stamp, [])
+        return (*head, "", epoch, 0, 0, stamp, 0, 0, 0, "", "", [], [], [], [])
+    return (*head, NOBODY, [], 0, epoch, stamp, [], [], [])
+
+
+def mark_of(topic: str, row: Row) -> Mark:
+    """What a position row says."""
+    return Mark(row[2], row[7], row[4] if topic == COMMANDS else row[6])
 
 
 def failure_row(record: Record, reason: str) -> Row:
@@ -92,6 +115,15 @@ def captured_row(command: Capture, version: int) -> Row:
         command.project, command.fragment, timestamp, command.uuid, version, command.event, command.distinct_id,
         bytes(command.properties).decode(), command.at,
     )  # fmt: skip
+
+
+def _columns_of(keys: list[Remembered]) -> tuple[list[int], list[int], list[int]]:
+    return [one[0] for one in keys], [one[1] for one in keys], [one[2] for one in keys]
+
+
+def _remembered(columns: Row) -> list[Remembered]:
+    """Rows of before the second and third column were there have them empty."""
+    return list(zip_longest(*columns, fillvalue=0))
 
 
 def columns(names: tuple[str, ...], rows: list[Row]) -> Mapping[str, list[Any]]:

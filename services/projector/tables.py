@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from services.projector import rows as r
+from services.projector.rows import Mark
 from shared.domain.ids import COMMANDS, Position, position_key
 from shared.store.client import Store
 from shared.store.queries import load as load_queries
@@ -18,9 +19,9 @@ LOAD_IDS_MAX = 10_000
 
 
 class Loaded(NamedTuple):
-    """One consistent answer: each partition's position row as (version, stamp), and the rows asked for."""
+    """One consistent answer: what each partition's position row says, and the rows asked for."""
 
-    positions: dict[int, tuple[int, int]]
+    positions: dict[int, Mark]
     rows: list[Row]
 
 
@@ -43,8 +44,11 @@ class Tables(Protocol):
 
     async def write_facts(self, facts: Facts) -> None: ...
 
-    async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int]]) -> None:
-        """Rows and the position rows (with the highest stamp of each) in one INSERT block: all or nothing."""
+    async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int, int]]) -> None:
+        """Rows and the position rows (position, highest stamp, epoch) in one INSERT block: all or nothing.
+
+        Raises Transient when the table is of another epoch: it was rebuilt since, or a rebuild holds it.
+        """
 
 
 class ClickHouseTables:
@@ -61,8 +65,7 @@ class ClickHouseTables:
             projects=sorted({0, *(project for project, _ in wanted)}),
             fragments=[*keys, *(fragment for _, fragment in wanted)],
         )
-        stamp = r.FRAGMENTS.index("stamp") if topic == COMMANDS else r.IDENTITY.index("stamp")
-        positions = {keys[row[1]]: (row[2], row[stamp]) for row in found if row[0] == 0 and row[1] in keys}
+        positions = {keys[row[1]]: r.mark_of(topic, row) for row in found if row[0] == 0 and row[1] in keys}
         return Loaded(positions, [row for row in found if row[0] != 0])
 
     async def write_facts(self, facts: Facts) -> None:
@@ -74,7 +77,7 @@ class ClickHouseTables:
             if rows:
                 await self._store.insert(table, r.columns(names, rows))
 
-    async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int]]) -> None:
-        rows = [*state, *(r.position_row(position, stamp) for position, stamp in positions)]
+    async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int, int]]) -> None:
+        rows = [*state, *(r.position_row(*position) for position in positions)]
         table, names = ("fragments", r.FRAGMENTS) if topic == COMMANDS else ("identity", r.IDENTITY)
         await self._store.insert(table, r.columns(names, rows))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import orjson
 
 from services.projector.fold import Batch, Folder
-from services.projector.rows import failure_row
+from services.projector.rows import BEFORE_THE_FIRST, failure_row
 from services.projector.tables import LOAD_IDS_MAX, Facts, Loaded, Tables
 from shared.domain.commands import Command, decode, encode, route
 from shared.domain.errors import BadRecord, Corrupt, Fenced, Transient
@@ -69,6 +69,7 @@ class Worker:
         self._confirmed: dict[int, Position] = {}
         self._flying: dict[int, Position] = {}
         self._stamps: dict[int, int] = {}
+        self._epochs: dict[int, int] = {}
         self._flight: asyncio.Task[None] | None = None
         self._flushed_at = float("-inf")
         self._leftover: list[Record] = []
@@ -131,11 +132,11 @@ class Worker:
         loaded = await self._tables.load(topic, gained, [])
         heads = {head.partition: head for head in await self._log.heads(topic)}
         for partition in gained:
-            version, stamp = loaded.positions.get(partition, (0, 0))
+            version, stamp, epoch = loaded.positions.get(partition, BEFORE_THE_FIRST)
             position = Position(topic, partition, offset_of(version) if version else -1)
             if position.offset > heads[partition].offset:
                 raise Corrupt(f"The store is ahead of the log: {position} after {heads[partition]}.")
-            self._confirmed[partition], self._stamps[partition] = position, stamp
+            self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
             self._reader.seek(position)
 
     async def _gather(self) -> list[Record]:
@@ -209,12 +210,14 @@ class Worker:
         raise Corrupt("Loading does not come to an end: the identity rows contradict each other.")
 
     def _check(self, partitions: list[int], loaded: Loaded) -> None:
-        """The tables must stand where we left them, or where the flush in flight will leave them."""
+        """The tables must stand where we left them, or where the flush in flight will leave them, and be the same."""
         for partition in partitions:
-            version, _ = loaded.positions.get(partition, (0, 0))
+            version, _, epoch = loaded.positions.get(partition, BEFORE_THE_FIRST)
             ours = self._confirmed[partition]
             if version not in (ours.version, self._flying.get(partition, ours).version):
                 raise Fenced(f"Partition {partition} of {self._folder.topic} was moved on by somebody else.")
+            if epoch != self._epochs[partition]:
+                raise Fenced(f"The table of {self._folder.topic} was rebuilt.")
 
     async def _flush(self, batch: Batch, state: list[Row]) -> None:
         """Follow-ups, then facts, then state with positions: each step may be repeated, none may come earlier."""
@@ -226,7 +229,9 @@ class Worker:
         failures = [failure_row(record, reason) for record, reason in batch.dead]
         facts = Facts([*batch.facts.timeline, *failures], batch.facts.captured, batch.facts.numbers)
         await self._tables.write_facts(facts)
-        await self._tables.write_state(self._folder.topic, state, list(batch.positions.values()))
+        epochs = self._epochs
+        positions = [(*vouched, epochs[partition]) for partition, vouched in batch.positions.items()]
+        await self._tables.write_state(self._folder.topic, state, positions)
         await self._reader.commit([position for position, _ in batch.positions.values()])
         self._observe(
             Progress(

@@ -19,11 +19,13 @@ MergeMode = Literal["identify", "alias", "dangerous", "operator"]
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="op"):
-    """What every command carries. `id` is a uuid7 minted by the API; `key` a hash of the Idempotency-Key."""
+    """What every command carries. `id` is a uuid7 minted by the API; `key` a hash of the Idempotency-Key, `digest` one
+    of what the request asked for: the same key with another digest is refused."""
 
     v: int = 1
     id: UUID
     key: int = 0
+    digest: int = 0
     project: int
     at: int
     actor: str = ""

@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
-from shared.domain.commands import Capture, Erase, FragmentCommand, Properties, Write
+from shared.domain.commands import Capture, Envelope, Erase, FragmentCommand, Properties, Write
 from shared.domain.ids import number_of
 
 KEYS_MAX = 32
@@ -30,6 +30,12 @@ HOUR_US = 3_600_000_000
 
 SET, NULL, UNSET, ONCE = 1, 2, 3, 4
 """Kinds of operation; a hard cell holds one of the first three, or 0."""
+
+KEY_REUSED = "idempotency_key_reused"
+"""Why a command is refused whose Idempotency-Key came before with another request."""
+
+Remembered = tuple[int, int, int]
+"""(Idempotency-Key, digest of the request, version of the record that came with them first); hashes, never text."""
 
 Cell = tuple[int, int, int]
 EMPTY: Cell = (0, 0, 0)
@@ -100,15 +106,22 @@ class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
 
 
 class FragmentErased(FragmentEvent, frozen=True, kw_only=True):
-    """Every cell and the distinct id are gone. The number stays: an id keeps its integer for ever."""
+    """Every cell and the distinct id are gone. The number stays: an id keeps its integer for ever.
+
+    It is all that stays of the lives before it, so it carries the number and a stamp that is not below theirs. `at` is
+    the command's time: imports of what happened before it are dropped.
+    """
 
     TOPIC = "fragment.erased"
     iver: int
+    at: int
+    number: int = 0
 
     def apply(self, fragment: Fragment) -> None:
         fragment.cells, fragment.properties = {}, {}
         fragment.distinct_id, fragment.created_at, fragment.seen_at = "", 0, 0
-        fragment.erased, fragment.erased_at = self.iver, self.timestamp
+        fragment.erased, fragment.erased_at = self.iver, self.at
+        fragment.number = self.number or fragment.number
         fragment.stamp = max(fragment.stamp, self.timestamp)
         fragment.effect = self.originator_version
 
@@ -145,7 +158,7 @@ class Fragment(Aggregate):
     seen_at: int
     properties: Properties
     cells: dict[str, Cell]
-    keys: list[int]
+    keys: list[Remembered]
     events: list[int]
 
     def __init__(self) -> None:
@@ -179,23 +192,34 @@ class Fragment(Aggregate):
         if command.iver <= self.erased:
             return Outcome.NOTHING
         self._trigger(
-            FragmentErased(originator_id=self.id, originator_version=version, timestamp=command.at, iver=command.iver)
+            FragmentErased(
+                originator_id=self.id,
+                originator_version=version,
+                timestamp=max(command.at, self.stamp),
+                iver=command.iver,
+                at=command.at,
+                number=self.number,
+            )
         )
         return Outcome.CHANGED
 
     def _write(self, command: Write, version: int, partition: int) -> Outcome:
-        if command.key and command.key in self.keys:
-            return Outcome.DUPLICATE
         stamp = max(command.at, self.stamp + 1)
+        if (first := recall(self.keys, command)) is not None:
+            return Outcome.DUPLICATE if first[1] == command.digest else self._refuse(KEY_REUSED, version, stamp)
         if command.expect is not None and command.expect != self.effect:
-            self._trigger(
-                WriteRefused(
-                    originator_id=self.id, originator_version=version, timestamp=stamp, reason="precondition_failed"
-                )
-            )
-            return Outcome.REFUSED
-        outcome = self._change(command, version, stamp, partition)
-        return self._remember(self.keys, command.key, KEYS_MAX, (version, outcome))
+            outcome = self._refuse("precondition_failed", version, stamp)
+        else:
+            outcome = self._change(command, version, stamp, partition)
+        if not command.key:
+            return outcome
+        remember(self.keys, command, version)
+        self.version = version
+        return max(outcome, Outcome.REMEMBERED)
+
+    def _refuse(self, reason: str, version: int, stamp: int) -> Outcome:
+        self._trigger(WriteRefused(originator_id=self.id, originator_version=version, timestamp=stamp, reason=reason))
+        return Outcome.REFUSED
 
     def _capture(self, command: Capture, version: int, partition: int) -> Outcome:
         if not command.person:
@@ -208,7 +232,12 @@ class Fragment(Aggregate):
         stamp = max(command.timestamp, 1) if command.historical else max(command.at, self.stamp + 1)
         outcome = self._change(command, version, stamp, partition)
         self.seen_at = max(self.seen_at, command.timestamp // HOUR_US * HOUR_US)
-        return self._remember(self.events, key, EVENTS_MAX, (version, outcome))
+        if not key:  # the nil uuid names no event
+            return outcome
+        self.events.append(key)
+        del self.events[:-EVENTS_MAX]
+        self.version = version
+        return max(outcome, Outcome.REMEMBERED)
 
     def _change(self, command: Capture | Write, version: int, stamp: int, partition: int) -> Outcome:
         operations = self._effective(command, stamp)
@@ -258,18 +287,20 @@ class Fragment(Aggregate):
     def _shows(self, name: str, value: Any) -> bool:
         return name in self.properties and same(self.properties[name], value)
 
-    def _remember(self, recent: list[int], key: int, most: int, done: tuple[int, Outcome]) -> Outcome:
-        version, outcome = done
-        if key:
-            recent.append(key)
-            del recent[:-most]
-            self.version = version
-            return max(outcome, Outcome.REMEMBERED)
-        return outcome
-
     def _trigger(self, event: FragmentEvent) -> None:
         event.mutate(self)
         self.pending_events.append(event)  # type: ignore[arg-type]  # structs satisfy the protocol, not the class
+
+
+def recall(keys: list[Remembered], command: Envelope) -> Remembered | None:
+    """What is remembered of a command's Idempotency-Key."""
+    return next((one for one in keys if one[0] == command.key), None) if command.key else None
+
+
+def remember(keys: list[Remembered], command: Envelope, version: int) -> None:
+    """Keep a command's Idempotency-Key among the recent ones."""
+    keys.append((command.key, command.digest, version))
+    del keys[:-KEYS_MAX]
 
 
 def moved(cell: Cell, kind: int, stamp: int) -> Cell | None:

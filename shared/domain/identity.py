@@ -14,7 +14,7 @@ import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
 from shared.domain.commands import Command, Delete, Erase, IdentityCommand, Merge, Request, Split
-from shared.domain.fragment import KEYS_MAX, Outcome
+from shared.domain.fragment import KEY_REUSED, Outcome, Remembered, recall, remember
 from shared.domain.ids import DISTINCT_ID_CHARS_MAX
 
 MEMBERS_MAX = 2_500
@@ -107,6 +107,12 @@ class SplitRefused(MembershipEvent, frozen=True, kw_only=True):
     TOPIC = "person.split_refused"
 
 
+class CommandRefused(MembershipEvent, frozen=True, kw_only=True):
+    """On the addressed fragment: its Idempotency-Key came before with another request."""
+
+    TOPIC = "person.refused"
+
+
 class PersonDeleted(MembershipEvent, frozen=True, kw_only=True):
     """On every member of a deleted person: whatever it held before `erase` is to be erased."""
 
@@ -130,7 +136,7 @@ class Membership(Aggregate):
     identified: bool
     erase: int
     stamp: int
-    keys: list[int]
+    keys: list[Remembered]
 
     def __init__(self) -> None:
         """Memberships come from `alone` or from a row."""
@@ -181,16 +187,24 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
     people = [[book(member) for member in root.members] for root in roots]
     if any(membership.version >= version for membership in named):
         return Decision(Outcome.SKIPPED)
-    if command.key and command.key in named[0].keys:
-        return Decision(Outcome.DUPLICATE)
     stamp = max(command.at, *(member.stamp + 1 for person in people for member in person))
+    if (first := recall(named[0].keys, command)) is not None:
+        if first[1] == command.digest:
+            return Decision(Outcome.DUPLICATE)
+        named[0].trigger(CommandRefused, (version, stamp), reason=KEY_REUSED)
+        return Decision(Outcome.REFUSED, (named[0],))
     if isinstance(command, Merge):
         decision = _merge(command, (version, stamp), named, people)
     elif isinstance(command, Split):
         decision = _split(command, (version, stamp), people[0])
     else:
         decision = _delete(command, (version, stamp), people[0])
-    return _remember(decision, command.key, version, named[0])
+    if not command.key:
+        return decision
+    remember(named[0].keys, command, version)
+    named[0].version = version
+    outcome = max(decision.outcome, Outcome.REMEMBERED)
+    return Decision(outcome, _distinct(named[0], *decision.touched), decision.followups)
 
 
 def refusal(into_id: str | None, source_id: str | None) -> str | None:
@@ -299,16 +313,6 @@ def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> D
         scope=command.scope,
     )
     return Decision(Outcome.CHANGED, tuple(person), (*erasures, request))
-
-
-def _remember(decision: Decision, key: int, version: int, named: Membership) -> Decision:
-    if not key:
-        return decision
-    named.keys.append(key)
-    del named.keys[:-KEYS_MAX]
-    named.version = max(named.version, version)
-    outcome = max(decision.outcome, Outcome.REMEMBERED)
-    return Decision(outcome, _distinct(named, *decision.touched), decision.followups)
 
 
 def _distinct(*memberships: Membership) -> tuple[Membership, ...]:

@@ -6,12 +6,12 @@ Order-free and duplicate-free: any order of the members gives the same person.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from shared.domain.fragment import NULL, SET, UNSET, Cell
+from shared.domain.fragment import ONCE, SET, UNSET, Cell
 from shared.domain.ids import is_anonymous
 
 
@@ -37,35 +37,45 @@ class Member(msgspec.Struct, kw_only=True):
         return self.created_at != 0 and self.erased >= self.erase
 
 
+class Decisive(NamedTuple):
+    """The cell that decides what a person shows for a name; `kind` is one of the fragment's kinds of operation."""
+
+    stamp: int
+    fragment: UUID
+    kind: int
+    value: Any
+
+
 def merged_properties(members: Iterable[tuple[UUID, dict[str, Cell], dict[str, Any]]]) -> dict[str, Any]:
-    """The properties of a person from its living members' (fragment, cells, properties).
+    """The properties of a person from its living members' (fragment, cells, properties)."""
+    return {name: cell.value for name, cell in decisive(members).items() if cell.kind != UNSET}
+
+
+def decisive(members: Iterable[tuple[UUID, dict[str, Cell], dict[str, Any]]]) -> dict[str, Decisive]:
+    """Why each property of a person shows what it shows, or nothing.
 
     Per name the newest hard cell decides; a non-null set shows; else the oldest once cell newer than it; else null
     if it was a set of null; else nothing. Ties go to the larger fragment uuid, for a set, and the smaller for a once.
     """
-    hard: dict[str, tuple[int, UUID, int, Any]] = {}
-    once: dict[str, list[tuple[int, UUID, Any]]] = {}
+    hard: dict[str, Decisive] = {}
+    once: dict[str, list[Decisive]] = {}
     for fragment, cells, properties in members:
         for name, (kind, stamp, once_stamp) in cells.items():
             if kind and (name not in hard or (stamp, fragment) > hard[name][:2]):
-                hard[name] = (stamp, fragment, kind, properties.get(name) if kind == SET else None)
+                hard[name] = Decisive(stamp, fragment, kind, properties.get(name) if kind == SET else None)
             if once_stamp:
-                once.setdefault(name, []).append((once_stamp, fragment, properties.get(name)))
-    return {
-        name: shown[0]
-        for name in sorted(hard.keys() | once.keys())
-        if (shown := _shown(hard.get(name), once.get(name, []))) is not None
-    }
+                once.setdefault(name, []).append(Decisive(once_stamp, fragment, ONCE, properties.get(name)))
+    return {name: _winner(hard.get(name), once.get(name, [])) for name in sorted(hard.keys() | once.keys())}
 
 
-def _shown(hard: tuple[int, UUID, int, Any] | None, once: list[tuple[int, UUID, Any]]) -> tuple[Any] | None:
-    stamp, _, kind, value = hard or (0, None, UNSET, None)
-    if kind == SET:
-        return (value,)
-    newer = [candidate for candidate in once if candidate[0] > stamp]
+def _winner(hard: Decisive | None, once: list[Decisive]) -> Decisive:
+    if hard is not None and hard.kind == SET:
+        return hard
+    newer = [candidate for candidate in once if hard is None or candidate.stamp > hard.stamp]
     if newer:
-        return (min(newer, key=lambda candidate: candidate[:2])[2],)
-    return (None,) if kind == NULL else None
+        return min(newer, key=lambda candidate: candidate[:2])
+    assert hard is not None  # a once cell is newer than nothing
+    return hard
 
 
 def ordered_distinct_ids(distinct_ids: Iterable[str]) -> list[str]:

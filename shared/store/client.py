@@ -61,9 +61,10 @@ INSERT_SETTINGS = {
 """One INSERT becomes one part, all or nothing; a server's profile may say otherwise, so they go with each one."""
 
 TRANSIENT_CODES = frozenset(
-    {75, 159, 160, 202, 203, 209, 210, 236, 241, 242, 243, 252, 285, 319, 341, 394, 425, 439, 473, 999, 1001}
+    {75, 159, 160, 202, 203, 209, 210, 236, 241, 242, 243, 252, 285, 319, 341, 394, 425, 439, 469, 473, 999, 1001}
 )
-"""Too many queries or parts, no memory, space, replica or thread, a time-out, a cancelled query: it may work later."""
+"""Too many queries or parts, no memory, space, replica or thread, a time-out, a cancelled query, a table that a rebuild
+holds: it may work later."""
 
 
 class StoreError(Corrupt):

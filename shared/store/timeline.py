@@ -28,7 +28,7 @@ _MEMBERSHIP: dict[str, type[i.MembershipEvent]] = {
     event.TOPIC: event
     for event in (
         i.PersonMerged, i.FragmentJoined, i.FragmentIdentified, i.MergeRefused, i.PersonSplit, i.FragmentLeft,
-        i.FragmentRerooted, i.SplitRefused, i.PersonDeleted,
+        i.FragmentRerooted, i.SplitRefused, i.CommandRefused, i.PersonDeleted,
     )
 }  # fmt: skip
 
@@ -49,9 +49,9 @@ def timeline_row(event: Event, command: Command) -> Row:
     if isinstance(event, i.MembershipEvent):
         identity = (event.root, list(event.members), int(event.identified), event.erase, event.peer, event.reason)
         return (*head, "", 0, 0, [], [], [], [], *identity)
-    iver = event.iver if isinstance(event, f.FragmentErased) else 0
+    number, iver = (event.number, event.iver) if isinstance(event, f.FragmentErased) else (0, 0)
     reason = event.reason if isinstance(event, f.WriteRefused) else ""
-    return (*head, "", 0, 0, [], [], [], [], NOBODY, [], 0, iver, NOBODY, reason)
+    return (*head, "", number, 0, [], [], [], [], NOBODY, [], 0, iver, NOBODY, reason)
 
 
 def event_of(row: Row) -> Event | None:
@@ -70,7 +70,7 @@ def event_of(row: Row) -> Event | None:
             values=tuple(None if text == "" else orjson.loads(text) for text in row[15]),
         )
     if topic == f.FragmentErased.TOPIC:
-        return f.FragmentErased(**head, iver=row[19])
+        return f.FragmentErased(**head, iver=row[19], at=row[4], number=row[10])
     if topic == f.WriteRefused.TOPIC:
         return f.WriteRefused(**head, reason=row[21])
     if topic in _MEMBERSHIP:

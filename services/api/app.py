@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from services.api import activity, capture, deletions, persons, timeline
+from services.api import activity, capture, deletions, history, identities, persons, timeline
 from services.api.access import Access
 from services.api.calls import mount
 from services.api.context import CONTEXT, Context, Stamps, uuid7
@@ -79,8 +79,9 @@ def application(context: Context) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_observe, error_middleware])
     app[CONTEXT] = context
     capture.register(app)
-    mount(app, (*activity.COLLECTION_ROUTES, *deletions.COLLECTION_ROUTES))
-    mount(app, (*persons.ROUTES, *activity.ROUTES, *timeline.ROUTES, *deletions.ROUTES))
+    nouns = (persons, identities, activity, timeline, history, deletions)
+    mount(app, [route for noun in nouns for route in noun.COLLECTION_ROUTES])
+    mount(app, [route for noun in nouns for route in noun.ROUTES])
     add_ops(app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context)})
     return app
 

@@ -18,6 +18,7 @@ from services.api import errors
 from services.api.access import Key, Project
 from services.api.capture_body import GZIP, inflate
 from services.api.context import CONTEXT, POSITION_HEADER, Context
+from services.api.past import moment, persons_at
 from services.api.reads import Person
 from services.api.render import csv_body, json_body
 from shared.domain.commands import Command
@@ -84,25 +85,48 @@ class Call(msgspec.Struct, kw_only=True):
             raise BadInput(f"{name} must be an integer from {least} to {most}.", attr=name)
         return int(text)
 
+    async def fragment(self, text: str = "") -> UUID:
+        """The fragment that the path (or `text`) names by integer id or uuid, whether it lives or not."""
+        text = text or self.request.match_info["id"]
+        if not (text.isascii() and text.isdigit()):
+            return self._uuid(text)
+        found = None
+        if len(text) < 17 and int(text) < NUMBER_MAX:
+            found = await self.context.reads.fragment_of(self.project.id, int(text))
+        if found is None:
+            raise NotFound("Not found.")
+        return found
+
     async def person(self) -> Person:
         """The living person that the path names; BadInput for a malformed id, NotFound for nobody."""
-        text = self.request.match_info["id"]
-        person = None
-        if text.isascii() and text.isdigit():
-            if len(text) < 17 and int(text) < NUMBER_MAX:
-                person = await self.context.reads.by_number(self.project.id, int(text))
-        else:
-            person = await self.context.reads.by_fragment(self.project.id, self._uuid(text))
+        return await self.holder(await self.fragment())
+
+    async def holder(self, fragment: UUID) -> Person:
+        """The living person that holds a fragment, or NotFound."""
+        person = await self.context.reads.by_fragment(self.project.id, fragment)
         if person is None:
             raise NotFound("Not found.")
         return person
 
-    def addressed(self, person: Person) -> UUID:
-        """The fragment that a write goes to: that of the uuid or integer id in the path."""
-        text = self.request.match_info["id"]
-        if text.isdigit():
-            return next((member.fragment for member in person.members if member.number == int(text)), person.uuid)
-        return UUID(text)
+    async def as_of(self) -> int | None:
+        """The moment that a read asks for with `as_of`, as a stamp; None for now."""
+        text = self.request.query.get("as_of")
+        return None if text is None else await moment(self.context, self.project.id, text)
+
+    async def seen(self, fragments: Sequence[UUID]) -> list[Person | None]:
+        """The persons that hold these fragments, now or at the moment asked for; None for nobody."""
+        until = await self.as_of()
+        if until is None:
+            return await self.context.reads.by_fragments(self.project.id, fragments)
+        return await persons_at(self.context, self.project.id, fragments, until)
+
+    async def person_seen(self) -> Person:
+        """The person that the path names, now or at the moment asked for; NotFound if there is none, or none now."""
+        fragment = await self.fragment()
+        person = (await self.seen([fragment]))[0]
+        if person is None:
+            raise NotFound("Not found.")
+        return person
 
     async def write(self, commands: Sequence[Command]) -> tuple[list[Position], bool]:
         """Append; wait until reads see it. False when the client prefers not to wait, or the projection lags."""

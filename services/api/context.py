@@ -37,16 +37,16 @@ class Stamps:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._highest = 0
+        self.highest = 0
 
     def reserve(self, count: int) -> int:
         """The first of `count` consecutive stamps."""
-        first = max(self._clock.now_us(), self._highest + 1)
-        self._highest = first + max(count, 1) - 1
+        first = max(self._clock.now_us(), self.highest + 1)
+        self.highest = first + max(count, 1) - 1
         return first
 
     def seen(self, stamp: int) -> None:
-        self._highest = max(self._highest, stamp)
+        self.highest = max(self.highest, stamp)
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

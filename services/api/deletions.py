@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import orjson
 
+from services.api import errors
 from services.api.calls import Answer, Call, Route
-from services.api.reads import Person, iso
+from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, keyed
+from services.api.reads import iso
 from shared.domain.commands import Cancel, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound, Rejected
+from shared.domain.ids import IDENTITY
 
 LIST_MAX = 1_000
 """Rows of one page of requests."""
@@ -24,37 +27,46 @@ async def delete(call: Call) -> Answer:
     """DELETE :id. Answers when the erase records are in the log: what is sent afterwards is a new life."""
     events, recordings = call.flag("delete_events"), call.flag("delete_recordings")
     keep = call.flag("keep_person")
-    person = await call.person()
+    sent = keyed(call, await call.fragment(), "delete", events, recordings, keep)
     if keep and not events and not recordings:
+        await call.holder(sent.fragment)
         return Answer(status=204, positions=[])
     if keep:
-        request, answer = await _request(call, person, Scope(events=events, recordings=recordings))
+        answer = await _request(call, sent, Scope(events=events, recordings=recordings))
         return Answer(
-            status=answer.status if answer.status == 202 else 204,
-            positions=answer.positions,
-            headers=_location(call, request),
+            status=answer.status if answer.status == 202 else 204, positions=answer.positions, headers=answer.headers
         )
-    command = Delete(
-        id=call.context.mint(),
-        project=call.project.id,
-        at=call.context.stamps.reserve(1),
-        actor=call.actor,
-        person=person.uuid,
-        request=call.context.mint(),
-        scope=Scope(profile=True, events=events, recordings=recordings),
+    request = _request_id(call, sent)
+    outcome = await earlier(call, IDENTITY, sent)
+    if outcome is None:
+        person = await call.holder(sent.fragment)
+        command = Delete(
+            id=call.context.mint(),
+            key=sent.key,
+            digest=sent.digest,
+            project=call.project.id,
+            at=call.context.stamps.reserve(1),
+            actor=call.actor,
+            person=sent.fragment,
+            request=request,
+            scope=Scope(profile=True, events=events, recordings=recordings),
+        )
+        outcome = await carry_out(call, sent, [command], [person.uuid] if sent.key else [])
+    return Answer(
+        status=204 if outcome.visible else 202,
+        positions=outcome.positions,
+        headers=outcome.headers | _location(call, request),
     )
-    positions, visible = await call.write([command])
-    return Answer(status=204 if visible else 202, positions=positions, headers=_location(call, command.request))
 
 
 async def delete_events(call: Call) -> Answer:
     """POST :id/delete_events: the captured events go, the person stays."""
-    return (await _request(call, await call.person(), Scope(events=True)))[1]
+    return await _request(call, keyed(call, await call.fragment(), "delete_events"), Scope(events=True))
 
 
 async def delete_recordings(call: Call) -> Answer:
     """POST :id/delete_recordings."""
-    return (await _request(call, await call.person(), Scope(recordings=True)))[1]
+    return await _request(call, keyed(call, await call.fragment(), "delete_recordings"), Scope(recordings=True))
 
 
 async def requests(call: Call) -> Answer:
@@ -72,6 +84,8 @@ async def request(call: Call) -> Answer:
 async def cancel(call: Call) -> Answer:
     """DELETE deletion_requests/:id: possible until hiding has begun."""
     row = await _found(call)
+    if row[1] == "cancelled" and "Idempotency-Key" in call.request.headers:
+        return Answer(status=204, positions=[])  # what the first request was told
     if row[1] != "pending":
         raise BadInput(f"The request is {row[1]}; only a pending one can be cancelled.", attr="state")
     command = Cancel(
@@ -135,23 +149,34 @@ COLLECTION_ROUTES = (
 )
 
 
-async def _request(call: Call, person: Person, scope: Scope) -> tuple[UUID, Answer]:
+async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
+    """Make a deletion request for the person that holds the addressed fragment. The ledger takes each id once."""
+    request = _request_id(call, sent)
+    if sent.key and (rows := await _rows(call, request=request)):
+        if tuple(rows[0][5:8]) != (scope.profile, scope.events, scope.recordings):
+            raise errors.key_reused()
+        return Answer(body=_shown(rows[0]), positions=[], headers=REPLAYED | _location(call, request))
+    person = await call.holder(sent.fragment)
     command = Request(
         id=call.context.mint(),
         project=call.project.id,
         at=call.context.stamps.reserve(1),
         actor=call.actor,
-        request=call.context.mint(),
+        request=request,
         person=person.uuid,
         members=tuple(member.fragment for member in person.members),
         scope=scope,
     )
     positions, visible = await call.write([command])
     if not visible:
-        return command.request, Answer(status=202, positions=positions, headers=_location(call, command.request))
-    rows = await _rows(call, request=command.request)
-    body = _shown(rows[0])
-    return command.request, Answer(body=body, positions=positions, headers=_location(call, command.request))
+        return Answer(status=202, positions=positions, headers=_location(call, request))
+    rows = await _rows(call, request=request)
+    return Answer(body=_shown(rows[0]), positions=positions, headers=_location(call, request))
+
+
+def _request_id(call: Call, sent: Keyed) -> UUID:
+    """A new id, or the one that belongs to the Idempotency-Key."""
+    return uuid5(sent.fragment, f"deletion {sent.key}") if sent.key else call.context.mint()
 
 
 async def _found(call: Call) -> tuple[Any, ...]:

@@ -89,6 +89,11 @@ def too_large(most: int) -> ApiError:
     return ApiError(413, "invalid_request", "too_large", f"At most {most} bytes.")
 
 
+def key_reused() -> ApiError:
+    detail = "This Idempotency-Key came before with another request."
+    return ApiError(422, "invalid_request", "idempotency_key_reused", detail)
+
+
 def unsupported_media_type(kind: str) -> ApiError:
     return ApiError(415, "invalid_request", "unsupported_media_type", f'Unsupported media type "{kind}".')
 

@@ -1,4 +1,4 @@
-"""Persons: retrieve, list, update, delete_property, split. Never folds anything: writes are commands."""
+"""Persons: retrieve, list, batch reads, update, delete_property. Never folds anything: writes are commands."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import orjson
 
 from services.api import errors
 from services.api.calls import Answer, Call, Route
-from services.api.reads import CURSOR_START, Person
+from services.api.outcomes import Keyed, Outcome, carry_out, earlier, keyed, person_after
+from services.api.past import page_at
+from services.api.reads import CURSOR_START, Cursor, Found, Person, Wanted
 from services.api.values import check_properties
-from shared.domain.commands import Split, Write
+from shared.domain.commands import Write
 from shared.domain.errors import BadInput, PreconditionFailed
-from shared.domain.ids import Position, fragment_id, hash64
+from shared.domain.ids import COMMANDS, fragment_id
+from shared.domain.view import Member
 
 PAGE_DEFAULT, PAGE_MAX = 100, 1_000
 """Rows of a page; the documented limits."""
@@ -26,35 +29,59 @@ OFFSET_MAX = 100_000
 NAME_CHARS_MAX = 400
 """A property's name."""
 
+BATCH_MAX = 200
+"""Persons of one batch read; more is refused, never cut."""
+
 
 async def retrieve(call: Call) -> Answer:
-    """GET :id."""
-    person = await call.person()
-    return Answer(body=person.shown(), headers={"ETag": person.etag})
+    """GET :id, now or `as_of` a moment."""
+    person = await call.person_seen()
+    return Answer(body=person.shown(), headers={} if "as_of" in call.request.query else {"ETag": person.etag})
 
 
 async def page(call: Call) -> Answer:
-    """GET: persons, newest first; filters are ANDed."""
+    """GET: persons, newest first, now or `as_of` a moment; filters are ANDed."""
     query = call.request.query
     limit = call.number("limit", PAGE_DEFAULT, PAGE_MAX)
     skip = call.number("offset", 0, OFFSET_MAX, least=0)
     cursor = _parse_cursor(query["cursor"]) if "cursor" in query else CURSOR_START
     keep = _filters(query.get("email"), query.get("search"), query.get("distinct_id"))
     if query.get("distinct_id"):
-        named = await call.context.reads.by_fragment(
-            call.project.id, fragment_id(call.project.id, query["distinct_id"])
-        )
+        named = (await call.seen([fragment_id(call.project.id, query["distinct_id"])]))[0]
         found = [named] if named is not None and keep(named) else []
         return Answer(body=_page_body(call, found[skip:], None))
-    narrow = (_email_text(query.get("email", "")), query.get("search", ""))
+    until = await call.as_of()
+
+    async def following(cursor: Cursor, limit: int) -> Found:
+        picky = bool(query.get("email") or query.get("search"))
+        wanted = Wanted(cursor=cursor, limit=limit, keep=keep, picky=picky)
+        if until is not None:
+            return await page_at(call.context, call.project.id, until, wanted)
+        narrow = (_email_text(query.get("email", "")), query.get("search", ""))
+        return await call.context.reads.page(call.project.id, narrow, wanted)
+
     while skip:
-        passed, after = await call.context.reads.page(call.project.id, cursor, min(skip, PAGE_MAX), narrow, keep)
+        passed, after = await following(cursor, min(skip, PAGE_MAX))
         skip -= len(passed)
         if after is None:
             return Answer(body=_page_body(call, [], None))
         cursor = after
-    persons, after = await call.context.reads.page(call.project.id, cursor, limit, narrow, keep)
-    return Answer(body=_page_body(call, persons, after))
+    return Answer(body=_page_body(call, *await following(cursor, limit)))
+
+
+async def batch_by_distinct_ids(call: Call) -> Answer:
+    """POST batch_by_distinct_ids: the persons of up to 200 distinct ids; who is nobody is absent."""
+    asked = await _batch(call, "distinct_ids")
+    return await _batch_answer(call, {one: fragment_id(call.project.id, one) for one in asked})
+
+
+async def batch_by_uuids(call: Call) -> Answer:
+    """POST batch_by_uuids: the same by uuid."""
+    try:
+        fragments = {one: UUID(one) for one in await _batch(call, "uuids")}
+    except ValueError:
+        raise BadInput("Each must be a uuid.", attr="uuids") from None
+    return await _batch_answer(call, fragments)
 
 
 async def update(call: Call) -> Answer:
@@ -66,7 +93,12 @@ async def update(call: Call) -> Answer:
     if not isinstance(properties, dict):
         raise BadInput("properties must be an object.", attr="properties")
     check_properties(properties, "properties")
-    return await _write(call, "update", changes={"set": properties})
+    outcome, fragment = await _set(call, properties)
+    if not outcome.visible:
+        return _answer(outcome, None)
+    after = await person_after(call, fragment, outcome)
+    etag = {} if outcome.first else {"ETag": after.etag}
+    return Answer(body=after.shown(), positions=outcome.positions, headers=outcome.headers | etag)
 
 
 async def update_property(call: Call) -> Answer:
@@ -77,155 +109,113 @@ async def update_property(call: Call) -> Answer:
             raise errors.field_required(field)
     key = _property_name(body["key"], "key")
     check_properties({key: body["value"]}, "value")
-    answer = await _write(call, "update", changes={"set": {key: body["value"]}})
-    return _success(answer)
+    outcome, _ = await _set(call, {key: body["value"]})
+    return _answer(outcome, {"success": True})
 
 
 async def delete_property(call: Call) -> Answer:
     """POST :id/delete_property: unset a property on every fragment that shows it, so that no split brings it back."""
     body = await call.body()
-    sent = body.get("$unset", call.request.query.get("$unset"))
-    if sent is None:
+    unset = body.get("$unset", call.request.query.get("$unset"))
+    if unset is None:
         raise BadInput("This field is required.", attr="$unset", slug="required")
-    names = [_property_name(name, "$unset") for name in (sent if isinstance(sent, list) else [sent])]
-    person = await call.person()
-    addressed = call.addressed(person)
-    targets = [
-        member
-        for member in person.members
-        if member.fragment == addressed or any(name in orjson.loads(member.properties) for name in names)
-    ]
-    first = call.context.stamps.reserve(len(targets))
-    commands = [
-        Write(
-            id=call.context.mint(),
-            key=_idempotency(call, person),
-            project=call.project.id,
-            at=first + index,
-            actor=call.actor,
-            fragment=member.fragment,
-            distinct_id=member.distinct_id,
-            unset=tuple(names),
-            reason="delete_property",
-        )
-        for index, member in enumerate(targets)
-    ]
-    positions, visible = await call.write(commands)
-    return Answer(status=200 if visible else 202, body={"success": True} if visible else None, positions=positions)
-
-
-async def split(call: Call) -> Answer:
-    """POST :id/split: move distinct ids out; every one gets back what was set through it."""
-    body = await call.body()
-    person = await call.person()
-    keep, leave = _split_of(body, person)
-    command = Split(
-        id=call.context.mint(),
-        key=_idempotency(call, person),
-        project=call.project.id,
-        at=call.context.stamps.reserve(1),
-        actor=call.actor,
-        person=person.uuid,
-        keep=keep,
-        leave=leave,
-    )
-    positions, visible = await call.write([command])
-    if not visible:
-        return Answer(status=202, positions=positions)
-    after = await call.context.reads.by_fragments(call.project.id, [member.fragment for member in person.members])
-    persons = {found.uuid: found for found in after if found is not None}
-    stays = keep or next((member.fragment for member in person.members if member.fragment not in leave), None)
-    involved = sorted(persons.values(), key=lambda one: all(member.fragment != stays for member in one.members))
-    shown = [{"uuid": str(one.uuid), "id": one.number, "distinct_ids": one.distinct_ids} for one in involved]
-    return Answer(body={"success": True, "persons": shown}, positions=positions)
+    names = [_property_name(name, "$unset") for name in (unset if isinstance(unset, list) else [unset])]
+    sent = keyed(call, await call.fragment(), "delete_property", names)
+    outcome = await earlier(call, COMMANDS, sent)
+    if outcome is None:
+        person = await call.holder(sent.fragment)
+        showing = [
+            member for member in person.members if any(name in orjson.loads(member.properties) for name in names)
+        ]
+        targets = {one.fragment: one for one in (_member(person, sent.fragment), *showing)}
+        at = call.context.stamps.reserve(len(targets))
+        commands = [
+            _write(call, sent, member, at=at + index, unset=tuple(names), reason="delete_property")
+            for index, member in enumerate(targets.values())
+        ]
+        outcome = await carry_out(call, sent, commands)
+    return _answer(outcome, {"success": True})
 
 
 ROUTES = (
-    Route("GET", "", "person:read", page),
     Route("GET", "/{id}", "person:read", retrieve),
     Route("PATCH", "/{id}", "person:write", update),
     Route("POST", "/{id}/update_property", "person:write", update_property),
     Route("POST", "/{id}/delete_property", "person:write", delete_property),
-    Route("POST", "/{id}/split", "person:write", split),
+)
+COLLECTION_ROUTES = (
+    Route("GET", "", "person:read", page),
+    Route("POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids),
+    Route("POST", "/batch_by_uuids", "person:read", batch_by_uuids),
 )
 
 
-async def _write(call: Call, reason: str, *, changes: dict[str, Any]) -> Answer:
-    person = await call.person()
-    addressed = call.addressed(person)
-    member = next((member for member in person.members if member.fragment == addressed), person.members[0])
-    matching = call.request.headers.get("If-Match")
-    if matching is not None and matching not in ("*", person.etag):
-        raise PreconditionFailed
-    command = Write(
+async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
+    """Set properties on the addressed fragment; the first that came with the Idempotency-Key counts."""
+    sent = keyed(call, await call.fragment(), "update", properties)
+    outcome = await earlier(call, COMMANDS, sent)
+    if outcome is None:
+        person = await call.holder(sent.fragment)
+        matching = call.request.headers.get("If-Match")
+        if matching not in (None, "*", person.etag):
+            raise PreconditionFailed
+        member = _member(person, sent.fragment)
+        expect = member.effect if matching not in (None, "*") else None
+        at = call.context.stamps.reserve(1)
+        command = _write(call, sent, member, at=at, set=properties, expect=expect, reason="update")
+        outcome = await carry_out(call, sent, [command], [sent.fragment] if expect is not None else [])
+    return outcome, sent.fragment
+
+
+def _write(call: Call, sent: Keyed, member: Member, **changes: Any) -> Write:
+    return Write(
         id=call.context.mint(),
-        key=_idempotency(call, person),
+        key=sent.key,
+        digest=sent.digest,
         project=call.project.id,
-        at=call.context.stamps.reserve(1),
         actor=call.actor,
         fragment=member.fragment,
         distinct_id=member.distinct_id,
-        expect=member.effect if matching not in (None, "*") else None,
-        reason=reason,
         **changes,
     )
-    positions, visible = await call.write([command])
-    if not visible:
-        return Answer(status=202, positions=positions)
-    if command.expect is not None and await _refused(call, member.fragment, positions[0]):
-        raise PreconditionFailed
-    after = await call.context.reads.by_fragment(call.project.id, member.fragment)
-    if after is None:  # deleted in between: the write was done, and then undone by somebody else
-        raise errors.not_found("Not found.")
-    return Answer(body=after.shown(), positions=positions, headers={"ETag": after.etag})
 
 
-async def _refused(call: Call, fragment: UUID, position: Position) -> bool:
-    rows = await call.context.store.rows(
-        call.context.reads.queries["refusals"],
-        project=call.project.id,
-        fragment=fragment,
-        version=position.version,
-    )
-    return bool(rows)
+def _member(person: Person, fragment: UUID) -> Member:
+    return next((member for member in person.members if member.fragment == fragment), person.members[0])
 
 
-def _success(answer: Answer) -> Answer:
+def _answer(outcome: Outcome, body: Any) -> Answer:
+    """The body once reads see the write; 202 before."""
+    visible = outcome.visible
     return Answer(
-        status=answer.status, body={"success": True} if answer.status == 200 else None, positions=answer.positions
+        status=200 if visible else 202,
+        body=body if visible else None,
+        positions=outcome.positions,
+        headers=outcome.headers,
     )
 
 
-def _idempotency(call: Call, person: Person) -> int:
-    sent = call.request.headers.get("Idempotency-Key")
-    return hash64(f"{call.project.id}:{person.uuid}:{sent}") if sent else 0
+async def _batch(call: Call, field: str) -> list[str]:
+    asked = (await call.body()).get(field)
+    if asked is None:
+        raise BadInput("This field is required.", attr=field, slug="required")
+    if not isinstance(asked, list) or not all(isinstance(one, str) for one in asked):
+        raise BadInput("A list of texts.", attr=field)
+    if len(asked) > BATCH_MAX:
+        raise BadInput(f"At most {BATCH_MAX}.", attr=field)
+    return asked
+
+
+async def _batch_answer(call: Call, fragments: dict[str, UUID]) -> Answer:
+    persons = await call.seen(list(fragments.values())) if fragments else []
+    found = zip(fragments, persons, strict=True)
+    return Answer(body={"results": {asked: person.shown() for asked, person in found if person is not None}})
 
 
 def _property_name(value: Any, attr: str) -> str:
     if not isinstance(value, str) or not value or len(value) > NAME_CHARS_MAX:
         raise BadInput(f"A property's name is a text of 1 to {NAME_CHARS_MAX} characters.", attr=attr)
     return value
-
-
-def _split_of(body: dict[str, Any], person: Person) -> tuple[UUID | None, tuple[UUID, ...]]:
-    """(the fragment that stays alone or None, the fragments that leave)."""
-    fragments = {member.distinct_id: member.fragment for member in person.members}
-    main, chosen = body.get("main_distinct_id"), body.get("distinct_ids_to_split")
-    if chosen is not None:
-        if main is not None:
-            raise BadInput("Not together with main_distinct_id.", attr="distinct_ids_to_split")
-        if not isinstance(chosen, list) or not chosen or not all(isinstance(one, str) for one in chosen):
-            raise BadInput("A list of at least one distinct id.", attr="distinct_ids_to_split")
-        if unknown := [one for one in chosen if one not in fragments]:
-            raise BadInput(f"Not of this person: {unknown[0][:400]}", attr="distinct_ids_to_split")
-        if len(set(chosen)) == len(fragments):
-            raise BadInput("At least one distinct id must stay.", attr="distinct_ids_to_split")
-        return None, tuple(fragments[one] for one in dict.fromkeys(chosen))
-    if main is None:
-        return fragments[person.distinct_ids[0]], ()
-    if not isinstance(main, str) or main not in fragments:
-        raise BadInput("Not a distinct id of this person.", attr="main_distinct_id")
-    return fragments[main], ()
 
 
 def _filters(email: str | None, search: str | None, distinct_id: str | None) -> Callable[[Person], bool]:
@@ -254,7 +244,7 @@ def _email_text(email: str) -> str:
     return f'"email":{orjson.dumps(email).decode()}' if email else ""
 
 
-def _page_body(call: Call, persons: list[Person], after: tuple[int, str] | None) -> dict[str, Any]:
+def _page_body(call: Call, persons: list[Person], after: Cursor | None) -> dict[str, Any]:
     url = call.request.url
     following = None
     if after is not None:

@@ -6,7 +6,7 @@ Never decides what a person is: that is the domain's merged view.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ CURSOR_START = (2**63 - 1, "g")
 """Before the newest person: the highest time, and a text above every uuid."""
 
 Key = tuple[int, UUID]
+Cursor = tuple[int, str]
 
 
 class Person(msgspec.Struct, kw_only=True):
@@ -81,6 +82,18 @@ class Person(msgspec.Struct, kw_only=True):
         return ids[0] if ids else str(self.number)
 
 
+Found = tuple[list[Person], Cursor | None]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """A page that is asked for: at most `limit` persons after the cursor that `keep` accepts; `picky` when few may."""
+
+    cursor: Cursor
+    limit: int
+    keep: Callable[[Person], bool]
+    picky: bool
+
+
 def iso(microseconds: int) -> str:
     """ISO 8601 in UTC with Z, microseconds when they are not zero."""
     return (
@@ -102,10 +115,9 @@ class Reads:
         self._numbers: Coalesced[tuple[int, int], UUID] = Coalesced(self._load_numbers)
         self.reached: dict[tuple[str, int], int] = {}
 
-    async def by_number(self, project: int, number: int) -> Person | None:
-        """The living person that holds the fragment with this integer id."""
-        fragment = await self._numbers.get((project, number))
-        return await self.by_fragment(project, fragment) if fragment is not None else None
+    async def fragment_of(self, project: int, number: int) -> UUID | None:
+        """The fragment with this integer id."""
+        return await self._numbers.get((project, number))
 
     async def by_fragment(self, project: int, fragment: UUID) -> Person | None:
         """The living person that holds a fragment; old uuids keep resolving."""
@@ -136,19 +148,13 @@ class Reads:
         built = {root: _person(project, root, group, (rows, identities)) for root, group in members.items()}
         return [built[roots[fragment]] for fragment in fragments]
 
-    async def page(
-        self, project: int, cursor: tuple[int, str], limit: int, narrow: tuple[str, str], keep: Callable[[Person], bool]
-    ) -> tuple[list[Person], tuple[int, str] | None]:
-        """Up to `limit` persons after the cursor that `keep` accepts, newest first, and the cursor of the next page.
-
-        `narrow` is (text that the properties of some fragment must contain, text to search): hints for the engine;
-        `keep` judges the merged view.
-        """
+    async def page(self, project: int, narrow: tuple[str, str], wanted: Wanted) -> Found:
+        """A page of the persons of now. `narrow` is (text that the properties of some fragment must contain, text to
+        search): hints for the engine; `wanted.keep` judges the merged view."""
         text, search = narrow
-        found: list[Person] = []
-        for _ in range(PAGE_ROUNDS_MAX):
-            wanted = max(limit + 1 - len(found), PAGE_CANDIDATES_MIN if text or search else 1)
-            candidates = await self._store.rows(
+
+        async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
+            return await self._store.rows(
                 self.queries["roots_page"],
                 project=project,
                 created=cursor[0],
@@ -156,24 +162,18 @@ class Reads:
                 text=text,
                 search=search,
                 escaped=orjson.dumps(search).decode()[1:-1],
-                limit=wanted,
+                limit=limit,
             )
-            persons = await self.by_fragments(project, [root for root, _ in candidates]) if candidates else []
-            for (root, created), person in zip(candidates, persons, strict=True):
-                if person is None or person.uuid != root or not keep(person):
-                    cursor = (created, str(root))
-                    continue
-                if len(found) == limit:
-                    return found, cursor
-                cursor = (created, str(root))
-                found.append(person)
-            if len(candidates) < wanted:
-                return found, None
-        return found, cursor
+
+        return await fill_page(candidates, lambda roots: self.by_fragments(project, roots), wanted)
 
     def position(self) -> list[Position]:
         """What the latest answers reflect."""
-        return [Position(topic, partition, offset_of(version)) for (topic, partition), version in self.reached.items()]
+        return [
+            Position(topic, partition, offset_of(version))
+            for (topic, partition), version in self.reached.items()
+            if version
+        ]
 
     async def _round(
         self, project: int, fragments: Sequence[UUID]
@@ -221,21 +221,51 @@ class Reads:
         return {(project, number): fragment for project, number, fragment in rows}
 
 
+async def fill_page(
+    candidates: Callable[[Cursor, int], Awaitable[list[tuple[UUID, int]]]],
+    build: Callable[[Sequence[UUID]], Awaitable[list[Person | None]]],
+    wanted: Wanted,
+) -> Found:
+    """Persons after the cursor that `keep` accepts, newest first, and the cursor of the next page, if there is one.
+
+    `candidates(cursor, limit)` gives (root, created_at), `build` the persons of roots.
+    """
+    found: list[Person] = []
+    cursor = wanted.cursor
+    for _ in range(PAGE_ROUNDS_MAX):
+        ask = max(wanted.limit + 1 - len(found), PAGE_CANDIDATES_MIN if wanted.picky else 1)
+        rows = await candidates(cursor, ask)
+        persons = await build([root for root, _ in rows]) if rows else []
+        for (root, created), person in zip(rows, persons, strict=True):
+            if person is not None and person.uuid == root and wanted.keep(person):
+                if len(found) == wanted.limit:
+                    return found, cursor
+                found.append(person)
+            cursor = (created, str(root))
+        if len(rows) < ask:
+            return found, None
+    return found, cursor
+
+
 Rows = tuple[dict[UUID, tuple[Any, ...]], dict[UUID, tuple[Any, ...]]]
 
 
 def _person(project: int, root: UUID, group: list[UUID], loaded: Rows) -> Person | None:
-    members = [member for fragment in group if (member := _member(fragment, loaded)) is not None and member.living]
+    members = [member for fragment in group if (member := _member(fragment, loaded)) is not None]
+    identity = loaded[1].get(root)
+    return assemble(project, root, members, identity[2] if identity else 0)
+
+
+def assemble(project: int, root: UUID, group: Iterable[Member], version: int = 0) -> Person | None:
+    """The person of these fragments, or None when none of them lives. `version` is the root's identity version."""
+    members = [member for member in group if member.living]
     if not members:
         return None
     if len(members) == 1:
         properties: dict[str, Any] | orjson.Fragment = orjson.Fragment(members[0].properties)
     else:
-        properties = merged_properties(
-            (member.fragment, orjson.loads(member.cells), orjson.loads(member.properties)) for member in members
-        )
+        properties = merged_properties(cells_of(members))
     head = next((member for member in members if member.fragment == root), members[0])
-    identity = loaded[1].get(root)
     return Person(
         project=project,
         uuid=root,
@@ -246,8 +276,13 @@ def _person(project: int, root: UUID, group: list[UUID], loaded: Rows) -> Person
         seen_at=max(member.seen_at for member in members),
         identified=any(member.identified for member in members),
         members=members,
-        etag=f'"{identity[2] if identity else 0:x}-{"-".join(f"{member.effect:x}" for member in members)}"',
+        etag=f'"{version:x}-{"-".join(f"{member.effect:x}" for member in members)}"',
     )
+
+
+def cells_of(members: Iterable[Member]) -> list[tuple[UUID, dict[str, Any], dict[str, Any]]]:
+    """(fragment, cells, properties) of members, as the merged view takes them."""
+    return [(member.fragment, orjson.loads(member.cells), orjson.loads(member.properties)) for member in members]
 
 
 def _member(fragment: UUID, loaded: Rows) -> Member | None:

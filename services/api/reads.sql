@@ -65,22 +65,28 @@ ORDER BY created DESC, toString(person) DESC
 LIMIT {limit:UInt32}
 
 -- name: refusals
--- Whether the write at this version was refused.
+-- What the record at this version was refused for; no fragments: wherever it was recorded.
 SELECT reason
 FROM timeline
-WHERE project = {project:UInt32} AND fragment = {fragment:UUID} AND version = {version:UInt64}
-    AND topic = 'fragment.write_refused'
+WHERE project = {project:UInt32} AND ({fragments:Array(UUID)} = [] OR fragment IN {fragments:Array(UUID)})
+    AND version = {version:UInt64} AND topic IN {topics:Array(String)} AND reason != ''
 LIMIT 1
 
--- name: history
--- Every fact about these fragments, to be replayed in the order of their stamps.
-SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at), stamp, command, actor, source, distinct_id,
-    number, created_at, keys, kinds, before, after, root, members, identified, erase, peer, reason
-FROM timeline
-WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
-ORDER BY stamp, version, topic
-LIMIT 1 BY project, fragment, version, topic
-LIMIT {limit:UInt32}
+-- name: fragment_keys
+-- The recent Idempotency-Keys of a fragment, with the digests of their requests and the versions they came with.
+SELECT keys, key_digests, key_versions
+FROM fragments
+WHERE project = {project:UInt32} AND fragment = {fragment:UUID}
+ORDER BY version DESC
+LIMIT 1
+
+-- name: identity_keys
+-- The same of its identity.
+SELECT keys, key_digests, key_versions
+FROM identity
+WHERE project = {project:UInt32} AND fragment = {fragment:UUID}
+ORDER BY version DESC
+LIMIT 1
 
 -- name: captured_events
 -- The captured events of these fragments by their own time, each once: a resent one has another arrival.
@@ -88,6 +94,7 @@ SELECT fragment, uuid, event, toUnixTimestamp64Micro(timestamp), version, toUnix
 FROM captured_events
 WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
     AND timestamp >= fromUnixTimestamp64Micro({since:Int64}) AND timestamp <= fromUnixTimestamp64Micro({until:Int64})
+    AND toUnixTimestamp64Micro(received_at) <= {received:Int64}
     AND ({names:Array(String)} = [] OR event IN {names:Array(String)})
 ORDER BY received_at, version
 LIMIT 1 BY uuid
@@ -153,3 +160,102 @@ WHERE events = 1 AND state != 'cancelled'
     AND ({person:UUID} = toUUID('00000000-0000-0000-0000-000000000000') OR person = {person:UUID})
 ORDER BY created_at DESC, request DESC
 LIMIT {limit:UInt32} OFFSET {offset:UInt32}
+
+-- name: facts
+-- What these fragments went through up to a stamp, and what counts whenever it came: births, erasures and deletes. In
+-- the order of versions, page by page.
+SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at) AS at, stamp, command, actor, source, distinct_id,
+    number, created_at, keys, kinds, before, after, root, members, identified, erase, peer, reason
+FROM timeline
+WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
+    AND (stamp <= {until:Int64} OR created_at != 0 OR topic IN ('fragment.erased', 'person.deleted'))
+    AND (fragment, version, toString(topic)) > ({fragment:UUID}, {version:UInt64}, {topic:String})
+ORDER BY fragment, version, topic
+LIMIT 1 BY fragment, version, topic
+LIMIT {limit:UInt32}
+
+-- name: stamp_of
+-- The moment of a position: that of the last fact of this project at or before it, in its partition.
+SELECT argMax(greatest(stamp, toUnixTimestamp64Micro(at)), version), count()
+FROM timeline
+WHERE project = {project:UInt32} AND version <= {version:UInt64}
+    AND startsWith(topic, {kind:String})
+    AND ({kind:String} = 'person.' OR bitShiftRight(toUInt128(fragment), 64) % {partitions:UInt32} = {partition:UInt32})
+
+-- name: roots_page_at
+-- The same page as roots_page, of the persons of a moment: of fragments that have a fact up to it in their present
+-- life, each under the root that it had then. A root whose memberships were erased since holds nobody.
+WITH
+    lives AS
+    (
+        SELECT fragment, maxIf(version, topic = 'fragment.erased') AS ended, maxIf(erase, topic = 'fragment.erased') AS erased,
+            maxIf(version, topic = 'person.deleted') AS deleted
+        FROM timeline
+        WHERE project = {project:UInt32}
+        GROUP BY fragment
+    ),
+    born AS
+    (
+        SELECT fragment, max(timeline.created_at) AS created, min(stamp) AS began
+        FROM timeline INNER JOIN lives ON timeline.fragment = lives.fragment
+        WHERE project = {project:UInt32} AND topic = 'fragment.changed' AND version > lives.ended AND erased >= deleted
+        GROUP BY fragment
+        HAVING began <= {until:Int64}
+    ),
+    membership AS
+    (
+        SELECT fragment, argMax(root, version) AS root
+        FROM timeline INNER JOIN lives ON timeline.fragment = lives.fragment
+        WHERE project = {project:UInt32} AND startsWith(topic, 'person.') AND version > lives.deleted
+            AND stamp <= {until:Int64}
+        GROUP BY fragment
+    ),
+    people AS
+    (
+        SELECT membership.fragment AS fragment, if(roots.root = membership.root, membership.root, membership.fragment) AS root
+        FROM membership LEFT JOIN membership AS roots ON membership.root = roots.fragment
+    )
+SELECT if(people.root = toUUID('00000000-0000-0000-0000-000000000000'), born.fragment, people.root) AS person,
+    min(born.created) AS created
+FROM born LEFT JOIN people ON born.fragment = people.fragment
+GROUP BY person
+HAVING (created, toString(person)) < ({created:Int64}, {person:String})
+ORDER BY created DESC, toString(person) DESC
+LIMIT {limit:UInt32}
+
+-- name: property_history
+-- Every operation on one property of these fragments in their present lives, newest first.
+WITH
+    ends AS
+    (
+        SELECT fragment, max(version) AS ended
+        FROM timeline
+        WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND topic = 'fragment.erased'
+        GROUP BY fragment
+    ),
+    operations AS
+    (
+        SELECT fragment, version, at, stamp, command, actor, source, indexOf(keys, {key:String}) AS i,
+            kinds[i] AS kind, before[i] AS old, after[i] AS new
+        FROM timeline
+        WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND has(keys, {key:String})
+            AND stamp <= {until:Int64}
+        ORDER BY fragment, version
+        LIMIT 1 BY fragment, version
+    )
+SELECT operations.fragment, version, toUnixTimestamp64Micro(at), stamp, command, actor, source, kind, old, new,
+    count() OVER ()
+FROM operations LEFT JOIN ends ON operations.fragment = ends.fragment
+WHERE version > ends.ended
+ORDER BY stamp DESC, operations.fragment DESC
+LIMIT {limit:UInt32} OFFSET {offset:UInt32}
+
+-- name: memberships
+-- How these fragments came to where they belong, in order.
+SELECT fragment, version, topic, toUnixTimestamp64Micro(at), command, actor, root, peer
+FROM timeline
+WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND startsWith(topic, 'person.')
+    AND stamp <= {until:Int64}
+ORDER BY fragment, version
+LIMIT 1 BY fragment, version, topic
+LIMIT {limit:UInt32}

@@ -8,15 +8,18 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
 import orjson
 
 from services.api.calls import Answer, Call, Route
+from services.api.past import FOREVER, facts, moment, persons_at
 from services.api.reads import Person, iso
-from shared.domain.errors import BadInput
-from shared.domain.fragment import Fragment, FragmentEvent
+from shared.domain.errors import BadInput, NotFound
+from shared.domain.fragment import Fragment, FragmentErased, FragmentEvent
+from shared.domain.ids import fragment_id
 from shared.domain.view import merged_properties
 from shared.store.timeline import event_of
 
@@ -34,12 +37,14 @@ _RELATIVE = re.compile(r"-(\d{1,4})([hdwmy])(Start|End)?")
 async def properties_timeline(call: Call) -> Answer:
     """GET :id/properties_timeline."""
     query = call.request.query
-    person = await call.person()
+    person = await call.person_seen()
+    until_stamp = await call.as_of()
     series = _list(query.get("events"), "events")
     crucial = _crucial(series, query)
     names = sorted({str(one["id"]) for one in series if one.get("id") is not None})
     zone = ZoneInfo(call.project.zone)
-    since, until = _range(query, zone, datetime.fromtimestamp(call.context.clock.now_us() / 1e6, zone))
+    seen_from = call.context.clock.now_us() if until_stamp is None else until_stamp
+    since, until = _range(query, zone, datetime.fromtimestamp(seen_from / 1e6, zone))
     fragments = [member.fragment for member in person.members]
     only_actions = not names and bool(_list(query.get("actions"), "actions"))
     events = (
@@ -52,15 +57,19 @@ async def properties_timeline(call: Call) -> Answer:
             since=_micros(since),
             until=_micros(until),
             names=names,
+            received=FOREVER if until_stamp is None else until_stamp,
             limit=EVENTS_MAX,
         )
     )
-    facts = await call.context.store.rows(
-        call.context.reads.queries["history"], project=call.project.id, fragments=fragments, limit=FACTS_MAX
-    )
+    cut = FOREVER if until_stamp is None else until_stamp
+    rows: list[tuple[Any, ...]] = []
+    async for part in facts(call.context, call.project.id, fragments, cut):
+        rows += [row for row in part if row[5] <= cut or row[3] == FragmentErased.TOPIC]
+        if len(rows) > FACTS_MAX:
+            raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
     return Answer(
         body={
-            "points": points(person, events, facts, crucial),
+            "points": points(person, events, rows, crucial),
             "crucial_property_keys": crucial,
             "effective_date_from": since.isoformat(),
             "effective_date_to": until.isoformat(),
@@ -68,22 +77,67 @@ async def properties_timeline(call: Call) -> Answer:
     )
 
 
+async def properties_at_time(call: Call) -> Answer:
+    """GET properties_at_time: one person as of `timestamp`, as the original answers it."""
+    query = call.request.query
+    try:
+        fragment, until = await _asked_past(call)
+        person = (await persons_at(call.context, call.project.id, [fragment], until))[0]
+        if person is None:
+            raise NotFound("No person with this id at that time.")
+    except BadInput as error:
+        return Answer(status=400, body={"error": error.detail})
+    except NotFound as error:
+        return Answer(status=404, body={"error": error.detail})
+    by_id = "distinct_id" in query
+    metadata = {
+        "queried_timestamp": iso(until),
+        "include_set_once": True,
+        "distinct_id_used": query["distinct_id"] if by_id else None,
+        "person_id_used": None if by_id else query["person_id"],
+        "query_mode": "distinct_id" if by_id else "person_id",
+        "distinct_ids_queried": person.distinct_ids,
+        "distinct_ids_count": len(person.distinct_ids),
+    }
+    return Answer(body=person.shown() | {"point_in_time_metadata": metadata})
+
+
+COLLECTION_ROUTES = (Route("GET", "/properties_at_time", "person:read", properties_at_time),)
 ROUTES = (Route("GET", "/{id}/properties_timeline", "person:read", properties_timeline),)
 
 
+async def _asked_past(call: Call) -> tuple[UUID, int]:
+    """(fragment, stamp): exactly one of distinct_id and person_id, and a timestamp."""
+    query = call.request.query
+    if ("distinct_id" in query) == ("person_id" in query):
+        raise BadInput("Exactly one of distinct_id and person_id is required.")
+    if not query.get("timestamp"):
+        raise BadInput("timestamp is required: ISO 8601.")
+    until = await moment(call.context, call.project.id, query["timestamp"], "timestamp")
+    if "distinct_id" in query:
+        return fragment_id(call.project.id, query["distinct_id"]), until
+    return await call.fragment(query["person_id"] or "-"), until
+
+
 def points(
-    person: Person, events: list[tuple[Any, ...]], facts: list[tuple[Any, ...]], crucial: list[str]
+    person: Person, events: list[tuple[Any, ...]], changes: list[tuple[Any, ...]], crucial: list[str]
 ) -> list[dict[str, Any]]:
     """One point for the first event, and one for each whose crucial values differ from the previous one's.
 
-    Events are (fragment, uuid, name, timestamp, version, received_at), facts are timeline rows; both in the order of
-    arrival. Within a fragment that order is the version; a fact precedes the event that it came from.
+    Events are (fragment, uuid, name, timestamp, version, received_at), changes are timeline rows; both in the order of
+    arrival. Within a fragment that order is the version; a fact precedes the event that it came from. What a fragment
+    was and did before its last erasure is no part of it any more.
     """
+    ends = {
+        row[1]: row[2] for row in changes if row[3] == FragmentErased.TOPIC
+    }  # by rising version: the last one stays
     fragments = {member.fragment: Fragment.blank(person.project, member.fragment) for member in person.members}
     steps: list[tuple[int, int, int, tuple[Any, ...]]] = [
-        (fact[4], fact[2], 0, fact) for fact in facts if fact[3].startswith("fragment.")
+        (fact[4], fact[2], 0, fact)
+        for fact in changes
+        if fact[3].startswith("fragment.") and fact[2] > ends.get(fact[1], 0)
     ]
-    steps += [(event[5], event[4], 1, event) for event in events]
+    steps += [(event[5], event[4], 1, event) for event in events if event[4] > ends.get(event[0], 0)]
     steps.sort(key=lambda step: step[:3])
     found: list[dict[str, Any]] = []
     previous: Any = None

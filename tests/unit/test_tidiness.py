@@ -23,7 +23,7 @@ FOLDERS = ("services", "shared", "bench", "tests")
 
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
-SOURCE_LINES_MAX = 7_500
+SOURCE_LINES_MAX = 9_500
 """Of services and shared, Python and SQL, lines that are not blank: what one person can hold in mind."""
 
 MODULE_NAMES_BANNED = {"utils", "util", "helpers", "helper", "common", "base", "manager", "managers", "misc"}

@@ -1,0 +1,188 @@
+"""Who is one person: split and merge by REST. Never moves a property: membership changes, and nothing else.
+
+A dry run folds the command on a copy of what was read, with the very fold that would do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from services.api.calls import Answer, Call, Route
+from services.api.outcomes import Outcome, carry_out, earlier, keyed, person_after, raise_refusal
+from services.api.past import persons_at, stamp_of
+from services.api.reads import Person, assemble
+from shared.domain.commands import IdentityCommand, Merge, Split
+from shared.domain.errors import BadInput, NotFound
+from shared.domain.identity import Decision, Membership, MergeRefused, SplitRefused, handle
+from shared.domain.ids import IDENTITY, fragment_id
+
+
+async def split(call: Call) -> Answer:
+    """POST :id/split: move distinct ids out; every one gets back what was set through it."""
+    body = await call.body()
+    dry = call.flag("dry_run")
+    chosen = _chosen(body)
+    sent = keyed(call, await call.fragment(), "split", chosen)
+    outcome = None if dry else await earlier(call, IDENTITY, sent)
+    person = await (call.holder(sent.fragment) if outcome is None else _before(call, sent.fragment, outcome))
+    keep, leave = _split_of(chosen, person)
+    command = Split(
+        id=call.context.mint(),
+        key=sent.key,
+        digest=sent.digest,
+        project=call.project.id,
+        at=call.context.stamps.reserve(1),
+        actor=call.actor,
+        person=sent.fragment,
+        keep=keep,
+        leave=leave,
+    )
+    stays = keep or next(member.fragment for member in person.members if member.fragment not in leave)
+    if dry:
+        return Answer(body={"success": True, "persons": _shown(_tried(command, [person]), stays)}, positions=[])
+    outcome = outcome or await carry_out(call, sent, [command], [person.uuid])
+    return await _split_answer(call, outcome, [member.fragment for member in person.members], stays)
+
+
+async def merge(call: Call) -> Answer:
+    """POST :id/merge: the person of the path absorbs another one; an operator may merge identified ones."""
+    body = await call.body()
+    dry = call.flag("dry_run")
+    into = await call.fragment()
+    source = await _source(call, body)
+    sent = keyed(call, into, "merge", str(source))
+    outcome = None if dry else await earlier(call, IDENTITY, sent)
+    if outcome is None:
+        survivor, absorbed = await call.holder(into), await call.holder(source)
+        command = Merge(
+            id=call.context.mint(),
+            key=sent.key,
+            digest=sent.digest,
+            project=call.project.id,
+            at=call.context.stamps.reserve(1),
+            actor=call.actor,
+            into=into,
+            source=source,
+            mode="operator",
+        )
+        if dry:
+            return _merge_preview(command, survivor, absorbed)
+        outcome = await carry_out(call, sent, [command], [survivor.uuid])
+    if not outcome.visible:
+        return Answer(status=202, positions=outcome.positions)
+    after = await person_after(call, into, outcome)
+    return Answer(body=after.shown(), positions=outcome.positions, headers=outcome.headers)
+
+
+COLLECTION_ROUTES = ()
+ROUTES = (
+    Route("POST", "/{id}/split", "person:write", split),
+    Route("POST", "/{id}/merge", "person:write", merge),
+)
+
+
+def _chosen(body: dict[str, Any]) -> tuple[str | None, list[str] | None]:
+    """What the body asks for: (main_distinct_id, distinct_ids_to_split), at most one of them."""
+    main, leaving = body.get("main_distinct_id"), body.get("distinct_ids_to_split")
+    if leaving is not None:
+        if main is not None:
+            raise BadInput("Not together with main_distinct_id.", attr="distinct_ids_to_split")
+        if not isinstance(leaving, list) or not leaving or not all(isinstance(one, str) for one in leaving):
+            raise BadInput("A list of at least one distinct id.", attr="distinct_ids_to_split")
+    if main is not None and not isinstance(main, str):
+        raise BadInput("Not a distinct id of this person.", attr="main_distinct_id")
+    return main, leaving
+
+
+def _split_of(chosen: tuple[str | None, list[str] | None], person: Person) -> tuple[UUID | None, tuple[UUID, ...]]:
+    """(the fragment that stays alone or None, the fragments that leave)."""
+    fragments = {member.distinct_id: member.fragment for member in person.members}
+    main, leaving = chosen
+    if leaving is not None:
+        if unknown := [one for one in leaving if one not in fragments]:
+            raise BadInput(f"Not of this person: {unknown[0][:400]}", attr="distinct_ids_to_split")
+        if len(set(leaving)) == len(fragments):
+            raise BadInput("At least one distinct id must stay.", attr="distinct_ids_to_split")
+        return None, tuple(fragments[one] for one in dict.fromkeys(leaving))
+    main = person.distinct_ids[0] if main is None else main
+    if main not in fragments:
+        raise BadInput("Not a distinct id of this person.", attr="main_distinct_id")
+    return fragments[main], ()
+
+
+async def _source(call: Call, body: dict[str, Any]) -> UUID:
+    source, distinct_id = body.get("source"), body.get("distinct_id")
+    if (source is None) == (distinct_id is None):
+        raise BadInput("Either source (an id or uuid) or distinct_id.", attr="source")
+    if distinct_id is not None:
+        if not isinstance(distinct_id, str) or not distinct_id:
+            raise BadInput("A distinct id is a text.", attr="distinct_id")
+        return fragment_id(call.project.id, distinct_id)
+    if isinstance(source, bool) or not isinstance(source, int | str) or not str(source):
+        raise BadInput("An integer id or a uuid.", attr="source")
+    try:
+        return await call.fragment(str(source))
+    except BadInput:
+        raise BadInput("An integer id or a uuid.", attr="source") from None
+
+
+async def _before(call: Call, fragment: UUID, outcome: Outcome) -> Person:
+    """The person that an earlier split dissolved, as it was."""
+    until = await stamp_of(call.context, call.project.id, outcome.positions)
+    before = (await persons_at(call.context, call.project.id, [fragment], until - 1))[0]
+    if before is None:
+        raise NotFound("Not found.")
+    return before
+
+
+async def _split_answer(call: Call, outcome: Outcome, members: Sequence[UUID], stays: UUID) -> Answer:
+    """All persons involved, the remaining one first: as they are now, or as they were after the first request."""
+    if not outcome.visible:
+        return Answer(status=202, positions=outcome.positions)
+    if outcome.first is None:
+        after = await call.context.reads.by_fragments(call.project.id, members)
+    else:
+        until = await stamp_of(call.context, call.project.id, [outcome.first])
+        after = await persons_at(call.context, call.project.id, members, until)
+    shown = _shown([one for one in after if one is not None], stays)
+    return Answer(body={"success": True, "persons": shown}, positions=outcome.positions, headers=outcome.headers)
+
+
+def _shown(persons: Iterable[Person], stays: UUID) -> list[dict[str, Any]]:
+    involved = list({one.uuid: one for one in persons}.values())
+    involved.sort(key=lambda one: all(member.fragment != stays for member in one.members))
+    return [{"uuid": str(one.uuid), "id": one.number, "distinct_ids": one.distinct_ids} for one in involved]
+
+
+def _merge_preview(command: Merge, survivor: Person, absorbed: Person) -> Answer:
+    """Who would survive, who would be absorbed, and the properties on which they differ."""
+    (result, *_) = _tried(command, [survivor, absorbed])
+    ours, theirs, both = survivor.document(), absorbed.document(), result.document()
+    conflicts = [
+        {"key": key, "survivor": ours[key], "absorbed": theirs[key], "result": both.get(key)}
+        for key in sorted(ours.keys() & theirs.keys())
+        if ours[key] != theirs[key] and survivor.uuid != absorbed.uuid
+    ]
+    shown = {"survivor": survivor.shown(), "absorbed": absorbed.shown(), "result": result.shown()}
+    return Answer(body=shown | {"conflicts": conflicts}, positions=[])
+
+
+def _tried(command: IdentityCommand, persons: Sequence[Person]) -> list[Person]:
+    """The persons that the command would leave, folded on copies. Raises what it would be refused for."""
+    book: dict[UUID, Membership] = {}
+    for person in persons:
+        for member in person.members:
+            book[member.fragment] = membership = Membership.alone(command.project, member.fragment)
+            membership.root, membership.identified, membership.members = person.uuid, member.identified, ()
+        book[person.uuid].members = tuple(member.fragment for member in person.members)
+    decision: Decision = handle(command, 1, book.__getitem__)
+    for membership in decision.touched:
+        for event in membership.collect_events():
+            if isinstance(event, MergeRefused | SplitRefused):
+                raise_refusal(event.reason)
+    members = {member.fragment: member for person in persons for member in person.members}
+    roots = [one for one in book.values() if one.root == one.id]
+    found = [assemble(command.project, root.id, [members[one] for one in root.members]) for root in roots]
+    return [person for person in found if person is not None]

@@ -1,0 +1,172 @@
+"""Reading persons as of a moment: the timeline replayed up to it, by the folds that made the present.
+
+Never reads the present's tables: one cut through all partitions, by stamp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.api.context import Context
+from services.api.reads import Cursor, Found, Person, Wanted, assemble, fill_page
+from shared.domain.errors import BadInput
+from shared.domain.ids import COMMANDS, IDENTITY, Position, parse_positions
+from shared.domain.past import Past, members_of
+from shared.domain.view import Member
+from shared.log.port import APPEND_SECONDS_MAX
+from shared.store.timeline import event_of
+
+FACTS_PER_QUERY_MAX = 20_000
+"""Rows of the timeline held at once; a person with more is read in pages."""
+
+PAGES_MAX = 1_000
+"""Pages of one read: twenty million facts are more than any person has."""
+
+UNSETTLED_US = int((APPEND_SECONDS_MAX + 2) * 1_000_000)
+"""A moment younger than this may still be written to: a stamp is given before its append, which may take so long."""
+
+FOREVER = 2**63 - 1
+"""A stamp above every other: no cut."""
+
+_POSITION = re.compile(r"[cid]\.\d")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+async def moment(context: Context, project: int, text: str, attr: str = "as_of") -> int:
+    """The stamp of an ISO time or of a position; BadInput when it is neither, or lies in the future.
+
+    A moment that commands may still be on their way to is waited for, so that asking again gives the same answer.
+    """
+    if _POSITION.match(text):
+        return await stamp_of(context, project, parse_positions(text), attr)
+    try:
+        parsed = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+    except ValueError:
+        raise BadInput(f"{attr} must be a time (ISO 8601) or a position (c.17.123456).", attr=attr) from None
+    until = ((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+    now = max(context.clock.now_us(), context.stamps.highest)
+    if until > now:
+        raise BadInput(f"{attr} lies in the future.", attr=attr)
+    if until > now - UNSETTLED_US:
+        heads = [*await context.log.heads(COMMANDS), *await context.log.heads(IDENTITY)]
+        await context.watermarks.wait([head for head in heads if head.offset >= 0])
+    return until
+
+
+async def persons_at(context: Context, project: int, fragments: Sequence[UUID], until: int) -> list[Person | None]:
+    """The persons that held these fragments at a moment, in their order; None where nobody is to be seen."""
+    pasts: dict[UUID, Past] = {}
+    await _replay(context, project, fragments, (until, pasts))
+    await _replay(context, project, {past.membership.root for past in pasts.values()}, (until, pasts))
+    groups = {
+        fragment: members_of(pasts[fragment].membership, pasts[pasts[fragment].membership.root].membership)
+        for fragment in fragments
+    }
+    await _replay(context, project, {member for group in groups.values() for member in group}, (until, pasts))
+    return [
+        assemble(project, groups[fragment][0], [_member(pasts[member]) for member in groups[fragment]])
+        for fragment in fragments
+    ]
+
+
+async def page_at(context: Context, project: int, until: int, wanted: Wanted) -> Found:
+    """A page of the persons of a moment."""
+
+    async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
+        return await context.store.rows(
+            context.reads.queries["roots_page_at"],
+            project=project,
+            until=until,
+            created=cursor[0],
+            person=cursor[1],
+            limit=limit,
+        )
+
+    return await fill_page(candidates, lambda roots: persons_at(context, project, roots, until), wanted)
+
+
+async def facts(
+    context: Context, project: int, fragments: Iterable[UUID], until: int
+) -> AsyncIterator[list[tuple[Any, ...]]]:
+    """The timeline rows that make these fragments what they were, in pages: by fragment, in the order of versions."""
+    cursor: dict[str, Any] = {"fragment": UUID(int=0), "version": 0, "topic": ""}
+    for _ in range(PAGES_MAX):
+        rows = await context.store.rows(
+            context.reads.queries["facts"],
+            project=project,
+            fragments=list(fragments),
+            until=until,
+            limit=FACTS_PER_QUERY_MAX,
+            **cursor,
+        )
+        yield rows
+        if len(rows) < FACTS_PER_QUERY_MAX:
+            return
+        cursor = {"fragment": rows[-1][1], "version": rows[-1][2], "topic": rows[-1][3]}
+    raise BadInput("This history is too long to be read at once.")
+
+
+async def _replay(
+    context: Context, project: int, fragments: Iterable[UUID], read: tuple[int, dict[UUID, Past]]
+) -> None:
+    """Replay the fragments that were not read yet."""
+    until, pasts = read
+    unread = list(dict.fromkeys(fragment for fragment in fragments if fragment not in pasts))
+    if not unread:
+        return
+    pasts.update({fragment: Past(project, fragment, until) for fragment in unread})
+    async for rows in facts(context, project, unread, until):
+        for row in rows:
+            event = event_of(row)
+            if event is not None:
+                pasts[row[1]].replay(event)
+
+
+async def stamp_of(context: Context, project: int, positions: Sequence[Position], attr: str = "as_of") -> int:
+    """The latest moment of the positions; 0 when this project has no fact at or before them."""
+    latest, counts = 0, context.log.partitions()
+    for position in positions:
+        topic, partition, offset = position
+        if topic not in (COMMANDS, IDENTITY) or partition >= counts[topic]:
+            raise BadInput(f"{attr} must be a position of commands or identity.", attr=attr)
+        heads = {head.partition: head.offset for head in await context.log.heads(topic)}
+        if offset > heads[partition]:
+            raise BadInput(f"{attr} lies in the future.", attr=attr)
+        await context.watermarks.wait([position])
+        if topic == IDENTITY and project % counts[topic] != partition:
+            continue  # another project's
+        ((stamp, _),) = await context.store.rows(
+            context.reads.queries["stamp_of"],
+            project=project,
+            version=position.version,
+            kind="fragment." if topic == COMMANDS else "person.",
+            partitions=counts[topic],
+            partition=partition,
+        )
+        latest = max(latest, stamp)
+    return latest
+
+
+def _member(past: Past) -> Member:
+    """As the present's rows would have it. When somebody was last seen is no part of the timeline."""
+    fragment, membership = past.fragment, past.membership
+    return Member(
+        fragment=fragment.id,
+        distinct_id=fragment.distinct_id,
+        number=fragment.number,
+        created_at=fragment.created_at,
+        effect=fragment.effect,
+        erased=fragment.erased,
+        seen_at=0,
+        properties=orjson.dumps(fragment.properties).decode(),
+        cells=orjson.dumps(fragment.cells).decode(),
+        root=membership.root,
+        identified=membership.identified,
+        erase=membership.erase,
+    )

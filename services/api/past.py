@@ -44,7 +44,7 @@ async def moment(context: Context, project: int, text: str, attr: str = "as_of")
     A moment that commands may still be on their way to is waited for, so that asking again gives the same answer.
     """
     if _POSITION.match(text):
-        return await stamp_of(context, project, parse_positions(text), attr)
+        return await stamp_of(context, project, parse_positions(text, attr), attr)
     try:
         parsed = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
     except ValueError:

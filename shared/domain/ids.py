@@ -110,16 +110,17 @@ def format_positions(positions: list[Position] | tuple[Position, ...]) -> str:
     return ",".join(f"{letter}.{partition}.{offset}" for (letter, partition), offset in sorted(highest.items()))
 
 
-def parse_positions(text: str) -> list[Position]:
-    """The positions of a `Min-Position` header; BadInput if any part is malformed."""
+def parse_positions(text: str, attr: str | None = None) -> list[Position]:
+    """The positions of a token, of the header Min-Position or the field `attr`; BadInput if any part is malformed."""
     topics = {letter: topic for topic, letter in TOPIC_LETTERS.items()}
     parts = [part.strip() for part in text.split(",")]
     if len(parts) > POSITIONS_IN_TOKEN_MAX:
-        raise BadInput(f"Min-Position names more than {POSITIONS_IN_TOKEN_MAX} positions.")
+        raise BadInput(f"More than {POSITIONS_IN_TOKEN_MAX} positions.", attr=attr)
     positions = []
     for part in parts:
         match = _TOKEN.fullmatch(part)
         if match is None:
-            raise BadInput("Min-Position must look like c.17.123456, several joined by commas.")
+            name = attr or "Min-Position"
+            raise BadInput(f"{name} must look like c.17.123456, several joined by commas.", attr=attr)
         positions.append(Position(topics[match[1]], int(match[2]), int(match[3])))
     return positions

@@ -1,0 +1,370 @@
+"""As of, provenance and first outcomes over HTTP on real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from shared.domain.ids import fragment_id
+from tests.support.processes import Stack, running
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("past") / "data") as started:
+        yield started
+
+
+@pytest.fixture
+def name() -> str:
+    return f"user-{uuid4().hex[:12]}"
+
+
+def sent(stack: Stack, name: str, event: str = "e", /, **properties: Any) -> str:
+    """Capture one event, wait until reads see it; its Position."""
+    answer = stack.capture(event=event, distinct_id=name, properties=properties)
+    assert answer.status == 200
+    position = answer.headers["Position"]
+    assert stack.persons("/?limit=1", Min_Position=position).status == 200
+    return position
+
+
+def shown(stack: Stack, name: str, as_of: str = "", **query: str) -> dict[str, Any] | None:
+    """The person with this distinct id, now or then."""
+    extra = "".join(f"&{key}={value}" for key, value in ({"as_of": as_of} if as_of else {} | query).items())
+    answer = stack.persons(f"/?distinct_id={name}{extra}")
+    assert answer.status == 200, answer.body
+    rows = answer.json["results"]
+    return rows[0] if rows else None
+
+
+def uuid(name: str) -> str:
+    return str(fragment_id(1, name))
+
+
+def test_every_write_can_be_read_again_as_it_was_by_its_position(stack: Stack, name: str) -> None:
+    positions = [
+        sent(stack, name, **{"$set": {"plan": "free", "seat": 1}}),
+        sent(stack, name, **{"$set": {"plan": "pro"}}),
+        sent(stack, name, **{"$unset": ["seat"]}),
+        sent(stack, name, **{"$set_once": {"seat": 2}}),
+    ]
+    then = [stack.persons(f"/{uuid(name)}/?as_of={position}").json["properties"] for position in positions]
+    assert then == [
+        {"plan": "free", "seat": 1}, {"plan": "pro", "seat": 1}, {"plan": "pro"}, {"plan": "pro", "seat": 2},
+    ]  # fmt: skip
+
+
+def test_a_merge_and_a_split_are_undone_by_reading_before_them(stack: Stack, name: str) -> None:
+    device = f"{name}-device"
+    sent(stack, device, **{"$set": {"theme": "dark", "plan": "none"}})
+    apart = sent(stack, name, **{"$set": {"plan": "free"}})
+    together = sent(stack, name, "$identify", **{"$anon_distinct_id": device})
+    split = stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": name})
+    assert split.status == 200
+
+    def both(as_of: str) -> list[Any]:
+        answer = stack.ask(
+            "POST", f"/api/projects/1/persons/batch_by_distinct_ids/{as_of}", {"distinct_ids": [name, device]}
+        )
+        found = answer.json["results"]
+        return [(sorted(found[one]["distinct_ids"]), found[one]["properties"]) for one in (name, device)]
+
+    alone = [([name], {"plan": "free"}), ([device], {"theme": "dark", "plan": "none"})]
+    assert both(f"?as_of={apart}") == alone
+    assert both(f"?as_of={together}") == [([name, device], {"theme": "dark", "plan": "free"})] * 2
+    assert both("") == alone
+    absorbed = stack.persons(f"/{uuid(device)}/?as_of={together}").json
+    assert absorbed["uuid"] == uuid(name)
+    assert absorbed["is_identified"] is True
+    assert stack.persons(f"/{uuid(device)}/?as_of={apart}").json["is_identified"] is False
+
+
+def test_a_list_as_of_a_moment_holds_who_was_there_then(stack: Stack, name: str) -> None:
+    first, second, third = f"{name}-1", f"{name}-2", f"{name}-3"
+    sent(stack, first, **{"$set": {"email": f"{first}@x.y"}})
+    two = sent(stack, second, **{"$set": {"email": f"{second}@x.y"}})
+    merged = sent(stack, first, "$merge_dangerously", alias=second)
+    sent(stack, third, **{"$set": {"email": f"{third}@x.y"}})
+
+    def listed(as_of: str) -> list[list[str]]:
+        rows = []
+        url: str | None = f"/?limit=2&search={name}{as_of}"
+        while url:
+            answer = stack.persons(url)
+            assert answer.status == 200, answer.body
+            rows += answer.json["results"]
+            url = answer.json["next"] and "/?" + answer.json["next"].partition("?")[2]
+        return [sorted(row["distinct_ids"]) for row in rows]
+
+    assert listed(f"&as_of={two}") == [[second], [first]]
+    assert listed(f"&as_of={merged}") == [[first, second]]
+    assert listed("") == [[third], [first, second]]
+    assert shown(stack, third, two) is None
+
+
+def test_what_is_deleted_never_comes_back_from_the_past(stack: Stack, name: str) -> None:
+    before = sent(stack, name, **{"$set": {"secret": "canary"}})
+    assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 204
+    assert stack.persons(f"/{uuid(name)}/?as_of={before}").status == 404
+    assert shown(stack, name, before) is None
+    after = sent(stack, name, **{"$set": {"fresh": 1}})
+    assert stack.persons(f"/{uuid(name)}/?as_of={before}").status == 404
+    assert shown(stack, name, before) is None
+    assert stack.persons(f"/{uuid(name)}/?as_of={after}").json["properties"] == {"fresh": 1}
+    timeline = stack.persons(f'/{uuid(name)}/properties_timeline/?properties=[{{"key":"secret","type":"person"}}]')
+    assert [point["properties"] for point in timeline.json["points"]] == [{"fresh": 1}]
+    history = stack.persons(f"/{uuid(name)}/properties/secret/history/").json
+    assert history["results"] == []
+    assert "canary" not in str(timeline.json) + str(history)
+
+
+@pytest.mark.parametrize(
+    ("as_of", "status"),
+    [
+        ("yesterday", 400),
+        ("", 400),
+        ("2026-13-01", 400),
+        ("c.0.999999999", 400),
+        ("c.999.1", 400),
+        ("d.0.0", 400),
+        ("c.0.1,oops", 400),
+        ("9999-01-01T00:00:00Z", 400),
+        ("1970-01-01T00:00:00Z", 404),
+        ("2020-01-01", 404),
+        ("2020-01-01T00:00:00%2B02:00", 404),
+        ("2020-01-01T00:00:00+02:00", 404),
+    ],
+)
+def test_a_moment_that_cannot_be_read_is_refused_in_the_documented_shape(
+    stack: Stack, name: str, as_of: str, status: int
+) -> None:
+    sent(stack, name, **{"$set": {"a": 1}})
+    answer = stack.persons(f"/{uuid(name)}/?as_of={as_of}")
+    assert answer.status == status, answer.body
+    assert set(answer.json) == {"type", "code", "detail", "attr"}
+    assert answer.json["attr"] == ("as_of" if status == 400 else None)
+    listed = stack.persons(f"/?as_of={as_of}")
+    assert listed.status == (400 if status == 400 else 200)
+
+
+def test_a_moment_a_little_ahead_of_the_clock_lies_in_the_future(stack: Stack, name: str) -> None:
+    sent(stack, name, **{"$set": {"a": 1}})
+    ahead = (datetime.now(UTC) + timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    answer = stack.persons(f"/{uuid(name)}/?as_of={ahead}")
+    assert (answer.status, answer.json["detail"]) == (400, "as_of lies in the future.")
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    assert stack.persons(f"/{uuid(name)}/?as_of={now}").json["properties"] == {"a": 1}
+
+
+def test_the_properties_timeline_stops_at_the_moment(stack: Stack, name: str) -> None:
+    positions = [sent(stack, name, **{"$set": {"plan": plan}}) for plan in ("a", "b", "c")]
+    url = f'/{uuid(name)}/properties_timeline/?properties=[{{"key":"plan","type":"person"}}]'
+    assert [point["properties"]["plan"] for point in stack.persons(url).json["points"]] == ["a", "b", "c"]
+    then = stack.persons(f"{url}&as_of={positions[1]}").json["points"]
+    assert [point["properties"]["plan"] for point in then] == ["a", "b"]
+
+
+def test_properties_at_time_answers_as_the_original_does(stack: Stack, name: str) -> None:
+    sent(stack, name, **{"$set": {"plan": "a"}})
+    moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    sent(stack, name, **{"$set": {"plan": "b"}})
+    for who in (f"distinct_id={name}", f"person_id={uuid(name)}"):
+        body = stack.persons(f"/properties_at_time/?{who}&timestamp={moment}").json
+        assert body["properties"] == {"plan": "a"}
+        assert body["point_in_time_metadata"]["distinct_ids_queried"] == [name]
+        assert body["point_in_time_metadata"]["query_mode"] == who.partition("=")[0]
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("timestamp=2026-01-01", 400),
+        ("distinct_id=a&person_id=1&timestamp=2026-01-01", 400),
+        ("distinct_id=a", 400),
+        ("distinct_id=a&timestamp=soon", 400),
+        ("distinct_id=a&timestamp=9999-01-01", 400),
+        ("person_id=x&timestamp=2026-01-01", 400),
+        ("person_id=&timestamp=2026-01-01", 400),
+        ("person_id=123456789&timestamp=2026-01-01", 404),
+        ("distinct_id=nobody&timestamp=2026-01-01", 404),
+    ],
+)
+def test_properties_at_time_refuses_as_the_original_does(stack: Stack, query: str, status: int) -> None:
+    answer = stack.persons(f"/properties_at_time/?{query}")
+    assert answer.status == status
+    assert list(answer.json) == ["error"]
+
+
+def test_a_propertys_history_says_where_each_value_came_from_and_why_one_wins(stack: Stack, name: str) -> None:
+    device = f"{name}-device"
+    sent(stack, device, "visit", **{"$set": {"plan": "none"}})
+    sent(stack, name, "signed up", **{"$set": {"plan": "free"}, "$set_once": {"plan": "ignored"}})
+    sent(stack, name, "$identify", **{"$anon_distinct_id": device})
+    row = shown(stack, name)
+    assert row is not None
+    stack.persons(f"/{row['id']}/update_property/", "POST", {"key": "plan", "value": "pro"})
+    body = stack.persons(f"/{row['id']}/properties/plan/history/").json
+    assert (body["value"], body["shows"], body["count"]) == ("pro", True, 3)
+    assert "newest set" in body["why"]
+    values = [(one["value"], one["before"], one["distinct_id"], one["source"]) for one in body["results"]]
+    assert values == [
+        ("pro", "free", name, "update"), ("free", None, name, "signed up"), ("none", None, device, "visit"),
+    ]  # fmt: skip
+    assert [one["wins"] for one in body["results"]] == [True, False, False]
+    (step,) = body["results"][2]["merge_path"]
+    assert (step["how"], step["from"], step["into"]) == ("merged", uuid(device), uuid(name))
+    assert body["results"][0]["merge_path"] == []
+    page = stack.persons(f"/{row['id']}/properties/plan/history/?limit=1&offset=1").json
+    assert [one["value"] for one in page["results"]] == ["free"]
+    assert "offset=2" in page["next"]
+    then = stack.persons(f"/{row['id']}/properties/plan/history/?as_of={body['results'][1]['position']}").json
+    assert (then["value"], then["count"]) == ("free", 1)  # the device was another person then
+    none = stack.persons(f"/{row['id']}/properties/never/history/").json
+    assert (none["shows"], none["results"], none["why"]) == (False, [], None)
+
+
+def test_an_unset_property_says_why_it_shows_nothing(stack: Stack, name: str) -> None:
+    sent(stack, name, **{"$set": {"plan": "free"}})
+    sent(stack, name, **{"$unset": ["plan"]})
+    body = stack.persons(f"/{uuid(name)}/properties/plan/history/").json
+    assert (body["shows"], body["value"]) == (False, None)
+    assert "unset" in body["why"]
+    assert [(one["operation"], one["wins"]) for one in body["results"]] == [("unset", True), ("set", False)]
+
+
+def test_merge_by_rest_and_what_a_dry_run_says_of_it(stack: Stack, name: str) -> None:
+    other = f"{name}-other"
+    sent(stack, other, **{"$set": {"plan": "old", "only": 1}})
+    sent(stack, name, **{"$set": {"plan": "new"}})
+    dry = stack.persons(f"/{uuid(name)}/merge/?dry_run=true", "POST", {"distinct_id": other})
+    assert dry.status == 200
+    assert dry.json["survivor"]["uuid"] == uuid(name)
+    assert dry.json["absorbed"]["uuid"] == uuid(other)
+    assert dry.json["result"]["properties"] == {"plan": "new", "only": 1}
+    assert dry.json["conflicts"] == [{"key": "plan", "survivor": "new", "absorbed": "old", "result": "new"}]
+    assert shown(stack, other)["distinct_ids"] == [other]  # type: ignore[index]  # it is there
+    merged = stack.persons(f"/{uuid(name)}/merge/", "POST", {"source": uuid(other)})
+    assert (merged.status, sorted(merged.json["distinct_ids"])) == (200, [name, other])
+    again = stack.persons(f"/{uuid(name)}/merge/", "POST", {"distinct_id": other})
+    assert (again.status, sorted(again.json["distinct_ids"])) == (200, [name, other])
+    preview = stack.persons(f"/{uuid(name)}/split/?dry_run=true", "POST", {"main_distinct_id": other})
+    assert [one["distinct_ids"] for one in preview.json["persons"]] == [[other], [name]]
+    assert sorted(shown(stack, name)["distinct_ids"]) == [name, other]  # type: ignore[index]  # nothing was done
+    split = stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": other})
+    assert split.json == preview.json
+    assert shown(stack, name)["properties"] == {"plan": "new"}  # type: ignore[index]  # the creator's id left too
+    assert shown(stack, other)["properties"] == {"plan": "old", "only": 1}  # type: ignore[index]  # lossless
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "attr"),
+    [
+        ({}, 400, "source"),
+        ({"source": 1, "distinct_id": "x"}, 400, "source"),
+        ({"source": "not an id"}, 400, "source"),
+        ({"source": True}, 400, "source"),
+        ({"source": 1.5}, 400, "source"),
+        ({"source": ""}, 400, "source"),
+        ({"source": []}, 400, "source"),
+        ({"distinct_id": 7}, 400, "distinct_id"),
+        ({"distinct_id": ""}, 400, "distinct_id"),
+        ({"distinct_id": "nobody at all"}, 404, None),
+        ({"source": 12345678}, 404, None),
+        ({"source": str(uuid4())}, 404, None),
+        ([], 400, None),
+    ],
+)
+def test_a_merge_that_names_nobody_is_refused(stack: Stack, name: str, body: Any, status: int, attr: str) -> None:
+    sent(stack, name)
+    for query in ("", "?dry_run=true"):
+        answer = stack.persons(f"/{uuid(name)}/merge/{query}", "POST", body)
+        assert (answer.status, answer.json["attr"]) == (status, attr), answer.body
+    assert stack.persons(f"/{uuid(name)}/merge/?dry_run=yes", "POST", {"distinct_id": name}).json["attr"] == "dry_run"
+
+
+def test_a_repeated_write_tells_the_first_outcome(stack: Stack, name: str) -> None:
+    sent(stack, name, **{"$set": {"n": 0}})
+    key = {"Idempotency_Key": uuid4().hex}
+    first = stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"n": 1}}, **key)
+    stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"n": 2}})
+    again = stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"n": 1}}, **key)
+    assert (again.status, again.json["properties"]) == (200, {"n": 1})
+    assert again.headers["Position"] == first.headers["Position"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert "Idempotency-Replayed" not in first.headers
+    assert stack.persons(f"/{uuid(name)}/").json["properties"] == {"n": 2}
+    other = stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"n": 3}}, **key)
+    assert (other.status, other.json["code"]) == (422, "idempotency_key_reused")
+    assert set(other.json) == {"type", "code", "detail", "attr"}
+
+
+def test_a_repeated_conditional_write_is_judged_as_the_first_was(stack: Stack, name: str) -> None:
+    sent(stack, name, **{"$set": {"n": 0}})
+    etag = stack.persons(f"/{uuid(name)}/").headers["ETag"]
+    good, late = uuid4().hex, uuid4().hex
+    body = {"properties": {"n": 1}}
+    assert stack.persons(f"/{uuid(name)}/", "PATCH", body, If_Match=etag, Idempotency_Key=good).status == 200
+    assert stack.persons(f"/{uuid(name)}/", "PATCH", body, If_Match=etag, Idempotency_Key=good).status == 200
+    assert stack.persons(f"/{uuid(name)}/", "PATCH", body, If_Match=etag, Idempotency_Key=late).status == 412
+    assert stack.persons(f"/{uuid(name)}/", "PATCH", body, If_Match=etag, Idempotency_Key=late).status == 412
+
+
+def test_repeated_splits_merges_and_deletes_do_nothing_twice(stack: Stack, name: str) -> None:
+    other = f"{name}-other"
+    sent(stack, other, **{"$set": {"b": 1}})
+    sent(stack, name, **{"$set": {"a": 1}})
+    keys = [{"Idempotency_Key": uuid4().hex} for _ in range(5)]
+    merged = stack.persons(f"/{uuid(name)}/merge/", "POST", {"distinct_id": other}, **keys[0])
+    split = stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": name}, **keys[1])
+    again = stack.persons(f"/{uuid(name)}/merge/", "POST", {"distinct_id": other}, **keys[0])
+    assert again.json | {"last_seen_at": merged.json["last_seen_at"]} == merged.json
+    assert shown(stack, name)["distinct_ids"] == [name]  # type: ignore[index]  # the repeat did not merge again
+    assert stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": name}, **keys[1]).json == split.json
+    wrong = stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": other}, **keys[1])
+    assert wrong.status == 422
+    unset = stack.persons(f"/{uuid(name)}/delete_property/", "POST", {"$unset": "a"}, **keys[2])
+    stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"a": 2}})
+    repeated = stack.persons(f"/{uuid(name)}/delete_property/", "POST", {"$unset": "a"}, **keys[2])
+    assert (repeated.json, repeated.headers["Position"]) == (unset.json, unset.headers["Position"])
+    assert shown(stack, name)["properties"] == {"a": 2}  # type: ignore[index]  # still set
+    asked = stack.persons(f"/{uuid(name)}/delete_events/", "POST", **keys[3])
+    assert stack.persons(f"/{uuid(name)}/delete_events/", "POST", **keys[3]).json["id"] == asked.json["id"]
+    gone = stack.persons(f"/{uuid(name)}/", "DELETE", **keys[4])
+    assert gone.status == 204
+    sent(stack, name, **{"$set": {"life": 2}})
+    repeat = stack.persons(f"/{uuid(name)}/", "DELETE", **keys[4])
+    assert (repeat.status, repeat.headers["Location"]) == (204, gone.headers["Location"])
+    assert shown(stack, name)["properties"] == {"life": 2}  # type: ignore[index]  # the new life was not deleted
+    assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 204
+    assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 404
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256])
+def test_a_useless_idempotency_key_is_refused(stack: Stack, name: str, key: str) -> None:
+    sent(stack, name)
+    answer = stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"a": 1}}, Idempotency_Key=key)
+    assert (answer.status, answer.json["code"]) == (400, "invalid_input")
+
+
+@pytest.mark.parametrize("route", ["batch_by_distinct_ids", "batch_by_uuids"])
+def test_batches_answer_for_up_to_200_and_refuse_more(stack: Stack, name: str, route: str) -> None:
+    field = route.removeprefix("batch_by_")
+    sent(stack, name, **{"$set": {"a": 1}})
+    me = name if field == "distinct_ids" else uuid(name)
+    strangers = [str(uuid4()) for _ in range(199)]
+    answer = stack.persons(f"/{route}/", "POST", {field: [me, *strangers]})
+    assert list(answer.json["results"]) == [me]
+    assert answer.json["results"][me]["properties"] == {"a": 1}
+    assert stack.persons(f"/{route}/", "POST", {field: []}).json == {"results": {}}
+    for body, attr in (
+        ({field: [me, *strangers, "x"]}, field), ({}, field), ({field: "x"}, field), ({field: [1]}, field),
+    ):  # fmt: skip
+        bad = stack.persons(f"/{route}/", "POST", body)
+        assert (bad.status, bad.json["attr"]) == (400, attr)
+    if field == "uuids":
+        assert stack.persons(f"/{route}/", "POST", {field: ["no"]}).json["attr"] == "uuids"

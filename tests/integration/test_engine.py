@@ -65,6 +65,26 @@ async def test_an_unmodified_async_client_inserts_and_reads(engine: EngineProces
             await peer.query("SELECT * FROM strangers.nowhere")
 
 
+@pytest.mark.parametrize("settings", ["", "SETTINGS async_insert = 0 "])
+def test_rows_that_the_engine_refuses_after_parsing_are_refused_to_the_client(
+    engine: EngineProcess, client: Any, settings: str
+) -> None:
+    """chDB's streaming insert says "1 row written" for each of these, and the rows are gone."""
+    client.command("CREATE OR REPLACE TABLE strangers.picky (id UInt64, CONSTRAINT small CHECK id < 10)"
+                   " ENGINE = MergeTree ORDER BY id SETTINGS parts_to_throw_insert = 2")  # fmt: skip
+    client.command("SYSTEM STOP MERGES strangers.picky")
+    insert = f"INSERT INTO strangers.picky (id) {settings}FORMAT TSV\n".encode()
+    assert curl(engine, "", insert + b"1\n")[0] == 200
+    status, text, _ = curl(engine, "", insert + b"2\n11\n")
+    assert (status, "VIOLATED_CONSTRAINT" in text) == (500, True)
+    assert curl(engine, "", insert + b"3\n")[0] == 200
+    status, text, _ = curl(engine, "", insert + b"4\n")
+    assert (status, "TOO_MANY_PARTS" in text) == (500, True)
+    assert client.query("SELECT groupArray(id) FROM (SELECT id FROM strangers.picky ORDER BY id)").result_rows == [
+        ([1, 3],)
+    ]
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_comes_back_unchanged_as_a_parameter(client: Any, text: str) -> None:
     assert client.query("SELECT {text:String}", parameters={"text": text}).result_rows == [(text,)]

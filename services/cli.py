@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from shared.runtime.settings import Settings, SettingsError, read, with_keys
 
 DONE, FOUND_WRONG, BAD_USAGE = 0, 1, 2
 DAY_US = 86_400_000_000
+BAR_SECONDS, LINE_SECONDS = 0.2, 10.0
+"""Between two signs of life of long work, in a terminal and elsewhere."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FOUND_WRONG
 
 
+class Progress:
+    """A bar in a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self, *, terminal: bool, began: float) -> None:
+        self._terminal, self._said_at = terminal, began
+
+    def tell(self, done: int, total: int, text: str) -> None:
+        now = time.monotonic()
+        if now - self._said_at < (BAR_SECONDS if self._terminal else LINE_SECONDS):
+            return
+        self._said_at = now
+        share = min(1.0, done / max(total, 1))
+        text = f"{done:,} of about {total:,}, {text}"
+        bar = f"\r[{'#' * int(share * 30):30}] {share:4.0%} {text} "
+        print(bar if self._terminal else text, end="" if self._terminal else "\n", flush=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="personlog", description="An event-sourced person store.")
     parser.add_argument("--check", action="store_true", help="print the effective settings, secrets masked, and end")
@@ -48,9 +68,13 @@ def _parser() -> argparse.ArgumentParser:
         ("deleter", _deleter, "run the deleter"),
         ("engine", _engine, "run the embedded ClickHouse engine"),
         ("migrate", _migrate, "create or upgrade the tables, the first project and key"),
+        ("rebuild", _rebuild, "derive fragments and identity again from the timeline, compare, and swap"),
         ("doctor", _doctor, "check settings, log and store"),
     ):
         commands.add_parser(name, help=text).set_defaults(command=command)
+    commands.choices["rebuild"].add_argument(
+        "--verify", action="store_true", help="with any difference, exit 1 and leave the live tables alone"
+    )
     _key_commands(commands)
     projects = commands.add_parser("projects", help="projects").add_subparsers(required=True, metavar="COMMAND")
     create = projects.add_parser("create", help="create a project; prints its id and token")
@@ -147,6 +171,30 @@ def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int
         await ensure_bootstrap(store, settings.personal_key, settings.project_token, SystemClock().now_us)
 
     return _with_store(settings, act)
+
+
+def _rebuild(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from services.projector.rebuild import rebuild
+
+    began = time.monotonic()
+    progress = Progress(terminal=sys.stdout.isatty(), began=began)
+    report = asyncio.run(
+        rebuild(
+            settings,
+            verify=options.verify,
+            tell=lambda report: progress.tell(report.facts, report.total, f"{report.differences} differences"),
+        )
+    )
+    seconds = time.monotonic() - began
+    print("\n".join(report.named), end="\n" if report.named else "")
+    print(
+        f"{report.state}: {report.facts:,} facts into {report.fragments:,} fragments and {report.identities:,}"
+        f" identities in {seconds:.1f} s; {report.compared:,} rows compared, {report.differences:,} differences,"
+        f" {report.corrupt:,} corrupt"
+    )
+    if report.state != "swapped":
+        print("the live tables are as they were", file=sys.stderr)
+    return DONE if report.state == "swapped" else FOUND_WRONG
 
 
 def _doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:

@@ -8,6 +8,8 @@ import time
 from typing import Any
 from uuid import UUID
 
+import orjson
+
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.rows import BEFORE_THE_FIRST
 from services.projector.tables import ClickHouseTables
@@ -128,3 +130,22 @@ def _holders(then: Oracle, erased: set[UUID]) -> dict[UUID, dict[str, Any]]:
         members = next((person for person in people if person and person[0] == root), [root])
         found |= {key: view | {"uuid": root} for key in members}
     return found
+
+
+def same_as_oracle(log: MemoryLog, state: tuple[list[Any], list[Any]]) -> bool:
+    """Whether rows of fragments and identity say what the oracle says after the whole log."""
+    oracle = Oracle()
+    for topic in (IDENTITY, COMMANDS):
+        for record in log.records(topic):
+            oracle.apply(decode(record.value), record.position.version)
+    for row in state[0]:
+        one = oracle.fragment(row[1])
+        assert orjson.loads(row[11]) == oracle.shown(one), row[1]
+        assert (row[5] or None, row[8], row[6]) == (one["born"], one["erased"], one["effect"]), row[1]
+    assert {row[1] for row in state[0]} == set(oracle.fragments)
+    people = {key: person for person in oracle.people for key in person}
+    for row in state[1]:
+        person = people.get(row[1], [row[1]])
+        assert row[3] == person[0]
+        assert list(row[4]) == (person if row[1] == person[0] else [])
+    return True

@@ -1,0 +1,119 @@
+"""What a rebuild derives, and how it is compared with what is live. Pure: never reads or writes a table.
+
+The events' own folds make the rows; nothing here knows what an operation does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from services.projector import rows as r
+from shared.domain.fragment import Fragment, FragmentErased
+from shared.domain.identity import Membership, MembershipEvent
+from shared.domain.ids import COMMANDS, IDENTITY
+from shared.store.timeline import Row, event_of
+
+NAMED_MAX = 20
+"""Differences and corrupt rows that are named; all are counted."""
+
+START = (0, UUID(int=0))
+END = (2**32 - 1, UUID(int=2**128 - 1))
+
+Key = tuple[int, UUID]
+
+_CARRIED = {
+    COMMANDS: tuple(
+        r.FRAGMENTS.index(name) for name in ("version", "seen_at", "keys", "key_digests", "key_versions", "events")
+    ),
+    IDENTITY: tuple(r.IDENTITY.index(name) for name in ("version", "keys", "key_digests", "key_versions")),
+}
+"""What the timeline does not tell: the memory of retries, and when somebody was last seen. The live row's is kept."""
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What a rebuild found; kept in `rebuilds`, so that one that was killed goes on where it was."""
+
+    state: str = "deriving"
+    positions: dict[str, list[int]] = {}
+    cursor: Key = START
+    total: int = 0
+    facts: int = 0
+    fragments: int = 0
+    identities: int = 0
+    compared: int = 0
+    differences: int = 0
+    corrupt: int = 0
+    named: list[str] = []
+    updated_at: int = 0
+
+    def differ(self, topic: str, row: Row, how: str) -> None:
+        self.differences += 1
+        table = "fragments" if topic == COMMANDS else "identity"
+        self.name(f"difference: {table} project {row[0]} fragment {row[1]} {how}")
+
+    def name(self, text: str) -> None:
+        if len(self.named) < NAMED_MAX:
+            self.named.append(text)
+
+
+class Derived(msgspec.Struct):
+    """One key's state, folded so far from its facts up to the limits of its partitions."""
+
+    fragment: Fragment
+    membership: Membership
+    limits: tuple[int, int]
+    corrupt: bool = False
+    erased_by: int = 0
+
+    def fold(self, row: Row, report: Report) -> None:
+        """Apply one fact; a row that is none is named and counted, and its key derived no further."""
+        report.facts += 1
+        try:
+            event = event_of(row)
+            if event is None:
+                raise ValueError("unknown topic")
+            if self.corrupt:
+                return
+            if isinstance(event, MembershipEvent):
+                if event.originator_version <= self.limits[1]:
+                    event.mutate(self.membership)
+            elif event.originator_version <= self.limits[0]:
+                event.mutate(self.fragment)
+                if isinstance(event, FragmentErased):
+                    self.erased_by = event.originator_version
+                if self.fragment.cells and not self.fragment.alive:
+                    raise ValueError("a change before the birth")
+        except Exception as error:  # noqa: BLE001  # whatever a broken row raises: it is named, counted and left out
+            self.corrupt = True
+            report.corrupt += 1
+            kind = str(error) if type(error) is ValueError else type(error).__name__  # other texts may carry values
+            report.name(f"corrupt: timeline project {row[0]} fragment {row[1]} version {row[2]} topic {row[3]}: {kind}")
+
+    def settled(self, topic: str, live: Row | None, report: Report) -> Row | None:
+        """The row for the shadow, None for no row. Counts a difference from the live row, unless that has moved on."""
+        commands = topic == COMMANDS
+        ours = r.fragment_row(self.fragment) if commands else r.membership_row(self.membership)
+        known = ours[2] > 0
+        if live is None or live[2] > self.limits[0 if commands else 1]:
+            if live is None and known:
+                report.differ(topic, ours, "has no live row")
+            return ours if known else None
+        merged = list(ours)
+        for index in _CARRIED[topic]:
+            merged[index] = live[index]
+        names = r.FRAGMENTS if commands else r.IDENTITY
+        wrong = [name for name, mine, theirs in zip(names, merged, live, strict=True) if not _equal(mine, theirs)]
+        report.compared += 1
+        if wrong or ours[2] > live[2]:
+            report.differ(topic, ours, f"differs in {', '.join(wrong) or 'version'}" if known else "has no fact")
+            if not known:
+                return None
+        merged[2] = max(ours[2], live[2])
+        return tuple(merged)
+
+
+def _equal(mine: Any, theirs: Any) -> bool:
+    return bool(mine == theirs or (isinstance(mine, list) and mine == list(theirs)))

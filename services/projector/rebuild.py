@@ -1,0 +1,359 @@
+"""`personlog rebuild`: derive fragments and identity again from the timeline, compare, swap. Never decides an outcome.
+
+Shadow tables are filled in the order of keys, page by page, while projection goes on; then whoever changed meanwhile
+is derived again, round by round, the last one while projection is held. The swap is one EXCHANGE a table. A shadow is
+of a new epoch, and refuses every batch that was folded on the table before it: so a swap is to a projector as if an
+older copy of the database had been restored, which it is made for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from services.projector import rows as r
+from services.projector.derive import END, START, Derived, Key, Report
+from services.projector.tables import ClickHouseTables
+from shared.domain.errors import Corrupt, Rejected, Transient
+from shared.domain.fragment import Fragment
+from shared.domain.identity import Membership
+from shared.domain.ids import COMMANDS, IDENTITY, Position, offset_of, partition_of
+from shared.log.connect import connect_log
+from shared.runtime.clock import SystemClock
+from shared.runtime.settings import Settings
+from shared.store.client import Store
+from shared.store.connect import connect_store
+from shared.store.queries import load as load_queries
+from shared.store.timeline import Row
+
+PAGE_ROWS_MIN, PAGE_ROWS_MAX = 200, 50_000
+PAGE_BYTES = 32_000_000
+"""Rows of the timeline in memory: as many as were of this size on the page before."""
+
+WRITE_BYTES_MAX = 32_000_000
+"""Rows of a shadow that are written together."""
+
+CHUNK_FRAGMENTS_MAX = 2_000
+"""Fragments of one step of a later round; as parameters of a query they take 80 KB."""
+
+LIVE_ROWS_MAX = 500_000
+"""Live rows between the keys of one page: far more than facts means that the tables are not of one store."""
+
+ROUNDS_MAX = 8
+"""Rounds beside running projection before it is held: each takes what came during the one before it."""
+
+ROUND_FRAGMENTS_MAX = 20_000
+"""A round of at most so many fragments lasts a second or two: then projection is held for the last one."""
+
+HOLD_SECONDS = 20.0
+"""A hold ends by itself: a rebuild that is killed must not stop projection for good. Writers wait, nothing is lost."""
+
+HOLDS_MAX = 5
+"""Attempts to finish within a hold."""
+
+Marks = dict[str, dict[int, r.Mark]]
+
+
+async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], None]) -> Report:
+    """One rebuild on the configured log and store; `tell` is called after every page. Raises Rejected when another one
+    runs on this machine."""
+    log = connect_log(settings)
+    store = await connect_store(settings)
+    try:
+        await log.start()
+        with _only_one(settings.data / "run"):
+            return await Rebuild(store, log.partitions(), SystemClock().now_us, tell).run(verify=verify)
+    finally:
+        await log.close()
+        await store.close()
+
+
+class Rebuild:
+    """One rebuild. `tell` is called after every page; `partitions` are the log's counts by topic."""
+
+    def __init__(
+        self, store: Store, partitions: dict[str, int], now_us: Callable[[], int], tell: Callable[[Report], None]
+    ) -> None:
+        self._store, self._partitions, self._now_us, self._tell = store, partitions, now_us, tell
+        self._tables = ClickHouseTables(store)
+        self._queries = load_queries(Path(__file__).with_name("rebuild.sql"))
+        self._epoch, self._saved = 0, 0
+        self._since: dict[str, list[int]] = {}
+        self._erased_again = False
+        self.report = Report()
+
+    async def run(self, *, verify: bool) -> Report:
+        """Derive, compare, and swap when nothing forbids it: a corrupt row, or a difference that `verify` looks for.
+
+        The report's state is then `swapped`, else `failed` and the live tables are as they were.
+        """
+        await self._open()
+        await self._derive(None)
+        for _ in range(ROUNDS_MAX):
+            if self._forbidden(verify) or await self._round(await self._marks()) <= ROUND_FRAGMENTS_MAX:
+                break
+        for _ in range(HOLDS_MAX):
+            if self._forbidden(verify):
+                break
+            if self._erased_again:
+                self._erased_again = False
+                await self._command("compact", table="fragments_rebuild")
+                await self._round(await self._marks())  # compacting took its time, and the hold should be short
+            if await self._finish(verify):
+                await self._end("swapped")
+                return self.report
+        if not self._forbidden(verify):
+            raise Transient("Projection could not be held long enough; run the rebuild again, it goes on from here.")
+        await self._end("failed")
+        return self.report
+
+    def _forbidden(self, verify: bool) -> bool:
+        return bool(self.report.corrupt or (verify and self.report.differences))
+
+    async def _open(self) -> None:
+        """Go on with a rebuild that was cut off, or begin a new one."""
+        newest = await self._store.rows(self._queries["epochs"])
+        if newest:
+            self._epoch, self._saved = newest[0][0], newest[0][1]
+            self.report = msgspec.json.decode(newest[0][2], type=Report)
+        resumed = bool(newest) and self.report.state == "deriving" and self._store.has_table("fragments_rebuild")
+        marks = await self._marks()
+        if not resumed:
+            epochs = [mark.epoch for partitions in marks.values() for mark in partitions.values()]
+            self._epoch, self._saved, self.report = max(self._epoch, *epochs, 0) + 1, 0, Report()
+            self.report.positions = _versions(marks, self._partitions)
+            self.report.total = (await self._store.rows(self._queries["facts"]))[0][0]
+            await self._drop_shadows()
+        for table in ("fragments", "identity"):
+            await self._command(f"shadow_{table}")
+            await self._command("release", table=f"{table}_rebuild")
+            if not resumed:
+                await self._command("forget_epoch", table=f"{table}_rebuild")
+            await self._command(f"epoch_of_{table}", epoch=self._epoch)
+        await self._store.learn_columns()
+        await self._save()
+
+    async def _round(self, marks: Marks) -> int:
+        """Derive again who has changed since the last positions; how many that were."""
+        since, self.report.positions = self.report.positions, _versions(marks, self._partitions)
+        self._since = since
+        count, cursor = 0, START
+        while True:
+            keys: list[Key] = await self._store.rows(
+                self._queries["changed"],
+                commands=since[COMMANDS],
+                identity=since[IDENTITY],
+                partitions=self._partitions[COMMANDS],
+                identities=self._partitions[IDENTITY],
+                project=cursor[0],
+                fragment=cursor[1],
+                limit=CHUNK_FRAGMENTS_MAX,
+            )
+            if keys:
+                await self._derive([fragment for _, fragment in keys])
+                cursor = keys[-1]
+            count += len(keys)
+            if len(keys) < CHUNK_FRAGMENTS_MAX:
+                await self._save()
+                return count
+
+    async def _derive(self, fragments: Sequence[UUID] | None) -> None:
+        """Fill the shadows with everybody behind the cursor, or with these fragments, page by page."""
+        after = self.report.cursor if fragments is None else START
+        current: tuple[Key, Derived] | None = None
+        finished: list[tuple[Key, Derived]] = []
+        async for rows, last in self._pages(fragments, after):
+            for row in rows:
+                key = (row[0], row[1])
+                if current is None or current[0] != key:
+                    finished += [current] if current else []
+                    current = (key, self._blank(key))
+                current[1].fold(row, self.report)
+            if last:
+                finished += [current] if current else []
+            if finished or last:
+                upto = END if last else finished[-1][0]
+                await self._settle(finished, (after, upto), fragments)
+                after, finished = upto, []
+            if fragments is None:
+                self.report.cursor = after
+                await self._save()
+            self._tell(self.report)
+
+    async def _pages(self, fragments: Sequence[UUID] | None, after: Key) -> AsyncIterator[tuple[list[Row], bool]]:
+        """(rows, whether they are the last); the next page is read while this one is folded."""
+        limit = PAGE_ROWS_MIN
+        reading = asyncio.create_task(self._page(fragments, (*after, 2**64 - 1, "~"), limit), name="page")
+        try:
+            while True:
+                rows = await reading
+                last = len(rows) < limit
+                if not last:
+                    size = sum(len(text) for row in rows for text in row[15]) // len(rows) + 300
+                    limit = max(PAGE_ROWS_MIN, min(PAGE_ROWS_MAX, PAGE_BYTES // size, limit * 8))
+                    end = rows[-1]
+                    following = (end[0], end[1], end[2], end[3])
+                    reading = asyncio.create_task(self._page(fragments, following, limit), name="page")
+                yield rows, last
+                if last:
+                    return
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _page(self, fragments: Sequence[UUID] | None, after: tuple[int, UUID, int, str], limit: int) -> list[Row]:
+        return await self._store.rows(
+            self._queries["page"],
+            everybody=int(fragments is None),
+            fragments=list(fragments or ()),
+            project=after[0],
+            fragment=after[1],
+            version=after[2],
+            topic=after[3],
+            limit=limit,
+        )
+
+    def _blank(self, key: Key) -> Derived:
+        project, fragment = key
+        partition = partition_of(fragment, self._partitions[COMMANDS])
+        return Derived(
+            Fragment.blank(project, fragment),
+            Membership.alone(project, fragment),
+            (
+                self.report.positions[COMMANDS][partition],
+                self.report.positions[IDENTITY][project % self._partitions[IDENTITY]],
+            ),
+        )
+
+    async def _settle(
+        self, finished: list[tuple[Key, Derived]], span: tuple[Key, Key], fragments: Sequence[UUID] | None
+    ) -> None:
+        """Compare what was derived with the live rows of the same keys, and write it to the shadows."""
+        (after, upto), found = span, dict(finished)
+        scope: dict[str, Any] = {
+            "project": after[0], "fragment": after[1], "last_project": upto[0], "last_fragment": upto[1],
+            "everybody": int(fragments is None), "fragments": list(fragments or ()), "limit": LIVE_ROWS_MAX,
+        }  # fmt: skip
+        rows = self._store.rows
+        lives = await asyncio.gather(
+            rows(self._queries["live_fragments"], **scope), rows(self._queries["live_identity"], **scope)
+        )
+        for topic, live in zip((COMMANDS, IDENTITY), lives, strict=True):
+            if len(live) == LIVE_ROWS_MAX:
+                raise Corrupt(
+                    f"Between {after} and {upto} the live table has far more rows than the timeline has facts."
+                )
+            by_key = {(row[0], row[1]): row for row in live}
+            state = []
+            for key in [*found, *(key for key in by_key if key not in found)]:
+                derived = found.get(key) or self._blank(key)
+                if not derived.corrupt and (row := derived.settled(topic, by_key.get(key), self.report)) is not None:
+                    state.append(row)
+            await self._write(topic, state)
+        if fragments is not None:
+            since = self._since[COMMANDS]
+            self._erased_again |= any(
+                derived.erased_by > since[partition_of(key[1], len(since))] for key, derived in found.items()
+            )
+
+    async def _write(self, topic: str, state: list[Row]) -> None:
+        names, table = (r.FRAGMENTS, "fragments_rebuild") if topic == COMMANDS else (r.IDENTITY, "identity_rebuild")
+        batch: list[Row] = []
+        size = 0
+        for row in state:
+            batch.append(row)
+            size += 300 + (len(row[11]) + len(row[12]) if topic == COMMANDS else 16 * len(row[4]))
+            if size > WRITE_BYTES_MAX:
+                await self._store.insert(table, r.columns(names, batch))
+                batch, size = [], 0
+        if batch:
+            await self._store.insert(table, r.columns(names, batch))
+        if topic == COMMANDS:
+            self.report.fragments += len(state)
+        else:
+            self.report.identities += len(state)
+
+    async def _finish(self, verify: bool) -> bool:
+        """Hold projection, derive the last changes, swap. False when it has to be tried again."""
+        until = self._now_us() + int(HOLD_SECONDS * 1_000_000)
+        try:
+            for table in ("fragments", "identity"):
+                await self._command("release", table=table)
+                await self._command("hold", table=table, until=until // 1_000)
+            while (await self._store.rows(self._queries["inserting"]))[0][0]:
+                if self._now_us() > until:
+                    return False
+                await asyncio.sleep(0.01)
+            marks = await self._marks()
+            await self._round(marks)
+            late = self._now_us() > until - int(HOLD_SECONDS * 500_000)
+            if late or self._erased_again or self._forbidden(verify) or await self._marks() != marks:
+                return False
+            for topic, table in ((COMMANDS, "fragments"), (IDENTITY, "identity")):
+                await self._vouch(topic, table, marks[topic])
+                await self._command("swap", table=table, shadow=f"{table}_rebuild")
+            return True
+        finally:
+            for table in ("fragments", "identity"):
+                await self._command("release", table=table)
+
+    async def _vouch(self, topic: str, table: str, marks: dict[int, r.Mark]) -> None:
+        """Position rows for every partition, of this epoch: what no worker of the table before it can write."""
+        names = r.FRAGMENTS if topic == COMMANDS else r.IDENTITY
+        rows = []
+        for partition in range(self._partitions[topic]):
+            mark = marks.get(partition, r.BEFORE_THE_FIRST)
+            position = Position(topic, partition, offset_of(mark.version) if mark.version else -1)
+            rows.append(r.position_row(position, mark.stamp, self._epoch))
+        await self._store.insert(f"{table}_rebuild", r.columns(names, rows))
+
+    async def _marks(self) -> Marks:
+        return {
+            topic: (await self._tables.load(topic, range(self._partitions[topic]), [])).positions
+            for topic in (COMMANDS, IDENTITY)
+        }
+
+    async def _end(self, state: str) -> None:
+        """What is not live any more goes, and with it whatever of persons it held."""
+        await self._drop_shadows()
+        self.report.state = state
+        await self._save()
+
+    async def _drop_shadows(self) -> None:
+        for table in ("fragments_rebuild", "identity_rebuild"):
+            await self._command("drop", table=table)
+
+    async def _save(self) -> None:
+        self._saved += 1
+        self.report.updated_at = self._now_us()
+        document = msgspec.json.encode(self.report).decode()
+        await self._store.insert("rebuilds", {"epoch": [self._epoch], "version": [self._saved], "document": [document]})
+
+    async def _command(self, name: str, **parameters: Any) -> None:
+        await self._store.command(self._queries[name], **parameters)
+
+
+def _versions(marks: Marks, partitions: dict[str, int]) -> dict[str, list[int]]:
+    return {
+        topic: [marks[topic].get(partition, r.BEFORE_THE_FIRST).version for partition in range(partitions[topic])]
+        for topic in (COMMANDS, IDENTITY)
+    }
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """A flock: two rebuilds would fill one shadow."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / "rebuild.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Rejected("Another rebuild is running here.") from None
+        yield

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Generator
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, settings
+
+SIMULATED = ("episodes", "commands", "kills", "failures", "ambiguous", "frozen", "fenced", "restores", "rebuilds")
 
 pytest_plugins = ["tests.support.engine", "tests.support.kafka"]
 
@@ -29,6 +33,23 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, p
         report.outcome = "failed"
         report.longrepr = f"skipping is forbidden here: {report.longrepr}"
     return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What the simulator did and found, summed over all workers."""
+    reports = [one for name in ("passed", "failed") for one in terminalreporter.stats.get(name, ())]
+    noted = [pair for one in reports for pair in one.user_properties]
+    simulated: Counter[str] = Counter()
+    for name, value in noted:
+        if name == "simulated":
+            simulated.update(orjson.loads(value))
+    if simulated:
+        counts = ", ".join(f"{simulated[name]:,} {name}" for name in (*SIMULATED, "wrong"))
+        terminalreporter.write_line(f"simulator: {counts}")
+    planted = [one for one in reports if "test_mutations.py" in one.nodeid]
+    if planted:
+        found = sorted(value for name, value in noted if name == "planted_fault_found")
+        terminalreporter.write_line(f"planted faults: found {len(found)} / planted {len(planted)}: {', '.join(found)}")
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

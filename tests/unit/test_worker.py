@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
 from services.projector import rows as r
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
-from services.projector.tables import Facts, Loaded
 from services.projector.worker import DEAD_IN_A_ROW_MAX, Worker
 from shared.domain.commands import Command, Delete, Merge, Write, decode, encode, route
-from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from tests.support.oracle import Oracle
 from tests.support.virtual import run
 
-EPISODES = 600
 TURNS_MAX = 4_000
 """Event-loop turns until a worker must have caught up: hundreds of times what it needs."""
 
@@ -37,33 +33,6 @@ def virtual(test: Callable[..., Any]) -> Callable[..., None]:
         run(test(*arguments, **named))
 
     return wrapped
-
-
-class Faulty(MemoryTables):
-    """Tables whose calls may fail before or after they took effect, by the seed."""
-
-    def __init__(self, chance: Callable[[], float]) -> None:
-        super().__init__()
-        self.chance = chance
-
-    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
-        await self._perhaps()
-        return await super().load(topic, partitions, wanted)
-
-    async def write_facts(self, facts: Facts) -> None:
-        await self._perhaps()
-        await super().write_facts(facts)
-        await self._perhaps()
-
-    async def write_state(self, topic: str, state: list[Any], positions: Sequence[tuple[Position, int]]) -> None:
-        await self._perhaps()
-        await super().write_state(topic, state, positions)
-        await self._perhaps()
-
-    async def _perhaps(self) -> None:
-        await asyncio.sleep(0)
-        if self.chance() < 0.08:
-            raise StoreUnavailable("a planted fault")
 
 
 def worker(log: MemoryLog, tables: MemoryTables, topic: str) -> Worker:
@@ -140,40 +109,6 @@ async def test_a_deletes_erase_records_and_request_are_in_the_log_before_its_pos
     await stop(*tasks)
     assert seen == [(1, 1)]
     assert tables.state[COMMANDS][1, fragment_id(1, "a")][r.FRAGMENTS.index("properties")] == "{}"
-
-
-@pytest.mark.parametrize("seed", range(EPISODES // 30))
-@virtual
-async def test_failures_and_kills_at_any_await_lose_nothing_and_double_nothing(seed: int) -> None:
-    for episode in range(30):
-        chosen = random.Random(seed * 1_000 + episode)
-        log = MemoryLog({COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1})
-        tables = Faulty(chosen.random)
-        tasks = [asyncio.create_task(worker(log, tables, topic).run()) for topic in (COMMANDS, IDENTITY)]
-        names = "abcde"
-        for number in range(1, 41):
-            name, other = chosen.choice(names), chosen.choice(names)
-            kind = chosen.random()
-            if kind < 0.75:
-                await append(log, write(name, number, set={"last": number, f"n{number}": 1}, set_once={"o": number}))
-            elif kind < 0.95:
-                into, source = fragment_id(1, name), fragment_id(1, other)
-                await append(log, Merge(id=uuid4(), project=1, at=number, into=into, source=source, mode="dangerous"))
-            else:
-                person = fragment_id(1, name)
-                await append(log, Delete(id=uuid4(), project=1, at=number, person=person, request=uuid4()))
-            for _ in range(chosen.randrange(4)):
-                await asyncio.sleep(0)
-            if chosen.random() < 0.15:
-                index = chosen.randrange(2)
-                await stop(tasks[index])
-                topic = (COMMANDS, IDENTITY)[index]
-                tasks[index] = asyncio.create_task(worker(log, tables, topic).run())
-        tables.chance = lambda: 1.0
-        await caught_up(log, tables, IDENTITY)
-        await caught_up(log, tables, COMMANDS)
-        await stop(*tasks)
-        check(log, tables)
 
 
 def check(log: MemoryLog, tables: MemoryTables) -> None:

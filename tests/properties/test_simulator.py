@@ -1,0 +1,48 @@
+"""Episodes of chaos for the real worker: kills, failures, zombies, restores, rebuilds; then all invariants hold."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.support.simulator import Episode, episode, found_wrong, report, shrink
+
+PROFILE = os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+EPISODES = {"dev": 1_600, "ci": 60_000, "deep": 600_000}[PROFILE]
+CHUNKS = 32
+"""Parts of a run that may go to other cores."""
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_every_invariant_holds_after_every_episode(chunk: int, record_property: Any) -> None:
+    """A seed reproduces a failure: `python -c "from tests.support.simulator import report; print(report(SEED))"`."""
+    counts: Counter[str] = Counter()
+    each = EPISODES // CHUNKS
+    for seed in range(chunk * each, (chunk + 1) * each):
+        if found_wrong(seed, counts) is not None:
+            pytest.fail(report(seed))
+    record_property("simulated", orjson.dumps(counts).decode())
+    for fault in ("kills", "failures", "ambiguous", "frozen", "fenced", "restores", "rebuilds"):
+        assert counts[fault], f"no {fault} in {each} episodes: the simulator does not do what it should"
+
+
+def test_a_failing_episode_is_shrunk_to_the_steps_that_fail() -> None:
+    failing = episode(7)
+    guilty = [step for step in failing.steps if step[0] == "send"][3]
+
+    def fails(one: Episode) -> bool:
+        return guilty in one.steps
+
+    assert shrink(failing, fails).steps == (guilty,)
+
+
+def test_the_same_seed_is_the_same_episode_with_the_same_end() -> None:
+    assert episode(11) == episode(11)
+    first, second = Counter[str](), Counter[str]()
+    assert found_wrong(11, first) is None
+    assert found_wrong(11, second) is None
+    assert first == second

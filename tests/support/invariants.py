@@ -1,0 +1,226 @@
+"""What must hold of tables and log (I1-I9 of the design): one pass over the log, and the oracle, are the judges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from services.projector import rows as r
+from services.projector.derive import Derived, Report
+from services.projector.memory import MemoryTables
+from shared.domain.commands import Capture, Erase, Write, decode
+from shared.domain.errors import BadRecord
+from shared.domain.fragment import Fragment, FragmentChanged, Outcome
+from shared.domain.identity import Membership, handle
+from shared.domain.ids import COMMANDS, IDENTITY, Position, partition_of, version_of
+from shared.log.memory import MemoryLog
+from shared.log.port import Record
+from shared.store.timeline import Row, timeline_row
+from tests.support.oracle import Oracle
+
+UNTOUCHED = (Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED)
+
+
+class Expected:
+    """One pass of the domain's folds over the log, record by record: what every table must come to hold."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self.fragments: dict[UUID, Fragment] = {}
+        self.memberships: dict[UUID, Membership] = {}
+        self.timeline: dict[tuple[int, UUID, int, str], Row] = {}
+        self.captured: dict[tuple[int, UUID, UUID], Row] = {}
+        self.numbers: dict[tuple[int, int], UUID] = {}
+        self.erasures: list[Erase] = []
+        self._folded: dict[tuple[str, int], list[tuple[list[Any], list[tuple[int, UUID]]]]] = {}
+        self._verified: dict[tuple[str, int], int] = {}
+
+    def forget(self) -> None:
+        """The tables are others now: everything is to be verified again."""
+        self._verified.clear()
+
+    def visible(self, tables: MemoryTables, topic: str, positions: Sequence[Position]) -> None:
+        """I3: these positions are visible now, so all that their records did must be."""
+        for position in positions:
+            key = (topic, position.partition)
+            done = self._folded.setdefault(key, [])
+            records = self._log._records[topic, position.partition]
+            while len(done) <= position.offset:
+                done.append(self._fold(records[len(done)]))
+            for offset in range(self._verified.get(key, 0), position.offset + 1):
+                facts, touched = done[offset]
+                for fact in facts:
+                    assert fact in tables.timeline, f"I3: {position} is visible, and the fact {fact} is not"
+                for one in touched:
+                    row = tables.state[topic].get(one)
+                    assert row and row[2] >= version_of(offset), (
+                        f"I3: {position} is visible, and the state {one} is not"
+                    )
+            self._verified[key] = max(self._verified.get(key, 0), position.offset + 1)
+
+    def finish(self) -> None:
+        """Fold what is left."""
+        for (topic, partition), records in self._log._records.items():
+            if topic in (COMMANDS, IDENTITY):
+                done = self._folded.setdefault((topic, partition), [])
+                while len(done) < len(records):
+                    done.append(self._fold(records[len(done)]))
+
+    def _fold(self, record: Record) -> tuple[list[Any], list[tuple[int, UUID]]]:
+        """(keys of its facts, keys of the rows that it wrote)."""
+        version = record.position.version
+        try:
+            command = decode(record.value)
+        except BadRecord as error:
+            return [self._keep(r.failure_row(record, error.detail))], []
+        touched: list[Any] = []
+        if record.topic == COMMANDS:
+            assert isinstance(command, Capture | Write | Erase)
+            blank = Fragment.blank(command.project, command.fragment)
+            fragment = self.fragments.setdefault(command.fragment, blank)
+            outcome = fragment.handle(command, version, record.partition)
+            touched = [fragment] if outcome not in (*UNTOUCHED, Outcome.NOTHING) else []
+            if isinstance(command, Capture) and outcome not in UNTOUCHED:
+                row = r.captured_row(command, version)
+                self.captured[row[0], row[1], row[3]] = row
+            events = [(event, command) for event in fragment.collect_events()]
+            for event, _ in events:
+                if isinstance(event, FragmentChanged) and event.number:
+                    self.numbers[command.project, event.number] = fragment.id
+        else:
+            book = self.memberships
+            decision = handle(
+                command, version, lambda key: book.setdefault(key, Membership.alone(command.project, key))
+            )  # type: ignore[arg-type]
+            touched = list(decision.touched)
+            events = [(event, command) for one in decision.touched for event in one.collect_events()]
+            self.erasures += [one for one in decision.followups if isinstance(one, Erase)]
+        keys = [self._keep(timeline_row(event, one)) for event, one in events]  # type: ignore[arg-type]
+        return keys, [(one.project, one.id) for one in touched if one.version == version]
+
+    def _keep(self, row: Row) -> Any:
+        key = (row[0], row[1], row[2], row[3])
+        self.timeline[key] = row
+        return key
+
+
+def check_episode(log: MemoryLog, tables: MemoryTables, expected: Expected) -> None:
+    """Everything that must hold once all is projected."""
+    expected.finish()
+    state = {topic: {key: row for key, row in rows.items() if key[0]} for topic, rows in tables.state.items()}
+    fragments = {(one.project, one.id): r.fragment_row(one) for one in expected.fragments.values() if one.version}
+    assert state[COMMANDS] == fragments, "I1: fragments are a function of their partition's prefix"
+    known = {(one.project, one.id): r.membership_row(one) for one in expected.memberships.values() if one.version}
+    assert state[IDENTITY] == known, "I2: identity rows are a function of the identity prefix"
+    assert tables.timeline == expected.timeline, "I4: exactly one outcome of every record"
+    assert tables.captured == expected.captured, "I4: captured events"
+    assert tables.numbers == expected.numbers, "I4: numbers"
+    _check_oracle(log, state)
+    _check_erasures(expected, tables, state)
+    report = Report()
+    derived = _derived(tables, _limits(log), report)
+    for key, one in derived.items():
+        for topic in (COMMANDS, IDENTITY):
+            one.settled(topic, state[topic].get(key), report)
+    assert (report.differences, report.corrupt) == (0, 0), f"I9: {report.named}"
+
+
+def rebuilt(tables: MemoryTables, partitions: dict[str, int]) -> None:
+    """Swap in what the timeline gives up to the tables' positions, as a new epoch: what `personlog rebuild` does."""
+    marks: dict[str, dict[int, int]] = {topic: {} for topic in (COMMANDS, IDENTITY)}
+    for topic, rows in tables.state.items():
+        for (project, key), row in rows.items():
+            if project == 0:
+                marks[topic][key.int >> 64] = row[2]
+    limits = {topic: [marks[topic].get(one, 0) for one in range(partitions[topic])] for topic in marks}
+    report = Report()
+    derived = _derived(tables, limits, report)
+    for topic, rows in tables.state.items():
+        fresh: dict[tuple[int, UUID], Row] = {}
+        for key in [*derived, *(key for key in rows if key[0] and key not in derived)]:
+            one = derived.get(key) or _blank(key, limits)
+            row = one.settled(topic, rows.get(key), report)
+            if row is not None:
+                fresh[key] = row
+        tables.epochs[topic] += 1
+        for partition, version in enumerate(limits[topic]):
+            offset = version - version_of(0) if version else -1
+            held = next(
+                (row for (project, key), row in rows.items() if not project and key.int >> 64 == partition), None
+            )
+            position = Position(topic, partition, offset)
+            row = r.position_row(position, r.mark_of(topic, held).stamp if held else 0, tables.epochs[topic])
+            fresh[row[0], row[1]] = row
+        tables.state[topic] = fresh
+    assert (report.differences, report.corrupt) == (0, 0), f"I9, in a running store: {report.named}"
+
+
+def _derived(tables: MemoryTables, limits: dict[str, list[int]], report: Report) -> dict[tuple[int, UUID], Derived]:
+    found: dict[tuple[int, UUID], Derived] = {}
+    for row in sorted(tables.timeline.values(), key=lambda row: row[2]):
+        if row[0]:
+            key = (row[0], row[1])
+            if key not in found:
+                found[key] = _blank(key, limits)
+            found[key].fold(row, report)
+    return found
+
+
+def _blank(key: tuple[int, UUID], limits: dict[str, list[int]]) -> Derived:
+    reach = (
+        limits[COMMANDS][partition_of(key[1], len(limits[COMMANDS]))],
+        limits[IDENTITY][key[0] % len(limits[IDENTITY])],
+    )
+    return Derived(Fragment.blank(*key), Membership.alone(*key), reach)
+
+
+def _limits(log: MemoryLog) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {COMMANDS: [], IDENTITY: []}
+    for (topic, _), records in log._records.items():
+        if topic in found:
+            found[topic].append(version_of(len(records)))
+    return found
+
+
+def _check_oracle(log: MemoryLog, state: dict[str, dict[tuple[int, UUID], Row]]) -> None:
+    """Against the model written again from the contract's text, project by project."""
+    oracles: dict[int, Oracle] = {}
+    seen: set[tuple[UUID, int]] = set()
+    for topic in (IDENTITY, COMMANDS):
+        for record in log.records(topic):
+            try:
+                command: Any = decode(record.value)
+            except BadRecord:
+                continue
+            addressed = next(
+                getattr(command, name) for name in ("fragment", "into", "person") if hasattr(command, name)
+            )
+            if command.key:
+                if (addressed, command.key) in seen:
+                    continue
+                seen.add((addressed, command.key))
+            oracles.setdefault(command.project, Oracle()).apply(command, record.position.version)
+    for (project, key), row in state[COMMANDS].items():
+        one, fragment = oracles[project].fragment(key), r.fragment_of(row)
+        told = (one["born"] or 0, one["erased"], one["name"])
+        assert (fragment.created_at, fragment.erased, fragment.distinct_id) == told, "I1, by the oracle"
+        assert fragment.properties == oracles[project].shown(one), "I1, by the oracle"
+    for project, oracle in oracles.items():
+        people = {key: person for person in oracle.people for key in person}
+        assert len(people) == sum(map(len, oracle.people)), "I5"
+        for (other, key), row in state[IDENTITY].items():
+            if other == project:
+                person = people.get(key, [key])
+                members = person if key == person[0] else []
+                assert (row[3], row[4], bool(row[5])) == (person[0], members, key in oracle.marked), "I5, by the oracle"
+                assert row[6] == oracle.erase.get(key, 0), "I6: whom a delete covers"
+
+
+def _check_erasures(expected: Expected, tables: MemoryTables, state: dict[str, dict[tuple[int, UUID], Row]]) -> None:
+    """I6: a delete reaches each member at least once and counts once. (I7 is I1: dissolving changes no fragment.)"""
+    counted = [(row[1], row[19]) for row in tables.timeline.values() if row[3] == "fragment.erased"]
+    assert len(counted) == len(set(counted)), "I6: an erasure counted twice"
+    for erase in expected.erasures:
+        row = state[COMMANDS].get((erase.project, erase.fragment))
+        assert row is not None and row[8] >= erase.iver, "I6: an erasure that did not arrive"

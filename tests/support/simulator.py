@@ -1,0 +1,413 @@
+"""The simulator: the real worker coroutines on in-memory log and tables, under a scheduler that wants them to fail.
+
+An episode is a list of steps made from a seed, and a second stream of decisions made at every await: yield, fail
+before or after it took effect, be killed there. After the chaos the tables must be what one pass over the log gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from services.projector import rows as r
+from services.projector.fold import Folder, FragmentFolder, IdentityFolder
+from services.projector.memory import MemoryTables
+from services.projector.tables import Facts, Loaded
+from services.projector.worker import Worker
+from shared.domain.commands import Capture, Command, Delete, Merge, Split, Write, encode, route
+from shared.domain.errors import Fenced, LogUnavailable, StoreUnavailable
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id
+from shared.log.memory import MemoryLog, MemoryReader
+from shared.log.port import Entry, Record
+from tests.support.invariants import Expected, check_episode, rebuilt
+from tests.support.virtual import VirtualLoop
+
+PARTITIONS = {COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1}
+TOPICS = (COMMANDS, IDENTITY)
+SENDS = 24
+WORKERS_MAX = 6
+"""Workers that hold the same partitions at once."""
+
+TURNS_MAX = 20_000
+"""Waits until everything must have been projected: hundreds of times what it takes."""
+
+FAIL, AMBIGUOUS, YIELD = 0.05, 0.05, 0.35
+"""Chances at one await."""
+
+SHRINK_RUNS_MAX = 400
+SKEWS = (0, 7_000, -4_000)
+"""Clocks of the API hosts, in microseconds off."""
+
+NAMES = ("a", "b", "c", "d", "null")
+MODES = ("identify", "alias", "dangerous", "operator")
+
+Step = tuple[str, Any]
+
+
+class Episode(NamedTuple):
+    """What happens (steps), and the seed of what goes wrong within it."""
+
+    seed: int
+    steps: tuple[Step, ...]
+
+
+def episode(seed: int) -> Episode:
+    """An episode of SENDS client commands among starts, kills, freezes, restores and rebuilds."""
+    chosen = random.Random(seed)
+    steps: list[Step] = [("start", topic) for topic in TOPICS]
+    sent: list[Command] = []
+    for number in range(SENDS):
+        command = _again(chosen, sent, number) if sent and chosen.random() < 0.15 else _command(chosen, number)
+        sent.append(command)
+        steps.append(("send", command))
+        steps.append(("turns", chosen.randrange(1, 8)))
+        if chosen.random() < 0.03:
+            steps.append(("garbage", chosen.randrange(2)))
+        if chosen.random() < 0.55:
+            kind = chosen.choice(_SCHEDULER)
+            steps.append((kind, chosen.choice(TOPICS) if kind == "start" else chosen.randrange(1 << 16)))
+    return Episode(seed, tuple(steps))
+
+
+_SCHEDULER = "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign".split()
+
+
+def _command(chosen: random.Random, number: int) -> Command:
+    project, name, other = chosen.choice((1, 1, 2)), chosen.choice(NAMES), chosen.choice(NAMES)
+    one = UUID(int=chosen.getrandbits(128))
+    at = 1_000_000 + number * 1_000 + chosen.choice(SKEWS)
+    common: dict[str, Any] = {"id": one, "project": project, "at": at}
+    fragment = fragment_id(project, name)
+    kind = chosen.random()
+    if kind < 0.62:
+        values = [number, "x", None, True]
+        changes: dict[str, Any] = {"set": {chosen.choice("pq"): chosen.choice(values)}} if chosen.random() < 0.7 else {}
+        if chosen.random() < 0.4:
+            changes["set_once"] = {chosen.choice("pq"): number}
+        if chosen.random() < 0.2:
+            changes["unset"] = (chosen.choice("pq"),)
+        if kind < 0.3:
+            key = chosen.choice((0, number + 1))
+            return Write(**common, key=key, digest=key, fragment=fragment, distinct_id=name, reason="update", **changes)
+        captured = {"fragment": fragment, "distinct_id": name, "uuid": one, "event": "e"}
+        if kind < 0.36:  # an import: its own time; `moved` says why it has no unset and no null
+            then = at - chosen.randrange(20_000)
+            return Capture(**common, **captured, timestamp=then, historical=True, set={"p": number})
+        lifted = {"l": chosen.choice((1, 2))} if chosen.random() < 0.3 else {}
+        return Capture(**common, **captured, timestamp=at, lifted=lifted, **changes)
+    if kind < 0.82:
+        mode = chosen.choice(MODES)
+        named = {} if mode == "operator" else {"into_id": name, "source_id": other}
+        key = chosen.choice((0, number + 1))
+        source = fragment_id(project, other)
+        return Merge(**common, key=key, digest=key, into=fragment, source=source, mode=mode, **named)  # type: ignore[arg-type]
+    if kind < 0.92:
+        leave = tuple(fragment_id(project, one) for one in chosen.sample(NAMES, 2))
+        how: dict[str, Any] = {"keep": fragment} if chosen.random() < 0.5 else {"leave": leave}
+        return Split(**common, person=fragment, **how)
+    return Delete(**common, person=fragment, request=one)
+
+
+def _again(chosen: random.Random, sent: Sequence[Command], number: int) -> Command:
+    """A client repeats a command that it got no answer for: the same key or event uuid, another record."""
+    keyed = [one for one in sent if isinstance(one, Capture) or one.key]
+    if not keyed:
+        return _command(chosen, number)
+    first = chosen.choice(keyed)
+    at = 1_000_000 + number * 1_000 + chosen.choice(SKEWS)
+    return msgspec.structs.replace(first, id=UUID(int=chosen.getrandbits(128)), at=at)
+
+
+class Gate:
+    """What stands between one worker and the world: every await goes through it."""
+
+    def __init__(self, decide: random.Random, counts: Counter[str]) -> None:
+        self.decide, self.counts = decide, counts
+        self.calm = False
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def before(self, error: type[Exception]) -> None:
+        await self._pause()
+        if not self.calm and self.decide.random() < FAIL:
+            self.counts["failures"] += 1
+            raise error("planted, before")
+
+    async def after(self, error: type[Exception]) -> None:
+        await self._pause()
+        if not self.calm and self.decide.random() < AMBIGUOUS:
+            self.counts["ambiguous"] += 1
+            raise error("planted, after it took effect")
+
+    async def _pause(self) -> None:
+        if not self.open.is_set():
+            await self.open.wait()
+        if not self.calm and self.decide.random() < YIELD:
+            for _ in range(self.decide.randrange(1, 6)):
+                await asyncio.sleep(0)
+
+
+class GatedTables:
+    """One worker's way to the shared tables. Facts are written table by table, as the real ones are."""
+
+    def __init__(self, tables: MemoryTables, gate: Gate, expected: Expected) -> None:
+        self.tables, self.gate, self.expected = tables, gate, expected
+
+    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+        await self.gate.before(StoreUnavailable)
+        loaded = await self.tables.load(topic, partitions, wanted)
+        await self.gate.after(StoreUnavailable)
+        return loaded
+
+    async def write_facts(self, facts: Facts) -> None:
+        for part in (Facts([], [], facts.numbers), Facts([], facts.captured, []), Facts(facts.timeline, [], [])):
+            await self.gate.before(StoreUnavailable)
+            await self.tables.write_facts(part)
+            await self.gate.after(StoreUnavailable)
+
+    async def write_state(self, topic: str, state: list[Any], positions: Sequence[tuple[Position, int, int]]) -> None:
+        await self.gate.before(StoreUnavailable)
+        await self.tables.write_state(topic, state, positions)
+        self.expected.visible(self.tables, topic, [position for position, _, _ in positions])
+        await self.gate.after(StoreUnavailable)
+
+
+class GatedLog(MemoryLog):
+    """One worker's way to the shared log: the same records and groups, its own failures."""
+
+    def __init__(self, log: MemoryLog, gate: Gate) -> None:
+        self.__dict__ = log.__dict__ | {"gate": gate}
+        self.log = log
+
+    async def append(self, entries: Sequence[Entry]) -> list[Position]:
+        await self.gate.before(LogUnavailable)
+        positions = await self.log.append(entries)
+        await self.gate.after(LogUnavailable)
+        return positions
+
+    async def heads(self, topic: str) -> list[Position]:
+        await self.gate.before(LogUnavailable)
+        return await self.log.heads(topic)
+
+
+class GatedReader(MemoryReader):
+    """Holds every partition from its first fetch on, whoever else does: correctness must not depend on the group."""
+
+    def __init__(self, log: MemoryLog, topic: str, gate: Gate) -> None:
+        super().__init__(log, topic, "simulated")
+        self.gate = gate
+        self.assign(frozenset(range(PARTITIONS[topic])))
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+        await self.gate.before(LogUnavailable)
+        return await super().fetch(records_max=records_max, wait_seconds=wait_seconds)
+
+
+class CountingWorker(Worker):
+    """Counts how often it was fenced."""
+
+    counts: Counter[str]
+
+    def _check(self, partitions: list[int], loaded: Loaded) -> None:
+        try:
+            super()._check(partitions, loaded)
+        except Fenced:
+            self.counts["fenced"] += 1
+            raise
+
+
+class Member(NamedTuple):
+    worker: Worker
+    task: asyncio.Task[None]
+    gate: Gate
+    reader: GatedReader
+
+
+class Simulation:
+    """One episode being run."""
+
+    def __init__(self, seed: int, counts: Counter[str]) -> None:
+        self.decide = random.Random(seed ^ 0x5EED)
+        self.counts = counts
+        self.log, self.tables = MemoryLog(PARTITIONS), MemoryTables()
+        self.expected = Expected(self.log)
+        self.members: list[Member] = []
+        self.copies: list[dict[str, Any]] = []
+
+    async def run(self, steps: Sequence[Step]) -> None:
+        try:
+            for kind, what in steps:
+                await getattr(self, f"_{kind}")(what)
+            await self._drain(0)
+            check_episode(self.log, self.tables, self.expected)
+        finally:
+            await self._end()
+
+    async def _send(self, command: Command) -> None:
+        self.counts["commands"] += 1
+        await self.log.append([Entry(*route(command, PARTITIONS), encode(command))])
+
+    async def _garbage(self, partition: int) -> None:
+        await self.log.append([Entry(COMMANDS, partition, b"garbage", b"garbage")])
+
+    async def _turns(self, number: int) -> None:
+        for _ in range(number % 16):
+            await asyncio.sleep(0)
+
+    async def _wait(self, number: int) -> None:
+        await asyncio.sleep(0.06)
+
+    async def _start(self, topic: str, *, calm: bool = False) -> None:
+        if sum(one.reader.topic == topic for one in self.members) >= WORKERS_MAX:
+            return
+        gate = Gate(self.decide, self.counts)
+        gate.calm = calm
+        reader = GatedReader(self.log, topic, gate)
+        folder: Folder = FragmentFolder() if topic == COMMANDS else IdentityFolder()
+        worker = CountingWorker(
+            log=GatedLog(self.log, gate),
+            reader=reader,
+            tables=GatedTables(self.tables, gate, self.expected),
+            folder=folder,
+            monotonic=asyncio.get_running_loop().time,
+        )
+        worker.counts = self.counts
+        self.members.append(Member(worker, asyncio.create_task(worker.run()), gate, reader))
+
+    async def _kill(self, number: int) -> None:
+        """kill -9: the loop and the flush in flight stop wherever they await."""
+        if self.members:
+            await self._stop(self.members.pop(number % len(self.members)))
+
+    async def _stop(self, member: Member) -> None:
+        self.counts["kills"] += 1
+        flight = member.worker._flight
+        if flight is not None:
+            flight.cancel()
+        member.task.cancel()
+        await asyncio.gather(member.task, *([flight] if flight else []), return_exceptions=True)
+        if not member.task.cancelled() and member.task.exception() is not None:
+            raise AssertionError("a worker gave up") from member.task.exception()
+
+    async def _freeze(self, number: int) -> None:
+        if self.members:
+            self.counts["frozen"] += 1
+            self.members[number % len(self.members)].gate.open.clear()
+
+    async def _thaw(self, number: int) -> None:
+        for member in self.members:
+            member.gate.open.set()
+
+    async def _assign(self, number: int) -> None:
+        """A rebalance: one member holds some partitions, or none."""
+        if self.members:
+            reader = self.members[number % len(self.members)].reader
+            reader.assign(frozenset(p for p in range(PARTITIONS[reader.topic]) if number >> (4 + p) & 1))
+            self.log._wake()
+
+    async def _snapshot(self, number: int) -> None:
+        copied = ("state", "timeline", "captured", "numbers", "epochs")
+        copy = {name: dict(getattr(self.tables, name)) for name in copied}
+        copy["state"] = {topic: dict(rows) for topic, rows in self.tables.state.items()}
+        self.copies.append(copy)
+
+    async def _restore(self, number: int) -> None:
+        """An operator stops the projectors, restores an older copy of the database, and starts them again."""
+        if not self.copies:
+            return
+        self.counts["restores"] += 1
+        topics = [member.reader.topic for member in self.members]
+        while self.members:
+            await self._stop(self.members.pop())
+        copy = self.copies[number % len(self.copies)]
+        for name, rows in copy.items():
+            kept = {topic: dict(some) for topic, some in rows.items()} if name == "state" else dict(rows)
+            setattr(self.tables, name, kept)
+        self.expected.forget()
+        for topic in topics:
+            await self._start(topic)
+
+    async def _rebuild(self, number: int) -> None:
+        """Tables derived from the timeline up to their positions are swapped in while workers run."""
+        self.counts["rebuilds"] += 1
+        rebuilt(self.tables, PARTITIONS)
+        self.expected.forget()
+
+    async def _drain(self, number: int) -> None:
+        """Stop everybody, start fresh workers without faults, and wait until they stand at the log's heads."""
+        while self.members:
+            await self._stop(self.members.pop())
+        for topic in TOPICS:
+            await self._start(topic, calm=True)
+        for topic in reversed(TOPICS):  # identity first: it writes erase records
+            for _ in range(TURNS_MAX):
+                heads = await self.log.heads(topic)
+                loaded = await self.tables.load(topic, range(PARTITIONS[topic]), [])
+                if all(loaded.positions.get(head.partition, r.BEFORE_THE_FIRST)[0] == head.version for head in heads):
+                    break
+                for member in self.members:
+                    if member.task.done():
+                        raise AssertionError("a worker gave up") from member.task.exception()
+                await asyncio.sleep(0.05)
+            else:
+                raise AssertionError(f"{topic} was not projected to its head")
+        for member in self.members:
+            member.gate.calm = False
+
+    async def _end(self) -> None:
+        for member in self.members:
+            if member.worker._flight is not None:
+                member.worker._flight.cancel()
+            member.task.cancel()
+        await asyncio.gather(*(member.task for member in self.members), return_exceptions=True)
+
+
+def found_wrong(seed: int, counts: Counter[str]) -> str | None:
+    """Run the seed's episode; None when all invariants held, else what was broken."""
+    return _fault(episode(seed), counts)
+
+
+def report(seed: int) -> str:
+    """A failing seed, told by the fewest steps that still fail."""
+    small = shrink(episode(seed), lambda one: _fault(one, Counter()) is not None)
+    steps = "\n".join(f"  {kind} {what}" for kind, what in small.steps)
+    return f"seed {seed}: {_fault(small, Counter())}\n{len(small.steps)} steps:\n{steps}"
+
+
+def _fault(one: Episode, counts: Counter[str]) -> str | None:
+    counts["episodes"] += 1
+    loop = VirtualLoop()
+    try:
+        loop.run_until_complete(Simulation(one.seed, counts).run(one.steps))
+    except Exception as error:  # whatever breaks is a finding
+        counts["wrong"] += 1
+        return f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}"
+    finally:
+        loop.close()
+    return None
+
+
+def shrink(failing: Episode, fails: Callable[[Episode], bool]) -> Episode:
+    """Fewer steps that fail as well: first halves are left out, then smaller parts, then single steps."""
+    runs, size = 0, len(failing.steps) // 2
+    while size and runs < SHRINK_RUNS_MAX:
+        start = 0
+        while start < len(failing.steps) and runs < SHRINK_RUNS_MAX:
+            fewer = Episode(failing.seed, failing.steps[:start] + failing.steps[start + size :])
+            runs += 1
+            if fails(fewer):
+                failing = fewer
+            else:
+                start += size
+        size //= 2
+    return failing

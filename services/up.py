@@ -22,6 +22,7 @@ from typing import IO
 
 import msgspec
 
+from shared.domain.ids import hash64
 from shared.runtime.settings import PREFIX, Settings, SettingsError
 
 BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.1, 5.0
@@ -205,8 +206,10 @@ class Supervisor:
         }
         if self._settings.ops_port:
             resolved[PREFIX + "OPS_PORT"] = str(_ops_port(self._settings, name))
+        data = str(self._settings.data.resolve())
+        resolved[PREFIX + "INSTANCE"] = self._settings.instance or f"{socket.gethostname()}-{hash64(data):x}"
         plain = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
-        return plain | resolved | {PREFIX + "DATA": str(self._settings.data.resolve()), "PYTHONUNBUFFERED": "1"}
+        return plain | resolved | {PREFIX + "DATA": data, "PYTHONUNBUFFERED": "1"}
 
 
 class BoundedLog:

@@ -11,7 +11,18 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, settings
 
-SIMULATED = ("episodes", "commands", "kills", "failures", "ambiguous", "frozen", "fenced", "restores", "rebuilds")
+SIMULATED = (
+    "episodes",
+    "commands",
+    "kills",
+    "failures",
+    "ambiguous",
+    "frozen",
+    "fenced",
+    "redeliveries",
+    "restores",
+    "rebuilds",
+)
 
 pytest_plugins = ["tests.support.engine", "tests.support.kafka"]
 
@@ -46,6 +57,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if simulated:
         counts = ", ".join(f"{simulated[name]:,} {name}" for name in (*SIMULATED, "wrong"))
         terminalreporter.write_line(f"simulator: {counts}")
+    for name, value in noted:
+        if name == "faults":
+            terminalreporter.write_line(f"faults: {value}")
     planted = [one for one in reports if "test_mutations.py" in one.nodeid]
     if planted:
         found = sorted(value for name, value in noted if name == "planted_fault_found")

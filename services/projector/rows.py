@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any, NamedTuple
-from uuid import UUID
 
 import orjson
 
@@ -101,10 +100,13 @@ def mark_of(topic: str, row: Row) -> Mark:
 
 
 def failure_row(record: Record, reason: str) -> Row:
-    """The outcome of a record that went to the dead letters; it belongs to no project that we know."""
-    fragment = UUID(bytes=record.key) if len(record.key) == 16 else NOBODY
+    """The outcome of a record that went to the dead letters; it belongs to no project that we know.
+
+    Its key is the partition's: offsets of two partitions are equal numbers, and one row would replace the other.
+    """
     return (
-        0, fragment, record.position.version, "command.failed", record.at, record.at, NOBODY, "", record.topic,
+        0, position_key(record.topic, record.partition), record.position.version, "command.failed", record.at,
+        record.at, NOBODY, "", record.topic,
         "", 0, 0, [], [], [], [], NOBODY, [], 0, 0, NOBODY, f"partition {record.partition}: {reason}"[:200],
     )  # fmt: skip
 

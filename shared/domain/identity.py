@@ -185,8 +185,8 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
     named = [book(fragment) for fragment in addressed(command)]
     roots = [book(membership.root) for membership in named]
     people = [[book(member) for member in root.members] for root in roots]
-    if any(membership.version >= version for membership in named):
-        return Decision(Outcome.SKIPPED)
+    if any(member.version >= version for person in people for member in person):
+        return Decision(Outcome.SKIPPED)  # of all members: a refusal is on the roots only
     stamp = max(command.at, *(member.stamp + 1 for person in people for member in person))
     if (first := recall(named[0].keys, command)) is not None:
         if first[1] == command.digest:

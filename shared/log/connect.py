@@ -11,7 +11,7 @@ def connect_log(settings: Settings) -> Log:
     if settings.kafka:
         from shared.log.kafka import KafkaLog
 
-        return KafkaLog(settings.kafka, settings.topics, settings.kafka_replication)
+        return KafkaLog(settings.kafka, settings.topics, settings.kafka_replication, settings.instance)
     from shared.log.embedded import EmbeddedLog
 
     return EmbeddedLog(settings.data / "log", settings.topics)

@@ -20,7 +20,7 @@ from shared.domain.fragment import Fragment, Outcome
 from shared.domain.ids import IDENTITY
 from tests.support.simulator import GatedTables, found_wrong
 
-EPISODES_MAX = 5_000
+EPISODES_MAX = 2_000
 """Within so many episodes each planted fault must be found; most are within the first ten."""
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.support.simulator import Episode, episode, found_wrong, report, shrink
+from tests.support.episodes import Episode, episode
+from tests.support.simulator import found_wrong, report, shrink
 
 PROFILE = os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 EPISODES = {"dev": 1_600, "ci": 60_000, "deep": 600_000}[PROFILE]
@@ -26,7 +27,7 @@ def test_every_invariant_holds_after_every_episode(chunk: int, record_property: 
         if found_wrong(seed, counts) is not None:
             pytest.fail(report(seed))
     record_property("simulated", orjson.dumps(counts).decode())
-    for fault in ("kills", "failures", "ambiguous", "frozen", "fenced", "restores", "rebuilds"):
+    for fault in ("kills", "failures", "ambiguous", "frozen", "fenced", "redeliveries", "restores", "rebuilds"):
         assert counts[fault], f"no {fault} in {each} episodes: the simulator does not do what it should"
 
 

@@ -77,6 +77,18 @@ class Cluster:
             self.close()
         raise RuntimeError(f"Kafka did not start; see {self._folder}")
 
+    @property
+    def nodes(self) -> list[int]:
+        return list(self._nodes)
+
+    def wait_whole(self) -> None:
+        """Until every partition has all its replicas in sync: a second fault must not meet a cluster of one."""
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while not asyncio.run(self._whole()):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"The cluster did not become whole; see {self._folder}")
+            time.sleep(0.2)
+
     def kill(self, node: int) -> None:
         """kill -9."""
         self._processes[node].kill()
@@ -121,6 +133,24 @@ class Cluster:
             self._processes[node] = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=folder
             )
+
+    async def _whole(self) -> bool:
+        from aiokafka.admin import AIOKafkaAdminClient
+        from aiokafka.errors import KafkaError
+
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap.split(","), request_timeout_ms=3_000)
+        try:
+            await admin.start()
+            topics = await admin.describe_topics()
+            return all(
+                len(partition["isr"]) == len(partition["replicas"]) and partition["leader"] >= 0
+                for topic in topics
+                for partition in topic["partitions"]
+            )
+        except (KafkaError, OSError, TimeoutError):
+            return False
+        finally:
+            await admin.close()
 
     async def _answers(self, seconds: float) -> bool:
         from aiokafka.admin import AIOKafkaAdminClient

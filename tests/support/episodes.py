@@ -1,0 +1,97 @@
+"""Episodes for the simulator: what clients send and what befalls the workers, from a seed. Runs nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from shared.domain.commands import Capture, Command, Delete, Merge, Split, Write
+from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
+
+TOPICS = (COMMANDS, IDENTITY)
+SENDS = 24
+SKEWS = (0, 7_000, -4_000)
+"""Clocks of the API hosts, in microseconds off."""
+
+NAMES = ("a", "b", "c", "d", "null")
+MODES = ("identify", "alias", "dangerous", "operator")
+
+Step = tuple[str, Any]
+
+
+class Episode(NamedTuple):
+    """What happens (steps), and the seed of what goes wrong within it."""
+
+    seed: int
+    steps: tuple[Step, ...]
+
+
+def episode(seed: int) -> Episode:
+    """An episode of SENDS client commands among starts, kills, freezes, restores and rebuilds."""
+    chosen = random.Random(seed)
+    steps: list[Step] = [("start", topic) for topic in TOPICS]
+    sent: list[Command] = []
+    for number in range(SENDS):
+        command = _again(chosen, sent, number) if sent and chosen.random() < 0.15 else _command(chosen, number)
+        sent.append(command)
+        steps.append(("send", command))
+        steps.append(("turns", chosen.randrange(1, 8)))
+        if chosen.random() < 0.03:
+            steps.append(("garbage", chosen.randrange(2)))
+        if chosen.random() < 0.55:
+            kind = chosen.choice(_SCHEDULER)
+            steps.append((kind, chosen.choice(TOPICS) if kind == "start" else chosen.randrange(1 << 16)))
+    return Episode(seed, tuple(steps))
+
+
+_SCHEDULER = "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign".split()
+
+
+def _command(chosen: random.Random, number: int) -> Command:
+    project, name, other = chosen.choice((1, 1, 2)), chosen.choice(NAMES), chosen.choice(NAMES)
+    one = UUID(int=chosen.getrandbits(128))
+    at = 1_000_000 + number * 1_000 + chosen.choice(SKEWS)
+    common: dict[str, Any] = {"id": one, "project": project, "at": at}
+    fragment = fragment_id(project, name)
+    kind = chosen.random()
+    if kind < 0.62:
+        values = [number, "x", None, True]
+        changes: dict[str, Any] = {"set": {chosen.choice("pq"): chosen.choice(values)}} if chosen.random() < 0.7 else {}
+        if chosen.random() < 0.4:
+            changes["set_once"] = {chosen.choice("pq"): number}
+        if chosen.random() < 0.2:
+            changes["unset"] = (chosen.choice("pq"),)
+        if kind < 0.3:
+            key = chosen.choice((0, number + 1))
+            return Write(**common, key=key, digest=key, fragment=fragment, distinct_id=name, reason="update", **changes)
+        captured = {"fragment": fragment, "distinct_id": name, "uuid": one, "event": "e"}
+        if kind < 0.36:  # an import: its own time; `moved` says why it has no unset and no null
+            then = at - chosen.randrange(20_000)
+            return Capture(**common, **captured, timestamp=then, historical=True, set={"p": number})
+        lifted = {"l": chosen.choice((1, 2))} if chosen.random() < 0.3 else {}
+        return Capture(**common, **captured, timestamp=at, lifted=lifted, **changes)
+    if kind < 0.82:
+        mode = chosen.choice(MODES)
+        named = {} if mode == "operator" else {"into_id": name, "source_id": other}
+        key = chosen.choice((0, number + 1))
+        source = fragment_id(project, other)
+        return Merge(**common, key=key, digest=key, into=fragment, source=source, mode=mode, **named)  # type: ignore[arg-type]
+    if kind < 0.92:
+        leave = tuple(fragment_id(project, one) for one in chosen.sample(NAMES, 2))
+        how: dict[str, Any] = {"keep": fragment} if chosen.random() < 0.5 else {"leave": leave}
+        return Split(**common, person=fragment, **how)
+    return Delete(**common, person=fragment, request=one)
+
+
+def _again(chosen: random.Random, sent: Sequence[Command], number: int) -> Command:
+    """A client repeats a command that it got no answer for: the same key or event uuid, another record."""
+    keyed = [one for one in sent if isinstance(one, Capture) or one.key]
+    if not keyed:
+        return _command(chosen, number)
+    first = chosen.choice(keyed)
+    at = 1_000_000 + number * 1_000 + chosen.choice(SKEWS)
+    return msgspec.structs.replace(first, id=UUID(int=chosen.getrandbits(128)), at=at)

@@ -56,6 +56,7 @@ class Call(msgspec.Struct, kw_only=True):
     project: Project
     key: Key
     format: Format
+    cut: int | None = None
 
     @property
     def actor(self) -> str:
@@ -111,7 +112,9 @@ class Call(msgspec.Struct, kw_only=True):
     async def as_of(self) -> int | None:
         """The moment that a read asks for with `as_of`, as a stamp; None for now."""
         text = self.request.query.get("as_of")
-        return None if text is None else await moment(self.context, self.project.id, text)
+        if text is not None and self.cut is None:
+            self.cut = await moment(self.context, self.project.id, text)
+        return self.cut
 
     async def seen(self, fragments: Sequence[UUID]) -> list[Person | None]:
         """The persons that hold these fragments, now or at the moment asked for; None for nobody."""

@@ -1,4 +1,4 @@
-"""As of, provenance and first outcomes over HTTP on real processes."""
+"""As of and provenance over HTTP on real processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from shared.domain.ids import fragment_id
+from tests.support.asking import sent, shown, uuid
 from tests.support.processes import Stack, running
 
 
@@ -22,28 +22,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def name() -> str:
     return f"user-{uuid4().hex[:12]}"
-
-
-def sent(stack: Stack, name: str, event: str = "e", /, **properties: Any) -> str:
-    """Capture one event, wait until reads see it; its Position."""
-    answer = stack.capture(event=event, distinct_id=name, properties=properties)
-    assert answer.status == 200
-    position = answer.headers["Position"]
-    assert stack.persons("/?limit=1", Min_Position=position).status == 200
-    return position
-
-
-def shown(stack: Stack, name: str, as_of: str = "", **query: str) -> dict[str, Any] | None:
-    """The person with this distinct id, now or then."""
-    extra = "".join(f"&{key}={value}" for key, value in ({"as_of": as_of} if as_of else {} | query).items())
-    answer = stack.persons(f"/?distinct_id={name}{extra}")
-    assert answer.status == 200, answer.body
-    rows = answer.json["results"]
-    return rows[0] if rows else None
-
-
-def uuid(name: str) -> str:
-    return str(fragment_id(1, name))
 
 
 def test_every_write_can_be_read_again_as_it_was_by_its_position(stack: Stack, name: str) -> None:
@@ -235,136 +213,3 @@ def test_an_unset_property_says_why_it_shows_nothing(stack: Stack, name: str) ->
     assert (body["shows"], body["value"]) == (False, None)
     assert "unset" in body["why"]
     assert [(one["operation"], one["wins"]) for one in body["results"]] == [("unset", True), ("set", False)]
-
-
-def test_merge_by_rest_and_what_a_dry_run_says_of_it(stack: Stack, name: str) -> None:
-    other = f"{name}-other"
-    sent(stack, other, **{"$set": {"plan": "old", "only": 1}})
-    sent(stack, name, **{"$set": {"plan": "new"}})
-    dry = stack.persons(f"/{uuid(name)}/merge/?dry_run=true", "POST", {"distinct_id": other})
-    assert dry.status == 200
-    assert dry.json["survivor"]["uuid"] == uuid(name)
-    assert dry.json["absorbed"]["uuid"] == uuid(other)
-    assert dry.json["result"]["properties"] == {"plan": "new", "only": 1}
-    assert dry.json["conflicts"] == [{"key": "plan", "survivor": "new", "absorbed": "old", "result": "new"}]
-    assert shown(stack, other)["distinct_ids"] == [other]  # type: ignore[index]  # it is there
-    merged = stack.persons(f"/{uuid(name)}/merge/", "POST", {"source": uuid(other)})
-    assert (merged.status, sorted(merged.json["distinct_ids"])) == (200, [name, other])
-    again = stack.persons(f"/{uuid(name)}/merge/", "POST", {"distinct_id": other})
-    assert (again.status, sorted(again.json["distinct_ids"])) == (200, [name, other])
-    preview = stack.persons(f"/{uuid(name)}/split/?dry_run=true", "POST", {"main_distinct_id": other})
-    assert [one["distinct_ids"] for one in preview.json["persons"]] == [[other], [name]]
-    assert sorted(shown(stack, name)["distinct_ids"]) == [name, other]  # type: ignore[index]  # nothing was done
-    split = stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": other})
-    assert split.json == preview.json
-    assert shown(stack, name)["properties"] == {"plan": "new"}  # type: ignore[index]  # the creator's id left too
-    assert shown(stack, other)["properties"] == {"plan": "old", "only": 1}  # type: ignore[index]  # lossless
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "attr"),
-    [
-        ({}, 400, "source"),
-        ({"source": 1, "distinct_id": "x"}, 400, "source"),
-        ({"source": "not an id"}, 400, "source"),
-        ({"source": True}, 400, "source"),
-        ({"source": 1.5}, 400, "source"),
-        ({"source": ""}, 400, "source"),
-        ({"source": []}, 400, "source"),
-        ({"distinct_id": 7}, 400, "distinct_id"),
-        ({"distinct_id": ""}, 400, "distinct_id"),
-        ({"distinct_id": "nobody at all"}, 404, None),
-        ({"source": 12345678}, 404, None),
-        ({"source": str(uuid4())}, 404, None),
-        ([], 400, None),
-    ],
-)
-def test_a_merge_that_names_nobody_is_refused(stack: Stack, name: str, body: Any, status: int, attr: str) -> None:
-    sent(stack, name)
-    for query in ("", "?dry_run=true"):
-        answer = stack.persons(f"/{uuid(name)}/merge/{query}", "POST", body)
-        assert (answer.status, answer.json["attr"]) == (status, attr), answer.body
-    assert stack.persons(f"/{uuid(name)}/merge/?dry_run=yes", "POST", {"distinct_id": name}).json["attr"] == "dry_run"
-
-
-def test_a_repeated_write_tells_the_first_outcome(stack: Stack, name: str) -> None:
-    sent(stack, name, **{"$set": {"n": 0}})
-    key = {"Idempotency_Key": uuid4().hex}
-    first = stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"n": 1}}, **key)
-    stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"n": 2}})
-    again = stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"n": 1}}, **key)
-    assert (again.status, again.json["properties"]) == (200, {"n": 1})
-    assert again.headers["Position"] == first.headers["Position"]
-    assert again.headers["Idempotency-Replayed"] == "true"
-    assert "Idempotency-Replayed" not in first.headers
-    assert stack.persons(f"/{uuid(name)}/").json["properties"] == {"n": 2}
-    other = stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"n": 3}}, **key)
-    assert (other.status, other.json["code"]) == (422, "idempotency_key_reused")
-    assert set(other.json) == {"type", "code", "detail", "attr"}
-
-
-def test_a_repeated_conditional_write_is_judged_as_the_first_was(stack: Stack, name: str) -> None:
-    sent(stack, name, **{"$set": {"n": 0}})
-    etag = stack.persons(f"/{uuid(name)}/").headers["ETag"]
-    good, late = uuid4().hex, uuid4().hex
-    body = {"properties": {"n": 1}}
-    assert stack.persons(f"/{uuid(name)}/", "PATCH", body, If_Match=etag, Idempotency_Key=good).status == 200
-    assert stack.persons(f"/{uuid(name)}/", "PATCH", body, If_Match=etag, Idempotency_Key=good).status == 200
-    assert stack.persons(f"/{uuid(name)}/", "PATCH", body, If_Match=etag, Idempotency_Key=late).status == 412
-    assert stack.persons(f"/{uuid(name)}/", "PATCH", body, If_Match=etag, Idempotency_Key=late).status == 412
-
-
-def test_repeated_splits_merges_and_deletes_do_nothing_twice(stack: Stack, name: str) -> None:
-    other = f"{name}-other"
-    sent(stack, other, **{"$set": {"b": 1}})
-    sent(stack, name, **{"$set": {"a": 1}})
-    keys = [{"Idempotency_Key": uuid4().hex} for _ in range(5)]
-    merged = stack.persons(f"/{uuid(name)}/merge/", "POST", {"distinct_id": other}, **keys[0])
-    split = stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": name}, **keys[1])
-    again = stack.persons(f"/{uuid(name)}/merge/", "POST", {"distinct_id": other}, **keys[0])
-    assert again.json | {"last_seen_at": merged.json["last_seen_at"]} == merged.json
-    assert shown(stack, name)["distinct_ids"] == [name]  # type: ignore[index]  # the repeat did not merge again
-    assert stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": name}, **keys[1]).json == split.json
-    wrong = stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": other}, **keys[1])
-    assert wrong.status == 422
-    unset = stack.persons(f"/{uuid(name)}/delete_property/", "POST", {"$unset": "a"}, **keys[2])
-    stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"a": 2}})
-    repeated = stack.persons(f"/{uuid(name)}/delete_property/", "POST", {"$unset": "a"}, **keys[2])
-    assert (repeated.json, repeated.headers["Position"]) == (unset.json, unset.headers["Position"])
-    assert shown(stack, name)["properties"] == {"a": 2}  # type: ignore[index]  # still set
-    asked = stack.persons(f"/{uuid(name)}/delete_events/", "POST", **keys[3])
-    assert stack.persons(f"/{uuid(name)}/delete_events/", "POST", **keys[3]).json["id"] == asked.json["id"]
-    gone = stack.persons(f"/{uuid(name)}/", "DELETE", **keys[4])
-    assert gone.status == 204
-    sent(stack, name, **{"$set": {"life": 2}})
-    repeat = stack.persons(f"/{uuid(name)}/", "DELETE", **keys[4])
-    assert (repeat.status, repeat.headers["Location"]) == (204, gone.headers["Location"])
-    assert shown(stack, name)["properties"] == {"life": 2}  # type: ignore[index]  # the new life was not deleted
-    assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 204
-    assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 404
-
-
-@pytest.mark.parametrize("key", ["", "k" * 256])
-def test_a_useless_idempotency_key_is_refused(stack: Stack, name: str, key: str) -> None:
-    sent(stack, name)
-    answer = stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"a": 1}}, Idempotency_Key=key)
-    assert (answer.status, answer.json["code"]) == (400, "invalid_input")
-
-
-@pytest.mark.parametrize("route", ["batch_by_distinct_ids", "batch_by_uuids"])
-def test_batches_answer_for_up_to_200_and_refuse_more(stack: Stack, name: str, route: str) -> None:
-    field = route.removeprefix("batch_by_")
-    sent(stack, name, **{"$set": {"a": 1}})
-    me = name if field == "distinct_ids" else uuid(name)
-    strangers = [str(uuid4()) for _ in range(199)]
-    answer = stack.persons(f"/{route}/", "POST", {field: [me, *strangers]})
-    assert list(answer.json["results"]) == [me]
-    assert answer.json["results"][me]["properties"] == {"a": 1}
-    assert stack.persons(f"/{route}/", "POST", {field: []}).json == {"results": {}}
-    for body, attr in (
-        ({field: [me, *strangers, "x"]}, field), ({}, field), ({field: "x"}, field), ({field: [1]}, field),
-    ):  # fmt: skip
-        bad = stack.persons(f"/{route}/", "POST", body)
-        assert (bad.status, bad.json["attr"]) == (400, attr)
-    if field == "uuids":
-        assert stack.persons(f"/{route}/", "POST", {field: ["no"]}).json["attr"] == "uuids"

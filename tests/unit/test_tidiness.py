@@ -24,7 +24,7 @@ FOLDERS = ("services", "shared", "bench", "tests")
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 SOURCE_LINES_MAX = 9_500
-"""Of services and shared, Python and SQL, lines that are not blank: what one person can hold in mind."""
+"""Lines of code of services and shared, Python and SQL, without comments and docstrings; ARCHITECTURE.md says why."""
 
 MODULE_NAMES_BANNED = {"utils", "util", "helpers", "helper", "common", "base", "manager", "managers", "misc"}
 
@@ -73,6 +73,16 @@ def python(*folders: str) -> list[Path]:
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
+def code_lines(path: Path) -> int:
+    text, comment = path.read_text(), "--" if path.suffix == ".sql" else "#"
+    told: set[int] = set()
+    for node in ast.walk(ast.parse(text if path.suffix == ".py" else "")):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            told |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = enumerate((line.strip() for line in text.splitlines()), 1)
+    return sum(bool(line) and not line.startswith(comment) and number not in told for number, line in lines)
+
+
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -109,8 +119,7 @@ def test_no_function_is_too_long_to_read() -> None:
 
 def test_the_whole_stays_within_its_budget() -> None:
     sources = [path for folder in ("services", "shared") for path in (ROOT / folder).rglob("*")]
-    texts = [path.read_text() for path in sources if path.suffix in (".py", ".sql")]
-    assert sum(bool(line.strip()) for text in texts for line in text.splitlines()) <= SOURCE_LINES_MAX
+    assert sum(code_lines(path) for path in sources if path.suffix in (".py", ".sql")) <= SOURCE_LINES_MAX
 
 
 def test_no_module_is_named_for_nothing() -> None:

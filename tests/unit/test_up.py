@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from services.up import (
@@ -87,4 +88,8 @@ def test_children_do_not_share_an_ops_port(tmp_path: Path) -> None:
 def test_children_get_the_settings_of_their_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERSONLOG_PERSONAL_KEY_FILE", str(tmp_path / "gone"))
     settings = read({"PERSONLOG_DATA": str(tmp_path), "PERSONLOG_PERSONAL_KEY": "phx_1", "PERSONLOG_PORT": "8099"})
-    assert read(Supervisor(settings)._environment("api")) == settings
+    children = read(Supervisor(settings)._environment("api"))
+    assert children.instance, "a child keeps its name in the group when it is started again"
+    assert msgspec.structs.replace(children, instance="") == settings
+    named = msgspec.structs.replace(settings, instance="pod-7")
+    assert read(Supervisor(named)._environment("api")).instance == "pod-7"

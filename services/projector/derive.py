@@ -46,6 +46,7 @@ class Report(msgspec.Struct, kw_only=True):
     compared: int = 0
     differences: int = 0
     corrupt: int = 0
+    invented: int = 0
     named: list[str] = []
     updated_at: int = 0
 
@@ -110,6 +111,7 @@ class Derived(msgspec.Struct):
         if wrong or ours[2] > live[2]:
             report.differ(topic, ours, f"differs in {', '.join(wrong) or 'version'}" if known else "has no fact")
             if not known:
+                report.invented += 1
                 return None
         merged[2] = max(ours[2], live[2])
         return tuple(merged)

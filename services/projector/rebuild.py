@@ -58,6 +58,8 @@ HOLD_SECONDS = 20.0
 HOLDS_MAX = 5
 """Attempts to finish within a hold."""
 
+TABLES = {COMMANDS: "fragments", IDENTITY: "identity"}
+
 Marks = dict[str, dict[int, r.Mark]]
 
 
@@ -87,6 +89,7 @@ class Rebuild:
         self._epoch, self._saved = 0, 0
         self._since: dict[str, list[int]] = {}
         self._erased_again = False
+        self._left = dict(TABLES)
         self.report = Report()
 
     async def run(self, *, verify: bool) -> Report:
@@ -123,22 +126,26 @@ class Rebuild:
         if newest:
             self._epoch, self._saved = newest[0][0], newest[0][1]
             self.report = msgspec.json.decode(newest[0][2], type=Report)
-        resumed = bool(newest) and self.report.state == "deriving" and self._store.has_table("fragments_rebuild")
+        begun = self.report.state == "deriving" and self.report.cursor != START
+        resumed = begun and self._store.has_table("fragments_rebuild")
         marks = await self._marks()
         if not resumed:
             epochs = [mark.epoch for partitions in marks.values() for mark in partitions.values()]
             self._epoch, self._saved, self.report = max(self._epoch, *epochs, 0) + 1, 0, Report()
             self.report.positions = _versions(marks, self._partitions)
             self.report.total = (await self._store.rows(self._queries["facts"]))[0][0]
+            await self._save()  # before the shadows: nobody may take empty ones for those of an older rebuild
             await self._drop_shadows()
-        for table in ("fragments", "identity"):
+        else:  # what a rebuild had swapped when it was cut off stays as it is: its shadow is the old table now
+            swapped = {topic for topic in TABLES if any(mark.epoch == self._epoch for mark in marks[topic].values())}
+            self._left = {topic: table for topic, table in TABLES.items() if topic not in swapped}
+        for table in self._left.values():
             await self._command(f"shadow_{table}")
             await self._command("release", table=f"{table}_rebuild")
             if not resumed:
                 await self._command("forget_epoch", table=f"{table}_rebuild")
             await self._command(f"epoch_of_{table}", epoch=self._epoch)
         await self._store.learn_columns()
-        await self._save()
 
     async def _round(self, marks: Marks) -> int:
         """Derive again who has changed since the last positions; how many that were."""
@@ -264,7 +271,9 @@ class Rebuild:
             )
 
     async def _write(self, topic: str, state: list[Row]) -> None:
-        names, table = (r.FRAGMENTS, "fragments_rebuild") if topic == COMMANDS else (r.IDENTITY, "identity_rebuild")
+        if topic not in self._left:
+            return
+        names, table = r.FRAGMENTS if topic == COMMANDS else r.IDENTITY, f"{TABLES[topic]}_rebuild"
         batch: list[Row] = []
         size = 0
         for row in state:
@@ -284,7 +293,7 @@ class Rebuild:
         """Hold projection, derive the last changes, swap. False when it has to be tried again."""
         until = self._now_us() + int(HOLD_SECONDS * 1_000_000)
         try:
-            for table in ("fragments", "identity"):
+            for table in self._left.values():
                 await self._command("release", table=table)
                 await self._command("hold", table=table, until=until // 1_000)
             while (await self._store.rows(self._queries["inserting"]))[0][0]:
@@ -296,13 +305,23 @@ class Rebuild:
             late = self._now_us() > until - int(HOLD_SECONDS * 500_000)
             if late or self._erased_again or self._forbidden(verify) or await self._marks() != marks:
                 return False
-            for topic, table in ((COMMANDS, "fragments"), (IDENTITY, "identity")):
+            for table in self._left.values():
+                await self._complete(table)
+            for topic, table in self._left.items():
                 await self._vouch(topic, table, marks[topic])
                 await self._command("swap", table=table, shadow=f"{table}_rebuild")
             return True
         finally:
-            for table in ("fragments", "identity"):
+            for table in TABLES.values():
                 await self._command("release", table=table)
+
+    async def _complete(self, table: str) -> None:
+        """The last guard before a swap: no key may be missing, but those that no fact explains."""
+        live, shadow = [
+            (await self._store.rows(self._queries[f"count_{name}"]))[0][0] for name in (table, f"{table}_rebuild")
+        ]
+        if shadow + self.report.invented < live:
+            raise Corrupt(f"{table}_rebuild has {shadow} keys, {table} {live}: nothing is swapped.")
 
     async def _vouch(self, topic: str, table: str, marks: dict[int, r.Mark]) -> None:
         """Position rows for every partition, of this epoch: what no worker of the table before it can write."""
@@ -327,8 +346,8 @@ class Rebuild:
         await self._save()
 
     async def _drop_shadows(self) -> None:
-        for table in ("fragments_rebuild", "identity_rebuild"):
-            await self._command("drop", table=table)
+        for table in TABLES.values():
+            await self._command("drop", table=f"{table}_rebuild")
 
     async def _save(self) -> None:
         self._saved += 1

@@ -99,6 +99,19 @@ SELECT count() FROM system.processes
 WHERE startsWith(query, 'INSERT INTO fragments ') OR startsWith(query, 'INSERT INTO identity ')
     OR startsWith(query, 'INSERT INTO `fragments`') OR startsWith(query, 'INSERT INTO `identity`')
 
+-- name: count_fragments
+-- Keys, each once.
+SELECT count() FROM fragments FINAL WHERE project != 0
+
+-- name: count_fragments_rebuild
+SELECT count() FROM fragments_rebuild FINAL WHERE project != 0
+
+-- name: count_identity
+SELECT count() FROM identity FINAL WHERE project != 0
+
+-- name: count_identity_rebuild
+SELECT count() FROM identity_rebuild FINAL WHERE project != 0
+
 -- name: compact
 -- What is superseded in the shadow must not outlive the life that it tells of.
 OPTIMIZE TABLE {table:Identifier} FINAL

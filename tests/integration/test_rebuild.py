@@ -170,6 +170,63 @@ async def test_a_rebuild_that_was_cut_off_goes_on_where_it_was(
     assert await state(store) == before
 
 
+class CutOff(Exception):
+    """The process is gone."""
+
+
+async def test_a_rebuild_may_be_cut_off_before_and_after_every_statement(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off at the n-th statement, for every n, on a damaged table: the next run ends with the right ones."""
+    log = MemoryLog({COMMANDS: 2, IDENTITY: 1, "personlog.deletions": 1, "personlog.dead": 1})
+    await history.append(log, *history.commands(9, 60, 24, START))
+    await history.projected(store, log)
+    right = await state(store)
+    original = Store.command
+    points = 0
+    for cut in range(1, 60):
+        await store.command(
+            "ALTER TABLE fragments UPDATE properties = '{}' WHERE project = 1 SETTINGS mutations_sync = 2"
+        )
+        seen = 0
+
+        async def cut_off(self: Store, query: Any, **parameters: Any) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == (cut + 1) // 2 and cut % 2:  # noqa: B023
+                raise CutOff
+            await original(self, query, **parameters)
+            if seen == cut // 2 and not cut % 2:  # noqa: B023
+                raise CutOff
+
+        monkeypatch.setattr(Store, "command", cut_off)
+        try:
+            report = await rebuilt(store, log, verify=False)
+            monkeypatch.setattr(Store, "command", original)
+            assert report.state == "swapped"
+            break
+        except CutOff:
+            points += 1
+        monkeypatch.setattr(Store, "command", original)
+        again = await rebuilt(store, log, verify=False)
+        assert (again.state, again.corrupt) == ("swapped", 0), cut
+        assert visible(await state(store)) == visible(right), cut
+        marks = await ClickHouseTables(store).load(COMMANDS, [0, 1], [])
+        assert all(mark.version for mark in marks.positions.values())
+    assert points > 30
+    await history.append(log, *history.commands(10, 60, 24, START + 1_000_000))
+    await history.projected(store, log)  # and projection goes on
+    assert (await rebuilt(store, log)).differences == 0
+
+
+def visible(both: tuple[list[Any], list[Any]]) -> Any:
+    """Without the memory of retries, which a damaged table may have lost for good."""
+    memory = {
+        r.FRAGMENTS.index(name) for name in ("version", "seen_at", "keys", "key_digests", "key_versions", "events")
+    }
+    return [[cell for at, cell in enumerate(row) if at not in memory] for row in both[0]], both[1]
+
+
 async def test_projection_runs_beside_a_rebuild_and_nothing_is_lost(
     store: Store, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,7 @@ def commands(seed: int, count: int, persons: int, start: int) -> list[Command]:
             into, source = fragment_id(1, name), fragment_id(1, other)
             found.append(Merge(**common, into=into, source=source, mode=chosen.choice(MODES)))
         elif kind < 0.99:
-            leave = tuple(fragment_id(1, one) for one in chosen.sample(names, 20))
+            leave = tuple(fragment_id(1, one) for one in chosen.sample(names, min(20, persons)))
             keep = {"keep": fragment_id(1, name)} if chosen.random() < 0.3 else {"leave": leave}
             found.append(Split(**common, person=fragment_id(1, name), **keep))
         else:

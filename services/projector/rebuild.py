@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -291,22 +292,23 @@ class Rebuild:
 
     async def _finish(self, verify: bool) -> bool:
         """Hold projection, derive the last changes, swap. False when it has to be tried again."""
-        until = self._now_us() + int(HOLD_SECONDS * 1_000_000)
+        began = time.monotonic()
         try:
+            ((now_ms,),) = await self._store.rows(self._queries["now"])  # the engine's clock ends the hold, not ours
             for table in self._left.values():
                 await self._command("release", table=table)
-                await self._command("hold", table=table, until=until // 1_000)
+                await self._command("hold", table=table, until=now_ms + int(HOLD_SECONDS * 1_000))
             while (await self._store.rows(self._queries["inserting"]))[0][0]:
-                if self._now_us() > until:
+                if time.monotonic() - began > HOLD_SECONDS / 2:
                     return False
                 await asyncio.sleep(0.01)
             marks = await self._marks()
             await self._round(marks)
-            late = self._now_us() > until - int(HOLD_SECONDS * 500_000)
-            if late or self._erased_again or self._forbidden(verify) or await self._marks() != marks:
-                return False
             for table in self._left.values():
                 await self._complete(table)
+            late = time.monotonic() - began > HOLD_SECONDS / 2
+            if late or self._erased_again or self._forbidden(verify) or await self._marks() != marks:
+                return False
             for topic, table in self._left.items():
                 await self._vouch(topic, table, marks[topic])
                 await self._command("swap", table=table, shadow=f"{table}_rebuild")

@@ -93,6 +93,9 @@ ALTER TABLE identity_rebuild ADD CONSTRAINT IF NOT EXISTS epoch CHECK project !=
 ALTER TABLE {table:Identifier} ADD CONSTRAINT held
     CHECK project != 0 OR now64(3) >= fromUnixTimestamp64Milli({until:Int64})
 
+-- name: now
+SELECT toUnixTimestamp64Milli(now64(3))
+
 -- name: inserting
 -- INSERTs that began before the hold and still run.
 SELECT count() FROM system.processes

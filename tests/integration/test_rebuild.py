@@ -83,6 +83,15 @@ async def test_a_rebuild_gives_the_same_tables_and_projection_goes_on(store: Sto
     assert (third.state, third.differences, third.named) == ("swapped", 0, [])
 
 
+async def test_an_empty_store_is_rebuilt_too(store: Store) -> None:
+    log = MemoryLog({COMMANDS: 4, IDENTITY: 2, "personlog.deletions": 1, "personlog.dead": 1})
+    report = await rebuilt(store, log)
+    assert (report.state, report.facts, report.compared) == ("swapped", 0, 0)
+    await history.append(log, *history.commands(3, 50, 30, START))
+    await history.projected(store, log)
+    assert (await rebuilt(store, log)).differences == 0
+
+
 async def test_rows_that_were_changed_lost_or_invented_are_each_a_difference(store: Store, log: MemoryLog) -> None:
     before = await state(store)
     changed, lost, invented = before[0][0][1], before[0][1][1], fragment_id(1, "nobody")

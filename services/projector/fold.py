@@ -47,9 +47,9 @@ class Batch:
         return self.bytes >= STATE_BYTES_MAX or len(self.touched) >= STATE_ROWS_MAX
 
     def passed(self, record: Record, stamp: int) -> None:
-        """This record has its outcome; `stamp` is the highest it gave."""
-        held = self.positions.get(record.partition)
-        self.positions[record.partition] = (record.position, max(stamp, held[1] if held else 0))
+        """This record has its outcome; `stamp` is the highest it gave. A redelivered one takes no position back."""
+        position, highest = self.positions.get(record.partition, (record.position, 0))
+        self.positions[record.partition] = (max(position, record.position), max(stamp, highest))
 
 
 class Folder(Protocol):

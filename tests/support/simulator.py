@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from services.projector import fold, worker
 from services.projector import rows as r
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
@@ -197,15 +199,15 @@ class Simulation:
         gate.calm = calm
         reader = GatedReader(self.log, topic, gate)
         folder: Folder = FragmentFolder() if topic == COMMANDS else IdentityFolder()
-        worker = CountingWorker(
+        made = CountingWorker(
             log=GatedLog(self.log, gate),
             reader=reader,
             tables=GatedTables(self.tables, gate, self.expected),
             folder=folder,
             monotonic=asyncio.get_running_loop().time,
         )
-        worker.counts = self.counts
-        self.members.append(Member(worker, asyncio.create_task(worker.run()), gate, reader))
+        made.counts = self.counts
+        self.members.append(Member(made, asyncio.create_task(made.run()), gate, reader))
 
     async def _kill(self, number: int) -> None:
         """kill -9: the loop and the flush in flight stop wherever they await."""
@@ -311,13 +313,31 @@ def _fault(one: Episode, counts: Counter[str]) -> str | None:
     counts["episodes"] += 1
     loop = VirtualLoop()
     try:
-        loop.run_until_complete(Simulation(one.seed, counts).run(one.steps))
+        with limits(one.seed):
+            loop.run_until_complete(Simulation(one.seed, counts).run(one.steps))
     except Exception as error:  # whatever breaks is a finding
         counts["wrong"] += 1
         return f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}"
     finally:
         loop.close()
     return None
+
+
+@contextmanager
+def limits(seed: int) -> Iterator[None]:
+    """Every third episode has bounds so small that caches are trimmed and batches cut; else they are the real ones."""
+    if seed % 3:
+        yield
+        return
+    small = ((fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5))
+    kept = [(module, name, getattr(module, name)) for module, name, _ in small]
+    for module, name, bound in small:
+        setattr(module, name, bound)
+    try:
+        yield
+    finally:
+        for module, name, bound in kept:
+            setattr(module, name, bound)
 
 
 def shrink(failing: Episode, fails: Callable[[Episode], bool]) -> Episode:

@@ -10,9 +10,10 @@ from aiohttp import web
 
 from services.api import activity, capture, deletions, history, identities, persons, timeline
 from services.api.access import Access
-from services.api.calls import mount
+from services.api.calls import LIMITS, mount
 from services.api.context import CONTEXT, Context, Stamps, uuid7
 from services.api.errors import error_middleware
+from services.api.limits import Limits
 from services.api.reads import Reads
 from services.api.watermarks import Watermarks
 from shared.domain.ids import COMMANDS
@@ -41,7 +42,8 @@ async def run(settings: Settings) -> None:
     context = None
     try:
         await log.start()
-        context = await build(log, store, SystemClock())
+        limits = Limits(settings.key_rate, settings.key_burst)
+        context = await build(log, store, SystemClock(), limits)
         runner = await serve(application(context), settings.host, settings.port, reuse_port=True)
         await asyncio.Event().wait()
     finally:
@@ -54,7 +56,7 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
-async def build(log: Log, store: Store, clock: Clock) -> Context:
+async def build(log: Log, store: Store, clock: Clock, limits: Limits | None = None) -> Context:
     """The parts of one API process on a started log and a connected store."""
     access = Access(store, clock)
     await access.start()
@@ -68,6 +70,7 @@ async def build(log: Log, store: Store, clock: Clock) -> Context:
         access=access,
         reads=reads,
         watermarks=watermarks,
+        limits=limits or Limits(0, 1),
         stamps=stamps,
         clock=clock,
         mint=uuid7,
@@ -96,6 +99,7 @@ async def _observe(
     route = resource.canonical if resource is not None else "unknown"
     method = request.method if request.method in METHODS else "other"
     telemetry.HTTP_SECONDS.labels(method, route, response.status).observe(time.perf_counter() - began)
+    response.headers.update(request.get(LIMITS, {}))
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
     return response

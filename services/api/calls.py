@@ -38,6 +38,9 @@ NUMBER_MAX = 2**53
 
 Format = Literal["json", "csv"]
 
+LIMITS = "ratelimit"
+"""Where a request keeps the RateLimit headers of its answer, whatever that will be."""
+
 
 class Answer(msgspec.Struct, kw_only=True):
     """What a handler says. `body` None: no body. `positions` None: a read, which tells what it reflects."""
@@ -185,6 +188,7 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def handle(request: web.Request) -> web.Response:
         context = request.app[CONTEXT]
         key = await _authenticate(request, context)
+        request[LIMITS] = context.limits.take(key.id, context.clock.now_us())
         project = _project(request, context, key)
         if not key.may(route.scope):
             raise errors.permission_denied(route.scope)

@@ -11,6 +11,7 @@ import uuid_utils
 from aiohttp import web
 
 from services.api.access import Access
+from services.api.limits import Limits
 from services.api.reads import Reads
 from services.api.watermarks import Watermarks
 from shared.domain.commands import Command, encode, route
@@ -57,6 +58,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     access: Access
     reads: Reads
     watermarks: Watermarks
+    limits: Limits
     stamps: Stamps
     clock: Clock
     mint: Mint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -11,12 +12,15 @@ from services.api import errors
 from services.api.calls import Answer, Call, Route
 from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, keyed
 from services.api.reads import iso
-from shared.domain.commands import Cancel, Delete, Request, Scope
+from shared.domain.commands import Cancel, Command, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound, Rejected
-from shared.domain.ids import IDENTITY
+from shared.domain.ids import IDENTITY, fragment_id
 
 LIST_MAX = 1_000
 """Rows of one page of requests."""
+
+BULK_MAX = 1_000
+"""Persons of one bulk_delete; more is refused, never cut."""
 
 _ANY = UUID(int=0)
 
@@ -56,6 +60,45 @@ async def delete(call: Call) -> Answer:
         status=204 if outcome.visible else 202,
         positions=outcome.positions,
         headers=outcome.headers | _location(call, request),
+    )
+
+
+async def bulk_delete(call: Call) -> Answer:
+    """POST bulk_delete: the persons of up to 1,000 ids or distinct ids; each makes a deletion request of its own."""
+    body = await call.body()
+    flags = {name: _boolean(body, name) for name in ("delete_events", "delete_recordings", "keep_person")}
+    asked, fragments = await _named(call, body)
+    persons = await call.context.reads.by_fragments(call.project.id, list(fragments.values())) if fragments else []
+    holders = dict(zip(fragments, persons, strict=True))
+    found = {person.uuid: person for person in persons if person is not None}
+    events, recordings, keep = flags["delete_events"], flags["delete_recordings"], flags["keep_person"]
+    scope = Scope(profile=not keep, events=events, recordings=recordings)
+    nothing = keep and not events and not recordings
+    at = call.context.stamps.reserve(len(found))
+    commands: list[Command] = []
+    for index, person in enumerate([] if nothing else found.values()):
+        common: dict[str, Any] = {
+            "id": call.context.mint(), "project": call.project.id, "at": at + index, "actor": call.actor,
+            "request": call.context.mint(), "person": person.uuid, "scope": scope,
+        }  # fmt: skip
+        members = tuple(member.fragment for member in person.members)
+        commands.append(Request(**common, members=members) if keep else Delete(**common))
+    positions = (await call.write(commands))[0] if commands else []
+    requests = [str(command.request) for command in commands if isinstance(command, Request | Delete)]
+    return Answer(
+        status=202,
+        positions=positions,
+        body={
+            "persons_found": len(found),
+            "persons_deleted": 0 if keep else len(found),
+            "events_queued_for_deletion": bool(commands and events),
+            "recordings_queued_for_deletion": bool(commands and recordings),
+            "deletion_errors": [],
+            "persons_queued_for_deletion": 0 if keep else len(found),
+            "unmatched": [one for one in asked if holders.get(str(one)) is None],
+            "deletion_request": requests[0] if requests else None,
+            "deletion_requests": requests,
+        },
     )
 
 
@@ -142,11 +185,42 @@ ROUTES = (
     Route("POST", "/{id}/delete_recordings", "person:write", delete_recordings),
 )
 COLLECTION_ROUTES = (
+    Route("POST", "/bulk_delete", "person:write", bulk_delete),
     Route("GET", "/deletion_status", "person:read", status),
     Route("GET", "/deletion_requests", "person:read", requests),
     Route("GET", "/deletion_requests/{request}", "person:read", request),
     Route("DELETE", "/deletion_requests/{request}", "person:write", cancel),
 )
+
+
+def _boolean(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name, False)
+    if not isinstance(value, bool):
+        raise BadInput("true or false.", attr=name)
+    return value
+
+
+async def _named(call: Call, body: dict[str, Any]) -> tuple[list[Any], dict[str, UUID]]:
+    """(what was asked for, the fragment of each that can be one), of `ids` or of `distinct_ids`, never both."""
+    ids, distinct_ids = body.get("ids"), body.get("distinct_ids")
+    if (ids is None) == (distinct_ids is None):
+        raise BadInput("Either ids or distinct_ids.", attr="ids")
+    attr, asked = ("ids", ids) if distinct_ids is None else ("distinct_ids", distinct_ids)
+    kinds = (int, str) if attr == "ids" else (str,)
+    if not isinstance(asked, list) or any(isinstance(one, bool) or not isinstance(one, kinds) for one in asked):
+        raise BadInput("A list of uuids or integer ids." if attr == "ids" else "A list of texts.", attr=attr)
+    if len(asked) > BULK_MAX:
+        raise BadInput(f"At most {BULK_MAX}.", attr=attr)
+    if attr == "distinct_ids":
+        return asked, {one: fragment_id(call.project.id, one) for one in asked}
+    texts = list(dict.fromkeys(map(str, asked)))
+    found = await asyncio.gather(*(call.fragment(one or "-") for one in texts), return_exceptions=True)
+    for one, fragment in zip(texts, found, strict=True):
+        if isinstance(fragment, BadInput):
+            raise BadInput(f"Not an id: {one[:100]}", attr=attr)
+        if isinstance(fragment, BaseException) and not isinstance(fragment, NotFound):
+            raise fragment
+    return asked, {one: fragment for one, fragment in zip(texts, found, strict=True) if isinstance(fragment, UUID)}
 
 
 async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:

@@ -98,6 +98,13 @@ def unsupported_media_type(kind: str) -> ApiError:
     return ApiError(415, "invalid_request", "unsupported_media_type", f'Unsupported media type "{kind}".')
 
 
+def throttled(seconds: int, limits: dict[str, str]) -> ApiError:
+    detail = f"Request was throttled. Expected available in {seconds} seconds."
+    error = ApiError(429, "throttled_error", "throttled", detail, Retry_After=str(seconds))
+    error.headers |= limits
+    return error
+
+
 def of(error: PersonlogError) -> ApiError:
     """The one table from the tree of errors to the wire."""
     attr = error.attr if isinstance(error, BadInput) else None

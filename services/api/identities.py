@@ -76,7 +76,17 @@ async def merge(call: Call) -> Answer:
     return Answer(body=after.shown(), positions=outcome.positions, headers=outcome.headers)
 
 
-COLLECTION_ROUTES = ()
+async def reset_person_distinct_id(call: Call) -> Answer:
+    """POST reset_person_distinct_id: with our ids there is nothing to reset; known and unknown ids are told alike."""
+    distinct_id = (await call.body()).get("distinct_id")
+    if distinct_id is None:
+        raise BadInput("This field is required.", attr="distinct_id", slug="required")
+    if not isinstance(distinct_id, str) or not distinct_id:
+        raise BadInput("A distinct id is a text.", attr="distinct_id")
+    return Answer(status=202, positions=[])
+
+
+COLLECTION_ROUTES = (Route("POST", "/reset_person_distinct_id", "person:write", reset_person_distinct_id),)
 ROUTES = (
     Route("POST", "/{id}/split", "person:write", split),
     Route("POST", "/{id}/merge", "person:write", merge),

@@ -137,6 +137,12 @@ async def delete_property(call: Call) -> Answer:
     return _answer(outcome, {"success": True})
 
 
+async def not_created_here(call: Call) -> Answer:
+    """POST: persons are made by capturing an event."""
+    detail = "Persons are made by capturing an event: POST /capture/ with the project's token."
+    raise errors.ApiError(405, "invalid_request", "method_not_allowed", detail, Allow="GET")
+
+
 ROUTES = (
     Route("GET", "/{id}", "person:read", retrieve),
     Route("PATCH", "/{id}", "person:write", update),
@@ -145,6 +151,7 @@ ROUTES = (
 )
 COLLECTION_ROUTES = (
     Route("GET", "", "person:read", page),
+    Route("POST", "", "person:write", not_created_here),
     Route("POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids),
     Route("POST", "/batch_by_uuids", "person:read", batch_by_uuids),
 )

@@ -53,6 +53,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     window_hours: Annotated[float, msgspec.Meta(gt=0, le=168)] = 6
     window_zone: str = "UTC"
     ops_port: Annotated[int, msgspec.Meta(ge=0, le=65_534)] = 0  # `up` gives the deleter the next one
+    key_rate: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0  # requests a second; 0: no limit
+    key_burst: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100
     instance: str = ""  # `up` makes one of host and data folder
 
     @property

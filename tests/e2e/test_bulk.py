@@ -1,0 +1,121 @@
+"""bulk_delete and the routes that only exist so that scripts of the original go on working."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from shared.domain.ids import fragment_id
+from tests.support.asking import sent, shown, uuid
+from tests.support.processes import TOKEN, Stack, running
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("bulk") / "data") as started:
+        yield started
+
+
+@pytest.fixture
+def name() -> str:
+    return f"user-{uuid4().hex[:12]}"
+
+
+def made(stack: Stack, *names: str) -> None:
+    batch = [{"event": "e", "distinct_id": one, "properties": {"$set": {"a": 1}}} for one in names]
+    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": batch}, key=None)
+    assert stack.persons("/?limit=1", Min_Position=answer.headers["Position"]).status == 200
+
+
+def test_persons_are_deleted_by_uuid_and_integer_id_and_strangers_are_named(stack: Stack, name: str) -> None:
+    made(stack, f"{name}-1", f"{name}-2", f"{name}-3")
+    number = shown(stack, f"{name}-2")["id"]  # type: ignore[index]  # it is there
+    stranger = str(uuid4())
+    answer = stack.persons("/bulk_delete/", "POST", {"ids": [uuid(f"{name}-1"), number, stranger, 123_456_789]})
+    assert answer.status == 202
+    body = answer.json
+    assert len(body["deletion_requests"]) == 2
+    assert body | {"deletion_requests": None} == {
+        "persons_found": 2, "persons_deleted": 2, "persons_queued_for_deletion": 2, "deletion_errors": [],
+        "events_queued_for_deletion": False, "recordings_queued_for_deletion": False,
+        "unmatched": [stranger, 123_456_789], "deletion_request": body["deletion_requests"][0],
+        "deletion_requests": None,
+    }  # fmt: skip
+    assert shown(stack, f"{name}-1") is None and shown(stack, f"{name}-2") is None
+    assert shown(stack, f"{name}-3") is not None
+    for request in body["deletion_requests"]:
+        assert stack.persons(f"/deletion_requests/{request}/").json["state"] == "pending"
+
+
+def test_two_ids_of_one_person_delete_it_once(stack: Stack, name: str) -> None:
+    made(stack, name, f"{name}-device")
+    stack.persons(f"/{uuid(name)}/merge/", "POST", {"distinct_id": f"{name}-device"})
+    answer = stack.persons("/bulk_delete/", "POST", {"distinct_ids": [name, f"{name}-device", "nobody"]})
+    assert (answer.json["persons_found"], answer.json["unmatched"]) == (1, ["nobody"])
+    assert len(answer.json["deletion_requests"]) == 1
+
+
+def test_a_person_may_be_kept_while_its_events_go(stack: Stack, name: str) -> None:
+    made(stack, name)
+    flags = {"delete_events": True, "delete_recordings": True, "keep_person": True}
+    body = stack.persons("/bulk_delete/", "POST", {"ids": [uuid(name)], **flags}).json
+    assert (body["persons_found"], body["persons_deleted"], body["persons_queued_for_deletion"]) == (1, 0, 0)
+    assert body["events_queued_for_deletion"] is body["recordings_queued_for_deletion"] is True
+    assert shown(stack, name) is not None
+    asked = stack.persons("/bulk_delete/", "POST", {"ids": [uuid(name)], "keep_person": True}).json
+    assert (asked["persons_found"], asked["deletion_requests"]) == (1, [])
+
+
+def test_nothing_matched_is_no_error(stack: Stack) -> None:
+    for body in ({"ids": []}, {"distinct_ids": []}, {"ids": [str(uuid4())]}):
+        answer = stack.persons("/bulk_delete/", "POST", body)
+        assert (answer.status, answer.json["persons_found"], answer.json["deletion_request"]) == (202, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "attr"),
+    [
+        ({}, "ids"),
+        ({"ids": [], "distinct_ids": []}, "ids"),
+        ({"ids": "x"}, "ids"),
+        ({"ids": [True]}, "ids"),
+        ({"ids": [1.5]}, "ids"),
+        ({"ids": ["no id"]}, "ids"),
+        ({"ids": [""]}, "ids"),
+        ({"ids": [str(uuid4())] * 1_001}, "ids"),
+        ({"distinct_ids": [1]}, "distinct_ids"),
+        ({"distinct_ids": ["x"] * 1_001}, "distinct_ids"),
+        ({"ids": [], "delete_events": "false"}, "delete_events"),
+        ({"ids": [], "delete_recordings": 1}, "delete_recordings"),
+        ({"ids": [], "keep_person": None}, "keep_person"),
+    ],
+)
+def test_what_is_asked_wrongly_deletes_nobody(stack: Stack, name: str, body: dict[str, Any], attr: str) -> None:
+    made(stack, name)
+    answer = stack.persons("/bulk_delete/", "POST", body)
+    assert (answer.status, answer.json["attr"]) == (400, attr)
+    assert set(answer.json) == {"type", "code", "detail", "attr"}
+    assert shown(stack, name) is not None
+
+
+def test_a_thousand_ids_are_the_most(stack: Stack, name: str) -> None:
+    made(stack, name)
+    ids = [str(fragment_id(1, f"stranger {number}")) for number in range(998)]
+    answer = stack.persons("/bulk_delete/", "POST", {"ids": [*ids, uuid(name), 123_456_789]})
+    assert (answer.status, answer.json["persons_found"], len(answer.json["unmatched"])) == (202, 1, 999)
+
+
+def test_scripts_that_reset_an_id_or_post_a_person_get_a_clear_answer(stack: Stack, name: str) -> None:
+    sent(stack, name)
+    for distinct_id in (name, "never seen"):
+        answer = stack.persons("/reset_person_distinct_id/", "POST", {"distinct_id": distinct_id})
+        assert (answer.status, answer.body) == (202, b"")
+    for body, code in (({}, "required"), ({"distinct_id": 1}, "invalid_input"), ({"distinct_id": ""}, "invalid_input")):
+        bad = stack.persons("/reset_person_distinct_id/", "POST", body)
+        assert (bad.status, bad.json["code"], bad.json["attr"]) == (400, code, "distinct_id")
+    posted = stack.persons("/", "POST", {"distinct_id": "x"})
+    assert (posted.status, posted.json["code"]) == (405, "method_not_allowed")
+    assert "/capture/" in posted.json["detail"]

@@ -8,8 +8,8 @@ from uuid import UUID
 import orjson
 
 from services.api.calls import Answer, Call, Route
-from services.api.reads import iso
 from shared.domain.fragment import UNSET
+from shared.store.person import iso
 
 LIMIT_DEFAULT, LIMIT_MAX, PAGE_MAX = 10, 1_000, 10_000
 """Rows of a page, and pages."""

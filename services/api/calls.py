@@ -19,11 +19,11 @@ from services.api.access import Key, Project
 from services.api.capture_body import GZIP, inflate
 from services.api.context import CONTEXT, POSITION_HEADER, Context
 from services.api.past import moment, persons_at
-from services.api.reads import Person
 from services.api.render import csv_body, json_body
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, NotYet, Transient
 from shared.domain.ids import Position, format_positions, parse_positions
+from shared.store.person import Person
 
 PREFIXES = ("/api/environments/{project}/persons", "/api/projects/{project}/persons", "/api/person")
 

@@ -11,10 +11,10 @@ import orjson
 from services.api import errors
 from services.api.calls import Answer, Call, Route
 from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, keyed
-from services.api.reads import iso
 from shared.domain.commands import Cancel, Command, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound, Rejected
 from shared.domain.ids import IDENTITY, fragment_id
+from shared.store.person import iso
 
 LIST_MAX = 1_000
 """Rows of one page of requests."""

@@ -8,11 +8,11 @@ import orjson
 
 from services.api.calls import Answer, Call, Route
 from services.api.past import FOREVER
-from services.api.reads import Person, cells_of, iso
 from shared.domain.fragment import NULL, ONCE, SET, UNSET
 from shared.domain.identity import MEMBERS_MAX, FragmentJoined, FragmentLeft, FragmentRerooted, PersonDeleted
 from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
 from shared.domain.view import decisive
+from shared.store.person import Person, cells_of, iso
 
 LIMIT_DEFAULT, LIMIT_MAX, OFFSET_MAX = 100, 1_000, 100_000
 """Values of a page."""

@@ -12,11 +12,11 @@ from uuid import UUID
 from services.api.calls import Answer, Call, Route
 from services.api.outcomes import Outcome, carry_out, earlier, keyed, person_after, raise_refusal
 from services.api.past import persons_at, stamp_of
-from services.api.reads import Person, assemble
 from shared.domain.commands import IdentityCommand, Merge, Split
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.identity import Decision, Membership, MergeRefused, SplitRefused, handle
 from shared.domain.ids import IDENTITY, fragment_id
+from shared.store.person import Person, assemble
 
 
 async def split(call: Call) -> Answer:

@@ -14,11 +14,11 @@ import msgspec
 from services.api import errors
 from services.api.calls import Call
 from services.api.past import persons_at, stamp_of
-from services.api.reads import Person
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, PreconditionFailed
 from shared.domain.fragment import KEY_REUSED
 from shared.domain.ids import COMMANDS, Position, hash64, offset_of, partition_of
+from shared.store.person import Person
 
 KEY_CHARS_MAX = 255
 """An Idempotency-Key: a uuid has 36."""

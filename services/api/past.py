@@ -14,12 +14,13 @@ from uuid import UUID
 import orjson
 
 from services.api.context import Context
-from services.api.reads import Cursor, Found, Person, Wanted, assemble, fill_page
+from services.api.reads import Cursor, Found, Wanted, fill_page
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, Position, parse_positions
 from shared.domain.past import Past, members_of
 from shared.domain.view import Member
 from shared.log.port import APPEND_SECONDS_MAX
+from shared.store.person import Person, assemble
 from shared.store.timeline import event_of
 
 FACTS_PER_QUERY_MAX = 20_000

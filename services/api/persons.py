@@ -13,12 +13,13 @@ from services.api import errors
 from services.api.calls import Answer, Call, Route
 from services.api.outcomes import Keyed, Outcome, carry_out, earlier, keyed, person_after
 from services.api.past import page_at
-from services.api.reads import CURSOR_START, Cursor, Found, Person, Wanted
+from services.api.reads import CURSOR_START, Cursor, Found, Wanted
 from services.api.values import check_properties
 from shared.domain.commands import Write
 from shared.domain.errors import BadInput, PreconditionFailed
 from shared.domain.ids import COMMANDS, fragment_id
 from shared.domain.view import Member
+from shared.store.person import Person
 
 PAGE_DEFAULT, PAGE_MAX = 100, 1_000
 """Rows of a page; the documented limits."""

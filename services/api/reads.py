@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,13 +15,10 @@ import msgspec
 import orjson
 
 from services.api.coalesce import Coalesced
-from shared.domain.ids import COMMANDS, IDENTITY, Position, is_anonymous, offset_of, partition_of, position_key
-from shared.domain.view import Member, merged_properties, ordered_distinct_ids
+from shared.domain.ids import COMMANDS, IDENTITY, Position, offset_of, partition_of, position_key
 from shared.store.client import Store
+from shared.store.person import Person, person_of
 from shared.store.queries import load as load_queries
-
-DISPLAY_NAMES = ("email", "name", "username")
-"""A person's name is the first of these properties that is truthy."""
 
 PAGE_CANDIDATES_MIN = 100
 """Persons asked for at once while a filtered page is filled."""
@@ -40,48 +36,6 @@ Key = tuple[int, UUID]
 Cursor = tuple[int, str]
 
 
-class Person(msgspec.Struct, kw_only=True):
-    """The merged view of one person, as readers see it. Times in microseconds, 0 for never."""
-
-    project: int
-    uuid: UUID
-    number: int
-    distinct_ids: list[str]
-    properties: dict[str, Any] | orjson.Fragment
-    created_at: int
-    seen_at: int
-    identified: bool
-    members: list[Member]
-    etag: str = ""
-
-    def document(self) -> dict[str, Any]:
-        """The properties as values."""
-        if isinstance(self.properties, orjson.Fragment):
-            return orjson.loads(self.members[0].properties)  # type: ignore[no-any-return]  # stored by us
-        return self.properties
-
-    def shown(self) -> dict[str, Any]:
-        """The body that clients see (CONTRACT §2)."""
-        return {
-            "id": self.number,
-            "name": self.name(),
-            "distinct_ids": self.distinct_ids,
-            "properties": self.properties,
-            "created_at": iso(self.created_at),
-            "uuid": str(self.uuid),
-            "last_seen_at": iso(self.seen_at) if self.seen_at else None,
-            "is_identified": self.identified,
-        }
-
-    def name(self) -> str:
-        document = self.document()
-        for key in DISPLAY_NAMES:
-            if document.get(key):
-                return str(document[key])
-        ids = sorted(self.distinct_ids, key=is_anonymous)
-        return ids[0] if ids else str(self.number)
-
-
 Found = tuple[list[Person], Cursor | None]
 
 
@@ -92,16 +46,6 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     keep: Callable[[Person], bool]
     picky: bool
-
-
-def iso(microseconds: int) -> str:
-    """ISO 8601 in UTC with Z, microseconds when they are not zero."""
-    return (
-        datetime.fromtimestamp(microseconds // 1_000_000, UTC)
-        .replace(microsecond=microseconds % 1_000_000)
-        .isoformat()
-        .replace("+00:00", "Z")
-    )
 
 
 class Reads:
@@ -145,7 +89,7 @@ class Reads:
             identities |= more
         if attempts > 1 and any(root in identities and identities[root][3] != root for root in members):
             return await self.by_fragments(project, fragments, attempts - 1)  # merged between two rounds
-        built = {root: _person(project, root, group, (rows, identities)) for root, group in members.items()}
+        built = {root: person_of(project, root, group, (rows, identities)) for root, group in members.items()}
         return [built[roots[fragment]] for fragment in fragments]
 
     async def page(self, project: int, narrow: tuple[str, str], wanted: Wanted) -> Found:
@@ -245,61 +189,3 @@ async def fill_page(
         if len(rows) < ask:
             return found, None
     return found, cursor
-
-
-Rows = tuple[dict[UUID, tuple[Any, ...]], dict[UUID, tuple[Any, ...]]]
-
-
-def _person(project: int, root: UUID, group: list[UUID], loaded: Rows) -> Person | None:
-    members = [member for fragment in group if (member := _member(fragment, loaded)) is not None]
-    identity = loaded[1].get(root)
-    return assemble(project, root, members, identity[2] if identity else 0)
-
-
-def assemble(project: int, root: UUID, group: Iterable[Member], version: int = 0) -> Person | None:
-    """The person of these fragments, or None when none of them lives. `version` is the root's identity version."""
-    members = [member for member in group if member.living]
-    if not members:
-        return None
-    if len(members) == 1:
-        properties: dict[str, Any] | orjson.Fragment = orjson.Fragment(members[0].properties)
-    else:
-        properties = merged_properties(cells_of(members))
-    head = next((member for member in members if member.fragment == root), members[0])
-    return Person(
-        project=project,
-        uuid=root,
-        number=head.number,
-        distinct_ids=ordered_distinct_ids(member.distinct_id for member in members),
-        properties=properties,
-        created_at=min(member.created_at for member in members),
-        seen_at=max(member.seen_at for member in members),
-        identified=any(member.identified for member in members),
-        members=members,
-        etag=f'"{version:x}-{"-".join(f"{member.effect:x}" for member in members)}"',
-    )
-
-
-def cells_of(members: Iterable[Member]) -> list[tuple[UUID, dict[str, Any], dict[str, Any]]]:
-    """(fragment, cells, properties) of members, as the merged view takes them."""
-    return [(member.fragment, orjson.loads(member.cells), orjson.loads(member.properties)) for member in members]
-
-
-def _member(fragment: UUID, loaded: Rows) -> Member | None:
-    row, identity = loaded[0].get(fragment), loaded[1].get(fragment)
-    if row is None:
-        return None
-    return Member(
-        fragment=fragment,
-        distinct_id=row[3],
-        number=row[4],
-        created_at=row[5],
-        effect=row[6],
-        erased=row[8],
-        seen_at=row[9],
-        properties=row[10],
-        cells=row[11],
-        root=identity[3] if identity else fragment,
-        identified=bool(identity[5]) if identity else False,
-        erase=identity[6] if identity else 0,
-    )

@@ -16,11 +16,11 @@ import orjson
 
 from services.api.calls import Answer, Call, Route
 from services.api.past import FOREVER, facts, moment, persons_at
-from services.api.reads import Person, iso
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.fragment import Fragment, FragmentErased, FragmentEvent
 from shared.domain.ids import fragment_id
 from shared.domain.view import merged_properties
+from shared.store.person import Person, iso
 from shared.store.timeline import event_of
 
 FACTS_MAX = 100_000

@@ -194,7 +194,7 @@ def _rebuild(settings: Settings, options: argparse.Namespace, made: bool) -> int
     )
     if report.state != "swapped":
         print("the live tables are as they were", file=sys.stderr)
-    return DONE if report.state == "swapped" else FOUND_WRONG
+    return DONE if report.state == "swapped" and not (options.verify and report.differences) else FOUND_WRONG
 
 
 def _doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:

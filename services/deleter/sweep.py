@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 from services.deleter.ledger import Ledger
@@ -22,7 +23,7 @@ from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
 from shared.store.client import Store
 from shared.store.queries import load as load_queries
 
-TARGETS = ("captured_events", "fragments", "recordings", "timeline")
+TARGETS = ("search", "captured_events", "fragments", "recordings", "timeline")
 
 PROGRESS_SECONDS = 10.0
 """Between two notes of "partition i of n": each is a row for every request of the run."""
@@ -91,7 +92,8 @@ class Sweep:
         for parameters in ready.statements():
             for target in TARGETS:
                 if found[target]:
-                    await self._store.command(self._queries[f"hide_{target}"], plan=self._plan_id, **parameters)
+                    reach = await self._reach(target, parameters)
+                    await self._store.command(self._queries[f"hide_{target}"], plan=self._plan_id, **reach)
         for request in ready.requests:
             request.hide(_counts(request, found), self._now_us())
         await self._ledger.save(ready.requests, self._now_us())
@@ -160,11 +162,23 @@ class Sweep:
         found: dict[str, Counter[UUID]] = {target: Counter() for target in TARGETS}
         for parameters in reach.statements():
             for target in TARGETS:
-                rows = await self._store.rows_with_hidden(self._queries[f"remnants_{target}"], **parameters)
+                of_target = await self._reach(target, parameters)
+                rows = await self._store.rows_with_hidden(self._queries[f"remnants_{target}"], **of_target)
                 if len(rows) != 1 or rows[0][0] != sum(rows[0][2]):
                     raise Corrupt(f"The remnants in {target} could not be counted.")
                 found[target].update(dict(zip(rows[0][1], rows[0][2], strict=True)))
         return found
+
+    async def _reach(self, target: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """A search row is a whole person's: what it held of a fragment lies under every root that the fragment had, in
+        rows of before it left."""
+        if target != "search":
+            return parameters
+        names = {name: parameters[name] for name in ("projects", "fragments")}
+        bounds = dict(zip(parameters["fragments"], parameters["iver"], strict=True))
+        for root, left in await self._store.rows_with_hidden(self._queries["former_roots"], **names):
+            bounds[root] = max(bounds.get(root, 0), left)
+        return {"projects": names["projects"], "keys": list(bounds), "bounds": list(bounds.values())}
 
     async def _settled(self) -> None:
         """Wait until no mutation runs: a step must not be taken for another's, nor pile up behind one."""

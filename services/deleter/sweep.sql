@@ -19,6 +19,44 @@ SELECT fragment, max(version) FROM fragments WHERE project = 0 AND fragment IN {
 UNION ALL
 SELECT fragment, max(version) FROM identity WHERE project = 0 AND fragment IN {keys:Array(UUID)} GROUP BY fragment
 
+-- name: former_roots
+-- The roots that these fragments had before they last left a person, and when that was.
+SELECT joined.root, max(gone.version)
+FROM
+(
+    SELECT fragment, root, version FROM timeline
+    WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
+        AND topic IN ('person.joined', 'person.rerooted')
+) AS joined
+INNER JOIN
+(
+    SELECT fragment, version FROM timeline
+    WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)} AND topic = 'person.left'
+) AS gone ON joined.fragment = gone.fragment
+WHERE joined.version < gone.version
+GROUP BY joined.root
+
+-- name: hide_search
+-- Rows of persons as they were before the delete, or before a fragment left them: the upper half of their version is
+-- the root's identity version.
+DELETE FROM search
+WHERE project IN {projects:Array(UInt32)} AND fragment IN {keys:Array(UUID)}
+    AND bitShiftRight(version, 64) < transform(fragment, {keys:Array(UUID)}, {bounds:Array(UInt64)}, toUInt64(0))
+    AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
+SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
+
+-- name: remnants_search
+-- The rows that hide_search hides.
+SELECT sum(found), groupArray(fragment), groupArray(found)
+FROM
+(
+    SELECT fragment, count() AS found
+    FROM search
+    WHERE project IN {projects:Array(UInt32)} AND fragment IN {keys:Array(UUID)}
+        AND bitShiftRight(version, 64) < transform(fragment, {keys:Array(UUID)}, {bounds:Array(UInt64)}, toUInt64(0))
+    GROUP BY fragment
+)
+
 -- name: hide_timeline
 -- Everything of the life before the erasure; the two tombstone topics stay. The comparison with {plan} is always true:
 -- it makes the text of this mutation one of its kind, so that no other run can take its end for theirs.

@@ -9,6 +9,7 @@ import time
 from aiohttp import web
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
+from services.projector.search import Feeder
 from services.projector.tables import ClickHouseTables
 from services.projector.worker import Progress, Worker
 from shared.log.connect import connect_log
@@ -34,6 +35,13 @@ async def run(settings: Settings) -> None:
     try:
         await log.start()
         tables = ClickHouseTables(store)
+        flushed = asyncio.Event()
+        flushed.set()  # what an earlier process flushed may not be fed yet
+
+        def observe(progress: Progress) -> None:
+            _observe(progress)
+            flushed.set()
+
         folders: tuple[Folder, ...] = (FragmentFolder(), IdentityFolder())
         workers = [
             Worker(
@@ -42,7 +50,7 @@ async def run(settings: Settings) -> None:
                 tables=tables,
                 folder=folder,
                 monotonic=time.monotonic,
-                observe=_observe,
+                observe=observe,
             )
             for folder in folders
         ]
@@ -51,9 +59,12 @@ async def run(settings: Settings) -> None:
         runner = await serve(app, "127.0.0.1", settings.ops_port)
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        feeder = Feeder(store, log.partitions())
         async with asyncio.TaskGroup() as group:
             for worker in workers:
                 group.create_task(worker.run(), name="worker")
+            # One process feeds for all: it that holds the first partition. Two that both believe so do no harm.
+            group.create_task(feeder.run(flushed, lambda: 0 in workers[0].positions), name="feeder")
     finally:
         if runner is not None:
             await runner.cleanup()

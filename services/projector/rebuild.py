@@ -1,4 +1,4 @@
-"""`personlog rebuild`: derive fragments and identity again from the timeline, compare, swap. Never decides an outcome.
+"""`personlog rebuild`: derive fragments, identity and search again from the timeline. Never decides an outcome.
 
 Shadow tables are filled in the order of keys, page by page, while projection goes on; then whoever changed meanwhile
 is derived again, round by round, the last one while projection is held. The swap is one EXCHANGE a table. A shadow is
@@ -21,6 +21,7 @@ import msgspec
 
 from services.projector import rows as r
 from services.projector.derive import END, START, Derived, Key, Report
+from services.projector.search import Feeder
 from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Corrupt, Rejected, Transient
 from shared.domain.fragment import Fragment
@@ -111,6 +112,7 @@ class Rebuild:
                 await self._command("compact", table="fragments_rebuild")
                 await self._round(await self._marks())  # compacting took its time, and the hold should be short
             if await self._finish(verify):
+                await self._refill_search()
                 await self._end("swapped")
                 return self.report
         if not self._forbidden(verify):
@@ -317,6 +319,19 @@ class Rebuild:
             for table in TABLES.values():
                 await self._command("release", table=table)
 
+    async def _refill_search(self) -> None:
+        """The search table anew from the swapped tables; who changes meanwhile is fed from its positions on."""
+        await self._command("drop", table="search_rebuild")
+        await self._command("shadow_search")
+        await self._store.learn_columns()
+        await Feeder(self._store, self._partitions, "search_rebuild").feed()
+        ((compared, differences),) = await self._store.rows(self._queries["compare_search"])
+        self.report.compared += compared
+        self.report.differences += differences
+        if differences:
+            self.report.name(f"difference: search, {differences} rows of the same version differ")
+        await self._command("swap", table="search", shadow="search_rebuild")
+
     async def _complete(self, table: str) -> None:
         """The last guard before a swap: no key may be missing, but those that no fact explains."""
         live, shadow = [
@@ -348,7 +363,7 @@ class Rebuild:
         await self._save()
 
     async def _drop_shadows(self) -> None:
-        for table in TABLES.values():
+        for table in (*TABLES.values(), "search"):
             await self._command("drop", table=f"{table}_rebuild")
 
     async def _save(self) -> None:

@@ -71,6 +71,24 @@ CREATE TABLE IF NOT EXISTS fragments_rebuild AS fragments
 -- name: shadow_identity
 CREATE TABLE IF NOT EXISTS identity_rebuild AS identity
 
+-- name: shadow_search
+CREATE TABLE IF NOT EXISTS search_rebuild AS search
+
+-- name: compare_search
+-- Rows that are live and were made again from the same versions, and how many of them differ.
+SELECT count(), countIf(live.hash != made.hash)
+FROM
+(
+    SELECT project, fragment, version, cityHash64(living, created_at, distinct_ids, toString(properties)) AS hash
+    FROM search FINAL WHERE project != 0
+) AS live
+INNER JOIN
+(
+    SELECT project, fragment, version, cityHash64(living, created_at, distinct_ids, toString(properties)) AS hash
+    FROM search_rebuild FINAL WHERE project != 0
+) AS made
+ON live.project = made.project AND live.fragment = made.fragment AND live.version = made.version
+
 -- name: drop
 DROP TABLE IF EXISTS {table:Identifier} SYNC
 

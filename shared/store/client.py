@@ -60,6 +60,9 @@ INSERT_SETTINGS = {
 }
 """One INSERT becomes one part, all or nothing; a server's profile may say otherwise, so they go with each one."""
 
+AS_SENT = {"input_format_try_infer_dates": "0", "input_format_try_infer_datetimes": "0"}
+"""Texts that look like dates stay texts in a JSON column."""
+
 TRANSIENT_CODES = frozenset(
     {75, 159, 160, 202, 203, 209, 210, 236, 241, 242, 243, 252, 285, 319, 341, 394, 425, 439, 469, 473, 999, 1001}
 )
@@ -139,6 +142,14 @@ class Store:
             inline = count <= INLINE_ROWS_MAX
             block = self._encode(table, columns) if inline else await asyncio.to_thread(self._encode, table, columns)
             await self._client.raw_insert(insert_block=block, settings=INSERT_SETTINGS)
+
+    async def insert_json(self, table: str, lines: Sequence[bytes]) -> None:
+        """Insert rows that are JSON objects, in one INSERT; columns left out have their defaults."""
+        if lines:
+            async with _failures(f"insert into {table}", INSERT_SECONDS_MAX):
+                await self._client.raw_insert(
+                    table, insert_block=b"\n".join(lines), fmt="JSONEachRow", settings=INSERT_SETTINGS | AS_SENT
+                )
 
     async def command(self, query: Query | str, **parameters: Any) -> None:
         """Run a statement that returns no rows: DDL, a mutation, a lightweight delete."""

@@ -18,9 +18,10 @@ from services.deleter.ledger import Ledger
 from services.deleter.sweep import TARGETS, Sweep, unlocked
 from services.deleter.window import Window
 from services.projector.fold import FragmentFolder, IdentityFolder
+from services.projector.search import Feeder
 from services.projector.tables import ClickHouseTables
 from services.projector.worker import Worker
-from shared.domain.commands import Cancel, Capture, Command, Delete, Merge, Request, Scope, encode, route
+from shared.domain.commands import Cancel, Capture, Command, Delete, Merge, Request, Scope, Split, encode, route
 from shared.domain.deletion import DeletionRequest
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, fragment_id
@@ -154,7 +155,7 @@ async def test_rows_are_hidden_then_gone_and_other_people_keep_theirs(world: Wor
     sweep = world.sweep()
     hidden = await sweep.hide(projected=True)
     assert {request.id for request in hidden} == {both.request, profile.request}
-    assert hidden[0].hidden == {"captured_events": 4, "fragments": 4, "recordings": 1, "timeline": 6}
+    assert hidden[0].hidden == {"captured_events": 4, "fragments": 4, "recordings": 1, "search": 0, "timeline": 6}
     for who in ("ann", "bob"):
         # Sorted: versions of two topics are offsets of two logs, which may be equal.
         assert sorted(topic for topic, _ in await world.rows("timeline", who)) == ["fragment.erased", "person.deleted"]
@@ -174,6 +175,34 @@ async def test_rows_are_hidden_then_gone_and_other_people_keep_theirs(world: Wor
     assert await world.all_rows("dora", hidden=True) == others
     assert len(others["recordings"]) == 1
     assert set((await world.found(both.request)).remaining.values()) == {0}
+
+
+async def test_search_rows_go_too_and_what_a_fragment_left_in_the_rows_of_others(world: World) -> None:
+    feeder = Feeder(world.store, world.log.partitions())
+    together = {"into": fragment_id(1, "ann"), "source": fragment_id(1, "bob"), "mode": "operator"}
+    await life(world, "ann", "bob")
+    await feeder.feed()
+    for command in (
+        Merge(id=uuid4(), project=1, at=world.at, **together),
+        Split(id=uuid4(), project=1, at=world.at, person=fragment_id(1, "ann"), keep=fragment_id(1, "ann")),
+    ):
+        await world.tell(command)
+        await world.settle()
+        await feeder.feed()
+    await world.tell(world.delete("bob", PROFILE))
+    await world.settle()
+    await feeder.feed()
+    sweep = world.sweep()
+    (request,) = await sweep.hide(projected=True)
+    assert request.hidden["search"] > 0
+    assert await sweep.erase()
+    assert [one.state for one in await sweep.verify()] == ["verified"]
+    sql = "SELECT fragment, living, toString(distinct_ids), toString(properties) FROM search WHERE project = 1"
+    left = await world.store.rows_with_hidden(Query(name="all", sql=sql))
+    assert "bob" not in str([row[2:] for row in left])
+    assert [row[1] for row in left if row[0] == fragment_id(1, "bob")] == [0]
+    shown = [row for row in left if row[1]]
+    assert shown and all(row[0] == fragment_id(1, "ann") and "ann@example.com" in row[3] for row in shown)
 
 
 async def test_a_reused_id_keeps_its_new_life(world: World) -> None:

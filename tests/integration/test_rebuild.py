@@ -13,6 +13,7 @@ from services.projector import rows as r
 from services.projector.derive import Report
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.rebuild import Rebuild
+from services.projector.search import Feeder
 from services.projector.tables import ClickHouseTables
 from services.projector.worker import Worker
 from shared.domain.errors import StoreUnavailable
@@ -177,6 +178,25 @@ async def test_a_rebuild_that_was_cut_off_goes_on_where_it_was(
     assert seen[0] > pages[-1] - 200 and len(pages) == 3  # it did not start again from nothing
     assert (report.state, report.differences, report.named) == ("swapped", 0, [])
     assert await state(store) == before
+
+
+async def test_the_search_table_is_made_again_and_compared(store: Store, log: MemoryLog) -> None:
+    await Feeder(store, log.partitions()).feed()
+    columns = "fragment, living, toString(distinct_ids), toString(properties)"
+    sql = f"SELECT {columns} FROM search FINAL WHERE project = 1 ORDER BY fragment"
+    before = await rows(store, sql)
+    assert sum(row[1] for row in before) > 5
+    report = await rebuilt(store, log)
+    assert (report.state, report.differences) == ("swapped", 0)
+    assert [row for row in await rows(store, sql) if row[1]] == [row for row in before if row[1]]
+    wrong = next(row[0] for row in before if row[1])
+    await store.command(
+        f"ALTER TABLE search UPDATE created_at = 7 WHERE fragment = '{wrong}' SETTINGS mutations_sync = 2"
+    )
+    damaged = await rebuilt(store, log)
+    assert (damaged.differences, damaged.named) == (1, ["difference: search, 1 rows of the same version differ"])
+    assert [row for row in await rows(store, sql) if row[1]] == [row for row in before if row[1]]
+    assert (await rebuilt(store, log)).differences == 0
 
 
 class CutOff(Exception):

@@ -132,12 +132,18 @@ def _holders(then: Oracle, erased: set[UUID]) -> dict[UUID, dict[str, Any]]:
     return found
 
 
-def same_as_oracle(log: MemoryLog, state: tuple[list[Any], list[Any]]) -> bool:
-    """Whether rows of fragments and identity say what the oracle says after the whole log."""
+def oracle_of(log: MemoryLog) -> Oracle:
+    """The oracle after the whole log."""
     oracle = Oracle()
     for topic in (IDENTITY, COMMANDS):
         for record in log.records(topic):
             oracle.apply(decode(record.value), record.position.version)
+    return oracle
+
+
+def same_as_oracle(log: MemoryLog, state: tuple[list[Any], list[Any]]) -> bool:
+    """Whether rows of fragments and identity say what the oracle says after the whole log."""
+    oracle = oracle_of(log)
     for row in state[0]:
         one = oracle.fragment(row[1])
         assert orjson.loads(row[11]) == oracle.shown(one), row[1]

@@ -1,0 +1,177 @@
+"""Feeds the search table behind the hot path: whoever changed is read again and written as filters see them.
+
+Never decides what a person is, and never stands in a flush's way. Two feeders may overlap: a row's version rises with
+all that it was made from, so the newest reading wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.projector.rows import BEFORE_THE_FIRST
+from services.projector.tables import ClickHouseTables
+from shared.domain.errors import Transient
+from shared.domain.ids import COMMANDS, IDENTITY, position_key
+from shared.store.client import Store
+from shared.store.person import Person, person_of
+from shared.store.queries import load as load_queries
+from shared.store.search import document_of
+
+CHUNK_FRAGMENTS_MAX = 2_000
+"""Changed fragments read at once; with their persons' members a few thousand rows."""
+
+WRITE_BYTES_MAX = 32_000_000
+"""Rows written together."""
+
+PAUSE_SECONDS = 0.2
+"""Between two rounds: what changes meanwhile is fed once. A filtered list waits so long for writes of just before."""
+
+PAUSE_SECONDS_MAX = 1.5
+"""A long round is followed by a pause of twice its time, so that catching up leaves the engine to projection; but a
+filtered list waits 5 s at most."""
+
+RETRY_SECONDS = 1.0
+"""After a round that failed while the store was away."""
+
+Key = tuple[int, UUID]
+
+
+class Feeder:
+    """One feeder. `table` is another one while a rebuild fills it."""
+
+    def __init__(self, store: Store, partitions: dict[str, int], table: str = "search") -> None:
+        self._store, self._partitions, self._table = store, partitions, table
+        self._tables = ClickHouseTables(store)
+        self._queries = load_queries(Path(__file__).with_name("search.sql"))
+        self._fed: dict[str, list[int]] | None = None
+
+    async def run(self, woken: asyncio.Event, ours: Callable[[], bool]) -> None:
+        """Feed whenever something was flushed and it is ours to do, until cancelled."""
+        while True:
+            await woken.wait()
+            woken.clear()
+            began = time.monotonic()
+            try:
+                if ours():
+                    await self.feed()
+                else:
+                    self._fed = None
+                await asyncio.sleep(min(max(PAUSE_SECONDS, 2 * (time.monotonic() - began)), PAUSE_SECONDS_MAX))
+            except Transient:
+                self._fed = None
+                woken.set()
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def feed(self) -> int:
+        """One round: everybody who changed since the last one; how many rows were written. Raises Transient."""
+        if self._fed is None:
+            self._fed = await self._read_fed()
+        reached = {topic: await self._reached(topic) for topic in (COMMANDS, IDENTITY)}
+        if reached == self._fed:
+            return 0
+        cursor, written = (0, UUID(int=0)), 0
+        while True:
+            keys: list[Any] = await self._store.rows(
+                self._queries["changed"],
+                commands=self._fed[COMMANDS],
+                identity=self._fed[IDENTITY],
+                partitions=self._partitions[COMMANDS],
+                identities=self._partitions[IDENTITY],
+                project=cursor[0],
+                fragment=cursor[1],
+                limit=CHUNK_FRAGMENTS_MAX,
+            )
+            if keys:
+                written += await self._write(await self._lines(keys))
+                cursor = keys[-1]
+            if len(keys) < CHUNK_FRAGMENTS_MAX:
+                break
+        await self._write(_position_lines(reached))
+        self._fed = reached
+        return written
+
+    async def _reached(self, topic: str) -> list[int]:
+        count = self._partitions[topic]
+        marks = (await self._tables.load(topic, range(count), [])).positions
+        return [marks.get(partition, BEFORE_THE_FIRST).version for partition in range(count)]
+
+    async def _read_fed(self) -> dict[str, list[int]]:
+        sql = self._queries["fed"]
+        found = dict(await self._store.rows(sql)) if self._table == "search" else {}
+        return {
+            topic: [int(found.get(position_key(topic, one), 0)) for one in range(self._partitions[topic])]
+            for topic in (COMMANDS, IDENTITY)
+        }
+
+    async def _lines(self, keys: Sequence[Key]) -> list[bytes]:
+        """The rows of the persons that hold these fragments now, and of those of the fragments that are no root."""
+        identities: dict[Key, tuple[Any, ...]] = await self._newest("identities", keys)
+        roots = dict.fromkeys((project, _root(identities, (project, one))) for project, one in keys)
+        identities |= await self._newest("identities", [root for root in roots if root not in identities])
+        groups = {
+            root: list(identities[root][4]) if root in identities and identities[root][4] else [root[1]]
+            for root in roots
+        }
+        members = dict.fromkeys((root[0], one) for root, group in groups.items() for one in group)
+        identities |= await self._newest("identities", [one for one in members if one not in identities])
+        rows = await self._newest("fragments", members)
+        lines = []
+        for (project, root), group in groups.items():
+            mine = {one: rows[project, one] for one in group if (project, one) in rows}
+            known = {one: identities[project, one] for one in group if (project, one) in identities}
+            version = (known[root][2] if root in known else 0) << 64 | sum(row[2] for row in mine.values())
+            lines.append(_line(project, root, version, person_of(project, root, group, (mine, known))))
+        absorbed = [key for key in keys if key not in groups]  # what it was as a root is no more
+        return lines + [_line(*key, identities[key][2] << 64, None) for key in absorbed]
+
+    async def _newest(self, query: str, keys: Iterable[Key]) -> dict[Key, tuple[Any, ...]]:
+        wanted = list(keys)
+        if not wanted:
+            return {}
+        rows = await self._store.rows(
+            self._queries[query],
+            projects=sorted({project for project, _ in wanted}),
+            fragments=[fragment for _, fragment in wanted],
+        )
+        return {(row[0], row[1]): row for row in rows}
+
+    async def _write(self, lines: list[bytes]) -> int:
+        batch: list[bytes] = []
+        size = 0
+        for line in lines:
+            batch.append(line)
+            size += len(line)
+            if size > WRITE_BYTES_MAX:
+                await self._store.insert_json(self._table, batch)
+                batch, size = [], 0
+        await self._store.insert_json(self._table, batch)
+        return len(lines)
+
+
+def _root(identities: dict[Key, tuple[Any, ...]], key: Key) -> UUID:
+    root: UUID = identities[key][3] if key in identities else key[1]
+    return root
+
+
+def _line(project: int, fragment: UUID, version: int, person: Person | None) -> bytes:
+    row: dict[str, Any] = {"project": project, "fragment": str(fragment), "version": str(version)}
+    if person is not None:
+        row |= {"living": 1, "created_at": person.created_at, "distinct_ids": person.distinct_ids}
+        row["properties"] = document_of(person.document())
+    return orjson.dumps(row)
+
+
+def _position_lines(reached: dict[str, list[int]]) -> list[bytes]:
+    return [
+        _line(0, position_key(topic, partition), version, None)
+        for topic, versions in reached.items()
+        for partition, version in enumerate(versions)
+        if version
+    ]

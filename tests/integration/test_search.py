@@ -1,0 +1,99 @@
+"""The search table on the real engine: what the feeder writes is what persons are, whatever happened in between."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+
+from services.projector.search import Feeder
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY
+from shared.log.memory import MemoryLog
+from shared.store.client import Store
+from shared.store.migrate import migrate
+from shared.store.queries import Query
+from shared.store.search import document_of, path_of
+from tests.support import history
+
+START = 1_795_000_000_000_000
+PARTITIONS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}
+
+
+@pytest.fixture
+async def store(engine_url: str) -> AsyncIterator[Store]:
+    store = await Store.connect(engine_url)
+    await migrate(store)
+    yield store
+    await store.close()
+
+
+async def rows(store: Store, sql: str) -> list[tuple[Any, ...]]:
+    return await store.rows(Query(name="test", sql=sql))
+
+
+async def living(store: Store) -> dict[UUID, Any]:
+    columns = "fragment, created_at, distinct_ids, toString(properties)"
+    sql = f"SELECT {columns} FROM search FINAL WHERE project = 1 AND living = 1"
+    return {row[0]: (row[1], sorted(row[2]), orjson.loads(row[3])) for row in await rows(store, sql)}
+
+
+def expected(log: MemoryLog) -> dict[UUID, Any]:
+    return {
+        root: (one["created_at"], sorted(one["distinct_ids"]), document_of(one["properties"]))
+        for root, one in history.oracle_of(log).persons().items()
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_table_holds_every_living_person_after_any_history(store: Store, seed: int) -> None:
+    """Fed in pieces, by two feeders that take turns and know nothing of each other."""
+    log = MemoryLog(PARTITIONS)
+    feeders = [Feeder(store, PARTITIONS), Feeder(store, PARTITIONS)]
+    chosen = random.Random(seed)
+    commands = history.commands(seed, 600, 60, START)
+    while commands:
+        count = chosen.randrange(1, 200)
+        await history.append(log, *commands[:count])
+        commands = commands[count:]
+        await history.projected(store, log)
+        if chosen.random() < 0.7:
+            await chosen.choice(feeders).feed()
+    for feeder in feeders:
+        await feeder.feed()
+    assert await living(store) == expected(log)
+    assert len(expected(log)) > 10
+    assert await feeders[1].feed() == 0  # nothing changed: nothing is written
+    fed = await rows(store, "SELECT count() FROM search FINAL WHERE project = 0")
+    assert fed[0][0] == 6 - 1  # every partition that has records; project 1 has one of identity's two
+
+
+async def test_an_older_reading_never_replaces_a_newer_one(store: Store) -> None:
+    """A feeder that was stopped after it read writes last, and changes nothing."""
+    log = MemoryLog(PARTITIONS)
+    commands = history.commands(5, 300, 30, START)
+    await history.append(log, *commands[:150])
+    await history.projected(store, log)
+    slow = Feeder(store, PARTITIONS)
+    keys = await rows(store, "SELECT DISTINCT project, fragment FROM timeline WHERE project = 1")
+    stale = await slow._lines(keys)  # type: ignore[arg-type]  # rows are keys
+    await history.append(log, *commands[150:])
+    await history.projected(store, log)
+    await Feeder(store, PARTITIONS).feed()
+    await store.insert_json("search", stale)
+    assert await living(store) == expected(log)
+
+
+@pytest.mark.parametrize("name", ["a", "a.b", "%", "", "a%2Eb", "..", "$x", "ключ", "`", "a b", "'"])
+def test_a_name_is_one_step_of_a_path_and_no_two_are_the_same(name: str) -> None:
+    others = {path_of(one) for one in ("a", "a.b", "%", "a%2Eb", "..", "$x", "ключ", "`", "a b", "'") if one != name}
+    assert "." not in path_of(name) and path_of(name)
+    assert path_of(name) not in others
+
+
+def test_a_document_keeps_plain_values_and_drops_nulls() -> None:
+    sent = {"a": 1, "b": 1.5, "c": True, "d": None, "e": [1, None], "f": {}, "g.h": "x"}
+    assert document_of(sent) == {"a": 1, "b": 1.5, "c": True, "e": "[1,null]", "f": "{}", "g%2Eh": "x"}

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from services.api import activity, capture, deletions, history, identities, persons, timeline
+from services.api import activity, capture, deletions, history, identities, lists, persons, timeline
 from services.api.access import Access
 from services.api.calls import LIMITS, mount
 from services.api.context import CONTEXT, Context, Stamps, uuid7
@@ -51,6 +51,7 @@ async def run(settings: Settings) -> None:
             await runner.cleanup()
         if context is not None:
             await context.watermarks.close()
+            await context.fed.close()
             await context.access.close()
         await log.close()
         await store.close()
@@ -70,6 +71,7 @@ async def build(log: Log, store: Store, clock: Clock, limits: Limits | None = No
         access=access,
         reads=reads,
         watermarks=watermarks,
+        fed=Watermarks(store, reads.queries["search_watermarks"], stamps.seen),
         limits=limits or Limits(0, 1),
         stamps=stamps,
         clock=clock,
@@ -82,7 +84,7 @@ def application(context: Context) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_observe, error_middleware])
     app[CONTEXT] = context
     capture.register(app)
-    nouns = (persons, identities, activity, timeline, history, deletions)
+    nouns = (lists, persons, identities, activity, timeline, history, deletions)
     mount(app, [route for noun in nouns for route in noun.COLLECTION_ROUTES])
     mount(app, [route for noun in nouns for route in noun.ROUTES])
     add_ops(app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context)})

@@ -58,6 +58,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     access: Access
     reads: Reads
     watermarks: Watermarks
+    fed: Watermarks
     limits: Limits
     stamps: Stamps
     clock: Clock

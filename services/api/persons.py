@@ -1,9 +1,7 @@
-"""Persons: retrieve, list, batch reads, update, delete_property. Never folds anything: writes are commands."""
+"""Persons: retrieve, batch reads, update, delete_property. Never folds anything: writes are commands."""
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -12,20 +10,12 @@ import orjson
 from services.api import errors
 from services.api.calls import Answer, Call, Route
 from services.api.outcomes import Keyed, Outcome, carry_out, earlier, keyed, person_after
-from services.api.past import page_at
-from services.api.reads import CURSOR_START, Cursor, Found, Wanted
 from services.api.values import check_properties
 from shared.domain.commands import Write
 from shared.domain.errors import BadInput, PreconditionFailed
 from shared.domain.ids import COMMANDS, fragment_id
 from shared.domain.view import Member
 from shared.store.person import Person
-
-PAGE_DEFAULT, PAGE_MAX = 100, 1_000
-"""Rows of a page; the documented limits."""
-
-OFFSET_MAX = 100_000
-"""`offset` walks over what it skips; whoever needs more follows `next`."""
 
 NAME_CHARS_MAX = 400
 """A property's name."""
@@ -38,36 +28,6 @@ async def retrieve(call: Call) -> Answer:
     """GET :id, now or `as_of` a moment."""
     person = await call.person_seen()
     return Answer(body=person.shown(), headers={} if "as_of" in call.request.query else {"ETag": person.etag})
-
-
-async def page(call: Call) -> Answer:
-    """GET: persons, newest first, now or `as_of` a moment; filters are ANDed."""
-    query = call.request.query
-    limit = call.number("limit", PAGE_DEFAULT, PAGE_MAX)
-    skip = call.number("offset", 0, OFFSET_MAX, least=0)
-    cursor = _parse_cursor(query["cursor"]) if "cursor" in query else CURSOR_START
-    keep = _filters(query.get("email"), query.get("search"), query.get("distinct_id"))
-    if query.get("distinct_id"):
-        named = (await call.seen([fragment_id(call.project.id, query["distinct_id"])]))[0]
-        found = [named] if named is not None and keep(named) else []
-        return Answer(body=_page_body(call, found[skip:], None))
-    until = await call.as_of()
-
-    async def following(cursor: Cursor, limit: int) -> Found:
-        picky = bool(query.get("email") or query.get("search"))
-        wanted = Wanted(cursor=cursor, limit=limit, keep=keep, picky=picky)
-        if until is not None:
-            return await page_at(call.context, call.project.id, until, wanted)
-        narrow = (_email_text(query.get("email", "")), query.get("search", ""))
-        return await call.context.reads.page(call.project.id, narrow, wanted)
-
-    while skip:
-        passed, after = await following(cursor, min(skip, PAGE_MAX))
-        skip -= len(passed)
-        if after is None:
-            return Answer(body=_page_body(call, [], None))
-        cursor = after
-    return Answer(body=_page_body(call, *await following(cursor, limit)))
 
 
 async def batch_by_distinct_ids(call: Call) -> Answer:
@@ -151,7 +111,6 @@ ROUTES = (
     Route("POST", "/{id}/delete_property", "person:write", delete_property),
 )
 COLLECTION_ROUTES = (
-    Route("GET", "", "person:read", page),
     Route("POST", "", "person:write", not_created_here),
     Route("POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids),
     Route("POST", "/batch_by_uuids", "person:read", batch_by_uuids),
@@ -224,52 +183,3 @@ def _property_name(value: Any, attr: str) -> str:
     if not isinstance(value, str) or not value or len(value) > NAME_CHARS_MAX:
         raise BadInput(f"A property's name is a text of 1 to {NAME_CHARS_MAX} characters.", attr=attr)
     return value
-
-
-def _filters(email: str | None, search: str | None, distinct_id: str | None) -> Callable[[Person], bool]:
-    """What the merged view must satisfy."""
-
-    def keep(person: Person) -> bool:
-        document = person.document() if email or search else {}
-        if email and document.get("email") != email:
-            return False
-        if distinct_id and distinct_id not in person.distinct_ids:
-            return False
-        if search:
-            texts: Iterable[Any] = (
-                document.get("email"),
-                document.get("name"),
-                str(person.uuid),
-                *person.distinct_ids,
-            )
-            return any(isinstance(text, str) and search.lower() in text.lower() for text in texts)
-        return True
-
-    return keep
-
-
-def _email_text(email: str) -> str:
-    return f'"email":{orjson.dumps(email).decode()}' if email else ""
-
-
-def _page_body(call: Call, persons: list[Person], after: Cursor | None) -> dict[str, Any]:
-    url = call.request.url
-    following = None
-    if after is not None:
-        following = str(url.without_query_params("offset").update_query(cursor=_format_cursor(after)))
-    rows = [
-        person.shown() | {"type": "person", "matched_recordings": [], "value_at_data_point": None} for person in persons
-    ]
-    return {"results": rows, "next": following, "previous": None}
-
-
-def _format_cursor(cursor: tuple[int, str]) -> str:
-    return base64.urlsafe_b64encode(f"{cursor[0]}:{cursor[1]}".encode()).decode().rstrip("=")
-
-
-def _parse_cursor(text: str) -> tuple[int, str]:
-    try:
-        created, _, root = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition(":")
-        return int(created), str(UUID(root))
-    except ValueError:
-        raise BadInput("The cursor is broken; take `next` as it is.", attr="cursor") from None

@@ -12,7 +12,6 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-import orjson
 
 from services.api.coalesce import Coalesced
 from shared.domain.ids import COMMANDS, IDENTITY, Position, offset_of, partition_of, position_key
@@ -92,21 +91,12 @@ class Reads:
         built = {root: person_of(project, root, group, (rows, identities)) for root, group in members.items()}
         return [built[roots[fragment]] for fragment in fragments]
 
-    async def page(self, project: int, narrow: tuple[str, str], wanted: Wanted) -> Found:
-        """A page of the persons of now. `narrow` is (text that the properties of some fragment must contain, text to
-        search): hints for the engine; `wanted.keep` judges the merged view."""
-        text, search = narrow
+    async def page(self, project: int, wanted: Wanted) -> Found:
+        """A page of the persons of now."""
 
         async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
             return await self._store.rows(
-                self.queries["roots_page"],
-                project=project,
-                created=cursor[0],
-                person=cursor[1],
-                text=text,
-                search=search,
-                escaped=orjson.dumps(search).decode()[1:-1],
-                limit=limit,
+                self.queries["roots_page"], project=project, created=cursor[0], person=cursor[1], limit=limit
             )
 
         return await fill_page(candidates, lambda roots: self.by_fragments(project, roots), wanted)

@@ -31,12 +31,11 @@ SELECT toUUID('00000000-0000-0000-0000-000000000064'), max(version), 0 FROM dele
 HAVING count() > 0
 
 -- name: roots_page
--- One page of living persons, newest first: the root, by (created_at, root) below the cursor. Filters are hints that
--- narrow the fragments; the caller judges the merged view.
+-- One page of living persons, newest first: the root, by (created_at, root) below the cursor.
 WITH
     living AS
     (
-        SELECT fragment, created_at, erased, distinct_id, properties
+        SELECT fragment, created_at, erased
         FROM fragments
         WHERE project = {project:UInt32}
         ORDER BY fragment, version DESC
@@ -56,11 +55,6 @@ FROM living LEFT JOIN membership ON living.fragment = membership.fragment
 WHERE living.created_at != 0 AND living.erased >= membership.erase
 GROUP BY person
 HAVING (created, toString(person)) < ({created:Int64}, {person:String})
-    AND ({text:String} = '' OR countIf(position(living.properties, {text:String}) > 0) > 0)
-    AND ({search:String} = ''
-        OR countIf(positionCaseInsensitiveUTF8(living.properties, {escaped:String}) > 0
-            OR positionCaseInsensitiveUTF8(living.distinct_id, {search:String}) > 0
-            OR positionCaseInsensitive(toString(living.fragment), {search:String}) > 0) > 0)
 ORDER BY created DESC, toString(person) DESC
 LIMIT {limit:UInt32}
 
@@ -259,3 +253,27 @@ WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND sta
 ORDER BY fragment, version
 LIMIT 1 BY fragment, version, topic
 LIMIT {limit:UInt32}
+
+-- name: search_watermarks
+-- How far the search table is fed; it gives no stamps.
+SELECT fragment, max(version), 0 FROM search WHERE project = 0 GROUP BY fragment
+
+-- name: search_page
+-- One page of persons that a filter finds, newest first. {{filter}} is put together in filters.py, of bound parameters.
+SELECT fragment, created_at
+FROM search FINAL
+WHERE project = {project:UInt32} AND living = 1
+    AND (created_at, toString(fragment)) < ({created:Int64}, {person:String})
+    AND {{filter}}
+ORDER BY created_at DESC, toString(fragment) DESC
+LIMIT {limit:UInt32}
+
+-- name: search_count
+-- How many a filter finds.
+SELECT count()
+FROM search FINAL
+WHERE project = {project:UInt32} AND living = 1 AND {{filter}}
+
+-- name: patterns
+-- Whether the engine can compile these regular expressions; an error says that it cannot.
+SELECT count() FROM (SELECT arrayJoin({patterns:Array(String)}) AS pattern) WHERE match('', pattern)

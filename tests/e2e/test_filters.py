@@ -1,0 +1,254 @@
+"""Filters and totals of lists, over HTTP on real processes: every operator, groups, merged persons, writes going on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+import orjson
+import pytest
+
+from tests.support.asking import sent, uuid
+from tests.support.processes import TOKEN, Stack, running
+
+PERSONS: dict[str, dict[str, Any]] = {
+    "ada": {"plan": "pro", "seats": 5, "score": 1.5, "active": True, "joined": "2026-01-02T03:04:05Z", "a.b": "dotted"},
+    "bob": {"plan": "Free", "seats": "7", "score": -2, "active": False, "joined": "2026-03-01", "list": [1, "x"]},
+    "cyd": {"plan": "pro plus", "seats": 12, "note": None, "odd`key": "tick", "with space": "yes", "": "empty"},
+    "dan": {
+        "sch%2Eool": "percent",
+        "плата": "да",
+        "quote'key": "it's",
+        "big": 18446744073709551615,
+        "object": {"a": 1},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("filters") / "data") as started:
+        position = ""
+        for name, properties in PERSONS.items():
+            event = {
+                "event": "e",
+                "distinct_id": name,
+                "properties": {"$set": {k: v for k, v in properties.items() if k}},
+            }
+            position = started.ask("POST", "/batch/", {"api_key": TOKEN, "batch": [event]}, key=None).headers[
+                "Position"
+            ]
+        assert started.persons("/?limit=1", Min_Position=position).status == 200
+        yield started
+
+
+def listed(stack: Stack, filters: Any, query: str = "") -> list[str]:
+    text = filters if isinstance(filters, str) else orjson.dumps(filters).decode()
+    answer = stack.persons(f"/?properties={quote(text)}{query}")
+    assert answer.status == 200, answer.body
+    return sorted(row["distinct_ids"][0] for row in answer.json["results"] if row["distinct_ids"][0] in PERSONS)
+
+
+def one(key: str, value: Any = None, operator: str | None = None) -> list[dict[str, Any]]:
+    found: dict[str, Any] = {"key": key, "type": "person"}
+    if value is not None:
+        found["value"] = value
+    return [found | ({"operator": operator} if operator else {})]
+
+
+@pytest.mark.parametrize(
+    ("key", "operator", "value", "names"),
+    [
+        ("plan", None, "pro", ["ada"]),
+        ("plan", "exact", ["pro", "Free"], ["ada", "bob"]),
+        ("plan", "in", ["pro", "Free"], ["ada", "bob"]),
+        ("plan", "exact", [], []),
+        ("plan", "is_not", "pro", ["bob", "cyd", "dan"]),
+        ("plan", "is_not", ["pro", "Free"], ["cyd", "dan"]),
+        ("plan", "not_in", ["pro"], ["bob", "cyd", "dan"]),
+        ("plan", "icontains", "PRO", ["ada", "cyd"]),
+        ("plan", "not_icontains", "pro", ["bob", "dan"]),
+        ("plan", "regex", "^pro( |$)", ["ada", "cyd"]),
+        ("plan", "regex", "^(a+)+$", []),
+        ("plan", "not_regex", "^pro", ["bob", "dan"]),
+        ("seats", "exact", 5, ["ada"]),
+        ("seats", "exact", "5", ["ada"]),
+        ("seats", "exact", 7.0, ["bob"]),
+        ("seats", "gt", 5, ["bob", "cyd"]),
+        ("seats", "gte", "5", ["ada", "bob", "cyd"]),
+        ("seats", "min", 7, ["bob", "cyd"]),
+        ("seats", "lt", 7, ["ada"]),
+        ("seats", "lte", 7, ["ada", "bob"]),
+        ("seats", "max", 5, ["ada"]),
+        ("score", "between", [-2, 1], ["bob"]),
+        ("score", "between", [1.5, 1.5], ["ada"]),
+        ("score", "not_between", [-2, 1], ["ada", "cyd", "dan"]),
+        ("plan", "gt", 0, []),
+        ("seats", "is_set", None, ["ada", "bob", "cyd"]),
+        ("note", "is_set", None, []),
+        ("seats", "is_not_set", None, ["dan"]),
+        ("never", "is_not_set", None, ["ada", "bob", "cyd", "dan"]),
+        ("active", "exact", True, ["ada"]),
+        ("active", "exact", ["false"], ["bob"]),
+        ("joined", "is_date_before", "2026-02-01", ["ada"]),
+        ("joined", "is_date_after", "2026-02-01T00:00:00+02:00", ["bob"]),
+        ("joined", "is_date_exact", "2026-01-02T04:04:05+01:00", ["ada"]),
+        ("joined", "is_date_exact", "2026-03-01", ["bob"]),
+        ("joined", "is_date_before", "-1d", ["ada", "bob"]),
+        ("joined", "is_date_after", "-9999M", []),
+        ("plan", "is_date_after", "2020-01-01", []),
+        ("a.b", "exact", "dotted", ["ada"]),
+        ("a", "is_set", None, []),
+        ("odd`key", "exact", "tick", ["cyd"]),
+        ("with space", "exact", "yes", ["cyd"]),
+        ("sch%2Eool", "exact", "percent", ["dan"]),
+        ("sch.ool", "is_set", None, []),
+        ("плата", "icontains", "ДА", ["dan"]),
+        ("quote'key", "exact", "it's", ["dan"]),
+        ("big", "exact", 18446744073709551615, ["dan"]),
+        ("list", "exact", '[1,"x"]', ["bob"]),
+        ("object", "is_set", None, ["dan"]),
+        ("x') OR 1=1 --", "exact", "y", []),
+        ("`) OR 1=1 --", "is_set", None, []),
+        ("\\", "is_set", None, []),
+        ("plan", "exact", "pro' OR '1'='1", []),
+    ],
+)
+def test_operators(stack: Stack, key: str, operator: str | None, value: Any, names: list[str]) -> None:
+    assert listed(stack, one(key, value, operator)) == names
+
+
+def test_groups_and_lists_are_combined(stack: Stack) -> None:
+    pro, many = one("plan", "pro")[0], one("seats", 6, "gt")[0]
+    assert listed(stack, [pro, many]) == []
+    assert listed(stack, {"type": "OR", "values": [pro, many]}) == ["ada", "bob", "cyd"]
+    assert listed(
+        stack, {"type": "AND", "values": [{"type": "OR", "values": [pro, many]}, one("active", True)[0]]}
+    ) == ["ada"]
+    assert listed(
+        stack, {"type": "or", "values": [{"type": "AND", "values": [pro]}, {"type": "AND", "values": []}]}
+    ) == sorted(PERSONS)
+    assert listed(stack, "[]") == listed(stack, "{}") == sorted(PERSONS)
+    assert listed(stack, pro, "&search=ADA") == ["ada"]
+
+
+def test_a_total_counts_what_the_filters_find(stack: Stack) -> None:
+    answer = stack.persons(
+        f"/?include_total=true&limit=1&properties={quote(orjson.dumps(one('seats', 0, 'gt')).decode())}"
+    )
+    assert (answer.json["count"], len(answer.json["results"])) == (3, 1)
+    assert stack.persons("/?include_total=true&distinct_id=ada").json["count"] == 1
+    assert "count" not in stack.persons("/").json
+
+
+@pytest.mark.parametrize("text", ["ADA", "a"])
+def test_search_looks_into_email_name_uuid_and_distinct_ids(stack: Stack, text: str) -> None:
+    name = f"se-{uuid4().hex[:8]}"
+    sent(stack, name, **{"$set": {"email": f"{name}@Example.org", "name": f"The {name}", "other": "needle-xyz"}})
+    for found in (name.upper(), f"{name}@EXAMPLE", f"the {name}", uuid(name)[:18]):
+        rows = stack.persons(f"/?search={quote(found)}").json["results"]
+        assert [row["distinct_ids"] for row in rows] == [[name]], found
+    assert stack.persons("/?search=needle-xyz").json["results"] == []
+    assert [row["uuid"] for row in stack.persons(f"/?email={name}@Example.org").json["results"]] == [uuid(name)]
+    assert stack.persons(f"/?email={name}@example.org").json["results"] == []
+    assert stack.persons(f"/?email={name}@Example.org&distinct_id=ada").json["results"] == []
+
+
+def test_a_filter_judges_the_merged_person_and_a_list_sees_every_write_that_has_answered(stack: Stack) -> None:
+    name = f"me-{uuid4().hex[:8]}"
+    sent(stack, f"{name}-1", **{"$set": {"tier": "old", "only": 1}})
+    sent(stack, f"{name}-2", **{"$set": {"tier": "new"}})
+    mine = quote(orjson.dumps({"key": "tier", "value": ["old", "new"]}).decode())
+
+    def tiers(value: str) -> list[list[str]]:
+        text = quote(orjson.dumps({"key": "tier", "value": value}).decode())
+        rows = stack.persons(f"/?search={name}&properties={text}").json["results"]
+        return sorted(sorted(row["distinct_ids"]) for row in rows)
+
+    assert tiers("old") == [[f"{name}-1"]]
+    number = stack.persons(f"/{uuid(f'{name}-2')}/merge/", "POST", {"distinct_id": f"{name}-1"}).json["id"]
+    both = [f"{name}-1", f"{name}-2"]
+    assert (tiers("old"), tiers("new")) == ([], [both])
+    stack.persons(f"/{number}/", "PATCH", {"properties": {"tier": "old"}})
+    assert (tiers("old"), tiers("new")) == ([both], [])
+    stack.persons(f"/{number}/delete_property/", "POST", {"$unset": "tier"})
+    assert (tiers("old"), tiers("new")) == ([], [])
+    stack.persons(f"/{number}/split/", "POST", {"main_distinct_id": f"{name}-2"})
+    assert stack.persons(f"/?search={name}&include_total=true").json["count"] == 2
+    stack.persons(f"/{uuid(f'{name}-1')}/", "DELETE")
+    left = stack.persons(f"/?search={name}&include_total=true").json
+    assert (left["count"], [row["distinct_ids"] for row in left["results"]]) == (1, [[f"{name}-2"]])
+    assert stack.persons(f"/?properties={mine}&search={name}").json["results"] == []
+
+
+def test_pages_are_full_and_nothing_comes_twice_or_is_missed_while_writes_go_on(stack: Stack) -> None:
+    name = f"pg-{uuid4().hex[:8]}"
+    names = [f"{name}-{number:03}" for number in range(230)]
+    batch = [{"event": "e", "distinct_id": one, "properties": {"$set": {"group": name}}} for one in names]
+    position = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": batch}, key=None).headers["Position"]
+    assert stack.persons("/?limit=1", Min_Position=position).status == 200
+    stopping = threading.Event()
+
+    def write() -> None:
+        for number in range(100_000):
+            if stopping.wait(0.02):
+                return
+            stack.capture(event="e", distinct_id=names[number % 230], properties={"$set": {"n": number}})
+            stack.capture(event="e", distinct_id=f"{name}-new-{number}", properties={"$set": {"group": name}})
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        text = quote(orjson.dumps({"key": "group", "value": name}).decode())
+        seen: list[str] = []
+        sizes = []
+        url: str | None = f"/?limit=50&properties={text}"
+        while url:
+            answer = stack.persons(url)
+            assert answer.status == 200, answer.body
+            sizes.append(len(answer.json["results"]))
+            seen += [row["distinct_ids"][0] for row in answer.json["results"]]
+            url = answer.json["next"] and "/?" + answer.json["next"].partition("?")[2]
+        assert set(sizes[:-1]) == {50}
+        assert len(seen) == len(set(seen))
+        assert set(names) <= set(seen)
+    finally:
+        stopping.set()
+        writer.join(timeout=20)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        "{broken", '"text"', "5", "[5]", '[["x"]]', "[{}]", '[{"key": ""}]', '[{"key": 5, "value": 1}]',
+        '[{"key": "a", "value": 1, "type": "event"}]', '[{"key": "a", "value": 1, "operator": "like"}]',
+        '[{"key": "a"}]', '[{"key": "a", "value": null}]', '[{"key": "a", "value": {"b": 1}}]',
+        '[{"key": "a", "value": [[1]]}]', '[{"key": "a", "value": "x", "operator": "gt"}]',
+        '[{"key": "a", "value": true, "operator": "gt"}]', '[{"key": "a", "value": "nan", "operator": "gt"}]',
+        '[{"key": "a", "value": [1], "operator": "between"}]', '[{"key": "a", "value": [2, 1], "operator": "between"}]',
+        '[{"key": "a", "value": "soon", "operator": "is_date_after"}]',
+        '[{"key": "a", "value": "(", "operator": "regex"}]',
+        '[{"key": "a", "value": "x{100000}", "operator": "regex"}]', '{"type": "XOR", "values": []}',
+        '{"type": "AND", "values": 5}', "[" * 12 + "]" * 12,
+        orjson.dumps([{"key": "a", "value": 1}] * 51).decode(),
+        orjson.dumps([{"key": "a", "value": ["x"] * 201}]).decode(),
+        orjson.dumps([{"key": "a", "value": "x" * 1_001, "operator": "regex"}]).decode(),
+    ],
+)  # fmt: skip
+def test_a_filter_that_makes_no_sense_is_refused_by_name(stack: Stack, filters: str) -> None:
+    answer = stack.persons(f"/?properties={quote(filters)}")
+    assert answer.status == 400, answer.body
+    assert answer.json["attr"] == "properties"
+    assert (answer.json["type"], answer.json["code"]) == ("validation_error", "invalid_input")
+
+
+def test_filters_do_not_reach_into_the_past(stack: Stack) -> None:
+    then = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    for query, attr in (('properties=[{"key":"a","value":1}]', "properties"), ("include_total=true", "include_total")):
+        answer = stack.persons(f"/?as_of={then}&{quote(query, safe='=&')}")
+        assert (answer.status, answer.json["attr"]) == (400, attr)
+    assert stack.persons("/?include_total=maybe").json["attr"] == "include_total"

@@ -79,6 +79,10 @@ class Filter:
         """The regular expressions in it; whether they are any only the engine can say."""
         return [value for name, value in self.parameters.items() if name.startswith("pattern")]
 
+    def column(self, key: str) -> str:
+        """A property as text, for a query of its own."""
+        return _text(self._path(key))
+
     def email(self, email: str) -> None:
         self._conditions.append(self._leaf({"key": "email", "value": email}, "email"))
 

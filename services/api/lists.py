@@ -17,6 +17,7 @@ from services.api.context import Context
 from services.api.filters import Filter
 from services.api.past import page_at
 from services.api.reads import CURSOR_START, Cursor, Found, Wanted, fill_page
+from services.api.values import NAME_CHARS_MAX
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, Position, fragment_id, offset_of
 from shared.store.client import StoreError
@@ -28,6 +29,9 @@ PAGE_DEFAULT, PAGE_MAX = 100, 1_000
 
 OFFSET_MAX = 100_000
 """`offset` walks over what it skips; whoever needs more follows `next`."""
+
+VALUES_MAX = 20
+"""Values of a property that are told."""
 
 CANNOT_COMPILE = 427
 """The engine's error code for a regular expression that is none."""
@@ -68,7 +72,29 @@ async def page(call: Call) -> Answer:
     return Answer(body=body)
 
 
-COLLECTION_ROUTES = (Route("GET", "", "person:read", page),)
+async def values(call: Call) -> Answer:
+    """GET values: the most frequent values of a property, those that hold `value` if that is given."""
+    key = call.request.query.get("key", "")
+    if len(key) > NAME_CHARS_MAX:
+        raise BadInput(f"A property's name has at most {NAME_CHARS_MAX} characters.", attr="key")
+    found: list[tuple[str, int]] = []
+    if key:
+        await _fed(call.context)
+        chosen = Filter(datetime.fromtimestamp(0, UTC))
+        query = call.context.reads.queries["property_values"]
+        sql = query.sql.replace("{{column}}", chosen.column(key))
+        part = call.request.query.get("value", "")
+        found = await call.context.store.rows(
+            Query(name=query.name, sql=sql), project=call.project.id, part=part, limit=VALUES_MAX, **chosen.parameters
+        )
+    results = [{"name": name, "count": count} for name, count in found]
+    return Answer(body={"results": results, "refreshing": False})
+
+
+COLLECTION_ROUTES = (
+    Route("GET", "", "person:read", page),
+    Route("GET", "/values", "person:read", values),
+)
 ROUTES = ()
 
 

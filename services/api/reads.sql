@@ -274,6 +274,16 @@ SELECT count()
 FROM search FINAL
 WHERE project = {project:UInt32} AND living = 1 AND {{filter}}
 
+-- name: property_values
+-- The most frequent values of one property. {{column}} is put together in filters.py, of a bound parameter.
+SELECT assumeNotNull({{column}}) AS value, count() AS persons
+FROM search FINAL
+WHERE project = {project:UInt32} AND living = 1 AND isNotNull({{column}})
+    AND ({part:String} = '' OR positionCaseInsensitiveUTF8(assumeNotNull({{column}}), {part:String}) > 0)
+GROUP BY value
+ORDER BY persons DESC, value
+LIMIT {limit:UInt32}
+
 -- name: patterns
 -- Whether the engine can compile these regular expressions; an error says that it cannot.
 SELECT count() FROM (SELECT arrayJoin({patterns:Array(String)}) AS pattern) WHERE match('', pattern)

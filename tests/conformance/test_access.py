@@ -27,7 +27,7 @@ BODIES: dict[str, Any] = {
     "POST /reset_person_distinct_id": {"distinct_id": "ada"},
     "POST /batch_by_uuids": {"uuids": [str(fragment_id(1, "ada"))]},
 }
-QUERIES = {"GET /properties_at_time": "?distinct_id=ada&timestamp=2026-01-01"}
+QUERIES = {"GET /values": "?key=a", "GET /properties_at_time": "?distinct_id=ada&timestamp=2026-01-01"}
 ADDRESSED = [route for route in ROUTES if "{id}" in route.path or "{request}" in route.path]
 
 

@@ -252,3 +252,34 @@ def test_filters_do_not_reach_into_the_past(stack: Stack) -> None:
         answer = stack.persons(f"/?as_of={then}&{quote(query, safe='=&')}")
         assert (answer.status, answer.json["attr"]) == (400, attr)
     assert stack.persons("/?include_total=maybe").json["attr"] == "include_total"
+
+
+def test_the_values_of_a_property_are_told_by_count(stack: Stack) -> None:
+    key = f"color-{uuid4().hex[:8]}"
+    events = [
+        {"event": "e", "distinct_id": f"{key}-{number}", "properties": {"$set": {key: color}}}
+        for number, color in enumerate(["Red", "red wine", "blue", "blue", 5, True, None, ["a"], {"b": 1}])
+    ]
+    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": events}, key=None)
+
+    def told(query: str) -> list[tuple[str, int]]:
+        body = stack.persons(f"/values/?{query}", Min_Position=answer.headers["Position"]).json
+        assert body["refreshing"] is False
+        return [(one["name"], one["count"]) for one in body["results"]]
+
+    assert told(f"key={key}") == [
+        ("blue", 2), ("5", 1), ("Red", 1), ('["a"]', 1), ("red wine", 1), ("true", 1), ('{"b":1}', 1),
+    ]  # fmt: skip
+    assert told(f"key={key}&value=RED") == [("Red", 1), ("red wine", 1)]
+    assert told("") == told("value=x") == told("key=never") == []
+    assert stack.persons(f"/values/?key={'k' * 401}").json["attr"] == "key"
+
+
+def test_at_most_twenty_values_are_told(stack: Stack) -> None:
+    key = f"many-{uuid4().hex[:8]}"
+    events = [
+        {"event": "e", "distinct_id": f"{key}-{number}", "properties": {"$set": {key: number}}} for number in range(25)
+    ]
+    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": events}, key=None)
+    body = stack.persons(f"/values/?key={key}", Min_Position=answer.headers["Position"]).json
+    assert len(body["results"]) == 20

@@ -15,6 +15,7 @@ import msgspec
 import orjson
 
 from services.api.calls import Answer, Call, Route
+from services.api.changes import changes
 from services.api.past import FOREVER, facts, moment, persons_at
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.fragment import Fragment, FragmentErased, FragmentEvent
@@ -37,6 +38,11 @@ _RELATIVE = re.compile(r"-(\d{1,4})([hdwmy])(Start|End)?")
 async def properties_timeline(call: Call) -> Answer:
     """GET :id/properties_timeline."""
     query = call.request.query
+    source = query.get("source", "events")
+    if source not in ("events", "changes"):
+        raise BadInput("source must be events or changes.", attr="source", slug="invalid_choice")
+    if source == "changes":
+        return await changes(call, _span(call))
     person = await call.person_seen()
     until_stamp = await call.as_of()
     series = _list(query.get("events"), "events")
@@ -119,22 +125,34 @@ async def _asked_past(call: Call) -> tuple[UUID, int]:
     return await call.fragment(query["person_id"] or "-"), until
 
 
+def _span(call: Call) -> tuple[int, int]:
+    """The stamps that date_from and date_to allow; without them all."""
+    query, zone = call.request.query, ZoneInfo(call.project.zone)
+    now = datetime.fromtimestamp(call.context.clock.now_us() / 1e6, zone)
+    since, until = _date(query.get("date_from"), "date_from", now), _date(query.get("date_to"), "date_to", now)
+    if until is not None and (len(query["date_to"]) == len("2026-01-01") or query["date_to"].startswith("-")):
+        until = _day_end(until)
+    if since is not None and until is not None and until < since:
+        raise BadInput("date_to lies before date_from.", attr="date_to")
+    return -FOREVER if since is None else _micros(since), FOREVER if until is None else _micros(until)
+
+
 def points(
-    person: Person, events: list[tuple[Any, ...]], changes: list[tuple[Any, ...]], crucial: list[str]
+    person: Person, events: list[tuple[Any, ...]], effects: list[tuple[Any, ...]], crucial: list[str]
 ) -> list[dict[str, Any]]:
     """One point for the first event, and one for each whose crucial values differ from the previous one's.
 
-    Events are (fragment, uuid, name, timestamp, version, received_at), changes are timeline rows; both in the order of
+    Events are (fragment, uuid, name, timestamp, version, received_at), effects are timeline rows; both in the order of
     arrival. Within a fragment that order is the version; a fact precedes the event that it came from. What a fragment
     was and did before its last erasure is no part of it any more.
     """
     ends = {
-        row[1]: row[2] for row in changes if row[3] == FragmentErased.TOPIC
+        row[1]: row[2] for row in effects if row[3] == FragmentErased.TOPIC
     }  # by rising version: the last one stays
     fragments = {member.fragment: Fragment.blank(person.project, member.fragment) for member in person.members}
     steps: list[tuple[int, int, int, tuple[Any, ...]]] = [
         (fact[4], fact[2], 0, fact)
-        for fact in changes
+        for fact in effects
         if fact[3].startswith("fragment.") and fact[2] > ends.get(fact[1], 0)
     ]
     steps += [(event[5], event[4], 1, event) for event in events if event[4] > ends.get(event[0], 0)]

@@ -213,3 +213,56 @@ def test_an_unset_property_says_why_it_shows_nothing(stack: Stack, name: str) ->
     assert (body["shows"], body["value"]) == (False, None)
     assert "unset" in body["why"]
     assert [(one["operation"], one["wins"]) for one in body["results"]] == [("unset", True), ("set", False)]
+
+
+def test_the_changes_of_a_person_are_told_with_what_caused_them(stack: Stack, name: str) -> None:
+    device = f"{name}-device"
+    sent(stack, device, "visit", **{"$set": {"theme": "dark", "plan": "none"}})
+    sent(stack, name, "sign up", **{"$set": {"plan": "free"}})
+    sent(stack, name, "$identify", **{"$anon_distinct_id": device})
+    sent(stack, name, "noise", **{"$set": {"plan": "free"}})  # an effect of its own, and nothing to see
+    stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"plan": "pro"}})
+    stack.persons(f"/{uuid(name)}/delete_property/", "POST", {"$unset": "theme"})
+    stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": name})
+    sent(stack, device, "later", **{"$set": {"theme": "light"}})  # another person's by now
+    url = f"/{uuid(name)}/properties_timeline/?source=changes"
+    points = stack.persons(url).json["points"]
+    told = [(one["cause"]["kind"], one["cause"]["event"], one["keys"], one["before"], one["after"]) for one in points]
+    assert told == [
+        ("capture", "sign up", ["plan"], {}, {"plan": "free"}),
+        ("merge", None, ["theme"], {}, {"theme": "dark"}),
+        ("update", None, ["plan"], {"plan": "free"}, {"plan": "pro"}),
+        ("delete_property", None, ["theme"], {"theme": "dark"}, {}),
+        ("split", None, [], {}, {}),
+    ]
+    assert [one["distinct_ids"] for one in points] == [[name], *[[name, device]] * 3, [name]]
+    assert points[2]["actor"] == "bootstrap"
+    assert points[-1]["properties"] == {"plan": "pro"}
+    for point in points[:-1]:
+        assert stack.persons(f"/{uuid(name)}/?as_of={point['position']}").json["properties"] == point["properties"]
+    assert [one["keys"] for one in stack.persons(f"{url}&keys=theme").json["points"]] == [["theme"], ["theme"]]
+    then = stack.persons(f"{url}&as_of={points[2]['position']}").json["points"]
+    assert then == points[:3]
+    first = stack.persons(f"{url}&limit=2").json
+    second = stack.persons("/" + first["next"].partition("/persons/")[2]).json
+    assert first["points"] + second["points"] == points[:4]
+    assert stack.persons(f"{url}&date_to=2020-01-01").json["points"] == []
+    assert len(stack.persons(f"{url}&date_from=-1d").json["points"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("query", "attr"),
+    [
+        ("source=guess", "source"),
+        ("source=changes&limit=0", "limit"),
+        ("source=changes&limit=1001", "limit"),
+        ("source=changes&cursor=x", "cursor"),
+        ("source=changes&date_from=soon", "date_from"),
+        ("source=changes&date_from=2026-02-01&date_to=2026-01-01", "date_to"),
+        ("source=changes&as_of=soon", "as_of"),
+    ],
+)
+def test_changes_that_are_asked_for_wrongly_are_refused(stack: Stack, name: str, query: str, attr: str) -> None:
+    sent(stack, name, **{"$set": {"a": 1}})
+    answer = stack.persons(f"/{uuid(name)}/properties_timeline/?{query}")
+    assert (answer.status, answer.json["attr"]) == (400, attr)

@@ -1,0 +1,183 @@
+"""properties_timeline?source=changes: every effective change of a person, with what caused it (CONTRACT §5, ours).
+
+Never guesses: the person's own facts and those of everybody it was ever one with are replayed by the events' own folds;
+a point is a record after which the person shows something else, or is another set of distinct ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from services.api.calls import Answer, Call
+from services.api.past import FOREVER, facts
+from shared.domain.errors import BadInput
+from shared.domain.fragment import Fragment, FragmentErased, same
+from shared.domain.identity import MEMBERS_MAX, Membership, PersonDeleted
+from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
+from shared.domain.past import members_of
+from shared.domain.view import merged_properties, ordered_distinct_ids
+from shared.store.person import iso
+from shared.store.timeline import event_of
+
+FACTS_MAX = 20_000
+"""Facts that one request replays: each makes the person anew, about 50 µs."""
+
+ROUNDS_MAX = 8
+"""Rounds of asking for those that were merged with those that were merged with the person."""
+
+LIMIT_DEFAULT, LIMIT_MAX = 100, 1_000
+"""Points of a page."""
+
+_CURSOR = re.compile(r"(-?\d{1,19})\.(\d{1,19})")
+
+Row = tuple[Any, ...]
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One record's effect on the person: the first of its timeline rows, and the person before and after."""
+
+    row: Row
+    before: dict[str, Any]
+    after: dict[str, Any]
+    keys: list[str]
+    distinct_ids: list[str]
+
+
+async def changes(call: Call, span: tuple[int, int]) -> Answer:
+    """The page of points whose stamps lie within the span (microseconds)."""
+    query = call.request.query
+    limit = call.number("limit", LIMIT_DEFAULT, LIMIT_MAX)
+    keys = [key for key in query.get("keys", "").split(",") if key]
+    after = _cursor(query.get("cursor"))
+    addressed = await call.fragment()
+    await call.person_seen()
+    until = await call.as_of()
+    rows = await _related(call, addressed, FOREVER if until is None else until)
+    found = await asyncio.to_thread(lambda: list(replay(call.project.id, addressed, rows)))
+    wanted = [
+        change
+        for change in found
+        if span[0] <= change.row[5] <= span[1]
+        and (change.row[5], change.row[2]) > after
+        and (not keys or set(keys) & set(change.keys))
+    ]
+    page, more = wanted[:limit], len(wanted) > limit
+    url = call.request.url
+    following = f"{page[-1].row[5]}.{page[-1].row[2]}" if more else ""
+    return Answer(
+        body={
+            "points": [_point(call, change) for change in page],
+            "crucial_property_keys": sorted(keys),
+            "effective_date_from": iso(max(span[0], 0)),
+            "effective_date_to": iso(min(span[1], call.context.clock.now_us())),
+            "next": str(url.update_query(cursor=following)) if more else None,
+        }
+    )
+
+
+def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Change]:
+    """The changes of the person that holds `addressed`, in the order of their stamps. Pure.
+
+    `rows` are timeline rows of every fragment that was ever one with it; what is erased by now is none of its changes.
+    """
+    fragments: dict[UUID, Fragment] = {}
+    memberships: dict[UUID, Membership] = {}
+    before: dict[str, Any] = {}
+    ids: list[str] = []
+    ordered = sorted(_living(rows), key=lambda row: (row[5], row[3].startswith("person."), row[2], row[6]))
+    for _, record in groupby(ordered, key=lambda row: (row[5], row[3].startswith("person."), row[2], row[6])):
+        first = None
+        for row in record:
+            first = first or row
+            event: Any = event_of(row)
+            kept: Any = memberships if row[3].startswith("person.") else fragments
+            if row[1] not in kept:
+                kept[row[1]] = (
+                    Membership.alone(project, row[1]) if kept is memberships else Fragment.blank(project, row[1])
+                )
+            event.mutate(kept[row[1]])
+        mine = memberships.get(addressed) or Membership.alone(project, addressed)
+        root = memberships.get(mine.root) or Membership.alone(project, mine.root)
+        group = [fragments[one] for one in members_of(mine, root) if one in fragments and fragments[one].alive]
+        shown = merged_properties((one.id, one.cells, one.properties) for one in group)
+        names = ordered_distinct_ids(one.distinct_id for one in group)
+        changed = [key for key in sorted(before.keys() | shown.keys()) if _differ(before, shown, key)]
+        if first is not None and (changed or names != ids):
+            yield Change(row=first, before=before, after=shown, keys=changed, distinct_ids=names)
+        before, ids = shown, names
+
+
+def _living(rows: Iterable[Row]) -> Iterator[Row]:
+    """Without what lies before a fragment's last erasure, or before its last delete."""
+    kept = list(rows)
+    ends: dict[tuple[UUID, bool], int] = {}
+    for row in kept:
+        if row[3] in (FragmentErased.TOPIC, PersonDeleted.TOPIC):
+            key = (row[1], row[3] == PersonDeleted.TOPIC)
+            ends[key] = max(row[2], ends.get(key, 0))
+    return (row for row in kept if row[2] > ends.get((row[1], row[3].startswith("person.")), 0))
+
+
+async def _related(call: Call, addressed: UUID, until: int) -> list[Row]:
+    """The facts of a fragment, and of all that were ever one person with it."""
+    found: list[Row] = []
+    known: set[UUID] = set()
+    wanted = {addressed}
+    for _ in range(ROUNDS_MAX):
+        known |= wanted
+        related: set[UUID] = set()
+        async for part in facts(call.context, call.project.id, sorted(wanted), until):
+            rows = [row for row in part if row[5] <= until or row[3] in (FragmentErased.TOPIC, PersonDeleted.TOPIC)]
+            found += rows
+            for row in rows:
+                if row[3] in ("person.merged", "person.joined", "person.split", "person.left", "person.rerooted"):
+                    related |= {row[16], row[20], *row[17]}
+            if len(found) > FACTS_MAX or len(known) > 2 * MEMBERS_MAX:
+                raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
+        wanted = related - known - {UUID(int=0)}
+        if not wanted:
+            return found
+    return found
+
+
+def _point(call: Call, change: Change) -> dict[str, Any]:
+    row, counts = change.row, call.context.log.partitions()
+    commands = row[3].startswith("fragment.")
+    partition = partition_of(row[1], counts[COMMANDS]) if commands else call.project.id % counts[IDENTITY]
+    captured = commands and row[7] == "capture"
+    return {
+        "timestamp": iso(row[5]),
+        "properties": change.after,
+        "relevant_event_count": 1,
+        "distinct_ids": change.distinct_ids,
+        "position": format_positions([Position(COMMANDS if commands else IDENTITY, partition, offset_of(row[2]))]),
+        "actor": call.context.access.name_of(row[7]),
+        "cause": {
+            "command": str(row[6]),
+            "kind": "capture" if captured else row[8],
+            "event": row[8] if captured else None,
+        },
+        "keys": change.keys,
+        "before": {key: change.before[key] for key in change.keys if key in change.before},
+        "after": {key: change.after[key] for key in change.keys if key in change.after},
+    }
+
+
+def _differ(before: dict[str, Any], after: dict[str, Any], key: str) -> bool:
+    return (key in before) != (key in after) or not same(before[key], after[key])
+
+
+def _cursor(text: str | None) -> tuple[int, int]:
+    if not text:
+        return (-(2**63), 0)
+    match = _CURSOR.fullmatch(text)
+    if match is None:
+        raise BadInput("The cursor is broken; take `next` as it is.", attr="cursor")
+    return int(match[1]), int(match[2])

@@ -47,11 +47,13 @@ class Verdict(NamedTuple):
 
 def summary(log: str, chaos: Chaos, verdict: Verdict) -> str:
     times = [recovery.served for _, recovery in chaos.recoveries] or [0.0]
+    kills = [recovery.served for name, recovery in chaos.recoveries if name.startswith("kill_")] or [0.0]
     return (
         f"{log}: acknowledged {chaos.acknowledged:,}, records {verdict.records:,}, resent"
         f" {sum(writer.resent for writer in chaos.writers):,}, faults {len(chaos.recoveries)} of"
         f" {len(chaos.faults)} kinds ({chaos.kills} kills), lost {verdict.lost}, duplicated {verdict.duplicated},"
-        f" differences {verdict.differences}, recovery median {statistics.median(times):.2f} s max {max(times):.2f} s"
+        f" differences {verdict.differences}, recovery median {statistics.median(times):.2f} s max {max(times):.2f} s,"
+        f" of kills alone median {statistics.median(kills):.2f} s"
     )
 
 

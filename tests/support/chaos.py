@@ -11,19 +11,39 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from http.client import HTTPException
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from shared.domain.ids import fragment_id
+from shared.domain.ids import COMMANDS, fragment_id, hash64, partition_of
+from shared.runtime.settings import read
 from tests.support.kafka import Cluster
-from tests.support.processes import TOKEN, Stack, wait_for
+from tests.support.processes import TOKEN, Answer, Stack, wait_for
 
-PERSONS, WRITERS, BATCH = 200, 3, 15
+PERSONS, WRITERS, BATCH_MAX = 200, 3, 25
+MERGES = {"$identify": "$anon_distinct_id", "$create_alias": "alias"}
 PAUSE_SECONDS = 0.03
 """Between two requests of a writer: some hundred events a second, so that a fault meets work and not a backlog."""
 
 RECOVERY_SECONDS_MAX = 60.0
+"""Also how long a request is resent: by then service is back, or the run has failed."""
+
 STOPPED_SECONDS = 1.5
+"""A stall: nobody notices it but the clients."""
+
+UNANSWERED = (OSError, HTTPException)
+"""What a client sees of a process that dies: no connection, or half an answer."""
+
+
+class Acknowledged(NamedTuple):
+    """An answer of 2xx: the `Position` it came with, and what must be in the log for it.
+
+    `events` are uuids of captured events, `keys` those of the other commands: of the merges, and of a REST write.
+    """
+
+    position: str
+    events: list[UUID]
+    keys: list[int]
 
 
 class Writer(threading.Thread):
@@ -32,31 +52,44 @@ class Writer(threading.Thread):
     def __init__(self, stack: Stack, seed: int) -> None:
         super().__init__(daemon=True)
         self._stack, self._chosen = stack, random.Random(seed)
-        self.events: list[UUID] = []
-        self.positions: list[str] = []
-        self.resent = 0
+        self.answers: list[Acknowledged] = []
+        self.acknowledged = self.resent = 0
+        self.gave_up = ""
         self.stopping = threading.Event()
 
-    @property
-    def acknowledged(self) -> int:
-        return len(self.events) + len(self.positions)
-
     def run(self) -> None:
-        while not self.stopping.wait(PAUSE_SECONDS):
+        while not self.gave_up and not self.stopping.wait(PAUSE_SECONDS):
             kind = self._chosen.random()
-            name = f"p{self._chosen.randrange(PERSONS)}"
-            if kind < 0.80:
-                self._capture([self._event(f"p{self._chosen.randrange(PERSONS)}") for _ in range(BATCH)])
+            name = self._anybody()
+            if kind < 0.75:
+                self.capture([self._event(self._anybody()) for _ in range(self._chosen.randint(10, BATCH_MAX))])
+            elif kind < 0.80:
+                self.capture([self._event(name)], "/capture/")
+            elif kind < 0.86:
+                self.capture([merge("$identify", name, self._anybody())])
             elif kind < 0.90:
-                other = f"p{self._chosen.randrange(PERSONS)}"
-                merge = {"event": "$identify", "distinct_id": name, "properties": {"$anon_distinct_id": other}}
-                self._capture([merge | {"uuid": str(uuid4())}])
+                self.capture([merge("$create_alias", name, self._anybody())])
             elif kind < 0.96:
                 self._rest(name, "PATCH", "", {"properties": {"rest": self._chosen.randrange(1_000)}})
             elif kind < 0.99:
                 self._rest(name, "POST", "split/", {"main_distinct_id": name})
             else:
                 self._rest(name, "DELETE", "", None)
+
+    def capture(self, events: list[dict[str, Any]], path: str = "/batch/") -> str:
+        """The position of the events; empty if they were not acknowledged."""
+        body = {"api_key": TOKEN, "batch": events} if path == "/batch/" else {"api_key": TOKEN, **events[0]}
+        answer = self._until(lambda: self._stack.ask("POST", path, body, key=None))
+        if answer is None or answer.status != 200:
+            self.gave_up = self.gave_up or f"capture answered {answer and answer.status}"
+            return ""
+        keys = [hash64(f"merge:{event['uuid']}") for event in events if event["event"] in MERGES]
+        uuids = [UUID(event["uuid"]) for event in events]
+        self._remember(Acknowledged(answer.headers["Position"], uuids, keys))
+        return answer.headers["Position"]
+
+    def _anybody(self) -> str:
+        return f"p{self._chosen.randrange(PERSONS)}"
 
     def _event(self, name: str) -> dict[str, Any]:
         key = f"n{self._chosen.randrange(8)}"
@@ -65,30 +98,36 @@ class Writer(threading.Thread):
         )
         return {"event": "tick", "distinct_id": name, "uuid": str(uuid4()), "properties": changes}
 
-    def _capture(self, events: list[dict[str, Any]]) -> None:
-        body = {"api_key": TOKEN, "batch": events}
-        if self._until(lambda: self._stack.ask("POST", "/batch/", body, key=None).status == 200):
-            self.events += [UUID(event["uuid"]) for event in events]
-
     def _rest(self, name: str, method: str, path: str, body: Any) -> None:
-        headers = {"Idempotency_Key": uuid4().hex, "Prefer": "respond-async"}
+        fragment, key = fragment_id(1, name), uuid4().hex
+        headers = {"Idempotency_Key": key, "Prefer": "respond-async"}
+        answer = self._until(lambda: self._stack.persons(f"/{fragment}/{path}", method, body, **headers))
+        if answer is not None and answer.status < 300:  # 404: nobody there yet, or no more; 400: nothing to split
+            self._remember(Acknowledged(answer.headers["Position"], [], [hash64(f"1:{fragment}:{key}")]))
 
-        def send() -> bool:
-            answer = self._stack.persons(f"/{fragment_id(1, name)}/{path}", method, body, **headers)
-            if answer.status < 300 and "Position" in answer.headers:
-                self.positions.append(answer.headers["Position"])
-            return answer.status < 500  # 404: nobody there yet, or no more; 400: nothing to split
+    def _remember(self, answer: Acknowledged) -> None:
+        self.answers.append(answer)
+        self.acknowledged += len(answer.events) or 1
 
-        self._until(send)
-
-    def _until(self, send: Callable[[], bool]) -> bool:
-        while True:
-            with suppress(OSError):
-                if send():
-                    return True
+    def _until(self, send: Callable[[], Answer]) -> Answer | None:
+        """The answer, the request resent unchanged until there is one; None when stopping."""
+        deadline = time.monotonic() + RECOVERY_SECONDS_MAX
+        while time.monotonic() < deadline:
+            with suppress(*UNANSWERED):
+                answer = send()
+                if answer.status < 500:
+                    return answer
             self.resent += 1
             if self.stopping.wait(0.05):
-                return False
+                return None
+        self.gave_up = f"no answer in {RECOVERY_SECONDS_MAX} s"
+        return None
+
+
+def merge(event: str, name: str, other: str) -> dict[str, Any]:
+    """A captured event that merges; of one id with itself it is none."""
+    other = other if other != name else f"{other}-other"
+    return {"event": event, "distinct_id": name, "uuid": str(uuid4()), "properties": {MERGES[event]: other}}
 
 
 class Chaos:
@@ -100,12 +139,17 @@ class Chaos:
         self._coming: list[str] = []
         self._extra: subprocess.Popen[bytes] | None = None
         self.writers = [Writer(stack, seed * 100 + number) for number in range(WRITERS)]
-        self.faults: Counter[str] = Counter()
-        self.recoveries: list[float] = []
+        self.prober = Writer(stack, seed)
+        self.kills = 0
+        self.recoveries: list[tuple[str, Recovery]] = []
 
     @property
-    def kills(self) -> int:
-        return sum(count for name, count in self.faults.items() if name.startswith("kill"))
+    def faults(self) -> Counter[str]:
+        return Counter(name for name, _ in self.recoveries)
+
+    @property
+    def answers(self) -> list[Acknowledged]:
+        return [answer for writer in (*self.writers, self.prober) for answer in writer.answers]
 
     @property
     def acknowledged(self) -> int:
@@ -116,10 +160,10 @@ class Chaos:
         for writer in self.writers:
             writer.start()
         try:
-            while self.kills < kills or self._coming or self.acknowledged < acknowledged:
+            while self.kills < kills or self.acknowledged < acknowledged:
                 before = self.acknowledged
-                wait_for(lambda: self.acknowledged > before + 100, RECOVERY_SECONDS_MAX, "writes to go on")  # noqa: B023
-                if self.kills < kills or self._coming:
+                wait_for(lambda: self._going(before + 100), RECOVERY_SECONDS_MAX, "writes to go on")  # noqa: B023
+                if self.kills < kills:
                     self._fault()
         finally:
             for writer in self.writers:
@@ -130,16 +174,28 @@ class Chaos:
                 self._extra.terminate()
                 self._extra.wait(timeout=15)
 
+    def _going(self, acknowledged: int) -> bool:
+        """Whether so many writes are acknowledged; fails when a writer gave up or died."""
+        assert all(writer.is_alive() for writer in self.writers), [writer.gave_up for writer in self.writers]
+        return self.acknowledged > acknowledged
+
     def _fault(self) -> None:
         if not self._coming:  # every kind once, in another order each time; who joined must come before who leaves
             names = ["kill_api", "kill_projector", "kill_engine", "kill_deleter", "kill_all", "stop_projector"]
-            names += ["kill_broker", "stop_broker"] if self.cluster else []
+            names += ["kill_broker", "stop_broker", "expel_projector"] if self.cluster else []
             self._chosen.shuffle(names)
             self._coming = ["join", names.pop(), "kill_joined", "join", *names, "leave"]
         name = self._coming.pop(0)
-        ended: float = getattr(self, f"_{name}")()
-        self.faults[name] += 1
-        self.recoveries.append(self._recovered(ended))
+        watch = Watch(self.stack)
+        try:
+            ended: float = getattr(self, f"_{name}")()
+            seconds = self._recovered(ended)
+        finally:
+            watch.stop()
+        self.kills += 3 if name == "kill_all" else name.startswith("kill_")
+        self.recoveries.append((name, Recovery(seconds, watch.moved(ended))))
+        if self.cluster:
+            self.cluster.wait_whole()
 
     def _kill(self, *names: str) -> float:
         killed = {name: self.stack.kill(name) for name in names}
@@ -161,9 +217,7 @@ class Chaos:
         return self._kill("deleter")
 
     def _kill_all(self) -> float:
-        at = self._kill("engine", "projector", "api")
-        self.faults["kill_all"] += 2  # and the one that is counted for the fault
-        return at
+        return self._kill("engine", "projector", "api")
 
     def _join(self) -> float:
         """A second projector: a rebalance."""
@@ -185,11 +239,22 @@ class Chaos:
         return at
 
     def _stop_projector(self) -> float:
-        """Frozen long enough that another one would take its partitions over, then let go on: a zombie."""
         pid = self.stack.pid("projector")
         os.kill(pid, signal.SIGSTOP)
         time.sleep(STOPPED_SECONDS)  # the length of the fault itself; nothing is waited for
-        with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+        return time.monotonic()
+
+    def _expel_projector(self) -> float:
+        """Frozen until the joined one serves every partition, then let go on with what it holds in memory: a zombie.
+
+        On Kafka only: the embedded log's locks are the kernel's, and a frozen process keeps them.
+        """
+        pid = self.stack.pid("projector")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            self._recovered(time.monotonic())
+        finally:
             os.kill(pid, signal.SIGCONT)
         return time.monotonic()
 
@@ -210,18 +275,63 @@ class Chaos:
         return time.monotonic()
 
     def _recovered(self, ended: float) -> float:
-        """Seconds until a write made after the fault is acknowledged and visible; then the cluster is whole again."""
+        """Seconds until writes made after the fault, one to every commands partition and a merge, are all visible."""
+        number = len(self.recoveries)
+        events = [merge("$identify", f"probe{number}-a", f"probe{number}-b")]
+        count, reached = read(self.stack.environment).topics[COMMANDS], set[int]()
+        for name in (f"probe{one}" for one in range(100 * count)):
+            if (partition := partition_of(fragment_id(1, name), count)) not in reached:
+                reached.add(partition)
+                changes = {"$set": {"after": number}}
+                events.append({"event": "probe", "distinct_id": name, "uuid": str(uuid4()), "properties": changes})
+        position = self.prober.capture(events)
+        assert position, self.prober.gave_up
 
-        def visible() -> float:
-            with suppress(OSError):
-                sent = self.stack.capture(event="probe", distinct_id="probe", properties={"$set": {"at": ended}})
-                if sent.status == 200:
-                    position = sent.headers["Position"]
-                    if self.stack.persons("/?limit=1", Min_Position=position).status == 200:
-                        return time.monotonic()
-            return 0.0
+        def visible() -> bool:
+            with suppress(*UNANSWERED):
+                return self.stack.persons("/?limit=1", Min_Position=position).status == 200
+            return False
 
-        seconds = float(wait_for(visible, RECOVERY_SECONDS_MAX, "service after a fault")) - ended
-        if self.cluster:
-            self.cluster.wait_whole()
-        return seconds
+        wait_for(visible, RECOVERY_SECONDS_MAX, "service after a fault")
+        return time.monotonic() - ended
+
+
+class Recovery(NamedTuple):
+    """Seconds from the end of a fault.
+
+    `served`: until writes made after it, to every partition, are acknowledged and visible to a read; this is the
+    recovery that is reported. `moved`: until the first position row moves, as the reference defines it; that one
+    partition goes on, be it with what was acknowledged before the fault.
+    """
+
+    served: float
+    moved: float
+
+
+class Watch(threading.Thread):
+    """Notes when position rows move. It asks the engine's own port, for the API may be what was killed."""
+
+    SQL = "SELECT sum(version) FROM (SELECT max(version) AS version FROM {} WHERE project = 0 GROUP BY fragment)"
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(daemon=True)
+        self._stack, self._stopping = stack, threading.Event()
+        self._moves: list[float] = []
+        self._seen = ""
+        self.start()
+
+    def run(self) -> None:
+        while not self._stopping.wait(0.05):
+            with suppress(*UNANSWERED):
+                seen = self._stack.query(f"SELECT ({self.SQL.format('fragments')}) + ({self.SQL.format('identity')})")
+                if seen != self._seen:
+                    self._moves.append(time.monotonic())
+                    self._seen = seen
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join(timeout=30)
+
+    def moved(self, ended: float) -> float:
+        """Seconds from the end of the fault to the first movement after it."""
+        return min((at for at in self._moves[1:] if at >= ended), default=time.monotonic()) - ended

@@ -116,7 +116,7 @@ def check_episode(log: MemoryLog, tables: MemoryTables, expected: Expected) -> N
     assert tables.timeline == expected.timeline, "I4: exactly one outcome of every record"
     assert tables.captured == expected.captured, "I4: captured events"
     assert tables.numbers == expected.numbers, "I4: numbers"
-    _check_oracle(log, state)
+    check_oracle(log, state)
     _check_erasures(expected, tables, state)
     report = Report()
     derived = _derived(tables, _limits(log), report)
@@ -183,7 +183,7 @@ def _limits(log: MemoryLog) -> dict[str, list[int]]:
     return found
 
 
-def _check_oracle(log: MemoryLog, state: dict[str, dict[tuple[int, UUID], Row]]) -> None:
+def check_oracle(log: MemoryLog, state: dict[str, dict[tuple[int, UUID], Row]]) -> None:
     """Against the model written again from the contract's text, project by project."""
     oracles: dict[int, Oracle] = {}
     seen: set[tuple[UUID, int]] = set()

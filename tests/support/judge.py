@@ -1,9 +1,10 @@
 """Judgement of a fault test: the whole log is read again and compared. Never trusts what the services say.
 
-*Acknowledged*: answered with 2xx. *Lost*: acknowledged and not in the log, or in the log and without its outcome in
-the store. *Duplicated*: one event uuid or Idempotency-Key that took effect twice. *Difference*: a row of the store
-unlike the one that a single pass over the log gives. *Recovery*: from the end of a fault (the kill; the SIGCONT; what
-a killed part takes to start again is in it) until a write made after it is acknowledged and visible to a read.
+*Acknowledged*: answered with 2xx. *Lost*: acknowledged and not in the log at or below the position it came with, or in
+the log and without its outcome in the store; a deletion request that a delete made and the ledger does not hold.
+*Duplicated*: one event uuid or Idempotency-Key that took effect twice. *Difference*: a row of the store unlike the one
+that a single pass over the log gives, or a fragment or person unlike what the oracle says. Follow-up commands (erase
+records, requests) may be in the log twice: they count once. *Recovery*: see `chaos.Recovery`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import statistics
 from collections import Counter
 from contextlib import suppress
 from typing import Any, NamedTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from services.projector import rows as r
-from shared.domain.commands import Capture, decode
+from shared.domain.commands import Capture, Command, Delete, Erase, Request, decode
 from shared.domain.errors import BadRecord
-from shared.domain.ids import COMMANDS, IDENTITY, Position, parse_positions
+from shared.domain.identity import PersonDeleted
+from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position, parse_positions
 from shared.log.connect import connect_log
 from shared.log.memory import MemoryLog
 from shared.runtime.settings import read, with_keys
@@ -26,7 +28,7 @@ from shared.store.client import Store
 from shared.store.queries import Query
 from shared.store.timeline import TIMELINE, Row
 from tests.support.chaos import Chaos
-from tests.support.invariants import Expected
+from tests.support.invariants import Expected, check_oracle
 
 DRAIN_SECONDS_MAX = 120.0
 PARTS = 16
@@ -44,13 +46,25 @@ class Verdict(NamedTuple):
 
 
 def summary(log: str, chaos: Chaos, verdict: Verdict) -> str:
-    times = chaos.recoveries or [0.0]
+    times = [recovery.served for _, recovery in chaos.recoveries] or [0.0]
+    kills = [recovery.served for name, recovery in chaos.recoveries if name.startswith("kill_")] or [0.0]
     return (
         f"{log}: acknowledged {chaos.acknowledged:,}, records {verdict.records:,}, resent"
-        f" {sum(writer.resent for writer in chaos.writers):,}, faults {sum(chaos.faults.values())} of"
+        f" {sum(writer.resent for writer in chaos.writers):,}, faults {len(chaos.recoveries)} of"
         f" {len(chaos.faults)} kinds ({chaos.kills} kills), lost {verdict.lost}, duplicated {verdict.duplicated},"
-        f" differences {verdict.differences}, recovery median {statistics.median(times):.2f} s max {max(times):.2f} s"
+        f" differences {verdict.differences}, recovery median {statistics.median(times):.2f} s max {max(times):.2f} s,"
+        f" of kills alone median {statistics.median(kills):.2f} s"
     )
+
+
+def by_kind(chaos: Chaos) -> str:
+    """How often each kind of fault came, and its recovery: median and worst until served, median until moved."""
+    told = []
+    for kind, count in sorted(chaos.faults.items()):
+        served, moved = zip(*(recovery for name, recovery in chaos.recoveries if name == kind), strict=True)
+        times = f"{statistics.median(served):.2f} {max(served):.2f} {statistics.median(moved):.2f}"
+        told.append(f"{kind} {count}: {times}")
+    return "; ".join(told)
 
 
 def judge(chaos: Chaos) -> Verdict:
@@ -76,10 +90,13 @@ async def _judge(settings: Any, chaos: Chaos) -> Verdict:
 async def _drained(log: Any, store: Store) -> None:
     """Wait until the position rows stand at the heads, erase records of deletes included."""
     async with asyncio.timeout(DRAIN_SECONDS_MAX):
-        for topic, table in ((IDENTITY, "identity"), (COMMANDS, "fragments")):
+        for topic, sql in (
+            (IDENTITY, "SELECT max(version) FROM identity WHERE project = 0 GROUP BY fragment"),
+            (COMMANDS, "SELECT max(version) FROM fragments WHERE project = 0 GROUP BY fragment"),
+            (DELETIONS, "SELECT max(version) FROM deletion_positions GROUP BY partition"),
+        ):
             while True:
                 heads = [head for head in await log.heads(topic) if head.offset >= 0]
-                sql = f"SELECT max(version) FROM {table} WHERE project = 0 GROUP BY fragment"
                 reached = sorted(version for (version,) in await store.rows(Query(name="positions", sql=sql)))
                 if reached == sorted(head.version for head in heads):
                     break
@@ -87,9 +104,9 @@ async def _drained(log: Any, store: Store) -> None:
 
 
 async def _copied(log: Any) -> MemoryLog:
-    """Every record of both topics, read by a new member of a new group."""
+    """Every record of the three topics, read by a new member of a new group."""
     copy = MemoryLog(log.partitions())
-    for topic in (COMMANDS, IDENTITY):
+    for topic in (COMMANDS, IDENTITY, DELETIONS):
         heads = {head.partition: head.offset for head in await log.heads(topic)}
         reader = log.reader(topic, f"judge-{uuid4().hex}")
         await reader.start()
@@ -111,33 +128,41 @@ async def _copied(log: Any) -> MemoryLog:
 async def _compared(chaos: Chaos, log: MemoryLog, expected: Expected, store: Store) -> Verdict:
     named: list[str] = []
     differences = 0
+    kept: dict[str, dict[Any, Row]] = {}
     for table, names, key, rows in (
         ("fragments", r.FRAGMENTS, 2, [r.fragment_row(one) for one in expected.fragments.values() if one.version]),
         ("identity", r.IDENTITY, 2, [r.membership_row(one) for one in expected.memberships.values() if one.version]),
         ("timeline", TIMELINE, 4, list(expected.timeline.values())),
         ("captured_events", r.CAPTURED_EVENTS, 0, list(expected.captured.values())),
+        ("numbers", r.NUMBERS, 2, [(*key, fragment) for key, fragment in expected.numbers.items()]),
     ):
-        held = await _held(store, table, names, key)
+        held = kept[table] = await _held(store, table, names, key)
         wanted = {_key(table, row): row for row in rows}
         wrong = [one for one in held.keys() | wanted.keys() if held.get(one) != wanted.get(one)]
         differences += len(wrong)
         named += [f"{table} {one}: held {held.get(one)}, expected {wanted.get(one)}" for one in wrong[:3]]
-    lost, duplicated = _lost(chaos, log, expected), 0
+    if not differences:  # the store is what the folds say: are the folds right?
+        try:
+            check_oracle(log, {COMMANDS: kept["fragments"], IDENTITY: kept["identity"]})
+        except AssertionError as error:
+            differences += 1
+            named.append(f"the oracle: {error}")
+    lost = _lost(chaos, log)
+    unheld, unmade = await _ledger(log, expected, store)
+    named += [*lost[:3], *unheld[:3], *unmade[:3]]
     uuids = "SELECT count() FROM (SELECT uuid FROM captured_events FINAL GROUP BY uuid HAVING count() > 1)"
-    duplicated += (await store.rows(Query(name="uuids", sql=uuids)))[0][0]
-    duplicated += _twice(log, expected)
+    duplicated = (await store.rows(Query(name="uuids", sql=uuids)))[0][0] + _twice(log, expected)
     records = sum(len(records) for records in log._records.values())
-    return Verdict(records, lost, duplicated, differences, named)
+    return Verdict(records, len(lost) + len(unheld), duplicated, differences + len(unmade), named)
 
 
 async def _held(store: Store, table: str, names: tuple[str, ...], key: int) -> dict[Any, Row]:
     """The newest row of every key."""
     by = "project, fragment, uuid" if table == "captured_events" else ", ".join(names[:key])
-    if table in ("fragments", "identity"):
-        by = "project, fragment"
+    newest = "" if table == "numbers" else ", version DESC"
     sql = (
         f"SELECT {', '.join(names)} FROM {table} WHERE project != 0"
-        f" AND cityHash64(fragment) % {PARTS} = {{part:UInt32}} ORDER BY {by}, version DESC LIMIT 1 BY {by}"
+        f" AND cityHash64(fragment) % {PARTS} = {{part:UInt32}} ORDER BY {by}{newest} LIMIT 1 BY {by}"
     )
     found: dict[Any, Row] = {}
     for part in range(PARTS):
@@ -150,30 +175,57 @@ async def _held(store: Store, table: str, names: tuple[str, ...], key: int) -> d
 def _key(table: str, row: Row) -> Any:
     if table == "captured_events":
         return row[0], row[1], row[3]
-    return row[:2] if table in ("fragments", "identity") else row[:4]
+    return row[:4] if table == "timeline" else row[:2]
 
 
-def _lost(chaos: Chaos, log: MemoryLog, expected: Expected) -> int:
-    """Acknowledged event uuids without an outcome, and acknowledged positions that are not in the log."""
-    uuids = {key[2] for key in expected.captured}
-    lost = sum(uuid not in uuids for writer in chaos.writers for uuid in writer.events)
-    for writer in chaos.writers:
-        for token in writer.positions:
-            for topic, partition, offset in parse_positions(token):
-                lost += topic in (COMMANDS, IDENTITY) and offset >= len(log._records[topic, partition])
+def _lost(chaos: Chaos, log: MemoryLog) -> list[str]:
+    """What was acknowledged and is not in the log where its position says; what it did there, the rows tell."""
+    at: dict[Any, list[Position]] = {}
+    for topic in (COMMANDS, IDENTITY):
+        for record in log.records(topic):
+            command = _command(record.value)
+            if command is not None:
+                named: UUID | int = command.uuid if isinstance(command, Capture) else command.key
+                at.setdefault(named, []).append(record.position)
+    lost = []
+    for answer in chaos.answers:
+        reached = {(topic, partition): offset for topic, partition, offset in parse_positions(answer.position)}
+        for wanted in (*answer.events, *answer.keys):
+            places = at.get(wanted, [])
+            if not any(place.offset <= reached.get((place.topic, place.partition), -1) for place in places):
+                lost.append(f"acknowledged at {answer.position}, found at {places}: {wanted}")
     return lost
 
 
+async def _ledger(log: MemoryLog, expected: Expected, store: Store) -> tuple[list[str], list[str]]:
+    """Deletion requests that are missing in the ledger, and those in it that nobody made."""
+    deletes = [command for record in log.records(IDENTITY) if isinstance(command := _command(record.value), Delete)]
+    effective = {row[6] for row in expected.timeline.values() if row[3] == PersonDeleted.TOPIC}
+    made = {command.request for command in deletes if command.id in effective}
+    asked = [command for record in log.records(DELETIONS) if isinstance(command := _command(record.value), Request)]
+    held = {
+        request for (request,) in await store.rows(Query(name="requests", sql="SELECT request FROM deletion_requests"))
+    }
+    wanted = made | {command.request for command in asked}
+    return [f"no deletion request {one}" for one in wanted - held], [f"who made {one}?" for one in held - wanted]
+
+
+def _command(value: bytes) -> Command | None:
+    with suppress(BadRecord):
+        return decode(value)
+    return None
+
+
 def _twice(log: MemoryLog, expected: Expected) -> int:
-    """Event uuids and keys of which two records took effect."""
+    """Event uuids and keys of which two records took effect, each at a fragment or at an identity."""
     effects: Counter[Any] = Counter()
-    changed = {row[6] for row in expected.timeline.values()}
+    changed = {(row[6], row[2]) for row in expected.timeline.values()}
     for topic in (COMMANDS, IDENTITY):
         for record in log.records(topic):
-            with suppress(BadRecord):
-                command = decode(record.value)
-                if command.id in changed:
-                    named = command.uuid if isinstance(command, Capture) else command.key
-                    if named:
-                        effects[topic, getattr(command, "fragment", None), named] += 1
+            command = _command(record.value)
+            if command is not None and (command.id, record.position.version) in changed:
+                if isinstance(command, Erase):
+                    effects[topic, command.fragment, command.iver] += 1
+                elif named := command.uuid if isinstance(command, Capture) else command.key:
+                    effects[topic, getattr(command, "fragment", None), named] += 1
     return sum(count - 1 for count in effects.values())

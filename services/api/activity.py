@@ -7,12 +7,14 @@ from uuid import UUID
 
 import orjson
 
+from services.api.bodies import ActivityPage
 from services.api.calls import Answer, Call, Route
+from services.api.parameters import PAGE_MAX, Integer
 from shared.domain.fragment import UNSET
 from shared.store.person import iso
 
-LIMIT_DEFAULT, LIMIT_MAX, PAGE_MAX = 10, 1_000, 10_000
-"""Rows of a page, and pages."""
+LIMIT = Integer("limit", "Items of a page.", absent=10, most=PAGE_MAX)
+PAGE = Integer("page", "Which page.", absent=1, most=10_000)
 
 _ACTIVITIES = {
     "person.merged": "merged",
@@ -23,23 +25,23 @@ _ACTIVITIES = {
 
 
 async def of_person(call: Call) -> Answer:
-    """GET :id/activity."""
+    """GET :id/activity: what people did to this person, newest first."""
     person = await call.person()
     return await _activity(call, [member.fragment for member in person.members])
 
 
 async def of_project(call: Call) -> Answer:
-    """GET activity."""
+    """GET activity: what people did to the persons of the project, newest first."""
     return await _activity(call, [])
 
 
-COLLECTION_ROUTES = (Route("GET", "/activity", "activity_log:read", of_project),)
-ROUTES = (Route("GET", "/{id}/activity", "activity_log:read", of_person),)
+COLLECTION_ROUTES = (Route("GET", "/activity", "activity_log:read", of_project, (LIMIT, PAGE), answers=ActivityPage),)
+ROUTES = (Route("GET", "/{id}/activity", "activity_log:read", of_person, (LIMIT, PAGE), answers=ActivityPage),)
 
 
 async def _activity(call: Call, fragments: list[UUID]) -> Answer:
-    limit = call.number("limit", LIMIT_DEFAULT, LIMIT_MAX)
-    page = call.number("page", 1, PAGE_MAX)
+    limit = call.asked(LIMIT)
+    page = call.asked(PAGE)
     rows = await call.context.store.rows(
         call.context.reads.queries["activity"],
         project=call.project.id,

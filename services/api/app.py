@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from services.api import activity, capture, deletions, history, identities, lists, persons, timeline
+from services.api import activity, capture, deletions, history, identities, lists, openapi, persons, timeline
 from services.api.access import Access
-from services.api.calls import LIMITS, mount
+from services.api.calls import LIMITS, Route, mount
 from services.api.context import CONTEXT, Context, Stamps, uuid7
 from services.api.errors import error_middleware
 from services.api.limits import Limits
@@ -29,6 +29,14 @@ from shared.store.connect import connect_store
 
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
 """Methods that metrics tell apart: a client may send any word, and every word would be a series."""
+
+_NOUNS = (lists, persons, identities, activity, timeline, history, deletions)
+
+ROUTES: tuple[Route, ...] = (
+    *(route for noun in _NOUNS for route in noun.COLLECTION_ROUTES),
+    *(route for noun in _NOUNS for route in noun.ROUTES),
+)
+"""All of REST. The order matters: literal paths before those with an id."""
 
 BODY_BYTES_MAX = 21 * 1_048_576
 """aiohttp's own limit, above every route's; the routes check theirs."""
@@ -80,13 +88,13 @@ async def build(log: Log, store: Store, clock: Clock, limits: Limits | None = No
 
 
 def application(context: Context) -> web.Application:
-    """All routes. The order matters: literal paths before those with an id."""
+    """All routes."""
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_observe, error_middleware])
     app[CONTEXT] = context
+    app.on_response_prepare.append(_add_headers)
     capture.register(app)
-    nouns = (lists, persons, identities, activity, timeline, history, deletions)
-    mount(app, [route for noun in nouns for route in noun.COLLECTION_ROUTES])
-    mount(app, [route for noun in nouns for route in noun.ROUTES])
+    mount(app, ROUTES)
+    openapi.register(app, ROUTES)
     add_ops(app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context)})
     return app
 
@@ -101,10 +109,13 @@ async def _observe(
     route = resource.canonical if resource is not None else "unknown"
     method = request.method if request.method in METHODS else "other"
     telemetry.HTTP_SECONDS.labels(method, route, response.status).observe(time.perf_counter() - began)
+    return response
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(request.get(LIMITS, {}))
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 async def _log_answers(context: Context) -> str:

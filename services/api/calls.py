@@ -7,8 +7,9 @@ prefixes. The error middleware maps what is raised.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -18,8 +19,10 @@ from services.api import errors
 from services.api.access import Key, Project
 from services.api.capture_body import GZIP, inflate
 from services.api.context import CONTEXT, POSITION_HEADER, Context
+from services.api.parameters import AS_OF, Parameter
 from services.api.past import moment, persons_at
-from services.api.render import csv_body, json_body
+from services.api.render import CSV, JSON, Rows, csv_body, json_body, send_csv, send_json
+from services.api.watermarks import WAIT_SECONDS_MAX
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, NotYet, Transient
 from shared.domain.ids import Position, format_positions, parse_positions
@@ -35,6 +38,13 @@ BODY_SECONDS_MAX = 10.0
 
 NUMBER_MAX = 2**53
 """Integer ids end below, where JavaScript's integers do."""
+
+_FIELD = re.compile(r"`\$\.([^`.\[]+)")
+_WAIT = re.compile(r"\bwait\s*=\s*\"?(\d{1,4})\b")
+_MISSING = re.compile(r"missing required field `([^`]+)`")
+
+B = TypeVar("B")
+V = TypeVar("V")
 
 Format = Literal["json", "csv"]
 
@@ -59,6 +69,7 @@ class Call(msgspec.Struct, kw_only=True):
     project: Project
     key: Key
     format: Format
+    route: Route
     cut: int | None = None
 
     @property
@@ -73,21 +84,18 @@ class Call(msgspec.Struct, kw_only=True):
             raise errors.parse_error("The body must be a JSON object.")
         return value
 
-    def flag(self, name: str) -> bool:
-        """A boolean of the query: true, false, 1 or 0."""
-        text = self.request.query.get(name, "false")
-        if text not in ("true", "false", "1", "0"):
-            raise BadInput(f"{name} must be true, false, 1 or 0.", attr=name)
-        return text in ("true", "1")
+    async def read(self, kind: type[B]) -> B:
+        """The body as this struct. BadInput names the field that is missing or wrong."""
+        sent = await self.body()
+        try:
+            return msgspec.convert(sent, kind)
+        except msgspec.ValidationError as error:
+            raise _wrong_field(str(error)) from None
 
-    def number(self, name: str, default: int, most: int, least: int = 1) -> int:
-        """An integer of the query within its limits."""
-        text = self.request.query.get(name)
-        if text is None or text == "":
-            return default
-        if not text.isascii() or not text.isdigit() or not least <= int(text[:12]) <= most:
-            raise BadInput(f"{name} must be an integer from {least} to {most}.", attr=name)
-        return int(text)
+    def asked(self, parameter: Parameter[V]) -> V:
+        """A parameter of the query, or its default. BadInput names it when it is wrong."""
+        assert parameter in self.route.query, parameter.name
+        return parameter.of(self.request.query)
 
     async def fragment(self, text: str = "") -> UUID:
         """The fragment that the path (or `text`) names by integer id or uuid, whether it lives or not."""
@@ -114,8 +122,8 @@ class Call(msgspec.Struct, kw_only=True):
 
     async def as_of(self) -> int | None:
         """The moment that a read asks for with `as_of`, as a stamp; None for now."""
-        text = self.request.query.get("as_of")
-        if text is not None and self.cut is None:
+        text = self.asked(AS_OF)
+        if text and self.cut is None:
             self.cut = await moment(self.context, self.project.id, text)
         return self.cut
 
@@ -140,11 +148,14 @@ class Call(msgspec.Struct, kw_only=True):
         return positions, await self.visible(positions)
 
     async def visible(self, positions: Sequence[Position]) -> bool:
+        """Wait until reads see these positions, as long as the client prefers (RFC 7240: respond-async, wait=3)."""
         preferences = self.request.headers.get("Prefer", "").lower()
-        if "respond-async" in preferences:
+        waiting = _WAIT.search(preferences)
+        if "respond-async" in preferences and waiting is None:
             return False
+        seconds = min(float(waiting[1]), WAIT_SECONDS_MAX) if waiting is not None else WAIT_SECONDS_MAX
         try:
-            await self.context.watermarks.wait(positions)
+            await self.context.watermarks.wait(positions, seconds)
         except (NotYet, Transient):  # the command is durable: the client is told that much
             return False
         return True
@@ -162,12 +173,21 @@ Handler = Callable[[Call], Awaitable[Answer]]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One row of the route table: `path` is what follows the prefix."""
+    """One row of the route table: `path` is what follows the prefix, `handler`'s docstring says what it does.
+
+    `query`, `body` and `answers` are what the OpenAPI document shows, and what requests are judged by. `errors` are the
+    statuses beyond those that every route may answer. A route without `answers` and `status` 200 is none to be shown.
+    """
 
     method: str
     path: str
     scope: str
     handler: Handler
+    query: tuple[Parameter[Any], ...] = ()
+    body: type | None = None
+    answers: type | tuple[type, ...] = ()
+    status: int = 200
+    errors: tuple[int, ...] = ()
 
 
 def mount(app: web.Application, routes: Sequence[Route]) -> None:
@@ -182,42 +202,50 @@ def mount(app: web.Application, routes: Sequence[Route]) -> None:
                         resource.add_route(method, endpoint(route))
 
 
-def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
+def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The aiohttp handler of a route: authenticate, find the project, negotiate, wait for the position, answer."""
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         context = request.app[CONTEXT]
         key = await _authenticate(request, context)
         request[LIMITS] = context.limits.take(key.id, context.clock.now_us())
         project = _project(request, context, key)
         if not key.may(route.scope):
             raise errors.permission_denied(route.scope)
-        call = Call(request=request, context=context, project=project, key=key, format=_format(request))
+        call = Call(request=request, context=context, project=project, key=key, format=_format(request), route=route)
         asked = request.headers.get("Min-Position")
         if asked is not None:
             await context.watermarks.wait(parse_positions(asked))
         answer = await route.handler(call)
-        return _respond(call, answer)
+        return await _respond(call, answer)
 
     return handle
 
 
-def _respond(call: Call, answer: Answer) -> web.Response:
+async def _respond(call: Call, answer: Answer) -> web.StreamResponse:
+    if isinstance(answer.body, Rows):  # before the position is told: it must not be newer than what is read
+        await answer.body.start()
     positions = call.context.reads.position() if answer.positions is None else answer.positions
     headers = answer.headers | ({POSITION_HEADER: format_positions(list(positions))} if positions else {})
     if answer.body is None:
         return web.Response(status=answer.status, headers=headers)
     if call.format == "csv":
-        return web.Response(
-            status=answer.status,
-            body=csv_body(answer.body),
-            headers=headers | {"Content-Disposition": 'attachment; filename="persons.csv"'},
-            content_type="text/csv",
-            charset="utf-8",
-        )
-    return web.Response(
-        status=answer.status, body=json_body(answer.body), headers=headers, content_type="application/json"
-    )
+        headers |= {"Content-Disposition": 'attachment; filename="persons.csv"'}
+    if isinstance(answer.body, Rows):
+        return await (send_csv if call.format == "csv" else send_json)(call.request, answer.body, headers)
+    headers |= {"Content-Type": CSV if call.format == "csv" else JSON}
+    body = csv_body(answer.body) if call.format == "csv" else json_body(answer.body)
+    return web.Response(status=answer.status, body=body, headers=headers)
+
+
+def _wrong_field(text: str) -> BadInput:
+    """msgspec's words as ours: the field is in the path that they end with."""
+    missing = _MISSING.search(text)
+    if missing is not None:
+        return BadInput("This field is required.", attr=missing[1], slug="required")
+    said, _, path = text.partition(" - at ")
+    field = _FIELD.search(path)
+    return BadInput(f"{said}.".replace("`", ""), attr=field[1] if field is not None else None)
 
 
 async def _json_of(request: web.Request) -> Any:

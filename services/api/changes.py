@@ -16,6 +16,7 @@ from uuid import UUID
 import msgspec
 
 from services.api.calls import Answer, Call
+from services.api.parameters import CURSOR, LIMIT, Text
 from services.api.past import FOREVER, facts
 from shared.domain.errors import BadInput
 from shared.domain.fragment import Fragment, FragmentErased, same
@@ -32,8 +33,7 @@ FACTS_MAX = 20_000
 ROUNDS_MAX = 8
 """Rounds of asking for those that were merged with those that were merged with the person."""
 
-LIMIT_DEFAULT, LIMIT_MAX = 100, 1_000
-"""Points of a page."""
+KEYS = Text("keys", "With source=changes: only changes of these properties, comma-joined.", most=4_000, example="plan")
 
 _CURSOR = re.compile(r"(-?\d{1,19})\.(\d{1,19})")
 
@@ -52,10 +52,9 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 async def changes(call: Call, span: tuple[int, int]) -> Answer:
     """The page of points whose stamps lie within the span (microseconds)."""
-    query = call.request.query
-    limit = call.number("limit", LIMIT_DEFAULT, LIMIT_MAX)
-    keys = [key for key in query.get("keys", "").split(",") if key]
-    after = _cursor(query.get("cursor"))
+    limit = call.asked(LIMIT)
+    keys = [key for key in call.asked(KEYS).split(",") if key]
+    after = _cursor(call.asked(CURSOR))
     addressed = await call.fragment()
     await call.person_seen()
     until = await call.as_of()
@@ -174,7 +173,7 @@ def _differ(before: dict[str, Any], after: dict[str, Any], key: str) -> bool:
     return (key in before) != (key in after) or not same(before[key], after[key])
 
 
-def _cursor(text: str | None) -> tuple[int, int]:
+def _cursor(text: str) -> tuple[int, int]:
     if not text:
         return (-(2**63), 0)
     match = _CURSOR.fullmatch(text)

@@ -9,28 +9,29 @@ from uuid import UUID, uuid5
 import orjson
 
 from services.api import errors
+from services.api.bodies import Bulk, BulkDelete, DeletionRequest, DeletionRequests, DeletionStatus
 from services.api.calls import Answer, Call, Route
 from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, keyed
+from services.api.parameters import LIMIT, OFFSET, Choice, Flag, Uuid
 from shared.domain.commands import Cancel, Command, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound, Rejected
 from shared.domain.ids import IDENTITY, fragment_id
 from shared.store.person import iso
 
-LIST_MAX = 1_000
-"""Rows of one page of requests."""
-
-BULK_MAX = 1_000
-"""Persons of one bulk_delete; more is refused, never cut."""
-
 _ANY = UUID(int=0)
 
 STATUSES = {"pending": 1, "completed": 2, "all": 0}
+STATUS = Choice("status", "Only requests that are not done yet, or done.", absent="all", choices=tuple(STATUSES))
+PERSON_UUID = Uuid("person_uuid", "Only requests for this person.")
+DELETE_EVENTS = Flag("delete_events", "The captured events as well.")
+DELETE_RECORDINGS = Flag("delete_recordings", "The recordings as well.")
+KEEP_PERSON = Flag("keep_person", "Only what the other flags name.")
 
 
 async def delete(call: Call) -> Answer:
-    """DELETE :id. Answers when the erase records are in the log: what is sent afterwards is a new life."""
-    events, recordings = call.flag("delete_events"), call.flag("delete_recordings")
-    keep = call.flag("keep_person")
+    """DELETE :id: gone when this answers, the erasure is asked for. What is sent afterwards is a new life."""
+    events, recordings = call.asked(DELETE_EVENTS), call.asked(DELETE_RECORDINGS)
+    keep = call.asked(KEEP_PERSON)
     sent = keyed(call, await call.fragment(), "delete", events, recordings, keep)
     if keep and not events and not recordings:
         await call.holder(sent.fragment)
@@ -65,13 +66,12 @@ async def delete(call: Call) -> Answer:
 
 async def bulk_delete(call: Call) -> Answer:
     """POST bulk_delete: the persons of up to 1,000 ids or distinct ids; each makes a deletion request of its own."""
-    body = await call.body()
-    flags = {name: _boolean(body, name) for name in ("delete_events", "delete_recordings", "keep_person")}
+    body = await call.read(BulkDelete)
     asked, fragments = await _named(call, body)
     persons = await call.context.reads.by_fragments(call.project.id, list(fragments.values())) if fragments else []
     holders = dict(zip(fragments, persons, strict=True))
     found = {person.uuid: person for person in persons if person is not None}
-    events, recordings, keep = flags["delete_events"], flags["delete_recordings"], flags["keep_person"]
+    events, recordings, keep = body.delete_events, body.delete_recordings, body.keep_person
     scope = Scope(profile=not keep, events=events, recordings=recordings)
     nothing = keep and not events and not recordings
     at = call.context.stamps.reserve(len(found))
@@ -108,19 +108,19 @@ async def delete_events(call: Call) -> Answer:
 
 
 async def delete_recordings(call: Call) -> Answer:
-    """POST :id/delete_recordings."""
+    """POST :id/delete_recordings: the recordings go, the person stays."""
     return await _request(call, keyed(call, await call.fragment(), "delete_recordings"), Scope(recordings=True))
 
 
 async def requests(call: Call) -> Answer:
     """GET deletion_requests: all of this project, newest first."""
-    limit, offset = call.number("limit", 100, LIST_MAX), call.number("offset", 0, 10**9, least=0)
+    limit, offset = call.asked(LIMIT), call.asked(OFFSET)
     rows = await _rows(call, limit=limit, offset=offset)
     return Answer(body={"results": [_shown(row) for row in rows]})
 
 
 async def request(call: Call) -> Answer:
-    """GET deletion_requests/:id."""
+    """GET deletion_requests/:id: one of them."""
     return Answer(body=_shown(await _found(call)))
 
 
@@ -146,20 +146,13 @@ async def cancel(call: Call) -> Answer:
 
 async def status(call: Call) -> Answer:
     """GET deletion_status: the requests that include events, as the original lists them."""
-    asked = call.request.query.get("status", "all")
-    if asked not in STATUSES:
-        raise BadInput("status must be pending, completed or all.", attr="status", slug="invalid_choice")
-    limit, offset = call.number("limit", 100, LIST_MAX), call.number("offset", 0, 10**9, least=0)
-    person = call.request.query.get("person_uuid")
-    try:
-        only = UUID(person) if person else _ANY
-    except ValueError:
-        raise BadInput("Not a uuid.", attr="person_uuid") from None
+    asked = call.asked(STATUS)
+    limit, offset = call.asked(LIMIT), call.asked(OFFSET)
     rows = await call.context.store.rows(
         call.context.reads.queries["deletion_status"],
         project=call.project.id,
         state=STATUSES[asked],
-        person=only,
+        person=call.asked(PERSON_UUID),
         limit=limit,
         offset=offset,
     )
@@ -180,44 +173,33 @@ async def status(call: Call) -> Answer:
 
 
 ROUTES = (
-    Route("DELETE", "/{id}", "person:write", delete),
-    Route("POST", "/{id}/delete_events", "person:write", delete_events),
-    Route("POST", "/{id}/delete_recordings", "person:write", delete_recordings),
+    Route("DELETE", "/{id}", "person:write", delete, (DELETE_EVENTS, DELETE_RECORDINGS, KEEP_PERSON), status=204),
+    Route("POST", "/{id}/delete_events", "person:write", delete_events, answers=DeletionRequest),
+    Route("POST", "/{id}/delete_recordings", "person:write", delete_recordings, answers=DeletionRequest),
 )
 COLLECTION_ROUTES = (
-    Route("POST", "/bulk_delete", "person:write", bulk_delete),
-    Route("GET", "/deletion_status", "person:read", status),
-    Route("GET", "/deletion_requests", "person:read", requests),
-    Route("GET", "/deletion_requests/{request}", "person:read", request),
-    Route("DELETE", "/deletion_requests/{request}", "person:write", cancel),
+    Route("POST", "/bulk_delete", "person:write", bulk_delete, body=BulkDelete, answers=Bulk, status=202),
+    Route(
+        "GET", "/deletion_status", "person:read", status, (STATUS, PERSON_UUID, LIMIT, OFFSET), answers=DeletionStatus
+    ),
+    Route("GET", "/deletion_requests", "person:read", requests, (LIMIT, OFFSET), answers=DeletionRequests),
+    Route("GET", "/deletion_requests/{request}", "person:read", request, answers=DeletionRequest),
+    Route("DELETE", "/deletion_requests/{request}", "person:write", cancel, status=204),
 )
 
 
-def _boolean(body: dict[str, Any], name: str) -> bool:
-    value = body.get(name, False)
-    if not isinstance(value, bool):
-        raise BadInput("true or false.", attr=name)
-    return value
-
-
-async def _named(call: Call, body: dict[str, Any]) -> tuple[list[Any], dict[str, UUID]]:
+async def _named(call: Call, body: BulkDelete) -> tuple[list[Any], dict[str, UUID]]:
     """(what was asked for, the fragment of each that can be one), of `ids` or of `distinct_ids`, never both."""
-    ids, distinct_ids = body.get("ids"), body.get("distinct_ids")
-    if (ids is None) == (distinct_ids is None):
+    if (body.ids is None) == (body.distinct_ids is None):
         raise BadInput("Either ids or distinct_ids.", attr="ids")
-    attr, asked = ("ids", ids) if distinct_ids is None else ("distinct_ids", distinct_ids)
-    kinds = (int, str) if attr == "ids" else (str,)
-    if not isinstance(asked, list) or any(isinstance(one, bool) or not isinstance(one, kinds) for one in asked):
-        raise BadInput("A list of uuids or integer ids." if attr == "ids" else "A list of texts.", attr=attr)
-    if len(asked) > BULK_MAX:
-        raise BadInput(f"At most {BULK_MAX}.", attr=attr)
-    if attr == "distinct_ids":
-        return asked, {one: fragment_id(call.project.id, one) for one in asked}
+    if body.distinct_ids is not None:
+        return body.distinct_ids, {one: fragment_id(call.project.id, one) for one in body.distinct_ids}
+    asked = body.ids or []
     texts = list(dict.fromkeys(map(str, asked)))
     found = await asyncio.gather(*(call.fragment(one or "-") for one in texts), return_exceptions=True)
     for one, fragment in zip(texts, found, strict=True):
         if isinstance(fragment, BadInput):
-            raise BadInput(f"Not an id: {one[:100]}", attr=attr)
+            raise BadInput(f"Not an id: {one[:100]}", attr="ids")
         if isinstance(fragment, BaseException) and not isinstance(fragment, NotFound):
             raise fragment
     return asked, {one: fragment for one, fragment in zip(texts, found, strict=True) if isinstance(fragment, UUID)}

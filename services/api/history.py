@@ -6,16 +6,15 @@ from typing import Any
 
 import orjson
 
+from services.api.bodies import PropertyHistory
 from services.api.calls import Answer, Call, Route
+from services.api.parameters import AS_OF, LIMIT, OFFSET
 from services.api.past import FOREVER
 from shared.domain.fragment import NULL, ONCE, SET, UNSET
 from shared.domain.identity import MEMBERS_MAX, FragmentJoined, FragmentLeft, FragmentRerooted, PersonDeleted
 from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
 from shared.domain.view import decisive
 from shared.store.person import Person, cells_of, iso
-
-LIMIT_DEFAULT, LIMIT_MAX, OFFSET_MAX = 100, 1_000, 100_000
-"""Values of a page."""
 
 STEPS_MAX = 4 * MEMBERS_MAX
 """Memberships read for the merge paths: the largest person with a few moves each."""
@@ -32,8 +31,8 @@ _REASONS = {
 async def of_property(call: Call) -> Answer:
     """GET :id/properties/:key/history, newest first: each value with its command, actor, source and merge path."""
     key = call.request.match_info["key"]
-    limit = call.number("limit", LIMIT_DEFAULT, LIMIT_MAX)
-    offset = call.number("offset", 0, OFFSET_MAX, least=0)
+    limit = call.asked(LIMIT)
+    offset = call.asked(OFFSET)
     person = await call.person_seen()
     until = await call.as_of()
     scope: dict[str, Any] = {
@@ -67,7 +66,12 @@ async def of_property(call: Call) -> Answer:
 
 
 COLLECTION_ROUTES = ()
-ROUTES = (Route("GET", "/{id}/properties/{key}/history", "person:read", of_property),)
+ROUTES = (
+    Route(
+        "GET", "/{id}/properties/{key}/history", "person:read", of_property,
+        query=(LIMIT, OFFSET, AS_OF), answers=PropertyHistory,
+    ),
+)  # fmt: skip
 
 
 def _value(call: Call, person: Person, row: tuple[Any, ...]) -> dict[str, Any]:

@@ -9,8 +9,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
+from services.api.bodies import Merge as MergeBody
+from services.api.bodies import MergePreview, ResetDistinctId, SplitDone
+from services.api.bodies import Person as PersonBody
+from services.api.bodies import Split as SplitBody
 from services.api.calls import Answer, Call, Route
 from services.api.outcomes import Outcome, carry_out, earlier, keyed, person_after, raise_refusal
+from services.api.parameters import DRY_RUN
 from services.api.past import persons_at, stamp_of
 from shared.domain.commands import IdentityCommand, Merge, Split
 from shared.domain.errors import BadInput, NotFound
@@ -21,8 +26,8 @@ from shared.store.person import Person, assemble
 
 async def split(call: Call) -> Answer:
     """POST :id/split: move distinct ids out; every one gets back what was set through it."""
-    body = await call.body()
-    dry = call.flag("dry_run")
+    body = await call.read(SplitBody)
+    dry = call.asked(DRY_RUN)
     chosen = _chosen(body)
     sent = keyed(call, await call.fragment(), "split", chosen)
     outcome = None if dry else await earlier(call, IDENTITY, sent)
@@ -48,8 +53,8 @@ async def split(call: Call) -> Answer:
 
 async def merge(call: Call) -> Answer:
     """POST :id/merge: the person of the path absorbs another one; an operator may merge identified ones."""
-    body = await call.body()
-    dry = call.flag("dry_run")
+    body = await call.read(MergeBody)
+    dry = call.asked(DRY_RUN)
     into = await call.fragment()
     source = await _source(call, body)
     sent = keyed(call, into, "merge", str(source))
@@ -78,32 +83,26 @@ async def merge(call: Call) -> Answer:
 
 async def reset_person_distinct_id(call: Call) -> Answer:
     """POST reset_person_distinct_id: with our ids there is nothing to reset; known and unknown ids are told alike."""
-    distinct_id = (await call.body()).get("distinct_id")
-    if distinct_id is None:
-        raise BadInput("This field is required.", attr="distinct_id", slug="required")
-    if not isinstance(distinct_id, str) or not distinct_id:
-        raise BadInput("A distinct id is a text.", attr="distinct_id")
+    await call.read(ResetDistinctId)
     return Answer(status=202, positions=[])
 
 
-COLLECTION_ROUTES = (Route("POST", "/reset_person_distinct_id", "person:write", reset_person_distinct_id),)
+COLLECTION_ROUTES = (
+    Route(
+        "POST", "/reset_person_distinct_id", "person:write", reset_person_distinct_id, body=ResetDistinctId, status=202
+    ),
+)
 ROUTES = (
-    Route("POST", "/{id}/split", "person:write", split),
-    Route("POST", "/{id}/merge", "person:write", merge),
+    Route("POST", "/{id}/split", "person:write", split, (DRY_RUN,), SplitBody, SplitDone),
+    Route("POST", "/{id}/merge", "person:write", merge, (DRY_RUN,), MergeBody, (PersonBody, MergePreview)),
 )
 
 
-def _chosen(body: dict[str, Any]) -> tuple[str | None, list[str] | None]:
+def _chosen(body: SplitBody) -> tuple[str | None, list[str] | None]:
     """What the body asks for: (main_distinct_id, distinct_ids_to_split), at most one of them."""
-    main, leaving = body.get("main_distinct_id"), body.get("distinct_ids_to_split")
-    if leaving is not None:
-        if main is not None:
-            raise BadInput("Not together with main_distinct_id.", attr="distinct_ids_to_split")
-        if not isinstance(leaving, list) or not leaving or not all(isinstance(one, str) for one in leaving):
-            raise BadInput("A list of at least one distinct id.", attr="distinct_ids_to_split")
-    if main is not None and not isinstance(main, str):
-        raise BadInput("Not a distinct id of this person.", attr="main_distinct_id")
-    return main, leaving
+    if body.distinct_ids_to_split is not None and body.main_distinct_id is not None:
+        raise BadInput("Not together with main_distinct_id.", attr="distinct_ids_to_split")
+    return body.main_distinct_id, body.distinct_ids_to_split
 
 
 def _split_of(chosen: tuple[str | None, list[str] | None], person: Person) -> tuple[UUID | None, tuple[UUID, ...]]:
@@ -122,18 +121,13 @@ def _split_of(chosen: tuple[str | None, list[str] | None], person: Person) -> tu
     return fragments[main], ()
 
 
-async def _source(call: Call, body: dict[str, Any]) -> UUID:
-    source, distinct_id = body.get("source"), body.get("distinct_id")
-    if (source is None) == (distinct_id is None):
+async def _source(call: Call, body: MergeBody) -> UUID:
+    if (body.source is None) == (body.distinct_id is None):
         raise BadInput("Either source (an id or uuid) or distinct_id.", attr="source")
-    if distinct_id is not None:
-        if not isinstance(distinct_id, str) or not distinct_id:
-            raise BadInput("A distinct id is a text.", attr="distinct_id")
-        return fragment_id(call.project.id, distinct_id)
-    if isinstance(source, bool) or not isinstance(source, int | str) or not str(source):
-        raise BadInput("An integer id or a uuid.", attr="source")
+    if body.distinct_id is not None:
+        return fragment_id(call.project.id, body.distinct_id)
     try:
-        return await call.fragment(str(source))
+        return await call.fragment(str(body.source))
     except BadInput:
         raise BadInput("An integer id or a uuid.", attr="source") from None
 

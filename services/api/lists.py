@@ -7,28 +7,38 @@ table, once that is fed with everything that reads can see: so a list reflects a
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
+
+from services.api.bodies import PersonPage, Values
 from services.api.calls import Answer, Call, Route
 from services.api.context import Context
 from services.api.filters import Filter
-from services.api.past import page_at
-from services.api.reads import CURSOR_START, Cursor, Found, Wanted, fill_page
+from services.api.parameters import AS_OF, CURSOR, DISTINCT_ID, JSON_CHARS_MAX, LIMIT, OFFSET, Flag, Text
+from services.api.past import candidates_at, persons_at
+from services.api.reads import CURSOR_START, Candidates, Cursor, Walk
+from services.api.render import Rows
 from services.api.values import NAME_CHARS_MAX
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, Position, fragment_id, offset_of
 from shared.store.client import StoreError
 from shared.store.person import Person
 from shared.store.queries import Query
+from shared.store.search import document_of
 
-PAGE_DEFAULT, PAGE_MAX = 100, 1_000
-"""Rows of a page; the documented limits."""
-
-OFFSET_MAX = 100_000
-"""`offset` walks over what it skips; whoever needs more follows `next`."""
+EMAIL = Text("email", "Exactly this property `email`.", example="ada@example.com")
+SEARCH = Text("search", "Part of email, name, uuid or any distinct id, whatever the case.", example="ada")
+PROPERTIES = Text(
+    "properties", "JSON: a list of filters `{key, value, operator, type}`, or groups of them.", most=JSON_CHARS_MAX,
+    example='[{"key": "plan", "value": "pro", "operator": "exact", "type": "person"}]',
+)  # fmt: skip
+TOTAL = Flag("include_total", "Add `count`: how many there are on all pages.")
+KEY = Text("key", "The property; without it there are no values.", most=NAME_CHARS_MAX, example="plan")
+PART = Text("value", "Part of the value, whatever the case.")
 
 VALUES_MAX = 20
 """Values of a property that are told."""
@@ -38,52 +48,36 @@ CANNOT_COMPILE = 427
 
 
 async def page(call: Call) -> Answer:
-    """GET: persons, newest first, now or `as_of` a moment; filters are ANDed."""
+    """GET: persons, newest first, now or `as_of` a moment; filters are ANDed. As CSV without `limit`: all of them."""
     query = call.request.query
-    limit = call.number("limit", PAGE_DEFAULT, PAGE_MAX)
-    skip = call.number("offset", 0, OFFSET_MAX, least=0)
-    total = call.flag("include_total")
-    cursor = _parse_cursor(query["cursor"]) if "cursor" in query else CURSOR_START
+    limit, skip, total = call.asked(LIMIT), call.asked(OFFSET), call.asked(TOTAL)
+    cursor = _parse_cursor(call.asked(CURSOR))
     chosen = _filter(call)
     until = await call.as_of()
-    if query.get("distinct_id") and len(chosen) == 1 and not total:
-        person = (await call.seen([fragment_id(call.project.id, query["distinct_id"])]))[0]
-        return Answer(body=_body(call, ([person] if person is not None else [])[skip:], None))
-    if until is not None and (query.get("properties") or total):
-        wrong = "properties" if query.get("properties") else "include_total"
-        raise BadInput("Not together with as_of.", attr=wrong)
+    distinct_id = call.asked(DISTINCT_ID)
+    if distinct_id and len(chosen) == 1 and not total:
+        persons = await call.seen([fragment_id(call.project.id, distinct_id)])
+        found = [] if skip else [_row(person) for person in persons if person is not None]
+        return Answer(body={"results": found, "next": None, "previous": None})
     if until is None and (total or len(chosen)):
         await _fed(call.context)
-        await _compiled(call.context, chosen)
-    found: list[Person] = []
-    for _ in range(2 + skip // PAGE_MAX):
-        asked = min(skip, PAGE_MAX) if skip else limit
-        found, after = await _page(call, chosen, until, (cursor, asked))
-        if not skip:
-            break
-        skip -= len(found)
-        if after is None:
-            found = []
-            break
-        cursor = after
-    body = _body(call, found, after)
-    if total:
-        body = {"count": await _count(call, chosen)} | body
-    return Answer(body=body)
+    await _compiled(call.context, chosen)
+    walk = _walk(call, chosen, until)
+    unlimited = call.format == "csv" and not query.get("limit")
+    head = {"count": await _count(call, chosen, until)} if total else {}
+    batches = _rows(walk.batches(cursor, None if unlimited else limit + skip), skip)
+    return Answer(body=Rows(batches, head, lambda: _links(call, walk.after)))
 
 
 async def values(call: Call) -> Answer:
     """GET values: the most frequent values of a property, those that hold `value` if that is given."""
-    key = call.request.query.get("key", "")
-    if len(key) > NAME_CHARS_MAX:
-        raise BadInput(f"A property's name has at most {NAME_CHARS_MAX} characters.", attr="key")
+    key, part = call.asked(KEY), call.asked(PART)
     found: list[tuple[str, int]] = []
     if key:
         await _fed(call.context)
         chosen = Filter(datetime.fromtimestamp(0, UTC))
         query = call.context.reads.queries["property_values"]
         sql = query.sql.replace("{{column}}", chosen.column(key))
-        part = call.request.query.get("value", "")
         found = await call.context.store.rows(
             Query(name=query.name, sql=sql), project=call.project.id, part=part, limit=VALUES_MAX, **chosen.parameters
         )
@@ -92,46 +86,93 @@ async def values(call: Call) -> Answer:
 
 
 COLLECTION_ROUTES = (
-    Route("GET", "", "person:read", page),
-    Route("GET", "/values", "person:read", values),
-)
+    Route(
+        "GET", "", "person:read", page, answers=PersonPage,
+        query=(LIMIT, CURSOR, OFFSET, EMAIL, DISTINCT_ID, SEARCH, PROPERTIES, TOTAL, AS_OF),
+    ),
+    Route("GET", "/values", "person:read", values, answers=Values, query=(KEY, PART)),
+)  # fmt: skip
 ROUTES = ()
 
 
 def _filter(call: Call) -> Filter:
-    query = call.request.query
     chosen = Filter(datetime.fromtimestamp(call.context.clock.now_us() / 1e6, UTC))
-    for name, add in (
-        ("email", chosen.email),
-        ("distinct_id", chosen.distinct_id),
-        ("search", chosen.search),
-        ("properties", chosen.properties),
+    for parameter, add in (
+        (EMAIL, chosen.email),
+        (DISTINCT_ID, chosen.distinct_id),
+        (SEARCH, chosen.search),
+        (PROPERTIES, chosen.properties),
     ):
-        if query.get(name):
-            add(query[name])
+        if text := call.asked(parameter):
+            add(text)
     return chosen
 
 
-async def _page(call: Call, chosen: Filter, until: int | None, at: tuple[Cursor, int]) -> Found:
-    """One page after a cursor: of the past, of the fragments, or of the search table."""
-    context, project, (cursor, limit) = call.context, call.project.id, at
+def _walk(call: Call, chosen: Filter, until: int | None) -> Walk:
+    """Over the persons of the past, of the fragments, or of the search table."""
+    context, project = call.context, call.project.id
     if until is not None:
-        keep = _judge(call)
-        return await page_at(context, project, until, Wanted(cursor=cursor, limit=limit, keep=keep, picky=bool(chosen)))
-    wanted = Wanted(cursor=cursor, limit=limit, keep=lambda person: True, picky=False)
-    if not chosen:
-        return await context.reads.page(project, wanted)
 
+        async def judge(persons: Sequence[Person]) -> list[bool]:
+            return await _judged(context, chosen, persons)
+
+        return Walk(
+            candidates_at(context, project, until),
+            lambda roots: persons_at(context, project, roots, until),
+            judge if chosen else None,
+        )
+    query = _with(context, "search_page", chosen) if chosen else context.reads.queries["roots_page"]
+    return Walk(
+        _candidates(context, query, {"project": project, **chosen.parameters}),
+        lambda roots: context.reads.by_fragments(project, roots),
+    )
+
+
+def _candidates(context: Context, query: Query, parameters: dict[str, Any]) -> Candidates:
     async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
-        return await context.store.rows(
-            _with(context, "search_page", chosen),
-            project=project, created=cursor[0], person=cursor[1], limit=limit, **chosen.parameters,
-        )  # fmt: skip
+        return await context.store.rows(query, created=cursor[0], person=cursor[1], limit=limit, **parameters)
 
-    return await fill_page(candidates, lambda roots: context.reads.by_fragments(project, roots), wanted)
+    return candidates
 
 
-async def _count(call: Call, chosen: Filter) -> int:
+async def _judged(context: Context, chosen: Filter, persons: Sequence[Person]) -> list[bool]:
+    """Whether each person of the past is found: the very conditions that judge the search table's rows."""
+    if not persons:
+        return []
+    rows = [
+        orjson.dumps(
+            {"fragment": one.uuid, "distinct_ids": one.distinct_ids, "properties": document_of(one.document())}
+        ).decode()
+        for one in persons
+    ]
+    query = _with(context, "search_given", chosen)
+    found = {one for (one,) in await context.store.rows(query, rows=rows, **chosen.parameters)}
+    return [person.uuid in found for person in persons]
+
+
+async def _rows(batches: AsyncIterator[list[Person]], skip: int) -> AsyncIterator[list[dict[str, Any]]]:
+    async for batch in batches:
+        kept, skip = batch[skip:], max(0, skip - len(batch))
+        if kept:
+            yield [_row(person) for person in kept]
+
+
+def _row(person: Person) -> dict[str, Any]:
+    return person.shown() | {"type": "person", "matched_recordings": [], "value_at_data_point": None}
+
+
+def _links(call: Call, after: Cursor | None) -> dict[str, Any]:
+    url, offset = call.request.url, call.asked(OFFSET)
+    following = None
+    if after is not None:
+        following = str(url.without_query_params("offset").update_query(cursor=_format_cursor(after)))
+    previous = str(url.update_query(offset=max(0, offset - call.asked(LIMIT)))) if offset else None
+    return {"next": following, "previous": previous}
+
+
+async def _count(call: Call, chosen: Filter, until: int | None) -> int:
+    if until is not None:
+        return sum([len(batch) async for batch in _walk(call, chosen, until).batches(CURSOR_START, None)])
     query = _with(call.context, "search_count", chosen)
     ((count,),) = await call.context.store.rows(query, project=call.project.id, **chosen.parameters)
     return int(count)
@@ -164,43 +205,13 @@ async def _compiled(context: Context, chosen: Filter) -> None:
             raise BadInput("Not a regular expression (RE2).", attr="properties") from None
 
 
-def _judge(call: Call) -> Callable[[Person], bool]:
-    """What a person of the past must satisfy: the search table knows the present only."""
-    query = call.request.query
-    email, search, distinct_id = query.get("email"), query.get("search"), query.get("distinct_id")
-
-    def keep(person: Person) -> bool:
-        document = person.document() if email or search else {}
-        if email and document.get("email") != email:
-            return False
-        if distinct_id and distinct_id not in person.distinct_ids:
-            return False
-        if search:
-            texts: Iterable[Any] = (document.get("email"), document.get("name"), str(person.uuid), *person.distinct_ids)
-            return any(isinstance(text, str) and search.lower() in text.lower() for text in texts)
-        return True
-
-    return keep
-
-
-def _body(call: Call, persons: list[Person], after: Cursor | None) -> dict[str, Any]:
-    url = call.request.url
-    offset, limit = int(call.request.query.get("offset") or 0), int(call.request.query.get("limit") or PAGE_DEFAULT)
-    following = None
-    if after is not None:
-        following = str(url.without_query_params("offset").update_query(cursor=_format_cursor(after)))
-    rows = [
-        person.shown() | {"type": "person", "matched_recordings": [], "value_at_data_point": None} for person in persons
-    ]
-    previous = str(url.update_query(offset=max(0, offset - limit))) if offset else None
-    return {"results": rows, "next": following, "previous": previous}
-
-
 def _format_cursor(cursor: Cursor) -> str:
     return base64.urlsafe_b64encode(f"{cursor[0]}:{cursor[1]}".encode()).decode().rstrip("=")
 
 
 def _parse_cursor(text: str) -> Cursor:
+    if not text:
+        return CURSOR_START
     try:
         created, _, root = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition(":")
         return int(created), str(UUID(root))

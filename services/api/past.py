@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from services.api.context import Context
-from services.api.reads import Cursor, Found, Wanted, fill_page
+from services.api.reads import Candidates, Cursor
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, Position, parse_positions
 from shared.domain.past import Past, members_of
@@ -76,8 +76,8 @@ async def persons_at(context: Context, project: int, fragments: Sequence[UUID], 
     ]
 
 
-async def page_at(context: Context, project: int, until: int, wanted: Wanted) -> Found:
-    """A page of the persons of a moment."""
+def candidates_at(context: Context, project: int, until: int) -> Candidates:
+    """The roots of a moment."""
 
     async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
         return await context.store.rows(
@@ -89,7 +89,7 @@ async def page_at(context: Context, project: int, until: int, wanted: Wanted) ->
             limit=limit,
         )
 
-    return await fill_page(candidates, lambda roots: persons_at(context, project, roots, until), wanted)
+    return candidates
 
 
 async def facts(

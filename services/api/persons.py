@@ -8,38 +8,38 @@ from uuid import UUID
 import orjson
 
 from services.api import errors
+from services.api.bodies import Batch, DeleteProperty, DistinctIds, Success, Update, UpdateProperty, Uuids
+from services.api.bodies import Person as PersonBody
 from services.api.calls import Answer, Call, Route
 from services.api.outcomes import Keyed, Outcome, carry_out, earlier, keyed, person_after
-from services.api.values import check_properties
+from services.api.parameters import AS_OF, Text
+from services.api.values import NAME_CHARS_MAX, check_properties
 from shared.domain.commands import Write
 from shared.domain.errors import BadInput, PreconditionFailed
 from shared.domain.ids import COMMANDS, fragment_id
 from shared.domain.view import Member
 from shared.store.person import Person
 
-NAME_CHARS_MAX = 400
-"""A property's name."""
-
-BATCH_MAX = 200
-"""Persons of one batch read; more is refused, never cut."""
+UNSET = Text("$unset", "The name to unset, for who sends no body.", most=NAME_CHARS_MAX)
 
 
 async def retrieve(call: Call) -> Answer:
     """GET :id, now or `as_of` a moment."""
     person = await call.person_seen()
-    return Answer(body=person.shown(), headers={} if "as_of" in call.request.query else {"ETag": person.etag})
+    return Answer(body=person.shown(), headers={} if call.asked(AS_OF) else {"ETag": person.etag})
 
 
 async def batch_by_distinct_ids(call: Call) -> Answer:
     """POST batch_by_distinct_ids: the persons of up to 200 distinct ids; who is nobody is absent."""
-    asked = await _batch(call, "distinct_ids")
+    asked = (await call.read(DistinctIds)).distinct_ids
     return await _batch_answer(call, {one: fragment_id(call.project.id, one) for one in asked})
 
 
 async def batch_by_uuids(call: Call) -> Answer:
     """POST batch_by_uuids: the same by uuid."""
+    asked = (await call.read(Uuids)).uuids
     try:
-        fragments = {one: UUID(one) for one in await _batch(call, "uuids")}
+        fragments = {one: UUID(one) for one in asked}
     except ValueError:
         raise BadInput("Each must be a uuid.", attr="uuids") from None
     return await _batch_answer(call, fragments)
@@ -47,12 +47,9 @@ async def batch_by_uuids(call: Call) -> Answer:
 
 async def update(call: Call) -> Answer:
     """PATCH :id: set properties. The body is judged first, then the id, then existence."""
-    body = await call.body()
-    if "properties" not in body:
+    if "properties" not in await call.body():
         raise errors.field_required("properties")
-    properties = body["properties"]
-    if not isinstance(properties, dict):
-        raise BadInput("properties must be an object.", attr="properties")
+    properties = (await call.read(Update)).properties
     check_properties(properties, "properties")
     outcome, fragment = await _set(call, properties)
     if not outcome.visible:
@@ -64,23 +61,21 @@ async def update(call: Call) -> Answer:
 
 async def update_property(call: Call) -> Answer:
     """POST :id/update_property: set one property. `value` is asked for before `key`; null is a value."""
-    body = await call.body()
+    sent = await call.body()
     for field in ("value", "key"):
-        if field not in body:
+        if field not in sent:
             raise errors.field_required(field)
-    key = _property_name(body["key"], "key")
-    check_properties({key: body["value"]}, "value")
-    outcome, _ = await _set(call, {key: body["value"]})
+    body = await call.read(UpdateProperty)
+    check_properties({body.key: body.value}, "value")
+    outcome, _ = await _set(call, {body.key: body.value})
     return _answer(outcome, {"success": True})
 
 
 async def delete_property(call: Call) -> Answer:
     """POST :id/delete_property: unset a property on every fragment that shows it, so that no split brings it back."""
-    body = await call.body()
-    unset = body.get("$unset", call.request.query.get("$unset"))
-    if unset is None:
-        raise BadInput("This field is required.", attr="$unset", slug="required")
-    names = [_property_name(name, "$unset") for name in (unset if isinstance(unset, list) else [unset])]
+    named = call.asked(UNSET) if "$unset" not in await call.body() else ""
+    unset = named or (await call.read(DeleteProperty)).unset
+    names = unset if isinstance(unset, list) else [unset]
     sent = keyed(call, await call.fragment(), "delete_property", names)
     outcome = await earlier(call, COMMANDS, sent)
     if outcome is None:
@@ -105,15 +100,18 @@ async def not_created_here(call: Call) -> Answer:
 
 
 ROUTES = (
-    Route("GET", "/{id}", "person:read", retrieve),
-    Route("PATCH", "/{id}", "person:write", update),
-    Route("POST", "/{id}/update_property", "person:write", update_property),
-    Route("POST", "/{id}/delete_property", "person:write", delete_property),
-)
+    Route("GET", "/{id}", "person:read", retrieve, (AS_OF,), answers=PersonBody),
+    Route("PATCH", "/{id}", "person:write", update, body=Update, answers=PersonBody, errors=(412,)),
+    Route(
+        "POST", "/{id}/update_property", "person:write", update_property,
+        body=UpdateProperty, answers=Success, errors=(412,),
+    ),
+    Route("POST", "/{id}/delete_property", "person:write", delete_property, (UNSET,), DeleteProperty, Success),
+)  # fmt: skip
 COLLECTION_ROUTES = (
     Route("POST", "", "person:write", not_created_here),
-    Route("POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids),
-    Route("POST", "/batch_by_uuids", "person:read", batch_by_uuids),
+    Route("POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids, (AS_OF,), DistinctIds, Batch),
+    Route("POST", "/batch_by_uuids", "person:read", batch_by_uuids, (AS_OF,), Uuids, Batch),
 )
 
 
@@ -162,24 +160,7 @@ def _answer(outcome: Outcome, body: Any) -> Answer:
     )
 
 
-async def _batch(call: Call, field: str) -> list[str]:
-    asked = (await call.body()).get(field)
-    if asked is None:
-        raise BadInput("This field is required.", attr=field, slug="required")
-    if not isinstance(asked, list) or not all(isinstance(one, str) for one in asked):
-        raise BadInput("A list of texts.", attr=field)
-    if len(asked) > BATCH_MAX:
-        raise BadInput(f"At most {BATCH_MAX}.", attr=field)
-    return asked
-
-
 async def _batch_answer(call: Call, fragments: dict[str, UUID]) -> Answer:
     persons = await call.seen(list(fragments.values())) if fragments else []
     found = zip(fragments, persons, strict=True)
     return Answer(body={"results": {asked: person.shown() for asked, person in found if person is not None}})
-
-
-def _property_name(value: Any, attr: str) -> str:
-    if not isinstance(value, str) or not value or len(value) > NAME_CHARS_MAX:
-        raise BadInput(f"A property's name is a text of 1 to {NAME_CHARS_MAX} characters.", attr=attr)
-    return value

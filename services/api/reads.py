@@ -6,12 +6,10 @@ Never decides what a person is: that is the domain's merged view.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
-
-import msgspec
 
 from services.api.coalesce import Coalesced
 from shared.domain.ids import COMMANDS, IDENTITY, Position, offset_of, partition_of, position_key
@@ -19,11 +17,14 @@ from shared.store.client import Store
 from shared.store.person import Person, person_of
 from shared.store.queries import load as load_queries
 
-PAGE_CANDIDATES_MIN = 100
-"""Persons asked for at once while a filtered page is filled."""
+CANDIDATES_MIN, CANDIDATES_MAX = 100, 10_000
+"""Roots asked for at once: the query behind them costs the same for few and for many, and each takes 24 bytes."""
 
-PAGE_ROUNDS_MAX = 200
-"""Rounds of candidates for one page: above it the filter's hint misses, and the page ends early with a next link."""
+ROWS_AT_ONCE = 100
+"""Persons put together at once: what a list of any length holds in memory."""
+
+ROUNDS_MAX = 100_000
+"""Rounds of candidates for one list: a thousand million persons."""
 
 ATTEMPTS_MAX = 3
 """A merge may land between the rounds of a read, which is then done again; not for ever."""
@@ -35,16 +36,11 @@ Key = tuple[int, UUID]
 Cursor = tuple[int, str]
 
 
-Found = tuple[list[Person], Cursor | None]
+Candidates = Callable[[Cursor, int], Awaitable[list[tuple[UUID, int]]]]
+"""(root, created_at) of at most so many persons after a cursor, newest first."""
 
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """A page that is asked for: at most `limit` persons after the cursor that `keep` accepts; `picky` when few may."""
-
-    cursor: Cursor
-    limit: int
-    keep: Callable[[Person], bool]
-    picky: bool
+Build = Callable[[Sequence[UUID]], Awaitable[list[Person | None]]]
+Judge = Callable[[Sequence[Person]], Awaitable[Sequence[bool]]]
 
 
 class Reads:
@@ -90,16 +86,6 @@ class Reads:
             return await self.by_fragments(project, fragments, attempts - 1)  # merged between two rounds
         built = {root: person_of(project, root, group, (rows, identities)) for root, group in members.items()}
         return [built[roots[fragment]] for fragment in fragments]
-
-    async def page(self, project: int, wanted: Wanted) -> Found:
-        """A page of the persons of now."""
-
-        async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
-            return await self._store.rows(
-                self.queries["roots_page"], project=project, created=cursor[0], person=cursor[1], limit=limit
-            )
-
-        return await fill_page(candidates, lambda roots: self.by_fragments(project, roots), wanted)
 
     def position(self) -> list[Position]:
         """What the latest answers reflect."""
@@ -155,27 +141,44 @@ class Reads:
         return {(project, number): fragment for project, number, fragment in rows}
 
 
-async def fill_page(
-    candidates: Callable[[Cursor, int], Awaitable[list[tuple[UUID, int]]]],
-    build: Callable[[Sequence[UUID]], Awaitable[list[Person | None]]],
-    wanted: Wanted,
-) -> Found:
-    """Persons after the cursor that `keep` accepts, newest first, and the cursor of the next page, if there is one.
+class Walk:
+    """The persons after a cursor, newest first, nothing twice and nothing missed while others write: each step goes on
+    after the last row (created_at, uuid), not at a count. `after` is where the next walk goes on; None: nowhere."""
 
-    `candidates(cursor, limit)` gives (root, created_at), `build` the persons of roots.
-    """
-    found: list[Person] = []
-    cursor = wanted.cursor
-    for _ in range(PAGE_ROUNDS_MAX):
-        ask = max(wanted.limit + 1 - len(found), PAGE_CANDIDATES_MIN if wanted.picky else 1)
-        rows = await candidates(cursor, ask)
-        persons = await build([root for root, _ in rows]) if rows else []
-        for (root, created), person in zip(rows, persons, strict=True):
-            if person is not None and person.uuid == root and wanted.keep(person):
-                if len(found) == wanted.limit:
-                    return found, cursor
-                found.append(person)
-            cursor = (created, str(root))
-        if len(rows) < ask:
-            return found, None
-    return found, cursor
+    def __init__(self, candidates: Candidates, build: Build, judge: Judge | None = None) -> None:
+        self._candidates, self._build, self._judge = candidates, build, judge
+        self.after: Cursor | None = None
+
+    async def batches(self, cursor: Cursor, limit: int | None) -> AsyncIterator[list[Person]]:
+        """At most `limit` persons (None: all), ROWS_AT_ONCE or fewer at a time."""
+        left = limit
+        for _ in range(ROUNDS_MAX):
+            ask = CANDIDATES_MAX if left is None else min(left + 1, CANDIDATES_MAX)
+            ask = max(ask, CANDIDATES_MIN) if self._judge is not None else ask
+            rows = await self._candidates(cursor, ask)
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                found: list[Person] = []
+                for row, person in await self._persons(rows[start : start + ROWS_AT_ONCE]):
+                    if person is not None:
+                        if left is not None and len(found) == left:
+                            self.after = cursor
+                            yield found
+                            return
+                        found.append(person)
+                    cursor = (row[1], str(row[0]))
+                left = None if left is None else left - len(found)
+                if found:
+                    yield found
+            if len(rows) < ask:
+                return
+
+    async def _persons(self, rows: Sequence[tuple[UUID, int]]) -> list[tuple[tuple[UUID, int], Person | None]]:
+        """Each candidate, and its person if that is still its root and was judged right."""
+        built = await self._build([root for root, _ in rows])
+        pairs = [
+            (row, one if one is not None and one.uuid == row[0] else None) for row, one in zip(rows, built, strict=True)
+        ]
+        if self._judge is None:
+            return pairs
+        right = iter(await self._judge([person for _, person in pairs if person is not None]))
+        return [(row, person if person is not None and next(right) else None) for row, person in pairs]

@@ -268,6 +268,17 @@ WHERE project = {project:UInt32} AND living = 1
 ORDER BY created_at DESC, toString(fragment) DESC
 LIMIT {limit:UInt32}
 
+-- name: search_given
+-- Which of the given persons, JSON objects, a filter finds: those of the past are in no table.
+WITH given AS
+(
+    SELECT toUUID(JSONExtractString(row, 'fragment')) AS fragment,
+        JSONExtract(row, 'distinct_ids', 'Array(String)') AS distinct_ids,
+        JSONExtractRaw(row, 'properties')::JSON AS properties
+    FROM (SELECT arrayJoin({rows:Array(String)}) AS row)
+)
+SELECT fragment FROM given WHERE {{filter}}
+
 -- name: search_count
 -- How many a filter finds.
 SELECT count()

@@ -1,15 +1,112 @@
-"""Bodies: JSON, and CSV as CONTRACT §3 has it. Never knows what it renders."""
+"""Bodies: JSON, and CSV as CONTRACT §3 has it. Lists of any length in constant memory. Never knows what it renders."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
 import orjson
+import structlog
+from aiohttp import web
+
+from shared.domain.errors import BadInput
+
+JSON, CSV = "application/json", "text/csv; charset=utf-8"
+
+SPOOL_MEMORY_BYTES, SPOOL_BYTES_MAX = 1_048_576, 16 * 1_073_741_824
+"""The rows of a CSV wait in a file, nameless and gone with the request, until the header is known: from the first size
+on it is one, and the second is the most that a request may put on the disk."""
+
+WRITE_BYTES = 262_144
+"""Bytes given to the connection at once."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Rows:
+    """A list that is made while it is sent: rows in batches, fields before them, and fields known only after them."""
+
+    def __init__(
+        self, batches: AsyncIterator[list[Any]], head: Mapping[str, Any], tail: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self._batches, self.head, self.tail = batches, head, tail
+        self._first: list[list[Any]] = []
+        self.whole = False
+
+    async def start(self) -> None:
+        """Read the first two batches: most lists have no more, and what goes wrong so far is a proper error."""
+        async for batch in self._batches:
+            self._first.append(batch)
+            if len(self._first) == 2:
+                return
+        self.whole = True
+
+    async def batches(self) -> AsyncIterator[list[Any]]:
+        for batch in self._first:
+            yield batch
+        if not self.whole:
+            async for batch in self._batches:
+                yield batch
+
+    def body(self) -> dict[str, Any]:
+        """All of it, where it is `whole`."""
+        return {**self.head, "results": [row for batch in self._first for row in batch], **self.tail()}
+
+
+async def send_json(request: web.Request, rows: Rows, headers: Mapping[str, str]) -> web.StreamResponse:
+    if rows.whole:
+        return web.Response(body=json_body(rows.body()), headers=headers, content_type=JSON)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield json_body(rows.head)[:-1] + (b"," if rows.head else b"") + b'"results":['
+        comma = b""
+        async for batch in rows.batches():
+            yield comma + json_body(batch)[1:-1]
+            comma = b","
+        yield b"]," + json_body(rows.tail())[1:]
+
+    return await send(request, parts(), headers, JSON)
+
+
+async def send_csv(request: web.Request, rows: Rows, headers: Mapping[str, str]) -> web.StreamResponse:
+    """All rows are there before the first byte is sent: an error is a proper answer, and the header knows them all."""
+    names: set[str] = set()
+    with SpooledTemporaryFile(SPOOL_MEMORY_BYTES) as spool:
+        async for batch in rows.batches():
+            for row in _flat_rows(batch):
+                names |= row.keys()
+                spool.write(orjson.dumps(row) + b"\n")
+            if spool.tell() > SPOOL_BYTES_MAX:
+                raise BadInput(f"More than {SPOOL_BYTES_MAX} bytes: take pages, with limit and next.", attr="limit")
+        spool.seek(0)
+        header = sorted(names)
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield _csv([header])
+            while lines := spool.readlines(WRITE_BYTES):
+                yield _csv(_cells(header, orjson.loads(line)) for line in lines)
+
+        return await send(request, parts(), headers, CSV)
+
+
+async def send(
+    request: web.Request, parts: AsyncIterator[bytes], headers: Mapping[str, str], content_type: str
+) -> web.StreamResponse:
+    """A body as it comes. What goes wrong after its beginning ends the connection: half a body never looks whole."""
+    response = web.StreamResponse(headers={**headers, "Content-Type": content_type})
+    await response.prepare(request)
+    try:
+        async for part in parts:
+            await response.write(part)
+        await response.write_eof()
+    except Exception as error:  # noqa: BLE001  # the status is sent; a broken connection is all that is left to say
+        structlog.get_logger().error("an answer broke off", route=request.path, error=type(error).__name__)
+        if request.transport is not None:
+            request.transport.abort()
+    return response
 
 
 def json_body(value: Any) -> bytes:
@@ -18,18 +115,17 @@ def json_body(value: Any) -> bytes:
 
 def csv_body(value: Any) -> bytes:
     """One row per result; the header is the sorted union of flattened keys. A person is its own one result."""
-    plain = orjson.loads(orjson.dumps(value, default=str))
-    results = plain
-    if isinstance(plain, dict):
-        results = next((plain[key] for key in ("results", "points") if isinstance(plain.get(key), list)), [plain])
-    rows = [dict(_flatten("", row)) for row in results]
-    names = sorted({name for row in rows for name in row})
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow([_cell(name) for name in names])
+    results: Any = value
+    if isinstance(value, dict):
+        results = next((value[key] for key in ("results", "points") if isinstance(value.get(key), list)), [value])
+    rows = list(_flat_rows(results))
+    header = sorted({name for row in rows for name in row})
+    return _csv([header, *(_cells(header, row) for row in rows)])
+
+
+def _flat_rows(rows: Iterable[Any]) -> Iterator[dict[str, Any]]:
     for row in rows:
-        writer.writerow([_cell(row.get(name)) for name in names])
-    return out.getvalue().encode()
+        yield dict(_flatten("", orjson.loads(json_body(row))))
 
 
 def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -41,6 +137,17 @@ def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _flatten(f"{name}.{index}" if name else str(index), item)
     else:
         yield name, value
+
+
+def _cells(header: list[str], row: Mapping[str, Any]) -> list[Any]:
+    return [row.get(name) for name in header]
+
+
+def _csv(rows: Iterable[list[Any]]) -> bytes:
+    """RFC 4180: CRLF, quotes where they are needed."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\r\n").writerows([_cell(value) for value in row] for row in rows)
+    return out.getvalue().encode()
 
 
 def _cell(value: Any) -> Any:

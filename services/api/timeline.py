@@ -14,8 +14,21 @@ from zoneinfo import ZoneInfo
 import msgspec
 import orjson
 
+from services.api.bodies import PersonAtTime, Timeline
 from services.api.calls import Answer, Call, Route
-from services.api.changes import changes
+from services.api.changes import KEYS, changes
+from services.api.parameters import (
+    AS_OF,
+    CURSOR,
+    DATE_FROM,
+    DATE_TO,
+    DISTINCT_ID,
+    EVENTS,
+    JSON_CHARS_MAX,
+    LIMIT,
+    Choice,
+    Text,
+)
 from services.api.past import FOREVER, facts, moment, persons_at
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.fragment import Fragment, FragmentErased, FragmentEvent
@@ -32,27 +45,38 @@ EVENTS_MAX = 100_000
 
 DAYS_DEFAULT = 7
 
+SOURCE = Choice(
+    "source", "Points of captured events, or of every effective change.", absent="events", choices=("events", "changes")
+)
+ACTIONS = Text("actions", "JSON: a list of `{id}`.", most=JSON_CHARS_MAX)
+PROPERTIES = Text(
+    "properties", "JSON: filters; those of type person name crucial keys.", most=JSON_CHARS_MAX,
+    example='[{"key": "plan", "value": "pro", "type": "person"}]',
+)  # fmt: skip
+BREAKDOWN = Text("breakdown", "A property, or a JSON list of them.", most=JSON_CHARS_MAX)
+BREAKDOWN_TYPE = Text("breakdown_type", "`person`: the breakdown names crucial keys.")
+INTERVAL = Text("interval", "How far equal dates are moved apart: hour, day, month.")
+DISPLAY = Text("display", "Taken, and without effect.")
+PERSON_ID = Text("person_id", "An integer id or a uuid.")
+TIMESTAMP = Text("timestamp", "A time (ISO 8601), or a `Position`.", example="2026-11-20T10:00:00Z")
+
 _RELATIVE = re.compile(r"-(\d{1,4})([hdwmy])(Start|End)?")
 
 
 async def properties_timeline(call: Call) -> Answer:
-    """GET :id/properties_timeline."""
-    query = call.request.query
-    source = query.get("source", "events")
-    if source not in ("events", "changes"):
-        raise BadInput("source must be events or changes.", attr="source", slug="invalid_choice")
-    if source == "changes":
+    """GET :id/properties_timeline: how the crucial properties went; source=changes: every effective change."""
+    if call.asked(SOURCE) == "changes":
         return await changes(call, _span(call))
     person = await call.person_seen()
     until_stamp = await call.as_of()
-    series = _list(query.get("events"), "events")
-    crucial = _crucial(series, query)
+    series = _list(call.asked(EVENTS), "events")
+    crucial = _crucial(call, series)
     names = sorted({str(one["id"]) for one in series if one.get("id") is not None})
     zone = ZoneInfo(call.project.zone)
     seen_from = call.context.clock.now_us() if until_stamp is None else until_stamp
-    since, until = _range(query, zone, datetime.fromtimestamp(seen_from / 1e6, zone))
+    since, until = _range(call, zone, datetime.fromtimestamp(seen_from / 1e6, zone))
     fragments = [member.fragment for member in person.members]
-    only_actions = not names and bool(_list(query.get("actions"), "actions"))
+    only_actions = not names and bool(_list(call.asked(ACTIONS), "actions"))
     events = (
         []
         if only_actions
@@ -85,7 +109,6 @@ async def properties_timeline(call: Call) -> Answer:
 
 async def properties_at_time(call: Call) -> Answer:
     """GET properties_at_time: one person as of `timestamp`, as the original answers it."""
-    query = call.request.query
     try:
         fragment, until = await _asked_past(call)
         person = (await persons_at(call.context, call.project.id, [fragment], until))[0]
@@ -95,12 +118,12 @@ async def properties_at_time(call: Call) -> Answer:
         return Answer(status=400, body={"error": error.detail})
     except NotFound as error:
         return Answer(status=404, body={"error": error.detail})
-    by_id = "distinct_id" in query
+    by_id = bool(call.asked(DISTINCT_ID))
     metadata = {
         "queried_timestamp": iso(until),
         "include_set_once": True,
-        "distinct_id_used": query["distinct_id"] if by_id else None,
-        "person_id_used": None if by_id else query["person_id"],
+        "distinct_id_used": call.asked(DISTINCT_ID) if by_id else None,
+        "person_id_used": None if by_id else call.asked(PERSON_ID),
         "query_mode": "distinct_id" if by_id else "person_id",
         "distinct_ids_queried": person.distinct_ids,
         "distinct_ids_count": len(person.distinct_ids),
@@ -108,29 +131,38 @@ async def properties_at_time(call: Call) -> Answer:
     return Answer(body=person.shown() | {"point_in_time_metadata": metadata})
 
 
-COLLECTION_ROUTES = (Route("GET", "/properties_at_time", "person:read", properties_at_time),)
-ROUTES = (Route("GET", "/{id}/properties_timeline", "person:read", properties_timeline),)
+COLLECTION_ROUTES = (
+    Route(
+        "GET", "/properties_at_time", "person:read", properties_at_time, (DISTINCT_ID, PERSON_ID, TIMESTAMP),
+        answers=PersonAtTime,
+    ),
+)  # fmt: skip
+ROUTES = (
+    Route(
+        "GET", "/{id}/properties_timeline", "person:read", properties_timeline, answers=Timeline,
+        query=(SOURCE, EVENTS, ACTIONS, PROPERTIES, BREAKDOWN, BREAKDOWN_TYPE, DATE_FROM, DATE_TO, INTERVAL, DISPLAY,
+               KEYS, LIMIT, CURSOR, AS_OF),
+    ),
+)  # fmt: skip
 
 
 async def _asked_past(call: Call) -> tuple[UUID, int]:
     """(fragment, stamp): exactly one of distinct_id and person_id, and a timestamp."""
-    query = call.request.query
-    if ("distinct_id" in query) == ("person_id" in query):
+    distinct_id, person_id = call.asked(DISTINCT_ID), call.asked(PERSON_ID)
+    if bool(distinct_id) == bool(person_id):
         raise BadInput("Exactly one of distinct_id and person_id is required.")
-    if not query.get("timestamp"):
+    if not call.asked(TIMESTAMP):
         raise BadInput("timestamp is required: ISO 8601.")
-    until = await moment(call.context, call.project.id, query["timestamp"], "timestamp")
-    if "distinct_id" in query:
-        return fragment_id(call.project.id, query["distinct_id"]), until
-    return await call.fragment(query["person_id"] or "-"), until
+    until = await moment(call.context, call.project.id, call.asked(TIMESTAMP), "timestamp")
+    return fragment_id(call.project.id, distinct_id) if distinct_id else await call.fragment(person_id), until
 
 
 def _span(call: Call) -> tuple[int, int]:
     """The stamps that date_from and date_to allow; without them all."""
-    query, zone = call.request.query, ZoneInfo(call.project.zone)
+    zone = ZoneInfo(call.project.zone)
     now = datetime.fromtimestamp(call.context.clock.now_us() / 1e6, zone)
-    since, until = _date(query.get("date_from"), "date_from", now), _date(query.get("date_to"), "date_to", now)
-    if until is not None and (len(query["date_to"]) == len("2026-01-01") or query["date_to"].startswith("-")):
+    since, until = _date(call, DATE_FROM, now), _date(call, DATE_TO, now)
+    if until is not None and _is_day(call.asked(DATE_TO)):
         until = _day_end(until)
     if since is not None and until is not None and until < since:
         raise BadInput("date_to lies before date_from.", attr="date_to")
@@ -181,14 +213,14 @@ def _properties(fragments: Iterable[Fragment]) -> dict[str, Any]:
     return merged_properties((one.id, one.cells, one.properties) for one in fragments if one.alive)
 
 
-def _crucial(series: list[dict[str, Any]], query: Any) -> list[str]:
+def _crucial(call: Call, series: list[dict[str, Any]]) -> list[str]:
     """Keys of person filters, global and per series, and of a person breakdown."""
-    filters = _flat(_json(query.get("properties"), "properties"))
+    filters = _flat(_json(call.asked(PROPERTIES), "properties"))
     for one in series:
         filters += _flat(one.get("properties"))
     keys = {str(one["key"]) for one in filters if one.get("type") == "person" and one.get("key") is not None}
-    if query.get("breakdown_type") == "person" and query.get("breakdown"):
-        breakdown = query["breakdown"]
+    breakdown = call.asked(BREAKDOWN)
+    if breakdown and call.asked(BREAKDOWN_TYPE) == "person":
         if breakdown.startswith("["):
             keys |= {str(key) for key in _json(breakdown, "breakdown")}
         else:
@@ -215,7 +247,7 @@ def _flat(filters: Any) -> list[dict[str, Any]]:
     raise BadInput("Nested too deep.", attr="properties")
 
 
-def _json(text: str | None, attr: str) -> Any:
+def _json(text: str, attr: str) -> Any:
     if not text:
         return []
     try:
@@ -224,35 +256,41 @@ def _json(text: str | None, attr: str) -> Any:
         raise BadInput(f"{attr} must be JSON.", attr=attr) from None
 
 
-def _list(text: str | None, attr: str) -> list[dict[str, Any]]:
+def _list(text: str, attr: str) -> list[dict[str, Any]]:
     value = _json(text, attr)
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise BadInput(f"{attr} must be a JSON list of objects.", attr=attr)
     return value
 
 
-def _range(query: Any, zone: ZoneInfo, now: datetime) -> tuple[datetime, datetime]:
+def _range(call: Call, zone: ZoneInfo, now: datetime) -> tuple[datetime, datetime]:
     """From the start of the first day to the end of the last; equal dates are moved apart by the interval."""
-    since = _date(query.get("date_from"), "date_from", now) or _midnight(now - timedelta(days=DAYS_DEFAULT))
-    until = _date(query.get("date_to"), "date_to", now)
+    since = _date(call, DATE_FROM, now) or _midnight(now - timedelta(days=DAYS_DEFAULT))
+    until = _date(call, DATE_TO, now)
     if until is None:
         return since, _day_end(now)
     if until == since:
-        interval = query.get("interval", "day")
+        interval = call.asked(INTERVAL)
         if interval == "hour":
             return since, until + timedelta(hours=1)
         if interval == "month":
             following = (until.replace(day=1) + timedelta(days=32)).replace(day=1)
             return since, _day_end(following - timedelta(days=1))
         return since, _day_end(until)
-    if len(query.get("date_to", "")) == len("2026-01-01") or query.get("date_to", "").startswith("-"):
+    if _is_day(call.asked(DATE_TO)):
         until = _day_end(until)
     if until < since:
         raise BadInput("date_to lies before date_from.", attr="date_to")
     return since, until
 
 
-def _date(text: str | None, attr: str, now: datetime) -> datetime | None:
+def _is_day(text: str) -> bool:
+    """Whether a date means all of its day."""
+    return len(text) == len("2026-01-01") or text.startswith("-")
+
+
+def _date(call: Call, parameter: Text, now: datetime) -> datetime | None:
+    text = call.asked(parameter)
     if not text:
         return None
     match = _RELATIVE.fullmatch(text)
@@ -270,7 +308,7 @@ def _date(text: str | None, attr: str, now: datetime) -> datetime | None:
         parsed = datetime.fromisoformat(text)
         return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=now.tzinfo)
     except (ValueError, OverflowError):
-        raise BadInput(f"{attr} must be a date (2026-01-31), a time (ISO 8601) or relative (-7d).", attr=attr) from None
+        raise parameter.wrong("must be a date (2026-01-31), a time (ISO 8601) or relative (-7d).") from None
 
 
 def _midnight(moment: datetime) -> datetime:

@@ -17,6 +17,9 @@ SWITCH_SECONDS = 0.0005
 """How long a thread may hold the interpreter while another wants it. With Python's 5 ms the log's writer thread waited
 that long for the busy event loop after each fsync, and every request of its commit with it."""
 
+REQUEST_LINE_BYTES_MAX = 65_536
+"""The longest URL: a list's filters are in it."""
+
 KEEPALIVE_SECONDS = 75.0
 CONNECTIONS_BACKLOG = 512
 
@@ -52,6 +55,7 @@ async def serve(app: web.Application, host: str, port: int, *, reuse_port: bool 
         keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=3.0,
         handle_signals=False,
+        max_line_size=REQUEST_LINE_BYTES_MAX,
         auto_decompress=False,  # a false Content-Encoding would break the connection; whoever reads a body inflates it
     )
     await runner.setup()

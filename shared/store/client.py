@@ -45,7 +45,10 @@ READ_BYTES_MAX = 1 << 30
 INLINE_BYTES_MAX, INLINE_ROWS_MAX = 65_536, 256
 """Smaller answers and inserts are coded on the event loop (under a millisecond); larger ones in a thread."""
 
-READ_SETTINGS = {
+AS_SENT = {"input_format_try_infer_dates": "0", "input_format_try_infer_datetimes": "0"}
+"""Texts that look like dates stay texts in JSON, whether it is inserted or read."""
+
+READ_SETTINGS = AS_SENT | {
     "readonly": "1",  # refuses writes, file() and url(), whatever got into a query
     "max_execution_time": str(int(READ_SECONDS_MAX)),
     "max_memory_usage": str(READ_BYTES_MAX),
@@ -59,9 +62,6 @@ INSERT_SETTINGS = {
     "max_partitions_per_insert_block": "0",
 }
 """One INSERT becomes one part, all or nothing; a server's profile may say otherwise, so they go with each one."""
-
-AS_SENT = {"input_format_try_infer_dates": "0", "input_format_try_infer_datetimes": "0"}
-"""Texts that look like dates stay texts in a JSON column."""
 
 TRANSIENT_CODES = frozenset(
     {75, 159, 160, 202, 203, 209, 210, 236, 241, 242, 243, 252, 285, 319, 341, 394, 425, 439, 469, 473, 999, 1001}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -246,11 +245,32 @@ def test_a_filter_that_makes_no_sense_is_refused_by_name(stack: Stack, filters: 
     assert (answer.json["type"], answer.json["code"]) == ("validation_error", "invalid_input")
 
 
-def test_filters_do_not_reach_into_the_past(stack: Stack) -> None:
-    then = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    for query, attr in (('properties=[{"key":"a","value":1}]', "properties"), ("include_total=true", "include_total")):
-        answer = stack.persons(f"/?as_of={then}&{quote(query, safe='=&')}")
-        assert (answer.status, answer.json["attr"]) == (400, attr)
+FINDS = [
+    {"value": "pro"}, {"value": ["pro", "5"]}, {"value": "PR", "operator": "icontains"}, {"operator": "is_not_set"},
+    {"value": "^p", "operator": "regex"}, {"value": 4, "operator": "gt"}, {"value": "pro", "operator": "is_not"},
+    {"value": "2026-01-02", "operator": "is_date_before"}, {"value": "2026-01-01"}, {"value": '["x"]'},
+    {"value": "a\\b'c\n\"d"},
+]  # fmt: skip
+
+
+def test_a_filter_finds_in_the_past_what_it_found_then(stack: Stack) -> None:
+    """Each filter is asked now, and again with as_of after everything has changed."""
+    key, name = f"plan.{uuid4().hex[:8]}", f"past-{uuid4().hex[:8]}"
+    for number, plan in enumerate(["pro", 5, "2026-01-01", ["x"], None, "a\\b'c\n\"d"]):
+        then = sent(stack, f"{name}-{number}", **{"$set": {key: plan}})
+
+    def found(condition: dict[str, Any], as_of: str = "") -> tuple[int, list[str]]:
+        query = quote(orjson.dumps([{"key": key, **condition}]).decode())
+        answer = stack.persons(f"/?search={name}&include_total=true&properties={query}{as_of}")
+        assert answer.status == 200, answer.body
+        return answer.json["count"], [row["distinct_ids"][0] for row in answer.json["results"]]
+
+    before = [found(condition) for condition in FINDS]
+    assert [count for count, _ in before] == [1, 2, 1, 1, 1, 1, 5, 1, 1, 1, 1]
+    for number in range(6):
+        sent(stack, f"{name}-{number}", **{"$set": {key: "pro"}})
+    assert [found(condition, f"&as_of={then}") for condition in FINDS] == before
+    assert stack.persons(f"/?as_of={then}&properties=[").json["attr"] == "properties"
     assert stack.persons("/?include_total=maybe").json["attr"] == "include_total"
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from services.api.app import build
-from services.api.past import page_at, persons_at
-from services.api.reads import CURSOR_START, Wanted
+from services.api.context import Context
+from services.api.past import candidates_at, persons_at
+from services.api.reads import CURSOR_START, Walk
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 from shared.log.memory import MemoryLog
 from shared.runtime.clock import ManualClock
 from shared.store.client import Store
 from shared.store.migrate import migrate
+from shared.store.person import Person
 from tests.support import history
 from tests.support.api import NOW
 
@@ -51,9 +55,9 @@ async def test_as_of_equals_a_replay_stopped_there_for_10_000_persons_and_moment
                 merged += person is not None and len(person.members) > 1
                 shown = None if person is None else described(person)
                 assert shown == expected.get(fragment), (until, fragment)
-            wanted = Wanted(cursor=CURSOR_START, limit=1_000, keep=lambda person: True, picky=False)
-            listed, after = await page_at(context, 1, until, wanted)
-            assert after is None
+            walk = Walk(candidates_at(context, 1, until), partial(_build, context, until))
+            listed = [person async for batch in walk.batches(CURSOR_START, 1_000) for person in batch]
+            assert walk.after is None
             assert sorted(one.uuid for one in listed) == sorted({one["uuid"] for one in expected.values()})
             assert [one.created_at for one in listed] == sorted((one.created_at for one in listed), reverse=True)
             seen += len(listed)
@@ -64,6 +68,10 @@ async def test_as_of_equals_a_replay_stopped_there_for_10_000_persons_and_moment
         await context.access.close()
     print(f"as of: {pairs} pairs, {merged} of them merged, {nobody} nobody, {seen} persons listed, 0 differences")
     assert pairs >= 10_000 and merged > 1_000 and nobody > 500  # the history has what it should
+
+
+async def _build(context: Context, until: int, roots: Sequence[UUID]) -> list[Person | None]:
+    return await persons_at(context, 1, roots, until)
 
 
 def described(person: Any) -> dict[str, Any]:

@@ -1,0 +1,352 @@
+"""What REST requests and answers look like. Requests are judged by these; the OpenAPI document shows both."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from services.api.values import NAME_CHARS_MAX, PROPERTIES_MAX
+from shared.domain.ids import DISTINCT_ID_CHARS_MAX
+
+BATCH_MAX = 200
+"""Persons of one batch read; more is refused, never cut."""
+
+BULK_MAX = 1_000
+"""Persons of one bulk_delete; more is refused, never cut."""
+
+PropertyName = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
+Properties = Annotated[dict[PropertyName, Any], Meta(max_length=PROPERTIES_MAX)]
+DistinctId = Annotated[str, Meta(max_length=DISTINCT_ID_CHARS_MAX)]
+UuidText = Annotated[str, Meta(max_length=100, extra_json_schema={"format": "uuid"})]
+PersonId = Annotated[int, Meta(ge=0)] | Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+class Update(Struct):
+    """Properties to set."""
+
+    properties: Annotated[Properties, Meta(examples=[{"plan": "pro"}])]
+
+
+class UpdateProperty(Struct):
+    """One property to set; null is a value."""
+
+    value: Annotated[Any, Meta(examples=["pro"])]
+    key: Annotated[PropertyName, Meta(examples=["plan"])]
+
+
+class DeleteProperty(Struct, rename={"unset": "$unset"}):
+    """The names to unset."""
+
+    unset: (
+        PropertyName | Annotated[list[PropertyName], Meta(min_length=1, max_length=PROPERTIES_MAX, examples=[["plan"]])]
+    )
+
+
+class Split(Struct):
+    """At most one of both; neither: the first distinct id stays alone."""
+
+    main_distinct_id: DistinctId | None = None
+    distinct_ids_to_split: Annotated[list[DistinctId], Meta(min_length=1, examples=[["device-1"]])] | None = None
+
+
+class Merge(Struct):
+    """Exactly one of both: who is absorbed."""
+
+    source: PersonId | None = None
+    distinct_id: Annotated[DistinctId, Meta(min_length=1, examples=["device-1"])] | None = None
+
+
+class DistinctIds(Struct):
+    distinct_ids: Annotated[list[DistinctId], Meta(max_length=BATCH_MAX, examples=[["ada@example.com"]])]
+
+
+class Uuids(Struct):
+    uuids: Annotated[list[UuidText], Meta(max_length=BATCH_MAX, examples=[["55379864-2afb-5e1c-adf7-decb022461c5"]])]
+
+
+class BulkDelete(Struct):
+    """Exactly one of `ids` and `distinct_ids`; the flags are what goes with the person, or without it."""
+
+    ids: Annotated[list[PersonId], Meta(max_length=BULK_MAX)] | None = None
+    distinct_ids: Annotated[list[DistinctId], Meta(max_length=BULK_MAX, examples=[["ada@example.com"]])] | None = None
+    delete_events: bool = False
+    delete_recordings: bool = False
+    keep_person: bool = False
+
+
+class ResetDistinctId(Struct):
+    distinct_id: Annotated[DistinctId, Meta(min_length=1, examples=["ada@example.com"])]
+
+
+class Person(Struct):
+    """A person as it is, or was."""
+
+    id: int
+    name: str
+    distinct_ids: list[str]
+    properties: dict[str, Any]
+    created_at: datetime
+    uuid: UUID
+    last_seen_at: datetime | None
+    is_identified: bool
+
+
+class PersonRow(Person):
+    """A person in a list."""
+
+    type: Literal["person"]
+    matched_recordings: list[Any]
+    value_at_data_point: None
+
+
+class PersonPage(Struct):
+    """A page; `count` with include_total."""
+
+    results: list[PersonRow]
+    next: str | None
+    previous: str | None
+    count: int | UnsetType = UNSET
+
+
+class Success(Struct):
+    success: Literal[True]
+
+
+class Involved(Struct):
+    uuid: UUID
+    id: int
+    distinct_ids: list[str]
+
+
+class SplitDone(Struct):
+    """All persons involved, the remaining one first."""
+
+    success: Literal[True]
+    persons: list[Involved]
+
+
+class Conflict(Struct):
+    """A property on which both differ."""
+
+    key: str
+    survivor: Any
+    absorbed: Any
+    result: Any
+
+
+class MergePreview(Struct):
+    """What a merge would do."""
+
+    survivor: Person
+    absorbed: Person
+    result: Person
+    conflicts: list[Conflict]
+
+
+class Batch(Struct):
+    """By what was asked for; who is nobody is absent."""
+
+    results: dict[str, Person]
+
+
+class Value(Struct):
+    name: str
+    count: int
+
+
+class Values(Struct):
+    results: list[Value]
+    refreshing: Literal[False]
+
+
+class PointInTime(Struct):
+    queried_timestamp: datetime
+    include_set_once: bool
+    distinct_id_used: str | None
+    person_id_used: str | None
+    query_mode: Literal["distinct_id", "person_id"]
+    distinct_ids_queried: list[str]
+    distinct_ids_count: int
+
+
+class PersonAtTime(Person):
+    point_in_time_metadata: PointInTime
+
+
+class Cause(Struct):
+    """The record behind a change: `event` for captured ones."""
+
+    command: UUID
+    kind: str
+    event: str | None
+
+
+class Point(Struct):
+    """Where the person began to look like this. All but the first three: with source=changes."""
+
+    timestamp: datetime
+    properties: dict[str, Any]
+    relevant_event_count: int
+    distinct_ids: list[str] | UnsetType = UNSET
+    position: str | UnsetType = UNSET
+    actor: str | UnsetType = UNSET
+    cause: Cause | UnsetType = UNSET
+    keys: list[str] | UnsetType = UNSET
+    before: dict[str, Any] | UnsetType = UNSET
+    after: dict[str, Any] | UnsetType = UNSET
+
+
+class Timeline(Struct):
+    """`next` with source=changes."""
+
+    points: list[Point]
+    crucial_property_keys: list[str]
+    effective_date_from: datetime
+    effective_date_to: datetime
+    next: str | UnsetType | None = UNSET
+
+
+class MergeStep(Struct, rename={"absorbed": "from"}):
+    """A merge that brought a distinct id to its person."""
+
+    how: Literal["merged", "root_left"]
+    absorbed: UUID
+    into: UUID
+    at: datetime
+    position: str
+    command: UUID
+    actor: str
+
+
+class PropertyValue(Struct):
+    """One operation on a property."""
+
+    operation: Literal["set", "set_once", "unset"]
+    value: Any
+    before: Any
+    distinct_id: str
+    timestamp: datetime
+    received_at: datetime
+    position: str
+    command: UUID
+    actor: str
+    source: str
+    wins: bool
+    merge_path: list[MergeStep]
+
+
+class PropertyHistory(Struct):
+    """Every value of a property, and why the one that shows does."""
+
+    key: str
+    shows: bool
+    value: Any
+    why: str | None
+    count: int
+    next: str | None
+    results: list[PropertyValue]
+
+
+class User(Struct):
+    first_name: str
+    email: str
+
+
+class ActivityChange(Struct):
+    type: Literal["Person"]
+    action: str
+    field: Literal["properties"]
+    before: Any
+    after: Any
+
+
+class ActivityDetail(Struct):
+    name: str
+    changes: list[ActivityChange]
+
+
+class ActivityItem(Struct):
+    id: str
+    user: User
+    activity: str
+    scope: Literal["Person"]
+    item_id: str
+    detail: ActivityDetail
+    created_at: datetime
+
+
+class ActivityPage(Struct):
+    results: list[ActivityItem]
+    next: str | None
+    previous: str | None
+    total_count: int
+
+
+class Bulk(Struct):
+    """What a bulk_delete found and asked for."""
+
+    persons_found: int
+    persons_deleted: int
+    events_queued_for_deletion: bool
+    recordings_queued_for_deletion: bool
+    deletion_errors: list[Any]
+    persons_queued_for_deletion: int
+    unmatched: list[Any]
+    deletion_request: UUID | None
+    deletion_requests: list[UUID]
+
+
+class DeletionScope(Struct):
+    profile: bool
+    events: bool
+    recordings: bool
+
+
+class DeletionRequest(Struct):
+    """A row of the ledger."""
+
+    id: UUID
+    state: Literal["pending", "hidden", "erasing", "verified", "cancelled", "failed"]
+    created_at: datetime
+    updated_at: datetime
+    person_uuid: UUID
+    scope: DeletionScope
+    phases: dict[str, Any]
+    window: Any
+    receipt: Any
+
+
+class DeletionRequests(Struct):
+    results: list[DeletionRequest]
+
+
+class DeletionState(Struct):
+    person_uuid: UUID
+    created_at: datetime
+    status: Literal["pending", "completed"]
+    delete_verified_at: datetime | None
+
+
+class DeletionStatus(Struct):
+    count: int
+    next: str | None
+    previous: str | None
+    results: list[DeletionState]
+
+
+class Error(Struct):
+    """Every error: `attr` names the field or parameter that is wrong."""
+
+    type: str
+    code: str
+    detail: str
+    attr: str | None
+
+
+class PlainError(Struct):
+    """How properties_at_time says it."""
+
+    error: str

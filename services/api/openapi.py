@@ -1,0 +1,283 @@
+"""/openapi.json and /docs: the API described by the very declarations that it is served and judged by.
+
+Built from the route tables, their parameters and the structs of `bodies`. Needs no key, asks no other host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from services.api import bodies
+from services.api.calls import PREFIXES, Route
+from services.api.outcomes import KEY_CHARS_MAX
+from services.api.parameters import Parameter
+from services.api.reference import page_of
+from services.api.render import JSON, json_body
+from services.api.values import NAME_CHARS_MAX
+
+PREFIX = PREFIXES[0].replace("{project}", "{project_id}")
+
+EXAMPLE_PERSON = "55379864-2afb-5e1c-adf7-decb022461c5"
+
+POSITION = r"^[cid]\.\d{1,4}\.\d{1,15}(,[cid]\.\d{1,4}\.\d{1,15})*$"
+
+ALWAYS = {
+    400: "A field, parameter, header or id is wrong: `attr` names it.",
+    401: "No key, or a wrong, revoked or expired one.",
+    403: "The key lacks the scope, or has no access to the project.",
+    404: "No such person, project or format.",
+    406: "`Accept` allows none of the types.",
+    429: "The key asks more often than its limit: wait for `Retry-After`.",
+    503: "The projection lags, or log or store are away: wait for `Retry-After`.",
+}
+WITH_BODY = {408: "The body did not arrive in time.", 413: "The body is too large.", 415: "Forms are not taken."}
+WRITING = {422: "The `Idempotency-Key` came before with another request."}
+SOMETIMES = {412: "`If-Match` is stale."}
+
+PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "project_id": {
+        "description": "The project: an integer, or `@current` for the key's own.",
+        "schema": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 2**32 - 1}, {"const": "@current"}]},
+        "example": "@current",
+    },
+    "id": {
+        "description": "The person: an integer id or a uuid; absorbed ones keep resolving.",
+        "schema": {
+            "anyOf": [{"type": "string", "format": "uuid"}, {"type": "integer", "minimum": 0, "maximum": 2**53}]
+        },
+        "example": EXAMPLE_PERSON,
+    },
+    "key": {
+        "description": "The property.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": NAME_CHARS_MAX},
+        "example": "plan",
+    },
+    "request": {"description": "The deletion request.", "schema": {"type": "string", "format": "uuid"}},
+}  # fmt: skip
+
+CAPTURE_PATHS = ("/batch/", "/capture/", "/e/", "/i/v0/e/", "/track/", "/engage/")
+STUBS = ("/flags/", "/decide/")
+PLAIN = {"/livez": "The process runs.", "/readyz": "Writes are accepted and reads answered.",
+         "/metrics": "Prometheus; from this machine only.", "/version": "The version.",
+         "/openapi.json": "This document.", "/docs": "The same for people."}  # fmt: skip
+
+
+def register(app: web.Application, routes: Sequence[Route]) -> None:
+    """Add /openapi.json and /docs for these routes."""
+    described = document(routes)
+    raw, page = json_body(described), page_of(described).encode()
+
+    async def openapi(request: web.Request) -> web.Response:
+        return web.Response(body=raw, content_type=JSON)
+
+    async def docs(request: web.Request) -> web.Response:
+        policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        return web.Response(body=page, content_type="text/html", charset="utf-8", headers=policy)
+
+    app.router.add_get("/openapi.json", openapi)
+    app.router.add_get("/docs", docs)
+
+
+def document(routes: Sequence[Route]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these routes, under the documented prefix, and of what has no key."""
+    kinds = list({kind for route in routes for kind in (route.body, *_answers(route)) if kind is not None})
+    kinds.sort(key=lambda kind: kind.__name__)
+    schemas, components = msgspec.json.schema_components(
+        [*kinds, bodies.Error, bodies.PlainError], ref_template="#/components/schemas/{name}"
+    )
+    shown = dict(zip(kinds, schemas, strict=False))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        if not route.answers and route.status == 200:
+            continue  # it only says what is not possible
+        operations = paths.setdefault(_path(route), {})
+        for method in ("patch", "put") if route.method == "PATCH" else (route.method.lower(),):
+            operations[method] = _operation(route, method, shown)
+    for path in CAPTURE_PATHS:
+        paths[path] = {"post": _capture(path), "options": _preflight(path), "get": _capture_by_query(path)}
+    for path in STUBS:
+        paths[path] = {"post": _stub(path), "options": _preflight(path)}
+    for path, says in PLAIN.items():
+        paths[path] = {"get": {"operationId": f"get {path}", "summary": says, "security": [], "tags": ["operations"],
+                               "responses": {"default": {"description": says}}}}  # fmt: skip
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "personlog",
+            "version": "1",
+            "description": "Persons over REST, and capture. The prefixes /api/projects/{project_id}/persons and "
+            "/api/person serve the same; a slash at the end is optional everywhere, and so is .json or .csv before it.",
+        },
+        "security": [{"key": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer", "description": "A personal key, phx_… Scopes: person:read, "
+                        "person:write (which includes it), activity_log:read, *."},
+            },
+        },
+    }  # fmt: skip
+
+
+def _answers(route: Route) -> tuple[type, ...]:
+    return route.answers if isinstance(route.answers, tuple) else (route.answers,)
+
+
+def _path(route: Route) -> str:
+    return f"{PREFIX}{route.path}/"
+
+
+def _operation(route: Route, method: str, shown: dict[type, Any]) -> dict[str, Any]:
+    said = (route.handler.__doc__ or "").strip()
+    operation: dict[str, Any] = {
+        "operationId": f"{method} {route.path or '/'}",
+        "summary": said.partition(": ")[2] or said,
+        "description": f"Scope: `{route.scope}`.",
+        "tags": ["persons"],
+        "parameters": [*_path_parameters(_path(route)), *map(_query, route.query), *_headers(route)],
+        "responses": _responses(route, shown),
+    }
+    if route.body is not None:
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": shown[route.body]}}}
+    return operation
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, **declared}
+        for name, declared in PATH_PARAMETERS.items()
+        if "{" + name + "}" in path
+    ]
+
+
+def _query(parameter: Parameter[Any]) -> dict[str, Any]:
+    shown = {"name": parameter.name, "in": "query", "description": parameter.says, "schema": parameter.schema()}
+    return shown if parameter.example is None else {**shown, "example": parameter.example}
+
+
+def _headers(route: Route) -> list[dict[str, Any]]:
+    headers: dict[str, tuple[str, dict[str, Any]]] = {
+        "Min-Position": ("Wait until this is visible.", {"type": "string", "pattern": POSITION})
+    }
+    if route.scope.endswith(":write"):
+        kept = {"type": "string", "minLength": 1, "maxLength": KEY_CHARS_MAX, "pattern": "^[!-~]+$"}
+        headers["Idempotency-Key"] = ("A repeat has no second effect and answers with the first outcome.", kept)
+        prefers = {"type": "string", "pattern": r"^(respond-async|wait=\d{1,2}|respond-async, wait=\d{1,2})$"}
+        headers["Prefer"] = ("`respond-async`: 202 as soon as the write is durable; `wait=3`: after 3 s.", prefers)
+    if 412 in route.errors:
+        headers["If-Match"] = ("The `ETag` that was read.", {"type": "string", "pattern": r'^(\*|"[0-9a-f-]{1,200}")$'})
+    return [
+        {"name": name, "in": "header", "description": says, "schema": schema}
+        for name, (says, schema) in headers.items()
+    ]
+
+
+def _responses(route: Route, shown: dict[type, Any]) -> dict[str, Any]:
+    position = {"Position": {"description": "What this reflects or wrote.", "schema": {"type": "string"}}}
+    done: dict[str, Any] = {"description": "Done.", "headers": position}
+    if answers := [shown[kind] for kind in _answers(route)]:
+        schema = answers[0] if len(answers) == 1 else {"anyOf": answers}
+        done["content"] = {JSON: {"schema": schema}, "text/csv": {"schema": {"type": "string"}}}
+    if (target := LINKS.get((route.method, route.path))) is not None:
+        done["links"] = target
+    responses: dict[str, Any] = {str(route.status): done}
+    if route.scope.endswith(":write") and route.status != 202:
+        responses["202"] = {"description": "Durable, and not visible yet.", "headers": position}
+    errors = ALWAYS | (WITH_BODY if route.body is not None else {})
+    errors |= WRITING if route.scope.endswith(":write") else {}
+    errors |= {status: SOMETIMES[status] for status in route.errors}
+    plain = route.path == "/properties_at_time"
+    for status, says in errors.items():
+        error: dict[str, Any] = {"$ref": "#/components/schemas/Error"}
+        if plain and status in (400, 404):
+            error = {"anyOf": [error, {"$ref": "#/components/schemas/PlainError"}]}
+        responses[str(status)] = {"description": says, "content": {JSON: {"schema": error}}}
+    return responses
+
+
+def _person_links(expression: str) -> dict[str, Any]:
+    """From an answer that names a person to everything that can be asked of it."""
+    targets = ("get /{id}", "patch /{id}", "post /{id}/split", "get /{id}/activity", "get /{id}/properties_timeline",
+               "delete /{id}")  # fmt: skip
+    return {
+        target: {"operationId": target, "parameters": {"path.id": expression, "path.project_id": "@current"}}
+        for target in targets
+    }
+
+
+_REQUEST_LINKS = {
+    target: {
+        "operationId": target,
+        "parameters": {"path.request": "$response.body#/id", "path.project_id": "@current"},
+    }
+    for target in ("get /deletion_requests/{request}", "delete /deletion_requests/{request}")
+}
+LINKS: dict[tuple[str, str], dict[str, Any]] = {
+    ("GET", ""): _person_links("$response.body#/results/0/uuid"),
+    ("GET", "/{id}"): _person_links("$response.body#/id"),
+    ("POST", "/{id}/split"): _person_links("$response.body#/persons/0/uuid"),
+    ("POST", "/{id}/delete_events"): _REQUEST_LINKS,
+    ("POST", "/{id}/delete_recordings"): _REQUEST_LINKS,
+}
+
+
+def _capture(path: str) -> dict[str, Any]:
+    event = {
+        "type": "object",
+        "properties": {
+            "api_key": {"type": "string"}, "event": {"type": "string"}, "distinct_id": {"type": "string"},
+            "properties": {"type": "object"}, "uuid": {"type": "string", "format": "uuid"},
+            "timestamp": {"type": "string"}, "batch": {"type": "array", "items": {"type": "object"}},
+        },
+        "examples": [{"api_key": "phc_…", "event": "sign up", "distinct_id": "ada@example.com",
+                      "properties": {"$set": {"email": "ada@example.com"}}}],
+    }  # fmt: skip
+    return {
+        "operationId": f"capture {path}",
+        "summary": "What SDKs send: one event, an array, or `{api_key, batch: […]}`; JSON, gzip, base64 or a form.",
+        "security": [],
+        "tags": ["capture"],
+        "requestBody": {"required": True, "content": {JSON: {"schema": event}}},
+        "responses": _capture_responses(),
+    }
+
+
+def _capture_by_query(path: str) -> dict[str, Any]:
+    data = {"name": "data", "in": "query", "required": True, "description": "The event: JSON or base64.",
+            "schema": {"type": "string"}}  # fmt: skip
+    return {
+        "operationId": f"capture by query {path}", "summary": "The same in the query.", "security": [],
+        "tags": ["capture"], "parameters": [data], "responses": _capture_responses(),
+    }  # fmt: skip
+
+
+def _capture_responses() -> dict[str, Any]:
+    error = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
+    ok = {JSON: {"schema": {"type": "object", "properties": {"status": {"const": "Ok"}}, "required": ["status"]}}}
+    told = {400: ALWAYS[400], 401: "No project has this token.", 408: WITH_BODY[408], 413: WITH_BODY[413],
+            503: "The log is away: send it again."}  # fmt: skip
+    return {
+        "200": {"description": "Every event is durable.", "content": ok},
+        "204": {"description": "The same, to a beacon."},
+        **{str(status): {"description": says, "content": error} for status, says in told.items()},
+    }
+
+
+def _stub(path: str) -> dict[str, Any]:
+    return {
+        "operationId": f"stub {path}", "summary": "What an SDK asks when it starts: there are no flags.",
+        "security": [], "tags": ["capture"],
+        "responses": {"200": {"description": "No flags.", "content": {JSON: {"schema": {"type": "object"}}}}},
+    }  # fmt: skip
+
+
+def _preflight(path: str) -> dict[str, Any]:
+    return {
+        "operationId": f"preflight {path}", "summary": "Any origin may send.", "security": [], "tags": ["capture"],
+        "responses": {"200": {"description": "Allowed.", "content": {JSON: {"schema": {"type": "object"}}}}},
+    }  # fmt: skip

@@ -1,0 +1,161 @@
+"""Parameters of queries, each declared once: handlers read it, the OpenAPI document shows it with its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from shared.domain.errors import BadInput
+from shared.domain.ids import DISTINCT_ID_CHARS_MAX
+
+TEXT_CHARS_MAX = 400
+"""A text to look for: no name, email or distinct id that can be found is longer."""
+
+JSON_CHARS_MAX = 16_000
+"""JSON in a query: percent-encoded it still fits into a request line."""
+
+PAGE_DEFAULT, PAGE_MAX = 100, 1_000
+"""Rows of a page; the documented limits."""
+
+OFFSET_MAX = 100_000
+"""`offset` walks over what it skips; whoever needs more follows `next`."""
+
+V = TypeVar("V")
+
+
+class Parameter(Generic[V]):
+    """One parameter: its name, what it is for, and how its text is read."""
+
+    blank_is_none = True
+    """Forms send all their fields: an empty one asks for nothing."""
+
+    def __init__(self, name: str, says: str, *, absent: V, example: Any = None, required: bool = False) -> None:
+        self.name, self.says, self.absent, self.example, self.required = name, says, absent, example, required
+
+    def of(self, query: Mapping[str, str]) -> V:
+        """The value that a query gives, or the default. BadInput, naming the parameter, when it is none."""
+        text = query.get(self.name)
+        return self.absent if text is None or (text == "" and self.blank_is_none) else self.read(text)
+
+    def read(self, text: str) -> V:
+        raise NotImplementedError
+
+    def schema(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def wrong(self, detail: str, slug: str = "invalid_input") -> BadInput:
+        return BadInput(f"{self.name} {detail}", attr=self.name, slug=slug)
+
+
+class Integer(Parameter[int]):
+    """An integer within its limits."""
+
+    def __init__(self, name: str, says: str, *, absent: int, most: int, least: int = 1) -> None:
+        super().__init__(name, says, absent=absent)
+        self.most, self.least = most, least
+
+    def read(self, text: str) -> int:
+        digits = text.isascii() and text.isdigit()
+        if not digits or not self.least <= int(text[:12]) <= self.most:
+            raise self.wrong(f"must be an integer from {self.least} to {self.most}.")
+        return int(text)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "integer", "minimum": self.least, "maximum": self.most, "default": self.absent}
+
+
+class Flag(Parameter[bool]):
+    """true, false, 1 or 0."""
+
+    def __init__(self, name: str, says: str) -> None:
+        super().__init__(name, says, absent=False)
+
+    def read(self, text: str) -> bool:
+        if text not in ("true", "false", "1", "0"):
+            raise self.wrong("must be true, false, 1 or 0.")
+        return text in ("true", "1")
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "enum": ["true", "false", "1", "0"], "default": "false"}
+
+
+class Text(Parameter[str]):
+    """A text of at most `most` characters."""
+
+    def __init__(
+        self, name: str, says: str, *, most: int = TEXT_CHARS_MAX, example: Any = None, required: bool = False,
+        form: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(name, says, absent="", example=example, required=required)
+        self.most, self.form = most, form or {}
+
+    def read(self, text: str) -> str:
+        if len(text) > self.most:
+            raise self.wrong(f"may have {self.most} characters.")
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "maxLength": self.most} | self.form
+
+
+class Moment(Text):
+    """A moment of the past. An empty one is a mistake: to answer with the present would hide it."""
+
+    blank_is_none = False
+
+    def read(self, text: str) -> str:
+        if not text:
+            raise self.wrong("must be a time (ISO 8601) or a position (c.17.123456).")
+        return super().read(text)
+
+
+class Choice(Parameter[str]):
+    """One of a few words."""
+
+    def __init__(self, name: str, says: str, *, absent: str, choices: tuple[str, ...]) -> None:
+        super().__init__(name, says, absent=absent)
+        self.choices = choices
+
+    def read(self, text: str) -> str:
+        if text not in self.choices:
+            raise self.wrong(f"must be {', '.join(self.choices[:-1])} or {self.choices[-1]}.", "invalid_choice")
+        return text
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self.choices), "default": self.absent}
+
+
+class Uuid(Parameter[UUID]):
+    """A uuid; the nil one for none."""
+
+    def __init__(self, name: str, says: str) -> None:
+        super().__init__(name, says, absent=UUID(int=0))
+
+    def read(self, text: str) -> UUID:
+        try:
+            return UUID(text)
+        except ValueError:
+            raise self.wrong("must be a uuid.") from None
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "format": "uuid"}
+
+
+LIMIT = Integer("limit", "Rows of a page.", absent=PAGE_DEFAULT, most=PAGE_MAX)
+OFFSET = Integer("offset", "Rows to skip; better follow `next`.", absent=0, most=OFFSET_MAX, least=0)
+CURSOR = Text("cursor", "Where to go on; take `next` as it is.", most=100)
+DISTINCT_ID = Text("distinct_id", "One of the person's distinct ids.", most=DISTINCT_ID_CHARS_MAX)
+DRY_RUN = Flag("dry_run", "Show what would happen, and do nothing.")
+AS_OF = Moment(
+    "as_of",
+    "The past: a time (ISO 8601; UTC without an offset), or a `Position`.",
+    most=20_000,
+    example="2026-11-20T10:00:00Z",
+)
+DATE_FROM = Text("date_from", "A date, a time (ISO 8601) or relative: `-7d`.", most=40, example="-7d")
+DATE_TO = Text("date_to", "The same; a date is meant to its end.", most=40)
+EVENTS = Text(
+    "events", "JSON: a list of `{id, properties?}`; which captured events count.", most=JSON_CHARS_MAX,
+    example='[{"id": "sign up"}]',
+)  # fmt: skip

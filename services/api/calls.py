@@ -176,7 +176,7 @@ class Route(msgspec.Struct, frozen=True):
     """One row of the route table: `path` is what follows the prefix, `handler`'s docstring says what it does.
 
     `query`, `body` and `answers` are what the OpenAPI document shows, and what requests are judged by. `errors` are the
-    statuses beyond those that every route may answer. A route without `answers` and `status` 200 is none to be shown.
+    statuses beyond those that every route may answer.
     """
 
     method: str
@@ -192,9 +192,11 @@ class Route(msgspec.Struct, frozen=True):
 
 def mount(app: web.Application, routes: Sequence[Route]) -> None:
     """Hang the routes under every prefix, with an optional slash and an optional .json or .csv."""
+    names = {route.path.split("/")[1] for route in routes if route.path and "{" not in route.path.split("/")[1]}
+    person = rf"{{id:(?!(?:{'|'.join(sorted(names))})(?:\.json|\.csv)?/?$)[^/]+?}}"  # a name is no id, for any method
     for prefix in PREFIXES:
         for path in dict.fromkeys(route.path for route in routes):
-            pattern = prefix + path.replace("{id}", "{id:[^/]+?}") + r"{suffix:(?:\.json|\.csv)?}{slash:/?}"
+            pattern = prefix + path.replace("{id}", person) + r"{suffix:(?:\.json|\.csv)?}{slash:/?}"
             resource = app.router.add_resource(pattern)
             for route in routes:
                 if route.path == path:
@@ -215,7 +217,7 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         call = Call(request=request, context=context, project=project, key=key, format=_format(request), route=route)
         asked = request.headers.get("Min-Position")
         if asked is not None:
-            await context.watermarks.wait(parse_positions(asked))
+            await context.reached(parse_positions(asked))
         answer = await route.handler(call)
         return await _respond(call, answer)
 

@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 
 from services.api.calls import Answer, Call
-from services.api.parameters import CURSOR, LIMIT, Text
+from services.api.parameters import LIMIT, Text
 from services.api.past import FOREVER, facts
 from shared.domain.errors import BadInput
 from shared.domain.fragment import Fragment, FragmentErased, same
@@ -34,6 +34,7 @@ ROUNDS_MAX = 8
 """Rounds of asking for those that were merged with those that were merged with the person."""
 
 KEYS = Text("keys", "With source=changes: only changes of these properties, comma-joined.", most=4_000, example="plan")
+STEP = Text("cursor", "With source=changes: where to go on; take `next` as it is.", most=100, form="step")
 
 _CURSOR = re.compile(r"(-?\d{1,19})\.(\d{1,19})")
 
@@ -54,7 +55,7 @@ async def changes(call: Call, span: tuple[int, int]) -> Answer:
     """The page of points whose stamps lie within the span (microseconds)."""
     limit = call.asked(LIMIT)
     keys = [key for key in call.asked(KEYS).split(",") if key]
-    after = _cursor(call.asked(CURSOR))
+    after = _cursor(call.asked(STEP))
     addressed = await call.fragment()
     await call.person_seen()
     until = await call.as_of()

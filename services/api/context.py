@@ -15,7 +15,7 @@ from services.api.limits import Limits
 from services.api.reads import Reads
 from services.api.watermarks import Watermarks
 from shared.domain.commands import Command, encode, route
-from shared.domain.errors import BadInput
+from shared.domain.errors import BadInput, NotYet
 from shared.domain.ids import Position, format_positions
 from shared.log.port import RECORD_BYTES_MAX, Entry, Log
 from shared.runtime.clock import Clock
@@ -67,6 +67,22 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     async def append(self, commands: Sequence[Command]) -> list[Position]:
         """Append commands in order; durable on return. BadInput when one is larger than a record may be."""
         return await self.log.append(self.entries(commands))
+
+    async def reached(self, positions: Sequence[Position]) -> None:
+        """Return once reads see these positions; NotYet after the usual time.
+
+        At once for one beyond the end of the log: no write has answered with it, and waiting would be in vain.
+        """
+        if self.watermarks.passed(positions):
+            return
+        ends = {
+            (head.topic, head.partition): head.offset
+            for topic in {position.topic for position in positions}
+            for head in await self.log.heads(topic)
+        }
+        if any(position.offset > ends.get(position[:2], -1) for position in positions):
+            raise NotYet("No write has answered with this position yet.")
+        await self.watermarks.wait(positions)
 
     def entries(self, commands: Sequence[Command]) -> list[Entry]:
         """Commands as the log takes them. BadInput when one is larger than a record may be."""

@@ -12,10 +12,10 @@ from services.api import errors
 from services.api.bodies import Bulk, BulkDelete, DeletionRequest, DeletionRequests, DeletionStatus
 from services.api.calls import Answer, Call, Route
 from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, keyed
-from services.api.parameters import LIMIT, OFFSET, Choice, Flag, Uuid
+from services.api.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
 from shared.domain.commands import Cancel, Command, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound, Rejected
-from shared.domain.ids import IDENTITY, fragment_id
+from shared.domain.ids import DELETIONS, IDENTITY, fragment_id
 from shared.store.person import iso
 
 _ANY = UUID(int=0)
@@ -30,6 +30,7 @@ KEEP_PERSON = Flag("keep_person", "Only what the other flags name.")
 
 async def delete(call: Call) -> Answer:
     """DELETE :id: gone when this answers, the erasure is asked for. What is sent afterwards is a new life."""
+    _no_dry_run(call)
     events, recordings = call.asked(DELETE_EVENTS), call.asked(DELETE_RECORDINGS)
     keep = call.asked(KEEP_PERSON)
     sent = keyed(call, await call.fragment(), "delete", events, recordings, keep)
@@ -66,6 +67,7 @@ async def delete(call: Call) -> Answer:
 
 async def bulk_delete(call: Call) -> Answer:
     """POST bulk_delete: the persons of up to 1,000 ids or distinct ids; each makes a deletion request of its own."""
+    _no_dry_run(call)
     body = await call.read(BulkDelete)
     asked, fragments = await _named(call, body)
     persons = await call.context.reads.by_fragments(call.project.id, list(fragments.values())) if fragments else []
@@ -104,17 +106,20 @@ async def bulk_delete(call: Call) -> Answer:
 
 async def delete_events(call: Call) -> Answer:
     """POST :id/delete_events: the captured events go, the person stays."""
+    _no_dry_run(call)
     return await _request(call, keyed(call, await call.fragment(), "delete_events"), Scope(events=True))
 
 
 async def delete_recordings(call: Call) -> Answer:
     """POST :id/delete_recordings: the recordings go, the person stays."""
+    _no_dry_run(call)
     return await _request(call, keyed(call, await call.fragment(), "delete_recordings"), Scope(recordings=True))
 
 
 async def requests(call: Call) -> Answer:
     """GET deletion_requests: all of this project, newest first."""
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
+    await _recorded(call)
     rows = await _rows(call, limit=limit, offset=offset)
     return Answer(body={"results": [_shown(row) for row in rows]})
 
@@ -148,6 +153,7 @@ async def status(call: Call) -> Answer:
     """GET deletion_status: the requests that include events, as the original lists them."""
     asked = call.asked(STATUS)
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
+    await _recorded(call)
     rows = await call.context.store.rows(
         call.context.reads.queries["deletion_status"],
         project=call.project.id,
@@ -173,12 +179,14 @@ async def status(call: Call) -> Answer:
 
 
 ROUTES = (
-    Route("DELETE", "/{id}", "person:write", delete, (DELETE_EVENTS, DELETE_RECORDINGS, KEEP_PERSON), status=204),
-    Route("POST", "/{id}/delete_events", "person:write", delete_events, answers=DeletionRequest),
-    Route("POST", "/{id}/delete_recordings", "person:write", delete_recordings, answers=DeletionRequest),
+    Route(
+        "DELETE", "/{id}", "person:write", delete, (DELETE_EVENTS, DELETE_RECORDINGS, KEEP_PERSON, DRY_RUN), status=204
+    ),
+    Route("POST", "/{id}/delete_events", "person:write", delete_events, (DRY_RUN,), answers=DeletionRequest),
+    Route("POST", "/{id}/delete_recordings", "person:write", delete_recordings, (DRY_RUN,), answers=DeletionRequest),
 )
 COLLECTION_ROUTES = (
-    Route("POST", "/bulk_delete", "person:write", bulk_delete, body=BulkDelete, answers=Bulk, status=202),
+    Route("POST", "/bulk_delete", "person:write", bulk_delete, (DRY_RUN,), BulkDelete, Bulk, 202),
     Route(
         "GET", "/deletion_status", "person:read", status, (STATUS, PERSON_UUID, LIMIT, OFFSET), answers=DeletionStatus
     ),
@@ -186,6 +194,12 @@ COLLECTION_ROUTES = (
     Route("GET", "/deletion_requests/{request}", "person:read", request, answers=DeletionRequest),
     Route("DELETE", "/deletion_requests/{request}", "person:write", cancel, status=204),
 )
+
+
+def _no_dry_run(call: Call) -> None:
+    """Whoever asks to see what a deletion would do must not have it done."""
+    if call.asked(DRY_RUN):
+        raise DRY_RUN.wrong("is not to be had for deletions.")
 
 
 async def _named(call: Call, body: BulkDelete) -> tuple[list[Any], dict[str, UUID]]:
@@ -235,11 +249,21 @@ def _request_id(call: Call, sent: Keyed) -> UUID:
     return uuid5(sent.fragment, f"deletion {sent.key}") if sent.key else call.context.mint()
 
 
+async def _recorded(call: Call) -> None:
+    """Wait until the ledger has every request that was made: the deleter writes it, some tens of milliseconds later."""
+    heads = await call.context.log.heads(DELETIONS)
+    await call.context.watermarks.wait([head for head in heads if head.offset >= 0])
+
+
 async def _found(call: Call) -> tuple[Any, ...]:
     try:
-        rows = await _rows(call, request=UUID(call.request.match_info["request"]))
+        request = UUID(call.request.match_info["request"])
     except ValueError:
         raise NotFound("Not found.") from None
+    rows = await _rows(call, request=request)
+    if not rows:
+        await _recorded(call)
+        rows = await _rows(call, request=request)
     if not rows:
         raise NotFound("Not found.")
     return rows[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 import orjson
@@ -23,6 +24,8 @@ from shared.domain.errors import (
 
 RETRY_SECONDS = 1
 """What Retry-After says: a restart of any part takes about that."""
+
+_PERSONS = re.compile(r"/api/(person|[^/]+/[^/]+/persons)(\.json|\.csv)?/?")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -72,8 +75,11 @@ def not_found(detail: str) -> ApiError:
     return ApiError(404, "invalid_request", "not_found", detail)
 
 
-def method_not_allowed(method: str, allowed: str) -> ApiError:
+def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
+    """Whoever would make a person by POST is told how persons are made."""
     detail = f'Method "{method}" not allowed.'
+    if method == "POST" and _PERSONS.fullmatch(path):
+        detail += " Persons are made by capturing an event: POST /capture/ with the project's token."
     return ApiError(405, "invalid_request", "method_not_allowed", detail, Allow=allowed)
 
 
@@ -140,7 +146,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except HTTPNotFound:
         return not_found("Endpoint not found.").response()
     except HTTPMethodNotAllowed as error:
-        return method_not_allowed(error.method, ", ".join(sorted(error.allowed_methods))).response()
+        return method_not_allowed(error.method, request.path, ", ".join(sorted(error.allowed_methods))).response()
     except HTTPRequestEntityTooLarge:
         return too_large(request.client_max_size).response()
     except HTTPException as error:

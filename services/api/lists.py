@@ -34,7 +34,7 @@ EMAIL = Text("email", "Exactly this property `email`.", example="ada@example.com
 SEARCH = Text("search", "Part of email, name, uuid or any distinct id, whatever the case.", example="ada")
 PROPERTIES = Text(
     "properties", "JSON: a list of filters `{key, value, operator, type}`, or groups of them.", most=JSON_CHARS_MAX,
-    example='[{"key": "plan", "value": "pro", "operator": "exact", "type": "person"}]',
+    example='[{"key": "plan", "value": "pro", "operator": "exact", "type": "person"}]', form="filters",
 )  # fmt: skip
 TOTAL = Flag("include_total", "Add `count`: how many there are on all pages.")
 KEY = Text("key", "The property; without it there are no values.", most=NAME_CHARS_MAX, example="plan")

@@ -23,8 +23,6 @@ PREFIX = PREFIXES[0].replace("{project}", "{project_id}")
 
 EXAMPLE_PERSON = "55379864-2afb-5e1c-adf7-decb022461c5"
 
-POSITION = r"^[cid]\.\d{1,4}\.\d{1,15}(,[cid]\.\d{1,4}\.\d{1,15})*$"
-
 ALWAYS = {
     400: "A field, parameter, header or id is wrong: `attr` names it.",
     401: "No key, or a wrong, revoked or expired one.",
@@ -92,8 +90,6 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     shown = dict(zip(kinds, schemas, strict=False))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        if not route.answers and route.status == 200:
-            continue  # it only says what is not possible
         operations = paths.setdefault(_path(route), {})
         for method in ("patch", "put") if route.method == "PATCH" else (route.method.lower(),):
             operations[method] = _operation(route, method, shown)
@@ -156,13 +152,16 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 
 
 def _query(parameter: Parameter[Any]) -> dict[str, Any]:
-    shown = {"name": parameter.name, "in": "query", "description": parameter.says, "schema": parameter.schema()}
+    shown: dict[str, Any] = {
+        "name": parameter.name, "in": "query", "description": parameter.says, "schema": parameter.schema(),
+    }  # fmt: skip
+    shown |= {"required": True} if parameter.required else {}
     return shown if parameter.example is None else {**shown, "example": parameter.example}
 
 
 def _headers(route: Route) -> list[dict[str, Any]]:
     headers: dict[str, tuple[str, dict[str, Any]]] = {
-        "Min-Position": ("Wait until this is visible.", {"type": "string", "pattern": POSITION})
+        "Min-Position": ("Wait until this is visible.", {"type": "string", "format": "position"})
     }
     if route.scope.endswith(":write"):
         kept = {"type": "string", "minLength": 1, "maxLength": KEY_CHARS_MAX, "pattern": "^[!-~]+$"}
@@ -249,7 +248,7 @@ def _capture(path: str) -> dict[str, Any]:
 
 def _capture_by_query(path: str) -> dict[str, Any]:
     data = {"name": "data", "in": "query", "required": True, "description": "The event: JSON or base64.",
-            "schema": {"type": "string"}}  # fmt: skip
+            "schema": {"type": "string", "format": "event"}}  # fmt: skip
     return {
         "operationId": f"capture by query {path}", "summary": "The same in the query.", "security": [],
         "tags": ["capture"], "parameters": [data], "responses": _capture_responses(),

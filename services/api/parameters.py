@@ -66,29 +66,29 @@ class Integer(Parameter[int]):
 
 
 class Flag(Parameter[bool]):
-    """true, false, 1 or 0."""
+    """true, false, 1 or 0; Python's True and False too, which scripts send without noticing."""
 
     def __init__(self, name: str, says: str) -> None:
         super().__init__(name, says, absent=False)
 
     def read(self, text: str) -> bool:
-        if text not in ("true", "false", "1", "0"):
+        if text not in ("true", "false", "1", "0", "True", "False"):
             raise self.wrong("must be true, false, 1 or 0.")
-        return text in ("true", "1")
+        return text in ("true", "1", "True")
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "enum": ["true", "false", "1", "0"], "default": "false"}
+        return {"type": "string", "enum": ["true", "false", "1", "0", "True", "False"], "default": "false"}
 
 
 class Text(Parameter[str]):
-    """A text of at most `most` characters."""
+    """A text of at most `most` characters; `form` names what it must look like, as OpenAPI's formats do."""
 
     def __init__(
         self, name: str, says: str, *, most: int = TEXT_CHARS_MAX, example: Any = None, required: bool = False,
-        form: dict[str, Any] | None = None,
+        form: str = "",
     ) -> None:  # fmt: skip
         super().__init__(name, says, absent="", example=example, required=required)
-        self.most, self.form = most, form or {}
+        self.most, self.form = most, form
 
     def read(self, text: str) -> str:
         if len(text) > self.most:
@@ -96,7 +96,7 @@ class Text(Parameter[str]):
         return text
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "maxLength": self.most} | self.form
+        return {"type": "string", "format": self.form} if self.form else {"type": "string", "maxLength": self.most}
 
 
 class Moment(Text):
@@ -144,7 +144,7 @@ class Uuid(Parameter[UUID]):
 
 LIMIT = Integer("limit", "Rows of a page.", absent=PAGE_DEFAULT, most=PAGE_MAX)
 OFFSET = Integer("offset", "Rows to skip; better follow `next`.", absent=0, most=OFFSET_MAX, least=0)
-CURSOR = Text("cursor", "Where to go on; take `next` as it is.", most=100)
+CURSOR = Text("cursor", "Where to go on; take `next` as it is.", most=100, form="cursor")
 DISTINCT_ID = Text("distinct_id", "One of the person's distinct ids.", most=DISTINCT_ID_CHARS_MAX)
 DRY_RUN = Flag("dry_run", "Show what would happen, and do nothing.")
 AS_OF = Moment(
@@ -152,10 +152,11 @@ AS_OF = Moment(
     "The past: a time (ISO 8601; UTC without an offset), or a `Position`.",
     most=20_000,
     example="2026-11-20T10:00:00Z",
+    form="moment",
 )
-DATE_FROM = Text("date_from", "A date, a time (ISO 8601) or relative: `-7d`.", most=40, example="-7d")
-DATE_TO = Text("date_to", "The same; a date is meant to its end.", most=40)
+DATE_FROM = Text("date_from", "A date, a time (ISO 8601) or relative: `-7d`.", most=40, example="-7d", form="day")
+DATE_TO = Text("date_to", "The same; a date is meant to its end.", most=40, form="day")
 EVENTS = Text(
     "events", "JSON: a list of `{id, properties?}`; which captured events count.", most=JSON_CHARS_MAX,
-    example='[{"id": "sign up"}]',
+    example='[{"id": "sign up"}]', form="series",
 )  # fmt: skip

@@ -93,12 +93,6 @@ async def delete_property(call: Call) -> Answer:
     return _answer(outcome, {"success": True})
 
 
-async def not_created_here(call: Call) -> Answer:
-    """POST: persons are made by capturing an event."""
-    detail = "Persons are made by capturing an event: POST /capture/ with the project's token."
-    raise errors.ApiError(405, "invalid_request", "method_not_allowed", detail, Allow="GET")
-
-
 ROUTES = (
     Route("GET", "/{id}", "person:read", retrieve, (AS_OF,), answers=PersonBody),
     Route("PATCH", "/{id}", "person:write", update, body=Update, answers=PersonBody, errors=(412,)),
@@ -109,7 +103,6 @@ ROUTES = (
     Route("POST", "/{id}/delete_property", "person:write", delete_property, (UNSET,), DeleteProperty, Success),
 )  # fmt: skip
 COLLECTION_ROUTES = (
-    Route("POST", "", "person:write", not_created_here),
     Route("POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids, (AS_OF,), DistinctIds, Batch),
     Route("POST", "/batch_by_uuids", "person:read", batch_by_uuids, (AS_OF,), Uuids, Batch),
 )

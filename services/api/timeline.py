@@ -16,10 +16,9 @@ import orjson
 
 from services.api.bodies import PersonAtTime, Timeline
 from services.api.calls import Answer, Call, Route
-from services.api.changes import KEYS, changes
+from services.api.changes import KEYS, STEP, changes
 from services.api.parameters import (
     AS_OF,
-    CURSOR,
     DATE_FROM,
     DATE_TO,
     DISTINCT_ID,
@@ -48,17 +47,19 @@ DAYS_DEFAULT = 7
 SOURCE = Choice(
     "source", "Points of captured events, or of every effective change.", absent="events", choices=("events", "changes")
 )
-ACTIONS = Text("actions", "JSON: a list of `{id}`.", most=JSON_CHARS_MAX)
+ACTIONS = Text("actions", "JSON: a list of `{id}`.", most=JSON_CHARS_MAX, form="series")
 PROPERTIES = Text(
     "properties", "JSON: filters; those of type person name crucial keys.", most=JSON_CHARS_MAX,
-    example='[{"key": "plan", "value": "pro", "type": "person"}]',
+    example='[{"key": "plan", "value": "pro", "type": "person"}]', form="filters",
 )  # fmt: skip
-BREAKDOWN = Text("breakdown", "A property, or a JSON list of them.", most=JSON_CHARS_MAX)
+BREAKDOWN = Text("breakdown", "A property, or a JSON list of them.", most=JSON_CHARS_MAX, form="breakdown")
 BREAKDOWN_TYPE = Text("breakdown_type", "`person`: the breakdown names crucial keys.")
 INTERVAL = Text("interval", "How far equal dates are moved apart: hour, day, month.")
 DISPLAY = Text("display", "Taken, and without effect.")
-PERSON_ID = Text("person_id", "An integer id or a uuid.")
-TIMESTAMP = Text("timestamp", "A time (ISO 8601), or a `Position`.", example="2026-11-20T10:00:00Z")
+PERSON_ID = Text("person_id", "An integer id or a uuid.", form="person-id")
+TIMESTAMP = Text(
+    "timestamp", "A time (ISO 8601), or a `Position`.", example="2026-11-20T10:00:00Z", required=True, form="moment"
+)
 
 _RELATIVE = re.compile(r"-(\d{1,4})([hdwmy])(Start|End)?")
 
@@ -141,7 +142,7 @@ ROUTES = (
     Route(
         "GET", "/{id}/properties_timeline", "person:read", properties_timeline, answers=Timeline,
         query=(SOURCE, EVENTS, ACTIONS, PROPERTIES, BREAKDOWN, BREAKDOWN_TYPE, DATE_FROM, DATE_TO, INTERVAL, DISPLAY,
-               KEYS, LIMIT, CURSOR, AS_OF),
+               KEYS, LIMIT, STEP, AS_OF),
     ),
 )  # fmt: skip
 

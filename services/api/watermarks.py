@@ -32,7 +32,7 @@ class Watermarks:
 
     async def wait(self, positions: Sequence[Position], seconds: float = WAIT_SECONDS_MAX) -> None:
         """Return once every position is visible to reads; NotYet after `seconds`. A missing row means stale."""
-        if self._passed(positions):
+        if self.passed(positions):
             return
         if len(self._waiters) >= WAITERS_MAX:
             raise NotYet("Too many requests wait for the projection.")
@@ -66,7 +66,8 @@ class Watermarks:
         """As of the last poll."""
         return dict(self._versions)
 
-    def _passed(self, positions: Sequence[Position]) -> bool:
+    def passed(self, positions: Sequence[Position]) -> bool:
+        """Whether the last poll saw them all."""
         return all(
             self._versions.get((position.topic, position.partition), 0) >= position.version for position in positions
         )
@@ -82,7 +83,7 @@ class Watermarks:
                         future.set_exception(error)
                 return
             for future, positions in self._waiters.items():
-                if not future.done() and self._passed(positions):
+                if not future.done() and self.passed(positions):
                     future.set_result(None)
             await asyncio.sleep(pause)
             pause = min(pause * 1.3, POLL_SECONDS_MAX)

@@ -8,14 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from services.api import activity, deletions, history, identities, lists, persons, timeline
+from services.api.app import ROUTES
 from services.api.calls import Route
 from shared.domain.ids import fragment_id
 from tests.support.asking import sent
 from tests.support.processes import PERSONAL_KEY, Answer, Stack, running, wait_for
 
-NOUNS: tuple[Any, ...] = (lists, persons, identities, activity, timeline, history, deletions)
-ROUTES: list[Route] = [route for noun in NOUNS for route in (*noun.COLLECTION_ROUTES, *noun.ROUTES)]
 SCOPES = ("person:read", "person:write", "activity_log:read")
 BODIES: dict[str, Any] = {
     "PATCH /{id}": {"properties": {"a": 1}},

@@ -36,7 +36,7 @@ WIRE: list[tuple[Exception, int, str, str]] = [
     (errors.field_required("properties"), 400, "validation_error", "This field is required."),
     (errors.parse_error("x"), 400, "invalid_request", "parse_error"),
     (errors.unsupported_media_type("a/b"), 415, "invalid_request", "unsupported_media_type"),
-    (errors.method_not_allowed("POST", "GET"), 405, "invalid_request", "method_not_allowed"),
+    (errors.method_not_allowed("POST", "/x", "GET"), 405, "invalid_request", "method_not_allowed"),
     (errors.not_acceptable(), 406, "invalid_request", "not_acceptable"),
     (errors.timeout(), 408, "invalid_request", "timeout"),
     (errors.too_large(7), 413, "invalid_request", "too_large"),

@@ -12,7 +12,7 @@ from services.api import errors
 from services.api.bodies import Bulk, BulkDelete, DeletionRequest, DeletionRequests, DeletionStatus
 from services.api.calls import Answer, Call, Route
 from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, keyed
-from services.api.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
+from services.api.parameters import LIMIT, OFFSET, Choice, Flag, Uuid
 from shared.domain.commands import Cancel, Command, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound, Rejected
 from shared.domain.ids import DELETIONS, IDENTITY, fragment_id
@@ -23,6 +23,8 @@ _ANY = UUID(int=0)
 STATUSES = {"pending": 1, "completed": 2, "all": 0}
 STATUS = Choice("status", "Only requests that are not done yet, or done.", absent="all", choices=tuple(STATUSES))
 PERSON_UUID = Uuid("person_uuid", "Only requests for this person.")
+DRY_RUN = Choice("dry_run", "A deletion cannot be tried: anything else is refused.", absent="0", choices=("false", "0"))
+"""Asked for first by every call that deletes: whoever wants to see what it would do must not have it done."""
 DELETE_EVENTS = Flag("delete_events", "The captured events as well.")
 DELETE_RECORDINGS = Flag("delete_recordings", "The recordings as well.")
 KEEP_PERSON = Flag("keep_person", "Only what the other flags name.")
@@ -30,7 +32,7 @@ KEEP_PERSON = Flag("keep_person", "Only what the other flags name.")
 
 async def delete(call: Call) -> Answer:
     """DELETE :id: gone when this answers, the erasure is asked for. What is sent afterwards is a new life."""
-    _no_dry_run(call)
+    call.asked(DRY_RUN)
     events, recordings = call.asked(DELETE_EVENTS), call.asked(DELETE_RECORDINGS)
     keep = call.asked(KEEP_PERSON)
     sent = keyed(call, await call.fragment(), "delete", events, recordings, keep)
@@ -67,7 +69,7 @@ async def delete(call: Call) -> Answer:
 
 async def bulk_delete(call: Call) -> Answer:
     """POST bulk_delete: the persons of up to 1,000 ids or distinct ids; each makes a deletion request of its own."""
-    _no_dry_run(call)
+    call.asked(DRY_RUN)
     body = await call.read(BulkDelete)
     asked, fragments = await _named(call, body)
     persons = await call.context.reads.by_fragments(call.project.id, list(fragments.values())) if fragments else []
@@ -106,13 +108,13 @@ async def bulk_delete(call: Call) -> Answer:
 
 async def delete_events(call: Call) -> Answer:
     """POST :id/delete_events: the captured events go, the person stays."""
-    _no_dry_run(call)
+    call.asked(DRY_RUN)
     return await _request(call, keyed(call, await call.fragment(), "delete_events"), Scope(events=True))
 
 
 async def delete_recordings(call: Call) -> Answer:
     """POST :id/delete_recordings: the recordings go, the person stays."""
-    _no_dry_run(call)
+    call.asked(DRY_RUN)
     return await _request(call, keyed(call, await call.fragment(), "delete_recordings"), Scope(recordings=True))
 
 
@@ -194,12 +196,6 @@ COLLECTION_ROUTES = (
     Route("GET", "/deletion_requests/{request}", "person:read", request, answers=DeletionRequest),
     Route("DELETE", "/deletion_requests/{request}", "person:write", cancel, status=204),
 )
-
-
-def _no_dry_run(call: Call) -> None:
-    """Whoever asks to see what a deletion would do must not have it done."""
-    if call.asked(DRY_RUN):
-        raise DRY_RUN.wrong("is not to be had for deletions.")
 
 
 async def _named(call: Call, body: BulkDelete) -> tuple[list[Any], dict[str, UUID]]:

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from services.api import bodies
 from services.api.calls import PREFIXES, Route
-from services.api.outcomes import KEY_CHARS_MAX
+from services.api.outcomes import KEY_CHARS_MAX, KEY_PATTERN
 from services.api.parameters import Parameter
 from services.api.reference import page_of
 from services.api.render import JSON, json_body
@@ -164,10 +164,10 @@ def _headers(route: Route) -> list[dict[str, Any]]:
         "Min-Position": ("Wait until this is visible.", {"type": "string", "format": "position"})
     }
     if route.scope.endswith(":write"):
-        kept = {"type": "string", "minLength": 1, "maxLength": KEY_CHARS_MAX, "pattern": "^[!-~]+$"}
+        kept = {"type": "string", "minLength": 1, "maxLength": KEY_CHARS_MAX, "pattern": KEY_PATTERN}
         headers["Idempotency-Key"] = ("A repeat has no second effect and answers with the first outcome.", kept)
-        prefers = {"type": "string", "pattern": r"^(respond-async|wait=\d{1,2}|respond-async, wait=\d{1,2})$"}
-        headers["Prefer"] = ("`respond-async`: 202 as soon as the write is durable; `wait=3`: after 3 s.", prefers)
+        prefers = "`respond-async`: 202 as soon as the write is durable; `wait=3`: 202 when it is not visible in 3 s."
+        headers["Prefer"] = (prefers, {"type": "string"})
     if 412 in route.errors:
         headers["If-Match"] = ("The `ETag` that was read.", {"type": "string", "pattern": r'^(\*|"[0-9a-f-]{1,200}")$'})
     return [

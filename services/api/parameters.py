@@ -139,7 +139,7 @@ class Uuid(Parameter[UUID]):
             raise self.wrong("must be a uuid.") from None
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "format": "uuid"}
+        return {"anyOf": [{"type": "string", "format": "uuid"}, {"const": ""}]}
 
 
 LIMIT = Integer("limit", "Rows of a page.", absent=PAGE_DEFAULT, most=PAGE_MAX)

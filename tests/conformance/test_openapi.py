@@ -1,0 +1,127 @@
+"""/openapi.json says what the router serves, and schemathesis finds nothing that it says wrongly."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.asking import sent
+from tests.support.processes import PERSONAL_KEY, ROOT, TOKEN, Stack, running
+
+SETTINGS = ROOT / "tests/conformance/schemathesis"
+EXAMPLES = {"dev": 5, "ci": 300, "deep": 1_000}
+"""Cases of one operation while fuzzing; stateful runs a third as many sequences."""
+
+CASES_MIN = {"dev": 2_000, "ci": 20_000, "deep": 60_000}
+SECONDS_MAX = 1_800
+PERSONS = "/api/environments/{project_id}/persons"
+NEVER = {"PERSONLOG_WINDOW": "0 0 29 2 *", "PERSONLOG_WINDOW_HOURS": "1"}
+"""No deletion window opens meanwhile."""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("openapi") / "data", **NEVER) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def spec(stack: Stack) -> dict[str, Any]:
+    answer = stack.ask("GET", "/openapi.json", key=None)
+    assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, "application/json")
+    return answer.json  # type: ignore[no-any-return]
+
+
+def operations(spec: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in spec["paths"].items():
+        for method, operation in methods.items():
+            yield method.upper(), path, operation
+
+
+def test_the_document_has_every_route_of_the_router_and_no_other(spec: dict[str, Any]) -> None:
+    """All three prefixes are the documented one, and what is optional at the end is there."""
+    from services.api.app import application  # the router itself, not what it was made from
+
+    served = set()
+    for resource in application(_NOTHING).router.resources():
+        path = (
+            resource.canonical.replace("{suffix}{slash}", "/")
+            .replace("{slash}", "/")
+            .replace("{project}", "{project_id}")
+        )
+        path = re.sub(
+            r"^/api/(projects/\{project_id\}/persons|person(?=/))", "/api/environments/{project_id}/persons", path
+        )
+        served |= {(route.method, path) for route in resource if route.method != "HEAD"}
+    assert {(method, path) for method, path, _ in operations(spec)} == served
+
+
+_NOTHING: Any = None
+"""A context that no handler is ever called with."""
+
+
+def test_every_operation_says_what_it_does_whom_it_lets_in_and_how_it_fails(spec: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for _, _, operation in operations(spec)]
+    assert len(ids) == len(set(ids))
+    for _, path, operation in operations(spec):
+        assert operation["summary"].endswith((".", "…", ")", "]")) and operation["responses"], path
+        if "persons" in path:
+            assert "Scope: `" in operation["description"]
+            assert {"400", "401", "403", "404", "406", "429", "503"} <= operation["responses"].keys()
+            for parameter in operation["parameters"]:
+                assert parameter["description"] and parameter["schema"]
+
+
+def test_links_lead_to_operations(spec: dict[str, Any]) -> None:
+    ids = {operation["operationId"] for _, _, operation in operations(spec)}
+    linked = [
+        link["operationId"]
+        for _, _, operation in operations(spec)
+        for response in operation["responses"].values()
+        for link in response.get("links", {}).values()
+    ]
+    assert len(linked) > 10 and set(linked) <= ids
+
+
+def test_the_page_for_people_has_every_operation_and_asks_no_other_host(stack: Stack, spec: dict[str, Any]) -> None:
+    answer = stack.ask("GET", "/docs", key=None)
+    page = answer.body.decode()
+    assert answer.status == 200 and "<script" not in page and "//" not in page.replace("</", "")
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    for method, path, operation in operations(spec):
+        assert f'id="{operation["operationId"]}"' in page and f"{method} {path}" in page
+
+
+@pytest.mark.parametrize("phases", ["examples,coverage,fuzzing", "stateful"])
+def test_schemathesis_finds_no_fault(
+    stack: Stack, tmp_path: Path, phases: str, record_property: Callable[[str, object], None]
+) -> None:
+    profile = os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+    for name in ("user@example.com", "ada@example.com", "device-1"):
+        position = sent(stack, name, **{"$set": {"email": name, "plan": "pro"}})
+    examples = EXAMPLES[profile] if phases != "stateful" else max(5, EXAMPLES[profile] // 3)
+    ran = subprocess.run(
+        [
+            Path(sys.executable).with_name("schemathesis"), "--config-file", SETTINGS / "schemathesis.toml", "run",
+            f"{stack.url}/openapi.json", "--max-examples", str(examples), "--phases", phases, "--no-color",
+        ],
+        cwd=tmp_path,
+        env=os.environ | {
+            "SCHEMATHESIS_KEY": PERSONAL_KEY, "SCHEMATHESIS_TOKEN": TOKEN, "SCHEMATHESIS_POSITION": position,
+            "PYTHONPATH": str(SETTINGS),
+        },
+        capture_output=True, text=True, timeout=SECONDS_MAX, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout[-20_000:] + ran.stderr[-2_000:]
+    count = re.search(r"(\d+) generated", ran.stdout)
+    assert count is not None
+    record_property("schemathesis", f"{phases}: {count[1]} cases, 0 faults")
+    if phases != "stateful":
+        assert int(count[1]) >= CASES_MIN[profile]

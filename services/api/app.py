@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from services.api import activity, capture, deletions, history, identities, lists, openapi, persons, timeline
+from services.api import activity, capture, deletions, export, history, identities, lists, openapi, persons, timeline
 from services.api.access import Access
 from services.api.calls import LIMITS, Route, mount
 from services.api.context import CONTEXT, Context, Stamps, uuid7
@@ -30,7 +30,7 @@ from shared.store.connect import connect_store
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
 """Methods that metrics tell apart: a client may send any word, and every word would be a series."""
 
-_NOUNS = (lists, persons, identities, activity, timeline, history, deletions)
+_NOUNS = (lists, persons, identities, activity, timeline, history, deletions, export)
 
 ROUTES: tuple[Route, ...] = (
     *(route for noun in _NOUNS for route in noun.COLLECTION_ROUTES),

@@ -21,7 +21,7 @@ from services.api.capture_body import GZIP, inflate
 from services.api.context import CONTEXT, POSITION_HEADER, Context
 from services.api.parameters import AS_OF, Parameter
 from services.api.past import moment, persons_at
-from services.api.render import CSV, JSON, Rows, csv_body, json_body, send_csv, send_json
+from services.api.render import CSV, JSON, Archive, Rows, csv_body, json_body, send_archive, send_csv, send_json
 from services.api.watermarks import WAIT_SECONDS_MAX
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, NotYet, Transient
@@ -176,7 +176,8 @@ class Route(msgspec.Struct, frozen=True):
     """One row of the route table: `path` is what follows the prefix, `handler`'s docstring says what it does.
 
     `query`, `body` and `answers` are what the OpenAPI document shows, and what requests are judged by. `errors` are the
-    statuses beyond those that every route may answer.
+    statuses beyond those that every route may answer; `produces` is the type of an answer that is neither JSON nor CSV;
+    with `plain_errors` they are `{"error": text}`, as the original has them there.
     """
 
     method: str
@@ -188,6 +189,8 @@ class Route(msgspec.Struct, frozen=True):
     answers: type | tuple[type, ...] = ()
     status: int = 200
     errors: tuple[int, ...] = ()
+    produces: str = ""
+    plain_errors: bool = False
 
 
 def mount(app: web.Application, routes: Sequence[Route]) -> None:
@@ -214,11 +217,19 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         project = _project(request, context, key)
         if not key.may(route.scope):
             raise errors.permission_denied(route.scope)
-        call = Call(request=request, context=context, project=project, key=key, format=_format(request), route=route)
+        kind = _format(request, route.produces)
+        call = Call(request=request, context=context, project=project, key=key, format=kind, route=route)
         asked = request.headers.get("Min-Position")
         if asked is not None:
             await context.reached(parse_positions(asked))
-        answer = await route.handler(call)
+        try:
+            for parameter in route.query:  # each is judged, whether this call has a use for it or not
+                parameter.of(request.query)
+            answer = await route.handler(call)
+        except (BadInput, NotFound) as error:
+            if not route.plain_errors:
+                raise
+            answer = Answer(status=errors.of(error).status, body={"error": error.detail})
         return await _respond(call, answer)
 
     return handle
@@ -233,6 +244,8 @@ async def _respond(call: Call, answer: Answer) -> web.StreamResponse:
         return web.Response(status=answer.status, headers=headers)
     if call.format == "csv":
         headers |= {"Content-Disposition": 'attachment; filename="persons.csv"'}
+    if isinstance(answer.body, Archive):
+        return await send_archive(call.request, answer.body, headers)
     if isinstance(answer.body, Rows):
         return await (send_csv if call.format == "csv" else send_json)(call.request, answer.body, headers)
     headers |= {"Content-Type": CSV if call.format == "csv" else JSON}
@@ -319,17 +332,21 @@ def _project(request: web.Request, context: Context, key: Key) -> Project:
     return project
 
 
-def _format(request: web.Request) -> Format:
+def _format(request: web.Request, only: str) -> Format:
+    """What the URL or `Accept` asks for; a route that produces something else has nothing but that."""
     asked = request.match_info.get("suffix", "").lstrip(".") or request.query.get("format", "")
     if asked:
-        if asked not in ("json", "csv"):
+        if asked not in ("json", "csv") or only:
             raise errors.not_found("Not found.")
         return "csv" if asked == "csv" else "json"
     accept = request.headers.get("Accept", "*/*")
     kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
     for kind in kinds:
-        if kind in ("*/*", "application/*", "application/json", ""):
+        if only:
+            if kind in ("*/*", "application/*", only, ""):
+                return "json"
+        elif kind in ("*/*", "application/*", "application/json", ""):
             return "json"
         if kind in ("text/csv", "text/*"):
             return "csv"
-    raise errors.not_acceptable()
+    raise errors.not_acceptable(only or "application/json or text/csv")

@@ -24,7 +24,7 @@ STATUSES = {"pending": 1, "completed": 2, "all": 0}
 STATUS = Choice("status", "Only requests that are not done yet, or done.", absent="all", choices=tuple(STATUSES))
 PERSON_UUID = Uuid("person_uuid", "Only requests for this person.")
 DRY_RUN = Choice("dry_run", "A deletion cannot be tried: anything else is refused.", absent="0", choices=("false", "0"))
-"""Asked for first by every call that deletes: whoever wants to see what it would do must not have it done."""
+"""Whoever wants to see what a deletion would do must not have it done."""
 DELETE_EVENTS = Flag("delete_events", "The captured events as well.")
 DELETE_RECORDINGS = Flag("delete_recordings", "The recordings as well.")
 KEEP_PERSON = Flag("keep_person", "Only what the other flags name.")
@@ -32,7 +32,6 @@ KEEP_PERSON = Flag("keep_person", "Only what the other flags name.")
 
 async def delete(call: Call) -> Answer:
     """DELETE :id: gone when this answers, the erasure is asked for. What is sent afterwards is a new life."""
-    call.asked(DRY_RUN)
     events, recordings = call.asked(DELETE_EVENTS), call.asked(DELETE_RECORDINGS)
     keep = call.asked(KEEP_PERSON)
     sent = keyed(call, await call.fragment(), "delete", events, recordings, keep)
@@ -69,7 +68,6 @@ async def delete(call: Call) -> Answer:
 
 async def bulk_delete(call: Call) -> Answer:
     """POST bulk_delete: the persons of up to 1,000 ids or distinct ids; each makes a deletion request of its own."""
-    call.asked(DRY_RUN)
     body = await call.read(BulkDelete)
     asked, fragments = await _named(call, body)
     persons = await call.context.reads.by_fragments(call.project.id, list(fragments.values())) if fragments else []
@@ -108,13 +106,11 @@ async def bulk_delete(call: Call) -> Answer:
 
 async def delete_events(call: Call) -> Answer:
     """POST :id/delete_events: the captured events go, the person stays."""
-    call.asked(DRY_RUN)
     return await _request(call, keyed(call, await call.fragment(), "delete_events"), Scope(events=True))
 
 
 async def delete_recordings(call: Call) -> Answer:
     """POST :id/delete_recordings: the recordings go, the person stays."""
-    call.asked(DRY_RUN)
     return await _request(call, keyed(call, await call.fragment(), "delete_recordings"), Scope(recordings=True))
 
 
@@ -243,6 +239,14 @@ async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
 def _request_id(call: Call, sent: Keyed) -> UUID:
     """A new id, or the one that belongs to the Idempotency-Key."""
     return uuid5(sent.fragment, f"deletion {sent.key}") if sent.key else call.context.mint()
+
+
+async def requests_of(call: Call, fragments: list[UUID]) -> list[dict[str, Any]]:
+    """The deletion requests that name any of these fragments, newest first."""
+    await _recorded(call)
+    query = call.context.reads.queries["requests_of"]
+    rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments)
+    return [_shown(row) for row in rows]
 
 
 async def _recorded(call: Call) -> None:

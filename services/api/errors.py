@@ -83,8 +83,8 @@ def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
     return ApiError(405, "invalid_request", "method_not_allowed", detail, Allow=allowed)
 
 
-def not_acceptable() -> ApiError:
-    return ApiError(406, "invalid_request", "not_acceptable", "Accept must allow application/json or text/csv.")
+def not_acceptable(kinds: str) -> ApiError:
+    return ApiError(406, "invalid_request", "not_acceptable", f"Accept must allow {kinds}.")
 
 
 def timeout() -> ApiError:

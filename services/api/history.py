@@ -19,7 +19,7 @@ from shared.store.person import Person, cells_of, iso
 STEPS_MAX = 4 * MEMBERS_MAX
 """Memberships read for the merge paths: the largest person with a few moves each."""
 
-_OPERATIONS = {SET: "set", NULL: "set", UNSET: "unset", ONCE: "set_once"}
+OPERATIONS = {SET: "set", NULL: "set", UNSET: "unset", ONCE: "set_once"}
 _REASONS = {
     SET: "It is the newest set of all distinct ids of the person.",
     NULL: "The newest operation sets it to null, and no set_once came after that.",
@@ -78,7 +78,7 @@ def _value(call: Call, person: Person, row: tuple[Any, ...]) -> dict[str, Any]:
     fragment, version, at, stamp, command, actor, source, kind, before, after, _ = row
     partition = partition_of(fragment, call.context.log.partitions()[COMMANDS])
     return {
-        "operation": _OPERATIONS[kind],
+        "operation": OPERATIONS[kind],
         "value": orjson.loads(after) if after else None,
         "before": orjson.loads(before) if before else None,
         "distinct_id": next(member.distinct_id for member in person.members if member.fragment == fragment),

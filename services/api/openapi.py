@@ -182,6 +182,8 @@ def _responses(route: Route, shown: dict[type, Any]) -> dict[str, Any]:
     if answers := [shown[kind] for kind in _answers(route)]:
         schema = answers[0] if len(answers) == 1 else {"anyOf": answers}
         done["content"] = {JSON: {"schema": schema}, "text/csv": {"schema": {"type": "string"}}}
+    if route.produces:
+        done["content"] = {route.produces: {"schema": {"type": "string", "format": "binary"}}}
     if (target := LINKS.get((route.method, route.path))) is not None:
         done["links"] = target
     responses: dict[str, Any] = {str(route.status): done}
@@ -190,10 +192,9 @@ def _responses(route: Route, shown: dict[type, Any]) -> dict[str, Any]:
     errors = ALWAYS | (WITH_BODY if route.body is not None else {})
     errors |= WRITING if route.scope.endswith(":write") else {}
     errors |= {status: SOMETIMES[status] for status in route.errors}
-    plain = route.path == "/properties_at_time"
     for status, says in errors.items():
         error: dict[str, Any] = {"$ref": "#/components/schemas/Error"}
-        if plain and status in (400, 404):
+        if route.plain_errors and status in (400, 404):
             error = {"anyOf": [error, {"$ref": "#/components/schemas/PlainError"}]}
         responses[str(status)] = {"description": says, "content": {JSON: {"schema": error}}}
     return responses

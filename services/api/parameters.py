@@ -62,7 +62,7 @@ class Integer(Parameter[int]):
         return int(text)
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "integer", "minimum": self.least, "maximum": self.most, "default": self.absent}
+        return _or_blank({"type": "integer", "minimum": self.least, "maximum": self.most}, self.absent)
 
 
 class Flag(Parameter[bool]):
@@ -77,7 +77,7 @@ class Flag(Parameter[bool]):
         return text in ("true", "1", "True")
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "enum": ["true", "false", "1", "0", "True", "False"], "default": "false"}
+        return _or_blank({"type": "string", "enum": ["true", "false", "1", "0", "True", "False"]}, "false")
 
 
 class Text(Parameter[str]):
@@ -123,7 +123,7 @@ class Choice(Parameter[str]):
         return text
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "enum": list(self.choices), "default": self.absent}
+        return _or_blank({"type": "string", "enum": list(self.choices)}, self.absent)
 
 
 class Uuid(Parameter[UUID]):
@@ -139,7 +139,11 @@ class Uuid(Parameter[UUID]):
             raise self.wrong("must be a uuid.") from None
 
     def schema(self) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string", "format": "uuid"}, {"const": ""}]}
+        return _or_blank({"type": "string", "format": "uuid"}, "")
+
+
+def _or_blank(schema: dict[str, Any], absent: Any) -> dict[str, Any]:
+    return {"anyOf": [schema, {"const": ""}], "default": absent}
 
 
 LIMIT = Integer("limit", "Rows of a page.", absent=PAGE_DEFAULT, most=PAGE_MAX)

@@ -94,6 +94,38 @@ ORDER BY received_at, version
 LIMIT 1 BY uuid
 LIMIT {limit:UInt32}
 
+-- name: exported_events
+-- The captured events of these fragments, whole, page by page.
+SELECT fragment, uuid, event, distinct_id, toUnixTimestamp64Micro(timestamp), toUnixTimestamp64Micro(received_at), properties
+FROM captured_events
+WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
+    AND toUnixTimestamp64Micro(received_at) <= {until:Int64}
+    AND (fragment, uuid) > ({after:UUID}, {uuid:UUID})
+ORDER BY fragment, uuid, version DESC
+LIMIT 1 BY fragment, uuid
+LIMIT {limit:UInt32}
+
+-- name: exported_recordings
+-- The sessions recorded of these fragments.
+SELECT session, toUnixTimestamp64Micro(started_at), toUnixTimestamp64Micro(ended_at), bytes
+FROM recordings FINAL
+WHERE project = {project:UInt32} AND hasAny(fragments, {fragments:Array(UUID)})
+    AND toUnixTimestamp64Micro(started_at) <= {until:Int64}
+ORDER BY started_at, session
+
+-- name: requests_of
+-- The ledger's rows that name any of these fragments, newest first.
+SELECT request, state, created_at, updated_at, person, profile, events, recordings, document
+FROM
+(
+    SELECT *
+    FROM deletion_requests
+    WHERE project = {project:UInt32} AND (person IN {fragments:Array(UUID)} OR hasAny(members, {fragments:Array(UUID)}))
+    ORDER BY request, version DESC
+    LIMIT 1 BY request
+)
+ORDER BY created_at DESC, request DESC
+
 -- name: activity
 -- What people did to persons: REST edits, merges, splits and deletes. The items of a deleted life are hidden at once.
 WITH

@@ -45,7 +45,7 @@ def _section(path: str, method: str, operation: dict[str, Any]) -> str:
 
 
 def _limits(schema: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in schema.items())
+    return ", ".join(f"{name} {value}" for name, value in schema.get("anyOf", [schema])[0].items())
 
 
 def _table(rows: Iterable[Sequence[Any]]) -> str:

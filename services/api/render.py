@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from tempfile import SpooledTemporaryFile
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
+import msgspec
 import orjson
 import structlog
 from aiohttp import web
 
 from shared.domain.errors import BadInput
 
-JSON, CSV = "application/json", "text/csv; charset=utf-8"
+JSON, CSV, ZIP = "application/json", "text/csv; charset=utf-8", "application/zip"
 
 SPOOL_MEMORY_BYTES, SPOOL_BYTES_MAX = 1_048_576, 16 * 1_073_741_824
-"""The rows of a CSV wait in a file, nameless and gone with the request, until the header is known: from the first size
-on it is one, and the second is the most that a request may put on the disk."""
+"""The rows of a CSV, and an archive, wait in a file, nameless and gone with the request, until they are whole. From the
+first size on it is one; the second is the most that a request may put on the disk."""
 
 WRITE_BYTES = 262_144
 """Bytes given to the connection at once."""
@@ -56,6 +59,14 @@ class Rows:
         return {**self.head, "results": [row for batch in self._first for row in batch], **self.tail()}
 
 
+class Archive(msgspec.Struct):
+    """A ZIP that is made while its rows are read: NDJSON files, each of batches of rows, and a manifest about them."""
+
+    filename: str
+    about: dict[str, Any]
+    files: dict[str, AsyncIterator[list[Any]]]
+
+
 async def send_json(request: web.Request, rows: Rows, headers: Mapping[str, str]) -> web.StreamResponse:
     if rows.whole:
         return web.Response(body=json_body(rows.body()), headers=headers, content_type=JSON)
@@ -79,8 +90,7 @@ async def send_csv(request: web.Request, rows: Rows, headers: Mapping[str, str])
             for row in _flat_rows(batch):
                 names |= row.keys()
                 spool.write(orjson.dumps(row) + b"\n")
-            if spool.tell() > SPOOL_BYTES_MAX:
-                raise BadInput(f"More than {SPOOL_BYTES_MAX} bytes: take pages, with limit and next.", attr="limit")
+            _check_size(spool.tell())
         spool.seek(0)
         header = sorted(names)
 
@@ -90,6 +100,35 @@ async def send_csv(request: web.Request, rows: Rows, headers: Mapping[str, str])
                 yield _csv(_cells(header, orjson.loads(line)) for line in lines)
 
         return await send(request, parts(), headers, CSV)
+
+
+async def send_archive(request: web.Request, archive: Archive, headers: Mapping[str, str]) -> web.StreamResponse:
+    """All of it is there before the first byte is sent, so an error is a proper answer."""
+    with SpooledTemporaryFile(SPOOL_MEMORY_BYTES) as spool:
+        counts: dict[str, int] = {}
+        with ZipFile(spool, "w", ZIP_DEFLATED) as made:
+            for name, batches in archive.files.items():
+                counts[name] = 0
+                with made.open(f"{name}.ndjson", "w", force_zip64=True) as file:
+                    async for batch in batches:
+                        counts[name] += len(batch)
+                        await asyncio.to_thread(file.write, b"".join(json_body(row) + b"\n" for row in batch))
+                        _check_size(spool.tell())
+            made.writestr("manifest.json", orjson.dumps(archive.about | {"rows": counts}, option=orjson.OPT_INDENT_2))
+        length = spool.tell()
+        spool.seek(0)
+
+        async def parts() -> AsyncIterator[bytes]:
+            while part := spool.read(WRITE_BYTES):
+                yield part
+
+        disposition = {"Content-Disposition": f'attachment; filename="{archive.filename}"'}
+        return await send(request, parts(), {**headers, **disposition, "Content-Length": str(length)}, ZIP)
+
+
+def _check_size(size: int) -> None:
+    if size > SPOOL_BYTES_MAX:
+        raise BadInput(f"More than {SPOOL_BYTES_MAX} bytes: ask for less.")
 
 
 async def send(

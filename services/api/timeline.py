@@ -110,15 +110,10 @@ async def properties_timeline(call: Call) -> Answer:
 
 async def properties_at_time(call: Call) -> Answer:
     """GET properties_at_time: one person as of `timestamp`, as the original answers it."""
-    try:
-        fragment, until = await _asked_past(call)
-        person = (await persons_at(call.context, call.project.id, [fragment], until))[0]
-        if person is None:
-            raise NotFound("No person with this id at that time.")
-    except BadInput as error:
-        return Answer(status=400, body={"error": error.detail})
-    except NotFound as error:
-        return Answer(status=404, body={"error": error.detail})
+    fragment, until = await _asked_past(call)
+    person = (await persons_at(call.context, call.project.id, [fragment], until))[0]
+    if person is None:
+        raise NotFound("No person with this id at that time.")
     by_id = bool(call.asked(DISTINCT_ID))
     metadata = {
         "queried_timestamp": iso(until),
@@ -135,7 +130,7 @@ async def properties_at_time(call: Call) -> Answer:
 COLLECTION_ROUTES = (
     Route(
         "GET", "/properties_at_time", "person:read", properties_at_time, (DISTINCT_ID, PERSON_ID, TIMESTAMP),
-        answers=PersonAtTime,
+        answers=PersonAtTime, plain_errors=True,
     ),
 )  # fmt: skip
 ROUTES = (

@@ -16,7 +16,7 @@ from tests.support.asking import sent
 from tests.support.processes import PERSONAL_KEY, ROOT, TOKEN, Stack, running
 
 SETTINGS = ROOT / "tests/conformance/schemathesis"
-EXAMPLES = {"dev": 5, "ci": 300, "deep": 1_000}
+EXAMPLES = {"dev": 5, "ci": 600, "deep": 1_000}
 """Cases of one operation while fuzzing; stateful runs a third as many sequences."""
 
 CASES_MIN = {"dev": 2_000, "ci": 20_000, "deep": 60_000}

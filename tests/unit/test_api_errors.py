@@ -37,7 +37,7 @@ WIRE: list[tuple[Exception, int, str, str]] = [
     (errors.parse_error("x"), 400, "invalid_request", "parse_error"),
     (errors.unsupported_media_type("a/b"), 415, "invalid_request", "unsupported_media_type"),
     (errors.method_not_allowed("POST", "/x", "GET"), 405, "invalid_request", "method_not_allowed"),
-    (errors.not_acceptable(), 406, "invalid_request", "not_acceptable"),
+    (errors.not_acceptable("application/json"), 406, "invalid_request", "not_acceptable"),
     (errors.timeout(), 408, "invalid_request", "timeout"),
     (errors.too_large(7), 413, "invalid_request", "too_large"),
     (Rejected(), 400, "validation_error", "invalid_input"),

@@ -1,0 +1,149 @@
+"""GET :id/export: one archive of everything held about a person, for the right of access. Reads only.
+
+A ZIP of JSON and NDJSON: the person, its distinct ids with what was set through each, every change with its cause, the
+captured events, the recordings and the deletion requests, and a manifest that counts them. Constant memory: rows are
+written into the archive as they are read, the archive lies in a nameless file until it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.api.calls import Answer, Call, Route
+from services.api.deletions import requests_of
+from services.api.history import OPERATIONS
+from services.api.parameters import AS_OF
+from services.api.past import FOREVER, facts
+from services.api.render import ZIP, Archive
+from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
+from shared.store.person import Person, iso
+
+ROWS_AT_ONCE = 1_000
+"""Captured events read at once; each may have a megabyte, most have one thousandth of it."""
+
+PAGES_MAX = 100_000
+"""Pages of captured events: a hundred million are more than any person has."""
+
+
+async def export(call: Call) -> Answer:
+    """GET :id/export: everything held about a person, as a ZIP of JSON and NDJSON files, now or `as_of` a moment."""
+    person = await call.person_seen()
+    cut = await call.as_of()
+    until = FOREVER if cut is None else cut
+    named = {member.fragment: member.distinct_id for member in person.members}
+    about = {
+        "project": call.project.id,
+        "person": str(person.uuid),
+        "exported_at": iso(call.context.clock.now_us()),
+        "as_of": None if cut is None else iso(cut),
+    }
+    return Answer(
+        body=Archive(
+            f"person-{person.uuid}.zip",
+            about,
+            {
+                "person": _one([person.shown()]),
+                "distinct_ids": _one(_distinct_ids(person)),
+                "changes": _changes(call, named, until),
+                "events": _events(call, list(named), until),
+                "recordings": _recordings(call, list(named), until),
+                "deletion_requests": _one(await requests_of(call, list(named))),
+            },
+        )
+    )
+
+
+COLLECTION_ROUTES = ()
+ROUTES = (Route("GET", "/{id}/export", "person:read", export, (AS_OF,), produces=ZIP),)
+
+
+async def _one(rows: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
+    yield rows
+
+
+def _distinct_ids(person: Person) -> list[dict[str, Any]]:
+    return [
+        {
+            "distinct_id": member.distinct_id,
+            "id": member.number,
+            "uuid": str(member.fragment),
+            "created_at": iso(member.created_at),
+            "last_seen_at": iso(member.seen_at) if member.seen_at else None,
+            "is_identified": member.identified,
+            "properties": orjson.loads(member.properties),
+        }
+        for member in person.members
+    ]
+
+
+async def _changes(call: Call, named: dict[UUID, str], until: int) -> AsyncIterator[list[dict[str, Any]]]:
+    """Every fact of the timeline, by distinct id, in order."""
+    async for rows in facts(call.context, call.project.id, named, until):
+        yield [_change(call, named, row) for row in rows if row[5] <= until]
+
+
+def _change(call: Call, named: dict[UUID, str], row: tuple[Any, ...]) -> dict[str, Any]:
+    counts = call.context.log.partitions()
+    person = row[3].startswith("person.")
+    partition = call.project.id % counts[IDENTITY] if person else partition_of(row[1], counts[COMMANDS])
+    return {
+        "distinct_id": named[row[1]],
+        "fact": row[3],
+        "timestamp": iso(row[5]),
+        "received_at": iso(row[4]),
+        "position": format_positions([Position(IDENTITY if person else COMMANDS, partition, offset_of(row[2]))]),
+        "command": str(row[6]),
+        "actor": call.context.access.name_of(row[7]),
+        "source": row[8],
+        "changes": [
+            {
+                "key": key,
+                "operation": OPERATIONS[kind],
+                "before": orjson.loads(before) if before else None,
+                "value": orjson.loads(after) if after else None,
+            }
+            for key, kind, before, after in zip(*row[12:16], strict=True)
+        ],
+        "person": str(row[16]) if person else None,
+        "members": [str(one) for one in row[17]],
+        "peer": str(row[20]) if person else None,
+        "reason": row[21],
+    }
+
+
+async def _events(call: Call, fragments: list[UUID], until: int) -> AsyncIterator[list[dict[str, Any]]]:
+    cursor: dict[str, Any] = {"after": UUID(int=0), "uuid": UUID(int=0)}
+    for _ in range(PAGES_MAX):
+        rows = await call.context.store.rows(
+            call.context.reads.queries["exported_events"],
+            project=call.project.id,
+            fragments=fragments,
+            until=until,
+            limit=ROWS_AT_ONCE,
+            **cursor,
+        )
+        yield [
+            {
+                "uuid": str(row[1]),
+                "event": row[2],
+                "distinct_id": row[3],
+                "timestamp": iso(row[4]),
+                "received_at": iso(row[5]),
+                "properties": orjson.loads(row[6]),
+            }
+            for row in rows
+        ]
+        if len(rows) < ROWS_AT_ONCE:
+            return
+        cursor = {"after": rows[-1][0], "uuid": rows[-1][1]}
+
+
+async def _recordings(call: Call, fragments: list[UUID], until: int) -> AsyncIterator[list[dict[str, Any]]]:
+    rows = await call.context.store.rows(
+        call.context.reads.queries["exported_recordings"], project=call.project.id, fragments=fragments, until=until
+    )
+    yield [{"session": row[0], "started_at": iso(row[1]), "ended_at": iso(row[2]), "bytes": row[3]} for row in rows]

@@ -115,7 +115,7 @@ ORDER BY started_at, session
 
 -- name: requests_of
 -- The ledger's rows that name any of these fragments, newest first.
-SELECT request, state, created_at, updated_at, person, profile, events, recordings, document
+SELECT request, state, created_at, updated_at, person, profile, events, recordings, document, members
 FROM
 (
     SELECT *

@@ -1,10 +1,10 @@
 """CONTRACT §1 and §2, row by row: every route under every prefix and in every format, and what a person looks like.
 
-Shown elsewhere: the scope of each route (test_access: test_a_scope_opens_its_routes_and_no_others), 201 entries of a batch
-(test_identities: test_batches_answer_for_up_to_200_and_refuse_more), values that are no texts and at most 20 of them
-(test_filters: test_the_values_of_a_property_are_told_by_count, test_at_most_twenty_values_are_told), the errors of
-properties_at_time (test_past: test_properties_at_time_refuses_as_the_original_does), a distinct id cut at 200 by capture
-(test_capture_v0).
+Shown elsewhere: the scope of each route (test_access: test_a_scope_opens_its_routes_and_no_others), 201 entries of a
+batch (test_identities: test_batches_answer_for_up_to_200_and_refuse_more), more than 20 values of a property
+(test_filters: test_at_most_twenty_values_are_told), a dry run of a merge (test_identities:
+test_merge_by_rest_and_what_a_dry_run_says_of_it), the errors of properties_at_time (test_past:
+test_properties_at_time_refuses_as_the_original_does).
 """
 
 from __future__ import annotations
@@ -222,15 +222,6 @@ def test_merge_takes_a_source_by_id_uuid_or_distinct_id(stack: Stack, name: str,
     assert answer.json == stack.persons(f"/{absorbed['id']}/").json
 
 
-def test_a_dry_run_of_a_merge_shows_survivor_absorbed_and_conflicts(stack: Stack, name: str) -> None:
-    survivor, absorbed = born(stack, name, a=1), born(stack, f"{name}-2", a=2, b=2)
-    answer = stack.persons(f"/{survivor['id']}/merge/?dry_run=true", "POST", {"source": absorbed["id"]})
-    assert answer.status == 200
-    assert (answer.json["survivor"], answer.json["absorbed"]) == (survivor, absorbed)
-    assert [one["key"] for one in answer.json["conflicts"]] == ["a"]
-    assert stack.persons(f"/{survivor['id']}/").json == survivor
-
-
 def test_values_are_told_by_count_and_filtered_by_a_part_whatever_the_case(stack: Stack, name: str) -> None:
     for number, value in enumerate(["Pro", "pro", "pro", "Basic"]):
         born(stack, f"{name}-{number}", **{name: value})
@@ -385,12 +376,6 @@ def test_created_at_is_utc_with_microseconds_when_not_zero(stack: Stack, name: s
 
 def test_last_seen_at_is_of_hour_precision(stack: Stack, name: str) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:00:00Z", born(stack, name)["last_seen_at"])
-
-
-def test_is_identified_becomes_true_at_an_identify(stack: Stack, name: str) -> None:
-    assert born(stack, name)["is_identified"] is False
-    sent(stack, name, "$identify", **{"$anon_distinct_id": f"{name}-device"})
-    assert stack.persons(f"/{uuid(name)}/").json["is_identified"] is True
 
 
 VECTORS = {

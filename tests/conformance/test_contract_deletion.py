@@ -240,7 +240,7 @@ def test_a_pending_request_can_be_cancelled_and_is_not_carried_out(stack: Stack,
     assert stack.query(f"SELECT count() FROM captured_events WHERE distinct_id = '{name}'") == "1"
 
 
-@pytest.mark.parametrize("request_id", ["x", "123", str(uuid4())])
+@pytest.mark.parametrize("request_id", ["x", "123", "00000000-0000-4000-8000-000000000001"])
 def test_an_unknown_deletion_request_is_404(stack: Stack, request_id: str) -> None:
     for method in ("GET", "DELETE"):
         answer = stack.persons(f"/deletion_requests/{request_id}/", method)

@@ -2,8 +2,8 @@
 
 Shown elsewhere: repeats (test_identities: test_a_repeated_write_tells_the_first_outcome,
 test_repeated_splits_merges_and_deletes_do_nothing_twice), a batch with a bad event (test_bad_input:
-test_the_good_events_of_a_batch_are_stored_and_the_first_bad_one_is_named), activity (test_contract_timeline), merges that
-are refused and mark the target, or are illegal and mark nobody (test_contract_split).
+test_the_good_events_of_a_batch_are_stored_and_the_first_bad_one_is_named), activity (test_contract_timeline), merges
+that are refused and mark the target, or are illegal and mark nobody (test_contract_split).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.asking import sent, shown, uuid
+from tests.support.asking import sent, uuid
 from tests.support.processes import TOKEN, Answer, Stack, running
 
 PLAN = quote('[{"key":"plan","type":"person"}]')

@@ -1,6 +1,7 @@
 """`make bench`: each question measured side by side in one run, in turns; medians into bench/results.md.
 
-Never a test: the machines are noisy, so only ratios within a run mean anything.
+`python -m bench persons` asks that one only. Never a test: the machines are noisy, so only ratios within a run mean
+anything.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from uuid import UUID, uuid4
 import orjson
 
 from bench.load import load, post
+from bench.persons import persons
 from services.api.reads import Reads
 from services.projector.rows import FRAGMENTS, columns
 from shared.domain.commands import Write, encode, route
@@ -48,13 +50,19 @@ READS = 2_000
 Row = tuple[str, str, str, str, str]
 
 
-def main() -> None:
+def main(names: list[str]) -> None:
+    questions: dict[str, Callable[[Path], list[Row]]] = {
+        "appends": appends,  # acknowledged appends against a bare aiohttp handler
+        "projection": projection,  # projected commands against raw column-wise insert, and coalesced reads
+        "persons": persons,  # keyed lookups from 10 k to 1 M persons, and lists of them
+    }
+    if unknown := set(names) - questions.keys():
+        sys.exit(f"No such question: {', '.join(sorted(unknown))}. There are: {', '.join(questions)}.")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="personlog-bench-") as folder:
-        print("acknowledged appends against a bare aiohttp handler", flush=True)
-        rows += appends(Path(folder) / "append")
-        print("projected commands against raw column-wise insert, and coalesced reads", flush=True)
-        rows += projection(Path(folder) / "project")
+        for name in names or questions:
+            print(name, flush=True)
+            rows += questions[name](Path(folder) / name)
     text = report(rows)
     print(text)
     path = ROOT / "bench" / "results.md"
@@ -267,4 +275,4 @@ def _answers(url: str) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -11,11 +11,11 @@ import orjson
 from services.api import errors
 from services.api.bodies import Bulk, BulkDelete, DeletionRequest, DeletionRequests, DeletionStatus
 from services.api.calls import Answer, Call, Route
-from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, keyed
+from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, key_of, keyed
 from services.api.parameters import LIMIT, OFFSET, Choice, Flag, Uuid
 from shared.domain.commands import Cancel, Command, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound, Rejected
-from shared.domain.ids import DELETIONS, IDENTITY, fragment_id
+from shared.domain.ids import DELETIONS, IDENTITY, fragment_id, hash64
 from shared.store.person import iso
 
 _ANY = UUID(int=0)
@@ -70,38 +70,38 @@ async def bulk_delete(call: Call) -> Answer:
     """POST bulk_delete: the persons of up to 1,000 ids or distinct ids; each makes a deletion request of its own."""
     body = await call.read(BulkDelete)
     asked, fragments = await _named(call, body)
+    scope = Scope(profile=not body.keep_person, events=body.delete_events, recordings=body.delete_recordings)
+    text = key_of(call)
+    key = hash64(f"{call.project.id}:bulk_delete:{text}") if text is not None else 0
+    if key and (before := await _bulk_before(call, list(fragments.values()), key)):
+        if any((row[5], row[6], row[7]) != (scope.profile, scope.events, scope.recordings) for row in before):
+            raise errors.key_reused()
+        covered = {member for row in before for member in (row[4], *row[9])}
+        unmatched = [one for one in asked if fragments.get(str(one)) not in covered]
+        told = _bulk_answer(scope, len(before), [str(row[0]) for row in before], unmatched)
+        return Answer(status=202, positions=[], body=told, headers=REPLAYED)
     persons = await call.context.reads.by_fragments(call.project.id, list(fragments.values())) if fragments else []
     holders = dict(zip(fragments, persons, strict=True))
     found = {person.uuid: person for person in persons if person is not None}
-    events, recordings, keep = body.delete_events, body.delete_recordings, body.keep_person
-    scope = Scope(profile=not keep, events=events, recordings=recordings)
-    nothing = keep and not events and not recordings
+    nothing = not (scope.profile or scope.events or scope.recordings)
     at = call.context.stamps.reserve(len(found))
     commands: list[Command] = []
+    requests: list[str] = []
     for index, person in enumerate([] if nothing else found.values()):
+        request = uuid5(person.uuid, f"bulk {key}") if key else call.context.mint()
+        requests.append(str(request))
         common: dict[str, Any] = {
             "id": call.context.mint(), "project": call.project.id, "at": at + index, "actor": call.actor,
-            "request": call.context.mint(), "person": person.uuid, "scope": scope,
+            "request": request, "person": person.uuid, "scope": scope,
         }  # fmt: skip
         members = tuple(member.fragment for member in person.members)
-        commands.append(Request(**common, members=members) if keep else Delete(**common))
+        if scope.profile:
+            commands.append(Delete(**common, key=key, digest=key))
+        else:
+            commands.append(Request(**common, members=members))
     positions = (await call.write(commands))[0] if commands else []
-    requests = [str(command.request) for command in commands if isinstance(command, Request | Delete)]
-    return Answer(
-        status=202,
-        positions=positions,
-        body={
-            "persons_found": len(found),
-            "persons_deleted": 0 if keep else len(found),
-            "events_queued_for_deletion": bool(commands and events),
-            "recordings_queued_for_deletion": bool(commands and recordings),
-            "deletion_errors": [],
-            "persons_queued_for_deletion": 0 if keep else len(found),
-            "unmatched": [one for one in asked if holders.get(str(one)) is None],
-            "deletion_request": requests[0] if requests else None,
-            "deletion_requests": requests,
-        },
-    )
+    unmatched = [one for one in asked if holders.get(str(one)) is None]
+    return Answer(status=202, positions=positions, body=_bulk_answer(scope, len(found), requests, unmatched))
 
 
 async def delete_events(call: Call) -> Answer:
@@ -209,6 +209,29 @@ async def _named(call: Call, body: BulkDelete) -> tuple[list[Any], dict[str, UUI
         if isinstance(fragment, BaseException) and not isinstance(fragment, NotFound):
             raise fragment
     return asked, {one: fragment for one, fragment in zip(texts, found, strict=True) if isinstance(fragment, UUID)}
+
+
+def _bulk_answer(scope: Scope, found: int, requests: list[str], unmatched: list[Any]) -> dict[str, Any]:
+    deleted = found if scope.profile else 0
+    return {
+        "persons_found": found,
+        "persons_deleted": deleted,
+        "events_queued_for_deletion": bool(requests and scope.events),
+        "recordings_queued_for_deletion": bool(requests and scope.recordings),
+        "deletion_errors": [],
+        "persons_queued_for_deletion": deleted,
+        "unmatched": unmatched,
+        "deletion_request": requests[0] if requests else None,
+        "deletion_requests": requests,
+    }
+
+
+async def _bulk_before(call: Call, fragments: list[UUID], key: int) -> list[tuple[Any, ...]]:
+    """The requests that an earlier bulk_delete with this key made for these fragments: their ids are made of it."""
+    await _recorded(call)
+    query = call.context.reads.queries["requests_of"]
+    rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments)
+    return [row for row in reversed(rows) if row[0] == uuid5(row[4], f"bulk {key}")]
 
 
 async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from services.api.context import Context
 from services.api.filters import Filter
 from services.api.parameters import AS_OF, CURSOR, DISTINCT_ID, JSON_CHARS_MAX, LIMIT, OFFSET, Flag, Text
 from services.api.past import candidates_at, persons_at
-from services.api.reads import CURSOR_START, Candidates, Cursor, Walk
+from services.api.reads import CURSOR_START, Candidates, Cursor, Walk, page_of
 from services.api.render import Rows
 from services.api.values import NAME_CHARS_MAX
 from shared.domain.errors import BadInput
@@ -51,7 +52,7 @@ async def page(call: Call) -> Answer:
     """GET: persons, newest first, now or `as_of` a moment; filters are ANDed. As CSV without `limit`: all of them."""
     query = call.request.query
     limit, skip, total = call.asked(LIMIT), call.asked(OFFSET), call.asked(TOTAL)
-    cursor = _parse_cursor(call.asked(CURSOR))
+    cursor, backwards = _parse_cursor(call.asked(CURSOR))
     chosen = _filter(call)
     until = await call.as_of()
     distinct_id = call.asked(DISTINCT_ID)
@@ -62,11 +63,15 @@ async def page(call: Call) -> Answer:
     if until is None and (total or len(chosen)):
         await _fed(call.context)
     await _compiled(call.context, chosen)
+    if backwards:
+        cursor = await _start_of_page_before(_candidates(call, chosen, until, backwards=True), cursor, limit)
     walk = _walk(call, chosen, until)
     unlimited = call.format == "csv" and not query.get("limit")
     head = {"count": await _count(call, chosen, until)} if total else {}
     batches = _rows(walk.batches(cursor, None if unlimited else limit + skip), skip)
-    return Answer(body=Rows(batches, head, lambda: _links(call, walk.after)))
+    judged = until is not None and bool(chosen)  # then candidates are not persons, and a page before would overlap
+    start = None if cursor == CURSOR_START or judged else cursor
+    return Answer(body=Rows(batches, head, lambda: _links(call, start, walk.after)))
 
 
 async def values(call: Call) -> Answer:
@@ -109,30 +114,37 @@ def _filter(call: Call) -> Filter:
 
 
 def _walk(call: Call, chosen: Filter, until: int | None) -> Walk:
-    """Over the persons of the past, of the fragments, or of the search table."""
+    """Over the persons of now or of a moment."""
     context, project = call.context, call.project.id
+    candidates = _candidates(call, chosen, until)
+    if until is None:
+        return Walk(candidates, lambda roots: context.reads.by_fragments(project, roots))
+
+    async def judge(persons: Sequence[Person]) -> list[bool]:
+        return await _judged(context, chosen, persons)
+
+    build = partial(persons_at, context, project, until=until)
+    return Walk(candidates, build, judge if chosen else None)
+
+
+def _candidates(call: Call, chosen: Filter, until: int | None, *, backwards: bool = False) -> Candidates:
+    """Roots of the past, of the fragments, or of the search table."""
+    context, parameters = call.context, {"project": call.project.id, **chosen.parameters}
     if until is not None:
+        return candidates_at(context, call.project.id, until, backwards=backwards)
+    named = _with(context, "search_page", chosen) if chosen else context.reads.queries["roots_page"]
+    query = page_of(named, backwards=backwards)
 
-        async def judge(persons: Sequence[Person]) -> list[bool]:
-            return await _judged(context, chosen, persons)
-
-        return Walk(
-            candidates_at(context, project, until),
-            lambda roots: persons_at(context, project, roots, until),
-            judge if chosen else None,
-        )
-    query = _with(context, "search_page", chosen) if chosen else context.reads.queries["roots_page"]
-    return Walk(
-        _candidates(context, query, {"project": project, **chosen.parameters}),
-        lambda roots: context.reads.by_fragments(project, roots),
-    )
-
-
-def _candidates(context: Context, query: Query, parameters: dict[str, Any]) -> Candidates:
     async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
         return await context.store.rows(query, created=cursor[0], person=cursor[1], limit=limit, **parameters)
 
     return candidates
+
+
+async def _start_of_page_before(candidates: Candidates, cursor: Cursor, limit: int) -> Cursor:
+    """Where the page begins that ends at a cursor: the row before its first one."""
+    rows = await candidates(cursor, limit + 1)
+    return (rows[limit][1], str(rows[limit][0])) if len(rows) > limit else CURSOR_START
 
 
 async def _judged(context: Context, chosen: Filter, persons: Sequence[Person]) -> list[bool]:
@@ -161,12 +173,15 @@ def _row(person: Person) -> dict[str, Any]:
     return person.shown() | {"type": "person", "matched_recordings": [], "value_at_data_point": None}
 
 
-def _links(call: Call, after: Cursor | None) -> dict[str, Any]:
+def _links(call: Call, start: Cursor | None, after: Cursor | None) -> dict[str, Any]:
     url, offset = call.request.url, call.asked(OFFSET)
-    following = None
+    following = previous = None
     if after is not None:
         following = str(url.without_query_params("offset").update_query(cursor=_format_cursor(after)))
-    previous = str(url.update_query(offset=max(0, offset - call.asked(LIMIT)))) if offset else None
+    if offset:
+        previous = str(url.update_query(offset=max(0, offset - call.asked(LIMIT))))
+    elif start is not None:
+        previous = str(url.update_query(cursor=_format_cursor(start, backwards=True)))
     return {"next": following, "previous": previous}
 
 
@@ -205,15 +220,18 @@ async def _compiled(context: Context, chosen: Filter) -> None:
             raise BadInput("Not a regular expression (RE2).", attr="properties") from None
 
 
-def _format_cursor(cursor: Cursor) -> str:
-    return base64.urlsafe_b64encode(f"{cursor[0]}:{cursor[1]}".encode()).decode().rstrip("=")
+def _format_cursor(cursor: Cursor, *, backwards: bool = False) -> str:
+    text = f"{'<' if backwards else ''}{cursor[0]}:{cursor[1]}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _parse_cursor(text: str) -> Cursor:
+def _parse_cursor(text: str) -> tuple[Cursor, bool]:
+    """(where to go on, whether to the page before)."""
     if not text:
-        return CURSOR_START
+        return CURSOR_START, False
     try:
-        created, _, root = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode().partition(":")
-        return int(created), str(UUID(root))
+        plain = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+        created, _, root = plain.removeprefix("<").partition(":")
+        return (int(created), str(UUID(root))), plain.startswith("<")
     except ValueError:
         raise BadInput("The cursor is broken; take `next` as it is.", attr="cursor") from None

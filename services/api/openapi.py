@@ -169,7 +169,10 @@ def _headers(route: Route) -> list[dict[str, Any]]:
         prefers = "`respond-async`: 202 as soon as the write is durable; `wait=3`: 202 when it is not visible in 3 s."
         headers["Prefer"] = (prefers, {"type": "string"})
     if 412 in route.errors:
-        headers["If-Match"] = ("The `ETag` that was read.", {"type": "string", "pattern": r'^(\*|"[0-9a-f-]{1,200}")$'})
+        headers["If-Match"] = (
+            "The `ETag` that was read.",
+            {"type": "string", "pattern": r'^(\*|"[0-9a-f-]{1,200}"(, ?"[0-9a-f-]{1,200}")*)$'},
+        )
     return [
         {"name": name, "in": "header", "description": says, "schema": schema}
         for name, (says, schema) in headers.items()

@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from services.api.context import Context
-from services.api.reads import Candidates, Cursor
+from services.api.reads import Candidates, Cursor, page_of
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, Position, parse_positions
 from shared.domain.past import Past, members_of
@@ -76,12 +76,13 @@ async def persons_at(context: Context, project: int, fragments: Sequence[UUID], 
     ]
 
 
-def candidates_at(context: Context, project: int, until: int) -> Candidates:
+def candidates_at(context: Context, project: int, until: int, *, backwards: bool = False) -> Candidates:
     """The roots of a moment."""
+    query = page_of(context.reads.queries["roots_page_at"], backwards=backwards)
 
     async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
         return await context.store.rows(
-            context.reads.queries["roots_page_at"],
+            query,
             project=project,
             until=until,
             created=cursor[0],

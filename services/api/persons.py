@@ -114,11 +114,11 @@ async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
     outcome = await earlier(call, COMMANDS, sent)
     if outcome is None:
         person = await call.holder(sent.fragment)
-        matching = call.request.headers.get("If-Match")
-        if matching not in (None, "*", person.etag):
+        tags = {tag.strip() for tag in call.request.headers.get("If-Match", "*").split(",")}
+        if not tags & {"*", person.etag}:
             raise PreconditionFailed
         member = _member(person, sent.fragment)
-        expect = member.effect if matching not in (None, "*") else None
+        expect = None if "*" in tags else member.effect
         at = call.context.stamps.reserve(1)
         command = _write(call, sent, member, at=at, set=properties, expect=expect, reason="update")
         outcome = await carry_out(call, sent, [command], [sent.fragment] if expect is not None else [])

@@ -15,6 +15,7 @@ from services.api.coalesce import Coalesced
 from shared.domain.ids import COMMANDS, IDENTITY, Position, offset_of, partition_of, position_key
 from shared.store.client import Store
 from shared.store.person import Person, person_of
+from shared.store.queries import Query
 from shared.store.queries import load as load_queries
 
 CANDIDATES_MIN, CANDIDATES_MAX = 100, 10_000
@@ -139,6 +140,12 @@ class Reads:
             numbers=[number for _, number in keys],
         )
         return {(project, number): fragment for project, number, fragment in rows}
+
+
+def page_of(query: Query, *, backwards: bool = False) -> Query:
+    """A query of roots in the direction of a list, or from its cursor back to the beginning."""
+    beyond, order = (">=", "ASC") if backwards else ("<", "DESC")
+    return Query(name=query.name, sql=query.sql.replace("{{beyond}}", beyond).replace("{{order}}", order))
 
 
 class Walk:

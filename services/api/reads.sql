@@ -31,7 +31,8 @@ SELECT toUUID('00000000-0000-0000-0000-000000000064'), max(version), 0 FROM dele
 HAVING count() > 0
 
 -- name: roots_page
--- One page of living persons, newest first: the root, by (created_at, root) below the cursor.
+-- One page of living persons, newest first: the root, by (created_at, root) below the cursor; or, to find the page
+-- before, those from the cursor up, oldest first: reads.page_of puts the direction in.
 WITH
     living AS
     (
@@ -54,8 +55,8 @@ SELECT if(membership.root = toUUID('00000000-0000-0000-0000-000000000000'), livi
 FROM living LEFT JOIN membership ON living.fragment = membership.fragment
 WHERE living.created_at != 0 AND living.erased >= membership.erase
 GROUP BY person
-HAVING (created, toString(person)) < ({created:Int64}, {person:String})
-ORDER BY created DESC, toString(person) DESC
+HAVING (created, toString(person)) {{beyond}} ({created:Int64}, {person:String})
+ORDER BY created {{order}}, toString(person) {{order}}
 LIMIT {limit:UInt32}
 
 -- name: refusals
@@ -115,7 +116,7 @@ ORDER BY started_at, session
 
 -- name: requests_of
 -- The ledger's rows that name any of these fragments, newest first.
-SELECT request, state, created_at, updated_at, person, profile, events, recordings, document
+SELECT request, state, created_at, updated_at, person, profile, events, recordings, document, members
 FROM
 (
     SELECT *
@@ -245,8 +246,8 @@ SELECT if(people.root = toUUID('00000000-0000-0000-0000-000000000000'), born.fra
     min(born.created) AS created
 FROM born LEFT JOIN people ON born.fragment = people.fragment
 GROUP BY person
-HAVING (created, toString(person)) < ({created:Int64}, {person:String})
-ORDER BY created DESC, toString(person) DESC
+HAVING (created, toString(person)) {{beyond}} ({created:Int64}, {person:String})
+ORDER BY created {{order}}, toString(person) {{order}}
 LIMIT {limit:UInt32}
 
 -- name: property_history
@@ -295,9 +296,9 @@ SELECT fragment, max(version), 0 FROM search WHERE project = 0 GROUP BY fragment
 SELECT fragment, created_at
 FROM search FINAL
 WHERE project = {project:UInt32} AND living = 1
-    AND (created_at, toString(fragment)) < ({created:Int64}, {person:String})
+    AND (created_at, toString(fragment)) {{beyond}} ({created:Int64}, {person:String})
     AND {{filter}}
-ORDER BY created_at DESC, toString(fragment) DESC
+ORDER BY created_at {{order}}, toString(fragment) {{order}}
 LIMIT {limit:UInt32}
 
 -- name: search_given

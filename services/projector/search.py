@@ -113,14 +113,18 @@ class Feeder:
     async def _lines(self, keys: Sequence[Key]) -> list[bytes]:
         """The rows of the persons that hold these fragments now, and of those of the fragments that are no root."""
         identities: dict[Key, tuple[Any, ...]] = await self._newest("identities", keys)
+        asked = set(keys)  # who had no row then has none in this round: a merge that came since would lend its version
         roots = dict.fromkeys((project, _root(identities, (project, one))) for project, one in keys)
-        identities |= await self._newest("identities", [root for root in roots if root not in identities])
+        identities |= await self._newest("identities", [root for root in roots if root not in asked])
+        asked |= roots.keys()
         groups = {
             root: list(identities[root][4]) if root in identities and identities[root][4] else [root[1]]
             for root in roots
+            if _root(identities, root)
+            == root[1]  # or it was absorbed between two readings: the next round has its root
         }
         members = dict.fromkeys((root[0], one) for root, group in groups.items() for one in group)
-        identities |= await self._newest("identities", [one for one in members if one not in identities])
+        identities |= await self._newest("identities", [one for one in members if one not in asked])
         rows = await self._newest("fragments", members)
         lines = []
         for (project, root), group in groups.items():
@@ -128,7 +132,7 @@ class Feeder:
             known = {one: identities[project, one] for one in group if (project, one) in identities}
             version = (known[root][2] if root in known else 0) << 64 | sum(row[2] for row in mine.values())
             lines.append(_line(project, root, version, person_of(project, root, group, (mine, known))))
-        absorbed = [key for key in keys if key not in groups]  # what it was as a root is no more
+        absorbed = [key for key in dict.fromkeys((*keys, *roots)) if key not in groups]  # as a root it is no more
         return lines + [_line(*key, identities[key][2] << 64, None) for key in absorbed]
 
     async def _newest(self, query: str, keys: Iterable[Key]) -> dict[Key, tuple[Any, ...]]:

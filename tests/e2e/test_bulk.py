@@ -69,6 +69,25 @@ def test_a_person_may_be_kept_while_its_events_go(stack: Stack, name: str) -> No
     assert (asked["persons_found"], asked["deletion_requests"]) == (1, [])
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_repeat_with_its_key_tells_the_first_outcome_and_spares_the_new_life(
+    stack: Stack, name: str, keep: bool
+) -> None:
+    made(stack, name)
+    body = {"distinct_ids": [name, "nobody-ever"], "delete_events": True, "keep_person": keep}
+    key = f"bulk {name}"
+    first = stack.persons("/bulk_delete/", "POST", body, Idempotency_Key=key)
+    assert (first.status, first.json["persons_found"], first.json["unmatched"]) == (202, 1, ["nobody-ever"])
+    sent(stack, name, **{"$set": {"life": "new"}})
+    again = stack.persons("/bulk_delete/", "POST", body, Idempotency_Key=key)
+    assert (again.status, again.json) == (202, first.json)
+    assert again.headers["Idempotency-Replayed"] == "true"
+    person = shown(stack, name)
+    assert person is not None and person["properties"]["life"] == "new"
+    other = stack.persons("/bulk_delete/", "POST", body | {"delete_recordings": True}, Idempotency_Key=key)
+    assert (other.status, other.json["code"]) == (422, "idempotency_key_reused")
+
+
 def test_nothing_matched_is_no_error(stack: Stack) -> None:
     for body in ({"ids": []}, {"distinct_ids": []}, {"ids": [str(uuid4())]}):
         answer = stack.persons("/bulk_delete/", "POST", body)

@@ -60,6 +60,20 @@ def test_a_page_of_a_thousand_is_one_json_document_and_next_leads_to_the_rest(st
     assert sorted(names) == [f"s{number:04}" for number in range(COUNT)]
 
 
+@pytest.mark.parametrize("query", ["limit=300", "limit=300&search=s", "limit=300&offset=300"])
+def test_previous_leads_back_to_the_very_same_pages(stack: Stack, query: str) -> None:
+    pages = [stack.persons(f"/?{query}").json]
+    while pages[-1]["next"]:
+        pages.append(stack.persons("/?" + pages[-1]["next"].partition("?")[2]).json)
+    assert len(pages) == (4 if "offset" in query else 5)
+    back = [pages[-1]]
+    while back[-1]["previous"]:
+        back.append(stack.persons("/?" + back[-1]["previous"].partition("?")[2]).json)
+    names = [[row["name"] for row in page["results"]] for page in pages]
+    assert [[row["name"] for row in page["results"]] for page in reversed(back)][-len(names) :] == names
+    assert back[-1]["previous"] is None and len(back) == 5
+
+
 def test_an_exact_multiple_of_the_limit_has_no_empty_last_page(stack: Stack) -> None:
     assert stack.persons(f"/?limit={COUNT // 2}&offset={COUNT - COUNT // 2}").json["next"] is None
     assert stack.persons("/?search=s00&limit=100").json["next"] is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -69,6 +69,42 @@ async def test_the_table_holds_every_living_person_after_any_history(store: Stor
     assert await feeders[1].feed() == 0  # nothing changed: nothing is written
     fed = await rows(store, "SELECT count() FROM search FINAL WHERE project = 0")
     assert fed[0][0] == 6 - 1  # every partition that has records; project 1 has one of identity's two
+
+
+class Moving:
+    """A store under which the world moves on after every query."""
+
+    def __init__(self, store: Store, step: Callable[[], Awaitable[None]]) -> None:
+        self._store, self._step = store, step
+
+    async def rows(self, query: Query, **parameters: Any) -> list[tuple[Any, ...]]:
+        found = await self._store.rows(query, **parameters)
+        await self._step()
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_changes_between_two_queries_of_a_round_is_fed_by_the_next(store: Store, seed: int) -> None:
+    log = MemoryLog(PARTITIONS)
+    commands = history.commands(seed, 600, 250, START)
+    chosen = random.Random(seed)
+
+    async def step() -> None:
+        count = chosen.randrange(0, 25)
+        await history.append(log, *commands[:count])
+        del commands[:count]
+        await history.projected(store, log)
+
+    feeder = Feeder(Moving(store, step), PARTITIONS)  # type: ignore[arg-type]
+    while commands:
+        await feeder.feed()
+        await step()
+    while await feeder.feed():
+        pass
+    assert await living(store) == expected(log)
 
 
 async def test_an_older_reading_never_replaces_a_newer_one(store: Store) -> None:

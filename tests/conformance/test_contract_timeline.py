@@ -163,16 +163,12 @@ def test_points_are_of_all_ids_of_a_merged_person(stack: Stack, name: str) -> No
 # Dates
 
 
-def day(back: int) -> str:
-    return (datetime.now(UTC) - timedelta(days=back)).strftime("%Y-%m-%d")
-
-
 @pytest.mark.parametrize(
     ("query", "since", "until"),
     [
-        ({}, f"{day(7)}T00:00:00+00:00", day(0) + END),
-        ({"date_from": "-7d"}, f"{day(7)}T00:00:00+00:00", day(0) + END),
-        ({"date_from": "-14d", "date_to": "-3d"}, f"{day(14)}T00:00:00+00:00", day(3) + END),
+        ({}, "{7}T00:00:00+00:00", "{0}" + END),
+        ({"date_from": "-7d"}, "{7}T00:00:00+00:00", "{0}" + END),
+        ({"date_from": "-14d", "date_to": "-3d"}, "{14}T00:00:00+00:00", "{3}" + END),
         ({"date_from": "2026-01-01", "date_to": "2026-01-31"}, "2026-01-01T00:00:00+00:00", "2026-01-31" + END),
         ({"date_from": "2026-01-31", "date_to": "2026-01-31"}, "2026-01-31T00:00:00+00:00", "2026-01-31" + END),
         (
@@ -200,6 +196,9 @@ def day(back: int) -> str:
 def test_effective_dates(stack: Stack, name: str, query: dict[str, str], since: str, until: str) -> None:
     three(stack, name)
     body = timeline(stack, name, **query)
+    dates = {f"{{{back}}}": (datetime.now(UTC) - timedelta(days=back)).strftime("%Y-%m-%d") for back in (0, 3, 7, 14)}
+    for back, date in dates.items():
+        since, until = since.replace(back, date), until.replace(back, date)
     assert (body["effective_date_from"], body["effective_date_to"]) == (since, until)
 
 

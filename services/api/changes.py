@@ -162,7 +162,7 @@ def _point(call: Call, change: Change) -> dict[str, Any]:
         "cause": {
             "command": str(row[6]),
             "kind": "capture" if captured else row[8],
-            "event": row[8] if captured else None,
+            "event": row[8] or None if captured else None,  # erased with the events' names
         },
         "keys": change.keys,
         "before": {key: change.before[key] for key in change.keys if key in change.before},

@@ -49,7 +49,9 @@ class Parameter(Generic[V]):
 
 
 class Integer(Parameter[int]):
-    """An integer within its limits."""
+    """An integer within its limits; nothing else is one, an empty text neither."""
+
+    blank_is_none = False
 
     def __init__(self, name: str, says: str, *, absent: int, most: int, least: int = 1) -> None:
         super().__init__(name, says, absent=absent)
@@ -62,22 +64,24 @@ class Integer(Parameter[int]):
         return int(text)
 
     def schema(self) -> dict[str, Any]:
-        return _or_blank({"type": "integer", "minimum": self.least, "maximum": self.most}, self.absent)
+        return {"type": "integer", "minimum": self.least, "maximum": self.most, "default": self.absent}
 
 
 class Flag(Parameter[bool]):
-    """true, false, 1 or 0; Python's True and False too, which scripts send without noticing."""
+    """true, false, 1 or 0, and nothing else: a flag decides what is deleted."""
+
+    blank_is_none = False
 
     def __init__(self, name: str, says: str) -> None:
         super().__init__(name, says, absent=False)
 
     def read(self, text: str) -> bool:
-        if text not in ("true", "false", "1", "0", "True", "False"):
+        if text not in ("true", "false", "1", "0"):
             raise self.wrong("must be true, false, 1 or 0.")
-        return text in ("true", "1", "True")
+        return text in ("true", "1")
 
     def schema(self) -> dict[str, Any]:
-        return _or_blank({"type": "string", "enum": ["true", "false", "1", "0", "True", "False"]}, "false")
+        return {"type": "string", "enum": ["true", "false", "1", "0"], "default": "false"}
 
 
 class Text(Parameter[str]):

@@ -23,7 +23,9 @@ from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
 from shared.store.client import Store
 from shared.store.queries import load as load_queries
 
-TARGETS = ("search", "captured_events", "fragments", "recordings", "timeline")
+TABLES = ("search", "captured_events", "fragments", "recordings", "timeline")
+TARGETS = (*TABLES, "causes")
+"""What personal data lies in: tables, and the names of events in rows of the timeline that stay."""
 
 PROGRESS_SECONDS = 10.0
 """Between two notes of "partition i of n": each is a row for every request of the run."""
@@ -104,7 +106,7 @@ class Sweep:
         requests = await self._ledger.open("hidden", "erasing")
         if not requests:
             return True
-        partitions = await self._store.rows(self._queries["masked_partitions"], tables=list(TARGETS))
+        partitions = await self._store.rows(self._queries["masked_partitions"], tables=list(TABLES))
         noted, done = float("-inf"), 0
         for table, partition in partitions:
             if not self.in_time:
@@ -185,7 +187,7 @@ class Sweep:
         deadline = time.monotonic() + MUTATION_SECONDS_MAX
         while True:
             ((unfinished, reason),) = await self._store.rows(
-                self._queries["unfinished_mutations"], tables=list(TARGETS)
+                self._queries["unfinished_mutations"], tables=list(TABLES)
             )
             if not unfinished:
                 return

@@ -130,6 +130,27 @@ FROM
     GROUP BY fragment
 )
 
+-- name: hide_causes
+-- Of one who stays without its events: what they were called stands beside what they changed.
+ALTER TABLE timeline UPDATE source = ''
+WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)} AND actor = 'capture' AND source != ''
+    AND toUnixTimestamp64Micro(at) <= transform(fragment, {fragments:Array(UUID)}, {captured_at:Array(Int64)}, toInt64(-1))
+    AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
+SETTINGS mutations_sync = 2
+
+-- name: remnants_causes
+-- The rows that hide_causes changes.
+SELECT sum(found), groupArray(fragment), groupArray(found)
+FROM
+(
+    SELECT fragment, count() AS found
+    FROM timeline
+    WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)} AND actor = 'capture'
+        AND source != '' AND toUnixTimestamp64Micro(at)
+            <= transform(fragment, {fragments:Array(UUID)}, {captured_at:Array(Int64)}, toInt64(-1))
+    GROUP BY fragment
+)
+
 -- name: hide_recordings
 -- Sessions in which a member took part and that began up to the cut-off.
 DELETE FROM recordings

@@ -59,9 +59,9 @@ def texts(parameter: Parameter[Any]) -> list[tuple[str | None, str | None]]:
     bad = "invalid_input"
     if isinstance(parameter, Integer):
         wrong = ("x", "1.5", "-1", "1e2", "٣", str(2**70), str(parameter.least - 1), str(parameter.most + 1))
-        return [*((text, bad) for text in wrong), (str(parameter.least), None), (str(parameter.most), None), ("", None)]
+        return [*((text, bad) for text in wrong), ("", bad), (str(parameter.least), None), (str(parameter.most), None)]
     if isinstance(parameter, Flag):
-        return [*((text, bad) for text in ("yes", "2", "TRUE", "null")), *((text, None) for text in ("false", "0", ""))]
+        return [*((text, bad) for text in ("yes", "2", "True", "null", "")), *((text, None) for text in ("false", "0"))]
     if isinstance(parameter, Choice):
         return [("nonsense", "invalid_choice"), *((text, None) for text in (*parameter.choices, ""))]
     if isinstance(parameter, Uuid):

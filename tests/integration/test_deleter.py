@@ -15,7 +15,7 @@ import pytest
 from services.deleter.app import locked
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
-from services.deleter.sweep import TARGETS, Sweep, unlocked
+from services.deleter.sweep import TABLES, Sweep, unlocked
 from services.deleter.window import Window
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.search import Feeder
@@ -113,7 +113,7 @@ class World:
         return await read(query, who=fragment_id(1, who))
 
     async def all_rows(self, who: str, hidden: bool = False) -> dict[str, list[tuple[Any, ...]]]:
-        return {table: await self.rows(table, who, hidden) for table in TARGETS}
+        return {table: await self.rows(table, who, hidden) for table in TABLES}
 
 
 @pytest.fixture

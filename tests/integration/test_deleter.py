@@ -155,7 +155,14 @@ async def test_rows_are_hidden_then_gone_and_other_people_keep_theirs(world: Wor
     sweep = world.sweep()
     hidden = await sweep.hide(projected=True)
     assert {request.id for request in hidden} == {both.request, profile.request}
-    assert hidden[0].hidden == {"captured_events": 4, "fragments": 4, "recordings": 1, "search": 0, "timeline": 6}
+    assert hidden[0].hidden == {
+        "causes": 0,
+        "captured_events": 4,
+        "fragments": 4,
+        "recordings": 1,
+        "search": 0,
+        "timeline": 6,
+    }
     for who in ("ann", "bob"):
         # Sorted: versions of two topics are offsets of two logs, which may be equal.
         assert sorted(topic for topic, _ in await world.rows("timeline", who)) == ["fragment.erased", "person.deleted"]

@@ -8,6 +8,7 @@ test_a_deleted_person_is_gone_at_once_erased_by_a_run_and_its_id_starts_empty_ag
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ import pytest
 from tests.support.asking import sent, shown, uuid
 from tests.support.processes import Answer, Stack, running, wait_for
 
+NOBODY = "84877a1c-03f2-5cfd-8633-000000000000"
 FLAGS = ("delete_events", "delete_recordings", "keep_person")
 NOTHING = {
     "persons_found": 0, "persons_deleted": 0, "events_queued_for_deletion": False,
@@ -220,6 +222,28 @@ def test_a_deletion_request_shows_its_state_phases_window_and_receipt(stack: Sta
     assert listed["results"] == [body]
 
 
+def test_a_request_tells_its_next_window_and_then_counts_per_store(stack: Stack, name: str) -> None:
+    sent(stack, name)
+    path = f"/deletion_requests/{bulk(stack, distinct_ids=[name], delete_events=True).json['deletion_request']}/"
+    pending = stack.persons(path).json
+    assert datetime.fromisoformat(pending["window"]) >= datetime.fromisoformat(pending["created_at"])
+    assert pending["phases"] == {}
+    assert stack.call("deletions", "run").returncode == 0
+    done = stack.persons(path).json
+    assert (done["state"], done["window"]) == ("verified", None)
+    assert done["phases"]["captured_events"] == {"hidden": 1, "remaining": 0}
+    assert all(phase["remaining"] == 0 for phase in done["phases"].values())
+
+
+def test_a_request_tells_partition_i_of_n(stack: Stack, name: str) -> None:
+    sent(stack, name)
+    path = f"/deletion_requests/{bulk(stack, distinct_ids=[name], delete_events=True).json['deletion_request']}/"
+    assert stack.persons(path).json["partition"] is None
+    assert stack.call("deletions", "run").returncode == 0
+    partition = stack.persons(path).json["partition"]
+    assert partition["done"] == partition["of"] >= 1
+
+
 @pytest.mark.parametrize("kind", ["delete_events", "delete_recordings"])
 def test_these_routes_answer_with_the_request_and_keep_the_person(stack: Stack, name: str, kind: str) -> None:
     sent(stack, name, **{"$set": {"a": 1}})
@@ -240,7 +264,7 @@ def test_a_pending_request_can_be_cancelled_and_is_not_carried_out(stack: Stack,
     assert stack.query(f"SELECT count() FROM captured_events WHERE distinct_id = '{name}'") == "1"
 
 
-@pytest.mark.parametrize("request_id", ["x", "123", str(uuid4())])
+@pytest.mark.parametrize("request_id", ["x", "123", NOBODY])
 def test_an_unknown_deletion_request_is_404(stack: Stack, request_id: str) -> None:
     for method in ("GET", "DELETE"):
         answer = stack.persons(f"/deletion_requests/{request_id}/", method)

@@ -9,6 +9,7 @@ import orjson
 
 from services.api.bodies import ActivityPage
 from services.api.calls import Answer, Call, Route
+from services.api.deletions import recorded
 from services.api.parameters import PAGE_MAX, Integer
 from shared.domain.fragment import UNSET
 from shared.store.person import iso
@@ -22,6 +23,8 @@ _ACTIVITIES = {
     "person.split": "split_person",
     "person.deleted": "deleted",
 }
+
+_EDITS = {"update": "updated", "delete_property": "delete_property"}
 
 
 async def of_person(call: Call) -> Answer:
@@ -42,6 +45,7 @@ ROUTES = (Route("GET", "/{id}/activity", "activity_log:read", of_person, (LIMIT,
 async def _activity(call: Call, fragments: list[UUID]) -> Answer:
     limit = call.asked(LIMIT)
     page = call.asked(PAGE)
+    await recorded(call)
     rows = await call.context.store.rows(
         call.context.reads.queries["activity"],
         project=call.project.id,
@@ -51,7 +55,7 @@ async def _activity(call: Call, fragments: list[UUID]) -> Answer:
     )
     persons = await call.context.reads.by_fragments(call.project.id, [row[0] for row in rows]) if rows else []
     names = [person.name() if person is not None else "" for person in persons]
-    numbers = [person.number if person is not None else None for person in persons]
+    numbers = await call.context.reads.numbers_of(call.project.id, [row[0] for row in rows])
     total = rows[0][14] if rows else 0
     url = call.request.url
     return Answer(
@@ -66,7 +70,7 @@ async def _activity(call: Call, fragments: list[UUID]) -> Answer:
 
 def _item(call: Call, row: tuple[Any, ...], name: str, number: int | None) -> dict[str, Any]:
     fragment, version, topic, at, command, actor, source, keys, kinds, before, after, members, peer, reason, _ = row
-    activity = _ACTIVITIES.get(topic) or ("delete_property" if source == "delete_property" else "updated")
+    activity = _ACTIVITIES.get(topic) or (topic if source == "request" else _EDITS[source])
     if keys:
         change = _change(
             "changed",

@@ -196,7 +196,7 @@ class Route(msgspec.Struct, frozen=True):
 def mount(app: web.Application, routes: Sequence[Route]) -> None:
     """Hang the routes under every prefix, with an optional slash and an optional .json or .csv."""
     names = {route.path.split("/")[1] for route in routes if route.path and "{" not in route.path.split("/")[1]}
-    person = rf"{{id:(?!(?:{'|'.join(sorted(names))})(?:\.json|\.csv)?/?$)[^/]+?}}"  # a name is no id, for any method
+    person = rf"{{id:(?!(?:{'|'.join(sorted(names))})(?:\.\w+)?/?$)[^/]+?}}"  # a name is no id, for any method
     for prefix in PREFIXES:
         for path in dict.fromkeys(route.path for route in routes):
             pattern = prefix + path.replace("{id}", person) + r"{suffix:(?:\.json|\.csv)?}{slash:/?}"

@@ -117,7 +117,7 @@ async def delete_recordings(call: Call) -> Answer:
 async def requests(call: Call) -> Answer:
     """GET deletion_requests: all of this project, newest first."""
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
-    await _recorded(call)
+    await recorded(call)
     rows = await _rows(call, limit=limit, offset=offset)
     return Answer(body={"results": [_shown(row) for row in rows]})
 
@@ -151,7 +151,7 @@ async def status(call: Call) -> Answer:
     """GET deletion_status: the requests that include events, as the original lists them."""
     asked = call.asked(STATUS)
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
-    await _recorded(call)
+    await recorded(call)
     rows = await call.context.store.rows(
         call.context.reads.queries["deletion_status"],
         project=call.project.id,
@@ -228,7 +228,7 @@ def _bulk_answer(scope: Scope, found: int, requests: list[str], unmatched: list[
 
 async def _bulk_before(call: Call, fragments: list[UUID], key: int) -> list[tuple[Any, ...]]:
     """The requests that an earlier bulk_delete with this key made for these fragments: their ids are made of it."""
-    await _recorded(call)
+    await recorded(call)
     query = call.context.reads.queries["requests_of"]
     rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments)
     return [row for row in reversed(rows) if row[0] == uuid5(row[4], f"bulk {key}")]
@@ -266,13 +266,13 @@ def _request_id(call: Call, sent: Keyed) -> UUID:
 
 async def requests_of(call: Call, fragments: list[UUID]) -> list[dict[str, Any]]:
     """The deletion requests that name any of these fragments, newest first."""
-    await _recorded(call)
+    await recorded(call)
     query = call.context.reads.queries["requests_of"]
     rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments)
     return [_shown(row) for row in rows]
 
 
-async def _recorded(call: Call) -> None:
+async def recorded(call: Call) -> None:
     """Wait until the ledger has every request that was made: the deleter writes it, some tens of milliseconds later."""
     heads = await call.context.log.heads(DELETIONS)
     await call.context.watermarks.wait([head for head in heads if head.offset >= 0])
@@ -285,7 +285,7 @@ async def _found(call: Call) -> tuple[Any, ...]:
         raise NotFound("Not found.") from None
     rows = await _rows(call, request=request)
     if not rows:
-        await _recorded(call)
+        await recorded(call)
         rows = await _rows(call, request=request)
     if not rows:
         raise NotFound("Not found.")

@@ -84,9 +84,9 @@ async def delete_property(call: Call) -> Answer:
             member for member in person.members if any(name in orjson.loads(member.properties) for name in names)
         ]
         targets = {one.fragment: one for one in (_member(person, sent.fragment), *showing)}
-        at = call.context.stamps.reserve(len(targets))
+        at, command = call.context.stamps.reserve(len(targets)), call.context.mint()  # one id: it is one act
         commands = [
-            _write(call, sent, member, at=at + index, unset=tuple(names), reason="delete_property")
+            _write(call, sent, member, id=command, at=at + index, unset=tuple(names), reason="delete_property")
             for index, member in enumerate(targets.values())
         ]
         outcome = await carry_out(call, sent, commands)
@@ -126,8 +126,8 @@ async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
 
 
 def _write(call: Call, sent: Keyed, member: Member, **changes: Any) -> Write:
+    changes.setdefault("id", call.context.mint())
     return Write(
-        id=call.context.mint(),
         key=sent.key,
         digest=sent.digest,
         project=call.project.id,

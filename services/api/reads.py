@@ -88,6 +88,11 @@ class Reads:
         built = {root: person_of(project, root, group, (rows, identities)) for root, group in members.items()}
         return [built[roots[fragment]] for fragment in fragments]
 
+    async def numbers_of(self, project: int, fragments: Sequence[UUID]) -> list[int | None]:
+        """The integer ids of fragments, of erased ones too; None for one that never lived."""
+        rows = await asyncio.gather(*(self._fragments.get((project, fragment)) for fragment in fragments))
+        return [row[4] if row is not None else None for row in rows]
+
     def position(self) -> list[Position]:
         """What the latest answers reflect."""
         return [

@@ -128,12 +128,14 @@ FROM
 ORDER BY created_at DESC, request DESC
 
 -- name: activity
--- What people did to persons: REST edits, merges, splits and deletes. The items of a deleted life are hidden at once.
+-- What people did to persons: REST edits, merges, splits, deletes, and requests that keep the person. One call makes one
+-- item, however many distinct ids it reached. The items of a deleted life are hidden at once.
 WITH
-    items AS
+    facts AS
     (
-        SELECT fragment, version, topic, at, stamp, command, actor, source, keys, kinds, before, after, members, peer,
-            reason
+        SELECT fragment, version, toString(topic) AS topic, toUnixTimestamp64Micro(at) AS moment, stamp, command,
+            toString(actor) AS actor, toString(source) AS source, arrayMap(one -> toString(one), keys) AS keys, kinds,
+            before, after, members, peer, toString(reason) AS reason
         FROM timeline
         WHERE project = {project:UInt32}
             AND ({fragments:Array(UUID)} = [] OR fragment IN {fragments:Array(UUID)})
@@ -142,17 +144,39 @@ WITH
         ORDER BY fragment, version DESC
         LIMIT 1 BY fragment, version, topic
     ),
+    calls AS
+    (
+        SELECT * FROM facts
+        ORDER BY command, fragment = peer DESC, arrayExists(one -> one != '', before) DESC, fragment
+        LIMIT 1 BY command, topic, if(topic IN ('fragment.changed', 'person.deleted'), command, fragment)
+    ),
+    requests AS
+    (
+        SELECT person AS fragment, version, kind.2 AS topic, created_at AS moment, created_at AS stamp, request AS command,
+            actor, 'request' AS source, [] AS keys, [] AS kinds, [] AS before, [] AS after, members, person AS peer,
+            '' AS reason
+        FROM
+        (
+            SELECT * FROM deletion_requests
+            WHERE project = {project:UInt32} AND profile = 0
+                AND ({fragments:Array(UUID)} = [] OR hasAny(members, {fragments:Array(UUID)}))
+            ORDER BY request, version
+            LIMIT 1 BY request
+        )
+        ARRAY JOIN [(events, 'delete_events'), (recordings, 'delete_recordings')] AS kind
+        WHERE kind.1 = 1
+    ),
     ends AS
     (
         SELECT fragment, max(stamp) AS ended FROM timeline
         WHERE project = {project:UInt32} AND topic = 'person.deleted'
         GROUP BY fragment
     )
-SELECT items.fragment, version, topic, toUnixTimestamp64Micro(at), command, actor, source, keys, kinds, before, after,
-    members, peer, reason, count() OVER () AS total
-FROM items LEFT JOIN ends ON items.fragment = ends.fragment
+SELECT items.fragment, version, topic, moment, command, actor, source, keys, kinds, before, after, members, peer, reason,
+    count() OVER () AS total
+FROM (SELECT * FROM calls UNION ALL SELECT * FROM requests) AS items LEFT JOIN ends ON items.fragment = ends.fragment
 WHERE stamp >= ends.ended
-ORDER BY at DESC, version DESC
+ORDER BY moment DESC, version DESC
 LIMIT {limit:UInt32} OFFSET {offset:UInt32}
 
 -- name: deletion_requests

@@ -70,14 +70,14 @@ async def properties_timeline(call: Call) -> Answer:
         return await changes(call, _span(call))
     person = await call.person_seen()
     until_stamp = await call.as_of()
-    series = _list(call.asked(EVENTS), "events")
-    crucial = _crucial(call, series)
+    series, actions = _list(call.asked(EVENTS), "events"), _list(call.asked(ACTIONS), "actions")
+    crucial = _crucial(call, [*series, *actions])
     names = sorted({str(one["id"]) for one in series if one.get("id") is not None})
     zone = ZoneInfo(call.project.zone)
     seen_from = call.context.clock.now_us() if until_stamp is None else until_stamp
     since, until = _range(call, zone, datetime.fromtimestamp(seen_from / 1e6, zone))
     fragments = [member.fragment for member in person.members]
-    only_actions = not names and bool(_list(call.asked(ACTIONS), "actions"))
+    only_actions = not names and bool(actions)
     events = (
         []
         if only_actions

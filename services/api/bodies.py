@@ -315,6 +315,7 @@ class DeletionRequest(Struct):
     person_uuid: UUID
     scope: DeletionScope
     phases: dict[str, Any]
+    partition: Any
     window: Any
     receipt: Any
 

@@ -24,7 +24,7 @@ from services.api.past import moment, persons_at
 from services.api.render import CSV, JSON, Archive, Rows, csv_body, json_body, send_archive, send_csv, send_json
 from services.api.watermarks import WAIT_SECONDS_MAX
 from shared.domain.commands import Command
-from shared.domain.errors import BadInput, NotFound, NotYet, Transient
+from shared.domain.errors import BadInput, NotFound, NotYet, PreconditionFailed, Transient
 from shared.domain.ids import Position, format_positions, parse_positions
 from shared.store.person import Person
 
@@ -40,6 +40,8 @@ NUMBER_MAX = 2**53
 """Integer ids end below, where JavaScript's integers do."""
 
 _FIELD = re.compile(r"`\$\.([^`.\[]+)")
+_OTHER_FORMAT = re.compile(r"(\d+|[0-9a-fA-F-]{36})\.\w+")
+_WEIGHT = re.compile(r"[01](\.\d{0,3})?")
 _WAIT = re.compile(r"\bwait\s*=\s*\"?(\d{1,4})\b")
 _MISSING = re.compile(r"missing required field `([^`]+)`")
 
@@ -100,6 +102,8 @@ class Call(msgspec.Struct, kw_only=True):
     async def fragment(self, text: str = "") -> UUID:
         """The fragment that the path (or `text`) names by integer id or uuid, whether it lives or not."""
         text = text or self.request.match_info["id"]
+        if _OTHER_FORMAT.fullmatch(text):
+            raise NotFound("Not found.")
         if not (text.isascii() and text.isdigit()):
             return self._uuid(text)
         found = None
@@ -119,6 +123,13 @@ class Call(msgspec.Struct, kw_only=True):
         if person is None:
             raise NotFound("Not found.")
         return person
+
+    def tags(self, person: Person) -> set[str]:
+        """The entity tags of `If-Match`, "*" without one. PreconditionFailed when the person's is not among them."""
+        tags = {tag.strip() for tag in self.request.headers.get("If-Match", "*").split(",")}
+        if not tags & {"*", person.etag}:
+            raise PreconditionFailed
+        return tags
 
     async def as_of(self) -> int | None:
         """The moment that a read asks for with `as_of`, as a stamp; None for now."""
@@ -339,14 +350,19 @@ def _format(request: web.Request, only: str) -> Format:
         if asked not in ("json", "csv") or only:
             raise errors.not_found("Not found.")
         return "csv" if asked == "csv" else "json"
-    accept = request.headers.get("Accept", "*/*")
-    kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
-    for kind in kinds:
-        if only:
-            if kind in ("*/*", "application/*", only, ""):
-                return "json"
-        elif kind in ("*/*", "application/*", "application/json", ""):
-            return "json"
-        if kind in ("text/csv", "text/*"):
-            return "csv"
-    raise errors.not_acceptable(only or "application/json or text/csv")
+    takes: dict[str, Format] = {only: "json"} if only else {"application/json": "json", "text/csv": "csv"}
+    for kind in _accepted(request.headers.get("Accept", "*/*")):
+        for made, shown in takes.items():
+            if kind in ("", "*/*", made, made.partition("/")[0] + "/*"):
+                return shown
+    raise errors.not_acceptable(" or ".join(takes))
+
+
+def _accepted(header: str) -> list[str]:
+    """The types that `Accept` allows, the most wanted first."""
+    weighed = []
+    for part in header.split(","):
+        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        weight = next((one[2:] for one in parameters if one.startswith("q=")), "1")
+        weighed.append((float(weight) if _WEIGHT.fullmatch(weight) else 1.0, kind))
+    return [kind for weight, kind in sorted(weighed, key=lambda one: -one[0]) if weight > 0]

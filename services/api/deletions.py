@@ -47,6 +47,7 @@ async def delete(call: Call) -> Answer:
     outcome = await earlier(call, IDENTITY, sent)
     if outcome is None:
         person = await call.holder(sent.fragment)
+        call.tags(person)
         command = Delete(
             id=call.context.mint(),
             key=sent.key,
@@ -178,10 +179,26 @@ async def status(call: Call) -> Answer:
 
 ROUTES = (
     Route(
-        "DELETE", "/{id}", "person:write", delete, (DELETE_EVENTS, DELETE_RECORDINGS, KEEP_PERSON, DRY_RUN), status=204
+        "DELETE",
+        "/{id}",
+        "person:write",
+        delete,
+        (DELETE_EVENTS, DELETE_RECORDINGS, KEEP_PERSON, DRY_RUN),
+        status=204,
+        errors=(412,),
     ),
-    Route("POST", "/{id}/delete_events", "person:write", delete_events, (DRY_RUN,), answers=DeletionRequest),
-    Route("POST", "/{id}/delete_recordings", "person:write", delete_recordings, (DRY_RUN,), answers=DeletionRequest),
+    Route(
+        "POST", "/{id}/delete_events", "person:write", delete_events, (DRY_RUN,), answers=DeletionRequest, errors=(412,)
+    ),
+    Route(
+        "POST",
+        "/{id}/delete_recordings",
+        "person:write",
+        delete_recordings,
+        (DRY_RUN,),
+        answers=DeletionRequest,
+        errors=(412,),
+    ),
 )
 COLLECTION_ROUTES = (
     Route("POST", "/bulk_delete", "person:write", bulk_delete, (DRY_RUN,), BulkDelete, Bulk, 202),
@@ -242,6 +259,7 @@ async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
             raise errors.key_reused()
         return Answer(body=_shown(rows[0]), positions=[], headers=REPLAYED | _location(call, request))
     person = await call.holder(sent.fragment)
+    call.tags(person)
     command = Request(
         id=call.context.mint(),
         project=call.project.id,
@@ -312,6 +330,7 @@ def _shown(row: tuple[Any, ...]) -> dict[str, Any]:
         "person_uuid": str(row[4]),
         "scope": {"profile": bool(row[5]), "events": bool(row[6]), "recordings": bool(row[7])},
         "phases": document.get("phases", {}),
+        "partition": document.get("partition"),
         "window": document.get("window"),
         "receipt": None,
     }

@@ -32,6 +32,8 @@ async def split(call: Call) -> Answer:
     sent = keyed(call, await call.fragment(), "split", chosen)
     outcome = None if dry else await earlier(call, IDENTITY, sent)
     person = await (call.holder(sent.fragment) if outcome is None else _before(call, sent.fragment, outcome))
+    if outcome is None:
+        call.tags(person)
     keep, leave = _split_of(chosen, person)
     command = Split(
         id=call.context.mint(),
@@ -61,6 +63,7 @@ async def merge(call: Call) -> Answer:
     outcome = None if dry else await earlier(call, IDENTITY, sent)
     if outcome is None:
         survivor, absorbed = await call.holder(into), await call.holder(source)
+        call.tags(survivor)
         command = Merge(
             id=call.context.mint(),
             key=sent.key,
@@ -94,8 +97,10 @@ COLLECTION_ROUTES = (
     ),
 )
 ROUTES = (
-    Route("POST", "/{id}/split", "person:write", split, (DRY_RUN,), SplitBody, SplitDone),
-    Route("POST", "/{id}/merge", "person:write", merge, (DRY_RUN,), MergeBody, (PersonBody, MergePreview)),
+    Route("POST", "/{id}/split", "person:write", split, (DRY_RUN,), SplitBody, SplitDone, errors=(412,)),
+    Route(
+        "POST", "/{id}/merge", "person:write", merge, (DRY_RUN,), MergeBody, (PersonBody, MergePreview), errors=(412,)
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from services.api.outcomes import Keyed, Outcome, carry_out, earlier, keyed, per
 from services.api.parameters import AS_OF, Text
 from services.api.values import NAME_CHARS_MAX, check_properties
 from shared.domain.commands import Write
-from shared.domain.errors import BadInput, PreconditionFailed
+from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, fragment_id
 from shared.domain.view import Member
 from shared.store.person import Person
@@ -80,6 +80,7 @@ async def delete_property(call: Call) -> Answer:
     outcome = await earlier(call, COMMANDS, sent)
     if outcome is None:
         person = await call.holder(sent.fragment)
+        call.tags(person)
         showing = [
             member for member in person.members if any(name in orjson.loads(member.properties) for name in names)
         ]
@@ -100,7 +101,7 @@ ROUTES = (
         "POST", "/{id}/update_property", "person:write", update_property,
         body=UpdateProperty, answers=Success, errors=(412,),
     ),
-    Route("POST", "/{id}/delete_property", "person:write", delete_property, (UNSET,), DeleteProperty, Success),
+    Route("POST", "/{id}/delete_property", "person:write", delete_property, (UNSET,), DeleteProperty, Success, errors=(412,)),
 )  # fmt: skip
 COLLECTION_ROUTES = (
     Route("POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids, (AS_OF,), DistinctIds, Batch),
@@ -114,9 +115,7 @@ async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
     outcome = await earlier(call, COMMANDS, sent)
     if outcome is None:
         person = await call.holder(sent.fragment)
-        tags = {tag.strip() for tag in call.request.headers.get("If-Match", "*").split(",")}
-        if not tags & {"*", person.etag}:
-            raise PreconditionFailed
+        tags = call.tags(person)
         member = _member(person, sent.fragment)
         expect = None if "*" in tags else member.effect
         at = call.context.stamps.reserve(1)

@@ -186,9 +186,7 @@ class Sweep:
         """Wait until no mutation runs: a step must not be taken for another's, nor pile up behind one."""
         deadline = time.monotonic() + MUTATION_SECONDS_MAX
         while True:
-            ((unfinished, reason),) = await self._store.rows(
-                self._queries["unfinished_mutations"], tables=list(TABLES)
-            )
+            ((unfinished, reason),) = await self._store.rows(self._queries["unfinished_mutations"], tables=list(TABLES))
             if not unfinished:
                 return
             if time.monotonic() > deadline:

@@ -57,7 +57,8 @@ class Person(msgspec.Struct, kw_only=True):
         document = self.document()
         for key in DISPLAY_NAMES:
             if document.get(key):
-                return str(document[key])
+                value = document[key]
+                return value if isinstance(value, str) else orjson.dumps(value).decode()
         ids = sorted(self.distinct_ids, key=is_anonymous)
         return ids[0] if ids else str(self.number)
 

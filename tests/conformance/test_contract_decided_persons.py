@@ -19,6 +19,7 @@ import pytest
 from tests.support.asking import sent, uuid
 from tests.support.processes import TOKEN, Answer, Stack, running
 
+NOBODY = "84877a1c-03f2-5cfd-8633-000000000000"
 PLAN = quote('[{"key":"plan","type":"person"}]')
 
 
@@ -149,10 +150,7 @@ def test_a_rest_merge_within_one_person_is_200_and_does_nothing(stack: Stack, na
     assert stack.persons(f"/{uuid(name)}/activity/").json["total_count"] == items
 
 
-UNKNOWN = "00000000-0000-4000-8000-000000000002"
-
-
-@pytest.mark.parametrize("body", [{"distinct_id": "nobody"}, {"source": 123456789}, {"source": UNKNOWN}], ids=str)
+@pytest.mark.parametrize("body", [{"distinct_id": "nobody"}, {"source": 123456789}, {"source": NOBODY}], ids=str)
 def test_an_unknown_source_is_404(stack: Stack, name: str, body: dict[str, Any]) -> None:
     sent(stack, name)
     answer = stack.persons(f"/{uuid(name)}/merge/", "POST", body)

@@ -8,6 +8,7 @@ test_a_deleted_person_is_gone_at_once_erased_by_a_run_and_its_id_starts_empty_ag
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -218,6 +219,28 @@ def test_a_deletion_request_shows_its_state_phases_window_and_receipt(stack: Sta
     assert set(body) >= {"id", "state", "phases", "window", "receipt"}
     listed = stack.persons("/deletion_requests/?limit=1").json
     assert listed["results"] == [body]
+
+
+def test_a_request_tells_its_next_window_and_then_counts_per_store(stack: Stack, name: str) -> None:
+    sent(stack, name)
+    path = f"/deletion_requests/{bulk(stack, distinct_ids=[name], delete_events=True).json['deletion_request']}/"
+    pending = stack.persons(path).json
+    assert datetime.fromisoformat(pending["window"]) >= datetime.fromisoformat(pending["created_at"])
+    assert pending["phases"] == {}
+    assert stack.call("deletions", "run").returncode == 0
+    done = stack.persons(path).json
+    assert (done["state"], done["window"]) == ("verified", None)
+    assert done["phases"]["captured_events"] == {"hidden": 1, "remaining": 0}
+    assert all(phase["remaining"] == 0 for phase in done["phases"].values())
+
+
+def test_a_request_tells_partition_i_of_n(stack: Stack, name: str) -> None:
+    sent(stack, name)
+    path = f"/deletion_requests/{bulk(stack, distinct_ids=[name], delete_events=True).json['deletion_request']}/"
+    assert stack.persons(path).json["partition"] is None
+    assert stack.call("deletions", "run").returncode == 0
+    partition = stack.persons(path).json["partition"]
+    assert partition["done"] == partition["of"] >= 1
 
 
 @pytest.mark.parametrize("kind", ["delete_events", "delete_recordings"])

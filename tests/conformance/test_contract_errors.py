@@ -279,8 +279,22 @@ def test_a_stale_if_match_is_412(scene: Scene, method: str) -> None:
     stale = scene.ask("/{id}/", method, {"properties": {"a": "lost"}}, If_Match=seen)
     check(stale, 412, "invalid_request", "precondition_failed")
     assert scene.ask("/{id}/").json["properties"]["a"] == method
-    check(scene.ask("/{id}/update_property/", "POST", {"key": "a", "value": 1}, If_Match=seen), 412,
-          "invalid_request", "precondition_failed")  # fmt: skip
+
+
+WRITES = ["PUT", "DELETE", "delete_property", "update_property", "split", "merge"]
+
+
+@pytest.mark.parametrize("route", WRITES)
+def test_a_stale_if_match_is_412_on_every_write_of_a_person(scene: Scene, route: str) -> None:
+    name, (method, path, body) = f"stale-{uuid4().hex[:8]}", DETAIL[route]
+    sent(scene.stack, "somebody")
+    sent(scene.stack, name, "$identify", **{"$anon_distinct_id": f"{name}-2", "$set": {"a": 0}})
+    seen = scene.stack.persons(f"/{uuid(name)}/").headers["ETag"]
+    sent(scene.stack, name, **{"$set": {"a": "newer"}})
+    before = scene.stack.persons(f"/{uuid(name)}/").json
+    answer = scene.ask(f"/{uuid(name)}/{path}", method, body, If_Match=seen)
+    check(answer, 412, "invalid_request", "precondition_failed")
+    assert scene.stack.persons(f"/{uuid(name)}/").json == before
 
 
 def test_projection_lag_is_503_with_retry_after(scene: Scene) -> None:

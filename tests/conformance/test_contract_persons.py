@@ -267,7 +267,8 @@ def test_suffix_parameter_and_accept_choose_the_format(
     for answer in answers:
         assert answer.status == 200, answer.body
         assert answer.headers["Content-Type"].partition(";")[0] == wanted
-    assert len({answer.body for answer in answers}) == 1 or "timeline" in path or kind == "json"
+    if kind == "csv":  # in JSON, next and previous repeat what was asked for
+        assert len({answer.body for answer in answers}) == 1
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

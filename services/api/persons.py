@@ -101,7 +101,10 @@ ROUTES = (
         "POST", "/{id}/update_property", "person:write", update_property,
         body=UpdateProperty, answers=Success, errors=(412,),
     ),
-    Route("POST", "/{id}/delete_property", "person:write", delete_property, (UNSET,), DeleteProperty, Success, errors=(412,)),
+    Route(
+        "POST", "/{id}/delete_property", "person:write", delete_property, (UNSET,), DeleteProperty, Success,
+        errors=(412,),
+    ),
 )  # fmt: skip
 COLLECTION_ROUTES = (
     Route("POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids, (AS_OF,), DistinctIds, Batch),

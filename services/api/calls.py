@@ -40,7 +40,7 @@ NUMBER_MAX = 2**53
 """Integer ids end below, where JavaScript's integers do."""
 
 _FIELD = re.compile(r"`\$\.([^`.\[]+)")
-_OTHER_FORMAT = re.compile(r"(\d+|[0-9a-fA-F-]{36})\.\w+")
+_OTHER_FORMAT = re.compile(r"(\d+|[0-9a-fA-F-]{36})\.[a-zA-Z]\w*")
 _WEIGHT = re.compile(r"[01](\.\d{0,3})?")
 _WAIT = re.compile(r"\bwait\s*=\s*\"?(\d{1,4})\b")
 _MISSING = re.compile(r"missing required field `([^`]+)`")

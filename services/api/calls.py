@@ -55,7 +55,7 @@ LIMITS = "ratelimit"
 
 
 class Answer(msgspec.Struct, kw_only=True):
-    """What a handler says. `body` None: no body. `positions` None: a read, which tells what it reflects."""
+    """What a handler says. `body` None: no body. `positions` None: nothing was written; it tells what it reflects."""
 
     status: int = 200
     body: Any = None
@@ -249,7 +249,7 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
 async def _respond(call: Call, answer: Answer) -> web.StreamResponse:
     if isinstance(answer.body, Rows):  # before the position is told: it must not be newer than what is read
         await answer.body.start()
-    positions = call.context.reads.position() if answer.positions is None else answer.positions
+    positions = call.context.reflected() if answer.positions is None else answer.positions
     headers = answer.headers | ({POSITION_HEADER: format_positions(list(positions))} if positions else {})
     if answer.body is None:
         return web.Response(status=answer.status, headers=headers)

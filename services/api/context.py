@@ -16,7 +16,7 @@ from services.api.reads import Reads
 from services.api.watermarks import Watermarks
 from shared.domain.commands import Command, encode, route
 from shared.domain.errors import BadInput, NotYet
-from shared.domain.ids import Position, format_positions
+from shared.domain.ids import Position, format_positions, offset_of
 from shared.log.port import RECORD_BYTES_MAX, Entry, Log
 from shared.runtime.clock import Clock
 from shared.store.client import Store
@@ -67,6 +67,13 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     async def append(self, commands: Sequence[Command]) -> list[Position]:
         """Append commands in order; durable on return. BadInput when one is larger than a record may be."""
         return await self.log.append(self.entries(commands))
+
+    def reflected(self) -> list[Position]:
+        """What answers reflect at least: what reads have seen, and what the tables were known to hold before."""
+        versions = self.watermarks.versions()
+        for key, version in self.reads.reached.items():
+            versions[key] = max(version, versions.get(key, 0))
+        return [Position(*key, offset_of(version)) for key, version in versions.items() if version]
 
     async def reached(self, positions: Sequence[Position]) -> None:
         """Return once reads see these positions; NotYet after the usual time.

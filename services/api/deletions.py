@@ -37,7 +37,7 @@ async def delete(call: Call) -> Answer:
     sent = keyed(call, await call.fragment(), "delete", events, recordings, keep)
     if keep and not events and not recordings:
         await call.holder(sent.fragment)
-        return Answer(status=204, positions=[])
+        return Answer(status=204)
     if keep:
         answer = await _request(call, sent, Scope(events=events, recordings=recordings))
         return Answer(
@@ -80,7 +80,7 @@ async def bulk_delete(call: Call) -> Answer:
         covered = {member for row in before for member in (row[4], *row[9])}
         unmatched = [one for one in asked if fragments.get(str(one)) not in covered]
         told = _bulk_answer(scope, len(before), [str(row[0]) for row in before], unmatched)
-        return Answer(status=202, positions=[], body=told, headers=REPLAYED)
+        return Answer(status=202, body=told, headers=REPLAYED)
     persons = await call.context.reads.by_fragments(call.project.id, list(fragments.values())) if fragments else []
     holders = dict(zip(fragments, persons, strict=True))
     found = {person.uuid: person for person in persons if person is not None}
@@ -100,7 +100,7 @@ async def bulk_delete(call: Call) -> Answer:
             commands.append(Delete(**common, key=key, digest=key))
         else:
             commands.append(Request(**common, members=members))
-    positions = (await call.write(commands))[0] if commands else []
+    positions = (await call.write(commands))[0] if commands else None
     unmatched = [one for one in asked if holders.get(str(one)) is None]
     return Answer(status=202, positions=positions, body=_bulk_answer(scope, len(found), requests, unmatched))
 
@@ -132,7 +132,7 @@ async def cancel(call: Call) -> Answer:
     """DELETE deletion_requests/:id: possible until hiding has begun."""
     row = await _found(call)
     if row[1] == "cancelled" and "Idempotency-Key" in call.request.headers:
-        return Answer(status=204, positions=[])  # what the first request was told
+        return Answer(status=204)  # what the first request was told
     if row[1] != "pending":
         raise BadInput(f"The request is {row[1]}; only a pending one can be cancelled.", attr="state")
     command = Cancel(
@@ -257,7 +257,7 @@ async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
     if sent.key and (rows := await _rows(call, request=request)):
         if tuple(rows[0][5:8]) != (scope.profile, scope.events, scope.recordings):
             raise errors.key_reused()
-        return Answer(body=_shown(rows[0]), positions=[], headers=REPLAYED | _location(call, request))
+        return Answer(body=_shown(rows[0]), headers=REPLAYED | _location(call, request))
     person = await call.holder(sent.fragment)
     call.tags(person)
     command = Request(

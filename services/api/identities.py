@@ -48,7 +48,7 @@ async def split(call: Call) -> Answer:
     )
     stays = keep or next(member.fragment for member in person.members if member.fragment not in leave)
     if dry:
-        return Answer(body={"success": True, "persons": _shown(_tried(command, [person]), stays)}, positions=[])
+        return Answer(body={"success": True, "persons": _shown(_tried(command, [person]), stays)})
     outcome = outcome or await carry_out(call, sent, [command], [person.uuid])
     return await _split_answer(call, outcome, [member.fragment for member in person.members], stays)
 
@@ -88,7 +88,7 @@ async def reset_person_distinct_id(call: Call) -> Answer:
     """POST reset_person_distinct_id: with our ids there is nothing to reset; known and unknown ids are told alike."""
     key_of(call)  # there is nothing to repeat, but a broken one is broken
     await call.read(ResetDistinctId)
-    return Answer(status=202, positions=[])
+    return Answer(status=202)
 
 
 COLLECTION_ROUTES = (
@@ -176,7 +176,7 @@ def _merge_preview(command: Merge, survivor: Person, absorbed: Person) -> Answer
         if ours[key] != theirs[key] and survivor.uuid != absorbed.uuid
     ]
     shown = {"survivor": survivor.shown(), "absorbed": absorbed.shown(), "result": result.shown()}
-    return Answer(body=shown | {"conflicts": conflicts}, positions=[])
+    return Answer(body=shown | {"conflicts": conflicts})
 
 
 def _tried(command: IdentityCommand, persons: Sequence[Person]) -> list[Person]:

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from services.api.coalesce import Coalesced
-from shared.domain.ids import COMMANDS, IDENTITY, Position, offset_of, partition_of, position_key
+from shared.domain.ids import COMMANDS, IDENTITY, partition_of, position_key
 from shared.store.client import Store
 from shared.store.person import Person, person_of
 from shared.store.queries import Query
@@ -92,14 +92,6 @@ class Reads:
         """The integer ids of fragments, of erased ones too; None for one that never lived."""
         rows = await asyncio.gather(*(self._fragments.get((project, fragment)) for fragment in fragments))
         return [row[4] if row is not None else None for row in rows]
-
-    def position(self) -> list[Position]:
-        """What the latest answers reflect."""
-        return [
-            Position(topic, partition, offset_of(version))
-            for (topic, partition), version in self.reached.items()
-            if version
-        ]
 
     async def _round(
         self, project: int, fragments: Sequence[UUID]

@@ -92,6 +92,7 @@ def test_nothing_matched_is_no_error(stack: Stack) -> None:
     for body in ({"ids": []}, {"distinct_ids": []}, {"ids": [str(uuid4())]}):
         answer = stack.persons("/bulk_delete/", "POST", body)
         assert (answer.status, answer.json["persons_found"], answer.json["deletion_request"]) == (202, 0, None)
+        assert answer.headers["Position"]  # what it has looked at
 
 
 @pytest.mark.parametrize(
@@ -132,6 +133,7 @@ def test_scripts_that_reset_an_id_or_post_a_person_get_a_clear_answer(stack: Sta
     for distinct_id in (name, "never seen"):
         answer = stack.persons("/reset_person_distinct_id/", "POST", {"distinct_id": distinct_id})
         assert (answer.status, answer.body) == (202, b"")
+        assert answer.headers["Position"]
     for body, code in (({}, "required"), ({"distinct_id": 1}, "invalid_input"), ({"distinct_id": ""}, "invalid_input")):
         bad = stack.persons("/reset_person_distinct_id/", "POST", body)
         assert (bad.status, bad.json["code"], bad.json["attr"]) == (400, code, "distinct_id")

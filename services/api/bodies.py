@@ -299,6 +299,25 @@ class Bulk(Struct):
     deletion_requests: list[UUID]
 
 
+class Reached(Struct):
+    """What a deletion reaches in one target; `bytes` are rewritten."""
+
+    rows: int
+    months: int
+    bytes: int
+    objects: int
+
+
+class DryRun(Struct):
+    """What a deletion would reach; nothing was deleted."""
+
+    dry_run: Literal[True]
+    persons_found: int
+    unmatched: list[Any]
+    rows: int
+    targets: dict[str, Reached]
+
+
 class DeletionScope(Struct):
     profile: bool
     events: bool

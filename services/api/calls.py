@@ -188,7 +188,8 @@ class Route(msgspec.Struct, frozen=True):
 
     `query`, `body` and `answers` are what the OpenAPI document shows, and what requests are judged by. `errors` are the
     statuses beyond those that every route may answer; `produces` is the type of an answer that is neither JSON nor CSV;
-    with `plain_errors` they are `{"error": text}`, as the original has them there.
+    with `plain_errors` they are `{"error": text}`, as the original has them there; `preview` is what dry_run answers,
+    with 200, where success has another status.
     """
 
     method: str
@@ -202,6 +203,7 @@ class Route(msgspec.Struct, frozen=True):
     errors: tuple[int, ...] = ()
     produces: str = ""
     plain_errors: bool = False
+    preview: type | None = None
 
 
 def mount(app: web.Application, routes: Sequence[Route]) -> None:

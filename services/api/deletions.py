@@ -9,22 +9,21 @@ from uuid import UUID, uuid5
 import orjson
 
 from services.api import errors
-from services.api.bodies import Bulk, BulkDelete, DeletionRequest, DeletionRequests, DeletionStatus
+from services.api.bodies import Bulk, BulkDelete, DeletionRequest, DeletionRequests, DeletionStatus, DryRun
 from services.api.calls import Answer, Call, Route
+from services.api.dry_run import preview
 from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, key_of, keyed
-from services.api.parameters import LIMIT, OFFSET, Choice, Flag, Uuid
+from services.api.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
 from shared.domain.commands import Cancel, Command, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound, Rejected
 from shared.domain.ids import DELETIONS, IDENTITY, fragment_id, hash64
-from shared.store.person import iso
+from shared.store.person import Person, iso
 
 _ANY = UUID(int=0)
 
 STATUSES = {"pending": 1, "completed": 2, "all": 0}
 STATUS = Choice("status", "Only requests that are not done yet, or done.", absent="all", choices=tuple(STATUSES))
 PERSON_UUID = Uuid("person_uuid", "Only requests for this person.")
-DRY_RUN = Choice("dry_run", "A deletion cannot be tried: anything else is refused.", absent="0", choices=("false", "0"))
-"""Whoever wants to see what a deletion would do must not have it done."""
 DELETE_EVENTS = Flag("delete_events", "The captured events as well.")
 DELETE_RECORDINGS = Flag("delete_recordings", "The recordings as well.")
 KEEP_PERSON = Flag("keep_person", "Only what the other flags name.")
@@ -34,6 +33,9 @@ async def delete(call: Call) -> Answer:
     """DELETE :id: gone when this answers, the erasure is asked for. What is sent afterwards is a new life."""
     events, recordings = call.asked(DELETE_EVENTS), call.asked(DELETE_RECORDINGS)
     keep = call.asked(KEEP_PERSON)
+    if call.asked(DRY_RUN):
+        scope = Scope(profile=not keep, events=events, recordings=recordings)
+        return await preview(call, [await call.person()], scope)
     sent = keyed(call, await call.fragment(), "delete", events, recordings, keep)
     if keep and not events and not recordings:
         await call.holder(sent.fragment)
@@ -72,6 +74,9 @@ async def bulk_delete(call: Call) -> Answer:
     body = await call.read(BulkDelete)
     asked, fragments = await _named(call, body)
     scope = Scope(profile=not body.keep_person, events=body.delete_events, recordings=body.delete_recordings)
+    if call.asked(DRY_RUN):
+        found, unmatched = await _persons_named(call, asked, fragments)
+        return await preview(call, found, scope, unmatched)
     text = key_of(call)
     key = hash64(f"{call.project.id}:bulk_delete:{text}") if text is not None else 0
     if key and (before := await _bulk_before(call, list(fragments.values()), key)):
@@ -81,14 +86,12 @@ async def bulk_delete(call: Call) -> Answer:
         unmatched = [one for one in asked if fragments.get(str(one)) not in covered]
         told = _bulk_answer(scope, len(before), [str(row[0]) for row in before], unmatched)
         return Answer(status=202, body=told, headers=REPLAYED)
-    persons = await call.context.reads.by_fragments(call.project.id, list(fragments.values())) if fragments else []
-    holders = dict(zip(fragments, persons, strict=True))
-    found = {person.uuid: person for person in persons if person is not None}
+    found, unmatched = await _persons_named(call, asked, fragments)
     nothing = not (scope.profile or scope.events or scope.recordings)
     at = call.context.stamps.reserve(len(found))
     commands: list[Command] = []
     requests: list[str] = []
-    for index, person in enumerate([] if nothing else found.values()):
+    for index, person in enumerate([] if nothing else found):
         request = uuid5(person.uuid, f"bulk {key}") if key else call.context.mint()
         requests.append(str(request))
         common: dict[str, Any] = {
@@ -101,18 +104,17 @@ async def bulk_delete(call: Call) -> Answer:
         else:
             commands.append(Request(**common, members=members))
     positions = (await call.write(commands))[0] if commands else None
-    unmatched = [one for one in asked if holders.get(str(one)) is None]
     return Answer(status=202, positions=positions, body=_bulk_answer(scope, len(found), requests, unmatched))
 
 
 async def delete_events(call: Call) -> Answer:
     """POST :id/delete_events: the captured events go, the person stays."""
-    return await _request(call, keyed(call, await call.fragment(), "delete_events"), Scope(events=True))
+    return await _delete_of(call, "delete_events", Scope(events=True))
 
 
 async def delete_recordings(call: Call) -> Answer:
     """POST :id/delete_recordings: the recordings go, the person stays."""
-    return await _request(call, keyed(call, await call.fragment(), "delete_recordings"), Scope(recordings=True))
+    return await _delete_of(call, "delete_recordings", Scope(recordings=True))
 
 
 async def requests(call: Call) -> Answer:
@@ -179,29 +181,20 @@ async def status(call: Call) -> Answer:
 
 ROUTES = (
     Route(
-        "DELETE",
-        "/{id}",
-        "person:write",
-        delete,
-        (DELETE_EVENTS, DELETE_RECORDINGS, KEEP_PERSON, DRY_RUN),
-        status=204,
+        "DELETE", "/{id}", "person:write", delete, (DELETE_EVENTS, DELETE_RECORDINGS, KEEP_PERSON, DRY_RUN), status=204,
+        errors=(412,), preview=DryRun,
+    ),
+    Route(
+        "POST", "/{id}/delete_events", "person:write", delete_events, (DRY_RUN,), answers=(DeletionRequest, DryRun),
         errors=(412,),
     ),
     Route(
-        "POST", "/{id}/delete_events", "person:write", delete_events, (DRY_RUN,), answers=DeletionRequest, errors=(412,)
+        "POST", "/{id}/delete_recordings", "person:write", delete_recordings, (DRY_RUN,),
+        answers=(DeletionRequest, DryRun), errors=(412,),
     ),
-    Route(
-        "POST",
-        "/{id}/delete_recordings",
-        "person:write",
-        delete_recordings,
-        (DRY_RUN,),
-        answers=DeletionRequest,
-        errors=(412,),
-    ),
-)
+)  # fmt: skip
 COLLECTION_ROUTES = (
-    Route("POST", "/bulk_delete", "person:write", bulk_delete, (DRY_RUN,), BulkDelete, Bulk, 202),
+    Route("POST", "/bulk_delete", "person:write", bulk_delete, (DRY_RUN,), BulkDelete, Bulk, 202, preview=DryRun),
     Route(
         "GET", "/deletion_status", "person:read", status, (STATUS, PERSON_UUID, LIMIT, OFFSET), answers=DeletionStatus
     ),
@@ -209,6 +202,20 @@ COLLECTION_ROUTES = (
     Route("GET", "/deletion_requests/{request}", "person:read", request, answers=DeletionRequest),
     Route("DELETE", "/deletion_requests/{request}", "person:write", cancel, status=204),
 )
+
+
+async def _delete_of(call: Call, action: str, scope: Scope) -> Answer:
+    if call.asked(DRY_RUN):
+        return await preview(call, [await call.person()], scope)
+    return await _request(call, keyed(call, await call.fragment(), action), scope)
+
+
+async def _persons_named(call: Call, asked: list[Any], fragments: dict[str, UUID]) -> tuple[list[Person], list[Any]]:
+    """(the persons that hold these fragments, each once; what was asked for and is nobody)."""
+    held = await call.context.reads.by_fragments(call.project.id, list(fragments.values())) if fragments else []
+    holders = dict(zip(fragments, held, strict=True))
+    found = {person.uuid: person for person in held if person is not None}
+    return list(found.values()), [one for one in asked if holders.get(str(one)) is None]
 
 
 async def _named(call: Call, body: BulkDelete) -> tuple[list[Any], dict[str, UUID]]:

@@ -82,8 +82,8 @@ def register(app: web.Application, routes: Sequence[Route]) -> None:
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these routes, under the documented prefix, and of what has no key."""
-    kinds = list({kind for route in routes for kind in (route.body, *_answers(route)) if kind is not None})
-    kinds.sort(key=lambda kind: kind.__name__)
+    named = {kind for route in routes for kind in (route.body, route.preview, *_answers(route)) if kind is not None}
+    kinds = sorted(named, key=lambda kind: kind.__name__)
     schemas, components = msgspec.json.schema_components(
         [*kinds, bodies.Error, bodies.PlainError], ref_template="#/components/schemas/{name}"
     )
@@ -190,6 +190,9 @@ def _responses(route: Route, shown: dict[type, Any]) -> dict[str, Any]:
     if (target := LINKS.get((route.method, route.path))) is not None:
         done["links"] = target
     responses: dict[str, Any] = {str(route.status): done}
+    if route.preview is not None:
+        content = {JSON: {"schema": shown[route.preview]}}
+        responses["200"] = {"description": "dry_run: nothing was done.", "headers": position, "content": content}
     if route.scope.endswith(":write") and route.status != 202:
         responses["202"] = {"description": "Durable, and not visible yet.", "headers": position}
     errors = ALWAYS | (WITH_BODY if route.body is not None else {})

@@ -18,14 +18,11 @@ from uuid import UUID, uuid4
 from services.deleter.ledger import Ledger
 from services.deleter.planner import FRAGMENTS_PER_STATEMENT_MAX, Plan, Tombstone, plan
 from shared.domain.deletion import Counts, DeletionRequest
-from shared.domain.errors import Corrupt, StoreUnavailable
+from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
 from shared.store.client import Store
 from shared.store.queries import load as load_queries
-
-TABLES = ("search", "captured_events", "fragments", "recordings", "timeline")
-TARGETS = (*TABLES, "causes")
-"""What personal data lies in: tables, and the names of events in rows of the timeline that stay."""
+from shared.store.targets import TABLES, TARGETS, count
 
 PROGRESS_SECONDS = 10.0
 """Between two notes of "partition i of n": each is a row for every request of the run."""
@@ -93,9 +90,9 @@ class Sweep:
         await self._settled()
         for parameters in ready.statements():
             for target in TARGETS:
-                if found[target]:
-                    reach = await self._reach(target, parameters)
-                    await self._store.command(self._queries[f"hide_{target}"], plan=self._plan_id, **reach)
+                if found[target.name]:
+                    reach = await self._reach(target.name, parameters)
+                    await self._store.command(self._queries[f"hide_{target.name}"], plan=self._plan_id, **reach)
         for request in ready.requests:
             request.hide(_counts(request, found), self._now_us())
         await self._ledger.save(ready.requests, self._now_us())
@@ -159,16 +156,13 @@ class Sweep:
         return plan(requests, tombstones, erased, projected=projected)
 
     async def _remnants(self, reach: Plan) -> dict[str, Counter[UUID]]:
-        """Rows within reach by target and fragment, hidden ones too. Corrupt if a count did not come: no answer is
-        never zero."""
-        found: dict[str, Counter[UUID]] = {target: Counter() for target in TARGETS}
+        """Rows within reach by target and fragment, hidden ones too."""
+        found: dict[str, Counter[UUID]] = {target.name: Counter() for target in TARGETS}
         for parameters in reach.statements():
             for target in TARGETS:
-                of_target = await self._reach(target, parameters)
-                rows = await self._store.rows_with_hidden(self._queries[f"remnants_{target}"], **of_target)
-                if len(rows) != 1 or rows[0][0] != sum(rows[0][2]):
-                    raise Corrupt(f"The remnants in {target} could not be counted.")
-                found[target].update(dict(zip(rows[0][1], rows[0][2], strict=True)))
+                of_target = await self._reach(target.name, parameters)
+                for one in await count(self._store, target.name, of_target, hidden=True):
+                    found[target.name][one.fragment] += one.rows
         return found
 
     async def _reach(self, target: str, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -45,18 +45,6 @@ WHERE project IN {projects:Array(UInt32)} AND fragment IN {keys:Array(UUID)}
     AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
 SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
 
--- name: remnants_search
--- The rows that hide_search hides.
-SELECT sum(found), groupArray(fragment), groupArray(found)
-FROM
-(
-    SELECT fragment, count() AS found
-    FROM search
-    WHERE project IN {projects:Array(UInt32)} AND fragment IN {keys:Array(UUID)}
-        AND bitShiftRight(version, 64) < transform(fragment, {keys:Array(UUID)}, {bounds:Array(UInt64)}, toUInt64(0))
-    GROUP BY fragment
-)
-
 -- name: hide_timeline
 -- Everything of the life before the erasure; the two tombstone topics stay. The comparison with {plan} is always true:
 -- it makes the text of this mutation one of its kind, so that no other run can take its end for theirs.
@@ -69,21 +57,6 @@ WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)
     AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
 SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
 
--- name: remnants_timeline
--- The rows that hide_timeline hides; always one row: the sum, and who they belong to.
-SELECT sum(found), groupArray(fragment), groupArray(found)
-FROM
-(
-    SELECT fragment, count() AS found
-    FROM timeline
-    WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
-        AND topic NOT IN ('fragment.erased', 'person.deleted')
-        AND version < if(startsWith(topic, 'person.'),
-            transform(fragment, {fragments:Array(UUID)}, {iver:Array(UInt64)}, toUInt64(0)),
-            transform(fragment, {fragments:Array(UUID)}, {life:Array(UInt64)}, toUInt64(0)))
-    GROUP BY fragment
-)
-
 -- name: hide_fragments
 -- Superseded rows: the engine keeps them, old properties and all, until it happens to merge their parts. Every row of
 -- a life before the erasure says `erased` below the delete's identity version; the erased row and what follows do not.
@@ -93,18 +66,6 @@ WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)
     AND erased < transform(fragment, {fragments:Array(UUID)}, {iver:Array(UInt64)}, toUInt64(0))
     AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
 SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
-
--- name: remnants_fragments
--- The rows that hide_fragments hides.
-SELECT sum(found), groupArray(fragment), groupArray(found)
-FROM
-(
-    SELECT fragment, count() AS found
-    FROM fragments
-    WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
-        AND erased < transform(fragment, {fragments:Array(UUID)}, {iver:Array(UInt64)}, toUInt64(0))
-    GROUP BY fragment
-)
 
 -- name: hide_captured_events
 -- Of an erased person: what came before the erase record. Of one who stays: what was received up to the cut-off.
@@ -116,20 +77,6 @@ WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)
     AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
 SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
 
--- name: remnants_captured_events
--- The rows that hide_captured_events hides.
-SELECT sum(found), groupArray(fragment), groupArray(found)
-FROM
-(
-    SELECT fragment, count() AS found
-    FROM captured_events
-    WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
-        AND (version < transform(fragment, {fragments:Array(UUID)}, {captured:Array(UInt64)}, toUInt64(0))
-            OR toUnixTimestamp64Micro(received_at)
-                <= transform(fragment, {fragments:Array(UUID)}, {captured_at:Array(Int64)}, toInt64(-1)))
-    GROUP BY fragment
-)
-
 -- name: hide_causes
 -- Of one who stays without its events: what they were called stands beside what they changed.
 ALTER TABLE timeline UPDATE source = ''
@@ -137,19 +84,6 @@ WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)
     AND toUnixTimestamp64Micro(at) <= transform(fragment, {fragments:Array(UUID)}, {captured_at:Array(Int64)}, toInt64(-1))
     AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
 SETTINGS mutations_sync = 2
-
--- name: remnants_causes
--- The rows that hide_causes changes.
-SELECT sum(found), groupArray(fragment), groupArray(found)
-FROM
-(
-    SELECT fragment, count() AS found
-    FROM timeline
-    WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)} AND actor = 'capture'
-        AND source != '' AND toUnixTimestamp64Micro(at)
-            <= transform(fragment, {fragments:Array(UUID)}, {captured_at:Array(Int64)}, toInt64(-1))
-    GROUP BY fragment
-)
 
 -- name: hide_recordings
 -- Sessions in which a member took part and that began up to the cut-off.
@@ -159,19 +93,6 @@ WHERE project IN {projects:Array(UInt32)} AND hasAny(fragments, {fragments:Array
         <= transform(member, {fragments:Array(UUID)}, {recorded_at:Array(Int64)}, toInt64(-1)), fragments)
     AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
 SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
-
--- name: remnants_recordings
--- The rows that hide_recordings hides, each counted for every member in it.
-SELECT sum(found), groupArray(fragment), groupArray(found)
-FROM
-(
-    SELECT arrayJoin(arrayIntersect(fragments, {fragments:Array(UUID)})) AS fragment, count() AS found
-    FROM recordings
-    WHERE project IN {projects:Array(UInt32)} AND hasAny(fragments, {fragments:Array(UUID)})
-        AND arrayExists(member -> toUnixTimestamp64Micro(started_at)
-            <= transform(member, {fragments:Array(UUID)}, {recorded_at:Array(Int64)}, toInt64(-1)), fragments)
-    GROUP BY fragment
-)
 
 -- name: masked_partitions
 -- Where rows are hidden and not erased.

@@ -15,7 +15,7 @@ import pytest
 from services.deleter.app import locked
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
-from services.deleter.sweep import TABLES, Sweep, unlocked
+from services.deleter.sweep import Sweep, unlocked
 from services.deleter.window import Window
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.search import Feeder
@@ -31,6 +31,7 @@ from shared.runtime.clock import ManualClock
 from shared.store.client import Store
 from shared.store.migrate import migrate
 from shared.store.queries import Query
+from shared.store.targets import TABLES
 
 JANUARY, MARCH = 1_736_500_000_000_000, 1_741_600_000_000_000
 SECONDS_MAX = 20.0

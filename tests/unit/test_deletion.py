@@ -17,6 +17,7 @@ from services.deleter.window import Window
 from shared.domain.commands import Cancel, Request, Scope
 from shared.domain.deletion import DeletionRequest, load
 from shared.domain.errors import Corrupt, Rejected
+from shared.store import targets
 from shared.store.queries import load as load_queries
 
 AT = 1_700_000_000_000_000
@@ -224,9 +225,12 @@ class TestPlan:
         assert sizes == [FRAGMENTS_PER_STATEMENT_MAX, 1]
 
 
-@pytest.mark.parametrize("target", sweep.TARGETS)
+@pytest.mark.parametrize("target", [target.name for target in targets.TARGETS])
 def test_what_is_counted_is_what_is_hidden(target: str) -> None:
-    queries = load_queries(Path(sweep.__file__).with_suffix(".sql"))
+    queries = {
+        **load_queries(Path(sweep.__file__).with_suffix(".sql")),
+        **load_queries(Path(targets.__file__).with_suffix(".sql")),
+    }
 
     def condition(text: str, end: str) -> str:
         return re.sub(r"\s+", " ", text.partition("WHERE ")[2].partition(end)[0]).strip()

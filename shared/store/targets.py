@@ -1,0 +1,108 @@
+"""The registry of personal data: every table and column that holds some, and how its rows are counted for a request.
+
+The deleter erases exactly these; a dry run counts them; a test reads the schema and fails on what is in neither list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from shared.domain.errors import Corrupt
+from shared.store.client import Store
+from shared.store.queries import load as load_queries
+
+_QUERIES = load_queries(Path(__file__).with_suffix(".sql"))
+
+FOREVER = 2**63 - 1
+"""Above every version and every time: a reach without an end."""
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """One place of personal data: `columns` of `table`."""
+
+    name: str
+    table: str
+    columns: tuple[str, ...]
+
+
+TARGETS = (
+    Target(name="search", table="search", columns=("distinct_ids", "properties", "created_at")),
+    Target(
+        name="captured_events", table="captured_events",
+        columns=("distinct_id", "event", "properties", "timestamp", "received_at", "uuid"),
+    ),
+    Target(
+        name="fragments", table="fragments",
+        columns=("distinct_id", "properties", "cells", "keys", "key_digests", "key_versions", "events", "created_at",
+                 "seen_at"),
+    ),
+    Target(name="recordings", table="recordings", columns=("session", "blocks", "started_at", "ended_at", "bytes")),
+    Target(
+        name="timeline", table="timeline",
+        columns=("distinct_id", "keys", "kinds", "before", "after", "created_at", "source"),
+    ),
+    Target(name="causes", table="timeline", columns=("source",)),
+)  # fmt: skip
+"""In the order in which they are hidden. `causes` are the names of events in rows of the timeline that stay."""
+
+TABLES = tuple(dict.fromkeys(target.table for target in TARGETS))
+
+STAYS = {
+    "identity": "uuids of fragments and the recent keys' hashes: the tombstone that keeps an erased id erased",
+    "numbers": "integer ids and uuids: an id keeps its integer for ever",
+    "deletion_requests": "uuids, actors and counts: the proof of what was asked for and done",
+    "deletion_positions": "how far the log was taken over",
+    "projects": "projects and their tokens",
+    "api_keys": "keys of operators, hashed",
+    "rebuilds": "counts of rebuilds",
+    "migrations": "which migrations ran",
+    "property_changes": "a view over the timeline: it holds nothing itself",
+}
+"""Tables that hold no personal data, or what must stay, and why."""
+
+TECHNICAL = frozenset({
+    "project", "fragment", "fragments", "version", "number", "effect", "stamp", "erased", "erased_at", "topic", "at",
+    "command", "actor", "root", "members", "identified", "erase", "peer", "reason", "living",
+})  # fmt: skip
+"""Columns of the targets' tables that say nothing of a person: ids, positions, and who wrote."""
+
+
+class Count(msgspec.Struct, frozen=True):
+    """Rows of one fragment in one partition of a target."""
+
+    fragment: UUID
+    partition: str
+    rows: int
+
+
+async def count(store: Store, target: str, reach: dict[str, Any], *, hidden: bool) -> list[Count]:
+    """The rows of a target within reach; `hidden`: those that a lightweight delete hides as well.
+
+    Corrupt if the count did not come whole: no answer is never zero.
+    """
+    query = _QUERIES[f"remnants_{target}"]
+    found = await (store.rows_with_hidden if hidden else store.rows)(query, **reach)
+    if len(found) != 1 or found[0][0] != sum(found[0][3]):
+        raise Corrupt(f"The remnants in {target} could not be counted.")
+    return [Count(*each) for each in zip(*found[0][1:], strict=True)]
+
+
+def whole(project: int, fragments: Sequence[UUID], roots: Sequence[UUID]) -> dict[str, Any]:
+    """A reach without an end: all that is held of these fragments, and of the persons with these roots."""
+    ends = [FOREVER] * len(fragments)
+    limits = ("iver", "life", "captured", "captured_at", "recorded_at")
+    return {
+        "projects": [project], "fragments": list(fragments), **dict.fromkeys(limits, ends),
+        "keys": list(roots), "bounds": [FOREVER] * len(roots),
+    }  # fmt: skip
+
+
+async def bytes_of(store: Store, table: str, partitions: Collection[str]) -> int:
+    """Bytes on disk of partitions of a table: what erasing in them rewrites."""
+    ((size,),) = await store.rows(_QUERIES["partition_bytes"], table=table, partitions=sorted(partitions))
+    return int(size)

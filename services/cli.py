@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from shared.domain.errors import PersonlogError
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 found something wrong, 2 bad usage or settings."""
     options = _parser().parse_args(arguments)
     try:
-        settings, made = with_keys(read(os.environ))
+        settings, made = (read(os.environ), False) if options.offline else with_keys(read(os.environ))
         if options.check:
             print("\n".join(settings.describe()))
             return DONE
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="personlog", description="An event-sourced person store.")
     parser.add_argument("--check", action="store_true", help="print the effective settings, secrets masked, and end")
     commands = parser.add_subparsers(required=False, metavar="COMMAND")
-    parser.set_defaults(command=None)
+    parser.set_defaults(command=None, offline=False)
     for name, command, text in (
         ("up", _up, "run everything here: engine, api, projector, deleter"),
         ("api", _api, "run one API process"),
@@ -83,6 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     projects.add_parser("list").set_defaults(command=_project_list)
     deletions = commands.add_parser("deletions", help="deletions").add_subparsers(required=True, metavar="COMMAND")
     deletions.add_parser("run", help="one deletion window, now").set_defaults(command=_deletions_run)
+    receipts = commands.add_parser("receipts", help="receipts").add_subparsers(required=True, metavar="COMMAND")
+    verify = receipts.add_parser("verify", help="check receipts offline: signatures, and the chain between them")
+    verify.add_argument("files", nargs="+", metavar="FILE")
+    verify.add_argument(
+        "--key", default="", help="the public key, PEM; default: receipts/public-key.pem of PERSONLOG_DATA"
+    )
+    verify.set_defaults(command=_receipts_verify, offline=True)
     return parser
 
 
@@ -290,6 +298,26 @@ def _deletions_run(settings: Settings, options: argparse.Namespace, made: bool) 
     from shared.runtime.lifecycle import run
 
     run(run_once(settings))
+
+
+def _receipts_verify(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from services.deleter.receipts import broken_links, check, public_key
+    from shared.domain.errors import Corrupt
+
+    key = public_key(Path(options.key) if options.key else settings.data / "receipts" / "public-key.pem")
+    said, wrong = [], 0
+    for name in options.files:
+        try:
+            said.append(check(Path(name).read_bytes(), key))
+            one = said[-1]
+            print(f"{name}: ok, project {one['project']}, receipt {one['sequence']}, verified {one['verified_at']}")
+        except (Corrupt, OSError) as error:
+            wrong += 1
+            print(f"{name}: {error.detail if isinstance(error, Corrupt) else error}")
+    for link in broken_links(said):
+        wrong += 1
+        print(link)
+    return FOUND_WRONG if wrong else DONE
 
 
 def _projects(text: str) -> list[int]:

@@ -122,12 +122,12 @@ async def requests(call: Call) -> Answer:
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
     await recorded(call)
     rows = await _rows(call, limit=limit, offset=offset)
-    return Answer(body={"results": [_shown(row) for row in rows]})
+    return Answer(body={"results": await _shown(call, rows)})
 
 
 async def request(call: Call) -> Answer:
     """GET deletion_requests/:id: one of them."""
-    return Answer(body=_shown(await _found(call)))
+    return Answer(body=(await _shown(call, [await _found(call)]))[0])
 
 
 async def cancel(call: Call) -> Answer:
@@ -264,7 +264,7 @@ async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
     if sent.key and (rows := await _rows(call, request=request)):
         if tuple(rows[0][5:8]) != (scope.profile, scope.events, scope.recordings):
             raise errors.key_reused()
-        return Answer(body=_shown(rows[0]), headers=REPLAYED | _location(call, request))
+        return Answer(body=(await _shown(call, rows))[0], headers=REPLAYED | _location(call, request))
     person = await call.holder(sent.fragment)
     call.tags(person)
     command = Request(
@@ -281,7 +281,7 @@ async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
     if not visible:
         return Answer(status=202, positions=positions, headers=_location(call, request))
     rows = await _rows(call, request=request)
-    return Answer(body=_shown(rows[0]), positions=positions, headers=_location(call, request))
+    return Answer(body=(await _shown(call, rows))[0], positions=positions, headers=_location(call, request))
 
 
 def _request_id(call: Call, sent: Keyed) -> UUID:
@@ -294,7 +294,7 @@ async def requests_of(call: Call, fragments: list[UUID]) -> list[dict[str, Any]]
     await recorded(call)
     query = call.context.reads.queries["requests_of"]
     rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments)
-    return [_shown(row) for row in rows]
+    return await _shown(call, rows)
 
 
 async def recorded(call: Call) -> None:
@@ -327,7 +327,17 @@ async def _rows(call: Call, *, request: UUID = _ANY, limit: int = 1, offset: int
     )
 
 
-def _shown(row: tuple[Any, ...]) -> dict[str, Any]:
+async def _shown(call: Call, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Requests as readers see them, each with its receipt once there is one."""
+    query = call.context.reads.queries["receipts"]
+    verified = [row[0] for row in rows if row[1] == "verified"]
+    found: dict[UUID, str] = {}
+    if verified:
+        found = dict(await call.context.store.rows(query, project=call.project.id, requests=verified))
+    return [_row(row) | {"receipt": orjson.loads(found[row[0]]) if row[0] in found else None} for row in rows]
+
+
+def _row(row: tuple[Any, ...]) -> dict[str, Any]:
     document = orjson.loads(row[8]) if row[8] else {}
     return {
         "id": str(row[0]),
@@ -339,7 +349,6 @@ def _shown(row: tuple[Any, ...]) -> dict[str, Any]:
         "phases": document.get("phases", {}),
         "partition": document.get("partition"),
         "window": document.get("window"),
-        "receipt": None,
     }
 
 

@@ -194,6 +194,11 @@ FROM
 ORDER BY created_at DESC, request DESC
 LIMIT {limit:UInt32} OFFSET {offset:UInt32}
 
+-- name: receipts
+-- The receipts of these requests.
+SELECT request, body FROM receipts
+WHERE project = {project:UInt32} AND request IN {requests:Array(UUID)}
+
 -- name: deletion_status
 -- Requests that include events, without cancelled ones; state 1: not done yet, 2: done, 0: both.
 WITH ledger AS

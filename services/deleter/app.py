@@ -23,6 +23,7 @@ from aiohttp import web
 
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
+from services.deleter.receipts import Receipts
 from services.deleter.sweep import Sweep
 from services.deleter.window import Window
 from shared.domain.deletion import OPEN, DeletionRequest
@@ -69,6 +70,7 @@ class Deleter:
         self.trouble = ""
         self._log, self._store = log, store
         self._locks = settings.data / "run"
+        self._receipts = Receipts(store, settings.data / "receipts")
         self._say = structlog.get_logger(service="deleter")
 
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:
@@ -80,7 +82,10 @@ class Deleter:
             states = await self._observe()
             if not states.keys() & set(OPEN):
                 return []
-            run = Sweep(self._store, self.ledger, self.now_us, closes_at=closes_at, lock=partial(self.lock, "ledger"))
+            run = Sweep(
+                self._store, self.ledger, self.now_us, closes_at=closes_at, lock=partial(self.lock, "ledger"),
+                issue=self._receipts.issue,
+            )  # fmt: skip
             try:
                 ended = await run.run(projected=await self._projected(run))
             except StoreError as error:

@@ -57,6 +57,7 @@ STAYS = {
     "numbers": "integer ids and uuids: an id keeps its integer for ever",
     "deletion_requests": "uuids, actors and counts: the proof of what was asked for and done",
     "deletion_positions": "how far the log was taken over",
+    "receipts": "uuids, counts and signatures: the proof that it was done",
     "projects": "projects and their tokens",
     "api_keys": "keys of operators, hashed",
     "rebuilds": "counts of rebuilds",

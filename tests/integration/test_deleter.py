@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from services.deleter.app import locked
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
+from services.deleter.receipts import Receipts, broken_links, check, public_key
 from services.deleter.sweep import Sweep, unlocked
 from services.deleter.window import Window
 from services.projector.fold import FragmentFolder, IdentityFolder
@@ -391,3 +392,28 @@ async def test_a_lock_keeps_the_other_process_out(tmp_path: Path) -> None:
             await stack.enter_async_context(locked(tmp_path / "run" / "sweep.lock", 0.1))
     async with locked(tmp_path / "run" / "sweep.lock", 0.1):
         pass
+
+
+class Killed(BaseException):
+    """What no handler may take for an error."""
+
+
+async def test_a_crash_between_receipt_and_ledger_makes_no_second_receipt(world: World, tmp_path: Path) -> None:
+    await life(world, "ann", "bob")
+    await world.tell(world.delete("ann"), world.delete("bob"))
+    await world.settle()
+    receipts = Receipts(world.store, tmp_path / "receipts")
+
+    async def dying(requests: Sequence[DeletionRequest], now_us: int) -> None:
+        await receipts.issue(requests, now_us)
+        raise Killed
+
+    with pytest.raises(Killed):
+        await Sweep(world.store, world.ledger, world.clock.now_us, issue=dying).run(projected=True)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "receipts").glob("*.json")}
+    ended = await Sweep(world.store, world.ledger, world.clock.now_us, issue=receipts.issue).run(projected=True)
+    assert [request.state for request in ended] == ["verified", "verified"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "receipts").glob("*.json")} == first
+    assert await world.store.rows(Query(name="t", sql="SELECT count(), max(sequence) FROM receipts")) == [(2, 2)]
+    key = public_key(tmp_path / "receipts" / "public-key.pem")
+    assert broken_links([check(raw, key) for raw in first.values()]) == []

@@ -1,0 +1,214 @@
+"""Receipts: what was erased, counted through the mask, signed (Ed25519) and chained, for who trusts nobody here.
+
+A receipt holds no personal data: uuids, counts and times. Whoever has the public key can check it offline; whoever has
+two neighbours of a project's chain sees that none is missing between them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import orjson
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from shared.domain.deletion import DeletionRequest
+from shared.domain.errors import Corrupt, Transient
+from shared.log.port import RETENTION_SECONDS
+from shared.store.client import Store
+from shared.store.queries import load as load_queries
+from shared.store.targets import TARGETS
+
+FORMAT = 1
+
+FIRST = "0" * 64
+"""What the first receipt of a project names as its previous one."""
+
+SEGMENT_SECONDS = 86_400
+"""The log drops whole segments, of a day: what is past its retention may lie there so much longer."""
+
+RECEIPT_BYTES_MAX = 4 * 1_048_576
+"""A file that claims to be a receipt: the largest names 2,500 members in 100 KB."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Receipts:
+    """Signs and keeps receipts: rows of the table `receipts`, and a file each in `folder`, where the key lies too."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store, self._folder = store, folder
+        self._queries = load_queries(Path(__file__).with_suffix(".sql"))
+
+    async def issue(self, requests: Sequence[DeletionRequest], now_us: int) -> None:
+        """A receipt for each request, before the ledger says verified. Again is harmless: each request has one.
+
+        The caller holds the sweep's lock: nobody else lengthens a chain meanwhile.
+        """
+        if not requests:
+            return
+        projects = sorted({request.project for request in requests})
+        known: dict[UUID, str] = dict(
+            await self._store.rows(
+                self._queries["of_requests"], projects=projects, requests=[request.id for request in requests]
+            )
+        )
+        ends = {row[0]: row[1:] for row in await self._store.rows(self._queries["ends"], projects=projects)}
+        tables = [target.table for target in TARGETS]
+        partitions = dict(await self._store.rows(self._queries["partitions"], tables=tables))
+        try:
+            key = signing_key(self._folder)
+        except OSError as error:
+            raise Transient(f"The signing key cannot be read: {error}") from error
+        columns: dict[str, list[Any]] = {name: [] for name in ("project", "sequence", "request", "hash", "body")}
+        made: dict[UUID, bytes] = {request: body.encode() for request, body in known.items()}
+        for request in requests:
+            if request.id in known:
+                continue
+            sequence, previous = ends.get(request.project, (0, FIRST))
+            said = statement(request, partitions, now_us) | {"sequence": sequence + 1, "previous": previous}
+            made[request.id] = sign(said, key)
+            ends[request.project] = (sequence + 1, digest(said))
+            row = (request.project, sequence + 1, request.id, digest(said), made[request.id].decode())
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+        await self._store.insert("receipts", columns)
+        try:
+            for request_id, body in made.items():
+                _write(self._folder / f"{request_id}.json", body, 0o600)
+        except OSError as error:
+            raise Transient(f"A receipt cannot be written: {error}") from error
+
+
+def statement(request: DeletionRequest, partitions: Mapping[str, Iterable[str]], now_us: int) -> dict[str, Any]:
+    """What a receipt says of a request whose rows were all counted as zero. Pure."""
+    kept = RETENTION_SECONDS + SEGMENT_SECONDS
+    return {
+        "format": FORMAT,
+        "request": str(request.id),
+        "project": request.project,
+        "person": str(request.person),
+        "members": [str(member) for member in request.members],
+        "scope": {
+            "profile": request.scope.profile, "events": request.scope.events, "recordings": request.scope.recordings,
+        },
+        "requested_at": _iso(request.cutoff),
+        "verified_at": _iso(now_us),
+        "plan": str(request.plan),
+        "erased": {
+            target.name: {
+                "rows_hidden": request.hidden.get(target.name, 0),
+                "rows_left": 0,
+                "partitions": sorted(partitions.get(target.table, ())),
+            }
+            for target in TARGETS
+        },
+        "log": {"how": "retention", "until": _iso(request.cutoff + kept * 1_000_000)},
+    }  # fmt: skip
+
+
+def canonical(said: Mapping[str, Any]) -> bytes:
+    """The bytes that are signed: JSON with sorted keys and no spaces."""
+    return orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
+
+
+def digest(said: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(said)).hexdigest()
+
+
+def sign(said: Mapping[str, Any], key: Ed25519PrivateKey) -> bytes:
+    """The whole receipt: what is said, its hash, the signature and the public key it is made with."""
+    public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    whole = {
+        "said": said,
+        "sha256": digest(said),
+        "ed25519": base64.b64encode(key.sign(canonical(said))).decode(),
+        "public_key": base64.b64encode(public).decode(),
+    }
+    return orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
+
+
+def check(raw: bytes, key: Ed25519PublicKey) -> dict[str, Any]:
+    """What a receipt says, once its signature is found to be by this key. Corrupt, with the reason, otherwise."""
+    if len(raw) > RECEIPT_BYTES_MAX:
+        raise Corrupt("It is no receipt: too large.")
+    try:
+        whole = orjson.loads(raw)
+        said, signature = whole["said"], base64.b64decode(whole["ed25519"], validate=True)
+        if whole["sha256"] != digest(said) or said["format"] != FORMAT:
+            raise Corrupt("It was changed: its hash is another one.")
+        key.verify(signature, canonical(said))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Corrupt(f"It is no receipt: {type(error).__name__}.") from None
+    except InvalidSignature:
+        raise Corrupt("Its signature is not by this key.") from None
+    return dict(said)
+
+
+def broken_links(found: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What is wrong between neighbours of the chains that these receipts belong to; gaps are no fault of a receipt."""
+    by_place = {(said["project"], said["sequence"]): said for said in found}
+    wrong = []
+    for (project, sequence), said in sorted(by_place.items()):
+        before = by_place.get((project, sequence - 1))
+        expected = FIRST if sequence == 1 else digest(before) if before is not None else said["previous"]
+        if said["previous"] != expected:
+            wrong.append(f"project {project}: receipt {sequence} does not follow receipt {sequence - 1}")
+    return wrong
+
+
+def signing_key(folder: Path) -> Ed25519PrivateKey:
+    """The key in the folder, made at its first use; the public half lies beside it for who checks."""
+    path = folder / "signing-key.pem"
+    if not path.exists():
+        made = Ed25519PrivateKey.generate()
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+    key = load_pem_private_key(path.read_bytes(), None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise Corrupt(f"{path} is no Ed25519 key.")
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    if not (folder / "public-key.pem").exists():
+        _write(folder / "public-key.pem", public, 0o644)
+    return key
+
+
+def public_key(path: Path) -> Ed25519PublicKey:
+    """The public key of a PEM file. Corrupt when there is none."""
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Corrupt(f"{path} is no public key: {error}") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise Corrupt(f"{path} is no Ed25519 key.")
+    return key
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """Whole or not at all: a receipt that is cut off would look like a forged one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def _iso(us: int) -> str:
+    return (_EPOCH + timedelta(microseconds=us)).isoformat().replace("+00:00", "Z")

@@ -24,7 +24,7 @@ SIMULATED = (
     "rebuilds",
 )
 
-pytest_plugins = ["tests.support.engine", "tests.support.kafka"]
+pytest_plugins = ["tests.support.engine", "tests.support.kafka", "tests.support.erasing"]
 
 for name, examples in (("dev", 60), ("ci", 400), ("deep", 10_000)):
     settings.register_profile(

@@ -59,6 +59,8 @@ FORGET_SECONDS, FORGET_RETRY_SECONDS = 86_400.0, 3_600.0
 
 REASON_CHARS_MAX = 300
 
+HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
+
 
 class Deleter:
     """The parts of the process, and what they do together."""
@@ -69,6 +71,7 @@ class Deleter:
         self.now_us = SystemClock().now_us
         self.trouble = ""
         self._log, self._store = log, store
+        self._days = settings.deletion_days
         self._locks = settings.data / "run"
         self._receipts = Receipts(store, settings.data / "receipts")
         self._say = structlog.get_logger(service="deleter")
@@ -102,18 +105,30 @@ class Deleter:
         """Sweep whenever the window is open and this process is the owner, until cancelled."""
         while True:
             pause = SWEEP_SECONDS
-            closes_at = self.window.closes_at(self.now_us())
-            if closes_at is not None and owns():
+            if owns():
                 try:
-                    ended = await self.sweep(closes_at)
-                    failed = [request.reason for request in ended if request.state == "failed"]
-                    self.trouble = f"{len(failed)} requests failed: {failed[0]}" if failed else ""
+                    closes_at = await self.closes_at()
+                    if closes_at is not None:
+                        ended = await self.sweep(closes_at)
+                        failed = [request.reason for request in ended if request.state == "failed"]
+                        self.trouble = f"{len(failed)} requests failed: {failed[0]}" if failed else ""
                 except (Transient, StoreError) as error:
                     self.trouble = error.detail
                 if self.trouble:
                     pause = RETRY_SECONDS
                     self._say.warning("sweep", trouble=self.trouble)
             await asyncio.sleep(pause)
+
+    async def closes_at(self) -> int | None:
+        """When a sweep that begins now must end; None for none. A request that has waited for too long opens a window
+        of the usual length at any hour: the law's month counts, not ours."""
+        now, oldest = self.now_us(), await self.ledger.oldest()
+        telemetry.OLDEST_DELETION.set(0 if oldest is None else (now - oldest) / 1e6)
+        closing = self.window.closes_at(now)
+        if closing is None and oldest is not None and now - oldest > self._days * DAY_US:
+            self._say.warning("window opened early", oldest_days=round((now - oldest) / DAY_US, 1))
+            return now + round(self.window.hours * HOUR_US)
+        return closing
 
     async def forget(self, owns: Callable[[], bool]) -> None:
         """Keep the embedded log's retention, once a day, until cancelled; Kafka keeps its own."""

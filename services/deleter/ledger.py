@@ -14,7 +14,7 @@ from uuid import UUID
 
 from services.deleter.window import Window
 from shared.domain.commands import Cancel, DeletionCommand, Request
-from shared.domain.deletion import DeletionRequest, State, load
+from shared.domain.deletion import OPEN, DeletionRequest, State, load
 from shared.domain.ids import DELETIONS, Position, offset_of
 from shared.store.client import Store
 from shared.store.queries import load as load_queries
@@ -80,6 +80,11 @@ class Ledger:
 
     async def states(self) -> dict[str, int]:
         return dict(await self._store.rows(self._queries["states"]))
+
+    async def oldest(self) -> int | None:
+        """When the oldest request that is not ended was made; None without one."""
+        ((made,),) = await self._store.rows(self._queries["oldest"], states=list(OPEN))
+        return int(made) or None
 
     async def position(self, partition: int) -> Position:
         """Where to go on reading the deletions topic."""

@@ -31,6 +31,16 @@ SELECT state, count()
 FROM (SELECT argMax(state, version) AS state FROM deletion_requests GROUP BY project, request)
 GROUP BY state
 
+-- name: oldest
+-- When the oldest request that is not ended was made, microseconds; 0 without one.
+SELECT ifNull(min(made), 0)
+FROM
+(
+    SELECT argMax(state, version) AS state, toNullable(min(created_at)) AS made
+    FROM deletion_requests GROUP BY project, request
+)
+WHERE state IN {states:Array(String)}
+
 -- name: position
 -- How far the deletions topic was taken over.
 SELECT max(version) FROM deletion_positions WHERE partition = {partition:UInt32}

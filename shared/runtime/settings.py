@@ -52,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     window: str = "0 5 * * 0"
     window_hours: Annotated[float, msgspec.Meta(gt=0, le=168)] = 6
     window_zone: str = "UTC"
+    deletion_days: Annotated[float, msgspec.Meta(gt=0, le=365)] = 25  # an older request is worked on at any hour
     ops_port: Annotated[int, msgspec.Meta(ge=0, le=65_534)] = 0  # `up` gives the deleter the next one
     key_rate: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0  # requests a second; 0: no limit
     key_burst: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100

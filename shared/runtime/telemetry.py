@@ -21,6 +21,7 @@ DEAD_LETTERS = Counter("personlog_dead_letters", "Records set aside, by topic.",
 LAG = Gauge("personlog_lag_records", "Records between the head and the position, by topic and partition.",
             ["topic", "partition"])  # fmt: skip
 DELETIONS = Gauge("personlog_deletion_requests", "Deletion requests by state.", ["state"])
+OLDEST_DELETION = Gauge("personlog_deletion_oldest_seconds", "Age of the oldest deletion request that is not ended.")
 ERASED_ROWS = Counter("personlog_erased_rows", "Rows verified as physically gone, by target.", ["target"])
 
 NAMES = tuple(sorted({metric.name for metric in REGISTRY.collect() if metric.name.startswith("personlog_")}))

@@ -1,0 +1,133 @@
+"""A world for tests of the deleter: log, projector, ledger and sweep on a database of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.deleter.intake import Intake
+from services.deleter.ledger import Ledger
+from services.deleter.sweep import Sweep, unlocked
+from services.deleter.window import Window
+from services.projector.fold import FragmentFolder, IdentityFolder
+from services.projector.tables import ClickHouseTables
+from services.projector.worker import Worker
+from shared.domain.commands import Capture, Command, Delete, Request, Scope, encode, route
+from shared.domain.deletion import DeletionRequest
+from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, fragment_id
+from shared.log.memory import MemoryLog
+from shared.log.port import Entry
+from shared.runtime.clock import ManualClock
+from shared.store.client import Store
+from shared.store.migrate import migrate
+from shared.store.queries import Query
+from shared.store.targets import TABLES
+
+JANUARY, MARCH = 1_736_500_000_000_000, 1_741_600_000_000_000
+SECONDS_MAX = 20.0
+PROFILE, EVERYTHING, EVENTS = Scope(profile=True), Scope(profile=True, events=True, recordings=True), Scope(events=True)
+
+
+class World:
+    """A log, a projector and a deleter's parts on one database."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.log, self.clock = store, MemoryLog(), ManualClock(MARCH + 86_400_000_000)
+        self.ledger = Ledger(store, Window(cron="0 5 * * 0", hours=6, zone="UTC"))
+        self.at = JANUARY
+        self.intake = Intake(
+            log=self.log, reader=self.log.reader(DELETIONS, "deleter"), ledger=self.ledger, lock=unlocked,
+            now_us=self.clock.now_us,
+        )  # fmt: skip
+        self.workers = [
+            Worker(
+                log=self.log, reader=self.log.reader(folder.topic, "projector"), tables=ClickHouseTables(store),
+                folder=folder, monotonic=time.monotonic,
+            )
+            for folder in (FragmentFolder(), IdentityFolder())
+        ]  # fmt: skip
+
+    async def tell(self, *commands: Command) -> None:
+        counts = self.log.partitions()
+        await self.log.append([Entry(*route(command, counts), encode(command)) for command in commands])
+
+    def capture(self, who: str, month: int = JANUARY, **properties: Any) -> Capture:
+        self.at = max(self.at, month) + 1
+        return Capture(
+            id=uuid4(), project=1, at=self.at, fragment=fragment_id(1, who), distinct_id=who, uuid=uuid4(),
+            event="seen", timestamp=self.at, set=properties,
+        )  # fmt: skip
+
+    def delete(self, who: str, scope: Scope = EVERYTHING) -> Delete:
+        self.at += 1
+        return Delete(id=uuid4(), project=1, at=self.at, person=fragment_id(1, who), request=uuid4(), scope=scope)
+
+    def request(self, who: str, scope: Scope) -> Request:
+        self.at += 1
+        person = fragment_id(1, who)
+        return Request(
+            id=uuid4(), project=1, at=self.at, request=uuid4(), person=person, members=(person,), scope=scope
+        )
+
+    def sweep(self, closes_at: int | None = None) -> Sweep:
+        return Sweep(self.store, self.ledger, self.clock.now_us, closes_at=closes_at)
+
+    async def settle(self) -> None:
+        """Project and take over all that is in the log."""
+        deadline = time.monotonic() + SECONDS_MAX
+        probe = self.sweep()
+        while True:
+            heads = [*await self.log.heads(IDENTITY), *await self.log.heads(COMMANDS)]
+            if await probe.projected(heads) and heads == [
+                *await self.log.heads(IDENTITY), *await self.log.heads(COMMANDS)
+            ]:  # fmt: skip
+                break
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+        await self.take_over()
+
+    async def take_over(self) -> None:
+        (head,) = await self.log.heads(DELETIONS)
+        deadline = time.monotonic() + SECONDS_MAX
+        while await self.ledger.position(0) != head:
+            await self.intake.turn()
+            assert time.monotonic() < deadline
+
+    async def found(self, request: UUID) -> DeletionRequest:
+        return (await self.ledger.find([(1, request)]))[request]
+
+    async def rows(self, table: str, who: str, hidden: bool = False) -> list[tuple[Any, ...]]:
+        columns = {"timeline": "topic, version", "fragments": "properties, version, erased"}.get(table, "version")
+        condition = "has(fragments, {who:UUID})" if table == "recordings" else "fragment = {who:UUID}"
+        query = Query(name="rows", sql=f"SELECT {columns} FROM {table} WHERE {condition} ORDER BY version")
+        read = self.store.rows_with_hidden if hidden else self.store.rows
+        return await read(query, who=fragment_id(1, who))
+
+    async def all_rows(self, who: str, hidden: bool = False) -> dict[str, list[tuple[Any, ...]]]:
+        return {table: await self.rows(table, who, hidden) for table in TABLES}
+
+
+@pytest.fixture
+async def world(engine_url: str) -> AsyncIterator[World]:
+    store = await Store.connect(engine_url)
+    await migrate(store)
+    world = World(store)
+    await world.intake._reader.start()
+    tasks = [asyncio.create_task(worker.run()) for worker in world.workers]
+    yield world
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await store.close()
+
+
+async def life(world: World, *people: str) -> None:
+    """Events in two months, in INSERTs of their own: superseded rows lie in other parts than the newest."""
+    for month in (JANUARY, MARCH):
+        await world.tell(*(world.capture(who, month, email=f"{who}@example.com", seen=month) for who in people))
+        await world.settle()

@@ -58,8 +58,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         counts = ", ".join(f"{simulated[name]:,} {name}" for name in (*SIMULATED, "wrong"))
         terminalreporter.write_line(f"simulator: {counts}")
     for name, value in noted:
-        if name == "faults":
-            terminalreporter.write_line(f"faults: {value}")
+        if name in ("faults", "schemathesis"):
+            terminalreporter.write_line(f"{name}: {value}")
     planted = [one for one in reports if "test_mutations.py" in one.nodeid]
     if planted:
         found = sorted(value for name, value in noted if name == "planted_fault_found")

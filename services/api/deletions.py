@@ -35,7 +35,7 @@ async def delete(call: Call) -> Answer:
     keep = call.asked(KEEP_PERSON)
     if call.asked(DRY_RUN):
         scope = Scope(profile=not keep, events=events, recordings=recordings)
-        return await preview(call, [await call.person()], scope)
+        return await _preview_of(call, scope)
     sent = keyed(call, await call.fragment(), "delete", events, recordings, keep)
     if keep and not events and not recordings:
         await call.holder(sent.fragment)
@@ -204,9 +204,15 @@ COLLECTION_ROUTES = (
 )
 
 
+async def _preview_of(call: Call, scope: Scope) -> Answer:
+    person = await call.person()
+    call.tags(person)
+    return await preview(call, [person], scope)
+
+
 async def _delete_of(call: Call, action: str, scope: Scope) -> Answer:
     if call.asked(DRY_RUN):
-        return await preview(call, [await call.person()], scope)
+        return await _preview_of(call, scope)
     return await _request(call, keyed(call, await call.fragment(), action), scope)
 
 

@@ -42,6 +42,7 @@ NUMBER_MAX = 2**53
 _FIELD = re.compile(r"`\$\.([^`.\[]+)")
 _OTHER_FORMAT = re.compile(r"(\d+|[0-9a-fA-F-]{36})\.[a-zA-Z]\w*")
 _WEIGHT = re.compile(r"[01](\.\d{0,3})?")
+_TAGS = re.compile(r'\*|(W/)?"[!#-~]*"(\s*,\s*(W/)?"[!#-~]*")*')
 _WAIT = re.compile(r"\bwait\s*=\s*\"?(\d{1,4})\b")
 _MISSING = re.compile(r"missing required field `([^`]+)`")
 
@@ -235,6 +236,8 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         asked = request.headers.get("Min-Position")
         if asked is not None:
             await context.reached(parse_positions(asked))
+        if 412 in route.errors and not _TAGS.fullmatch(request.headers.get("If-Match", "*")):
+            raise BadInput('If-Match must be * or entity tags: "3-1f".')
         try:
             for parameter in route.query:  # each is judged, whether this call has a use for it or not
                 parameter.of(request.query)

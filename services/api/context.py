@@ -16,7 +16,7 @@ from services.api.reads import Reads
 from services.api.watermarks import Watermarks
 from shared.domain.commands import Command, encode, route
 from shared.domain.errors import BadInput, NotYet
-from shared.domain.ids import Position, format_positions, offset_of
+from shared.domain.ids import DELETIONS, Position, format_positions, offset_of
 from shared.log.port import RECORD_BYTES_MAX, Entry, Log
 from shared.runtime.clock import Clock
 from shared.store.client import Store
@@ -73,7 +73,9 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         versions = self.watermarks.versions()
         for key, version in self.reads.reached.items():
             versions[key] = max(version, versions.get(key, 0))
-        return [Position(*key, offset_of(version)) for key, version in versions.items() if version]
+        return [
+            Position(*key, offset_of(version)) for key, version in versions.items() if version and key[0] != DELETIONS
+        ]  # persons are a matter of the other two topics, and `as_of` takes what a read has answered with
 
     async def reached(self, positions: Sequence[Position]) -> None:
         """Return once reads see these positions; NotYet after the usual time.

@@ -171,7 +171,7 @@ def _headers(route: Route) -> list[dict[str, Any]]:
     if 412 in route.errors:
         headers["If-Match"] = (
             "The `ETag` that was read.",
-            {"type": "string", "pattern": r'^(\*|"[!#-~]*"(, ?"[!#-~]*")*)$'},
+            {"type": "string", "format": "entity-tag"},
         )
     return [
         {"name": name, "in": "header", "description": says, "schema": schema}

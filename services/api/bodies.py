@@ -38,11 +38,13 @@ class UpdateProperty(Struct):
 
 
 class DeleteProperty(Struct, rename={"unset": "$unset"}):
-    """The names to unset."""
+    """The names to unset; without it, the name in the query."""
 
     unset: (
-        PropertyName | Annotated[list[PropertyName], Meta(min_length=1, max_length=PROPERTIES_MAX, examples=[["plan"]])]
-    )
+        PropertyName
+        | Annotated[list[PropertyName], Meta(min_length=1, max_length=PROPERTIES_MAX, examples=[["plan"]])]
+        | UnsetType
+    ) = UNSET
 
 
 class Split(Struct):

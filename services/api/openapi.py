@@ -139,8 +139,13 @@ def _operation(route: Route, method: str, shown: dict[type, Any]) -> dict[str, A
         "responses": _responses(route, shown),
     }
     if route.body is not None:
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": shown[route.body]}}}
+        operation["requestBody"] = {"required": _required(route.body), "content": {JSON: {"schema": shown[route.body]}}}
     return operation
+
+
+def _required(body: type) -> bool:
+    """Whether a request must send a body: one without any is read as one with no field."""
+    return any(field.required for field in msgspec.structs.fields(body))
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import orjson
 
 from services.api import errors
@@ -73,8 +74,10 @@ async def update_property(call: Call) -> Answer:
 
 async def delete_property(call: Call) -> Answer:
     """POST :id/delete_property: unset a property on every fragment that shows it, so that no split brings it back."""
-    named = call.asked(UNSET) if "$unset" not in await call.body() else ""
-    unset = named or (await call.read(DeleteProperty)).unset
+    body = await call.read(DeleteProperty)
+    unset = call.asked(UNSET) if isinstance(body.unset, msgspec.UnsetType) else body.unset
+    if not unset:
+        raise BadInput("This field is required.", attr="$unset", slug="required")
     names = unset if isinstance(unset, list) else [unset]
     sent = keyed(call, await call.fragment(), "delete_property", names)
     outcome = await earlier(call, COMMANDS, sent)

@@ -189,6 +189,17 @@ def test_an_update_sets_and_never_replaces(stack: Stack, name: str, method: str)
     assert stack.persons(f"/{uuid(name)}/").json == answer.json
 
 
+@pytest.mark.parametrize("body", [None, {}], ids=["no body", "an empty object"])
+def test_delete_property_takes_the_name_from_the_query_when_the_body_has_none(
+    stack: Stack, name: str, body: dict[str, Any] | None
+) -> None:
+    born(stack, name, a=1, b=2)
+    assert stack.persons(f"/{uuid(name)}/delete_property/?$unset=a", "POST", body).json == {"success": True}
+    assert stack.persons(f"/{uuid(name)}/").json["properties"] == {"b": 2}
+    assert stack.persons(f"/{uuid(name)}/delete_property/?$unset=b", "POST", {"$unset": "c"}).status == 200
+    assert stack.persons(f"/{uuid(name)}/").json["properties"] == {"b": 2}
+
+
 def test_delete_names_the_deletion_request_in_location(stack: Stack, name: str) -> None:
     born(stack, name)
     answer = stack.persons(f"/{uuid(name)}/", "DELETE")

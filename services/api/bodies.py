@@ -21,7 +21,7 @@ PropertyName = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 Properties = Annotated[dict[PropertyName, Any], Meta(max_length=PROPERTIES_MAX)]
 DistinctId = Annotated[str, Meta(max_length=DISTINCT_ID_CHARS_MAX)]
 UuidText = Annotated[str, Meta(max_length=100, extra_json_schema={"format": "uuid"})]
-PersonId = Annotated[int, Meta(ge=0)] | Annotated[str, Meta(min_length=1, max_length=100)]
+PersonId = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(min_length=1, max_length=100)]
 
 
 class Update(Struct):

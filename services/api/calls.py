@@ -39,6 +39,12 @@ BODY_SECONDS_MAX = 10.0
 NUMBER_MAX = 2**53
 """Integer ids end below, where JavaScript's integers do."""
 
+KEY_CHARS_MAX = 255
+"""An Idempotency-Key: a uuid has 36."""
+
+KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
+"""Printable ASCII, as headers have it."""
+
 _FIELD = re.compile(r"`\$\.([^`.\[]+)")
 _OTHER_FORMAT = re.compile(r"(\d+|[0-9a-fA-F-]{36})\.[a-zA-Z]\w*")
 _WEIGHT = re.compile(r"[01](\.\d{0,3})?")
@@ -236,6 +242,7 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         asked = request.headers.get("Min-Position")
         if asked is not None:
             await context.reached(parse_positions(asked))
+        _judge_key(request, route)
         if 412 in route.errors and not _TAGS.fullmatch(request.headers.get("If-Match", "*")):
             raise BadInput('If-Match must be * or entity tags: "3-1f".')
         try:
@@ -249,6 +256,15 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         return await _respond(call, answer)
 
     return handle
+
+
+def _judge_key(request: web.Request, route: Route) -> None:
+    """BadInput for a write whose Idempotency-Key is none, whether the route has a use for it or not."""
+    sent = request.headers.get("Idempotency-Key")
+    if sent is None or not route.scope.endswith(":write"):
+        return
+    if len(sent) > KEY_CHARS_MAX or not re.fullmatch(KEY_PATTERN, sent):
+        raise BadInput(f"An Idempotency-Key has 1 to {KEY_CHARS_MAX} printable characters.")
 
 
 async def _respond(call: Call, answer: Answer) -> web.StreamResponse:

@@ -12,7 +12,7 @@ from services.api import errors
 from services.api.bodies import Bulk, BulkDelete, DeletionRequest, DeletionRequests, DeletionStatus, DryRun
 from services.api.calls import Answer, Call, Route
 from services.api.dry_run import preview
-from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, key_of, keyed
+from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, keyed
 from services.api.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
 from shared.domain.commands import Cancel, Command, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound, Rejected
@@ -77,7 +77,7 @@ async def bulk_delete(call: Call) -> Answer:
     if call.asked(DRY_RUN):
         found, unmatched = await _persons_named(call, asked, fragments)
         return await preview(call, found, scope, unmatched)
-    text = key_of(call)
+    text = call.request.headers.get("Idempotency-Key")
     key = hash64(f"{call.project.id}:bulk_delete:{text}") if text is not None else 0
     if key and (before := await _bulk_before(call, list(fragments.values()), key)):
         if any((row[5], row[6], row[7]) != (scope.profile, scope.events, scope.recordings) for row in before):

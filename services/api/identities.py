@@ -14,7 +14,7 @@ from services.api.bodies import MergePreview, ResetDistinctId, SplitDone
 from services.api.bodies import Person as PersonBody
 from services.api.bodies import Split as SplitBody
 from services.api.calls import Answer, Call, Route
-from services.api.outcomes import Outcome, carry_out, earlier, key_of, keyed, person_after, raise_refusal
+from services.api.outcomes import Outcome, carry_out, earlier, keyed, person_after, raise_refusal
 from services.api.parameters import DRY_RUN
 from services.api.past import persons_at, stamp_of
 from shared.domain.commands import IdentityCommand, Merge, Split
@@ -86,7 +86,6 @@ async def merge(call: Call) -> Answer:
 
 async def reset_person_distinct_id(call: Call) -> Answer:
     """POST reset_person_distinct_id: with our ids there is nothing to reset; known and unknown ids are told alike."""
-    key_of(call)  # there is nothing to repeat, but a broken one is broken
     await call.read(ResetDistinctId)
     return Answer(status=202)
 

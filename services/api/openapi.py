@@ -12,8 +12,7 @@ import msgspec
 from aiohttp import web
 
 from services.api import bodies
-from services.api.calls import PREFIXES, Route
-from services.api.outcomes import KEY_CHARS_MAX, KEY_PATTERN
+from services.api.calls import KEY_CHARS_MAX, KEY_PATTERN, PREFIXES, Route
 from services.api.parameters import Parameter
 from services.api.reference import page_of
 from services.api.render import JSON, json_body

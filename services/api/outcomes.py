@@ -5,7 +5,6 @@ The fold decides which record came first; the row of the fragment that the path 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -20,12 +19,6 @@ from shared.domain.errors import BadInput, NotFound, PreconditionFailed
 from shared.domain.fragment import KEY_REUSED
 from shared.domain.ids import COMMANDS, Position, hash64, offset_of, partition_of
 from shared.store.person import Person
-
-KEY_CHARS_MAX = 255
-"""An Idempotency-Key: a uuid has 36."""
-
-KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
-"""Printable ASCII, as headers have it."""
 
 REPLAYED = {"Idempotency-Replayed": "true"}
 """Beside the first outcome of an earlier request."""
@@ -57,20 +50,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return REPLAYED if self.first is not None else {}
 
 
-def key_of(call: Call) -> str | None:
-    """The Idempotency-Key of a call; BadInput for one that is none."""
-    sent = call.request.headers.get("Idempotency-Key")
-    if sent is not None and not (len(sent) <= KEY_CHARS_MAX and re.fullmatch(KEY_PATTERN, sent)):
-        raise BadInput(f"An Idempotency-Key has 1 to {KEY_CHARS_MAX} printable characters.")
-    return sent
-
-
 def keyed(call: Call, fragment: UUID, *asked: Any) -> Keyed:
-    """The key of this call, whose scope is the project, the addressed fragment and the key; BadInput for a bad one.
+    """The key of this call, whose scope is the project, the addressed fragment and the key.
 
     `asked` is what a repeat must ask for too.
     """
-    sent = key_of(call)
+    sent = call.request.headers.get("Idempotency-Key")
     if sent is None:
         return Keyed(fragment=fragment)
     return Keyed(

@@ -150,6 +150,7 @@ FIELDS: list[tuple[str, Any, str, str]] = [
     ("POST /bulk_delete", {"ids": [1], "distinct_ids": ["a"]}, "invalid_input", "ids"),
     ("POST /bulk_delete", {"ids": [True]}, "invalid_input", "ids"),
     ("POST /bulk_delete", {"ids": ["a@b.c"]}, "invalid_input", "ids"),
+    ("POST /bulk_delete", {"ids": [2**63]}, "invalid_input", "ids"),
     ("POST /bulk_delete", {"ids": [1] * (bodies.BULK_MAX + 1)}, "invalid_input", "ids"),
     ("POST /bulk_delete", {"distinct_ids": ["a"] * (bodies.BULK_MAX + 1)}, "invalid_input", "distinct_ids"),
     ("POST /bulk_delete", {"distinct_ids": ["a"], "delete_events": "false"}, "invalid_input", "delete_events"),
@@ -170,6 +171,7 @@ RIGHT_BODIES: list[tuple[str, Any]] = [
     ("POST /batch_by_uuids", {"uuids": [NOBODY] * bodies.BATCH_MAX}),
     ("POST /bulk_delete", {"distinct_ids": [f"a{number}" for number in range(bodies.BULK_MAX)]}),
     ("POST /bulk_delete", {"ids": [NOBODY] * bodies.BULK_MAX}),
+    ("POST /bulk_delete", {"ids": [2**63 - 1]}),
 ]
 
 
@@ -222,3 +224,12 @@ def test_the_length_of_an_idempotency_key(stack: Stack, key: str) -> None:
         f"/{uuid('ada')}/", "PATCH", {"properties": {"b": 1}}, Idempotency_Key=key.encode().decode("latin-1")
     )
     assert answer.status == (200 if key in ("k" * 255, "a b") else 400)
+
+
+@pytest.mark.parametrize(
+    "route", [one for one in ROUTES if one.scope.endswith(":write")], ids=lambda route: f"{route.method} {route.path}"
+)
+def test_a_broken_idempotency_key_is_400_on_every_write(stack: Stack, route: Route) -> None:
+    path = route.path.replace("{id}", NOBODY).replace("{request}", NOBODY)
+    answer = stack.persons(path, route.method, BODIES.get(f"{route.method} {route.path}"), Idempotency_Key="")
+    assert (answer.status, answer.json["code"]) == (400, "invalid_input")

@@ -10,6 +10,8 @@ from services.api.bodies import PropertyHistory
 from services.api.calls import Answer, Call, Route
 from services.api.parameters import AS_OF, LIMIT, OFFSET
 from services.api.past import FOREVER
+from services.api.values import NAME_CHARS_MAX
+from shared.domain.errors import BadInput
 from shared.domain.fragment import NULL, ONCE, SET, UNSET
 from shared.domain.identity import MEMBERS_MAX, FragmentJoined, FragmentLeft, FragmentRerooted, PersonDeleted
 from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
@@ -31,6 +33,8 @@ _REASONS = {
 async def of_property(call: Call) -> Answer:
     """GET :id/properties/:key/history, newest first: each value with its command, actor, source and merge path."""
     key = call.request.match_info["key"]
+    if len(key) > NAME_CHARS_MAX:
+        raise BadInput(f"A property's name has 1 to {NAME_CHARS_MAX} characters.", attr="key")
     limit = call.asked(LIMIT)
     offset = call.asked(OFFSET)
     person = await call.person_seen()

@@ -233,3 +233,8 @@ def test_a_broken_idempotency_key_is_400_on_every_write(stack: Stack, route: Rou
     path = route.path.replace("{id}", NOBODY).replace("{request}", NOBODY)
     answer = stack.persons(path, route.method, BODIES.get(f"{route.method} {route.path}"), Idempotency_Key="")
     assert (answer.status, answer.json["code"]) == (400, "invalid_input")
+
+
+@pytest.mark.parametrize(("length", "status"), [(NAME_CHARS_MAX, 200), (NAME_CHARS_MAX + 1, 400)])
+def test_the_length_of_a_property_in_the_path(stack: Stack, length: int, status: int) -> None:
+    assert stack.persons(f"/{uuid('ada')}/properties/{'k' * length}/history/").status == status

@@ -8,7 +8,7 @@ BIN := .venv/bin
 up: .venv/run.stamp
 	exec $(BIN)/personlog up
 
-test: .venv/dev.stamp
+test: .venv/dev.stamp .venv/s3.stamp
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: .venv/dev.stamp
@@ -33,11 +33,17 @@ bench: .venv/dev.stamp
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
+.venv/s3.stamp: requirements/s3.txt | .venv/bin/python
+	$(BIN)/python -m venv .venv/s3
+	.venv/s3/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/s3.txt
+	@touch $@
+
 # Pin anew (needs uv): hashes, and no address of any index. What containers run is a subset of the same pins.
 UV ?= uv
-UV_COMPILE = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
-	--extra fast --group build
+UV_PIN = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
+UV_COMPILE = $(UV_PIN) --extra fast --group build
 requirements:
 	$(UV_COMPILE) --extra embedded pyproject.toml -o requirements/run.txt
 	$(UV_COMPILE) --constraint requirements/run.txt pyproject.toml -o requirements/server.txt
 	$(UV_COMPILE) --constraint requirements/run.txt --extra embedded --group test --group check pyproject.toml -o requirements/dev.txt
+	$(UV_PIN) --group s3 -o requirements/s3.txt

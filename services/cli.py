@@ -44,7 +44,7 @@ class Progress:
     """A bar in a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self, *, terminal: bool, began: float) -> None:
-        self._terminal, self._said_at = terminal, began
+        self._terminal, self._said_at, self._open = terminal, began, False
 
     def tell(self, done: int, total: int, text: str) -> None:
         now = time.monotonic()
@@ -55,6 +55,12 @@ class Progress:
         text = f"{done:,} of about {total:,}, {text}"
         bar = f"\r[{'#' * int(share * 30):30}] {share:4.0%} {text} "
         print(bar if self._terminal else text, end="" if self._terminal else "\n", flush=True)
+        self._open = self._terminal
+
+    def end(self) -> None:
+        """Leave the bar as it stands."""
+        if self._open:
+            print()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -294,10 +300,26 @@ def _project_list(settings: Settings, options: argparse.Namespace, made: bool) -
 
 
 def _deletions_run(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+    from collections import Counter
+
     from services.deleter.app import run_once
+    from shared.domain.errors import Rejected
     from shared.runtime.lifecycle import run
 
-    run(run_once(settings))
+    progress = Progress(terminal=sys.stdout.isatty(), began=time.monotonic())
+
+    async def go() -> None:
+        try:
+            ended, left = await run_once(settings, progress.tell)
+        finally:
+            progress.end()
+        counts = Counter(request.state for request in ended)
+        print(f"{counts['verified']} verified, {counts['failed']} failed, {left} left open")
+        if left:
+            reasons = sorted({request.reason for request in ended if request.state == "failed"})
+            raise Rejected(f"{left} deletion requests are left open. {' '.join(reasons)}".rstrip())
+
+    run(go())
 
 
 def _receipts_verify(settings: Settings, options: argparse.Namespace, made: bool) -> int:

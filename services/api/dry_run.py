@@ -8,10 +8,7 @@ from typing import Any
 from services.api.calls import Answer, Call
 from shared.domain.commands import Scope
 from shared.store.person import Person
-from shared.store.targets import TARGETS, bytes_of, count, whole
-
-FRAGMENTS_AT_ONCE = 10_000
-"""Fragments named in one statement, as in the deleter's."""
+from shared.store.targets import FRAGMENTS_MAX, TARGETS, Target, bytes_of, count, objects, whole
 
 EVERYTHING = "all"
 """The partition of a table that is not divided into months."""
@@ -22,10 +19,10 @@ async def preview(call: Call, persons: Sequence[Person], scope: Scope, unmatched
     found: dict[str, dict[str, Any]] = {}
     for target in TARGETS:
         if target.name in _targets(scope):
-            rows, partitions = await _count(call, persons, target.name)
+            rows, partitions, files = await _count(call, persons, target)
             size = await bytes_of(call.context.store, target.table, partitions)
             months = len(partitions - {EVERYTHING})
-            found[target.name] = {"rows": rows, "months": months, "bytes": size, "objects": 0}
+            found[target.name] = {"rows": rows, "months": months, "bytes": size, "objects": files}
     return Answer(
         body={
             "dry_run": True,
@@ -44,14 +41,15 @@ def _targets(scope: Scope) -> set[str]:
     return names | ({"recordings"} if scope.recordings else set())
 
 
-async def _count(call: Call, persons: Sequence[Person], target: str) -> tuple[int, set[str]]:
-    """(rows, partitions) of these persons in a target."""
+async def _count(call: Call, persons: Sequence[Person], target: Target) -> tuple[int, set[str], int]:
+    """(rows, partitions, objects) of these persons in a target."""
     fragments = [member.fragment for person in persons for member in person.members]
     roots = [person.uuid for person in persons]
-    rows, partitions = 0, set()
-    for start in range(0, len(fragments), FRAGMENTS_AT_ONCE):
-        reach = whole(call.project.id, fragments[start : start + FRAGMENTS_AT_ONCE], roots if start == 0 else [])
+    rows, partitions, files = 0, set(), 0
+    for start in range(0, len(fragments), FRAGMENTS_MAX):
+        reach = whole(call.project.id, fragments[start : start + FRAGMENTS_MAX], roots if start == 0 else [])
         for one in await count(call.context.store, target, reach, hidden=False):
             rows += one.rows
             partitions.add(one.partition)
-    return rows, partitions
+        files += await objects(call.context.store, reach) if target.name == "recordings" else 0
+    return rows, partitions, files

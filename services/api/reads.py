@@ -142,7 +142,7 @@ class Reads:
 def page_of(query: Query, *, backwards: bool = False) -> Query:
     """A query of roots in the direction of a list, or from its cursor back to the beginning."""
     beyond, order = (">=", "ASC") if backwards else ("<", "DESC")
-    return Query(name=query.name, sql=query.sql.replace("{{beyond}}", beyond).replace("{{order}}", order))
+    return query.filled(beyond=beyond, order=order)
 
 
 class Walk:

@@ -108,11 +108,12 @@ LIMIT {limit:UInt32}
 
 -- name: exported_recordings
 -- The sessions recorded of these fragments.
-SELECT session, toUnixTimestamp64Micro(started_at), toUnixTimestamp64Micro(ended_at), bytes
-FROM recordings FINAL
-WHERE project = {project:UInt32} AND hasAny(fragments, {fragments:Array(UUID)})
-    AND toUnixTimestamp64Micro(started_at) <= {until:Int64}
-ORDER BY started_at, session
+SELECT session, toUnixTimestamp64Micro(min(started_at)) AS began, toUnixTimestamp64Micro(max(ended_at)), sum(length)
+FROM recording_blocks FINAL
+WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
+    AND toUnixTimestamp64Micro(received_at) <= {until:Int64}
+GROUP BY session
+ORDER BY began, session
 
 -- name: requests_of
 -- The ledger's rows that name any of these fragments, newest first.

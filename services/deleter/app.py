@@ -12,7 +12,6 @@ import asyncio
 import fcntl
 import os
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -21,13 +20,14 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from services.deleter.guard import Guard
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
 from services.deleter.receipts import Receipts
-from services.deleter.sweep import Sweep
+from services.deleter.sweep import Sweep, Tell, quiet
 from services.deleter.window import Window
 from shared.domain.deletion import OPEN, DeletionRequest
-from shared.domain.errors import Rejected, Transient
+from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY
 from shared.log.connect import connect_log
 from shared.log.embedded import EmbeddedLog
@@ -39,6 +39,7 @@ from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
 from shared.store.client import Store, StoreError
 from shared.store.connect import connect_store
+from shared.store.objects import Objects
 
 GROUP = "deleter"
 
@@ -70,7 +71,7 @@ class Deleter:
         self.ledger = Ledger(store, self.window)
         self.now_us = SystemClock().now_us
         self.trouble = ""
-        self._log, self._store = log, store
+        self._log, self._store, self._objects = log, store, Objects(settings.objects_url)
         self._days = settings.deletion_days
         self._locks = settings.data / "run"
         self._receipts = Receipts(store, settings.data / "receipts")
@@ -79,15 +80,16 @@ class Deleter:
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:
         return locked(self._locks / f"{name}.lock", LOCK_SECONDS_MAX)
 
-    async def sweep(self, closes_at: int | None) -> list[DeletionRequest]:
-        """One run; the requests that it has brought to an end."""
+    async def sweep(self, closes_at: int | None, tell: Tell = quiet) -> list[DeletionRequest]:
+        """One run; the requests that it has brought to an end. It waits for no load once a request is overdue."""
         async with self.lock("sweep"):
             states = await self._observe()
             if not states.keys() & set(OPEN):
                 return []
             run = Sweep(
-                self._store, self.ledger, self.now_us, closes_at=closes_at, lock=partial(self.lock, "ledger"),
-                issue=self._receipts.issue,
+                self._store, self._objects, self.ledger, self.now_us, closes_at=closes_at,
+                lock=partial(self.lock, "ledger"), issue=self._receipts.issue, tell=tell,
+                guard=None if await self._overdue() else Guard(self._store),
             )  # fmt: skip
             try:
                 ended = await run.run(projected=await self._projected(run))
@@ -122,13 +124,19 @@ class Deleter:
     async def closes_at(self) -> int | None:
         """When a sweep that begins now must end; None for none. A request that has waited for too long opens a window
         of the usual length at any hour: the law's month counts, not ours."""
-        now, oldest = self.now_us(), await self.ledger.oldest()
-        telemetry.OLDEST_DELETION.set(0 if oldest is None else (now - oldest) / 1e6)
-        closing = self.window.closes_at(now)
-        if closing is None and oldest is not None and now - oldest > self._days * DAY_US:
-            self._say.warning("window opened early", oldest_days=round((now - oldest) / DAY_US, 1))
+        now = self.now_us()
+        overdue, closing = await self._overdue(), self.window.closes_at(now)
+        if closing is None and overdue:
+            self._say.warning("window opened early", oldest_days=round(overdue, 1))
             return now + round(self.window.hours * HOUR_US)
         return closing
+
+    async def _overdue(self) -> float:
+        """The age of the oldest request in days, once it has waited for too long; 0 before."""
+        now, oldest = self.now_us(), await self.ledger.oldest()
+        telemetry.OLDEST_DELETION.set(0 if oldest is None else (now - oldest) / 1e6)
+        days = 0.0 if oldest is None else (now - oldest) / DAY_US
+        return days if days > self._days else 0.0
 
     async def forget(self, owns: Callable[[], bool]) -> None:
         """Keep the embedded log's retention, once a day, until cancelled; Kafka keeps its own."""
@@ -152,7 +160,7 @@ class Deleter:
         for head in await self._log.heads(DELETIONS):
             if (await self.ledger.position(head.partition)).offset < head.offset:
                 return False
-        return await self._projected(Sweep(self._store, self.ledger, self.now_us))
+        return await self._projected(Sweep(self._store, self._objects, self.ledger, self.now_us))
 
     async def _projected(self, run: Sweep) -> bool:
         heads = [*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)]
@@ -198,22 +206,18 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
-async def run_once(settings: Settings) -> None:
-    """Sweep once, now, whatever the window. Rejected when a request failed or had to stay pending."""
+async def run_once(settings: Settings, tell: Tell = quiet) -> tuple[list[DeletionRequest], int]:
+    """Sweep once, now, whatever the window; the requests that it ended, and how many are left open."""
     log, store = connect_log(settings), await connect_store(settings)
     try:
         await log.start()
         deleter = Deleter(settings, log, store)
-        ended = await deleter.sweep(None)
+        ended = await deleter.sweep(None, tell)
         left = sum(count for state, count in (await deleter.ledger.states()).items() if state in OPEN)
     finally:
         await log.close()
         await store.close()
-    counts = Counter(request.state for request in ended)
-    print(f"{counts['verified']} verified, {counts['failed']} failed, {left} left open")
-    if left:
-        reasons = sorted({request.reason for request in ended if request.state == "failed"})
-        raise Rejected(f"{left} deletion requests are left open. {' '.join(reasons)}".rstrip())
+    return ended, left
 
 
 @asynccontextmanager

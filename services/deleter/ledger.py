@@ -7,7 +7,6 @@ position is written after the rows it vouches for: a crash between the two repla
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,6 +16,7 @@ from shared.domain.commands import Cancel, DeletionCommand, Request
 from shared.domain.deletion import OPEN, DeletionRequest, State, load
 from shared.domain.ids import DELETIONS, Position, offset_of
 from shared.store.client import Store
+from shared.store.person import iso
 from shared.store.queries import load as load_queries
 
 REQUESTS_MAX = 10_000
@@ -24,8 +24,6 @@ REQUESTS_MAX = 10_000
 
 MEMBERS_MAX = 200_000
 """Fragments of one run, however many requests name them; each hides 10,000 at a time."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Ledger:
@@ -101,7 +99,7 @@ class Ledger:
         opening = now_us if self._window.open_at(now_us) else self._window.next_opening(now_us)
         if opening is None:
             return None
-        return (_EPOCH + timedelta(microseconds=opening)).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return iso(opening - opening % 1_000_000)
 
 
 def decide(commands: Sequence[DeletionCommand], known: Mapping[UUID, DeletionRequest]) -> list[DeletionRequest]:

@@ -15,9 +15,7 @@ from uuid import UUID
 from shared.domain.deletion import DeletionRequest
 from shared.domain.fragment import FragmentErased
 from shared.domain.identity import PersonDeleted
-
-FRAGMENTS_PER_STATEMENT_MAX = 10_000
-"""Fragments named in one statement: as parameters they take 0.4 MB, and with their boundaries 1 MB."""
+from shared.store.targets import FRAGMENTS_MAX
 
 
 class Tombstone(NamedTuple):
@@ -39,7 +37,8 @@ class Boundary:
     life: int = 0  # version of the erase record: older rows of the timeline
     captured: int = 0  # the same, for captured events of an erased person
     captured_at: int = -1  # receive time, for captured events of a person who stays
-    recorded_at: int = -1  # start of recordings
+    recorded: int = 0  # the same two, for recordings
+    recorded_at: int = -1
 
     def widen(self, other: Boundary) -> None:
         """Two requests may name one fragment: each limit is the further one."""
@@ -59,8 +58,8 @@ class Plan:
     def statements(self) -> Iterator[dict[str, Any]]:
         """The parameters of each statement that a target needs."""
         everyone = list(self.boundaries.items())
-        for start in range(0, len(everyone), FRAGMENTS_PER_STATEMENT_MAX):
-            part = everyone[start : start + FRAGMENTS_PER_STATEMENT_MAX]
+        for start in range(0, len(everyone), FRAGMENTS_MAX):
+            part = everyone[start : start + FRAGMENTS_MAX]
             columns: dict[str, Any] = {
                 limit.name: [getattr(boundary, limit.name) for _, boundary in part] for limit in fields(Boundary)
             }
@@ -99,10 +98,9 @@ def _boundary(
 ) -> Boundary | None:
     """None while the erase record of a deleted member is not applied."""
     boundary, scope = Boundary(project=request.project), request.scope
-    if scope.recordings:
-        boundary.recorded_at = request.cutoff
     if not scope.profile:
         boundary.captured_at = request.cutoff if scope.events else -1
+        boundary.recorded_at = request.cutoff if scope.recordings else -1
         return boundary
     delete = [end for end in ends if end.topic == PersonDeleted.TOPIC and end.at == request.cutoff]
     iver = max((end.version for end in delete), default=0)
@@ -111,4 +109,5 @@ def _boundary(
         return None
     boundary.iver, boundary.life = iver, min(lives)
     boundary.captured = boundary.life if scope.events else 0
+    boundary.recorded = boundary.life if scope.recordings else 0
     return boundary

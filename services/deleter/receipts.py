@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -30,11 +28,15 @@ from cryptography.hazmat.primitives.serialization import (
 from shared.domain.deletion import DeletionRequest
 from shared.domain.errors import Corrupt, Transient
 from shared.log.port import RETENTION_SECONDS
+from shared.runtime.files import write_whole
 from shared.store.client import Store
+from shared.store.person import iso
 from shared.store.queries import load as load_queries
-from shared.store.targets import TARGETS
+from shared.store.targets import OBJECTS, TARGETS
 
 FORMAT = 1
+
+COLUMNS = ("project", "sequence", "request", "hash", "body")
 
 FIRST = "0" * 64
 """What the first receipt of a project names as its previous one."""
@@ -44,8 +46,6 @@ SEGMENT_SECONDS = 86_400
 
 RECEIPT_BYTES_MAX = 4 * 1_048_576
 """A file that claims to be a receipt: the largest names 2,500 members in 100 KB."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Receipts:
@@ -62,6 +62,7 @@ class Receipts:
         """
         if not requests:
             return
+        await self._adopt()
         projects = sorted({request.project for request in requests})
         known: dict[UUID, str] = dict(
             await self._store.rows(
@@ -69,19 +70,17 @@ class Receipts:
             )
         )
         ends = {row[0]: row[1:] for row in await self._store.rows(self._queries["ends"], projects=projects)}
-        tables = [target.table for target in TARGETS]
-        partitions = dict(await self._store.rows(self._queries["partitions"], tables=tables))
         try:
             key = signing_key(self._folder)
         except OSError as error:
             raise Transient(f"The signing key cannot be read: {error}") from error
-        columns: dict[str, list[Any]] = {name: [] for name in ("project", "sequence", "request", "hash", "body")}
+        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
         made: dict[UUID, bytes] = {request: body.encode() for request, body in known.items()}
         for request in requests:
             if request.id in known:
                 continue
             sequence, previous = ends.get(request.project, (0, FIRST))
-            said = statement(request, partitions, now_us) | {"sequence": sequence + 1, "previous": previous}
+            said = statement(request, now_us) | {"sequence": sequence + 1, "previous": previous}
             made[request.id] = sign(said, key)
             ends[request.project] = (sequence + 1, digest(said))
             row = (request.project, sequence + 1, request.id, digest(said), made[request.id].decode())
@@ -90,12 +89,26 @@ class Receipts:
         await self._store.insert("receipts", columns)
         try:
             for request_id, body in made.items():
-                _write(self._folder / f"{request_id}.json", body, 0o600)
+                write_whole(self._folder / f"{request_id}.json", body, 0o600)
         except OSError as error:
             raise Transient(f"A receipt cannot be written: {error}") from error
 
+    async def _adopt(self) -> None:
+        """Files that the table does not have: it was restored from an older copy. The chain goes on behind them, and
+        what is erased once more keeps the receipt that it has."""
+        names = {path.stem: path for path in self._folder.glob("*.json")}
+        kept = {str(request) for (request,) in await self._store.rows(self._queries["all"])} if names else set()
+        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        for name in sorted(names.keys() - kept):
+            body = names[name].read_bytes()
+            said = check(body, signing_key(self._folder).public_key())
+            row = (said["project"], said["sequence"], UUID(said["request"]), digest(said), body.decode())
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+        await self._store.insert("receipts", columns)
 
-def statement(request: DeletionRequest, partitions: Mapping[str, Iterable[str]], now_us: int) -> dict[str, Any]:
+
+def statement(request: DeletionRequest, now_us: int) -> dict[str, Any]:
     """What a receipt says of a request whose rows were all counted as zero. Pure."""
     kept = RETENTION_SECONDS + SEGMENT_SECONDS
     return {
@@ -107,18 +120,19 @@ def statement(request: DeletionRequest, partitions: Mapping[str, Iterable[str]],
         "scope": {
             "profile": request.scope.profile, "events": request.scope.events, "recordings": request.scope.recordings,
         },
-        "requested_at": _iso(request.cutoff),
-        "verified_at": _iso(now_us),
+        "requested_at": iso(request.cutoff),
+        "verified_at": iso(now_us),
         "plan": str(request.plan),
         "erased": {
             target.name: {
                 "rows_hidden": request.hidden.get(target.name, 0),
                 "rows_left": 0,
-                "partitions": sorted(partitions.get(target.table, ())),
+                "partitions": request.partitions.get(target.name, {}),
             }
             for target in TARGETS
         },
-        "log": {"how": "retention", "until": _iso(request.cutoff + kept * 1_000_000)},
+        "objects": {"erased": request.hidden.get(OBJECTS, 0), "left": 0},
+        "log": {"how": "retention", "until": iso(request.cutoff + kept * 1_000_000)},
     }  # fmt: skip
 
 
@@ -178,13 +192,13 @@ def signing_key(folder: Path) -> Ed25519PrivateKey:
     if not path.exists():
         made = Ed25519PrivateKey.generate()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+        write_whole(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
     key = load_pem_private_key(path.read_bytes(), None)
     if not isinstance(key, Ed25519PrivateKey):
         raise Corrupt(f"{path} is no Ed25519 key.")
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     if not (folder / "public-key.pem").exists():
-        _write(folder / "public-key.pem", public, 0o644)
+        write_whole(folder / "public-key.pem", public, 0o644)
     return key
 
 
@@ -197,18 +211,3 @@ def public_key(path: Path) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise Corrupt(f"{path} is no Ed25519 key.")
     return key
-
-
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """Whole or not at all: a receipt that is cut off would look like a forged one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
-def _iso(us: int) -> str:
-    return (_EPOCH + timedelta(microseconds=us)).isoformat().replace("+00:00", "Z")

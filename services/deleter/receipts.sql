@@ -9,8 +9,6 @@ SELECT project, max(sequence), argMax(hash, sequence) FROM receipts
 WHERE project IN {projects:Array(UInt32)}
 GROUP BY project
 
--- name: partitions
--- The partitions of these tables, now.
-SELECT table, groupUniqArray(partition_id) FROM system.parts
-WHERE database = currentDatabase() AND active AND table IN {tables:Array(String)}
-GROUP BY table
+-- name: all
+-- Whose receipts there are.
+SELECT request FROM receipts

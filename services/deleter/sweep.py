@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from services.deleter import recordings
+from services.deleter.guard import Guard
 from services.deleter.ledger import Ledger
-from services.deleter.planner import FRAGMENTS_PER_STATEMENT_MAX, Plan, Tombstone, plan
-from shared.domain.deletion import Counts, DeletionRequest
+from services.deleter.planner import Plan, Tombstone, plan
+from shared.domain.deletion import DeletionRequest, Partitions
 from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
+from shared.runtime import telemetry
 from shared.store.client import Store
+from shared.store.objects import Objects
 from shared.store.queries import load as load_queries
-from shared.store.targets import TABLES, TARGETS, count
+from shared.store.targets import FRAGMENTS_MAX, OBJECTS, TABLES, TARGETS, Target, count, hide
 
 PROGRESS_SECONDS = 10.0
 """Between two notes of "partition i of n": each is a row for every request of the run."""
@@ -30,16 +34,35 @@ PROGRESS_SECONDS = 10.0
 MUTATION_SECONDS_MAX = 60.0
 """How long a step waits for mutations that are not its own before the run stops and leaves the rest to the next."""
 
-MUTATION_POLL_SECONDS = 0.2
+STEP_SECONDS_MAX = 6 * 3_600.0
+"""How long one partition may take: 1 TB at the 100 MB/s that one core rewrites takes half of it."""
+
+SUPERSEDED_SECONDS_MAX = 120.0
+"""How long to wait for the files of rewritten parts to go: the engine looks for them every second, readers hold on."""
+
+POLL_SECONDS = 0.1
+
+SHADOWS = tuple(f"{table}_rebuild" for table in TABLES)
+"""Where a rebuild copies rows to."""
 
 Lock = Callable[[], AbstractAsyncContextManager[None]]
 
 Issue = Callable[[Sequence[DeletionRequest], int], Awaitable[None]]
 """Makes the receipts of requests that were counted as erased, at a time in microseconds."""
 
+Tell = Callable[[int, int, str], None]
+"""Hears of the partitions done, of how many, and what is being done."""
+
+Found = dict[str, dict[UUID, Counter[str]]]
+"""Rows by target, fragment and partition."""
+
 
 async def no_receipts(requests: Sequence[DeletionRequest], now_us: int) -> None:
     """For a run that proves nothing to anybody."""
+
+
+def quiet(done: int, of: int, what: str) -> None:
+    """For a run that nobody watches."""
 
 
 @asynccontextmanager
@@ -49,24 +72,27 @@ async def unlocked() -> AsyncIterator[None]:
 
 
 class Sweep:
-    """Made for one run. `closes_at` is the window's end; None is no end. `lock` guards the ledger's pending rows."""
+    """Made for one run. `closes_at` is the window's end; None is no end. `lock` guards the ledger's pending rows;
+    without a `guard` no step waits for the engine to have room."""
 
     def __init__(
         self,
         store: Store,
+        objects: Objects,
         ledger: Ledger,
         now_us: Callable[[], int],
         *,
         closes_at: int | None = None,
         lock: Lock = unlocked,
         issue: Issue = no_receipts,
+        guard: Guard | None = None,
+        tell: Tell = quiet,
     ) -> None:
-        self._store, self._ledger, self._now_us = store, ledger, now_us
-        self._closes_at, self._lock, self._issue = closes_at, lock, issue
+        self._store, self._objects, self._ledger, self._now_us = store, objects, ledger, now_us
+        self._closes_at, self._lock, self._issue, self._guard, self._tell = closes_at, lock, issue, guard, tell
         self._queries = load_queries(Path(__file__).with_suffix(".sql"))
         self._plan_id = uuid4()
 
-    @property
     def in_time(self) -> bool:
         return self._closes_at is None or self._now_us() < self._closes_at
 
@@ -78,12 +104,18 @@ class Sweep:
 
     async def run(self, *, projected: bool) -> list[DeletionRequest]:
         """Every step, as far as the window allows; the requests that this run has brought to an end."""
-        await self.hide(projected=projected)
-        return await self.verify() if await self.erase() else []
+        if self._guard is not None:
+            await self._guard.start()
+        failed = [request for request in await self.hide(projected=projected) if request.state == "failed"]
+        return failed + (await self.verify() if await self.erase() else [])
 
     async def hide(self, *, projected: bool) -> list[DeletionRequest]:
-        """Hide the rows of every request that is ready; the requests. Those that are not stay pending."""
-        if not self.in_time:
+        """Hide the rows of every request that is ready; the requests. Those that are not stay pending.
+
+        The objects with their recordings go before the rows that say where they are: whoever cannot be erased from
+        one keeps those rows, and has failed.
+        """
+        if not await self._clear():
             return []
         async with self._lock():
             ready = await self._plan(await self._ledger.open("pending", "failed"), projected=projected)
@@ -94,51 +126,77 @@ class Sweep:
             await self._ledger.save(ready.requests, self._now_us())
         if not ready.requests:
             return []
-        found = await self._remnants(ready)
+        self._tell(0, len(ready.requests), "requests: recordings out of the object store")
+        outcome = await recordings.erase(self._store, self._objects, list(ready.statements()), self.in_time)
+        if not outcome.complete:
+            return []  # announced, and not hidden: the next run goes on
+        failed = [request for request in ready.requests if outcome.failed.keys() & set(request.members)]
+        for request in failed:
+            request.fail(next(outcome.failed[one] for one in request.members if one in outcome.failed), self._now_us())
+        await self._ledger.save(failed, self._now_us())
+        able = await self._plan([one for one in ready.requests if one not in failed], projected=projected)
+        found = await self._remnants(able)
         await self._settled()
-        for parameters in ready.statements():
+        self._tell(0, len(able.requests), "requests: hiding rows")
+        for parameters in able.statements():
             for target in TARGETS:
                 if found[target.name]:
-                    reach = await self._reach(target.name, parameters)
-                    await self._store.command(self._queries[f"hide_{target.name}"], plan=self._plan_id, **reach)
-        for request in ready.requests:
-            request.hide(_counts(request, found), self._now_us())
-        await self._ledger.save(ready.requests, self._now_us())
-        return ready.requests
+                    await hide(self._store, target, await self._reach(target, parameters), self._plan_id)
+        for request in able.requests:
+            counts = {target: sum(rows.values()) for target, rows in _of(request, found).items()}
+            files = sum(outcome.objects.get(member, 0) for member in request.members)
+            request.hide(counts | {OBJECTS: files}, _of(request, found), self._now_us())
+        await self._ledger.save(able.requests, self._now_us())
+        return able.requests + failed
 
     async def erase(self) -> bool:
-        """Rewrite what hides rows, one partition at a time; whether there is none left."""
+        """Rewrite what hides rows, one partition at a time; whether there is none left, and no file of it."""
         requests = await self._ledger.open("hidden", "erasing")
         if not requests:
             return True
         partitions = await self._store.rows(self._queries["masked_partitions"], tables=list(TABLES))
-        noted, done = float("-inf"), 0
-        for table, partition in partitions:
-            if not self.in_time:
+        noted, done, rate = float("-inf"), 0, float("inf")
+        for table, partition, size in partitions:
+            if not self._fits(size / rate) or not await self._clear(size):
                 break
             if time.monotonic() - noted >= PROGRESS_SECONDS:
                 await self._note(requests, done, len(partitions))
                 noted = time.monotonic()
+            telemetry.DELETION_PARTITIONS.labels("done").set(done)
+            telemetry.DELETION_PARTITIONS.labels("all").set(len(partitions))
+            self._tell(done, len(partitions), f"partitions: {table} {partition}")
             await self._settled()
-            await self._store.command(self._queries["erase_partition"], table=table, partition=partition)
+            began = time.monotonic()
+            await self._erase(table, partition)
+            rate = size / (time.monotonic() - began)
+            telemetry.REWRITTEN_BYTES.labels(table).inc(size)
             done += 1
         await self._note(requests, done, len(partitions))
+        telemetry.DELETION_PARTITIONS.labels("done").set(done)
+        if done == len(partitions):
+            await self._swept()
         return done == len(partitions)
 
     async def verify(self) -> list[DeletionRequest]:
         """Count through the mask: verified or failed, each request for itself."""
         requests = await self._ledger.open("hidden", "erasing")
+        if not requests:
+            return []
+        self._tell(0, len(requests), "requests: counting through the mask")
         reach = await self._plan(requests, projected=True)
         found = await self._remnants(reach)
+        places = await self._store.rows(self._queries["copies"], tables=list(TABLES), shadows=list(SHADOWS))
         for request in reach.waiting:
             request.fail("its erase records cannot be found any more", self._now_us())
         for request in reach.requests:
-            counts = _counts(request, found)
+            counts = {target: sum(rows.values()) for target, rows in _of(request, found).items()}
             if any(counts.values()):
                 left = ", ".join(f"{rows} in {target}" for target, rows in counts.items() if rows)
                 request.fail(f"rows are left: {left}", self._now_us())
-            else:
-                request.verify(counts, self._now_us())
+            elif places:
+                request.fail(f"rows may lie elsewhere: {', '.join(row[0] for row in places)}", self._now_us())
+            else:  # no row was hidden before the objects that it led to were read back without its blocks
+                request.verify(counts | {OBJECTS: 0}, self._now_us())
         await self._issue([one for one in reach.requests if one.state == "verified"], self._now_us())
         await self._ledger.save(requests, self._now_us())
         return requests
@@ -157,33 +215,67 @@ class Sweep:
         everyone = list(projects)
         tombstones: list[Tombstone] = []
         erased: dict[UUID, int] = {}
-        for start in range(0, len(everyone), FRAGMENTS_PER_STATEMENT_MAX):
-            part = everyone[start : start + FRAGMENTS_PER_STATEMENT_MAX]
+        for start in range(0, len(everyone), FRAGMENTS_MAX):
+            part = everyone[start : start + FRAGMENTS_MAX]
             names = {"projects": sorted({projects[member] for member in part}), "fragments": part}
             tombstones += [Tombstone(*row) for row in await self._store.rows(self._queries["tombstones"], **names)]
             erased |= dict(await self._store.rows(self._queries["erased"], **names))
         return plan(requests, tombstones, erased, projected=projected)
 
-    async def _remnants(self, reach: Plan) -> dict[str, Counter[UUID]]:
-        """Rows within reach by target and fragment, hidden ones too."""
-        found: dict[str, Counter[UUID]] = {target.name: Counter() for target in TARGETS}
+    async def _remnants(self, reach: Plan) -> Found:
+        """Rows within reach, hidden ones too."""
+        found: Found = {target.name: {} for target in TARGETS}
         for parameters in reach.statements():
             for target in TARGETS:
-                of_target = await self._reach(target.name, parameters)
-                for one in await count(self._store, target.name, of_target, hidden=True):
-                    found[target.name][one.fragment] += one.rows
+                for one in await count(self._store, target, await self._reach(target, parameters), hidden=True):
+                    found[target.name].setdefault(one.fragment, Counter())[one.partition] += one.rows
         return found
 
-    async def _reach(self, target: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    async def _reach(self, target: Target, parameters: dict[str, Any]) -> dict[str, Any]:
         """A search row is a whole person's: what it held of a fragment lies under every root that the fragment had, in
         rows of before it left."""
-        if target != "search":
+        if target.name != "search":
             return parameters
         names = {name: parameters[name] for name in ("projects", "fragments")}
         bounds = dict(zip(parameters["fragments"], parameters["iver"], strict=True))
         for root, left in await self._store.rows_with_hidden(self._queries["former_roots"], **names):
             bounds[root] = max(bounds.get(root, 0), left)
         return {"projects": names["projects"], "keys": list(bounds), "bounds": list(bounds.values())}
+
+    def _fits(self, seconds: float) -> bool:
+        """Whether a step of this length ends inside the window. The first one of a run is always tried: its length is
+        not known, and a partition that no window can hold must be erased as well."""
+        return self.in_time() and (self._closes_at is None or self._now_us() + seconds * 1e6 < self._closes_at)
+
+    async def _clear(self, size: int = 0) -> bool:
+        """Whether the next step may begin now."""
+        return self.in_time() and (self._guard is None or await self._guard.clear(self.in_time, size))
+
+    async def _erase(self, table: str, partition: str) -> None:
+        """Rewrite one partition, and wait until it shows: by the parts themselves, never by a mutation's name, which
+        might be somebody else's."""
+        names = {"table": table, "partition": partition}
+        await self._store.command(self._queries["erase_partition"], **names)
+        deadline = time.monotonic() + STEP_SECONDS_MAX
+        while True:
+            ((masked, reason),) = await self._store.rows(self._queries["masked_parts"], **names)
+            if not masked:
+                return
+            if reason or time.monotonic() > deadline:
+                raise StoreUnavailable(f"Partition {partition} of {table} is not rewritten: {reason or 'no end'}")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _swept(self) -> None:
+        """Wait until the files of the parts that were rewritten are gone as well: they hold the rows in clear."""
+        ((until,),) = await self._store.rows(self._queries["now"])
+        deadline = time.monotonic() + SUPERSEDED_SECONDS_MAX
+        while True:
+            ((left,),) = await self._store.rows(self._queries["superseded_parts"], tables=list(TABLES), until=until)
+            if not left:
+                return
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(f"{left} rewritten parts are still on the disk.")
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _settled(self) -> None:
         """Wait until no mutation runs: a step must not be taken for another's, nor pile up behind one."""
@@ -194,7 +286,7 @@ class Sweep:
                 return
             if time.monotonic() > deadline:
                 raise StoreUnavailable(f"{unfinished} mutations do not end: {reason}")
-            await asyncio.sleep(MUTATION_POLL_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _note(self, requests: Sequence[DeletionRequest], done: int, of: int) -> None:
         for request in requests:
@@ -202,6 +294,9 @@ class Sweep:
         await self._ledger.save(requests, self._now_us())
 
 
-def _counts(request: DeletionRequest, found: dict[str, Counter[UUID]]) -> Counts:
-    """The request's share, of every target."""
-    return {target: sum(rows[member] for member in request.members) for target, rows in found.items()}
+def _of(request: DeletionRequest, found: Found) -> Partitions:
+    """The request's share, of every target by partition."""
+    return {
+        target: dict(sum((rows[member] for member in request.members if member in rows), Counter()))
+        for target, rows in found.items()
+    }

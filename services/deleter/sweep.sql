@@ -36,70 +36,14 @@ INNER JOIN
 WHERE joined.version < gone.version
 GROUP BY joined.root
 
--- name: hide_search
--- Rows of persons as they were before the delete, or before a fragment left them: the upper half of their version is
--- the root's identity version.
-DELETE FROM search
-WHERE project IN {projects:Array(UInt32)} AND fragment IN {keys:Array(UUID)}
-    AND bitShiftRight(version, 64) < transform(fragment, {keys:Array(UUID)}, {bounds:Array(UInt64)}, toUInt64(0))
-    AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
-SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
-
--- name: hide_timeline
--- Everything of the life before the erasure; the two tombstone topics stay. The comparison with {plan} is always true:
--- it makes the text of this mutation one of its kind, so that no other run can take its end for theirs.
-DELETE FROM timeline
-WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
-    AND topic NOT IN ('fragment.erased', 'person.deleted')
-    AND version < if(startsWith(topic, 'person.'),
-        transform(fragment, {fragments:Array(UUID)}, {iver:Array(UInt64)}, toUInt64(0)),
-        transform(fragment, {fragments:Array(UUID)}, {life:Array(UInt64)}, toUInt64(0)))
-    AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
-SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
-
--- name: hide_fragments
--- Superseded rows: the engine keeps them, old properties and all, until it happens to merge their parts. Every row of
--- a life before the erasure says `erased` below the delete's identity version; the erased row and what follows do not.
--- Not OPTIMIZE FINAL: that would rewrite the whole table for one person.
-DELETE FROM fragments
-WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
-    AND erased < transform(fragment, {fragments:Array(UUID)}, {iver:Array(UInt64)}, toUInt64(0))
-    AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
-SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
-
--- name: hide_captured_events
--- Of an erased person: what came before the erase record. Of one who stays: what was received up to the cut-off.
-DELETE FROM captured_events
-WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
-    AND (version < transform(fragment, {fragments:Array(UUID)}, {captured:Array(UInt64)}, toUInt64(0))
-        OR toUnixTimestamp64Micro(received_at)
-            <= transform(fragment, {fragments:Array(UUID)}, {captured_at:Array(Int64)}, toInt64(-1)))
-    AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
-SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
-
--- name: hide_causes
--- Of one who stays without its events: what they were called stands beside what they changed.
-ALTER TABLE timeline UPDATE source = ''
-WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)} AND actor = 'capture' AND source != ''
-    AND toUnixTimestamp64Micro(at) <= transform(fragment, {fragments:Array(UUID)}, {captured_at:Array(Int64)}, toInt64(-1))
-    AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
-SETTINGS mutations_sync = 2
-
--- name: hide_recordings
--- Sessions in which a member took part and that began up to the cut-off.
-DELETE FROM recordings
-WHERE project IN {projects:Array(UInt32)} AND hasAny(fragments, {fragments:Array(UUID)})
-    AND arrayExists(member -> toUnixTimestamp64Micro(started_at)
-        <= transform(member, {fragments:Array(UUID)}, {recorded_at:Array(Int64)}, toInt64(-1)), fragments)
-    AND {plan:UUID} != toUUID('00000000-0000-0000-0000-000000000000')
-SETTINGS lightweight_deletes_sync = 2, mutations_sync = 2
-
 -- name: masked_partitions
--- Where rows are hidden and not erased.
-SELECT DISTINCT table, partition_id
+-- Where rows are hidden and not erased, and how many bytes rewriting takes; the smallest first, so that most is done
+-- when a window is short.
+SELECT table, partition_id, sum(bytes_on_disk) AS bytes
 FROM system.parts
 WHERE database = currentDatabase() AND active AND has_lightweight_delete AND table IN {tables:Array(String)}
-ORDER BY table, partition_id
+GROUP BY table, partition_id
+ORDER BY bytes, table, partition_id
 
 -- name: unfinished_mutations
 -- Somebody's mutations that still run; always one row.
@@ -108,6 +52,39 @@ FROM system.mutations
 WHERE database = currentDatabase() AND NOT is_done AND table IN {tables:Array(String)}
 
 -- name: erase_partition
--- Rewrite the parts of one partition without their hidden rows.
+-- Rewrite the parts of one partition without their hidden rows. Not waited for here: a large one takes longer than any
+-- answer may.
 ALTER TABLE {table:Identifier} APPLY DELETED MASK IN PARTITION ID {partition:String}
-SETTINGS mutations_sync = 2
+SETTINGS mutations_sync = 0
+
+-- name: masked_parts
+-- Parts of one partition that still hide rows, and why its mutations fail; always one row.
+SELECT
+    (
+        SELECT count() FROM system.parts
+        WHERE database = currentDatabase() AND active AND has_lightweight_delete
+            AND table = {table:String} AND partition_id = {partition:String}
+    ),
+    (
+        SELECT anyIf(latest_fail_reason, latest_fail_reason != '') FROM system.mutations
+        WHERE database = currentDatabase() AND NOT is_done AND table = {table:String}
+    )
+
+-- name: now
+-- The engine's clock, in seconds, which is what it stamps its parts with.
+SELECT toUInt32(now())
+
+-- name: superseded_parts
+-- Files of parts that were rewritten by then and are still on the disk.
+SELECT count()
+FROM system.parts
+WHERE database = currentDatabase() AND NOT active AND table IN {tables:Array(String)}
+    AND toUInt32(remove_time) <= {until:UInt32}
+
+-- name: copies
+-- Where else rows may lie: parts that somebody detached, and tables that a rebuild fills or has left behind.
+SELECT concat('detached parts of ', table) AS place FROM system.detached_parts
+WHERE database = currentDatabase() AND table IN {tables:Array(String)}
+UNION DISTINCT
+SELECT concat('the table ', name) FROM system.tables
+WHERE database = currentDatabase() AND name IN {shadows:Array(String)}

@@ -28,6 +28,9 @@ OPEN: tuple[State, ...] = ("pending", "hidden", "erasing", "failed")
 Counts = dict[str, int]
 """Rows by target."""
 
+Partitions = dict[str, dict[str, int]]
+"""Rows by target and partition."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -54,6 +57,7 @@ class DeletionRequest(Aggregate):
     class Hidden(Event):
         TOPIC = "deletion.hidden"
         counts: Counts
+        partitions: Partitions
 
     class Erasing(Event):
         TOPIC = "deletion.erasing"
@@ -86,6 +90,7 @@ class DeletionRequest(Aggregate):
         self.state: State = "pending"
         self.plan: UUID | None = None
         self.hidden: Counts = {}
+        self.partitions: Partitions = {}
         self.remaining: Counts = {}
         self.partition: tuple[int, int] | None = None
         self.reason = ""
@@ -122,12 +127,12 @@ class DeletionRequest(Aggregate):
         self._require("pending")
         self._begun(timestamp=_time(at), plan=plan)
 
-    def hide(self, counts: Counts, at: int) -> None:
-        """The rows are hidden: so many by target."""
+    def hide(self, counts: Counts, partitions: Partitions, at: int) -> None:
+        """The rows are hidden: so many by target, and where."""
         self._require("pending")
         if self.plan is None:
             raise Rejected("Hiding must be announced before it is done.")
-        self._hid(timestamp=_time(at), counts=counts)
+        self._hid(timestamp=_time(at), counts=counts, partitions=partitions)
 
     def erase(self, done: int, of: int, at: int) -> None:
         """So many of the run's partitions are rewritten."""
@@ -182,8 +187,8 @@ class DeletionRequest(Aggregate):
         self.plan = plan
 
     @event(Hidden)
-    def _hid(self, timestamp: datetime, counts: Counts) -> None:
-        self.state, self.hidden, self.remaining = "hidden", counts, {}
+    def _hid(self, timestamp: datetime, counts: Counts, partitions: Partitions) -> None:
+        self.state, self.hidden, self.partitions, self.remaining = "hidden", counts, partitions, {}
 
     @event(Erasing)
     def _erased(self, timestamp: datetime, done: int, of: int) -> None:
@@ -246,6 +251,8 @@ def _fact(request: UUID, version: int, stored: dict[str, Any]) -> Any:
     fields = stored | {"originator_id": request, "originator_version": version}
     if kind is DeletionRequest.Requested:
         fields["originator_topic"] = DeletionRequest.TOPIC
+    if kind is DeletionRequest.Hidden:
+        fields.setdefault("partitions", {})  # events of before they were kept
     fields["timestamp"] = datetime.fromisoformat(stored["timestamp"])
     return msgspec.convert(fields, kind)
 

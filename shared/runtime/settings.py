@@ -5,7 +5,6 @@ Never read again later; secrets are masked wherever they are shown.
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,12 +17,14 @@ from cronsim import CronSim, CronSimError
 
 from shared.domain.errors import PersonlogError
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, PARTITIONS_MAX
+from shared.runtime.files import write_whole
 
 PREFIX = "PERSONLOG_"
 IDENTITY_PARTITIONS = 4
 """Fixed for a generation; merges of a project are one core's work anyway."""
 
 SECRETS = ("personal_key", "project_token", "engine_password", "clickhouse")
+OBJECT_SCHEMES = ("s3://", "gs://", "az://")
 GENERATED = ("PERSONLOG_PERSONAL_KEY", "PERSONLOG_PROJECT_TOKEN", "PERSONLOG_ENGINE_PASSWORD")
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
@@ -52,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     window: str = "0 5 * * 0"
     window_hours: Annotated[float, msgspec.Meta(gt=0, le=168)] = 6
     window_zone: str = "UTC"
+    objects: str = ""  # s3://bucket/prefix, with AWS_… variables; a folder in `data` otherwise
     deletion_days: Annotated[float, msgspec.Meta(gt=0, le=365)] = 25  # an older request is worked on at any hour
     ops_port: Annotated[int, msgspec.Meta(ge=0, le=65_534)] = 0  # `up` gives the deleter the next one
     key_rate: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0  # requests a second; 0: no limit
@@ -68,6 +70,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.clickhouse:
             return self.clickhouse
         return f"http://personlog:{quote(self.engine_password, safe='')}@127.0.0.1:{self.engine_port}/personlog"
+
+    @property
+    def objects_url(self) -> str:
+        """Where the blocks of recordings lie."""
+        return self.objects or str(self.data / "objects")
 
     @property
     def topics(self) -> dict[str, int]:
@@ -124,18 +131,17 @@ def with_keys(
             given[field] = kept[name]
     if written:
         text = "".join(f"{name}={kept[name]}\n" for name in GENERATED if name in kept)
-        scratch = path.with_suffix(".new")
-        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        scratch.replace(path)
+        write_whole(path, text.encode(), 0o600)
     return Settings(**given), made
 
 
 def _checked(settings: Settings) -> Settings:
-    for field, check in (("window", _check_cron), ("window_zone", ZoneInfo), ("clickhouse", _check_url)):
+    for field, check in (
+        ("window", _check_cron),
+        ("window_zone", ZoneInfo),
+        ("clickhouse", _check_url),
+        ("objects", _check_objects),
+    ):
         value = getattr(settings, field)
         try:
             check(value)
@@ -154,6 +160,11 @@ def _check_cron(text: str) -> None:
 def _check_url(text: str) -> None:
     if text and not text.startswith(("http://", "https://")):
         raise ValueError("must look like http://user:password@host:8123/database")
+
+
+def _check_objects(text: str) -> None:
+    if text and not text.startswith(OBJECT_SCHEMES):
+        raise ValueError(f"must begin with {', '.join(OBJECT_SCHEMES)}")
 
 
 def _read_file(name: str, path: str) -> str:

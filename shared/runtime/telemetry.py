@@ -23,6 +23,10 @@ LAG = Gauge("personlog_lag_records", "Records between the head and the position,
 DELETIONS = Gauge("personlog_deletion_requests", "Deletion requests by state.", ["state"])
 OLDEST_DELETION = Gauge("personlog_deletion_oldest_seconds", "Age of the oldest deletion request that is not ended.")
 ERASED_ROWS = Counter("personlog_erased_rows", "Rows verified as physically gone, by target.", ["target"])
+ERASED_OBJECTS = Counter("personlog_erased_objects", "Objects erased in: deleted, or rewritten for others.", ["how"])
+REWRITTEN_BYTES = Counter("personlog_rewritten_bytes", "Bytes that erasing rewrote, by table, and objects.", ["table"])
+DELETION_PARTITIONS = Gauge("personlog_deletion_partitions", "Partitions of the current run: done, and in all.", ["of"])
+DELETION_PAUSES = Counter("personlog_deletion_pauses", "Times that the load guard held a step back.", ["reason"])
 
 NAMES = tuple(sorted({metric.name for metric in REGISTRY.collect() if metric.name.startswith("personlog_")}))
 

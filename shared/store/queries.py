@@ -21,6 +21,13 @@ class Query:
     sql: str
     comment: str = ""
 
+    def filled(self, **texts: str) -> Query:
+        """The same with these texts of SQL in the places `{{name}}`; never a value from outside."""
+        sql = self.sql
+        for name, text in texts.items():
+            sql = sql.replace(f"{{{{{name}}}}}", text)
+        return Query(name=self.name, sql=sql, comment=self.comment)
+
 
 def load(path: str | Path) -> Mapping[str, Query]:
     """The queries of a .sql file: `-- name: xyz`, comments, the statement; Corrupt if one is unnamed or doubled."""

@@ -14,6 +14,7 @@ import msgspec
 
 from shared.domain.errors import Corrupt
 from shared.store.client import Store
+from shared.store.queries import Query
 from shared.store.queries import load as load_queries
 
 _QUERIES = load_queries(Path(__file__).with_suffix(".sql"))
@@ -28,6 +29,13 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     table: str
     columns: tuple[str, ...]
+    rows_stay: bool = False
+
+    def query(self, name: str) -> Query:
+        """One of the queries that any target has, for this one."""
+        reach = _QUERIES[f"reach_{self.name}"].sql
+        named = _QUERIES[name].filled(table=self.table, column=self.columns[0], reach=reach)
+        return Query(name=f"{name}_{self.name}", sql=named.sql, comment=named.comment)
 
 
 TARGETS = (
@@ -41,14 +49,25 @@ TARGETS = (
         columns=("distinct_id", "properties", "cells", "keys", "key_digests", "key_versions", "events", "created_at",
                  "seen_at"),
     ),
-    Target(name="recordings", table="recordings", columns=("session", "blocks", "started_at", "ended_at", "bytes")),
+    Target(
+        name="recordings", table="recording_blocks",
+        columns=("session", "object", "start", "length", "started_at", "ended_at", "received_at"),
+    ),
     Target(
         name="timeline", table="timeline",
         columns=("distinct_id", "keys", "kinds", "before", "after", "created_at", "source"),
     ),
-    Target(name="causes", table="timeline", columns=("source",)),
+    Target(name="causes", table="timeline", columns=("source",), rows_stay=True),
 )  # fmt: skip
 """In the order in which they are hidden. `causes` are the names of events in rows of the timeline that stay."""
+
+OBJECTS = "objects"
+"""The target that is no table: objects with blocks of recordings. They go before the rows that say where they are."""
+
+FRAGMENTS_MAX = 10_000
+"""Fragments named in one statement: as parameters they take 0.4 MB, and with their boundaries 1 MB."""
+
+_RECORDINGS = next(target for target in TARGETS if target.name == "recordings")
 
 TABLES = tuple(dict.fromkeys(target.table for target in TARGETS))
 
@@ -67,7 +86,7 @@ STAYS = {
 """Tables that hold no personal data, or what must stay, and why."""
 
 TECHNICAL = frozenset({
-    "project", "fragment", "fragments", "version", "number", "effect", "stamp", "erased", "erased_at", "topic", "at",
+    "project", "fragment", "block", "version", "number", "effect", "stamp", "erased", "erased_at", "topic", "at",
     "command", "actor", "root", "members", "identified", "erase", "peer", "reason", "living",
 })  # fmt: skip
 """Columns of the targets' tables that say nothing of a person: ids, positions, and who wrote."""
@@ -81,22 +100,46 @@ class Count(msgspec.Struct, frozen=True):
     rows: int
 
 
-async def count(store: Store, target: str, reach: dict[str, Any], *, hidden: bool) -> list[Count]:
+class Blocks(msgspec.Struct, frozen=True):
+    """Blocks of recordings in one object: whose, and where."""
+
+    object: str
+    fragments: list[UUID]
+    starts: list[int]
+    lengths: list[int]
+
+
+async def count(store: Store, target: Target, reach: dict[str, Any], *, hidden: bool) -> list[Count]:
     """The rows of a target within reach; `hidden`: those that a lightweight delete hides as well.
 
     Corrupt if the count did not come whole: no answer is never zero.
     """
-    query = _QUERIES[f"remnants_{target}"]
-    found = await (store.rows_with_hidden if hidden else store.rows)(query, **reach)
+    found = await (store.rows_with_hidden if hidden else store.rows)(target.query("count"), **reach)
     if len(found) != 1 or found[0][0] != sum(found[0][3]):
-        raise Corrupt(f"The remnants in {target} could not be counted.")
+        raise Corrupt(f"The remnants in {target.name} could not be counted.")
     return [Count(*each) for each in zip(*found[0][1:], strict=True)]
+
+
+async def hide(store: Store, target: Target, reach: dict[str, Any], plan: UUID) -> None:
+    """Hide the rows within reach, hidden ones too; of rows that stay, empty what is personal. One mutation."""
+    await store.command(target.query("clear" if target.rows_stay else "hide"), plan=plan, **reach)
+
+
+async def blocks(store: Store, reach: dict[str, Any]) -> list[Blocks]:
+    """Where the recordings within reach lie, those of hidden rows too."""
+    return [Blocks(*row) for row in await store.rows_with_hidden(_RECORDINGS.query("blocks"), **reach)]
+
+
+async def objects(store: Store, reach: dict[str, Any]) -> int:
+    """How many objects the recordings within reach lie in."""
+    ((found,),) = await store.rows(_RECORDINGS.query("objects"), **reach)
+    return int(found)
 
 
 def whole(project: int, fragments: Sequence[UUID], roots: Sequence[UUID]) -> dict[str, Any]:
     """A reach without an end: all that is held of these fragments, and of the persons with these roots."""
     ends = [FOREVER] * len(fragments)
-    limits = ("iver", "life", "captured", "captured_at", "recorded_at")
+    limits = ("iver", "life", "captured", "captured_at", "recorded", "recorded_at")
     return {
         "projects": [project], "fragments": list(fragments), **dict.fromkeys(limits, ends),
         "keys": list(roots), "bounds": [FOREVER] * len(roots),

@@ -23,10 +23,8 @@ async def test_rows_are_hidden_then_gone_and_other_people_keep_theirs(world: Wor
     await world.tell(Merge(id=uuid4(), project=1, at=world.at, into=fragment_id(1, "ann"),
                            source=fragment_id(1, "bob"), into_id="ann", source_id="bob", mode="operator"))  # fmt: skip
     await world.settle()
-    await world.store.insert("recordings", {
-        "project": [1, 1], "session": ["s1", "s2"], "version": [1, 1], "started_at": [JANUARY, JANUARY],
-        "fragments": [[fragment_id(1, "bob"), fragment_id(1, "zoe")], [fragment_id(1, "dora")]],
-    })  # fmt: skip
+    alone = await world.record(("bob", "s1", b"bob clicks"))
+    shared = await world.record(("ann", "s1", b"ann clicks"), ("dora", "s2", b"dora clicks"))
     both, profile = world.delete("ann"), world.delete("cat", PROFILE)
     await world.tell(both, profile)
     await world.settle()
@@ -40,7 +38,8 @@ async def test_rows_are_hidden_then_gone_and_other_people_keep_theirs(world: Wor
         "causes": 0,
         "captured_events": 4,
         "fragments": 4,
-        "recordings": 1,
+        "objects": 2,
+        "recordings": 2,
         "search": 0,
         "timeline": 6,
     }
@@ -61,7 +60,9 @@ async def test_rows_are_hidden_then_gone_and_other_people_keep_theirs(world: Wor
     for who in ("ann", "bob", "cat"):
         assert await world.all_rows(who, hidden=True) == await world.all_rows(who)
     assert await world.all_rows("dora", hidden=True) == others
-    assert len(others["recordings"]) == 1
+    assert len(others["recording_blocks"]) == 1
+    assert await world.objects.read(alone) is None
+    assert await world.objects.read(shared) == bytes(10) + b"dora clicks"
     assert set((await world.found(both.request)).remaining.values()) == {0}
 
 
@@ -184,7 +185,7 @@ async def test_a_crash_between_the_steps_of_hiding_is_repeated_by_the_next_run(w
 
     dying = Dies(world.store, world.ledger._window)
     with pytest.raises(Transient):
-        await Sweep(world.store, dying, world.clock.now_us).hide(projected=True)
+        await Sweep(world.store, world.objects, dying, world.clock.now_us).hide(projected=True)
     begun = await world.found(delete.request)
     assert (begun.state, begun.cancellable) == ("pending", False)
     assert len(await world.rows("captured_events", "ann")) == 0

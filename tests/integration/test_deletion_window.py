@@ -40,7 +40,7 @@ async def test_a_window_that_closes_stops_between_partitions_and_the_next_one_go
         ticking.us += 1
         return ticking.us
 
-    short = Sweep(world.store, world.ledger, now_us, closes_at=ticking.us + 4)
+    short = Sweep(world.store, world.objects, world.ledger, now_us, closes_at=ticking.us + 4)
     assert not await short.erase()
     stopped = await world.found(delete.request)
     assert stopped.state == "erasing"
@@ -84,9 +84,9 @@ async def test_a_crash_between_receipt_and_ledger_makes_no_second_receipt(world:
         raise Killed
 
     with pytest.raises(Killed):
-        await Sweep(world.store, world.ledger, world.clock.now_us, issue=dying).run(projected=True)
+        await world.sweep(issue=dying).run(projected=True)
     first = {path.name: path.read_bytes() for path in (tmp_path / "receipts").glob("*.json")}
-    ended = await Sweep(world.store, world.ledger, world.clock.now_us, issue=receipts.issue).run(projected=True)
+    ended = await world.sweep(issue=receipts.issue).run(projected=True)
     assert [request.state for request in ended] == ["verified", "verified"]
     assert {path.name: path.read_bytes() for path in (tmp_path / "receipts").glob("*.json")} == first
     assert await world.store.rows(Query(name="t", sql="SELECT count(), max(sequence) FROM receipts")) == [(2, 2)]

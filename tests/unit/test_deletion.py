@@ -12,13 +12,14 @@ import pytest
 
 import services.deleter.sweep as sweep
 from services.deleter.ledger import decide
-from services.deleter.planner import FRAGMENTS_PER_STATEMENT_MAX, Boundary, Tombstone, plan
+from services.deleter.planner import Boundary, Tombstone, plan
 from services.deleter.window import Window
 from shared.domain.commands import Cancel, Request, Scope
 from shared.domain.deletion import DeletionRequest, load
 from shared.domain.errors import Corrupt, Rejected
 from shared.store import targets
 from shared.store.queries import load as load_queries
+from shared.store.targets import FRAGMENTS_MAX
 
 AT = 1_700_000_000_000_000
 ALL = Scope(profile=True, events=True, recordings=True)
@@ -42,13 +43,13 @@ class TestRequest:
     def test_a_request_goes_its_whole_way_and_its_document_brings_it_back(self) -> None:
         request = DeletionRequest.of(asked())
         request.begin(uuid4(), AT + 1)
-        request.hide({"timeline": 3, "fragments": 1}, AT + 2)
+        request.hide({"timeline": 3, "fragments": 1}, {"timeline": {"202501": 3}, "fragments": {"all": 1}}, AT + 2)
         request.erase(0, 2, AT + 3)
         request.erase(2, 2, AT + 4)
         request.fail("rows are left", AT + 5)
         request.retry(AT + 6)
         request.begin(uuid4(), AT + 7)
-        request.hide({"timeline": 3, "fragments": 1}, AT + 8)
+        request.hide({"timeline": 3, "fragments": 1}, {"timeline": {"202501": 3}, "fragments": {"all": 1}}, AT + 8)
         request.erase(1, 1, AT + 9)
         request.verify({"timeline": 0, "fragments": 0}, AT + 10)
         document = request.document("2026-11-29T05:00:00Z")
@@ -92,7 +93,7 @@ class TestRequest:
     def test_no_step_can_be_left_out(self) -> None:
         request = DeletionRequest.of(asked())
         for step in (
-            lambda: request.hide({}, AT),
+            lambda: request.hide({}, {}, AT),
             lambda: request.erase(0, 1, AT),
             lambda: request.verify({"timeline": 0}, AT),
             lambda: request.retry(AT),
@@ -104,7 +105,7 @@ class TestRequest:
     def test_only_a_count_of_zero_verifies(self) -> None:
         request = DeletionRequest.of(asked())
         request.begin(uuid4(), AT)
-        request.hide({"timeline": 1}, AT)
+        request.hide({"timeline": 1}, {"timeline": {"202501": 1}}, AT)
         for counts in ({}, {"timeline": 1}):
             with pytest.raises(Rejected):
                 request.verify(counts, AT)
@@ -191,7 +192,7 @@ class TestPlan:
         assert plan([request], marks, {one: 50, two: 49}, projected=True).waiting == [request]
         ready = plan([request], marks, {one: 50, two: 50}, projected=True)
         assert ready.requests == [request]
-        assert ready.boundaries[two] == Boundary(project=1, iver=50, life=9, captured=9, recorded_at=AT)
+        assert ready.boundaries[two] == Boundary(project=1, iver=50, life=9, captured=9, recorded=9)
 
     def test_a_request_reaches_only_the_life_that_it_ended(self) -> None:
         one = uuid4()
@@ -219,10 +220,10 @@ class TestPlan:
         assert plan(requests, [], {}, projected=True).boundaries[one].captured_at == AT + 5
 
     def test_a_statement_names_a_bounded_number_of_fragments(self) -> None:
-        members = tuple(UUID(int=number) for number in range(FRAGMENTS_PER_STATEMENT_MAX + 1))
+        members = tuple(UUID(int=number) for number in range(FRAGMENTS_MAX + 1))
         ready = plan([DeletionRequest.of(asked(EVENTS, members))], [], {}, projected=True)
         sizes = [len(parameters["fragments"]) for parameters in ready.statements()]
-        assert sizes == [FRAGMENTS_PER_STATEMENT_MAX, 1]
+        assert sizes == [FRAGMENTS_MAX, 1]
 
 
 @pytest.mark.parametrize("target", [target.name for target in targets.TARGETS])

@@ -37,8 +37,8 @@ def said(sequence: int = 1, previous: str = FIRST) -> dict[str, Any]:
     )  # fmt: skip
     request = DeletionRequest.of(command)
     request.begin(UUID(int=9), NOW)
-    request.hide({"timeline": 5}, NOW)
-    return statement(request, {"timeline": ["202611", "202610"]}, NOW + 1_000_000) | {
+    request.hide({"timeline": 5, "objects": 2}, {"timeline": {"202501": 5}}, NOW)
+    return statement(request, NOW + 1_000_000) | {
         "sequence": sequence,
         "previous": previous,
     }
@@ -49,7 +49,8 @@ def test_a_receipt_says_what_was_asked_hidden_and_left() -> None:
     assert one["members"] == [str(UUID(int=8))]
     assert one["scope"] == {"profile": True, "events": True, "recordings": False}
     assert set(one["erased"]) == {target.name for target in TARGETS}
-    assert one["erased"]["timeline"] == {"rows_hidden": 5, "rows_left": 0, "partitions": ["202610", "202611"]}
+    assert one["erased"]["timeline"] == {"rows_hidden": 5, "rows_left": 0, "partitions": {"202501": 5}}
+    assert one["objects"] == {"erased": 2, "left": 0}
     assert one["requested_at"] < one["verified_at"] < one["log"]["until"]
 
 

@@ -1,0 +1,85 @@
+"""Blocks of recordings out of the object store. Never touches the rows that say where they are: those go afterwards.
+
+An object is read and written once a run, for all requests that have a block in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from shared.domain.errors import PersonlogError
+from shared.runtime import telemetry
+from shared.store.client import Store
+from shared.store.objects import Objects, Span
+from shared.store.targets import Blocks, blocks
+
+OBJECTS_AT_ONCE = 8
+"""Each is held in memory twice, and a bucket answers in some 50 ms: 160 a second."""
+
+REASON_CHARS_MAX = 300
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """Objects erased in by fragment, why others were not, and whether there was time for all of them."""
+
+    objects: dict[UUID, int] = field(default_factory=dict)
+    failed: dict[UUID, str] = field(default_factory=dict)
+    complete: bool = True
+
+
+async def erase(
+    store: Store, objects: Objects, statements: Sequence[dict[str, Any]], in_time: Callable[[], bool]
+) -> Outcome:
+    """Erase what these statements reach, object by object; each for itself, so that one that fails stops no other."""
+    outcome = Outcome()
+    found = _together([one for parameters in statements for one in await blocks(store, parameters)])
+    if not found:
+        return outcome
+    try:
+        home = await objects.home()
+        await objects.tidy()
+    except PersonlogError as error:
+        outcome.failed = {fragment: error.detail for one in found for fragment in one.fragments}
+        return outcome
+    for start in range(0, len(found), OBJECTS_AT_ONCE):
+        if not in_time():
+            outcome.complete = False
+            break
+        part = found[start : start + OBJECTS_AT_ONCE]
+        reasons = await asyncio.gather(*(_erase_one(objects, home, one) for one in part))
+        for one, reason in zip(part, reasons, strict=True):
+            for fragment in set(one.fragments):
+                if reason:
+                    outcome.failed[fragment] = reason
+                else:
+                    outcome.objects[fragment] = outcome.objects.get(fragment, 0) + 1
+    return outcome
+
+
+def _together(found: Sequence[Blocks]) -> list[Blocks]:
+    """One entry an object: two statements may reach into the same one."""
+    by_object: dict[str, Blocks] = {}
+    for one in found:
+        known = by_object.get(one.object, Blocks(one.object, [], [], []))
+        by_object[one.object] = Blocks(
+            one.object, known.fragments + one.fragments, known.starts + one.starts, known.lengths + one.lengths
+        )
+    return list(by_object.values())
+
+
+async def _erase_one(objects: Objects, home: str, one: Blocks) -> str:
+    """Why it could not be done; empty when it was."""
+    if not one.object.startswith(f"{home}/"):
+        return f"The object {one.object} lies in another store than {home}."
+    try:
+        done = await objects.erase(one.object, map(Span, one.starts, one.lengths))
+    except PersonlogError as error:
+        return error.detail[:REASON_CHARS_MAX]
+    telemetry.ERASED_OBJECTS.labels("deleted" if done.gone else "rewritten").inc()
+    telemetry.REWRITTEN_BYTES.labels("objects").inc(done.written)
+    return ""

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Generator
 from typing import Any
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -34,6 +35,12 @@ for name, examples in (("dev", 60), ("ci", 400), ("deep", 10_000)):
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 settings.load_profile(os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+
+@pytest.fixture
+def name() -> str:
+    """A distinct id that no other test has used."""
+    return f"user-{uuid4().hex[:12]}"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -25,11 +24,6 @@ BEFORE = "2020-01-01T00:00:00Z"
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("contract-decided") / "data") as started:
         yield started
-
-
-@pytest.fixture
-def name() -> str:
-    return f"user-{uuid4().hex[:12]}"
 
 
 def captured(stack: Stack, *events: tuple[str, dict[str, Any]], wait: bool = True, **batch: Any) -> str:

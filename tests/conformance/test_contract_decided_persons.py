@@ -16,8 +16,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.asking import sent, uuid
-from tests.support.processes import TOKEN, Answer, Stack, running
+from tests.support.asking import imported, sent, uuid
+from tests.support.processes import Answer, Stack, running
 
 NOBODY = "84877a1c-03f2-5cfd-8633-000000000000"
 PLAN = quote('[{"key":"plan","type":"person"}]')
@@ -27,11 +27,6 @@ PLAN = quote('[{"key":"plan","type":"person"}]')
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("contract-decided-persons") / "data") as started:
         yield started
-
-
-@pytest.fixture
-def name() -> str:
-    return f"user-{uuid4().hex[:12]}"
 
 
 def person(stack: Stack, name: str) -> dict[str, Any]:
@@ -45,13 +40,6 @@ def post(stack: Stack, name: str, route: str, **body: Any) -> Answer:
     answer = stack.persons(f"/{uuid(name)}/{route}/", "POST", body)
     assert answer.status == 200, answer.body
     return answer
-
-
-def imported(stack: Stack, name: str, timestamp: str, **properties: Any) -> None:
-    """An event of the past."""
-    event = {"event": "e", "distinct_id": name, "timestamp": timestamp, "properties": {"$set": properties}}
-    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "historical_migration": True, "batch": [event]}, key=None)
-    assert stack.persons("/?limit=1", Min_Position=answer.headers["Position"]).status == 200
 
 
 # Writes

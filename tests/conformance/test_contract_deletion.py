@@ -31,11 +31,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield started
 
 
-@pytest.fixture
-def name() -> str:
-    return f"user-{uuid4().hex[:12]}"
-
-
 def bulk(stack: Stack, **body: Any) -> Answer:
     return stack.persons("/bulk_delete/", "POST", body)
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
-from uuid import uuid4
 
 import orjson
 import pytest
@@ -41,11 +40,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("contract-lists") / "data") as started:
         captured(started, PERSONS)
         yield started
-
-
-@pytest.fixture
-def name() -> str:
-    return f"user-{uuid4().hex[:12]}"
 
 
 def captured(stack: Stack, persons: dict[str, dict[str, Any]], **batch: Any) -> str:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.asking import sent, uuid
+from tests.support.asking import imported, sent, uuid
 from tests.support.processes import TOKEN, Answer, Stack, running, wait_for
 
 PREFIXES = {
@@ -82,11 +82,6 @@ ADDRESSED = [one for one, row in ROUTES.items() if "{id}" in row.path]
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("contract-persons") / "data") as started:
         yield started
-
-
-@pytest.fixture
-def name() -> str:
-    return f"user-{uuid4().hex[:12]}"
 
 
 def born(stack: Stack, name: str, /, **properties: Any) -> dict[str, Any]:
@@ -313,14 +308,6 @@ def test_accept_of_another_type_is_406(stack: Stack, accept: str) -> None:
 
 
 # §2 Person
-
-
-def imported(stack: Stack, name: str, timestamp: str, **properties: Any) -> dict[str, Any]:
-    """A person whose only event is an import, which counts at its own time."""
-    event = {"event": "e", "distinct_id": name, "timestamp": timestamp, "properties": {"$set": properties}}
-    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "historical_migration": True, "batch": [event]}, key=None)
-    found: dict[str, Any] = stack.persons(f"/{uuid(name)}/", Min_Position=answer.headers["Position"]).json
-    return found
 
 
 def test_a_person_has_these_fields_and_no_others(stack: Stack, name: str) -> None:

@@ -22,11 +22,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield started
 
 
-@pytest.fixture
-def name() -> str:
-    return f"user-{uuid4().hex[:12]}"
-
-
 def three(stack: Stack, name: str) -> tuple[str, str, str]:
     """A person of three ids, which joined in this order; each set `own` and a property of its own."""
     ids = (name, f"{name}-2", f"{name}-3")

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
-from uuid import uuid4
 
 import orjson
 import pytest
@@ -29,11 +28,6 @@ END = "T23:59:59.999999+00:00"
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("contract-timeline") / "data") as started:
         yield started
-
-
-@pytest.fixture
-def name() -> str:
-    return f"user-{uuid4().hex[:12]}"
 
 
 def lived(stack: Stack, name: str, *events: tuple[str, str | None, dict[str, Any]]) -> None:

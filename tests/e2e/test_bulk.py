@@ -19,11 +19,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield started
 
 
-@pytest.fixture
-def name() -> str:
-    return f"user-{uuid4().hex[:12]}"
-
-
 def made(stack: Stack, *names: str) -> None:
     batch = [{"event": "e", "distinct_id": one, "properties": {"$set": {"a": 1}}} for one in names]
     answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": batch}, key=None)

@@ -19,11 +19,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield started
 
 
-@pytest.fixture
-def name() -> str:
-    return f"user-{uuid4().hex[:12]}"
-
-
 def test_merge_by_rest_and_what_a_dry_run_says_of_it(stack: Stack, name: str) -> None:
     other = f"{name}-other"
     sent(stack, other, **{"$set": {"plan": "old", "only": 1}})

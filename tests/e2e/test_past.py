@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -17,11 +16,6 @@ from tests.support.processes import Stack, running
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("past") / "data") as started:
         yield started
-
-
-@pytest.fixture
-def name() -> str:
-    return f"user-{uuid4().hex[:12]}"
 
 
 def test_every_write_can_be_read_again_as_it_was_by_its_position(stack: Stack, name: str) -> None:

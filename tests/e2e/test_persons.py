@@ -20,11 +20,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield started
 
 
-@pytest.fixture
-def name() -> str:
-    return f"user-{uuid4().hex[:12]}"
-
-
 def born(stack: Stack, name: str, /, **properties: Any) -> dict[str, Any]:
     """A person made by one captured event, as the list shows it."""
     sent = stack.capture(event="signed up", distinct_id=name, properties={"$set": properties})

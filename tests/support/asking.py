@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from shared.domain.ids import fragment_id
-from tests.support.processes import Stack
+from tests.support.processes import TOKEN, Stack
 
 
 def sent(stack: Stack, name: str, event: str = "e", /, **properties: Any) -> str:
@@ -15,6 +15,14 @@ def sent(stack: Stack, name: str, event: str = "e", /, **properties: Any) -> str
     position = answer.headers["Position"]
     assert stack.persons("/?limit=1", Min_Position=position).status == 200
     return position
+
+
+def imported(stack: Stack, name: str, timestamp: str, **properties: Any) -> dict[str, Any]:
+    """The person with this distinct id after an imported event, which counts at its own time."""
+    event = {"event": "e", "distinct_id": name, "timestamp": timestamp, "properties": {"$set": properties}}
+    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "historical_migration": True, "batch": [event]}, key=None)
+    found: dict[str, Any] = stack.persons(f"/{uuid(name)}/", Min_Position=answer.headers["Position"]).json
+    return found
 
 
 def shown(stack: Stack, name: str, as_of: str = "", **query: str) -> dict[str, Any] | None:

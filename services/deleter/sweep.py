@@ -37,8 +37,9 @@ MUTATION_SECONDS_MAX = 60.0
 STEP_SECONDS_MAX = 6 * 3_600.0
 """How long one partition may take: 1 TB at the 100 MB/s that one core rewrites takes half of it."""
 
-SUPERSEDED_SECONDS_MAX = 120.0
-"""How long to wait for the files of rewritten parts to go: the engine looks for them every second, readers hold on."""
+SUPERSEDED_SECONDS_MAX = 600.0
+"""How long to wait for the files of rewritten parts to go. The engine looks for them every second or two, once the
+delay of before migration 0005 has ended (a server's may be 300 s); and long readers hold on to them."""
 
 POLL_SECONDS = 0.1
 

@@ -41,8 +41,12 @@ SESSIONS_PER_WORKER_MAX = 8
 GRACE_SECONDS, STOP_SECONDS_MAX = 0.5, 2.0
 """A stop lets running statements end, kills them after the first and gives up on them after the second."""
 
-SERVER_SETTINGS = {"mark_cache_size": 134_217_728, "index_mark_cache_size": 16_777_216}
-"""The default caps are 5 GB each; 128 MB hold the marks of some million persons."""
+SERVER_SETTINGS = {
+    "mark_cache_size": 134_217_728,
+    "index_mark_cache_size": 16_777_216,
+    "config-file": Path(__file__).with_suffix(".xml"),
+}
+"""The default caps are 5 GB each; 128 MB hold the marks of some million persons. The file says what has no option."""
 
 STATUS_BY_CODE = {516: 401, 164: 403, 60: 404, 81: 404, 202: 503, 48: 501, 62: 400, 396: 413}
 """Everything else answers 500, as a server does."""

@@ -21,14 +21,19 @@ ENGINE = ReplacingMergeTree(version)
 PARTITION BY toYYYYMM(received_at)
 ORDER BY (project, fragment, session, block)
 SETTINGS index_granularity = 512, fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
-    old_parts_lifetime = 1;
+    old_parts_lifetime = 1, cleanup_delay_period = 1, max_cleanup_delay_period = 2, cleanup_delay_period_random_add = 0;
 
--- The engine keeps the old part beside a rewritten one for eight minutes, for the case that the new one was not synced:
--- erased rows, in clear. Here every new part is synced before the old one goes (min_rows_to_fsync_after_merge).
-ALTER TABLE fragments MODIFY SETTING old_parts_lifetime = 1;
+-- The engine keeps the old part beside a rewritten one for eight minutes, for the case that the new one was not synced,
+-- and then looks for it every half minute to five minutes: erased rows, in clear. Here every new part is synced before
+-- the old one goes (min_rows_to_fsync_after_merge). A table takes the new delay when the one that runs has ended.
+ALTER TABLE fragments MODIFY SETTING old_parts_lifetime = 1, cleanup_delay_period = 1,
+    max_cleanup_delay_period = 2, cleanup_delay_period_random_add = 0;
 
-ALTER TABLE timeline MODIFY SETTING old_parts_lifetime = 1;
+ALTER TABLE timeline MODIFY SETTING old_parts_lifetime = 1, cleanup_delay_period = 1,
+    max_cleanup_delay_period = 2, cleanup_delay_period_random_add = 0;
 
-ALTER TABLE captured_events MODIFY SETTING old_parts_lifetime = 1;
+ALTER TABLE captured_events MODIFY SETTING old_parts_lifetime = 1, cleanup_delay_period = 1,
+    max_cleanup_delay_period = 2, cleanup_delay_period_random_add = 0;
 
-ALTER TABLE search MODIFY SETTING old_parts_lifetime = 1;
+ALTER TABLE search MODIFY SETTING old_parts_lifetime = 1, cleanup_delay_period = 1,
+    max_cleanup_delay_period = 2, cleanup_delay_period_random_add = 0;

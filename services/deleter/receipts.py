@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -99,9 +100,14 @@ class Receipts:
         names = {path.stem: path for path in self._folder.glob("*.json")}
         kept = {str(request) for (request,) in await self._store.rows(self._queries["all"])} if names else set()
         columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        key = signing_key(self._folder).public_key()
         for name in sorted(names.keys() - kept):
             body = names[name].read_bytes()
-            said = check(body, signing_key(self._folder).public_key())
+            try:
+                said = check(body, key)
+            except Corrupt as error:  # somebody's file: erasing goes on without it
+                structlog.get_logger(service="deleter").warning("no receipt", file=names[name].name, why=error.detail)
+                continue
             row = (said["project"], said["sequence"], UUID(said["request"]), digest(said), body.decode())
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from services.deleter.app import DAY_US, HOUR_US, Deleter, locked
+from services.deleter.guard import Guard
 from services.deleter.receipts import Receipts, broken_links, check, public_key
 from services.deleter.sweep import Sweep
 from shared.domain.deletion import DeletionRequest
-from shared.domain.errors import Transient
+from shared.domain.errors import StoreUnavailable, Transient
 from shared.runtime import telemetry
 from shared.runtime.clock import ManualClock
 from shared.runtime.settings import Settings
@@ -73,6 +74,28 @@ async def test_a_request_that_waits_too_long_opens_a_window_at_any_hour(world: W
     assert telemetry.OLDEST_DELETION._value.get() == 0
 
 
+async def test_a_run_for_an_overdue_request_waits_for_no_load(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(guard: Guard) -> None:
+        raise StoreUnavailable("busy")
+
+    monkeypatch.setattr(Guard, "start", busy)
+    deleter = Deleter(Settings(data=tmp_path), world.log, world.store)
+    deleter.ledger, moment = world.ledger, world.clock.us
+    deleter.now_us = lambda: moment
+    await life(world, "ann")
+    delete = world.delete("ann")
+    await world.tell(delete)
+    await world.settle()
+    moment = (await world.found(delete.request)).cutoff + 25 * DAY_US
+    with pytest.raises(StoreUnavailable, match="busy"):
+        await deleter.sweep(None)
+    assert (await world.found(delete.request)).state == "pending"
+    moment += 1
+    assert [request.state for request in await deleter.sweep(None)] == ["verified"]
+
+
 async def test_a_crash_between_receipt_and_ledger_makes_no_second_receipt(world: World, tmp_path: Path) -> None:
     await life(world, "ann", "bob")
     await world.tell(world.delete("ann"), world.delete("bob"))
@@ -92,6 +115,30 @@ async def test_a_crash_between_receipt_and_ledger_makes_no_second_receipt(world:
     assert await world.store.rows(Query(name="t", sql="SELECT count(), max(sequence) FROM receipts")) == [(2, 2)]
     key = public_key(tmp_path / "receipts" / "public-key.pem")
     assert broken_links([check(raw, key) for raw in first.values()]) == []
+
+
+async def test_a_restored_table_takes_the_receipts_from_their_files(world: World, tmp_path: Path) -> None:
+    receipts = Receipts(world.store, tmp_path / "receipts")
+    for who in ("ann", "bob"):
+        await life(world, who)
+        await world.tell(world.delete(who))
+        await world.settle()
+        await world.sweep(issue=receipts.issue).run(projected=True)
+    rows = Query(name="t", sql="SELECT sequence, request, body FROM receipts ORDER BY sequence")
+    first = await world.store.rows(rows)
+    await world.store.command(Query(name="t", sql="TRUNCATE TABLE receipts"))
+    (tmp_path / "receipts" / "notes.json").write_text("{}")  # not ours: no reason to stop
+
+    await life(world, "cat")
+    await world.tell(world.delete("cat"))
+    await world.settle()
+    (ended,) = await world.sweep(issue=receipts.issue).run(projected=True)
+    assert ended.state == "verified"
+    again = await world.store.rows(rows)
+    assert again[:2] == first
+    assert [sequence for sequence, _, _ in again] == [1, 2, 3]
+    key = public_key(tmp_path / "receipts" / "public-key.pem")
+    assert broken_links([check(body.encode(), key) for _, _, body in again]) == []
 
 
 async def test_a_lock_keeps_the_other_process_out(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 
 from shared.domain.errors import Corrupt
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY
 from shared.store.client import Store
 from shared.store.queries import Query
 from shared.store.queries import load as load_queries
@@ -84,6 +85,18 @@ STAYS = {
     "property_changes": "a view over the timeline: it holds nothing itself",
 }
 """Tables that hold no personal data, or what must stay, and why."""
+
+ELSEWHERE = {
+    COMMANDS: "commands as they were sent; by retention, and the receipt says until when",
+    IDENTITY: "merges, splits and deletes with their distinct ids; by retention, as the commands",
+    DELETIONS: "uuids of who is to be deleted; by retention",
+    DEAD: "records that could not be folded, whole; by retention, as the commands",
+    "objects": "blocks of recordings; erased before the rows that say where they are",
+    "projector's cache": "fragments in memory, bounded; an erase record empties the fragment in it as well",
+    "spooled answers": "nameless files of one answer; the kernel drops them with it",
+    "process logs": "no values: routes, topics, partitions, kinds of errors",
+}
+"""Where else personal data passes, and when it goes."""
 
 TECHNICAL = frozenset({
     "project", "fragment", "block", "version", "number", "effect", "stamp", "erased", "erased_at", "topic", "at",

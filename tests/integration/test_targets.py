@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY
 from shared.store.client import Store
 from shared.store.migrate import migrate
 from shared.store.queries import Query
-from shared.store.targets import STAYS, TABLES, TARGETS, TECHNICAL
+from shared.store.targets import ELSEWHERE, STAYS, TABLES, TARGETS, TECHNICAL
 
 SCHEMA = Query(
     name="schema",
@@ -29,6 +30,11 @@ async def test_every_table_is_a_target_or_says_why_it_stays(schema: dict[str, se
     assert set(TABLES) | set(STAYS) == set(schema)
     assert not set(TABLES) & set(STAYS)
     assert all(len(why) > 10 for why in STAYS.values())
+
+
+def test_every_topic_says_until_when_it_holds_what() -> None:
+    assert {COMMANDS, IDENTITY, DELETIONS, DEAD} <= set(ELSEWHERE)
+    assert all(len(why) > 10 for why in ELSEWHERE.values())
 
 
 async def test_every_column_of_a_target_is_personal_or_technical(schema: dict[str, set[str]]) -> None:

@@ -106,7 +106,8 @@ class EmbeddedLog:
         return EmbeddedReader(self._path, topic, group, (self._numbers[topic], self._partitions[topic]))
 
     async def forget(self, before_us: int) -> int:
-        """Retention: drop whole frames older than that, never a partition's newest; the number of frames dropped."""
+        """Retention: forget whole frames older than that; their number. Of a partition's newest its place stays, for
+        offsets count on from there."""
         return await asyncio.to_thread(self._forget, before_us)
 
     def _open(self) -> None:
@@ -211,6 +212,9 @@ class EmbeddedLog:
                     " WHERE newest.part = frames.part)",
                     (before_us,),
                 ).rowcount
+                dropped += db.execute(
+                    "UPDATE frames SET data = x'' WHERE at < ? AND data != x''", (before_us,)
+                ).rowcount
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             return dropped
         finally:
@@ -299,12 +303,12 @@ class EmbeddedReader:
             "SELECT max(base) FROM frames WHERE part = ? AND base <= ?", (part, offset)
         ).fetchone()[0]
         rows = self._db.execute(
-            "SELECT base, at, data FROM frames WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
+            "SELECT base, count, at, data FROM frames WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
             (part, first or 0, most + 1),
         )
         found: list[Record] = []
-        for base, at, data in rows:
-            if base > offset + len(found):
+        for base, count, at, data in rows:
+            if base > offset + len(found) or (not data and base + count > offset):
                 raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
             for index, (key, value) in enumerate(_unpack(data), start=base):
                 if index >= offset and len(found) < most:

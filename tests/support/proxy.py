@@ -60,6 +60,7 @@ class Proxy:
     async def settle(self) -> None:
         """Until the engine has answered, or lost, what was passed on for somebody who was killed meanwhile."""
         await asyncio.gather(*self._left, return_exceptions=True)
+        self._left.clear()
 
     async def handle(self, http: web.Request) -> web.Response:
         """Pass one request on; break the connection instead of an answer when there is none."""
@@ -79,7 +80,6 @@ class Proxy:
             sent = asyncio.Event()
             passed = asyncio.create_task(self._pass_on(http, body, sent))
             self._left.add(passed)
-            passed.add_done_callback(self._left.discard)
             passed.add_done_callback(lambda _: sent.set())
             await (sent.wait() if stop.moment == "during" else asyncio.wait({passed}))
         await stop.act()

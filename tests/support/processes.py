@@ -80,10 +80,11 @@ class Stack:
     def start(self) -> float:
         """Start everything; the seconds until `ready`."""
         began = time.monotonic()
-        self._up = self.run("up", log="up.log")
         log = self.data / "up.log"
+        before = log.stat().st_size if log.exists() else 0  # what an earlier start said
+        self._up = self.run("up", log="up.log")
         wait_for(
-            lambda: self._alive() and f"ready {self.url}" in log.read_text(errors="replace"),
+            lambda: self._alive() and f"ready {self.url}".encode() in log.read_bytes()[before:],
             READY_SECONDS_MAX,
             "the line that says ready",
         )

@@ -26,6 +26,7 @@ from uuid import UUID, uuid4
 
 import orjson
 
+from bench.deletion import deletions
 from bench.load import load, post
 from bench.persons import persons
 from services.api.reads import Reads
@@ -54,6 +55,7 @@ def main(names: list[str]) -> None:
     questions: dict[str, Callable[[Path], list[Row]]] = {
         "appends": appends,  # acknowledged appends against a bare aiohttp handler
         "projection": projection,  # projected commands against raw column-wise insert, and coalesced reads
+        "deletions": deletions,  # 1,000 persons in one run against one by one, and readers beside it
         "persons": persons,  # keyed lookups from 10 k to 1 M persons, and lists of them
     }
     if unknown := set(names) - questions.keys():

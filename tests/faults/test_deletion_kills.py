@@ -24,7 +24,7 @@ from shared.store.objects import Objects
 from shared.store.queries import Query
 from shared.store.targets import TABLES
 from tests.support.engine import EngineProcess
-from tests.support.erasing import World, life
+from tests.support.erasing import World, life, working
 from tests.support.processes import ROOT
 from tests.support.proxy import MOMENTS, Moment, Proxy, Stop, proxying
 
@@ -126,20 +126,13 @@ async def site(folder: Path) -> AsyncIterator[Site]:
         async with proxying(engine.address) as proxy:
             store = await Store.connect(engine.url("kills"))
             await migrate(store)
-            made = Site(data, engine, proxy, World(store, Objects(str(data / "objects"))))
-            await made.world.intake._reader.start()
-            tasks = [asyncio.create_task(worker.run()) for worker in made.world.workers]
-            try:
-                await life(made.world, *(f"{kind}{n}" for n in range(PEOPLE_MAX) for kind in ("person", "bystander")))
+            async with working(store, Objects(str(data / "objects"))) as world:
+                made = Site(data, engine, proxy, world)
+                await life(world, *(f"{kind}{n}" for n in range(PEOPLE_MAX) for kind in ("person", "bystander")))
                 await made.feeder.feed()
                 never_asked = f"person{PEOPLE_MAX - 1}"
                 made.kept[never_asked] = await made.shown(never_asked)
                 yield made
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                await store.close()
     finally:
         engine.stop()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -135,18 +136,27 @@ async def record(
     return path
 
 
+@asynccontextmanager
+async def working(store: Store, objects: Objects) -> AsyncIterator[World]:
+    """A world whose projector works; the store is closed with it."""
+    world = World(store, objects)
+    await world.intake._reader.start()
+    tasks = [asyncio.create_task(worker.run()) for worker in world.workers]
+    try:
+        yield world
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await store.close()
+
+
 @pytest.fixture
 async def world(engine_url: str, tmp_path: Path) -> AsyncIterator[World]:
     store = await Store.connect(engine_url)
     await migrate(store)
-    world = World(store, Objects(str(tmp_path / "objects")))
-    await world.intake._reader.start()
-    tasks = [asyncio.create_task(worker.run()) for worker in world.workers]
-    yield world
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await store.close()
+    async with working(store, Objects(str(tmp_path / "objects"))) as world:
+        yield world
 
 
 async def life(world: World, *people: str) -> None:

@@ -1,0 +1,208 @@
+"""What the erasure of 1,000 persons costs: one batched run against one mutation a person, and readers beside it.
+
+The same four tables are rewritten on both sides, of the same people, in turns. One mutation a person is measured for a
+few persons and multiplied: 1,000 of them would take hours. A turn's batched run is whole: hide, erase partition by
+partition, wait for the old files to go, count through the mask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+from uuid import UUID
+
+from services.api.reads import Reads
+from services.projector.search import Feeder
+from shared.domain.commands import Scope
+from shared.domain.ids import fragment_id
+from shared.store.client import Store
+from shared.store.migrate import migrate
+from shared.store.objects import Objects
+from shared.store.queries import Query
+from tests.support.engine import EngineProcess
+from tests.support.erasing import World, working
+
+PEOPLE, EVENTS, CHANGES, MONTHS = 20_000, 120, 12, 12
+"""Events and changes of each person, spread evenly over the months: 2.4 M events, 0.24 M rows of the timeline."""
+
+DELETED, SINGLE, TURNS = 1_000, 4, 3
+"""Persons of one batched run; persons erased one by one beside it; turns. A turn's people are its own."""
+
+SINGLE_TABLES = ("captured_events", "timeline", "fragments", "search")
+IDLE_SECONDS, THINK_SECONDS = 6.0, 0.002
+"""How long readers are measured alone, and how long the reader rests between two reads."""
+
+SEED = 6
+
+Row = tuple[str, str, str, str, str]
+
+_PEOPLE = Query(name="people", sql="CREATE TABLE people (n UInt32, fragment UUID) ENGINE = MergeTree ORDER BY n")
+_NO_PEOPLE = Query(name="no_people", sql="DROP TABLE people SYNC")
+_EVENTS = Query(
+    name="events",
+    sql="""
+INSERT INTO captured_events (project, fragment, timestamp, uuid, version, event, distinct_id, properties, received_at)
+SELECT 1, fragment, toDateTime64('2024-01-15 00:00:00', 6, 'UTC') + toIntervalMonth({month:UInt8}) + number AS at,
+    generateUUIDv4(number), 1, ['seen', 'paid', 'opened'][number % 3 + 1], concat('p', toString(n)),
+    concat('{"page":"/', hex(cityHash64(n, number, {month:UInt8})), '","referrer":"https://example.com/',
+        hex(sipHash64(n, number)), '","amount":', toString(number % 977), ',"browser":"Firefox","note":"',
+        repeat(hex(cityHash64(number, n)), 8), '"}'), at
+FROM people CROSS JOIN numbers({each:UInt32}) AS numbers""",
+)
+_CHANGES = Query(
+    name="changes",
+    sql="""
+INSERT INTO timeline (project, fragment, version, topic, at, stamp, command, source, keys, kinds, before, after)
+SELECT 1, fragment, 1 + {month:UInt8} * 100 + number, 'property.set',
+    toDateTime64('2024-01-15 00:00:00', 6, 'UTC') + toIntervalMonth({month:UInt8}) AS at, toUnixTimestamp64Micro(at),
+    generateUUIDv4(number), 'seen', ['page', 'amount'], [1, 1], ['"/"', '1'],
+    [concat('"', hex(cityHash64(n, number)), '"'), toString(n)]
+FROM people CROSS JOIN numbers({each:UInt32}) AS numbers""",
+)
+_WRITTEN = Query(
+    name="written", sql="SELECT sum(value) FROM system.events WHERE event = 'WriteBufferFromFileDescriptorWriteBytes'"
+)
+_SIZE = Query(
+    name="size",
+    sql="SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase()",
+)
+_QUIET = Query(name="quiet", sql="SELECT count() FROM system.merges WHERE database = currentDatabase()")
+
+
+def deletions(data: Path) -> list[Row]:
+    """The rows of the report."""
+    engine = EngineProcess(data / "engine").start()
+    try:
+        return asyncio.run(_measure(engine, data))
+    finally:
+        engine.stop()
+
+
+async def _measure(engine: EngineProcess, data: Path) -> list[Row]:
+    store = await Store.connect(engine.url("deletions"))
+    await migrate(store)
+    await store.command(_PEOPLE)
+    await store.close()
+    store = await Store.connect(engine.url("deletions"))  # a store knows the tables that it has met
+    async with working(store, Objects(str(data / "objects"))) as world:
+        await _fill(world)
+        return await _turns(world)
+
+
+async def _fill(world: World) -> None:
+    store = world.store
+    names = [f"p{number}" for number in range(PEOPLE)]
+    await store.insert("people", {"n": list(range(PEOPLE)), "fragment": [fragment_id(1, name) for name in names]})
+    for month in range(MONTHS):
+        await store.command(_EVENTS, month=month, each=EVENTS // MONTHS)
+        await store.command(_CHANGES, month=month, each=CHANGES // MONTHS)
+    await store.command(_NO_PEOPLE)
+    for start in range(0, PEOPLE, 1_000):
+        await world.tell(*(world.capture(name, plan="pro", email=name) for name in names[start : start + 1_000]))
+    await world.settle()
+    await Feeder(store, world.log.partitions()).feed()
+    await _still(store)
+    print(f"{PEOPLE:,} persons, {PEOPLE * EVENTS:,} events, {await _one(store, _SIZE) >> 20} MB", flush=True)
+
+
+async def _turns(world: World) -> list[Row]:
+    chosen = random.Random(SEED)
+    people = chosen.sample(range(PEOPLE), TURNS * (DELETED + SINGLE) + 1_000)
+    reads = Reads(world.store, world.log.partitions, lambda stamp: None)
+    readable = [fragment_id(1, f"p{people.pop()}") for _ in range(1_000)]
+    single: list[tuple[float, int]] = []
+    batched: list[tuple[float, int]] = []
+    slow: list[tuple[float, float]] = []
+    for turn in range(TURNS):
+        one_by_one = [f"p{people.pop()}" for _ in range(SINGLE)]
+        single.append(await _timed(world.store, _single(world.store, one_by_one)))
+        await world.tell(*(world.delete(f"p{people.pop()}", Scope(profile=True, events=True)) for _ in range(DELETED)))
+        await world.settle()
+        await Feeder(world.store, world.log.partitions()).feed()
+        await _still(world.store)
+        idle = await _read(reads, readable, asyncio.create_task(asyncio.sleep(IDLE_SECONDS)))
+        run = asyncio.create_task(_timed(world.store, _batched(world)))
+        busy = await _read(reads, readable, run)
+        batched.append(run.result())
+        await _still(world.store)
+        idle += await _read(reads, readable, asyncio.create_task(asyncio.sleep(IDLE_SECONDS)))
+        slow.append((_p99(busy), _p99(idle)))
+        print(f"turn {turn}: single {single[-1]}, batched {batched[-1]}, p99 {slow[-1]}, {len(busy)} reads", flush=True)
+    return _report(single, batched, slow)
+
+
+def _report(
+    single: Sequence[tuple[float, int]], batched: Sequence[tuple[float, int]], slow: Sequence[tuple[float, float]]
+) -> list[Row]:
+    each = [statistics.median(turn[side] / SINGLE for turn in single) for side in (0, 1)]
+    whole = [statistics.median(turn[side] for turn in batched) for side in (0, 1)]
+    busy, idle = (statistics.median(turn[side] for turn in slow) * 1_000 for side in (0, 1))
+    measured = f"{PEOPLE * EVENTS / 1e6:.1f} M events in {MONTHS} months; {DELETED:,} × the median of {TURNS * SINGLE}"
+    return [
+        (
+            f"{DELETED:,} persons: one mutation a person and table / one batched run, seconds",
+            f"{whole[0]:.1f} s", f"{each[0] * DELETED:,.0f} s", f"**{each[0] * DELETED / whole[0]:.0f}**", measured,
+        ),
+        (
+            "the same, bytes written", f"{whole[1] / 1e6:,.0f} MB", f"{each[1] * DELETED / 1e6:,.0f} MB",
+            f"**{each[1] * DELETED / whole[1]:.0f}**", "by the engine's own counter",
+        ),
+        (
+            "reads of a person while erasing / idle, p99", f"{busy:.1f} ms", f"{idle:.1f} ms", f"**{busy / idle:.2f}**",
+            f"medians of {TURNS} turns",
+        ),
+    ]  # fmt: skip
+
+
+async def _single(store: Store, names: Sequence[str]) -> None:
+    """What a system does that deletes when it is asked to: a mutation in each table for each person."""
+    for name in names:
+        for table in SINGLE_TABLES:
+            sql = (
+                f"ALTER TABLE {table} DELETE WHERE project = 1 AND fragment = {{who:UUID}} SETTINGS mutations_sync = 1"
+            )
+            await store.command(Query(name="single", sql=sql), who=fragment_id(1, name))
+
+
+async def _batched(world: World) -> None:
+    ended = await world.sweep().run(projected=True)
+    states = [request.state for request in ended]
+    assert states == ["verified"] * DELETED, set(states)
+
+
+async def _read(reads: Reads, people: Sequence[UUID], until: asyncio.Task[object]) -> list[float]:
+    """One read after the other until the task is done; the seconds that each took."""
+    seconds: list[float] = []
+    while not until.done():
+        began = time.perf_counter()
+        found = await reads.by_fragment(1, people[len(seconds) % len(people)])
+        seconds.append(time.perf_counter() - began)
+        assert found is not None
+        await asyncio.sleep(THINK_SECONDS)
+    return seconds
+
+
+def _p99(seconds: list[float]) -> float:
+    return sorted(seconds)[int(len(seconds) * 0.99)]
+
+
+async def _timed(store: Store, work: Awaitable[None]) -> tuple[float, int]:
+    """The seconds that it took, and the bytes that the engine wrote meanwhile."""
+    before, began = await _one(store, _WRITTEN), time.perf_counter()
+    await work
+    return time.perf_counter() - began, await _one(store, _WRITTEN) - before
+
+
+async def _still(store: Store) -> None:
+    """Until no merge runs: they write too."""
+    while await _one(store, _QUIET):
+        await asyncio.sleep(0.2)
+
+
+async def _one(store: Store, query: Query) -> int:
+    ((value,),) = await store.rows(query)
+    return int(value)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 from services.deleter import recordings
@@ -41,6 +41,14 @@ SUPERSEDED_SECONDS_MAX = 600.0
 """How long to wait for the files of rewritten parts to go. The engine looks for them every second or two, once the
 delay of before migration 0005 has ended (a server's may be 300 s); and long readers hold on to them."""
 
+STEP_BYTES_MAX = 128 << 20
+"""Partitions of one table that one mutation rewrites: a second or two for one core. A mutation passes every part
+of its table, which takes 1 to 2 s however little it rewrites: 28 small partitions one by one took 50 s. A partition
+beyond this is a step of its own, so that readers have the other core."""
+
+STEP_PARTITIONS_MAX = 60
+"""Of one mutation: five years of small months, and a statement of a few KB."""
+
 POLL_SECONDS = 0.1
 
 SHADOWS = tuple(f"{table}_rebuild" for table in TABLES)
@@ -56,6 +64,17 @@ Tell = Callable[[int, int, str], None]
 
 Found = dict[str, dict[UUID, Counter[str]]]
 """Rows by target, fragment and partition."""
+
+
+class Step(NamedTuple):
+    """Partitions of one table that one mutation rewrites, and their bytes on disk."""
+
+    table: str
+    partitions: tuple[str, ...]
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.table} {self.partitions[0]}{f' … {self.partitions[-1]}' if len(self.partitions) > 1 else ''}"
 
 
 async def no_receipts(requests: Sequence[DeletionRequest], now_us: int) -> None:
@@ -151,27 +170,27 @@ class Sweep:
         return able.requests + failed
 
     async def erase(self) -> bool:
-        """Rewrite what hides rows, one partition at a time; whether there is none left, and no file of it."""
+        """Rewrite what hides rows, step by step; whether there is none left, and no file of it."""
         requests = await self._ledger.open("hidden", "erasing")
         if not requests:
             return True
         partitions = await self._store.rows(self._queries["masked_partitions"], tables=list(TABLES))
         noted, done, rate = float("-inf"), 0, float("inf")
-        for table, partition, size in partitions:
-            if not self._fits(size / rate) or not await self._clear(size):
+        for step in steps(partitions):
+            if not self._fits(step.size / rate) or not await self._clear(step.size):
                 break
             if time.monotonic() - noted >= PROGRESS_SECONDS:
                 await self._note(requests, done, len(partitions))
                 noted = time.monotonic()
             telemetry.DELETION_PARTITIONS.labels("done").set(done)
             telemetry.DELETION_PARTITIONS.labels("all").set(len(partitions))
-            self._tell(done, len(partitions), f"partitions: {table} {partition}")
+            self._tell(done, len(partitions), f"partitions: {step}")
             await self._settled()
             began = time.monotonic()
-            await self._erase(table, partition)
-            rate = size / (time.monotonic() - began)
-            telemetry.REWRITTEN_BYTES.labels(table).inc(size)
-            done += 1
+            await self._erase(step)
+            rate = step.size / (time.monotonic() - began)
+            telemetry.REWRITTEN_BYTES.labels(step.table).inc(step.size)
+            done += len(step.partitions)
         await self._note(requests, done, len(partitions))
         telemetry.DELETION_PARTITIONS.labels("done").set(done)
         if done == len(partitions):
@@ -252,18 +271,21 @@ class Sweep:
         """Whether the next step may begin now."""
         return self.in_time() and (self._guard is None or await self._guard.clear(self.in_time, size))
 
-    async def _erase(self, table: str, partition: str) -> None:
-        """Rewrite one partition, and wait until it shows: by the parts themselves, never by a mutation's name, which
+    async def _erase(self, step: Step) -> None:
+        """Rewrite some partitions, and wait until it shows: by the parts themselves, never by a mutation's name, which
         might be somebody else's."""
-        names = {"table": table, "partition": partition}
-        await self._store.command(self._queries["erase_partition"], **names)
+        places = {f"partition{number}": partition for number, partition in enumerate(step.partitions)}
+        commands = ", ".join(f"APPLY DELETED MASK IN PARTITION ID {{{place}:String}}" for place in places)
+        erase = self._queries["erase_partitions"].filled(commands=commands)
+        await self._store.command(erase, table=step.table, **places)
         deadline = time.monotonic() + STEP_SECONDS_MAX
+        names = {"table": step.table, "partitions": list(step.partitions)}
         while True:
             ((masked, reason),) = await self._store.rows(self._queries["masked_parts"], **names)
             if not masked:
                 return
             if reason or time.monotonic() > deadline:
-                raise StoreUnavailable(f"Partition {partition} of {table} is not rewritten: {reason or 'no end'}")
+                raise StoreUnavailable(f"Partitions of {step} are not rewritten: {reason or 'no end'}")
             await asyncio.sleep(POLL_SECONDS)
 
     async def _swept(self) -> None:
@@ -293,6 +315,22 @@ class Sweep:
         for request in requests:
             request.erase(done, of, self._now_us())
         await self._ledger.save(requests, self._now_us())
+
+
+def steps(partitions: Sequence[tuple[str, str, int]]) -> list[Step]:
+    """What is rewritten together, of (table, partition, bytes) in any order; the smallest first, for much is done then
+    when a window is short."""
+    found: list[Step] = []
+    for table, partition, size in sorted(partitions, key=lambda each: (each[0], each[2], each[1])):
+        last = found[-1] if found else None
+        if (
+            last is not None and last.table == table and last.size + size <= STEP_BYTES_MAX
+            and len(last.partitions) < STEP_PARTITIONS_MAX
+        ):  # fmt: skip
+            found[-1] = Step(table, (*last.partitions, partition), last.size + size)
+        else:
+            found.append(Step(table, (partition,), size))
+    return sorted(found, key=lambda step: step.size)
 
 
 def _of(request: DeletionRequest, found: Found) -> Partitions:

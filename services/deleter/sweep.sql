@@ -51,19 +51,19 @@ SELECT count(), any(latest_fail_reason)
 FROM system.mutations
 WHERE database = currentDatabase() AND NOT is_done AND table IN {tables:Array(String)}
 
--- name: erase_partition
--- Rewrite the parts of one partition without their hidden rows. Not waited for here: a large one takes longer than any
--- answer may.
-ALTER TABLE {table:Identifier} APPLY DELETED MASK IN PARTITION ID {partition:String}
+-- name: erase_partitions
+-- Rewrite the parts of some partitions without their hidden rows, all in one mutation. Not waited for here: a large one
+-- takes longer than any answer may.
+ALTER TABLE {table:Identifier} {{commands}}
 SETTINGS mutations_sync = 0
 
 -- name: masked_parts
--- Parts of one partition that still hide rows, and why its mutations fail; always one row.
+-- Parts of some partitions that still hide rows, and why their mutations fail; always one row.
 SELECT
     (
         SELECT count() FROM system.parts
         WHERE database = currentDatabase() AND active AND has_lightweight_delete
-            AND table = {table:String} AND partition_id = {partition:String}
+            AND table = {table:String} AND partition_id IN {partitions:Array(String)}
     ),
     (
         SELECT anyIf(latest_fail_reason, latest_fail_reason != '') FROM system.mutations

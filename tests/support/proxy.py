@@ -136,7 +136,7 @@ def _change(http: web.Request, body: bytes) -> str:
         return ""
     verb, place = (group for group in found.groups() if group)
     if place.startswith("{"):
-        place = f"{_field(http, body, 'param_table')} {_field(http, body, 'param_partition')}"
+        place = f"{_field(http, body, 'param_table')} {_field(http, body, 'param_partition0')}"
     return f"{verb.upper()} {place}"
 
 

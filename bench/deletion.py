@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
+import sys
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from uuid import UUID
 
-from services.api.reads import Reads
+import orjson
+
 from services.projector.search import Feeder
 from shared.domain.commands import Scope
 from shared.domain.ids import fragment_id
@@ -25,6 +27,7 @@ from shared.store.objects import Objects
 from shared.store.queries import Query
 from tests.support.engine import EngineProcess
 from tests.support.erasing import World, working
+from tests.support.processes import ROOT
 
 PEOPLE, EVENTS, CHANGES, MONTHS = 20_000, 120, 12, 12
 """Events and changes of each person, spread evenly over the months: 2.4 M events, 0.24 M rows of the timeline."""
@@ -33,8 +36,11 @@ DELETED, SINGLE, TURNS = 1_000, 4, 3
 """Persons of one batched run; persons erased one by one beside it; turns. A turn's people are its own."""
 
 SINGLE_TABLES = ("captured_events", "timeline", "fragments", "search")
-IDLE_SECONDS, THINK_SECONDS = 6.0, 0.002
-"""How long readers are measured alone, and how long the reader rests between two reads."""
+READABLE = 1_000
+"""Persons that the reader beside asks for."""
+
+IDLE_SECONDS, START_SECONDS = 6.0, 0.5
+"""How long the reader is measured alone, and how long it takes to begin."""
 
 SEED = 6
 
@@ -50,7 +56,8 @@ SELECT 1, fragment, toDateTime64('2024-01-15 00:00:00', 6, 'UTC') + toIntervalMo
     generateUUIDv4(number), 1, ['seen', 'paid', 'opened'][number % 3 + 1], concat('p', toString(n)),
     concat('{"page":"/', hex(cityHash64(n, number, {month:UInt8})), '","referrer":"https://example.com/',
         hex(sipHash64(n, number)), '","amount":', toString(number % 977), ',"browser":"Firefox","note":"',
-        repeat(hex(cityHash64(number, n)), 8), '"}'), at
+        hex(sipHash128(number, n)), hex(sipHash128(n, number, 1)), hex(sipHash128(n, number, 2)),
+        hex(sipHash128(n, number, 3)), repeat(' lib posthog-js 1.2 ', 20), '"}'), at
 FROM people CROSS JOIN numbers({each:UInt32}) AS numbers""",
 )
 _CHANGES = Query(
@@ -90,7 +97,7 @@ async def _measure(engine: EngineProcess, data: Path) -> list[Row]:
     store = await Store.connect(engine.url("deletions"))  # a store knows the tables that it has met
     async with working(store, Objects(str(data / "objects"))) as world:
         await _fill(world)
-        return await _turns(world)
+        return await _turns(world, engine.url("deletions"))
 
 
 async def _fill(world: World) -> None:
@@ -109,11 +116,10 @@ async def _fill(world: World) -> None:
     print(f"{PEOPLE:,} persons, {PEOPLE * EVENTS:,} events, {await _one(store, _SIZE) >> 20} MB", flush=True)
 
 
-async def _turns(world: World) -> list[Row]:
+async def _turns(world: World, url: str) -> list[Row]:
     chosen = random.Random(SEED)
-    people = chosen.sample(range(PEOPLE), TURNS * (DELETED + SINGLE) + 1_000)
-    reads = Reads(world.store, world.log.partitions, lambda stamp: None)
-    readable = [fragment_id(1, f"p{people.pop()}") for _ in range(1_000)]
+    people = chosen.sample(range(PEOPLE), TURNS * (DELETED + SINGLE) + READABLE)
+    readable = [f"p{people.pop()}" for _ in range(READABLE)]
     single: list[tuple[float, int]] = []
     batched: list[tuple[float, int]] = []
     slow: list[tuple[float, float]] = []
@@ -124,12 +130,14 @@ async def _turns(world: World) -> list[Row]:
         await world.settle()
         await Feeder(world.store, world.log.partitions()).feed()
         await _still(world.store)
-        idle = await _read(reads, readable, asyncio.create_task(asyncio.sleep(IDLE_SECONDS)))
-        run = asyncio.create_task(_timed(world.store, _batched(world)))
-        busy = await _read(reads, readable, run)
-        batched.append(run.result())
+        async with _reading(url, world, readable) as idle:
+            await asyncio.sleep(IDLE_SECONDS)
+        async with _reading(url, world, readable) as busy:
+            batched.append(await _timed(world.store, _batched(world)))
         await _still(world.store)
-        idle += await _read(reads, readable, asyncio.create_task(asyncio.sleep(IDLE_SECONDS)))
+        async with _reading(url, world, readable) as idle_again:
+            await asyncio.sleep(IDLE_SECONDS)
+        idle += idle_again
         slow.append((_p99(busy), _p99(idle)))
         print(f"turn {turn}: single {single[-1]}, batched {batched[-1]}, p99 {slow[-1]}, {len(busy)} reads", flush=True)
     return _report(single, batched, slow)
@@ -174,16 +182,25 @@ async def _batched(world: World) -> None:
     assert states == ["verified"] * DELETED, set(states)
 
 
-async def _read(reads: Reads, people: Sequence[UUID], until: asyncio.Task[object]) -> list[float]:
-    """One read after the other until the task is done; the seconds that each took."""
+@asynccontextmanager
+async def _reading(url: str, world: World, names: Sequence[str]) -> AsyncIterator[list[float]]:
+    """A reader beside; when it has ended, the seconds of each of its reads are in the list."""
     seconds: list[float] = []
-    while not until.done():
-        began = time.perf_counter()
-        found = await reads.by_fragment(1, people[len(seconds) % len(people)])
-        seconds.append(time.perf_counter() - began)
-        assert found is not None
-        await asyncio.sleep(THINK_SECONDS)
-    return seconds
+    pipe = asyncio.subprocess.PIPE
+    reader = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.reader", cwd=ROOT, stdin=pipe, stdout=pipe
+    )
+    assert reader.stdin is not None
+    about = {"url": url, "partitions": world.log.partitions(), "names": list(names)}
+    reader.stdin.write(orjson.dumps(about) + b"\n")
+    try:
+        await asyncio.sleep(START_SECONDS)
+        yield seconds
+        seconds += orjson.loads((await reader.communicate(b""))[0])
+    finally:
+        if reader.returncode is None:
+            reader.kill()
+            await reader.wait()
 
 
 def _p99(seconds: list[float]) -> float:

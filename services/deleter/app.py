@@ -60,6 +60,9 @@ FORGET_SECONDS, FORGET_RETRY_SECONDS = 86_400.0, 3_600.0
 
 REASON_CHARS_MAX = 300
 
+NICE = 10
+"""Erasing gives way to reading. The engine's own threads for it have a nice value in engine.xml."""
+
 HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
 
 
@@ -180,6 +183,7 @@ class Deleter:
 
 async def run(settings: Settings) -> None:
     """Take requests over and sweep in the windows, until cancelled."""
+    os.nice(NICE)
     log, store = connect_log(settings), await connect_store(settings)
     runner = None
     try:
@@ -208,6 +212,7 @@ async def run(settings: Settings) -> None:
 
 async def run_once(settings: Settings, tell: Tell = quiet) -> tuple[list[DeletionRequest], int]:
     """Sweep once, now, whatever the window; the requests that it ended, and how many are left open."""
+    os.nice(NICE)
     log, store = connect_log(settings), await connect_store(settings)
     try:
         await log.start()

@@ -54,6 +54,13 @@ READ_SETTINGS = AS_SENT | {
     "max_memory_usage": str(READ_BYTES_MAX),
 }
 
+HIDDEN_SETTINGS = READ_SETTINGS | {
+    "apply_deleted_mask": "0",  # within the query, readonly=1 would refuse it
+    "max_execution_time": str(int(COMMAND_SECONDS_MAX)),
+    "max_threads": "1",
+}
+"""The deleter counts with them, beside readers: it takes one core, and its time."""
+
 INSERT_SETTINGS = {
     "min_insert_block_size_rows": "1048449",
     "min_insert_block_size_bytes": "268402944",
@@ -128,9 +135,8 @@ class Store:
 
     async def rows_with_hidden(self, query: Query, **parameters: Any) -> list[tuple[Any, ...]]:
         """The same, and it also sees rows that a lightweight delete has hidden and nothing has erased yet."""
-        settings = {**READ_SETTINGS, "apply_deleted_mask": "0"}  # within the query, readonly=1 would refuse it
-        async with _failures(query.name, READ_SECONDS_MAX):
-            body = await self._client.raw_query(query.sql, parameters, settings=settings, fmt="Native")
+        async with _failures(query.name, COMMAND_SECONDS_MAX):
+            body = await self._client.raw_query(query.sql, parameters, settings=HIDDEN_SETTINGS, fmt="Native")
             return await asyncio.to_thread(_decode, body)
 
     async def insert(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:

@@ -152,7 +152,8 @@ def _report(
     each = [statistics.median(turn[side] / SINGLE for turn in single) for side in (0, 1)]
     whole = [statistics.median(turn[side] for turn in batched) for side in (0, 1)]
     busy, idle = (statistics.median(turn[side] for turn in slow) * 1_000 for side in (0, 1))
-    measured = f"{PEOPLE * EVENTS / 1e6:.1f} M events in {MONTHS} months; {DELETED:,} × the mean of {SINGLE}; medians of {TURNS} turns"
+    of = f"{PEOPLE * EVENTS / 1e6:.1f} M events in {MONTHS} months"
+    measured = f"{of}; {DELETED:,} × the mean of {SINGLE}; medians of {TURNS} turns"
     return [
         (
             f"{DELETED:,} persons: one mutation a person and table / one batched run, seconds",

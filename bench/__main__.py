@@ -26,6 +26,7 @@ from uuid import UUID, uuid4
 
 import orjson
 
+from bench.analytics import analytics
 from bench.deletion import deletions
 from bench.load import load, post
 from bench.persons import persons
@@ -56,6 +57,7 @@ def main(names: list[str]) -> None:
         "appends": appends,  # acknowledged appends against a bare aiohttp handler
         "projection": projection,  # projected commands against raw column-wise insert, and coalesced reads
         "deletions": deletions,  # 1,000 persons in one run against one by one, and readers beside it
+        "analytics": analytics,  # the queries of docs/analytics.md against a scan of their columns
         "persons": persons,  # keyed lookups from 10 k to 1 M persons, and lists of them
     }
     if unknown := set(names) - questions.keys():

@@ -83,6 +83,7 @@ STAYS = {
     "rebuilds": "counts of rebuilds",
     "migrations": "which migrations ran",
     "property_changes": "a view over the timeline: it holds nothing itself",
+    "holders": "a view over identity: it holds nothing itself",
 }
 """Tables that hold no personal data, or what must stay, and why."""
 

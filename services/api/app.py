@@ -8,7 +8,19 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from services.api import activity, capture, deletions, export, history, identities, lists, openapi, persons, timeline
+from services.api import (
+    activity,
+    capture,
+    capture_v1,
+    deletions,
+    export,
+    history,
+    identities,
+    lists,
+    openapi,
+    persons,
+    timeline,
+)
 from services.api.access import Access
 from services.api.calls import LIMITS, Route, mount
 from services.api.context import CONTEXT, Context, Stamps, uuid7
@@ -93,6 +105,7 @@ def application(context: Context) -> web.Application:
     app[CONTEXT] = context
     app.on_response_prepare.append(_add_headers)
     capture.register(app)
+    capture_v1.register(app)
     mount(app, ROUTES)
     openapi.register(app, ROUTES)
     add_ops(app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context)})

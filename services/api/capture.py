@@ -12,7 +12,8 @@ from services.api.calls import read_body
 from services.api.capture_body import INFLATED_BYTES_MAX, Captured, decode
 from services.api.capture_events import Scene, commands_of, time_of, token_of
 from services.api.context import CONTEXT, Context, position_header
-from shared.domain.errors import BadInput, Rejected, Transient
+from shared.domain.errors import BadInput
+from shared.domain.ids import Position
 from shared.log.port import Entry
 from shared.runtime import telemetry
 
@@ -21,11 +22,15 @@ PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
 BODY_BYTES_MAX = INFLATED_BYTES_MAX
 """Of a body as sent; after decompression the same limit holds."""
 
+Outcome = list[Entry] | BadInput
+"""Of one event: what to append, or why it is refused."""
+
 _OK = b'{"status":"Ok"}'
 
 
 def register(app: web.Application) -> None:
     """Add the capture routes; a trailing slash is optional."""
+    app.on_response_prepare.append(_mirror)
     for path in PATHS:
         resource = app.router.add_resource(path + "{slash:/?}")
         resource.add_route("POST", capture)
@@ -49,32 +54,60 @@ async def flags(request: web.Request) -> web.Response:
 
 async def capture(request: web.Request) -> web.Response:
     """One request of events: the good ones are appended in one piece, the first bad one is named."""
-    try:
-        return await _capture(request)
-    except (errors.ApiError, Rejected, Transient) as error:
-        answer = error if isinstance(error, errors.ApiError) else errors.of(error)
-        answer.headers |= cors(request)
-        raise answer from None
-
-
-async def _capture(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     body = await read_body(request, BODY_BYTES_MAX)
     captured = decode(body, request.content_type, request.query, request.headers.get("Content-Encoding", ""))
     project = _project(context, captured)
-    good, refused = _entries(context, captured, project)
-    positions = await context.log.append(good) if good else []
-    stored = len(captured.events) - len(refused)
-    telemetry.CAPTURED.labels("stored").inc(stored)
+    unnamed = "$identify" if request.path.startswith("/engage") else None
+    outcomes = outcomes_of(context, captured, project, unnamed=unnamed)
+    positions = await append(context, outcomes)
+    refused = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, BadInput)]
     if refused:
-        telemetry.CAPTURED.labels("refused").inc(len(refused))
-        refusal = _refusal(captured, refused, stored)
+        refusal = _refusal(captured, refused, sum(map(is_stored, outcomes)))
         refusal.headers |= position_header(positions)
         raise refusal
-    headers = cors(request) | position_header(positions)
+    headers = position_header(positions)
     if request.query.get("beacon") == "1":
         return web.Response(status=204, headers=headers)
     return web.Response(body=_OK, headers=headers, content_type="application/json")
+
+
+def outcomes_of(
+    context: Context, captured: Captured, project: Project, *, unnamed: str | None = None
+) -> list[Outcome]:
+    """What becomes of each event, in their order: what to append, or why it is refused."""
+    received_at = context.clock.now_us()
+    sent_at = time_of(captured.sent_at)
+    scene = Scene(
+        project=project.id,
+        received_at=received_at,
+        skew=0 if sent_at is None else sent_at - received_at,
+        historical=captured.historical,
+        mint=context.mint,
+        unnamed=unnamed,
+    )
+    first = context.stamps.reserve(len(captured.events))
+    outcomes: list[Outcome] = []
+    for at, event in enumerate(captured.events, first):
+        try:
+            outcomes.append(context.entries(commands_of(event, at, scene)))
+        except BadInput as error:
+            outcomes.append(error)
+    return outcomes
+
+
+async def append(context: Context, outcomes: list[Outcome]) -> list[Position]:
+    """Append what there is, in one piece; durable on return."""
+    entries = [entry for outcome in outcomes if not isinstance(outcome, BadInput) for entry in outcome]
+    positions = await context.log.append(entries) if entries else []
+    telemetry.CAPTURED.labels("stored").inc(sum(map(is_stored, outcomes)))
+    telemetry.CAPTURED.labels("refused").inc(sum(isinstance(outcome, BadInput) for outcome in outcomes))
+    return positions
+
+
+def is_stored(outcome: Outcome) -> bool:
+    """Neither refused nor, as a merge without person processing is, dropped by rule."""
+    return not isinstance(outcome, BadInput) and bool(outcome)
 
 
 def cors(request: web.Request) -> dict[str, str]:
@@ -88,30 +121,15 @@ def cors(request: web.Request) -> dict[str, str]:
         "Access-Control-Allow-Credentials": "true",
         "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
         "Access-Control-Allow-Headers": asked,
-        "Access-Control-Expose-Headers": "Position",
+        "Access-Control-Expose-Headers": "Position, Retry-After",
         "Vary": "Origin",
     }
 
 
-def _entries(context: Context, captured: Captured, project: Project) -> tuple[list[Entry], list[tuple[int, BadInput]]]:
-    received_at = context.clock.now_us()
-    sent_at = time_of(captured.sent_at)
-    scene = Scene(
-        project=project.id,
-        received_at=received_at,
-        skew=0 if sent_at is None else sent_at - received_at,
-        historical=captured.historical,
-        mint=context.mint,
-    )
-    first = context.stamps.reserve(len(captured.events))
-    good: list[Entry] = []
-    refused: list[tuple[int, BadInput]] = []
-    for index, event in enumerate(captured.events):
-        try:
-            good += context.entries(commands_of(event, first + index, scene))
-        except BadInput as error:
-            refused.append((index, error))
-    return good, refused
+async def _mirror(request: web.Request, response: web.StreamResponse) -> None:
+    """CORS on every answer here, whoever makes it: a browser cannot read an error without it."""
+    if request.path.removesuffix("/") in PATHS:
+        response.headers.update(cors(request))
 
 
 def _project(context: Context, captured: Captured) -> Project:

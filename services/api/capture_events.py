@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +36,9 @@ MILLISECONDS_FROM = 100_000_000_000
 STORED_US_MIN, STORED_US_MAX = -2_208_988_800_000_000, 10_413_791_999_000_000
 """1900 to 2299: what the store's times hold."""
 
+TIME_CHARS_MAX = 64
+"""No time is longer, and RFC 2822's parser is slow."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = re.compile(r"[0-9]{1,17}(\.[0-9]{1,9})?")
 _LIFTED = tuple(
@@ -51,13 +55,15 @@ _MERGES: dict[str, tuple[str, MergeMode]] = {
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
-    """What all events of a request share. Times in microseconds; `skew` is sender's clock minus ours."""
+    """What all events of a request share. Times in microseconds; `skew` is sender's clock minus ours; `unnamed` is what
+    an event without a name is called."""
 
     project: int
     received_at: int
     skew: int
     historical: bool
     mint: Callable[[], UUID]
+    unnamed: str | None = None
 
 
 def token_of(event: Any) -> str | None:
@@ -80,7 +86,7 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
     if not isinstance(sent, dict):
         raise BadInput("properties must be an object.", attr="properties")
     properties = clean(sent, "properties")
-    name = event.get("event")
+    name = scene.unnamed if event.get("event") is None else event["event"]
     if not isinstance(name, str) or not name.strip():
         raise BadInput("An event needs a name.", attr="event")
     name = clean_text(name)[:EVENT_NAME_CHARS_MAX]
@@ -109,7 +115,7 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
 
 
 def time_of(value: Any) -> int | None:
-    """Microseconds of an RFC 3339 text or of a number of seconds or milliseconds; None when it is no time."""
+    """Microseconds of an RFC 3339 or 2822 text or of a number of seconds or milliseconds; None when it is no time."""
     if isinstance(value, str):
         text = value.strip()
         if _NUMBER.fullmatch(text) is None:
@@ -121,10 +127,15 @@ def time_of(value: Any) -> int | None:
 
 
 def _iso(text: str) -> int | None:
+    if len(text) > TIME_CHARS_MAX:
+        return None
     try:
         parsed = datetime.fromisoformat(text.upper())
     except ValueError:
-        return None
+        try:
+            parsed = parsedate_to_datetime(text)
+        except (ValueError, TypeError, IndexError, OverflowError):  # the library raises them all
+            return None
     aware = parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
     return (aware - _EPOCH) // timedelta(microseconds=1)
 

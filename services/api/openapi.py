@@ -57,6 +57,7 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 CAPTURE_PATHS = ("/batch/", "/capture/", "/e/", "/i/v0/e/", "/track/", "/engage/")
+CAPTURE_V1_PATH = "/i/v1/analytics/events/"
 STUBS = ("/flags/", "/decide/")
 PLAIN = {"/livez": "The process runs.", "/readyz": "Writes are accepted and reads answered.",
          "/metrics": "Prometheus; from this machine only.", "/version": "The version.",
@@ -94,6 +95,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             operations[method] = _operation(route, method, shown)
     for path in CAPTURE_PATHS:
         paths[path] = {"post": _capture(path), "options": _preflight(path), "get": _capture_by_query(path)}
+    paths[CAPTURE_V1_PATH] = {"post": _capture_v1(), "options": _preflight(CAPTURE_V1_PATH)}
     for path in STUBS:
         paths[path] = {"post": _stub(path), "options": _preflight(path)}
     for path, says in PLAIN.items():
@@ -114,6 +116,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "A personal key, phx_… Scopes: person:read, "
                         "person:write (which includes it), activity_log:read, *."},
+                "token": {"type": "http", "scheme": "bearer", "description": "A project's token, phc_…"},
             },
         },
     }  # fmt: skip
@@ -263,6 +266,47 @@ def _capture_by_query(path: str) -> dict[str, Any]:
     return {
         "operationId": f"capture by query {path}", "summary": "The same in the query.", "security": [],
         "tags": ["capture"], "parameters": [data], "responses": _capture_responses(),
+    }  # fmt: skip
+
+
+def _capture_v1() -> dict[str, Any]:
+    text: dict[str, Any] = {"type": "string"}
+    event = {
+        "type": "object", "required": ["event", "uuid", "distinct_id", "timestamp"],
+        "properties": {
+            "event": text, "uuid": text | {"format": "uuid"}, "distinct_id": text,
+            "timestamp": text | {"format": "date-time"}, "session_id": text, "window_id": text,
+            "options": {"type": "object"}, "properties": {"type": "object"},
+        },
+    }  # fmt: skip
+    batch = {"created_at": text | {"format": "date-time"}, "historical_migration": {"type": "boolean"},
+             "batch": {"type": "array", "minItems": 1, "items": event}}  # fmt: skip
+    result = {"type": "object", "required": ["result"], "properties": {
+        "result": {"enum": ["ok", "warning", "drop", "retry"]}, "details": text}}  # fmt: skip
+    results = {"type": "object", "additionalProperties": result}
+    named: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("PostHog-Sdk-Info", "Who sends: name/version.", {"minLength": 1}),
+        ("PostHog-Attempt", "From 1 on.", {"pattern": "^[1-9][0-9]{0,9}$"}),
+        ("PostHog-Request-Id", "The same for all attempts.", {"format": "uuid"}),
+        ("PostHog-Request-Timestamp", "The sender's clock: its skew is taken off all times.", {"format": "date-time"}),
+    )
+    said = dict.fromkeys(("error", "error_description", "error_uri"), text)
+    error = {JSON: {"schema": {"type": "object", "properties": said, "required": list(said)}}}
+    told = {400: "A header, the batch or a uuid is wrong: nothing is stored.", 401: "No project has this token.",
+            408: WITH_BODY[408], 413: WITH_BODY[413], 415: "Another Content-Type or Content-Encoding.",
+            503: "The log is away: send it again."}  # fmt: skip
+    return {
+        "operationId": "capture v1", "summary": "What newer SDKs send, with an answer for each event.",
+        "security": [{"token": []}], "tags": ["capture"],
+        "parameters": [{"name": name, "in": "header", "required": True, "description": says, "schema": text | kind}
+                       for name, says, kind in named],
+        "requestBody": {"required": True, "content": {JSON: {"schema": {
+            "type": "object", "required": ["batch"], "properties": batch}}}},
+        "responses": {
+            "200": {"description": "By uuid, what became of each event.", "content": {JSON: {"schema": {
+                "type": "object", "properties": {"results": results}, "required": ["results"]}}}},
+            **{str(status): {"description": says, "content": error} for status, says in told.items()},
+        },
     }  # fmt: skip
 
 

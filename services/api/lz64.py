@@ -58,6 +58,8 @@ def _words(bits: bytes, end: int, units_max: int) -> list[str]:
         if last:
             known.append(last + word[0])
         last = word
+    if end - at > 6:  # the end fills up its digit, or adds one
+        raise _broken()
     return said
 
 

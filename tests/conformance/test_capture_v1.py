@@ -1,4 +1,4 @@
-"""Capture v1 over HTTP: recorded bodies of the real SDKs, an answer for each event, and whole requests that are wrong."""
+"""Capture v1 over HTTP: recorded bodies of the real SDKs, an answer for each event, and requests that are wrong."""
 
 from __future__ import annotations
 

@@ -133,6 +133,15 @@ def test_a_name_is_cut_and_cleaned_and_needed() -> None:
         assert refusal(event=name) == "event"
 
 
+def test_an_event_without_a_name_has_the_one_of_its_path() -> None:
+    (command,) = commands({"distinct_id": "d"}, scenery=scene(unnamed="$identify"))
+    assert isinstance(command, Capture) and command.event == "$identify"
+    (command,) = commands({"event": "own", "distinct_id": "d"}, scenery=scene(unnamed="$identify"))
+    assert isinstance(command, Capture) and command.event == "own"
+    with pytest.raises(BadInput):
+        commands({"event": "", "distinct_id": "d"}, scenery=scene(unnamed="$identify"))
+
+
 def test_an_event_without_a_uuid_gets_one_and_a_malformed_one_is_refused() -> None:
     scenery = scene()
     minted = [commands(uuid=missing, scenery=scenery)[0] for missing in ("", None)]
@@ -171,16 +180,23 @@ def test_an_event_must_be_an_object(wrong: Any) -> None:
         (1_795_426_830_346, 1_795_426_830.346),
         (1_795_426_830.346, 1_795_426_830.346),
         ("1795426830346", 1_795_426_830.346),
+        ("Mon, 23 Nov 2026 09:40:30 +0000", 1_795_426_830),
+        ("23 Nov 2026 04:40:30 -0500", 1_795_426_830),
+        ("Mon, 23 Nov 2026 09:40:30 GMT", 1_795_426_830),
         (0, 0),
     ],
 )
-def test_times_are_rfc_3339_or_numbers_of_seconds_or_milliseconds(text: Any, seconds: float) -> None:
+def test_times_are_rfc_3339_or_2822_or_numbers_of_seconds_or_milliseconds(text: Any, seconds: float) -> None:
     assert time_of(text) == round(seconds * SECOND)
 
 
 @pytest.mark.parametrize(
-    "nonsense", ["", "soon", "²", "9" * 400, "1e5", 1e308, -1e308, 10**400, True, [], {}, None, "9" * 20, "2026-13-01"]
-)
+    "nonsense",
+    [
+        "", "soon", "²", "9" * 400, "1e5", 1e308, -1e308, 10**400, True, [], {}, None, "9" * 20, "2026-13-01",
+        "Mon, 32 Nov 2026 09:40:30 +0000", "Mon, 23 Nov 2026 09:40:30 GMT (" + "x" * 40 + ")",
+    ],
+)  # fmt: skip
 def test_what_is_no_time_is_none(nonsense: Any) -> None:
     assert time_of(nonsense) is None
     assert captured(timestamp=nonsense).timestamp == NOW

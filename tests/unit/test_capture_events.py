@@ -133,15 +133,6 @@ def test_a_name_is_cut_and_cleaned_and_needed() -> None:
         assert refusal(event=name) == "event"
 
 
-def test_an_event_without_a_name_has_the_one_of_its_path() -> None:
-    (command,) = commands({"distinct_id": "d"}, scenery=scene(unnamed="$identify"))
-    assert isinstance(command, Capture) and command.event == "$identify"
-    (command,) = commands({"event": "own", "distinct_id": "d"}, scenery=scene(unnamed="$identify"))
-    assert isinstance(command, Capture) and command.event == "own"
-    with pytest.raises(BadInput):
-        commands({"event": "", "distinct_id": "d"}, scenery=scene(unnamed="$identify"))
-
-
 def test_an_event_without_a_uuid_gets_one_and_a_malformed_one_is_refused() -> None:
     scenery = scene()
     minted = [commands(uuid=missing, scenery=scenery)[0] for missing in ("", None)]

@@ -8,7 +8,19 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from services.api import activity, capture, deletions, export, history, identities, lists, openapi, persons, timeline
+from services.api import (
+    activity,
+    capture,
+    deletions,
+    export,
+    history,
+    identities,
+    lists,
+    openapi,
+    persons,
+    sdk,
+    timeline,
+)
 from services.api.access import Access
 from services.api.calls import LIMITS, Route, mount
 from services.api.context import CONTEXT, Context, Stamps, uuid7
@@ -52,7 +64,7 @@ async def run(settings: Settings) -> None:
         await log.start()
         limits = Limits(settings.key_rate, settings.key_burst)
         context = await build(log, store, SystemClock(), limits)
-        runner = await serve(application(context), settings.host, settings.port, reuse_port=True)
+        runner = await serve(application(context, settings.static), settings.host, settings.port, reuse_port=True)
         await asyncio.Event().wait()
     finally:
         if runner is not None:
@@ -87,12 +99,13 @@ async def build(log: Log, store: Store, clock: Clock, limits: Limits | None = No
     )
 
 
-def application(context: Context) -> web.Application:
-    """All routes."""
+def application(context: Context, static: str = "") -> web.Application:
+    """All routes; `static` is the folder of posthog-js's files."""
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_observe, error_middleware])
     app[CONTEXT] = context
     app.on_response_prepare.append(_add_headers)
     capture.register(app)
+    sdk.register(app, static)
     mount(app, ROUTES)
     openapi.register(app, ROUTES)
     add_ops(app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context)})
@@ -115,7 +128,7 @@ async def _observe(
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(request.get(LIMITS, {}))
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")
 
 
 async def _log_answers(context: Context) -> str:

@@ -71,11 +71,12 @@ def test_after_a_reset_the_next_one_is_somebody_else(either_stack: Stack, chromi
     page.wait(SET_UP)
     ids = [page.run("posthog.get_distinct_id()")]
     page.run("posthog.identify('ada', {plan: 'pro'})")
+    wait_for(lambda: captured(either_stack, "$identify") == ["ada"], SECONDS_MAX, "the first one to be known")
     page.run("posthog.reset()")
     ids.append(page.run("posthog.get_distinct_id()"))
     page.run("posthog.identify('grace', {plan: 'free'})")
-    page.close()
     wait_for(lambda: len(captured(either_stack, "$identify")) == 2, SECONDS_MAX, "both to be known")
+    page.close()
     people = {frozenset(person["distinct_ids"]): person["properties"]["plan"] for person in everybody(either_stack)}
     assert people == {frozenset(("ada", ids[0])): "pro", frozenset(("grace", ids[1])): "free"}
     assert page.noise == []
@@ -94,6 +95,8 @@ def test_a_visit_is_recorded_once_the_project_says_so(either_stack: Stack, chrom
     sent = f"{either_stack.url}/s/"
     wait_for(lambda: any(url.startswith(sent) for _, url, _ in page.requests), SECONDS_MAX, "a recording to be sent")
     page.close()
+    stored = "SELECT uniq(session) FROM recording_blocks"
+    wait_for(lambda: either_stack.query(stored) == "1", SECONDS_MAX, "the recording to be stored")
     assert {status for _, url, status in page.requests if url.startswith(sent)} == {200}
     assert f"{either_stack.url}/static/1.449.2/lazy-recorder.js" in {url for _, url, _ in page.requests}
     assert page.noise == []

@@ -9,6 +9,7 @@ Everybody in the story is made up; what is kept of a machine is its operating sy
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import sys
@@ -40,7 +41,9 @@ class _Between(BaseHTTPRequestHandler):
     kept: list[dict[str, Any]]
 
     def handle_one_request(self) -> None:
-        self.raw_requestline = self.rfile.readline(65_537)
+        self.raw_requestline = b""
+        with contextlib.suppress(ConnectionResetError):  # a browser lets go of what it does not need
+            self.raw_requestline = self.rfile.readline(65_537)
         if not self.raw_requestline or not self.parse_request():
             self.close_connection = True
             return

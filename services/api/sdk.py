@@ -58,6 +58,7 @@ NO_FLAGS: dict[str, Any] = {
 """`flags` is what SDKs of today read, the next two what older ones do."""
 
 _SCRIPT = b"(window._POSTHOG_REMOTE_CONFIG=window._POSTHOG_REMOTE_CONFIG||{})[%b]={config:%b,siteApps:[]};"
+_KINDS = {".js": "text/javascript", ".map": JSON}
 _FILE = r"/static/{file:(\d[\w.-]*/)?[\w.-]+\.js(\.map)?}"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -148,7 +149,9 @@ def _files(folder: Path | None) -> Handler:
             missing = errors.not_found("No such file: PERSONLOG_STATIC names the folder with posthog-js's files.")
             missing.headers |= anyone
             raise missing
-        return web.FileResponse(path, headers={**anyone, "Cache-Control": f"public, max-age={STATIC_SECONDS}"})
+        kind = f"{_KINDS[path.suffix]}; charset=utf-8"
+        kept = {"Content-Type": kind, "Cache-Control": f"public, max-age={STATIC_SECONDS}"}
+        return web.FileResponse(path, headers=anyone | kept)
 
     return file
 

@@ -15,6 +15,7 @@ import pytest
 
 from services.api.sdk import STATIC_SECONDS, STUBS
 from shared.domain.commands import Capture, Command, Merge
+from shared.domain.errors import NotFound
 from shared.store.access import set_recordings
 from tests.support.api import NOW, TOKEN, Api, serving
 from tests.support.processes import TOKEN as RECORDED_TOKEN
@@ -147,6 +148,11 @@ async def test_a_project_that_records_says_where_to(api: Api) -> None:
     assert orjson.loads(body)["sessionRecording"] is False
 
 
+async def test_a_project_that_does_not_exist_cannot_record(api: Api) -> None:
+    with pytest.raises(NotFound):
+        await set_recordings(api.context.store, 99, True, NOW + 1)
+
+
 async def test_an_unknown_token_is_no_error_and_records_nothing(api: Api) -> None:
     status, body, _ = await get(api, "/array/phc_nobody/config")
     assert status == 200 and orjson.loads(body)["sessionRecording"] is False
@@ -201,6 +207,15 @@ async def test_posthog_js_is_served_from_its_folder_with_and_without_a_version(a
     assert headers["X-Content-Type-Options"] == "nosniff"
     again, _, _ = await get(api, f"/static/{path}", **{"If-None-Match": headers["ETag"]})
     assert again == 304
+
+
+async def test_a_packed_file_goes_to_who_takes_it(api: Api, tmp_path: Path) -> None:
+    (tmp_path / "dist" / "array.js.gz").write_bytes(gzip.compress(b"packed"))
+    for asked, encoding in (("gzip", "gzip"), ("identity", None)):
+        async with api.client.get("/static/array.js", headers={"Accept-Encoding": asked}) as response:
+            assert (response.status, response.headers.get("Content-Encoding")) == (200, encoding)
+            assert response.content_type == "text/javascript"
+            assert await response.read() == (b"packed" if encoding else b"array.js")
 
 
 @pytest.mark.parametrize(

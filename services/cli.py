@@ -86,7 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     projects = commands.add_parser("projects", help="projects").add_subparsers(required=True, metavar="COMMAND")
     create = projects.add_parser("create", help="create a project; prints its id and token")
     create.add_argument("name")
+    create.add_argument("--recordings", action="store_true", help="browsers are told to record sessions")
     create.set_defaults(command=_project_create)
+    recordings = projects.add_parser("recordings", help="whether browsers are told to record sessions")
+    recordings.add_argument("id", type=int)
+    recordings.add_argument("switch", choices=("on", "off"))
+    recordings.set_defaults(command=_project_recordings)
     projects.add_parser("list").set_defaults(command=_project_list)
     deletions = commands.add_parser("deletions", help="deletions").add_subparsers(required=True, metavar="COMMAND")
     deletions.add_parser("run", help="one deletion window, now").set_defaults(command=_deletions_run)
@@ -283,8 +288,20 @@ def _project_create(settings: Settings, options: argparse.Namespace, made: bool)
 
     async def act(store: Any) -> None:
         token = "phc_" + secrets.token_urlsafe(32)
-        row = await create_project(store, options.name, token, SystemClock().now_us())
+        now = SystemClock().now_us()
+        row = await create_project(store, options.name, token, now, recordings=options.recordings)
         print(f"{row.project} {row.token}")
+
+    return _with_store(settings, act)
+
+
+def _project_recordings(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from shared.runtime.clock import SystemClock
+    from shared.store.access import set_recordings
+
+    async def act(store: Any) -> None:
+        row = await set_recordings(store, options.id, options.switch == "on", SystemClock().now_us())
+        print(f"recordings of project {row.project}: {options.switch}")
 
     return _with_store(settings, act)
 
@@ -294,7 +311,7 @@ def _project_list(settings: Settings, options: argparse.Namespace, made: bool) -
 
     async def act(store: Any) -> None:
         for row in await list_projects(store):
-            print(f"{row.project}  {row.token}  {row.name}")
+            print(f"{row.project}  {row.token}  recordings {'on' if row.recordings else 'off'}  {row.name}")
 
     return _with_store(settings, act)
 

@@ -19,6 +19,7 @@ from services.api import (
     lists,
     openapi,
     persons,
+    sdk,
     timeline,
 )
 from services.api.access import Access
@@ -64,7 +65,7 @@ async def run(settings: Settings) -> None:
         await log.start()
         limits = Limits(settings.key_rate, settings.key_burst)
         context = await build(log, store, SystemClock(), limits)
-        runner = await serve(application(context), settings.host, settings.port, reuse_port=True)
+        runner = await serve(application(context, settings.static), settings.host, settings.port, reuse_port=True)
         await asyncio.Event().wait()
     finally:
         if runner is not None:
@@ -99,13 +100,14 @@ async def build(log: Log, store: Store, clock: Clock, limits: Limits | None = No
     )
 
 
-def application(context: Context) -> web.Application:
-    """All routes."""
+def application(context: Context, static: str = "") -> web.Application:
+    """All routes; `static` is the folder of posthog-js's files."""
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_observe, error_middleware])
     app[CONTEXT] = context
     app.on_response_prepare.append(_add_headers)
     capture.register(app)
     capture_v1.register(app)
+    sdk.register(app, static)
     mount(app, ROUTES)
     openapi.register(app, ROUTES)
     add_ops(app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context)})
@@ -128,7 +130,7 @@ async def _observe(
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(request.get(LIMITS, {}))
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")
 
 
 async def _log_answers(context: Context) -> str:

@@ -36,20 +36,10 @@ def register(app: web.Application) -> None:
         resource.add_route("POST", capture)
         resource.add_route("GET", capture)
         resource.add_route("OPTIONS", preflight)
-    for path in ("/flags", "/decide"):
-        resource = app.router.add_resource(path + "{slash:/?}")
-        resource.add_route("POST", flags)
-        resource.add_route("OPTIONS", preflight)
 
 
 async def preflight(request: web.Request) -> web.Response:
     return web.Response(headers=cors(request), body=_OK, content_type="application/json")
-
-
-async def flags(request: web.Request) -> web.Response:
-    """No flags: what keeps an SDK quiet."""
-    body = b'{"flags":{},"featureFlags":{},"errorsWhileComputingFlags":false}'
-    return web.Response(headers=cors(request), body=body, content_type="application/json")
 
 
 async def capture(request: web.Request) -> web.Response:

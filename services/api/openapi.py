@@ -16,6 +16,7 @@ from services.api.calls import KEY_CHARS_MAX, KEY_PATTERN, PREFIXES, Route
 from services.api.parameters import Parameter
 from services.api.reference import page_of
 from services.api.render import JSON, json_body
+from services.api.sdk import STUBS
 from services.api.values import NAME_CHARS_MAX
 
 PREFIX = PREFIXES[0].replace("{project}", "{project_id}")
@@ -54,11 +55,20 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "example": "plan",
     },
     "request": {"description": "The deletion request.", "schema": {"type": "string", "format": "uuid"}},
+    "token": {
+        "description": "The project's token; an unknown one gets the same, so that it is told where it matters.",
+        "schema": {"type": "string", "minLength": 1},
+        "example": "phc_…",
+    },
+    "file": {
+        "description": "A file of posthog-js, with or without its version before it.",
+        "schema": {"type": "string", "minLength": 1},
+        "example": "array.js",
+    },
 }  # fmt: skip
 
 CAPTURE_PATHS = ("/batch/", "/capture/", "/e/", "/i/v0/e/", "/track/", "/engage/")
 CAPTURE_V1_PATH = "/i/v1/analytics/events/"
-STUBS = ("/flags/", "/decide/")
 PLAIN = {"/livez": "The process runs.", "/readyz": "Writes are accepted and reads answered.",
          "/metrics": "Prometheus; from this machine only.", "/version": "The version.",
          "/openapi.json": "This document.", "/docs": "The same for people."}  # fmt: skip
@@ -96,8 +106,11 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     for path in CAPTURE_PATHS:
         paths[path] = {"post": _capture(path), "options": _preflight(path), "get": _capture_by_query(path)}
     paths[CAPTURE_V1_PATH] = {"post": _capture_v1(), "options": _preflight(CAPTURE_V1_PATH)}
-    for path in STUBS:
-        paths[path] = {"post": _stub(path), "options": _preflight(path)}
+    for stub in STUBS:
+        path = stub.path + "/"
+        paths[path] = {method.lower(): _stub(path, method, stub.says) for method in stub.methods}
+        paths[path]["options"] = _preflight(path)
+    paths["/static/{file}"] = {"get": _static()}
     for path, says in PLAIN.items():
         paths[path] = {"get": {"operationId": f"get {path}", "summary": says, "security": [], "tags": ["operations"],
                                "responses": {"default": {"description": says}}}}  # fmt: skip
@@ -322,16 +335,30 @@ def _capture_responses() -> dict[str, Any]:
     }
 
 
-def _stub(path: str) -> dict[str, Any]:
+def _stub(path: str, method: str, says: str) -> dict[str, Any]:
+    content: dict[str, Any] = {"text/javascript" if path.endswith(".js/") else JSON: {"schema": {}}}
     return {
-        "operationId": f"stub {path}", "summary": "What an SDK asks when it starts: there are no flags.",
-        "security": [], "tags": ["capture"],
-        "responses": {"200": {"description": "No flags.", "content": {JSON: {"schema": {"type": "object"}}}}},
+        "operationId": f"{method.lower()} stub {path}", "summary": f"What SDKs ask. {says}", "security": [],
+        "tags": ["capture"], "parameters": _path_parameters(path),
+        "responses": {"200": {"description": says, "content": content}},
+    }  # fmt: skip
+
+
+def _static() -> dict[str, Any]:
+    missing = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        "operationId": "static", "summary": "posthog-js's own files, from the folder PERSONLOG_STATIC.", "security": [],
+        "tags": ["capture"], "parameters": _path_parameters("/static/{file}"),
+        "responses": {
+            "200": {"description": "The file.", "content": {"text/javascript": {"schema": {}}}},
+            "404": {"description": "No such file, or no folder.", "content": missing},
+        },
     }  # fmt: skip
 
 
 def _preflight(path: str) -> dict[str, Any]:
     return {
         "operationId": f"preflight {path}", "summary": "Any origin may send.", "security": [], "tags": ["capture"],
+        "parameters": _path_parameters(path),
         "responses": {"200": {"description": "Allowed.", "content": {JSON: {"schema": {"type": "object"}}}}},
     }  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp.test_utils import TestClient, TestServer
 
 from services.api.app import application, build
+from services.api.context import Context
 from shared.domain.commands import Command, decode
 from shared.domain.errors import LogUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, Position
@@ -40,8 +41,8 @@ class SwitchableLog(MemoryLog):
 class Api:
     """A client of the API, and what its log holds."""
 
-    def __init__(self, client: TestClient[Any, Any], log: SwitchableLog) -> None:
-        self.client, self.log = client, log
+    def __init__(self, client: TestClient[Any, Any], log: SwitchableLog, context: Context) -> None:
+        self.client, self.log, self.context = client, log, context
 
     def commands(self) -> list[Command]:
         """Every command in the log: those of fragments, then those of identity."""
@@ -49,18 +50,18 @@ class Api:
 
 
 @asynccontextmanager
-async def serving(engine_url: str) -> AsyncIterator[Api]:
+async def serving(engine_url: str, token: str = TOKEN, static: str = "") -> AsyncIterator[Api]:
     """The composed API on a database of its own, closed at the end."""
     store = await Store.connect(engine_url)
     await migrate(store)
     clock = ManualClock(NOW)
-    await ensure_bootstrap(store, PERSONAL_KEY, TOKEN, clock.now_us)
+    await ensure_bootstrap(store, PERSONAL_KEY, token, clock.now_us)
     log = SwitchableLog()
     context = await build(log, store, clock)
-    server = TestServer(application(context), port=free_port())
+    server = TestServer(application(context, static), port=free_port())
     await server.start_server(auto_decompress=False)  # as lifecycle.serve does
     async with TestClient(server) as client:
-        yield Api(client, log)
+        yield Api(client, log, context)
     await context.watermarks.close()
     await context.access.close()
     await store.close()

@@ -16,10 +16,7 @@ from services.api.values import NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.commands import Capture, Command, Merge, MergeMode, Properties, Write
 from shared.domain.errors import BadInput
 from shared.domain.identity import is_legal
-from shared.domain.ids import DISTINCT_ID_CHARS_MAX, fragment_id, hash64
-
-CAPTURED_ID_CHARS_MAX = 200
-"""Capture v0 cuts there, as the original does."""
+from shared.domain.ids import CAPTURED_ID_CHARS_MAX, DISTINCT_ID_CHARS_MAX, fragment_id, hash64
 
 EVENT_NAME_CHARS_MAX = 200
 

@@ -69,7 +69,7 @@ class File:
         self.fingerprint = f"{self.total}:{blake2b(head, digest_size=16).hexdigest()}"
         self._file = self._raw
         if head.startswith(b"\x1f\x8b"):
-            self._file = io.BufferedReader(gzip.GzipFile(fileobj=self._raw), HEAD_BYTES)
+            self._file = io.BufferedReader(gzip.GzipFile(fileobj=self._raw), HEAD_BYTES)  # type: ignore[arg-type]  # typed too narrowly
 
     async def rows(self, skip: int = 0) -> AsyncIterator[Row]:
         """The rows behind number `skip`. What ends the reading comes as the last one."""
@@ -136,7 +136,7 @@ class File:
         """Records of CSV. After a broken one it goes on with the next line; the reason says which lines are lost."""
         csv.field_size_limit(ROW_BYTES_MAX)
         reader = csv.reader(self._text(), strict=True)
-        header = next((cells for cells in reader if cells), [])
+        header = next((cells for cells in reader if any(map(str.strip, cells))), [])
         if header and not any(ID_COLUMNS.fullmatch(name) for name in header):
             raise SettingsError("The source is no JSON, and no CSV with a column distinct_ids.0, distinct_id or event.")
         number = 0

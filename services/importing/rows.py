@@ -117,8 +117,10 @@ def _person(row: Mapping[str, Any], manner: Manner) -> Parcel:
     identified = _flag(row.get("is_identified"), default=len(legal) > 1)
     quiet = manner.by_rest and not identified
     sources = legal[1:]
-    events = [_set_event(into, created, set_once=part) for part in _parts(_initial(row, once=True)) or [{}]]
-    events += [_set_event(into, when, set=part) for part in _parts(_initial(row, once=False)) or [{}]]
+    once, rest = _parts(_initial(row, once=True)), _parts(_initial(row, once=False))
+    births: list[dict[str, Any]] = [] if rest and when == created else [{}]
+    events = [_set_event(into, created, set_once=part) for part in once or births]
+    events += [_set_event(into, when, set=part) for part in rest or ([{}] if when > created else [])]
     if quiet:
         events += [_set_event(one, created) for one in sources]
     else:

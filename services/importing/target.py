@@ -16,6 +16,7 @@ from shared.runtime.settings import SettingsError
 ASKED_MAX = 200
 """Persons looked up at once: as many as the API takes."""
 
+_COUNTS = re.compile(r" \d+ stored, \d+ refused\.$")
 _BAD_EVENT = re.compile(r"batch\[(\d+)\]")
 
 
@@ -106,4 +107,4 @@ class Target:
 def _reason(answer: Answer) -> str:
     said = answer.json()
     detail = said.get("detail") if isinstance(said, dict) else None
-    return str(detail or f"The server answers {answer.status}.")[:500]
+    return _COUNTS.sub("", str(detail or f"The server answers {answer.status}."))[:500]

@@ -44,7 +44,10 @@ def _import(settings: Settings, options: argparse.Namespace, made: bool) -> int:
         settings = with_keys(settings)[0]
     codes: list[int] = []
     run(_go(settings, options, codes))
-    return codes[0] if codes else 1
+    if not codes:
+        print("Stopped; run it again to go on.", file=sys.stderr)
+        return 1
+    return codes[0]
 
 
 async def _go(settings: Settings, options: argparse.Namespace, codes: list[int]) -> None:

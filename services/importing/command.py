@@ -18,6 +18,9 @@ from shared.runtime.settings import Settings, SettingsError, with_keys
 SOURCE_KEY = "POSTHOG_PERSONAL_API_KEY"
 """The environment variable with the source's key: on a command line everybody on the machine reads it."""
 
+RETRIES_SAID = 3
+"""Failures in a row after which a request's trouble is told."""
+
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
@@ -36,10 +39,11 @@ def add(commands: Any) -> None:
 
 
 def _import(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    from shared.runtime.lifecycle import run
-    from shared.runtime.telemetry import setup_logs
+    from stamina.instrumentation import set_on_retry_hooks
 
-    setup_logs("import")
+    from shared.runtime.lifecycle import run
+
+    set_on_retry_hooks([_waiting])
     if (settings.data / "keys.env").exists():
         settings = with_keys(settings)[0]
     codes: list[int] = []
@@ -101,6 +105,12 @@ async def _go(settings: Settings, options: argparse.Namespace, codes: list[int])
     if state.refused:
         print(f"{state.refused:,} rows refused, in whole or in part: {errors}")
     codes.append(1 if state.refused else 0)
+
+
+def _waiting(details: Any) -> None:
+    """Say once a request that it is tried again and again; a single failure is nothing to speak of."""
+    if details.retry_num == RETRIES_SAID:
+        print(f"\n{details.caused_by}; trying on", file=sys.stderr)
 
 
 def _state_path(settings: Settings, source: str, remote: bool) -> Path:

@@ -42,8 +42,8 @@ class Target:
     async def send(self, events: Sequence[Sent]) -> list[Refusal]:
         """Append events of the past; when this returns, all but the refused ones are durable.
 
-        A refused batch names its first bad event only, and has stored the good ones: what is behind it is sent again,
-        and is the same by its uuids.
+        A refused batch names its first bad event only, and has stored the good ones. What is behind it is sent again,
+        the same by its uuids: in halves, because all of it may be bad.
         """
         refused: list[Refusal] = []
         waiting = [events]
@@ -54,14 +54,12 @@ class Target:
                 continue
             attr = str(said.get("attr") or "")
             named = _BAD_EVENT.match(attr)
-            if named is None and len(part) > 1:
-                middle = len(part) // 2
-                waiting += [part[middle:], part[:middle]]
-                continue
-            bad = int(named[1]) if named is not None else 0
-            refused.append(Refusal(row=part[bad][0], reason=_reason(answer), attr=attr.partition("].")[2] or None))
-            if rest := part[bad + 1 :]:
-                waiting.append(rest)
+            if named is not None or len(part) == 1:
+                bad = int(named[1]) if named is not None else 0
+                refused.append(Refusal(row=part[bad][0], reason=_reason(answer), attr=attr.partition("].")[2] or None))
+                part = part[bad + 1 :]
+            middle = len(part) // 2
+            waiting += [half for half in (part[middle:], part[:middle]) if half]
         return refused
 
     async def merge(self, wanted: Sequence[tuple[int, str, str]]) -> list[Refusal]:

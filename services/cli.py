@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from services.importing import command as importing
+from services.progress import Progress
 from shared.domain.errors import PersonlogError
 from shared.runtime.settings import Settings, SettingsError, read, with_keys
 
 DONE, FOUND_WRONG, BAD_USAGE = 0, 1, 2
 DAY_US = 86_400_000_000
-BAR_SECONDS, LINE_SECONDS = 0.2, 10.0
-"""Between two signs of life of long work, in a terminal and elsewhere."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,29 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PersonlogError as error:
         print(f"personlog: {error.detail}", file=sys.stderr)
         return FOUND_WRONG
-
-
-class Progress:
-    """A bar in a terminal, a line every ten seconds elsewhere."""
-
-    def __init__(self, *, terminal: bool, began: float) -> None:
-        self._terminal, self._said_at, self._open = terminal, began, False
-
-    def tell(self, done: int, total: int, text: str) -> None:
-        now = time.monotonic()
-        if now - self._said_at < (BAR_SECONDS if self._terminal else LINE_SECONDS):
-            return
-        self._said_at = now
-        share = min(1.0, done / max(total, 1))
-        text = f"{done:,} of about {total:,}, {text}"
-        bar = f"\r[{'#' * int(share * 30):30}] {share:4.0%} {text} "
-        print(bar if self._terminal else text, end="" if self._terminal else "\n", flush=True)
-        self._open = self._terminal
-
-    def end(self) -> None:
-        """Leave the bar as it stands."""
-        if self._open:
-            print()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     recordings.add_argument("switch", choices=("on", "off"))
     recordings.set_defaults(command=_project_recordings)
     projects.add_parser("list").set_defaults(command=_project_list)
+    importing.add(commands)
     deletions = commands.add_parser("deletions", help="deletions").add_subparsers(required=True, metavar="COMMAND")
     deletions.add_parser("run", help="one deletion window, now").set_defaults(command=_deletions_run)
     receipts = commands.add_parser("receipts", help="receipts").add_subparsers(required=True, metavar="COMMAND")

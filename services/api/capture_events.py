@@ -16,11 +16,9 @@ from services.api.capture_body import TOKEN_PLACES, clean, clean_text
 from services.api.values import NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.commands import Capture, Command, Merge, MergeMode, Properties, Write
 from shared.domain.errors import BadInput
+from shared.domain.fragment import imported_at
 from shared.domain.identity import is_legal
-from shared.domain.ids import DISTINCT_ID_CHARS_MAX, fragment_id, hash64
-
-CAPTURED_ID_CHARS_MAX = 200
-"""Capture v0 cuts there, as the original does."""
+from shared.domain.ids import CAPTURED_ID_CHARS_MAX, DISTINCT_ID_CHARS_MAX, fragment_id, hash64
 
 EVENT_NAME_CHARS_MAX = 200
 
@@ -250,4 +248,7 @@ def _merge(capture: Capture, sent_id: str, sent: Properties, scene: Scene) -> li
     )  # fmt: skip
     if not is_legal(from_id):
         return [merge]
-    return [Write(id=scene.mint(), fragment=source, distinct_id=source_id, reason="merge", **common), merge]
+    birth = Write(
+        id=scene.mint(), fragment=source, distinct_id=source_id, since=imported_at(capture), reason="merge", **common
+    )
+    return [birth, merge]

@@ -253,7 +253,7 @@ WITH
     ),
     born AS
     (
-        SELECT fragment, max(timeline.created_at) AS created, min(stamp) AS began
+        SELECT fragment, minIf(timeline.created_at, timeline.created_at != 0) AS created, min(stamp) AS began
         FROM timeline INNER JOIN lives ON timeline.fragment = lives.fragment
         WHERE project = {project:UInt32} AND topic = 'fragment.changed' AND version > lives.ended AND erased >= deleted
         GROUP BY fragment

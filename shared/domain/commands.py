@@ -55,7 +55,8 @@ class Capture(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="capt
 class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"):
     """A change of one fragment by REST, or the empty write before a merge, which only gives birth.
 
-    `expect` is the version of the fragment's last effect that the client saw (If-Match).
+    `expect` is the version of the fragment's last effect that the client saw (If-Match). `since` is the time of the
+    imported event that asks for the merge.
     """
 
     fragment: UUID
@@ -64,6 +65,7 @@ class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"
     set_once: Properties = {}
     unset: tuple[str, ...] = ()
     expect: int | None = None
+    since: int = 0
     reason: str = ""
 
 

@@ -65,6 +65,8 @@ def _command(chosen: random.Random, number: int) -> Command:
             changes["set_once"] = {chosen.choice("pq"): number}
         if chosen.random() < 0.2:
             changes["unset"] = (chosen.choice("pq"),)
+        if kind < 0.03:  # what an imported merge gives birth with
+            return Write(**common, fragment=fragment, distinct_id=name, reason="merge", since=at - number % 20_000)
         if kind < 0.3:
             key = chosen.choice((0, number + 1))
             return Write(**common, key=key, digest=key, fragment=fragment, distinct_id=name, reason="update", **changes)

@@ -52,18 +52,21 @@ class Oracle:
 
     def _write(self, command: Write | Capture, version: int) -> None:
         one = self.fragment(command.fragment)
-        imported = isinstance(command, Capture) and command.historical
+        imported = command.since > 0 if isinstance(command, Write) else command.historical
+        then = command.since if isinstance(command, Write) else max(command.timestamp, 1)
+        if isinstance(command, Capture) and (not command.person or command.uuid in one["seen"]):
+            return
+        if imported and then < one["erased_at"]:
+            return
         if isinstance(command, Capture):
-            if not command.person or command.uuid in one["seen"] or (imported and command.timestamp < one["erased_at"]):
-                return
             one["seen"].add(command.uuid)
         elif command.expect is not None and command.expect != one["effect"]:
             return
-        stamp = max(command.timestamp, 1) if imported else max(command.at, one["stamp"] + 1)
+        stamp = then if imported else max(command.at, one["stamp"] + 1)
         before = (len(one["ops"]), one["born"])
         self._operations(one, command, stamp)
-        if one["born"] is None:
-            one["born"], one["name"] = (stamp if imported else command.at), command.distinct_id
+        if one["born"] is None or (imported and then < one["born"]):
+            one["born"], one["name"] = (then if imported else command.at), command.distinct_id
         if before != (len(one["ops"]), one["born"]):
             one["effect"], one["stamp"] = version, max(one["stamp"], stamp)
 

@@ -31,6 +31,7 @@ from services.api.capture_body import (
     inflate,
     unpack,
 )
+from services.api.capture_events import token_of
 from services.api.errors import ApiError
 from services.api.values import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
 from shared.domain.errors import BadInput
@@ -353,3 +354,21 @@ def test_no_bytes_raise_anything_but_the_documented(
         assert error.status in (400, 413)
     except BadInput:
         pass
+
+
+@pytest.mark.parametrize(
+    ("event", "token"),
+    [
+        ({"token": "a", "api_key": "b"}, "a"),
+        ({"api_key": "b"}, "b"),
+        ({"$token": "c"}, "c"),
+        ({"properties": {"token": "d"}}, "d"),
+        ({"token": "", "properties": {"token": "d"}}, "d"),
+        ({"token": 7}, None),
+        ({"properties": "x"}, None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_a_token_is_found_in_each_of_its_places(event: Any, token: str | None) -> None:
+    assert token_of(event) == token

@@ -20,7 +20,6 @@ from services.api.capture_events import (
     Scene,
     commands_of,
     time_of,
-    token_of,
 )
 from services.api.values import NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.commands import Capture, Command, Merge, Write, decode, encode
@@ -104,24 +103,6 @@ def test_a_distinct_id_is_kept_as_text_without_nul_cut_at_the_limit(sent: Any, k
 def test_no_distinct_id_is_refused(blank: Any) -> None:
     assert refusal(distinct_id=blank) == "distinct_id"
     assert refusal(distinct_id=10**30) == "distinct_id"
-
-
-@pytest.mark.parametrize(
-    ("event", "token"),
-    [
-        ({"token": "a", "api_key": "b"}, "a"),
-        ({"api_key": "b"}, "b"),
-        ({"$token": "c"}, "c"),
-        ({"properties": {"token": "d"}}, "d"),
-        ({"token": "", "properties": {"token": "d"}}, "d"),
-        ({"token": 7}, None),
-        ({"properties": "x"}, None),
-        ([], None),
-        (None, None),
-    ],
-)
-def test_a_token_is_found_in_each_of_its_places(event: Any, token: str | None) -> None:
-    assert token_of(event) == token
 
 
 # What it is

@@ -48,7 +48,7 @@ def told_by_python(host: str, mode: str = "v0", key: str | None = None) -> list[
     listener = _Listener(complaints)
     logging.getLogger("posthog").addHandler(listener)
     client = posthog.Posthog(
-        TOKEN, host=host, capture_mode=mode, personal_api_key=key, enable_local_evaluation=key is not None,
+        TOKEN, host=host, capture_mode=mode, secret_key=key, enable_local_evaluation=key is not None,
         on_error=lambda error, _: complaints.append(repr(error)),
     )  # fmt: skip
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from services.api.capture_body import INFLATED_BYTES_MAX, Captured, decode
 from services.api.capture_events import Scene, commands_of, time_of, token_of
 from services.api.context import CONTEXT, Context, position_header
 from shared.domain.errors import BadInput, Rejected, Transient
+from shared.domain.ids import Position
 from shared.log.port import Entry
 from shared.runtime import telemetry
 
@@ -21,7 +23,7 @@ PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
 BODY_BYTES_MAX = INFLATED_BYTES_MAX
 """Of a body as sent; after decompression the same limit holds."""
 
-_OK = b'{"status":"Ok"}'
+OK = b'{"status":"Ok"}'
 
 
 def register(app: web.Application) -> None:
@@ -38,7 +40,7 @@ def register(app: web.Application) -> None:
 
 
 async def preflight(request: web.Request) -> web.Response:
-    return web.Response(headers=cors(request), body=_OK, content_type="application/json")
+    return web.Response(headers=cors(request), body=OK, content_type="application/json")
 
 
 async def flags(request: web.Request) -> web.Response:
@@ -49,8 +51,15 @@ async def flags(request: web.Request) -> web.Response:
 
 async def capture(request: web.Request) -> web.Response:
     """One request of events: the good ones are appended in one piece, the first bad one is named."""
+    return await for_browsers(request, _capture)
+
+
+async def for_browsers(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.Response]]
+) -> web.Response:
+    """What the handler answers, and its errors as well, for a page of any origin to read."""
     try:
-        return await _capture(request)
+        return await handler(request)
     except (errors.ApiError, Rejected, Transient) as error:
         answer = error if isinstance(error, errors.ApiError) else errors.of(error)
         answer.headers |= cors(request)
@@ -61,20 +70,27 @@ async def _capture(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     body = await read_body(request, BODY_BYTES_MAX)
     captured = decode(body, request.content_type, request.query, request.headers.get("Content-Encoding", ""))
-    project = _project(context, captured)
+    project = project_of(context, captured)
     good, refused = _entries(context, captured, project)
     positions = await context.log.append(good) if good else []
-    stored = len(captured.events) - len(refused)
-    telemetry.CAPTURED.labels("stored").inc(stored)
+    telemetry.CAPTURED.labels("stored").inc(len(captured.events) - len(refused))
+    telemetry.CAPTURED.labels("refused").inc(len(refused))
+    return told(request, captured, refused, positions)
+
+
+def told(
+    request: web.Request, captured: Captured, refused: list[tuple[int, BadInput]], positions: list[Position]
+) -> web.Response:
+    """That every event is durable, or the first refused one, raised."""
     if refused:
-        telemetry.CAPTURED.labels("refused").inc(len(refused))
-        refusal = _refusal(captured, refused, stored)
+        stored = len(captured.events) - len(refused)
+        refusal = refusal_of(captured, refused, stored)
         refusal.headers |= position_header(positions)
         raise refusal
     headers = cors(request) | position_header(positions)
     if request.query.get("beacon") == "1":
         return web.Response(status=204, headers=headers)
-    return web.Response(body=_OK, headers=headers, content_type="application/json")
+    return web.Response(body=OK, headers=headers, content_type="application/json")
 
 
 def cors(request: web.Request) -> dict[str, str]:
@@ -94,15 +110,7 @@ def cors(request: web.Request) -> dict[str, str]:
 
 
 def _entries(context: Context, captured: Captured, project: Project) -> tuple[list[Entry], list[tuple[int, BadInput]]]:
-    received_at = context.clock.now_us()
-    sent_at = time_of(captured.sent_at)
-    scene = Scene(
-        project=project.id,
-        received_at=received_at,
-        skew=0 if sent_at is None else sent_at - received_at,
-        historical=captured.historical,
-        mint=context.mint,
-    )
+    scene = scene_of(context, captured, project)
     first = context.stamps.reserve(len(captured.events))
     good: list[Entry] = []
     refused: list[tuple[int, BadInput]] = []
@@ -114,7 +122,20 @@ def _entries(context: Context, captured: Captured, project: Project) -> tuple[li
     return good, refused
 
 
-def _project(context: Context, captured: Captured) -> Project:
+def scene_of(context: Context, captured: Captured, project: Project) -> Scene:
+    """What the events of this request share, received now."""
+    received_at = context.clock.now_us()
+    sent_at = time_of(captured.sent_at)
+    return Scene(
+        project=project.id,
+        received_at=received_at,
+        skew=0 if sent_at is None else sent_at - received_at,
+        historical=captured.historical,
+        mint=context.mint,
+    )
+
+
+def project_of(context: Context, captured: Captured) -> Project:
     """The batch's token wins; else every event must carry the same one."""
     tokens: set[Any] = {captured.token} if captured.token else {token_of(event) for event in captured.events}
     if len(tokens) > 1:
@@ -128,7 +149,8 @@ def _project(context: Context, captured: Captured) -> Project:
     return project
 
 
-def _refusal(captured: Captured, refused: list[tuple[int, BadInput]], stored: int) -> errors.ApiError:
+def refusal_of(captured: Captured, refused: list[tuple[int, BadInput]], stored: int) -> errors.ApiError:
+    """The first bad event by its place, and how many were stored all the same."""
     index, error = refused[0]
     if not captured.batch:
         return errors.of(error)

@@ -57,7 +57,7 @@ V = TypeVar("V")
 
 Format = Literal["json", "csv"]
 
-LIMITS = "ratelimit"
+LIMITS = web.RequestKey("ratelimit", dict)
 """Where a request keeps the RateLimit headers of its answer, whatever that will be."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp.test_utils import TestClient, TestServer
 
 from services.api.app import application, build
+from services.api.context import Context
 from shared.domain.commands import Command, decode
 from shared.domain.errors import LogUnavailable, Transient
 from shared.domain.ids import COMMANDS, IDENTITY, Position
@@ -58,9 +59,9 @@ class Api:
     """A client of the API, and what its log and its object store hold."""
 
     def __init__(
-        self, client: TestClient[Any, Any], log: SwitchableLog, objects: SwitchableObjects, store: Store
+        self, client: TestClient[Any, Any], log: SwitchableLog, objects: SwitchableObjects, context: Context
     ) -> None:
-        self.client, self.log, self.objects, self.store = client, log, objects, store
+        self.client, self.log, self.objects, self.context = client, log, objects, context
 
     def commands(self) -> list[Command]:
         """Every command in the log: those of fragments, then those of identity."""
@@ -80,7 +81,7 @@ async def serving(engine_url: str) -> AsyncIterator[Api]:
     server = TestServer(application(context), port=free_port())
     await server.start_server(auto_decompress=False)  # as lifecycle.serve does
     async with TestClient(server) as client:
-        yield Api(client, log, objects, store)
+        yield Api(client, log, objects, context)
     await context.blocks.close()
     await context.watermarks.close()
     await context.access.close()

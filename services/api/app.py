@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
@@ -19,17 +19,22 @@ from services.api import (
     lists,
     openapi,
     persons,
+    recordings,
     sdk,
+    sessions,
     timeline,
 )
 from services.api.access import Access
+from services.api.blocks import Blocks
 from services.api.calls import LIMITS, Route, mount
-from services.api.context import CONTEXT, Context, Stamps, uuid7
+from services.api.context import CONTEXT, Context
 from services.api.errors import error_middleware
 from services.api.limits import Limits
 from services.api.reads import Reads
+from services.api.stamps import Stamps, uuid7
 from services.api.watermarks import Watermarks
-from shared.domain.ids import COMMANDS
+from shared.domain.commands import Command
+from shared.domain.ids import COMMANDS, Position
 from shared.log.connect import connect_log
 from shared.log.port import Log
 from shared.runtime import telemetry
@@ -39,11 +44,12 @@ from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
 from shared.store.client import Store
 from shared.store.connect import connect_store
+from shared.store.objects import Objects
 
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
 """Methods that metrics tell apart: a client may send any word, and every word would be a series."""
 
-_NOUNS = (lists, persons, identities, activity, timeline, history, deletions, export)
+_NOUNS = (lists, persons, identities, activity, timeline, history, sessions, deletions, export)
 
 ROUTES: tuple[Route, ...] = (
     *(route for noun in _NOUNS for route in noun.COLLECTION_ROUTES),
@@ -64,13 +70,14 @@ async def run(settings: Settings) -> None:
     try:
         await log.start()
         limits = Limits(settings.key_rate, settings.key_burst)
-        context = await build(log, store, SystemClock(), limits)
+        context = await build(log, store, Objects(settings.objects_url), SystemClock(), limits)
         runner = await serve(application(context, settings.static), settings.host, settings.port, reuse_port=True)
         await asyncio.Event().wait()
     finally:
         if runner is not None:
             await runner.cleanup()
         if context is not None:
+            await context.blocks.close()
             await context.watermarks.close()
             await context.fed.close()
             await context.access.close()
@@ -78,15 +85,19 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
-async def build(log: Log, store: Store, clock: Clock, limits: Limits | None = None) -> Context:
-    """The parts of one API process on a started log and a connected store."""
+async def build(log: Log, store: Store, objects: Objects, clock: Clock, limits: Limits | None = None) -> Context:
+    """The parts of one API process on a started log, a connected store and an object store."""
     access = Access(store, clock)
     await access.start()
     stamps = Stamps(clock)
     reads = Reads(store, log.partitions, stamps.seen)
     watermarks = Watermarks(store, reads.queries["watermarks"], stamps.seen)
     await watermarks.refresh()
-    return Context(
+
+    async def append(commands: Sequence[Command]) -> list[Position]:
+        return await context.append(commands)
+
+    context = Context(
         log=log,
         store=store,
         access=access,
@@ -97,7 +108,9 @@ async def build(log: Log, store: Store, clock: Clock, limits: Limits | None = No
         stamps=stamps,
         clock=clock,
         mint=uuid7,
+        blocks=Blocks(objects, append, stamps, clock, uuid7),
     )
+    return context
 
 
 def application(context: Context, static: str = "") -> web.Application:
@@ -107,6 +120,7 @@ def application(context: Context, static: str = "") -> web.Application:
     app.on_response_prepare.append(_add_headers)
     capture.register(app)
     capture_v1.register(app)
+    recordings.register(app)
     sdk.register(app, static)
     mount(app, ROUTES)
     openapi.register(app, ROUTES)

@@ -21,7 +21,7 @@ from services.api.capture_body import GZIP, inflate
 from services.api.context import CONTEXT, POSITION_HEADER, Context
 from services.api.parameters import AS_OF, Parameter
 from services.api.past import moment, persons_at
-from services.api.render import CSV, JSON, Archive, Rows, csv_body, json_body, send_archive, send_csv, send_json
+from services.api.render import CSV, JSON, Archive, Lines, Rows, csv_body, json_body, stream
 from services.api.watermarks import WAIT_SECONDS_MAX
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, NotYet, PreconditionFailed, Transient
@@ -57,7 +57,7 @@ V = TypeVar("V")
 
 Format = Literal["json", "csv"]
 
-LIMITS = "ratelimit"
+LIMITS = web.RequestKey("ratelimit", dict)
 """Where a request keeps the RateLimit headers of its answer, whatever that will be."""
 
 
@@ -268,7 +268,7 @@ def _judge_key(request: web.Request, route: Route) -> None:
 
 
 async def _respond(call: Call, answer: Answer) -> web.StreamResponse:
-    if isinstance(answer.body, Rows):  # before the position is told: it must not be newer than what is read
+    if isinstance(answer.body, Rows | Lines):  # before the position is told: it must not be newer than what is read
         await answer.body.start()
     positions = call.context.reflected() if answer.positions is None else answer.positions
     headers = answer.headers | ({POSITION_HEADER: format_positions(list(positions))} if positions else {})
@@ -276,10 +276,8 @@ async def _respond(call: Call, answer: Answer) -> web.StreamResponse:
         return web.Response(status=answer.status, headers=headers)
     if call.format == "csv":
         headers |= {"Content-Disposition": 'attachment; filename="persons.csv"'}
-    if isinstance(answer.body, Archive):
-        return await send_archive(call.request, answer.body, headers)
-    if isinstance(answer.body, Rows):
-        return await (send_csv if call.format == "csv" else send_json)(call.request, answer.body, headers)
+    if isinstance(answer.body, Archive | Lines | Rows):
+        return await stream(call.request, answer.body, headers, as_csv=call.format == "csv")
     headers |= {"Content-Type": CSV if call.format == "csv" else JSON}
     body = csv_body(answer.body) if call.format == "csv" else json_body(answer.body)
     return web.Response(status=answer.status, body=body, headers=headers)

@@ -25,21 +25,31 @@ BODY_BYTES_MAX = INFLATED_BYTES_MAX
 Outcome = list[Entry] | BadInput
 """Of one event: what to append, or why it is refused."""
 
-_OK = b'{"status":"Ok"}'
+OK = b'{"status":"Ok"}'
 
 
 def register(app: web.Application) -> None:
     """Add the capture routes; a trailing slash is optional."""
-    app.on_response_prepare.append(_mirror)
     for path in PATHS:
         resource = app.router.add_resource(path + "{slash:/?}")
         resource.add_route("POST", capture)
         resource.add_route("GET", capture)
         resource.add_route("OPTIONS", preflight)
+    mirror(app, *PATHS)
+
+
+def mirror(app: web.Application, *paths: str) -> None:
+    """CORS on every answer of these paths, whoever makes it: a browser cannot read an error without it."""
+
+    async def add(request: web.Request, response: web.StreamResponse) -> None:
+        if request.path.removesuffix("/") in paths:
+            response.headers.update(cors(request))
+
+    app.on_response_prepare.append(add)
 
 
 async def preflight(request: web.Request) -> web.Response:
-    return web.Response(headers=cors(request), body=_OK, content_type="application/json")
+    return web.Response(headers=cors(request), body=OK, content_type="application/json")
 
 
 async def capture(request: web.Request) -> web.Response:
@@ -47,35 +57,36 @@ async def capture(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     body = await read_body(request, BODY_BYTES_MAX)
     captured = decode(body, request.content_type, request.query, request.headers.get("Content-Encoding", ""))
-    project = _project(context, captured)
     unnamed = "$identify" if request.path.startswith("/engage") else None
-    outcomes = outcomes_of(context, captured, project, unnamed=unnamed)
+    outcomes = outcomes_of(context, captured, project_of(context, captured), unnamed=unnamed)
     positions = await append(context, outcomes)
     refused = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, BadInput)]
+    return told(request, captured, refused, positions, sum(map(is_stored, outcomes)))
+
+
+def told(
+    request: web.Request,
+    captured: Captured,
+    refused: list[tuple[int, BadInput]],
+    positions: list[Position],
+    stored: int,
+) -> web.Response:
+    """That every event is durable, or the first refused one, raised."""
     if refused:
-        refusal = _refusal(captured, refused, sum(map(is_stored, outcomes)))
+        refusal = _refusal(captured, refused, stored)
         refusal.headers |= position_header(positions)
         raise refusal
     headers = position_header(positions)
     if request.query.get("beacon") == "1":
         return web.Response(status=204, headers=headers)
-    return web.Response(body=_OK, headers=headers, content_type="application/json")
+    return web.Response(body=OK, headers=headers, content_type="application/json")
 
 
 def outcomes_of(
     context: Context, captured: Captured, project: Project, *, unnamed: str | None = None
 ) -> list[Outcome]:
     """What becomes of each event, in their order: what to append, or why it is refused."""
-    received_at = context.clock.now_us()
-    sent_at = time_of(captured.sent_at)
-    scene = Scene(
-        project=project.id,
-        received_at=received_at,
-        skew=0 if sent_at is None else sent_at - received_at,
-        historical=captured.historical,
-        mint=context.mint,
-        unnamed=unnamed,
-    )
+    scene = scene_of(context, captured, project, unnamed)
     first = context.stamps.reserve(len(captured.events))
     outcomes: list[Outcome] = []
     for at, event in enumerate(captured.events, first):
@@ -116,13 +127,21 @@ def cors(request: web.Request) -> dict[str, str]:
     }
 
 
-async def _mirror(request: web.Request, response: web.StreamResponse) -> None:
-    """CORS on every answer here, whoever makes it: a browser cannot read an error without it."""
-    if request.path.removesuffix("/") in PATHS:
-        response.headers.update(cors(request))
+def scene_of(context: Context, captured: Captured, project: Project, unnamed: str | None = None) -> Scene:
+    """What the events of this request share, received now."""
+    received_at = context.clock.now_us()
+    sent_at = time_of(captured.sent_at)
+    return Scene(
+        project=project.id,
+        received_at=received_at,
+        skew=0 if sent_at is None else sent_at - received_at,
+        historical=captured.historical,
+        mint=context.mint,
+        unnamed=unnamed,
+    )
 
 
-def _project(context: Context, captured: Captured) -> Project:
+def project_of(context: Context, captured: Captured) -> Project:
     """The batch's token wins; else every event must carry the same one."""
     tokens: set[Any] = {captured.token} if captured.token else {token_of(event) for event in captured.events}
     if len(tokens) > 1:
@@ -137,6 +156,7 @@ def _project(context: Context, captured: Captured) -> Project:
 
 
 def _refusal(captured: Captured, refused: list[tuple[int, BadInput]], stored: int) -> errors.ApiError:
+    """The first bad event by its place, and how many were stored all the same."""
     index, error = refused[0]
     if not captured.batch:
         return errors.of(error)

@@ -65,7 +65,12 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decode(body: bytes, content_type: str, query: Mapping[str, str], encoding: str = "") -> Captured:
-    """The events of a request. Raises ApiError or BadInput in the documented shapes.
+    """The events of a request. Raises ApiError or BadInput in the documented shapes."""
+    return shape(parse(plain(body, content_type, query, encoding)), query)
+
+
+def plain(body: bytes, content_type: str, query: Mapping[str, str], encoding: str = "") -> bytes:
+    """The JSON of a request, out of form, base64 and compression.
 
     gzip is what begins like gzip: hints and headers are often missing, and sometimes wrong.
     """
@@ -88,7 +93,7 @@ def decode(body: bytes, content_type: str, query: Mapping[str, str], encoding: s
         body = inflate(body)
     elif compression in ("gzip", "gzip-js") and not encoding:
         raise BadInput("The body is not gzip.", attr="compression")
-    return _shape(parse(body), query)
+    return body
 
 
 def inflate(body: bytes, bytes_max: int = INFLATED_BYTES_MAX, header: int = zlib.MAX_WBITS | 32) -> bytes:
@@ -115,16 +120,16 @@ def unpack(body: bytes, encoding: str) -> bytes:
         raise BadInput(f"The {encoding} data is broken.") from None
 
 
-def parse(body: bytes) -> Any:
-    """JSON, with what cannot be text (lone surrogates, broken UTF-8) replaced; BadInput-like parse_error otherwise."""
+def parse(body: bytes, kind: Any = Any) -> Any:
+    """JSON (of this type), with what cannot be text (lone surrogates, broken UTF-8) replaced; else a parse_error."""
     try:
-        return msgspec.json.decode(body)
+        return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if isinstance(error, RecursionError) or not (_SURROGATE.search(body) or isinstance(error, UnicodeDecodeError)):
             raise errors.parse_error(f"The body is not JSON: {error}"[:300]) from None
     cleaned = _replace_lone_surrogates(body.decode("utf-8", "replace"))
     try:
-        return msgspec.json.decode(cleaned)
+        return msgspec.json.decode(cleaned, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
         raise errors.parse_error(f"The body is not JSON: {error}"[:300]) from None
 
@@ -152,7 +157,8 @@ def _clean(value: Any, attr: str, depth: int) -> Any:
     return value
 
 
-def _shape(value: Any, query: Mapping[str, str]) -> Captured:
+def shape(value: Any, query: Mapping[str, str]) -> Captured:
+    """The events of a decoded body, whichever of the three shapes it has."""
     sent_at = _sent_at(query)
     if isinstance(value, list):
         captured = Captured(events=value, sent_at=sent_at, batch=True)

@@ -88,9 +88,9 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
     if not isinstance(name, str) or not name.strip():
         raise BadInput("An event needs a name.", attr="event")
     name = clean_text(name)[:EVENT_NAME_CHARS_MAX]
-    sent_id = _sent_id(event, sent)
-    distinct_id = _kept_id(sent_id)
-    uuid = _uuid(event.get("uuid"), scene)
+    sent_id = sent_id_of(event, sent)
+    distinct_id = kept_id(sent_id)
+    uuid = uuid_of(event.get("uuid"), scene)
     person = properties.get("$process_person_profile") is not False
     if not person and (name in _MERGES or name == "$groupidentify"):
         return []  # dropped, as the original does: a merge without a person means nothing
@@ -103,7 +103,7 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
         distinct_id=distinct_id,
         uuid=uuid,
         event=name,
-        timestamp=_time(event, properties, scene),
+        timestamp=event_time(event, properties, scene),
         properties=msgspec.Raw(orjson.dumps(properties)),
         person=person,
         historical=scene.historical,
@@ -138,7 +138,7 @@ def _iso(text: str) -> int | None:
     return (aware - _EPOCH) // timedelta(microseconds=1)
 
 
-def _time(event: dict[str, Any], properties: Properties, scene: Scene) -> int:
+def event_time(event: dict[str, Any], properties: Properties, scene: Scene) -> int:
     """offset beats timestamp; a timestamp is corrected by the sender's skew; what cannot be, is now."""
     now, offset = scene.received_at, event.get("offset")
     if isinstance(offset, int | float) and not isinstance(offset, bool) and 0 <= offset < 1e12:
@@ -154,7 +154,8 @@ def _time(event: dict[str, Any], properties: Properties, scene: Scene) -> int:
     return min(max(time, STORED_US_MIN), STORED_US_MAX)
 
 
-def _sent_id(event: dict[str, Any], sent: Properties) -> str:
+def sent_id_of(event: dict[str, Any], sent: Properties) -> str:
+    """The distinct id of an event, as it was sent."""
     for value in (event.get("distinct_id"), event.get("$distinct_id"), sent.get("distinct_id")):
         if value is not None and (text := _id_text(value, "distinct_id")).strip():
             return text
@@ -166,12 +167,13 @@ def _id_text(value: Any, attr: str) -> str:
     return value if isinstance(value, str) else orjson.dumps(clean({"": value}, attr)[""]).decode()
 
 
-def _kept_id(sent_id: str) -> str:
+def kept_id(sent_id: str) -> str:
     """A distinct id as it is stored."""
     return clean_text(sent_id[:CAPTURED_ID_CHARS_MAX])
 
 
-def _uuid(value: Any, scene: Scene) -> UUID:
+def uuid_of(value: Any, scene: Scene) -> UUID:
+    """The uuid of an event; one that has none gets one."""
     if value is None or value == "":
         return scene.mint()
     try:
@@ -235,7 +237,7 @@ def _merge(capture: Capture, sent_id: str, sent: Properties, scene: Scene) -> li
     if not field or other is None:
         return []
     from_id = _id_text(other, f"properties.{field}")
-    source_id = _kept_id(from_id)
+    source_id = kept_id(from_id)
     if source_id == capture.distinct_id:
         return []
     source = fragment_id(scene.project, source_id)

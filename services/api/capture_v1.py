@@ -16,7 +16,7 @@ from aiohttp import web
 from services.api import errors
 from services.api.access import Project
 from services.api.calls import read_body
-from services.api.capture import BODY_BYTES_MAX, Outcome, append, cors, outcomes_of, preflight
+from services.api.capture import BODY_BYTES_MAX, Outcome, append, mirror, outcomes_of, preflight
 from services.api.capture_body import ENCODINGS, EVENTS_MAX, Captured, parse, unpack
 from services.api.capture_events import EVENT_NAME_CHARS_MAX, time_of
 from services.api.context import CONTEXT, Context, position_header
@@ -74,7 +74,7 @@ _ATTEMPT = re.compile(r"[1-9][0-9]{0,9}")
 
 def register(app: web.Application) -> None:
     """Add the route; a trailing slash is optional."""
-    app.on_response_prepare.append(_mirror)
+    mirror(app, PATH)
     resource = app.router.add_resource(PATH + "{slash:/?}")
     resource.add_route("POST", events)
     resource.add_route("OPTIONS", preflight)
@@ -256,8 +256,3 @@ def _dropped(details: str) -> BadInput:
 
 def _wrong(tag: str, detail: str) -> errors.ApiError:
     return errors.ApiError(400, "", tag, detail)
-
-
-async def _mirror(request: web.Request, response: web.StreamResponse) -> None:
-    if request.path.removesuffix("/") == PATH:
-        response.headers.update(cors(request))

@@ -54,6 +54,11 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "minLength": 1, "maxLength": NAME_CHARS_MAX},
         "example": "plan",
     },
+    "session": {
+        "description": "The recorded session.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9-]{1,70}$"},
+        "example": "01a207ca-9815-7000-8000-000000000000",
+    },
     "request": {"description": "The deletion request.", "schema": {"type": "string", "format": "uuid"}},
     "token": {
         "description": "The project's token; an unknown one gets the same, so that it is told where it matters.",
@@ -111,6 +116,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         paths[path] = {method.lower(): _stub(path, method, stub.says) for method in stub.methods}
         paths[path]["options"] = _preflight(path)
     paths["/static/{file}"] = {"get": _static()}
+    paths["/s/"] = {"post": _record(), "options": _preflight("/s/")}
     for path, says in PLAIN.items():
         paths[path] = {"get": {"operationId": f"get {path}", "summary": says, "security": [], "tags": ["operations"],
                                "responses": {"default": {"description": says}}}}  # fmt: skip
@@ -323,11 +329,32 @@ def _capture_v1() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _record() -> dict[str, Any]:
+    event = {
+        "type": "object",
+        "properties": {
+            "event": {"const": "$snapshot"}, "uuid": {"type": "string", "format": "uuid"},
+            "timestamp": {"type": "string"}, "properties": {"type": "object"},
+        },
+        "examples": [{"event": "$snapshot", "properties": {
+            "token": "phc_…", "distinct_id": "ada@example.com", "$session_id": "01a207ca-9815-7000-8000-000000000000",
+            "$snapshot_data": [{"type": 4, "timestamp": 1795427047489, "data": {}}]}}],
+    }  # fmt: skip
+    return {
+        "operationId": "record /s/",
+        "summary": "Session recordings as posthog-js sends them: `$snapshot` events, alone, in an array or a batch.",
+        "security": [],
+        "tags": ["capture"],
+        "requestBody": {"required": True, "content": {JSON: {"schema": event}}},
+        "responses": _capture_responses(),
+    }
+
+
 def _capture_responses() -> dict[str, Any]:
     error = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
     ok = {JSON: {"schema": {"type": "object", "properties": {"status": {"const": "Ok"}}, "required": ["status"]}}}
     told = {400: ALWAYS[400], 401: "No project has this token.", 408: WITH_BODY[408], 413: WITH_BODY[413],
-            503: "The log is away: send it again."}  # fmt: skip
+            503: "The log or the object store is away: send it again."}  # fmt: skip
     return {
         "200": {"description": "Every event is durable.", "content": ok},
         "204": {"description": "The same, to a beacon."},

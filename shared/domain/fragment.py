@@ -53,6 +53,7 @@ class Outcome(IntEnum):
     REFUSED = 4
     DUPLICATE = 5  # its key or uuid was seen before
     DROPPED = 6  # an import of something older than the erasure
+    RECORDED = 7  # a block of a recording: a row of its own, and nothing to the fragment
 
 
 class FragmentEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -139,9 +139,8 @@ class Blocks:
         sizes = accumulate(waiting.bytes for waiting in self._waiting)
         count = max(1, sum(size <= OBJECT_BYTES_MAX for size in sizes))
         group, self._waiting = self._waiting[:count], self._waiting[count:]
-        given_up = [waiting for waiting in group if waiting.future.done()]
-        self._bytes -= sum(waiting.bytes for waiting in given_up)
-        return [waiting for waiting in group if waiting not in given_up]
+        self._bytes -= sum(waiting.bytes for waiting in group if waiting.future.done())
+        return [waiting for waiting in group if not waiting.future.done()]
 
     async def _write(self, blocks: Sequence[Block]) -> list[Position]:
         """One object: first its rows, then its bytes. One that lands late is taken back, for its rows may be erased."""

@@ -300,7 +300,9 @@ def _deletions_run(settings: Settings, options: argparse.Namespace, made: bool) 
     from services.deleter.app import run_once
     from shared.domain.errors import Rejected
     from shared.runtime.lifecycle import run
+    from shared.runtime.telemetry import setup_logs
 
+    setup_logs("deletions run")  # without it a pause of the load guard would be told among what is printed
     progress = Progress(terminal=sys.stdout.isatty(), began=time.monotonic())
 
     async def go() -> None:

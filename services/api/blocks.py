@@ -31,7 +31,7 @@ OBJECT_BYTES_MAX = 4 * 1_048_576
 PENDING_BYTES_MAX = 64_000_000
 """Blocks that wait or are in flight in one process; above it clients are told, before memory grows."""
 
-ANSWER_SECONDS_MAX = 9.0
+ANSWER_SECONDS_MAX = 8.0
 """From a request's blocks to its answer: with its body a client must not hang past 10 s."""
 
 INLINE_BYTES_MAX = 65_536

@@ -19,6 +19,7 @@ from services.api import errors
 from services.api.access import Key, Project
 from services.api.capture_body import GZIP, inflate
 from services.api.context import CONTEXT, POSITION_HEADER, Context
+from services.api.load import BODY
 from services.api.parameters import AS_OF, Parameter
 from services.api.past import moment, persons_at
 from services.api.render import CSV, JSON, Archive, Lines, Rows, csv_body, json_body, stream
@@ -32,6 +33,9 @@ PREFIXES = ("/api/environments/{project}/persons", "/api/projects/{project}/pers
 
 BODY_BYTES_MAX = 1_048_576
 """A REST body: the largest person fits twice."""
+
+ANSWER_SECONDS_MAX = 9.0
+"""A write is answered by then, visible or not: what the log took is not waited for again."""
 
 BODY_SECONDS_MAX = 10.0
 """A body must have arrived by then: half a body held a connection open for over 40 s."""
@@ -162,16 +166,18 @@ class Call(msgspec.Struct, kw_only=True):
 
     async def write(self, commands: Sequence[Command]) -> tuple[list[Position], bool]:
         """Append; wait until reads see it. False when the client prefers not to wait, or the projection lags."""
+        time = asyncio.get_running_loop().time
+        began = time()
         positions = await self.context.append(commands)
-        return positions, await self.visible(positions)
+        return positions, await self.visible(positions, ANSWER_SECONDS_MAX - (time() - began))
 
-    async def visible(self, positions: Sequence[Position]) -> bool:
+    async def visible(self, positions: Sequence[Position], most: float) -> bool:
         """Wait until reads see these positions, as long as the client prefers (RFC 7240: respond-async, wait=3)."""
         preferences = self.request.headers.get("Prefer", "").lower()
         waiting = _WAIT.search(preferences)
         if "respond-async" in preferences and waiting is None:
             return False
-        seconds = min(float(waiting[1]), WAIT_SECONDS_MAX) if waiting is not None else WAIT_SECONDS_MAX
+        seconds = min(float(waiting[1]) if waiting is not None else most, most, WAIT_SECONDS_MAX)
         try:
             await self.context.watermarks.wait(positions, seconds)
         except (NotYet, Transient):  # the command is durable: the client is told that much
@@ -309,20 +315,21 @@ async def _json_of(request: web.Request) -> Any:
 
 
 async def read_body(request: web.Request, most: int) -> bytes:
-    """The body, at most `most` bytes, within BODY_SECONDS_MAX; it is kept for whoever asks again."""
+    """The body, at most `most` bytes, within BODY_SECONDS_MAX, when there is room for it and it is its turn."""
     if request.content_length is not None and request.content_length > most:
         raise errors.too_large(most)
-    try:
-        if request.content.is_eof():  # it is all here: no timer is needed, and one costs 6 % of a capture
-            raw = await request.read()
-        else:
-            async with asyncio.timeout(BODY_SECONDS_MAX):
-                raw = await request.read()
-    except TimeoutError:
-        raise errors.timeout() from None
-    if len(raw) > most:
-        raise errors.too_large(most)
-    return raw
+    if BODY not in request:
+        load = request.app[CONTEXT].load
+        try:
+            if request.content.is_eof():  # it is all here: no timer is needed, and one costs 6 % of a capture
+                await load.receive(request, most)
+            else:
+                async with asyncio.timeout(BODY_SECONDS_MAX):
+                    await load.receive(request, most)
+        except TimeoutError:
+            raise errors.timeout() from None
+        await load.turn()
+    return request[BODY]
 
 
 async def _authenticate(request: web.Request, context: Context) -> Key:

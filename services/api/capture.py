@@ -59,21 +59,15 @@ async def capture(request: web.Request) -> web.Response:
     captured = decode(body, request.content_type, request.query, request.headers.get("Content-Encoding", ""))
     unnamed = "$identify" if request.path.startswith("/engage") else None
     outcomes = outcomes_of(context, captured, project_of(context, captured), unnamed=unnamed)
-    positions = await append(context, outcomes)
     refused = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, BadInput)]
-    return told(request, captured, refused, positions, sum(map(is_stored, outcomes)))
+    refusal = refusal_of(captured, refused, sum(map(is_stored, outcomes)))
+    del body, captured  # up to 25 times a body's bytes, and the log may let us wait for seconds
+    return told(request, refusal, await append(context, outcomes))
 
 
-def told(
-    request: web.Request,
-    captured: Captured,
-    refused: list[tuple[int, BadInput]],
-    positions: list[Position],
-    stored: int,
-) -> web.Response:
+def told(request: web.Request, refusal: errors.ApiError | None, positions: list[Position]) -> web.Response:
     """That every event is durable, or the first refused one, raised."""
-    if refused:
-        refusal = _refusal(captured, refused, stored)
+    if refusal is not None:
         refusal.headers |= position_header(positions)
         raise refusal
     headers = position_header(positions)
@@ -93,7 +87,7 @@ def outcomes_of(
         try:
             outcomes.append(context.entries(commands_of(event, at, scene)))
         except BadInput as error:
-            outcomes.append(error)
+            outcomes.append(error.with_traceback(None))  # which holds the whole request
     return outcomes
 
 
@@ -155,8 +149,10 @@ def project_of(context: Context, captured: Captured) -> Project:
     return project
 
 
-def _refusal(captured: Captured, refused: list[tuple[int, BadInput]], stored: int) -> errors.ApiError:
-    """The first bad event by its place, and how many were stored all the same."""
+def refusal_of(captured: Captured, refused: list[tuple[int, BadInput]], stored: int) -> errors.ApiError | None:
+    """The first bad event by its place, and how many are stored all the same; None when none was refused."""
+    if not refused:
+        return None
     index, error = refused[0]
     if not captured.batch:
         return errors.of(error)

@@ -33,6 +33,9 @@ FORM_BYTES_MAX = 2 * 1_048_576
 FORM_FIELDS_MAX = 100
 """Fields of a form; SDKs send three."""
 
+CONTAINERS_MAX = 1_000_000
+"""Objects and lists of one body, be they text or not: 20 MiB of `{}` became 500 MB of memory."""
+
 EVENTS_MAX = 10_000
 """Events of one request; SDKs send 100."""
 
@@ -122,6 +125,8 @@ def unpack(body: bytes, encoding: str) -> bytes:
 
 def parse(body: bytes, kind: Any = Any) -> Any:
     """JSON (of this type), with what cannot be text (lone surrogates, broken UTF-8) replaced; else a parse_error."""
+    if kind is Any and len(body) > CONTAINERS_MAX and body.count(b"{") + body.count(b"[") > CONTAINERS_MAX:
+        raise BadInput(f"At most {CONTAINERS_MAX} objects and lists at once.")
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

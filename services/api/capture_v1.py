@@ -117,12 +117,13 @@ async def _events(request: web.Request) -> web.StreamResponse:
     )
     judged = iter(outcomes_of(context, captured, project))
     outcomes = [event if isinstance(event, BadInput) else next(judged) for event in shaped]
-    positions = await append(context, outcomes)
     results = {
         event["uuid"]: _result(event, outcome) for event, outcome in zip(batch["batch"], outcomes, strict=True)
     }
-    body = orjson.dumps({"results": results})
-    return web.Response(body=body, headers=position_header(positions), content_type="application/json")
+    del body, batch, shaped, captured, judged, event  # as in capture: the log may let us wait for seconds
+    positions = await append(context, outcomes)
+    answer = orjson.dumps({"results": results})
+    return web.Response(body=answer, headers=position_header(positions), content_type="application/json")
 
 
 def _project(request: web.Request, context: Context) -> Project:

@@ -10,6 +10,7 @@ from aiohttp import web
 from services.api.access import Access
 from services.api.blocks import Blocks
 from services.api.limits import Limits
+from services.api.load import Load
 from services.api.reads import Reads
 from services.api.stamps import Mint, Stamps
 from services.api.watermarks import Watermarks
@@ -35,6 +36,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     mint: Mint
     blocks: Blocks
+    load: Load = msgspec.field(default_factory=Load)
 
     async def append(self, commands: Sequence[Command]) -> list[Position]:
         """Append commands in order; durable on return. BadInput when one is larger than a record may be."""

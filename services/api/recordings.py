@@ -17,7 +17,7 @@ from msgspec import Raw
 
 from services.api.blocks import INLINE_BYTES_MAX, Block, packed
 from services.api.calls import read_body
-from services.api.capture import BODY_BYTES_MAX, mirror, preflight, project_of, scene_of, told
+from services.api.capture import BODY_BYTES_MAX, mirror, preflight, project_of, refusal_of, scene_of, told
 from services.api.capture_body import Captured, clean_text, parse, plain, shape
 from services.api.capture_events import Scene, event_time, kept_id, sent_id_of, time_of, uuid_of
 from services.api.context import CONTEXT
@@ -59,10 +59,12 @@ async def record(request: web.Request) -> web.Response:
     captured = await _aside(body, lambda: decode(plain(body, request.content_type, request.query, encoding), request))
     scene = scene_of(context, captured, project_of(context, captured))
     good, refused = await _aside(body, lambda: _blocks(captured, scene))
+    refusal, counts = refusal_of(captured, refused, len(good)), (len(good), len(refused))
+    del body, captured, refused  # as in capture: the store may let us wait for seconds
     positions = await context.blocks.store(good) if good else []
-    telemetry.RECORDED.labels("stored").inc(len(good))
-    telemetry.RECORDED.labels("refused").inc(len(refused))
-    return told(request, captured, refused, positions, len(good))
+    telemetry.RECORDED.labels("stored").inc(counts[0])
+    telemetry.RECORDED.labels("refused").inc(counts[1])
+    return told(request, refusal, positions)
 
 
 async def _aside(body: bytes, work: Callable[[], T]) -> T:

@@ -203,8 +203,13 @@ def kafka_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 @pytest.fixture
 def kafka(kafka_cluster: Cluster) -> str:
     """The bootstrap address of a node whose personlog topics are empty."""
-    asyncio.run(_delete_topics(kafka_cluster.bootstrap))
-    return kafka_cluster.bootstrap
+    return empty(kafka_cluster)
+
+
+def empty(cluster: Cluster) -> str:
+    """Delete every topic; the bootstrap address."""
+    asyncio.run(_delete_topics(cluster.bootstrap))
+    return cluster.bootstrap
 
 
 @pytest.fixture

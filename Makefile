@@ -2,13 +2,15 @@
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist loadgroup
 BIN := .venv/bin
+# PostHog's SDKs for Node and browsers, where there is npm; without them their tests skip.
+SDKS := $(if $(shell command -v npm 2>/dev/null),tests/sdk/node_modules/.stamp)
 
 .PHONY: up test check bench requirements
 
 up: .venv/run.stamp
 	exec $(BIN)/personlog up
 
-test: .venv/dev.stamp .venv/s3.stamp
+test: .venv/dev.stamp .venv/s3.stamp $(SDKS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: .venv/dev.stamp
@@ -36,6 +38,10 @@ bench: .venv/dev.stamp
 .venv/s3.stamp: requirements/s3.txt | .venv/bin/python
 	$(BIN)/python -m venv .venv/s3
 	.venv/s3/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/s3.txt
+	@touch $@
+
+tests/sdk/node_modules/.stamp: tests/sdk/package-lock.json
+	cd tests/sdk && npm ci --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved --silent
 	@touch $@
 
 # Pin anew (needs uv): hashes, and no address of any index. What containers run is a subset of the same pins.

@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from services.importing import command as importing
+from services.progress import Progress
 from shared.domain.errors import PersonlogError
 from shared.runtime.settings import Settings, SettingsError, read, with_keys
 
 DONE, FOUND_WRONG, BAD_USAGE = 0, 1, 2
 DAY_US = 86_400_000_000
-BAR_SECONDS, LINE_SECONDS = 0.2, 10.0
-"""Between two signs of life of long work, in a terminal and elsewhere."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,29 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PersonlogError as error:
         print(f"personlog: {error.detail}", file=sys.stderr)
         return FOUND_WRONG
-
-
-class Progress:
-    """A bar in a terminal, a line every ten seconds elsewhere."""
-
-    def __init__(self, *, terminal: bool, began: float) -> None:
-        self._terminal, self._said_at, self._open = terminal, began, False
-
-    def tell(self, done: int, total: int, text: str) -> None:
-        now = time.monotonic()
-        if now - self._said_at < (BAR_SECONDS if self._terminal else LINE_SECONDS):
-            return
-        self._said_at = now
-        share = min(1.0, done / max(total, 1))
-        text = f"{done:,} of about {total:,}, {text}"
-        bar = f"\r[{'#' * int(share * 30):30}] {share:4.0%} {text} "
-        print(bar if self._terminal else text, end="" if self._terminal else "\n", flush=True)
-        self._open = self._terminal
-
-    def end(self) -> None:
-        """Leave the bar as it stands."""
-        if self._open:
-            print()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,8 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     projects = commands.add_parser("projects", help="projects").add_subparsers(required=True, metavar="COMMAND")
     create = projects.add_parser("create", help="create a project; prints its id and token")
     create.add_argument("name")
+    create.add_argument("--recordings", action="store_true", help="browsers are told to record sessions")
     create.set_defaults(command=_project_create)
+    recordings = projects.add_parser("recordings", help="whether browsers are told to record sessions")
+    recordings.add_argument("id", type=int)
+    recordings.add_argument("switch", choices=("on", "off"))
+    recordings.set_defaults(command=_project_recordings)
     projects.add_parser("list").set_defaults(command=_project_list)
+    importing.add(commands)
     deletions = commands.add_parser("deletions", help="deletions").add_subparsers(required=True, metavar="COMMAND")
     deletions.add_parser("run", help="one deletion window, now").set_defaults(command=_deletions_run)
     receipts = commands.add_parser("receipts", help="receipts").add_subparsers(required=True, metavar="COMMAND")
@@ -283,8 +266,20 @@ def _project_create(settings: Settings, options: argparse.Namespace, made: bool)
 
     async def act(store: Any) -> None:
         token = "phc_" + secrets.token_urlsafe(32)
-        row = await create_project(store, options.name, token, SystemClock().now_us())
+        now = SystemClock().now_us()
+        row = await create_project(store, options.name, token, now, recordings=options.recordings)
         print(f"{row.project} {row.token}")
+
+    return _with_store(settings, act)
+
+
+def _project_recordings(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from shared.runtime.clock import SystemClock
+    from shared.store.access import set_recordings
+
+    async def act(store: Any) -> None:
+        row = await set_recordings(store, options.id, options.switch == "on", SystemClock().now_us())
+        print(f"recordings of project {row.project}: {options.switch}")
 
     return _with_store(settings, act)
 
@@ -294,7 +289,7 @@ def _project_list(settings: Settings, options: argparse.Namespace, made: bool) -
 
     async def act(store: Any) -> None:
         for row in await list_projects(store):
-            print(f"{row.project}  {row.token}  {row.name}")
+            print(f"{row.project}  {row.token}  recordings {'on' if row.recordings else 'off'}  {row.name}")
 
     return _with_store(settings, act)
 
@@ -305,7 +300,9 @@ def _deletions_run(settings: Settings, options: argparse.Namespace, made: bool) 
     from services.deleter.app import run_once
     from shared.domain.errors import Rejected
     from shared.runtime.lifecycle import run
+    from shared.runtime.telemetry import setup_logs
 
+    setup_logs("deletions run")  # without it a pause of the load guard would be told among what is printed
     progress = Progress(terminal=sys.stdout.isatty(), began=time.monotonic())
 
     async def go() -> None:

@@ -25,7 +25,7 @@ SIMULATED = (
     "rebuilds",
 )
 
-pytest_plugins = ["tests.support.engine", "tests.support.kafka", "tests.support.erasing", "tests.support.s3"]
+pytest_plugins = [f"tests.support.{module}" for module in ("engine", "kafka", "erasing", "s3", "chromium")]
 
 for name, examples in (("dev", 60), ("ci", 400), ("deep", 10_000)):
     settings.register_profile(

@@ -18,12 +18,13 @@ POLL_SECONDS = 2.0
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
-    """A tenant. `zone` is the time zone of its dates."""
+    """A tenant. `zone` is the time zone of its dates; `recordings`: whether its SDKs are told to record sessions."""
 
     id: int
     name: str
     token: str
     zone: str = "UTC"
+    recordings: bool = False
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +71,9 @@ class Access:
     async def refresh(self) -> None:
         """Read projects and keys now."""
         projects = [
-            Project(id=row.project, name=row.name, token=row.token, zone=row.zone or "UTC")
+            Project(
+                id=row.project, name=row.name, token=row.token, zone=row.zone or "UTC", recordings=row.recordings
+            )
             for row in await tables.list_projects(self._store)
         ]
         keys = await tables.list_keys(self._store)

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
-from services.api import activity, capture, deletions, export, history, identities, lists, openapi, persons, timeline
+from services.api import (
+    activity,
+    capture,
+    capture_v1,
+    deletions,
+    export,
+    history,
+    identities,
+    lists,
+    openapi,
+    persons,
+    recordings,
+    sdk,
+    sessions,
+    timeline,
+)
 from services.api.access import Access
+from services.api.blocks import Blocks
 from services.api.calls import LIMITS, Route, mount
-from services.api.context import CONTEXT, Context, Stamps, uuid7
+from services.api.context import CONTEXT, Context
 from services.api.errors import error_middleware
 from services.api.limits import Limits
 from services.api.reads import Reads
+from services.api.stamps import Stamps, uuid7
 from services.api.watermarks import Watermarks
-from shared.domain.ids import COMMANDS
+from shared.domain.commands import Command
+from shared.domain.ids import COMMANDS, Position
 from shared.log.connect import connect_log
 from shared.log.port import Log
 from shared.runtime import telemetry
@@ -26,11 +44,12 @@ from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
 from shared.store.client import Store
 from shared.store.connect import connect_store
+from shared.store.objects import Objects
 
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
 """Methods that metrics tell apart: a client may send any word, and every word would be a series."""
 
-_NOUNS = (lists, persons, identities, activity, timeline, history, deletions, export)
+_NOUNS = (lists, persons, identities, activity, timeline, history, sessions, deletions, export)
 
 ROUTES: tuple[Route, ...] = (
     *(route for noun in _NOUNS for route in noun.COLLECTION_ROUTES),
@@ -51,13 +70,14 @@ async def run(settings: Settings) -> None:
     try:
         await log.start()
         limits = Limits(settings.key_rate, settings.key_burst)
-        context = await build(log, store, SystemClock(), limits)
-        runner = await serve(application(context), settings.host, settings.port, reuse_port=True)
+        context = await build(log, store, Objects(settings.objects_url), SystemClock(), limits)
+        runner = await serve(application(context, settings.static), settings.host, settings.port, reuse_port=True)
         await asyncio.Event().wait()
     finally:
         if runner is not None:
             await runner.cleanup()
         if context is not None:
+            await context.blocks.close()
             await context.watermarks.close()
             await context.fed.close()
             await context.access.close()
@@ -65,15 +85,19 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
-async def build(log: Log, store: Store, clock: Clock, limits: Limits | None = None) -> Context:
-    """The parts of one API process on a started log and a connected store."""
+async def build(log: Log, store: Store, objects: Objects, clock: Clock, limits: Limits | None = None) -> Context:
+    """The parts of one API process on a started log, a connected store and an object store."""
     access = Access(store, clock)
     await access.start()
     stamps = Stamps(clock)
     reads = Reads(store, log.partitions, stamps.seen)
     watermarks = Watermarks(store, reads.queries["watermarks"], stamps.seen)
     await watermarks.refresh()
-    return Context(
+
+    async def append(commands: Sequence[Command]) -> list[Position]:
+        return await context.append(commands)
+
+    context = Context(
         log=log,
         store=store,
         access=access,
@@ -84,15 +108,20 @@ async def build(log: Log, store: Store, clock: Clock, limits: Limits | None = No
         stamps=stamps,
         clock=clock,
         mint=uuid7,
+        blocks=Blocks(objects, append, stamps, clock, uuid7),
     )
+    return context
 
 
-def application(context: Context) -> web.Application:
-    """All routes."""
+def application(context: Context, static: str = "") -> web.Application:
+    """All routes; `static` is the folder of posthog-js's files."""
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_observe, error_middleware])
     app[CONTEXT] = context
     app.on_response_prepare.append(_add_headers)
     capture.register(app)
+    capture_v1.register(app)
+    recordings.register(app)
+    sdk.register(app, static)
     mount(app, ROUTES)
     openapi.register(app, ROUTES)
     add_ops(app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context)})
@@ -104,7 +133,10 @@ async def _observe(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     began = time.perf_counter()
-    response = await handler(request)
+    try:
+        response = await handler(request)
+    finally:
+        request.app[CONTEXT].load.forget(request)
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "unknown"
     method = request.method if request.method in METHODS else "other"
@@ -115,7 +147,7 @@ async def _observe(
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(request.get(LIMITS, {}))
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")
 
 
 async def _log_answers(context: Context) -> str:

@@ -359,6 +359,24 @@ class DeletionStatus(Struct):
     results: list[DeletionState]
 
 
+class Recording(Struct):
+    """A recorded session; `bytes` are those of its blocks as they are kept."""
+
+    session_id: str
+    started_at: datetime
+    ended_at: datetime
+    distinct_ids: list[str]
+    window_ids: list[str]
+    blocks: int
+    bytes: int
+
+
+class RecordingPage(Struct):
+    results: list[Recording]
+    next: str | None
+    previous: str | None
+
+
 class Error(Struct):
     """Every error: `attr` names the field or parameter that is wrong."""
 

@@ -19,9 +19,10 @@ from services.api import errors
 from services.api.access import Key, Project
 from services.api.capture_body import GZIP, inflate
 from services.api.context import CONTEXT, POSITION_HEADER, Context
+from services.api.load import BODY
 from services.api.parameters import AS_OF, Parameter
 from services.api.past import moment, persons_at
-from services.api.render import CSV, JSON, Archive, Rows, csv_body, json_body, send_archive, send_csv, send_json
+from services.api.render import CSV, JSON, Archive, Lines, Rows, csv_body, json_body, stream
 from services.api.watermarks import WAIT_SECONDS_MAX
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, NotYet, PreconditionFailed, Transient
@@ -32,6 +33,9 @@ PREFIXES = ("/api/environments/{project}/persons", "/api/projects/{project}/pers
 
 BODY_BYTES_MAX = 1_048_576
 """A REST body: the largest person fits twice."""
+
+ANSWER_SECONDS_MAX = 9.0
+"""A write is answered by then, visible or not: what the log took is not waited for again."""
 
 BODY_SECONDS_MAX = 10.0
 """A body must have arrived by then: half a body held a connection open for over 40 s."""
@@ -57,7 +61,7 @@ V = TypeVar("V")
 
 Format = Literal["json", "csv"]
 
-LIMITS = "ratelimit"
+LIMITS = web.RequestKey("ratelimit", dict)
 """Where a request keeps the RateLimit headers of its answer, whatever that will be."""
 
 
@@ -162,16 +166,18 @@ class Call(msgspec.Struct, kw_only=True):
 
     async def write(self, commands: Sequence[Command]) -> tuple[list[Position], bool]:
         """Append; wait until reads see it. False when the client prefers not to wait, or the projection lags."""
+        time = asyncio.get_running_loop().time
+        began = time()
         positions = await self.context.append(commands)
-        return positions, await self.visible(positions)
+        return positions, await self.visible(positions, ANSWER_SECONDS_MAX - (time() - began))
 
-    async def visible(self, positions: Sequence[Position]) -> bool:
+    async def visible(self, positions: Sequence[Position], most: float) -> bool:
         """Wait until reads see these positions, as long as the client prefers (RFC 7240: respond-async, wait=3)."""
         preferences = self.request.headers.get("Prefer", "").lower()
         waiting = _WAIT.search(preferences)
         if "respond-async" in preferences and waiting is None:
             return False
-        seconds = min(float(waiting[1]), WAIT_SECONDS_MAX) if waiting is not None else WAIT_SECONDS_MAX
+        seconds = min(float(waiting[1]) if waiting is not None else most, most, WAIT_SECONDS_MAX)
         try:
             await self.context.watermarks.wait(positions, seconds)
         except (NotYet, Transient):  # the command is durable: the client is told that much
@@ -268,7 +274,7 @@ def _judge_key(request: web.Request, route: Route) -> None:
 
 
 async def _respond(call: Call, answer: Answer) -> web.StreamResponse:
-    if isinstance(answer.body, Rows):  # before the position is told: it must not be newer than what is read
+    if isinstance(answer.body, Rows | Lines):  # before the position is told: it must not be newer than what is read
         await answer.body.start()
     positions = call.context.reflected() if answer.positions is None else answer.positions
     headers = answer.headers | ({POSITION_HEADER: format_positions(list(positions))} if positions else {})
@@ -276,10 +282,8 @@ async def _respond(call: Call, answer: Answer) -> web.StreamResponse:
         return web.Response(status=answer.status, headers=headers)
     if call.format == "csv":
         headers |= {"Content-Disposition": 'attachment; filename="persons.csv"'}
-    if isinstance(answer.body, Archive):
-        return await send_archive(call.request, answer.body, headers)
-    if isinstance(answer.body, Rows):
-        return await (send_csv if call.format == "csv" else send_json)(call.request, answer.body, headers)
+    if isinstance(answer.body, Archive | Lines | Rows):
+        return await stream(call.request, answer.body, headers, as_csv=call.format == "csv")
     headers |= {"Content-Type": CSV if call.format == "csv" else JSON}
     body = csv_body(answer.body) if call.format == "csv" else json_body(answer.body)
     return web.Response(status=answer.status, body=body, headers=headers)
@@ -311,20 +315,21 @@ async def _json_of(request: web.Request) -> Any:
 
 
 async def read_body(request: web.Request, most: int) -> bytes:
-    """The body, at most `most` bytes, within BODY_SECONDS_MAX; it is kept for whoever asks again."""
+    """The body, at most `most` bytes, within BODY_SECONDS_MAX, when there is room for it and it is its turn."""
     if request.content_length is not None and request.content_length > most:
         raise errors.too_large(most)
-    try:
-        if request.content.is_eof():  # it is all here: no timer is needed, and one costs 6 % of a capture
-            raw = await request.read()
-        else:
-            async with asyncio.timeout(BODY_SECONDS_MAX):
-                raw = await request.read()
-    except TimeoutError:
-        raise errors.timeout() from None
-    if len(raw) > most:
-        raise errors.too_large(most)
-    return raw
+    if BODY not in request:
+        load = request.app[CONTEXT].load
+        try:
+            if request.content.is_eof():  # it is all here: no timer is needed, and one costs 6 % of a capture
+                await load.receive(request, most)
+            else:
+                async with asyncio.timeout(BODY_SECONDS_MAX):
+                    await load.receive(request, most)
+        except TimeoutError:
+            raise errors.timeout() from None
+        await load.turn()
+    return request[BODY]
 
 
 async def _authenticate(request: web.Request, context: Context) -> Key:

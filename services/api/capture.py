@@ -12,7 +12,8 @@ from services.api.calls import read_body
 from services.api.capture_body import INFLATED_BYTES_MAX, Captured, decode
 from services.api.capture_events import Scene, commands_of, time_of, token_of
 from services.api.context import CONTEXT, Context, position_header
-from shared.domain.errors import BadInput, Rejected, Transient
+from shared.domain.errors import BadInput
+from shared.domain.ids import Position
 from shared.log.port import Entry
 from shared.runtime import telemetry
 
@@ -21,7 +22,10 @@ PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
 BODY_BYTES_MAX = INFLATED_BYTES_MAX
 """Of a body as sent; after decompression the same limit holds."""
 
-_OK = b'{"status":"Ok"}'
+Outcome = list[Entry] | BadInput
+"""Of one event: what to append, or why it is refused."""
+
+OK = b'{"status":"Ok"}'
 
 
 def register(app: web.Application) -> None:
@@ -31,50 +35,74 @@ def register(app: web.Application) -> None:
         resource.add_route("POST", capture)
         resource.add_route("GET", capture)
         resource.add_route("OPTIONS", preflight)
-    for path in ("/flags", "/decide"):
-        resource = app.router.add_resource(path + "{slash:/?}")
-        resource.add_route("POST", flags)
-        resource.add_route("OPTIONS", preflight)
+    mirror(app, *PATHS)
+
+
+def mirror(app: web.Application, *paths: str) -> None:
+    """CORS on every answer of these paths, whoever makes it: a browser cannot read an error without it."""
+
+    async def add(request: web.Request, response: web.StreamResponse) -> None:
+        if request.path.removesuffix("/") in paths:
+            response.headers.update(cors(request))
+
+    app.on_response_prepare.append(add)
 
 
 async def preflight(request: web.Request) -> web.Response:
-    return web.Response(headers=cors(request), body=_OK, content_type="application/json")
-
-
-async def flags(request: web.Request) -> web.Response:
-    """No flags: what keeps an SDK quiet."""
-    body = b'{"flags":{},"featureFlags":{},"errorsWhileComputingFlags":false}'
-    return web.Response(headers=cors(request), body=body, content_type="application/json")
+    return web.Response(headers=cors(request), body=OK, content_type="application/json")
 
 
 async def capture(request: web.Request) -> web.Response:
     """One request of events: the good ones are appended in one piece, the first bad one is named."""
-    try:
-        return await _capture(request)
-    except (errors.ApiError, Rejected, Transient) as error:
-        answer = error if isinstance(error, errors.ApiError) else errors.of(error)
-        answer.headers |= cors(request)
-        raise answer from None
-
-
-async def _capture(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     body = await read_body(request, BODY_BYTES_MAX)
     captured = decode(body, request.content_type, request.query, request.headers.get("Content-Encoding", ""))
-    project = _project(context, captured)
-    good, refused = _entries(context, captured, project)
-    positions = await context.log.append(good) if good else []
-    stored = len(captured.events) - len(refused)
-    telemetry.CAPTURED.labels("stored").inc(stored)
-    if refused:
-        telemetry.CAPTURED.labels("refused").inc(len(refused))
-        refusal = _refusal(captured, refused, stored)
+    unnamed = "$identify" if request.path.startswith("/engage") else None
+    outcomes = outcomes_of(context, captured, project_of(context, captured), unnamed=unnamed)
+    refused = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, BadInput)]
+    refusal = refusal_of(captured, refused, sum(map(is_stored, outcomes)))
+    del body, captured  # up to 25 times a body's bytes, and the log may let us wait for seconds
+    return told(request, refusal, await append(context, outcomes))
+
+
+def told(request: web.Request, refusal: errors.ApiError | None, positions: list[Position]) -> web.Response:
+    """That every event is durable, or the first refused one, raised."""
+    if refusal is not None:
         refusal.headers |= position_header(positions)
         raise refusal
-    headers = cors(request) | position_header(positions)
+    headers = position_header(positions)
     if request.query.get("beacon") == "1":
         return web.Response(status=204, headers=headers)
-    return web.Response(body=_OK, headers=headers, content_type="application/json")
+    return web.Response(body=OK, headers=headers, content_type="application/json")
+
+
+def outcomes_of(
+    context: Context, captured: Captured, project: Project, *, unnamed: str | None = None
+) -> list[Outcome]:
+    """What becomes of each event, in their order: what to append, or why it is refused."""
+    scene = scene_of(context, captured, project, unnamed)
+    first = context.stamps.reserve(len(captured.events))
+    outcomes: list[Outcome] = []
+    for at, event in enumerate(captured.events, first):
+        try:
+            outcomes.append(context.entries(commands_of(event, at, scene)))
+        except BadInput as error:
+            outcomes.append(error.with_traceback(None))  # which holds the whole request
+    return outcomes
+
+
+async def append(context: Context, outcomes: list[Outcome]) -> list[Position]:
+    """Append what there is, in one piece; durable on return."""
+    entries = [entry for outcome in outcomes if not isinstance(outcome, BadInput) for entry in outcome]
+    positions = await context.log.append(entries) if entries else []
+    telemetry.CAPTURED.labels("stored").inc(sum(map(is_stored, outcomes)))
+    telemetry.CAPTURED.labels("refused").inc(sum(isinstance(outcome, BadInput) for outcome in outcomes))
+    return positions
+
+
+def is_stored(outcome: Outcome) -> bool:
+    """Neither refused nor, as a merge without person processing is, dropped by rule."""
+    return not isinstance(outcome, BadInput) and bool(outcome)
 
 
 def cors(request: web.Request) -> dict[str, str]:
@@ -88,33 +116,26 @@ def cors(request: web.Request) -> dict[str, str]:
         "Access-Control-Allow-Credentials": "true",
         "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
         "Access-Control-Allow-Headers": asked,
-        "Access-Control-Expose-Headers": "Position",
+        "Access-Control-Expose-Headers": "Position, Retry-After",
         "Vary": "Origin",
     }
 
 
-def _entries(context: Context, captured: Captured, project: Project) -> tuple[list[Entry], list[tuple[int, BadInput]]]:
+def scene_of(context: Context, captured: Captured, project: Project, unnamed: str | None = None) -> Scene:
+    """What the events of this request share, received now."""
     received_at = context.clock.now_us()
     sent_at = time_of(captured.sent_at)
-    scene = Scene(
+    return Scene(
         project=project.id,
         received_at=received_at,
         skew=0 if sent_at is None else sent_at - received_at,
         historical=captured.historical,
         mint=context.mint,
+        unnamed=unnamed,
     )
-    first = context.stamps.reserve(len(captured.events))
-    good: list[Entry] = []
-    refused: list[tuple[int, BadInput]] = []
-    for index, event in enumerate(captured.events):
-        try:
-            good += context.entries(commands_of(event, first + index, scene))
-        except BadInput as error:
-            refused.append((index, error))
-    return good, refused
 
 
-def _project(context: Context, captured: Captured) -> Project:
+def project_of(context: Context, captured: Captured) -> Project:
     """The batch's token wins; else every event must carry the same one."""
     tokens: set[Any] = {captured.token} if captured.token else {token_of(event) for event in captured.events}
     if len(tokens) > 1:
@@ -128,7 +149,10 @@ def _project(context: Context, captured: Captured) -> Project:
     return project
 
 
-def _refusal(captured: Captured, refused: list[tuple[int, BadInput]], stored: int) -> errors.ApiError:
+def refusal_of(captured: Captured, refused: list[tuple[int, BadInput]], stored: int) -> errors.ApiError | None:
+    """The first bad event by its place, and how many are stored all the same; None when none was refused."""
+    if not refused:
+        return None
     index, error = refused[0]
     if not captured.batch:
         return errors.of(error)

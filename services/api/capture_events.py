@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,11 +16,9 @@ from services.api.capture_body import TOKEN_PLACES, clean, clean_text
 from services.api.values import NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.commands import Capture, Command, Merge, MergeMode, Properties, Write
 from shared.domain.errors import BadInput
+from shared.domain.fragment import imported_at
 from shared.domain.identity import is_legal
-from shared.domain.ids import DISTINCT_ID_CHARS_MAX, fragment_id, hash64
-
-CAPTURED_ID_CHARS_MAX = 200
-"""Capture v0 cuts there, as the original does."""
+from shared.domain.ids import CAPTURED_ID_CHARS_MAX, DISTINCT_ID_CHARS_MAX, fragment_id, hash64
 
 EVENT_NAME_CHARS_MAX = 200
 
@@ -34,6 +33,9 @@ MILLISECONDS_FROM = 100_000_000_000
 
 STORED_US_MIN, STORED_US_MAX = -2_208_988_800_000_000, 10_413_791_999_000_000
 """1900 to 2299: what the store's times hold."""
+
+TIME_CHARS_MAX = 64
+"""No time is longer, and RFC 2822's parser is slow."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = re.compile(r"[0-9]{1,17}(\.[0-9]{1,9})?")
@@ -51,13 +53,15 @@ _MERGES: dict[str, tuple[str, MergeMode]] = {
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
-    """What all events of a request share. Times in microseconds; `skew` is sender's clock minus ours."""
+    """What all events of a request share. Times in microseconds; `skew` is sender's clock minus ours; `unnamed` is what
+    an event without a name is called."""
 
     project: int
     received_at: int
     skew: int
     historical: bool
     mint: Callable[[], UUID]
+    unnamed: str | None = None
 
 
 def token_of(event: Any) -> str | None:
@@ -80,13 +84,13 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
     if not isinstance(sent, dict):
         raise BadInput("properties must be an object.", attr="properties")
     properties = clean(sent, "properties")
-    name = event.get("event")
+    name = scene.unnamed if event.get("event") is None else event["event"]
     if not isinstance(name, str) or not name.strip():
         raise BadInput("An event needs a name.", attr="event")
     name = clean_text(name)[:EVENT_NAME_CHARS_MAX]
-    sent_id = _sent_id(event, sent)
-    distinct_id = _kept_id(sent_id)
-    uuid = _uuid(event.get("uuid"), scene)
+    sent_id = sent_id_of(event, sent)
+    distinct_id = kept_id(sent_id)
+    uuid = uuid_of(event.get("uuid"), scene)
     person = properties.get("$process_person_profile") is not False
     if not person and (name in _MERGES or name == "$groupidentify"):
         return []  # dropped, as the original does: a merge without a person means nothing
@@ -99,7 +103,7 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
         distinct_id=distinct_id,
         uuid=uuid,
         event=name,
-        timestamp=_time(event, properties, scene),
+        timestamp=event_time(event, properties, scene),
         properties=msgspec.Raw(orjson.dumps(properties)),
         person=person,
         historical=scene.historical,
@@ -109,7 +113,7 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
 
 
 def time_of(value: Any) -> int | None:
-    """Microseconds of an RFC 3339 text or of a number of seconds or milliseconds; None when it is no time."""
+    """Microseconds of an RFC 3339 or 2822 text or of a number of seconds or milliseconds; None when it is no time."""
     if isinstance(value, str):
         text = value.strip()
         if _NUMBER.fullmatch(text) is None:
@@ -121,15 +125,20 @@ def time_of(value: Any) -> int | None:
 
 
 def _iso(text: str) -> int | None:
+    if len(text) > TIME_CHARS_MAX:
+        return None
     try:
         parsed = datetime.fromisoformat(text.upper())
     except ValueError:
-        return None
+        try:
+            parsed = parsedate_to_datetime(text)
+        except (ValueError, TypeError, IndexError, OverflowError):  # the library raises them all
+            return None
     aware = parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
     return (aware - _EPOCH) // timedelta(microseconds=1)
 
 
-def _time(event: dict[str, Any], properties: Properties, scene: Scene) -> int:
+def event_time(event: dict[str, Any], properties: Properties, scene: Scene) -> int:
     """offset beats timestamp; a timestamp is corrected by the sender's skew; what cannot be, is now."""
     now, offset = scene.received_at, event.get("offset")
     if isinstance(offset, int | float) and not isinstance(offset, bool) and 0 <= offset < 1e12:
@@ -145,7 +154,8 @@ def _time(event: dict[str, Any], properties: Properties, scene: Scene) -> int:
     return min(max(time, STORED_US_MIN), STORED_US_MAX)
 
 
-def _sent_id(event: dict[str, Any], sent: Properties) -> str:
+def sent_id_of(event: dict[str, Any], sent: Properties) -> str:
+    """The distinct id of an event, as it was sent."""
     for value in (event.get("distinct_id"), event.get("$distinct_id"), sent.get("distinct_id")):
         if value is not None and (text := _id_text(value, "distinct_id")).strip():
             return text
@@ -157,12 +167,13 @@ def _id_text(value: Any, attr: str) -> str:
     return value if isinstance(value, str) else orjson.dumps(clean({"": value}, attr)[""]).decode()
 
 
-def _kept_id(sent_id: str) -> str:
+def kept_id(sent_id: str) -> str:
     """A distinct id as it is stored."""
     return clean_text(sent_id[:CAPTURED_ID_CHARS_MAX])
 
 
-def _uuid(value: Any, scene: Scene) -> UUID:
+def uuid_of(value: Any, scene: Scene) -> UUID:
+    """The uuid of an event; one that has none gets one."""
     if value is None or value == "":
         return scene.mint()
     try:
@@ -226,7 +237,7 @@ def _merge(capture: Capture, sent_id: str, sent: Properties, scene: Scene) -> li
     if not field or other is None:
         return []
     from_id = _id_text(other, f"properties.{field}")
-    source_id = _kept_id(from_id)
+    source_id = kept_id(from_id)
     if source_id == capture.distinct_id:
         return []
     source = fragment_id(scene.project, source_id)
@@ -239,4 +250,7 @@ def _merge(capture: Capture, sent_id: str, sent: Properties, scene: Scene) -> li
     )  # fmt: skip
     if not is_legal(from_id):
         return [merge]
-    return [Write(id=scene.mint(), fragment=source, distinct_id=source_id, reason="merge", **common), merge]
+    birth = Write(
+        id=scene.mint(), fragment=source, distinct_id=source_id, since=imported_at(capture), reason="merge", **common
+    )
+    return [birth, merge]

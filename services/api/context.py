@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
-from uuid import UUID
 
 import msgspec
-import uuid_utils
 from aiohttp import web
 
 from services.api.access import Access
+from services.api.blocks import Blocks
 from services.api.limits import Limits
+from services.api.load import Load
 from services.api.reads import Reads
+from services.api.stamps import Mint, Stamps
 from services.api.watermarks import Watermarks
 from shared.domain.commands import Command, encode, route
 from shared.domain.errors import BadInput, NotYet
@@ -20,34 +20,6 @@ from shared.domain.ids import DELETIONS, Position, format_positions, offset_of
 from shared.log.port import RECORD_BYTES_MAX, Entry, Log
 from shared.runtime.clock import Clock
 from shared.store.client import Store
-
-
-class Mint(Protocol):
-    """Where ids come from. Only the API mints them."""
-
-    def __call__(self) -> UUID: ...
-
-
-def uuid7() -> UUID:
-    """A time-ordered random uuid."""
-    return UUID(bytes=uuid_utils.uuid7().bytes)
-
-
-class Stamps:
-    """Stamps for commands: receive time in microseconds, never below one that was issued or seen before."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.highest = 0
-
-    def reserve(self, count: int) -> int:
-        """The first of `count` consecutive stamps."""
-        first = max(self._clock.now_us(), self.highest + 1)
-        self.highest = first + max(count, 1) - 1
-        return first
-
-    def seen(self, stamp: int) -> None:
-        self.highest = max(self.highest, stamp)
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +35,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     stamps: Stamps
     clock: Clock
     mint: Mint
+    blocks: Blocks
+    load: Load = msgspec.field(default_factory=Load)
 
     async def append(self, commands: Sequence[Command]) -> list[Position]:
         """Append commands in order; durable on return. BadInput when one is larger than a record may be."""

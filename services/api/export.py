@@ -1,8 +1,8 @@
 """GET :id/export: one archive of everything held about a person, for the right of access. Reads only.
 
 A ZIP of JSON and NDJSON: the person, its distinct ids with what was set through each, every change with its cause, the
-captured events, the recordings and the deletion requests, and a manifest that counts them. Constant memory: rows are
-written into the archive as they are read, the archive lies in a nameless file until it is sent.
+captured events, the recordings with their snapshots, the deletion requests, and a manifest that counts them. Constant
+memory: rows are written into the archive as they are read, the archive lies in a nameless file until it is sent.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from services.api.history import OPERATIONS
 from services.api.parameters import AS_OF
 from services.api.past import FOREVER, facts
 from services.api.render import ZIP, Archive
+from services.api.sessions import archived_sessions, archived_snapshots
 from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
 from shared.store.person import Person, iso
 
@@ -50,7 +51,8 @@ async def export(call: Call) -> Answer:
                 "distinct_ids": _one(_distinct_ids(person)),
                 "changes": _changes(call, named, until),
                 "events": _events(call, list(named), until),
-                "recordings": _recordings(call, list(named), until),
+                "recordings": archived_sessions(call, person, until),
+                "snapshots": archived_snapshots(call, person, until),
                 "deletion_requests": _one(await requests_of(call, list(named))),
             },
         )
@@ -140,10 +142,3 @@ async def _events(call: Call, fragments: list[UUID], until: int) -> AsyncIterato
         if len(rows) < ROWS_AT_ONCE:
             return
         cursor = {"after": rows[-1][0], "uuid": rows[-1][1]}
-
-
-async def _recordings(call: Call, fragments: list[UUID], until: int) -> AsyncIterator[list[dict[str, Any]]]:
-    rows = await call.context.store.rows(
-        call.context.reads.queries["exported_recordings"], project=call.project.id, fragments=fragments, until=until
-    )
-    yield [{"session": row[0], "started_at": iso(row[1]), "ended_at": iso(row[2]), "bytes": row[3]} for row in rows]

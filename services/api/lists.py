@@ -7,7 +7,7 @@ table, once that is fed with everything that reads can see: so a list reflects a
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -52,7 +52,7 @@ async def page(call: Call) -> Answer:
     """GET: persons, newest first, now or `as_of` a moment; filters are ANDed. As CSV without `limit`: all of them."""
     query = call.request.query
     limit, skip, total = call.asked(LIMIT), call.asked(OFFSET), call.asked(TOTAL)
-    cursor, backwards = _parse_cursor(call.asked(CURSOR))
+    cursor, backwards = parse_cursor(call.asked(CURSOR), CURSOR_START, UUID)
     chosen = _filter(call)
     until = await call.as_of()
     distinct_id = call.asked(DISTINCT_ID)
@@ -177,11 +177,11 @@ def _links(call: Call, start: Cursor | None, after: Cursor | None) -> dict[str, 
     url, offset = call.request.url, call.asked(OFFSET)
     following = previous = None
     if after is not None:
-        following = str(url.without_query_params("offset").update_query(cursor=_format_cursor(after)))
+        following = str(url.without_query_params("offset").update_query(cursor=format_cursor(after)))
     if offset:
         previous = str(url.update_query(offset=max(0, offset - call.asked(LIMIT))))
     elif start is not None:
-        previous = str(url.update_query(cursor=_format_cursor(start, backwards=True)))
+        previous = str(url.update_query(cursor=format_cursor(start, backwards=True)))
     return {"next": following, "previous": previous}
 
 
@@ -220,18 +220,21 @@ async def _compiled(context: Context, chosen: Filter) -> None:
             raise BadInput("Not a regular expression (RE2).", attr="properties") from None
 
 
-def _format_cursor(cursor: Cursor, *, backwards: bool = False) -> str:
+def format_cursor(cursor: Cursor, *, backwards: bool = False) -> str:
+    """Where a list goes on, or back to, as `next` and `previous` have it."""
     text = f"{'<' if backwards else ''}{cursor[0]}:{cursor[1]}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _parse_cursor(text: str) -> tuple[Cursor, bool]:
-    """(where to go on, whether to the page before)."""
+def parse_cursor(text: str, start: Cursor, name: Callable[[str], Any] = str) -> tuple[Cursor, bool]:
+    """(where to go on, whether to the page before); `name` raises ValueError for a text that can name no row."""
     if not text:
-        return CURSOR_START, False
+        return start, False
     try:
         plain = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
-        created, _, root = plain.removeprefix("<").partition(":")
-        return (int(created), str(UUID(root))), plain.startswith("<")
+        time, _, row = plain.removeprefix("<").partition(":")
+        if not -(2**63) <= int(time) < 2**63:
+            raise ValueError
+        return (int(time), str(name(row))), plain.startswith("<")
     except ValueError:
         raise BadInput("The cursor is broken; take `next` as it is.", attr="cursor") from None

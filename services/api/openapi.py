@@ -16,6 +16,7 @@ from services.api.calls import KEY_CHARS_MAX, KEY_PATTERN, PREFIXES, Route
 from services.api.parameters import Parameter
 from services.api.reference import page_of
 from services.api.render import JSON, json_body
+from services.api.sdk import STUBS
 from services.api.values import NAME_CHARS_MAX
 
 PREFIX = PREFIXES[0].replace("{project}", "{project_id}")
@@ -53,11 +54,26 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "minLength": 1, "maxLength": NAME_CHARS_MAX},
         "example": "plan",
     },
+    "session": {
+        "description": "The recorded session.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9-]{1,70}$"},
+        "example": "01a207ca-9815-7000-8000-000000000000",
+    },
     "request": {"description": "The deletion request.", "schema": {"type": "string", "format": "uuid"}},
+    "token": {
+        "description": "The project's token; an unknown one gets the same, so that it is told where it matters.",
+        "schema": {"type": "string", "minLength": 1},
+        "example": "phc_…",
+    },
+    "file": {
+        "description": "A file of posthog-js, with or without its version before it.",
+        "schema": {"type": "string", "minLength": 1},
+        "example": "array.js",
+    },
 }  # fmt: skip
 
 CAPTURE_PATHS = ("/batch/", "/capture/", "/e/", "/i/v0/e/", "/track/", "/engage/")
-STUBS = ("/flags/", "/decide/")
+CAPTURE_V1_PATH = "/i/v1/analytics/events/"
 PLAIN = {"/livez": "The process runs.", "/readyz": "Writes are accepted and reads answered.",
          "/metrics": "Prometheus; from this machine only.", "/version": "The version.",
          "/openapi.json": "This document.", "/docs": "The same for people."}  # fmt: skip
@@ -94,8 +110,13 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             operations[method] = _operation(route, method, shown)
     for path in CAPTURE_PATHS:
         paths[path] = {"post": _capture(path), "options": _preflight(path), "get": _capture_by_query(path)}
-    for path in STUBS:
-        paths[path] = {"post": _stub(path), "options": _preflight(path)}
+    paths[CAPTURE_V1_PATH] = {"post": _capture_v1(), "options": _preflight(CAPTURE_V1_PATH)}
+    for stub in STUBS:
+        path = stub.path + "/"
+        paths[path] = {method.lower(): _stub(path, method, stub.says) for method in stub.methods}
+        paths[path]["options"] = _preflight(path)
+    paths["/static/{file}"] = {"get": _static()}
+    paths["/s/"] = {"post": _record(), "options": _preflight("/s/")}
     for path, says in PLAIN.items():
         paths[path] = {"get": {"operationId": f"get {path}", "summary": says, "security": [], "tags": ["operations"],
                                "responses": {"default": {"description": says}}}}  # fmt: skip
@@ -114,6 +135,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "A personal key, phx_… Scopes: person:read, "
                         "person:write (which includes it), activity_log:read, *."},
+                "token": {"type": "http", "scheme": "bearer", "description": "A project's token, phc_…"},
             },
         },
     }  # fmt: skip
@@ -266,11 +288,73 @@ def _capture_by_query(path: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _capture_v1() -> dict[str, Any]:
+    text: dict[str, Any] = {"type": "string"}
+    event = {
+        "type": "object", "required": ["event", "uuid", "distinct_id", "timestamp"],
+        "properties": {
+            "event": text, "uuid": text | {"format": "uuid"}, "distinct_id": text,
+            "timestamp": text | {"format": "date-time"}, "session_id": text, "window_id": text,
+            "options": {"type": "object"}, "properties": {"type": "object"},
+        },
+    }  # fmt: skip
+    batch = {"created_at": text | {"format": "date-time"}, "historical_migration": {"type": "boolean"},
+             "batch": {"type": "array", "minItems": 1, "items": event}}  # fmt: skip
+    result = {"type": "object", "required": ["result"], "properties": {
+        "result": {"enum": ["ok", "warning", "drop", "retry"]}, "details": text}}  # fmt: skip
+    results = {"type": "object", "additionalProperties": result}
+    named: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("PostHog-Sdk-Info", "Who sends: name/version.", {"minLength": 1}),
+        ("PostHog-Attempt", "From 1 on.", {"pattern": "^[1-9][0-9]{0,9}$"}),
+        ("PostHog-Request-Id", "The same for all attempts.", {"format": "uuid"}),
+        ("PostHog-Request-Timestamp", "The sender's clock: its skew is taken off all times.", {"format": "date-time"}),
+    )
+    said = dict.fromkeys(("error", "error_description", "error_uri"), text)
+    error = {JSON: {"schema": {"type": "object", "properties": said, "required": list(said)}}}
+    told = {400: "A header, the batch or a uuid is wrong: nothing is stored.", 401: "No project has this token.",
+            408: WITH_BODY[408], 413: WITH_BODY[413], 415: "Another Content-Type or Content-Encoding.",
+            503: "The log is away: send it again."}  # fmt: skip
+    return {
+        "operationId": "capture v1", "summary": "What newer SDKs send, with an answer for each event.",
+        "security": [{"token": []}], "tags": ["capture"],
+        "parameters": [{"name": name, "in": "header", "required": True, "description": says, "schema": text | kind}
+                       for name, says, kind in named],
+        "requestBody": {"required": True, "content": {JSON: {"schema": {
+            "type": "object", "required": ["batch"], "properties": batch}}}},
+        "responses": {
+            "200": {"description": "By uuid, what became of each event.", "content": {JSON: {"schema": {
+                "type": "object", "properties": {"results": results}, "required": ["results"]}}}},
+            **{str(status): {"description": says, "content": error} for status, says in told.items()},
+        },
+    }  # fmt: skip
+
+
+def _record() -> dict[str, Any]:
+    event = {
+        "type": "object",
+        "properties": {
+            "event": {"const": "$snapshot"}, "uuid": {"type": "string", "format": "uuid"},
+            "timestamp": {"type": "string"}, "properties": {"type": "object"},
+        },
+        "examples": [{"event": "$snapshot", "properties": {
+            "token": "phc_…", "distinct_id": "ada@example.com", "$session_id": "01a207ca-9815-7000-8000-000000000000",
+            "$snapshot_data": [{"type": 4, "timestamp": 1795427047489, "data": {}}]}}],
+    }  # fmt: skip
+    return {
+        "operationId": "record /s/",
+        "summary": "Session recordings as posthog-js sends them: `$snapshot` events, alone, in an array or a batch.",
+        "security": [],
+        "tags": ["capture"],
+        "requestBody": {"required": True, "content": {JSON: {"schema": event}}},
+        "responses": _capture_responses(),
+    }
+
+
 def _capture_responses() -> dict[str, Any]:
     error = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
     ok = {JSON: {"schema": {"type": "object", "properties": {"status": {"const": "Ok"}}, "required": ["status"]}}}
     told = {400: ALWAYS[400], 401: "No project has this token.", 408: WITH_BODY[408], 413: WITH_BODY[413],
-            503: "The log is away: send it again."}  # fmt: skip
+            503: "The log or the object store is away: send it again."}  # fmt: skip
     return {
         "200": {"description": "Every event is durable.", "content": ok},
         "204": {"description": "The same, to a beacon."},
@@ -278,16 +362,30 @@ def _capture_responses() -> dict[str, Any]:
     }
 
 
-def _stub(path: str) -> dict[str, Any]:
+def _stub(path: str, method: str, says: str) -> dict[str, Any]:
+    content: dict[str, Any] = {"text/javascript" if path.endswith(".js/") else JSON: {"schema": {}}}
     return {
-        "operationId": f"stub {path}", "summary": "What an SDK asks when it starts: there are no flags.",
-        "security": [], "tags": ["capture"],
-        "responses": {"200": {"description": "No flags.", "content": {JSON: {"schema": {"type": "object"}}}}},
+        "operationId": f"{method.lower()} stub {path}", "summary": f"What SDKs ask. {says}", "security": [],
+        "tags": ["capture"], "parameters": _path_parameters(path),
+        "responses": {"200": {"description": says, "content": content}},
+    }  # fmt: skip
+
+
+def _static() -> dict[str, Any]:
+    missing = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        "operationId": "static", "summary": "posthog-js's own files, from the folder PERSONLOG_STATIC.", "security": [],
+        "tags": ["capture"], "parameters": _path_parameters("/static/{file}"),
+        "responses": {
+            "200": {"description": "The file.", "content": {"text/javascript": {"schema": {}}}},
+            "404": {"description": "No such file, or no folder.", "content": missing},
+        },
     }  # fmt: skip
 
 
 def _preflight(path: str) -> dict[str, Any]:
     return {
         "operationId": f"preflight {path}", "summary": "Any origin may send.", "security": [], "tags": ["capture"],
+        "parameters": _path_parameters(path),
         "responses": {"200": {"description": "Allowed.", "content": {JSON: {"schema": {"type": "object"}}}}},
     }  # fmt: skip

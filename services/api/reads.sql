@@ -106,14 +106,58 @@ ORDER BY fragment, uuid, version DESC
 LIMIT 1 BY fragment, uuid
 LIMIT {limit:UInt32}
 
--- name: exported_recordings
--- The sessions recorded of these fragments.
-SELECT session, toUnixTimestamp64Micro(min(started_at)) AS began, toUnixTimestamp64Micro(max(ended_at)), sum(length)
-FROM recording_blocks FINAL
-WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
-    AND toUnixTimestamp64Micro(received_at) <= {until:Int64}
-GROUP BY session
-ORDER BY began, session
+-- name: sessions
+-- One page of the sessions recorded of these fragments in their present lives, newest first: by (began, session) below
+-- the cursor, or from it up. A block that was sent again counts once.
+WITH
+    ends AS
+    (
+        SELECT fragment, max(version) AS ended
+        FROM timeline
+        WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND topic = 'fragment.erased'
+        GROUP BY fragment
+    ),
+    blocks AS
+    (
+        SELECT blocks.fragment AS fragment, blocks.session AS name, started_at, ended_at, length, `window`
+        FROM recording_blocks AS blocks LEFT JOIN ends ON blocks.fragment = ends.fragment
+        WHERE project = {project:UInt32} AND blocks.fragment IN {fragments:Array(UUID)} AND version > ended
+            AND toUnixTimestamp64Micro(received_at) <= {until:Int64}
+        ORDER BY name, uuid, version
+        LIMIT 1 BY name, uuid
+    )
+SELECT name, toUnixTimestamp64Micro(min(started_at)) AS began, toUnixTimestamp64Micro(max(ended_at)),
+    groupUniqArray(fragment), groupUniqArray(`window`), count(), sum(length)
+FROM blocks
+GROUP BY name
+HAVING (began, name) {{beyond}} ({began:Int64}, {session:String})
+ORDER BY began {{order}}, name {{order}}
+LIMIT {limit:UInt32}
+
+-- name: session_blocks
+-- One page of the blocks of a session of these fragments in their present lives, by their time. Each with its copies, the
+-- oldest first: a block that was sent again has several, and of those that were not acknowledged the object may be missing.
+WITH ends AS
+(
+    SELECT fragment, max(version) AS ended
+    FROM timeline
+    WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND topic = 'fragment.erased'
+    GROUP BY fragment
+)
+SELECT toUnixTimestamp64Micro(min(started_at)) AS began, uuid,
+    arrayMap(one -> (one.2, one.3, one.4), arraySort(groupArray(((version, block), object, start, length))))
+FROM
+(
+    SELECT uuid, version, block, object, start, length, started_at
+    FROM recording_blocks AS blocks LEFT JOIN ends ON blocks.fragment = ends.fragment
+    WHERE project = {project:UInt32} AND blocks.fragment IN {fragments:Array(UUID)} AND session = {session:String}
+        AND version > ended AND toUnixTimestamp64Micro(received_at) <= {until:Int64}
+    LIMIT 1 BY block
+)
+GROUP BY uuid
+HAVING (began, uuid) > ({began:Int64}, {uuid:UUID})
+ORDER BY began, uuid
+LIMIT {limit:UInt32}
 
 -- name: requests_of
 -- The ledger's rows that name any of these fragments, newest first.
@@ -253,7 +297,7 @@ WITH
     ),
     born AS
     (
-        SELECT fragment, max(timeline.created_at) AS created, min(stamp) AS began
+        SELECT fragment, minIf(timeline.created_at, timeline.created_at != 0) AS created, min(stamp) AS began
         FROM timeline INNER JOIN lives ON timeline.fragment = lives.fragment
         WHERE project = {project:UInt32} AND topic = 'fragment.changed' AND version > lives.ended AND erased >= deleted
         GROUP BY fragment

@@ -18,6 +18,7 @@ from aiohttp import web
 from shared.domain.errors import BadInput
 
 JSON, CSV, ZIP = "application/json", "text/csv; charset=utf-8", "application/zip"
+NDJSON = "application/x-ndjson"
 
 SPOOL_MEMORY_BYTES, SPOOL_BYTES_MAX = 1_048_576, 16 * 1_073_741_824
 """The rows of a CSV, and an archive, wait in a file, nameless and gone with the request, until they are whole. From the
@@ -59,12 +60,39 @@ class Rows:
         return {**self.head, "results": [row for batch in self._first for row in batch], **self.tail()}
 
 
+class Lines:
+    """NDJSON that is made while it is sent."""
+
+    def __init__(self, parts: AsyncIterator[bytes]) -> None:
+        self._parts, self._first = parts, b""
+
+    async def start(self) -> None:
+        """Read the first part: what goes wrong so far is a proper error."""
+        self._first = await anext(self._parts, b"")
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        yield self._first
+        async for part in self._parts:
+            yield part
+
+
 class Archive(msgspec.Struct):
     """A ZIP that is made while its rows are read: NDJSON files, each of batches of rows, and a manifest about them."""
 
     filename: str
     about: dict[str, Any]
     files: dict[str, AsyncIterator[list[Any]]]
+
+
+async def stream(
+    request: web.Request, body: Archive | Lines | Rows, headers: Mapping[str, str], *, as_csv: bool
+) -> web.StreamResponse:
+    """An answer of any length."""
+    if isinstance(body, Archive):
+        return await send_archive(request, body, headers)
+    if isinstance(body, Lines):
+        return await send(request, body.parts(), headers, NDJSON)
+    return await (send_csv if as_csv else send_json)(request, body, headers)
 
 
 async def send_json(request: web.Request, rows: Rows, headers: Mapping[str, str]) -> web.StreamResponse:

@@ -95,6 +95,7 @@ class Deleter:
                 guard=None if await self._overdue() else Guard(self._store),
             )  # fmt: skip
             try:
+                await run.settled()
                 ended = await run.run(projected=await self._projected(run))
             except StoreError as error:
                 await run.fail(error.detail[:REASON_CHARS_MAX])

@@ -1,11 +1,13 @@
 """Blocks of recordings out of the object store. Never touches the rows that say where they are: those go afterwards.
 
-An object is read and written once a run, for all requests that have a block in it.
+An object is read and written once a run, for all requests that have a block in it. Rows come before their object: of a
+young one it may still be on its way, and is waited for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +16,14 @@ from uuid import UUID
 from shared.domain.errors import PersonlogError
 from shared.runtime import telemetry
 from shared.store.client import Store
-from shared.store.objects import Objects, Span
+from shared.store.objects import SETTLED_SECONDS, Objects, Span
 from shared.store.targets import Blocks, blocks
 
 OBJECTS_AT_ONCE = 8
 """Each is held in memory twice, and a bucket answers in some 50 ms: 160 a second."""
+
+LOOK_SECONDS = 1.0
+"""Between two looks at the window's end while waiting."""
 
 REASON_CHARS_MAX = 300
 
@@ -33,12 +38,15 @@ class Outcome:
 
 
 async def erase(
-    store: Store, objects: Objects, statements: Sequence[dict[str, Any]], in_time: Callable[[], bool]
+    store: Store, objects: Objects, statements: Sequence[dict[str, Any]], now_us: int, in_time: Callable[[], bool]
 ) -> Outcome:
     """Erase what these statements reach, object by object; each for itself, so that one that fails stops no other."""
     outcome = Outcome()
     found = _together([one for parameters in statements for one in await blocks(store, parameters)])
     if not found:
+        return outcome
+    if not await settled(max(one.newest for one in found), now_us, in_time):
+        outcome.complete = False
         return outcome
     try:
         home = await objects.home()
@@ -61,14 +69,28 @@ async def erase(
     return outcome
 
 
+async def settled(newest: int, now_us: int, in_time: Callable[[], bool]) -> bool:
+    """Wait until every object with blocks of up to this moment has come, or never will; False when time ran out.
+
+    At most SETTLED_SECONDS by our own clock, whatever the other one says: what is waited for was there when we began.
+    """
+    until = time.monotonic() + min(SETTLED_SECONDS, SETTLED_SECONDS + (newest - now_us) / 1e6)
+    while (rest := until - time.monotonic()) > 0:
+        if not in_time():
+            return False
+        await asyncio.sleep(min(rest, LOOK_SECONDS))
+    return True
+
+
 def _together(found: Sequence[Blocks]) -> list[Blocks]:
     """One entry an object: two statements may reach into the same one."""
     by_object: dict[str, Blocks] = {}
     for one in found:
-        known = by_object.get(one.object, Blocks(one.object, [], [], []))
+        known = by_object.get(one.object, Blocks(one.object, [], [], [], 0))
         by_object[one.object] = Blocks(
-            one.object, known.fragments + one.fragments, known.starts + one.starts, known.lengths + one.lengths
-        )
+            one.object, known.fragments + one.fragments, known.starts + one.starts, known.lengths + one.lengths,
+            max(known.newest, one.newest),
+        )  # fmt: skip
     return list(by_object.values())
 
 

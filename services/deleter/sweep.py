@@ -124,6 +124,13 @@ class Sweep:
         passed: dict[UUID, int] = dict(await self._store.rows(self._queries["positions"], keys=list(keys)))
         return all(passed.get(key, 0) >= head.version for key, head in keys.items())
 
+    async def settled(self) -> None:
+        """Wait until no block within reach can come any more of whom stays without recordings: that reach ends at the
+        request's time, and a block has its own before it is in the log. (A life ends at a place in the log.)"""
+        asked = await self._ledger.open("pending", "failed")
+        cutoffs = [one.cutoff for one in asked if one.scope.recordings and not one.scope.profile]
+        await recordings.settled(max(cutoffs, default=0), self._now_us(), self.in_time)
+
     async def run(self, *, projected: bool) -> list[DeletionRequest]:
         """Every step, as far as the window allows; the requests that this run has brought to an end."""
         if self._guard is not None:
@@ -149,7 +156,8 @@ class Sweep:
         if not ready.requests:
             return []
         self._tell(0, len(ready.requests), "requests: recordings out of the object store")
-        outcome = await recordings.erase(self._store, self._objects, list(ready.statements()), self.in_time)
+        statements = list(ready.statements())
+        outcome = await recordings.erase(self._store, self._objects, statements, self._now_us(), self.in_time)
         if not outcome.complete:
             return []  # announced, and not hidden: the next run goes on
         failed = [request for request in ready.requests if outcome.failed.keys() & set(request.members)]

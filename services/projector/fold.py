@@ -11,6 +11,7 @@ from services.projector import rows as r
 from services.projector.tables import Facts
 from shared.domain.commands import Capture, Command, Erase, Merge, Split, Write
 from shared.domain.commands import Delete as DeleteCommand
+from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
 from shared.domain.fragment import Fragment, FragmentChanged, Outcome
 from shared.domain.identity import Membership, addressed, handle
@@ -34,7 +35,7 @@ class Batch:
     """Commands folded together, and what their flush writes."""
 
     def __init__(self) -> None:
-        self.facts = Facts([], [], [])
+        self.facts = Facts([], [], [], [])
         self.touched: dict[UUID, Fragment | Membership] = {}
         self.followups: list[Command] = []
         self.dead: list[tuple[Record, str]] = []
@@ -77,7 +78,7 @@ class Folder(Protocol):
 
 
 class FragmentFolder:
-    """The commands topic: each record changes one fragment."""
+    """The commands topic: each record changes one fragment, or says where a block of a recording lies."""
 
     topic = COMMANDS
 
@@ -104,6 +105,11 @@ class FragmentFolder:
                 self._cache[fragment] = Fragment.blank(project, fragment)
 
     def fold(self, command: Command, record: Record, batch: Batch) -> None:
+        if isinstance(command, RecordCommand):  # its row is a function of the record alone
+            batch.facts.blocks.append(r.block_row(command, record.position.version))
+            batch.outcomes[Outcome.RECORDED] += 1
+            batch.passed(record, 0)
+            return
         if not isinstance(command, Capture | Write | Erase):
             raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
         fragment, version = self._cache[command.fragment], record.position.version

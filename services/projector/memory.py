@@ -25,6 +25,7 @@ class MemoryTables:
         self.timeline: dict[tuple[int, UUID, int, str], Row] = {}
         self.captured: dict[tuple[int, UUID, UUID], Row] = {}
         self.numbers: dict[tuple[int, int], UUID] = {}
+        self.blocks: dict[tuple[int, UUID, str, UUID], Row] = {}
 
     async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
         table = self.state[topic]
@@ -40,6 +41,8 @@ class MemoryTables:
             self.numbers[project, number] = fragment
         for row in facts.captured:
             self.captured[row[0], row[1], row[3]] = row
+        for row in facts.blocks:
+            self.blocks[row[0], row[1], row[2], row[3]] = row
         for row in facts.timeline:
             self.timeline[row[0], row[1], row[2], row[3]] = row
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from shared.domain.commands import Capture
+from shared.domain.commands import Record as RecordCommand
 from shared.domain.fragment import Fragment, Remembered
 from shared.domain.identity import Membership
 from shared.domain.ids import COMMANDS, Position, position_key
@@ -29,6 +30,10 @@ IDENTITY = (
 NUMBERS = ("project", "number", "fragment")
 CAPTURED_EVENTS = (
     "project", "fragment", "timestamp", "uuid", "version", "event", "distinct_id", "properties", "received_at",
+)  # fmt: skip
+BLOCKS = (
+    "project", "fragment", "session", "block", "version", "object", "start", "length", "started_at", "ended_at",
+    "received_at", "window", "uuid",
 )  # fmt: skip
 
 TIME_US_MIN, TIME_US_MAX = -2_208_988_800_000_000, 10_413_791_999_000_000
@@ -119,6 +124,13 @@ def captured_row(command: Capture, version: int) -> Row:
     return (
         command.project, command.fragment, timestamp, command.uuid, version, command.event, command.distinct_id,
         bytes(command.properties).decode(), command.at,
+    )  # fmt: skip
+
+
+def block_row(command: RecordCommand, version: int) -> Row:
+    return (
+        command.project, command.fragment, command.session, command.id, version, command.object, command.start,
+        command.length, command.started_at, command.ended_at, command.at, command.window, command.uuid,
     )  # fmt: skip
 
 

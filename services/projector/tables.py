@@ -31,6 +31,7 @@ class Facts(NamedTuple):
     timeline: list[Row]
     captured: list[Row]
     numbers: list[Row]
+    blocks: list[Row]
 
 
 class Tables(Protocol):
@@ -72,6 +73,7 @@ class ClickHouseTables:
         for table, names, rows in (
             ("numbers", r.NUMBERS, facts.numbers),
             ("captured_events", r.CAPTURED_EVENTS, facts.captured),
+            ("recording_blocks", r.BLOCKS, facts.blocks),
             ("timeline", TIMELINE, facts.timeline),
         ):
             if rows:

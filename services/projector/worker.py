@@ -15,7 +15,7 @@ import orjson
 
 from services.projector.fold import Batch, Folder
 from services.projector.rows import BEFORE_THE_FIRST, failure_row
-from services.projector.tables import LOAD_IDS_MAX, Facts, Loaded, Tables
+from services.projector.tables import LOAD_IDS_MAX, Loaded, Tables
 from shared.domain.commands import Command, decode, encode, route
 from shared.domain.errors import BadRecord, Corrupt, Fenced, Transient
 from shared.domain.ids import DEAD, Position, offset_of
@@ -227,7 +227,7 @@ class Worker:
         if entries:
             await self._log.append(entries)
         failures = [failure_row(record, reason) for record, reason in batch.dead]
-        facts = Facts([*batch.facts.timeline, *failures], batch.facts.captured, batch.facts.numbers)
+        facts = batch.facts._replace(timeline=[*batch.facts.timeline, *failures])
         await self._tables.write_facts(facts)
         epochs = self._epochs
         positions = [(*vouched, epochs[partition]) for partition, vouched in batch.positions.items()]

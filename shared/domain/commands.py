@@ -55,7 +55,8 @@ class Capture(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="capt
 class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"):
     """A change of one fragment by REST, or the empty write before a merge, which only gives birth.
 
-    `expect` is the version of the fragment's last effect that the client saw (If-Match).
+    `expect` is the version of the fragment's last effect that the client saw (If-Match). `since` is the time of the
+    imported event that asks for the merge.
     """
 
     fragment: UUID
@@ -64,6 +65,7 @@ class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"
     set_once: Properties = {}
     unset: tuple[str, ...] = ()
     expect: int | None = None
+    since: int = 0
     reason: str = ""
 
 
@@ -72,6 +74,24 @@ class Erase(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="erase"
 
     fragment: UUID
     iver: int
+
+
+class Record(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="record"):
+    """A block of a recording: the snapshots of one captured event, `length` bytes of `object` from `start` on.
+
+    It lies in the log before the object is written, so no object is ever without a row that names it. It tells nothing
+    of the fragment, whose distinct id it was sent with: that neither changes nor is born.
+    """
+
+    fragment: UUID
+    uuid: UUID
+    session: str
+    window: str
+    object: str
+    start: int
+    length: int
+    started_at: int
+    ended_at: int
 
 
 class Merge(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="merge"):
@@ -123,7 +143,7 @@ class Cancel(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="cance
     request: UUID
 
 
-Command = Capture | Write | Erase | Merge | Split | Delete | Request | Cancel
+Command = Capture | Write | Erase | Record | Merge | Split | Delete | Request | Cancel
 FragmentCommand = Capture | Write | Erase
 IdentityCommand = Merge | Split | Delete
 DeletionCommand = Request | Cancel
@@ -148,7 +168,7 @@ def decode(value: bytes) -> Command:
 
 def route(command: Command, partitions: dict[str, int]) -> tuple[str, int, bytes]:
     """(topic, partition, record key): a fragment's commands and a project's identity have one order each."""
-    if isinstance(command, FragmentCommand):
+    if isinstance(command, FragmentCommand | Record):
         return COMMANDS, partition_of(command.fragment, partitions[COMMANDS]), command.fragment.bytes
     topic = IDENTITY if isinstance(command, IdentityCommand) else DELETIONS
     return topic, command.project % partitions[topic], str(command.project).encode()

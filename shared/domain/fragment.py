@@ -53,6 +53,7 @@ class Outcome(IntEnum):
     REFUSED = 4
     DUPLICATE = 5  # its key or uuid was seen before
     DROPPED = 6  # an import of something older than the erasure
+    RECORDED = 7  # a block of a recording: a row of its own, and nothing to the fragment
 
 
 class FragmentEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +80,8 @@ class FragmentEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
-    """Cells changed, or the fragment was born (`number` and `created_at` are then set), or both.
+    """Cells changed, or the fragment was born (`number` and `created_at` are then set), or both. An import that is
+    older than the birth is the birth from then on.
 
     `values[i]` is the value of the operation `kinds[i]` on `names[i]`; `before[i]` what showed before it, with
     UNSET for nothing. `timestamp` is the stamp of the changed cells.
@@ -204,9 +206,11 @@ class Fragment(Aggregate):
         return Outcome.CHANGED
 
     def _write(self, command: Write, version: int, partition: int) -> Outcome:
-        stamp = max(command.at, self.stamp + 1)
+        stamp = self._stamp(command)
         if (first := recall(self.keys, command)) is not None:
             return Outcome.DUPLICATE if first[1] == command.digest else self._refuse(KEY_REUSED, version, stamp)
+        if 0 < imported_at(command) < self.erased_at:
+            return Outcome.DROPPED
         if command.expect is not None and command.expect != self.effect:
             outcome = self._refuse("precondition_failed", version, stamp)
         else:
@@ -227,10 +231,9 @@ class Fragment(Aggregate):
         key = (command.uuid.int ^ command.uuid.int >> 64) & _LOW64
         if key in self.events:
             return Outcome.DUPLICATE
-        if command.historical and command.timestamp < self.erased_at:
+        if 0 < imported_at(command) < self.erased_at:
             return Outcome.DROPPED
-        stamp = max(command.timestamp, 1) if command.historical else max(command.at, self.stamp + 1)
-        outcome = self._change(command, version, stamp, partition)
+        outcome = self._change(command, version, self._stamp(command), partition)
         self.seen_at = max(self.seen_at, command.timestamp // HOUR_US * HOUR_US)
         if not key:  # the nil uuid names no event
             return outcome
@@ -241,7 +244,7 @@ class Fragment(Aggregate):
 
     def _change(self, command: Capture | Write, version: int, stamp: int, partition: int) -> Outcome:
         operations = self._effective(command, stamp)
-        born = not self.alive
+        born = not self.alive or 0 < imported_at(command) < self.created_at
         if not operations and not born:
             return Outcome.NOTHING
         names, kinds, values = zip(*operations, strict=True) if operations else ((), (), ())
@@ -256,9 +259,7 @@ class Fragment(Aggregate):
                 before=tuple(self.properties.get(name, msgspec.UNSET) for name in names),
                 distinct_id=command.distinct_id if born else "",
                 number=(self.number or number_of(partition, version)) if born else 0,
-                created_at=(stamp if isinstance(command, Capture) and command.historical else command.at)
-                if born
-                else 0,
+                created_at=(imported_at(command) or command.at) if born else 0,
             )
         )
         return Outcome.CHANGED
@@ -284,12 +285,22 @@ class Fragment(Aggregate):
             if moved(cells.get(operation[0], EMPTY), operation[1], stamp) is not None
         ]
 
+    def _stamp(self, command: Capture | Write) -> int:
+        return imported_at(command) or max(command.at, self.stamp + 1)
+
     def _shows(self, name: str, value: Any) -> bool:
         return name in self.properties and same(self.properties[name], value)
 
     def _trigger(self, event: FragmentEvent) -> None:
         event.mutate(self)
         self.pending_events.append(event)  # type: ignore[arg-type]  # structs satisfy the protocol, not the class
+
+
+def imported_at(command: Capture | Write) -> int:
+    """The time that an import brings with it; 0 for what is of now."""
+    if isinstance(command, Write):
+        return command.since
+    return max(command.timestamp, 1) if command.historical else 0
 
 
 def recall(keys: list[Remembered], command: Envelope) -> Remembered | None:

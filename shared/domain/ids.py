@@ -34,6 +34,9 @@ POSITIONS_IN_TOKEN_MAX = 1_088
 
 DISTINCT_ID_CHARS_MAX = 400
 
+CAPTURED_ID_CHARS_MAX = 200
+"""Capture v0 cuts there, as the original does."""
+
 _TOKEN = re.compile(r"([cid])\.(\d{1,4})\.(\d{1,15})")
 _ANONYMOUS = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+){4}")
 

@@ -21,13 +21,13 @@ from typing import NamedTuple
 from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import Position
 from shared.log.groups import Membership
-from shared.log.port import APPEND_SECONDS_MAX, Entry, Record
+from shared.log.port import APPEND_SECONDS_MAX, HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 
 COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
 
-PENDING_BYTES_MAX = 64_000_000
-"""Records waiting for a commit in one process; above it clients are told, before memory grows."""
+CLOSE_SECONDS_MAX = 5.0
+"""The writer may hang on a disk or on the lock of a frozen process; what is pending then was never acknowledged."""
 
 POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.002, 0.01
 """A reader looks at `PRAGMA data_version` every 2 ms while records come, every 10 ms when idle."""
@@ -59,7 +59,7 @@ class EmbeddedLog:
         self._path, self._wanted = path, dict(partitions)
         self._partitions: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
-        self._pending: list[_Pending] = []
+        self._pending: dict[asyncio.Future[list[Position]], _Pending] = {}  # in the order of coming
         self._pending_bytes = 0
         self._wake = threading.Condition()
         self._closing = False
@@ -77,8 +77,8 @@ class EmbeddedLog:
             self._closing = True
             self._wake.notify()
         if self._writer is not None:
-            await asyncio.to_thread(self._writer.join)
-        self._executor.shutdown()
+            await asyncio.to_thread(self._writer.join, CLOSE_SECONDS_MAX)
+        self._executor.shutdown(wait=False)
 
     def partitions(self) -> dict[str, int]:
         return dict(self._partitions)
@@ -90,7 +90,7 @@ class EmbeddedLog:
         with self._wake:
             if self._closing or self._pending_bytes + size > PENDING_BYTES_MAX:
                 raise LogUnavailable("The log is closing." if self._closing else "The log does not keep up.")
-            self._pending.append(_Pending(entries, size, future, loop))
+            self._pending[future] = _Pending(entries, size, future, loop)
             self._pending_bytes += size
             self._wake.notify()
         try:
@@ -98,9 +98,16 @@ class EmbeddedLog:
                 return await future
         except TimeoutError:
             raise LogUnavailable from None
+        finally:
+            with self._wake:
+                self._take(future)  # nobody waits for it any more; if it is not being written, it need not be
 
     async def heads(self, topic: str) -> list[Position]:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._heads, topic)
+        try:
+            async with asyncio.timeout(HEADS_SECONDS_MAX):
+                return await asyncio.get_running_loop().run_in_executor(self._executor, self._heads, topic)
+        except TimeoutError:
+            raise LogUnavailable from None
 
     def reader(self, topic: str, group: str) -> EmbeddedReader:
         return EmbeddedReader(self._path, topic, group, (self._numbers[topic], self._partitions[topic]))
@@ -139,14 +146,17 @@ class EmbeddedLog:
         return self._numbers[topic] * _PART_BASE + partition
 
     def _write(self) -> None:
-        """The writer thread: one commit after the other."""
-        db = _connect(self._path)
-        lock = self._turn()
+        """The writer thread: one commit after the other. It must not die: nothing but it answers the waiting ones."""
+        db: sqlite3.Connection | None = None
         offsets: dict[int, int] = {}
         seen = -1
-        while (group := self._next_group()) is not None:
+        while self._is_wanted():
+            group: list[_Pending] = []
             try:
-                with lock:
+                with self._turn():
+                    group = self._next_group()  # with the lock: who gave up while waiting for it is not written
+                    if db is None:
+                        db = _connect(self._path)
                     db.execute("BEGIN IMMEDIATE")
                     version = db.execute("PRAGMA data_version").fetchone()[0]
                     if version != seen:  # another process has written: the remembered offsets are old
@@ -154,31 +164,40 @@ class EmbeddedLog:
                         seen = version
                     positions = self._insert(db, group, offsets)
                     db.execute("COMMIT")
-            except sqlite3.Error as error:
-                offsets.clear()
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                _answer(group, LogUnavailable(f"The log could not be written: {error}"))
+            except (sqlite3.Error, OSError) as error:
+                seen = -1
+                if db is not None:  # what was begun goes with the connection
+                    db.close()
+                    db = None
+                _answer(group or self._next_group(), LogUnavailable(f"The log could not be written: {error}"))
             else:
                 _answer(group, positions)
-        db.close()
+        if db is not None:
+            db.close()
 
-    def _next_group(self) -> list[_Pending] | None:
+    def _is_wanted(self) -> bool:
+        """Wait for work; False when there is none and the log is closing."""
         with self._wake:
-            while not self._pending:
-                if self._closing:
-                    return None
-                self._wake.wait()
+            self._wake.wait_for(lambda: self._pending or self._closing)
+            return bool(self._pending)
+
+    def _next_group(self) -> list[_Pending]:
+        with self._wake:
+            group: list[_Pending] = []
             size = 0
-            for index, pending in enumerate(self._pending):
+            for pending in self._pending.values():
                 size += pending.bytes
-                if index and size > COMMIT_BYTES_MAX:
-                    group, self._pending = self._pending[:index], self._pending[index:]
+                if group and size > COMMIT_BYTES_MAX:
                     break
-            else:
-                group, self._pending = self._pending, []
-            self._pending_bytes -= sum(pending.bytes for pending in group)
+                group.append(pending)
+            for pending in group:
+                self._take(pending.future)
             return group
+
+    def _take(self, future: asyncio.Future[list[Position]]) -> None:
+        pending = self._pending.pop(future, None)
+        if pending is not None:
+            self._pending_bytes -= pending.bytes
 
     def _insert(self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int]) -> list[list[Position]]:
         frames: dict[int, list[bytes]] = {}
@@ -366,4 +385,5 @@ def _answer(group: list[_Pending], outcome: list[list[Position]] | LogUnavailabl
             else:
                 pending.future.set_result(outcome[index])
 
-    group[0].loop.call_soon_threadsafe(tell)
+    if group:
+        group[0].loop.call_soon_threadsafe(tell)

@@ -23,16 +23,16 @@ from aiokafka.errors import (
 
 from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import Position
-from shared.log.port import APPEND_SECONDS_MAX, RETENTION_SECONDS, Entry, Record
+from shared.log.port import APPEND_SECONDS_MAX, HEADS_SECONDS_MAX, PENDING_BYTES_MAX, RETENTION_SECONDS, Entry, Record
 
 BATCH_BYTES_MAX = 1_048_576
 """One produce batch of a partition: what a broker takes by default."""
 
-PENDING_RECORDS_MAX = 200_000
-"""Records waiting in one process; above it clients are told, before memory grows."""
+RECORD_OVERHEAD_BYTES = 21
+"""What a record adds in a batch, at most."""
 
 CALL_SECONDS_MAX = 10.0
-"""Administrative calls and looking at heads."""
+"""Administrative calls, and a request to a broker."""
 
 START_ATTEMPTS_MAX = 5
 """A broker that is just starting answers within a few; then the supervisor starts us again."""
@@ -41,6 +41,8 @@ COMMIT_SECONDS_MIN, COMMIT_SECONDS_MAX = 1.0, 1.0
 """Between two commits to the group, and for one: lag tools need no more, and a flush must not wait for a hint."""
 
 SEGMENT_SECONDS = 86_400
+
+_Requests = dict[asyncio.Future[list[int]], list[tuple[bytes, bytes]]]
 
 
 class KafkaLog:
@@ -54,7 +56,7 @@ class KafkaLog:
         self._watcher: AIOKafkaConsumer | None = None
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._renewing: asyncio.Lock = asyncio.Lock()
-        self.pending = 0
+        self.pending_bytes = 0
 
     async def start(self) -> None:
         for attempt in range(1, START_ATTEMPTS_MAX + 1):
@@ -90,7 +92,7 @@ class KafkaLog:
         return dict(self._partitions)
 
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
-        if self.pending + len(entries) > PENDING_RECORDS_MAX:
+        if self.pending_bytes + sum(len(entry.key) + len(entry.value) for entry in entries) > PENDING_BYTES_MAX:
             raise LogUnavailable("The log does not keep up.")
         lanes: dict[tuple[str, int], list[int]] = {}
         for index, entry in enumerate(entries):
@@ -115,7 +117,7 @@ class KafkaLog:
             raise LogUnavailable
         parts = [TopicPartition(topic, partition) for partition in range(self._partitions[topic])]
         try:
-            async with asyncio.timeout(CALL_SECONDS_MAX):
+            async with asyncio.timeout(HEADS_SECONDS_MAX):
                 ends = await self._watcher.end_offsets(parts)
         except (KafkaError, OSError, TimeoutError) as error:
             raise LogUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
@@ -205,18 +207,23 @@ class KafkaLog:
 
 
 class _Lane:
-    """One partition's appends in order: one batch in flight, what comes meanwhile is the next."""
+    """One partition's appends in order: one batch in flight, what comes meanwhile is the next.
+
+    A batch on its way is never given up: the producer repeats it until a broker says yes. What waits behind it is
+    dropped when nobody waits for it any more.
+    """
 
     def __init__(self, log: KafkaLog, topic: str, partition: int) -> None:
         self._log, self._topic, self._partition = log, topic, partition
-        self._waiting: list[tuple[list[tuple[bytes, bytes]], asyncio.Future[list[int]]]] = []
+        self._waiting: _Requests = {}  # in the order of coming
         self._sender: asyncio.Task[None] | None = None
 
     def submit(self, records: list[tuple[bytes, bytes]]) -> asyncio.Future[list[int]]:
         """The offsets of the records, once acknowledged. Each request has a future of its own."""
         future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((records, future))
-        self._log.pending += len(records)
+        self._waiting[future] = records
+        self._log.pending_bytes += _size(records)
+        future.add_done_callback(self._forget)
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send(), name=f"append {self._topic}/{self._partition}")
         return future
@@ -225,34 +232,45 @@ class _Lane:
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.gather(self._sender, return_exceptions=True)
-        for _, future in self._waiting:
+        for future in list(self._waiting):
             if not future.done():
                 future.set_exception(LogUnavailable("The log is closing."))
 
     async def _send(self) -> None:
         while self._waiting:
-            group, self._waiting = self._waiting, []
-            records = [record for each, _ in group for record in each]
+            group = self._next_group()
+            records = [record for each in group.values() for record in each]
             offsets: list[int] = []
             failure: LogUnavailable | None = None
             try:
-                while len(offsets) < len(records):
+                while len(offsets) < len(records) and not all(future.done() for future in group):
                     got, _ = await self._log.send(self._topic, self._partition, records[len(offsets) :])
                     offsets += got
             except LogUnavailable as error:
                 failure = error
             finally:
-                self._log.pending -= len(records)
+                self._log.pending_bytes -= _size(records)
                 self._tell(group, offsets, failure or LogUnavailable("The log is closing."))
 
-    def _tell(
-        self,
-        group: list[tuple[list[tuple[bytes, bytes]], asyncio.Future[list[int]]]],
-        offsets: list[int],
-        failure: LogUnavailable,
-    ) -> None:
+    def _next_group(self) -> _Requests:
+        """What fits into one batch; at least one request."""
+        group: _Requests = {}
+        size = 0
+        for future, records in self._waiting.items():
+            size += _size(records) + len(records) * RECORD_OVERHEAD_BYTES
+            if group and size > BATCH_BYTES_MAX:
+                break
+            group[future] = records
+        for future in group:
+            del self._waiting[future]
+        return group
+
+    def _forget(self, future: asyncio.Future[list[int]]) -> None:
+        self._log.pending_bytes -= _size(self._waiting.pop(future, []))
+
+    def _tell(self, group: _Requests, offsets: list[int], failure: LogUnavailable) -> None:
         at = 0
-        for records, future in group:
+        for future, records in group.items():
             mine = offsets[at : at + len(records)]
             at += len(records)
             if future.done():
@@ -367,6 +385,10 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka sh
 
     async def on_partitions_assigned(self, assigned: Any) -> None:
         self._reader.assign(frozenset(at.partition for at in assigned))
+
+
+def _size(records: list[tuple[bytes, bytes]]) -> int:
+    return sum(len(key) + len(value) for key, value in records)
 
 
 async def _stop(part: Any) -> None:

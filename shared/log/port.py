@@ -11,8 +11,14 @@ from typing import NamedTuple, Protocol
 
 from shared.domain.ids import Position
 
-APPEND_SECONDS_MAX = 8.0
+APPEND_SECONDS_MAX = 7.0
 """An append that is not acknowledged by then answers LogUnavailable: a client must never hang past 10 s."""
+
+HEADS_SECONDS_MAX = 3.0
+"""Looking at the heads: a client or a probe waits for it."""
+
+PENDING_BYTES_MAX = 64_000_000
+"""Records that wait in one process to be durable; above it clients are told, before memory grows."""
 
 RECORD_BYTES_MAX = 1_000_000
 """One record's value, as Kafka's default message limit has it; the API keeps a command below."""
@@ -88,7 +94,8 @@ class Log(Protocol):
         """Append; return each entry's position, in order, once all are durable.
 
         Entries of one call for one partition keep their order. Raises LogUnavailable when not acknowledged within
-        APPEND_SECONDS_MAX: each entry's outcome is then unknown, and it may still arrive.
+        APPEND_SECONDS_MAX, or at once above PENDING_BYTES_MAX: each entry's outcome is then unknown, and what was
+        already on its way may still arrive. What was not is dropped.
         """
 
     async def heads(self, topic: str) -> list[Position]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from shared.runtime import telemetry
+
 STOP_SECONDS_MAX = 8.0
 """A service that has not ended by then is ended; the supervisor allows 10 s in all."""
 
@@ -21,7 +23,21 @@ REQUEST_LINE_BYTES_MAX = 65_536
 """The longest URL: a list's filters are in it."""
 
 KEEPALIVE_SECONDS = 75.0
+"""A connection without a request is closed then, be it after its last one or before its first."""
+
 CONNECTIONS_BACKLOG = 512
+
+CONNECTIONS_MAX = 1_000
+"""Of one process; a further one is told 503. Each may hold half a megabyte that nobody has asked to read yet."""
+
+READ_BYTES = 65_536
+"""Of a body in aiohttp's own buffer, twice that at most, until somebody reads on."""
+
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 98\r\n\r\n"
+    b'{"type":"server_error","code":"unavailable","detail":"Too many connections are open.","attr":null}'
+)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -49,18 +65,37 @@ async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
 
 async def serve(app: web.Application, host: str, port: int, *, reuse_port: bool = False) -> web.AppRunner:
     """Start answering; the caller owns the runner and calls `cleanup`."""
-    runner = web.AppRunner(
+    runner = _Runner(
         app,
         access_log=None,
         keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=3.0,
         handle_signals=False,
         max_line_size=REQUEST_LINE_BYTES_MAX,
+        read_bufsize=READ_BYTES,
         auto_decompress=False,  # a false Content-Encoding would break the connection; whoever reads a body inflates it
     )
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=CONNECTIONS_BACKLOG, reuse_port=reuse_port or None).start()
     return runner
+
+
+class _Runner(web.AppRunner):
+    """With a bound on connections, which aiohttp has no setting for."""
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        made = server.connection_made
+
+        def bounded(handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+            made(handler, transport)
+            if len(server.connections) > CONNECTIONS_MAX:
+                telemetry.REFUSED.labels("connections").inc()
+                transport.write(_FULL)
+                handler.force_close()
+
+        server.connection_made = bounded  # type: ignore[method-assign]  # the only place to count at
+        return server
 
 
 def _loop_factory() -> Any:

@@ -58,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ops_port: Annotated[int, msgspec.Meta(ge=0, le=65_534)] = 0  # `up` gives the deleter the next one
     key_rate: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0  # requests a second; 0: no limit
     key_burst: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100
+    static: str = ""  # a folder of posthog-js's files, such as node_modules/posthog-js/dist
     instance: str = ""  # `up` makes one of host and data folder
 
     @property
@@ -141,6 +142,7 @@ def _checked(settings: Settings) -> Settings:
         ("window_zone", ZoneInfo),
         ("clickhouse", _check_url),
         ("objects", _check_objects),
+        ("static", _check_folder),
     ):
         value = getattr(settings, field)
         try:
@@ -165,6 +167,11 @@ def _check_url(text: str) -> None:
 def _check_objects(text: str) -> None:
     if text and not text.startswith(OBJECT_SCHEMES):
         raise ValueError(f"must begin with {', '.join(OBJECT_SCHEMES)}")
+
+
+def _check_folder(text: str) -> None:
+    if text and not Path(text).is_dir():
+        raise ValueError("must be a folder")
 
 
 def _read_file(name: str, path: str) -> str:

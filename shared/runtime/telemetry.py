@@ -15,6 +15,8 @@ HTTP_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )  # fmt: skip
 CAPTURED = Counter("personlog_captured_events", "Captured events by outcome at the API.", ["outcome"])
+RECORDED = Counter("personlog_recorded_blocks", "Blocks of recordings by outcome at the API.", ["outcome"])
+REFUSED = Counter("personlog_refused_requests", "Requests refused for load, by what was full.", ["reason"])
 PROJECTED = Counter("personlog_projected_records", "Records folded, by topic and outcome.", ["topic", "outcome"])
 FLUSHED_ROWS = Counter("personlog_flushed_rows", "State rows written, by topic.", ["topic"])
 DEAD_LETTERS = Counter("personlog_dead_letters", "Records set aside, by topic.", ["topic"])

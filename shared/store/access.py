@@ -26,6 +26,7 @@ class ProjectRow(msgspec.Struct, frozen=True):
     name: str
     token: str
     zone: str
+    recordings: bool = False
 
 
 class KeyRow(msgspec.Struct, frozen=True):
@@ -45,7 +46,8 @@ def hash_of(key: str) -> str:
 
 
 async def list_projects(store: Store) -> list[ProjectRow]:
-    return [ProjectRow(*row) for row in await store.rows(load(_QUERIES)["projects"])]
+    rows = await store.rows(load(_QUERIES)["projects"])
+    return [ProjectRow(project, name, token, zone, bool(on)) for project, name, token, zone, on in rows]
 
 
 async def list_keys(store: Store) -> list[KeyRow]:
@@ -53,12 +55,24 @@ async def list_keys(store: Store) -> list[KeyRow]:
     return [KeyRow(*row) for row in await store.rows(load(_QUERIES)["keys"])]
 
 
-async def create_project(store: Store, name: str, token: str, now_us: int) -> ProjectRow:
+async def create_project(
+    store: Store, name: str, token: str, now_us: int, *, recordings: bool = False
+) -> ProjectRow:
     """A project with the next free integer."""
     known = await list_projects(store)
-    row = ProjectRow(max((one.project for one in known), default=0) + 1, name, token, "UTC")
+    row = ProjectRow(max((one.project for one in known), default=0) + 1, name, token, "UTC", recordings)
     await _write_project(store, row, now_us)
     return row
+
+
+async def set_recordings(store: Store, project: int, on: bool, now_us: int) -> ProjectRow:
+    """Whether a project's SDKs are told to record sessions; NotFound when there is no such project."""
+    for row in await list_projects(store):
+        if row.project == project:
+            changed = msgspec.structs.replace(row, recordings=on)
+            await _write_project(store, changed, now_us)
+            return changed
+    raise NotFound("No such project.")
 
 
 async def create_key(store: Store, plain: str, row: KeyRow, now_us: int) -> KeyRow:
@@ -94,6 +108,7 @@ async def _write_project(store: Store, row: ProjectRow, now_us: int) -> None:
         "name": [row.name],
         "token": [row.token],
         "zone": [row.zone],
+        "recordings": [int(row.recordings)],
     }
     await store.insert("projects", columns)
 

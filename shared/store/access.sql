@@ -1,6 +1,6 @@
 -- name: projects
 -- Every project, as last written.
-SELECT project, name, token, zone
+SELECT project, name, token, zone, recordings
 FROM projects
 ORDER BY project, version DESC
 LIMIT 1 BY project

@@ -35,6 +35,13 @@ RETRIES_MAX = 3
 DRAFT_SECONDS = 10 * CALL_SECONDS_MAX
 """The library writes local files as `name#1` and renames them; nobody is still writing one that is so old."""
 
+LANDED_SECONDS_MAX = 10.0
+"""From a block's stamp until its object is written. Who writes takes back what came later, so a row that is older than
+SETTLED_SECONDS leads to an object that is there, or never will be."""
+
+SETTLED_SECONDS = 1.5 * LANDED_SECONDS_MAX
+"""With a margin for taking back and for clocks that differ. Before, an object may come after its rows were erased."""
+
 MARKER = "personlog-recordings"
 """Names the store. Blocks lie under this name: with another bucket, or an empty one, nothing is taken for erased."""
 

@@ -52,7 +52,7 @@ TARGETS = (
     ),
     Target(
         name="recordings", table="recording_blocks",
-        columns=("session", "object", "start", "length", "started_at", "ended_at", "received_at"),
+        columns=("session", "object", "start", "length", "started_at", "ended_at", "received_at", "window", "uuid"),
     ),
     Target(
         name="timeline", table="timeline",
@@ -115,12 +115,13 @@ class Count(msgspec.Struct, frozen=True):
 
 
 class Blocks(msgspec.Struct, frozen=True):
-    """Blocks of recordings in one object: whose, and where."""
+    """Blocks of recordings in one object: whose, where, and when the newest came, in microseconds."""
 
     object: str
     fragments: list[UUID]
     starts: list[int]
     lengths: list[int]
+    newest: int
 
 
 async def count(store: Store, target: Target, reach: dict[str, Any], *, hidden: bool) -> list[Count]:

@@ -67,7 +67,7 @@ SETTINGS mutations_sync = 2
 
 -- name: blocks
 -- Where the blocks of recordings lie, object by object.
-SELECT object, groupArray(fragment), groupArray(start), groupArray(length)
+SELECT object, groupArray(fragment), groupArray(start), groupArray(length), toUnixTimestamp64Micro(max(received_at))
 FROM {{table}}
 WHERE {{reach}}
 GROUP BY object

@@ -49,7 +49,8 @@ class Doors:
 
     def ask(self, route: Route, key: str | None, project: int, person: str = "") -> Answer:
         path = route.path.replace("{id}", person or str(self.person["uuid"])).replace("{key}", "a")
-        path = path.replace("{request}", str(self.request)) + "/" + QUERIES.get(named(route), "")
+        path = path.replace("{session}", "s-1").replace("{request}", str(self.request)) + "/"
+        path += QUERIES.get(named(route), "")
         if route.method == "DELETE" and "{id}" in route.path:
             path += "?keep_person=true"  # asks for nothing, so that the person stays for the next row of the matrix
         return self.stack.ask(route.method, f"/api/projects/{project}/persons{path}", BODIES.get(named(route)), key=key)

@@ -87,7 +87,7 @@ def ask(stack: Stack, route: Route, query: dict[str, str], body: Any) -> Answer:
     writes = route.scope.endswith(":write")
     path = (
         route.path.replace("{id}", NOBODY if writes else uuid("ada")).replace("{key}", "a").replace("{request}", NOBODY)
-    )
+    ).replace("{session}", "s-1")
     return stack.persons(f"{path}/?{urlencode(query, quote_via=quote)}", route.method, body)
 
 

@@ -13,7 +13,7 @@ from services.api.app import ROUTES
 from services.api.calls import PREFIXES, Route
 from tests.support.processes import PERSONAL_KEY, ROOT, TOKEN, running
 
-CAPTURE = ("POST /capture/", "POST /batch/")
+CAPTURE = ("POST /capture/", "POST /batch/", "POST /s/")
 ONLY_REFUSES = "POST /"
 """What is answered with an error that says what to do instead."""
 
@@ -41,7 +41,7 @@ def heading_of(route: Route) -> str:
 
 def called(method: str, path: str) -> str:
     """The heading of what answers this call: a literal path is tried before one with an id, as the API does."""
-    if (method, path) in (("POST", "/capture/"), ("POST", "/batch/")):
+    if f"{method} {path}" in CAPTURE:
         return f"{method} {path}"
     prefix = PREFIXES[1].replace("{project}", "1")
     below = re.sub(r"^/api/(projects|environments)/1/persons", "", path).rstrip("/")

@@ -19,6 +19,7 @@ from shared.log.memory import MemoryLog
 from shared.runtime.clock import ManualClock
 from shared.store.client import Store
 from shared.store.migrate import migrate
+from shared.store.objects import Objects
 from shared.store.person import Person
 from tests.support import history
 from tests.support.api import NOW
@@ -40,7 +41,7 @@ async def test_as_of_equals_a_replay_stopped_there_for_10_000_persons_and_moment
     start = NOW - COMMANDS_COUNT * 1_000
     await history.append(log, *history.commands(7, COMMANDS_COUNT, PERSONS, start))
     await history.projected(store, log)
-    context = await build(log, store, ManualClock(NOW))
+    context = await build(log, store, Objects("memory:///"), ManualClock(NOW))
     fragments = [fragment_id(1, f"p{number}") for number in range(PERSONS)]
     chosen = random.Random(11)
     moments = [start - 1, *(chosen.randrange(start, NOW) for _ in range(MOMENTS - 2)), NOW]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -11,8 +13,8 @@ from services.deleter import recordings
 from shared.domain.commands import Scope
 from shared.domain.errors import Transient
 from shared.runtime.clock import ManualClock
-from shared.store.objects import MARKER, Objects
-from tests.support.erasing import World, life
+from shared.store.objects import MARKER, Objects, Span
+from tests.support.erasing import EVERYTHING, World, life
 from tests.support.s3 import S3
 
 RECORDINGS = Scope(recordings=True)
@@ -154,3 +156,58 @@ async def test_what_is_recorded_after_the_request_stays(world: World) -> None:
     assert await world.objects.read(before) is None
     assert await world.objects.read(after) == b"new"
     assert await blocks(world, "ann") == 1
+
+
+async def test_an_object_that_is_still_on_its_way_is_waited_for_and_erased(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings, "SETTLED_SECONDS", 3.0)
+    await life(world, "ann")
+    path = await world.record(("ann", "s", b"ann1"), at=world.clock.us)
+    await world.objects.erase(path, [Span(0, 4)])  # its rows are in the log, and its writer has not come to it yet
+    delete = world.delete("ann", EVERYTHING)
+    await world.tell(delete)
+    await world.settle()
+    sweeping = asyncio.create_task(world.sweep().run(projected=True))
+    while (await world.found(delete.request)).plan is None:
+        await asyncio.sleep(0.01)
+    await world.objects.put(path, b"ann1")
+    await sweeping
+    assert await states(world, [delete.request]) == ["verified"]
+    assert await world.objects.read(path) is None
+
+
+async def test_a_window_that_closes_while_an_object_is_waited_for_leaves_it_to_the_next(world: World) -> None:
+    await life(world, "ann")
+    path = await world.record(("ann", "s", b"ann1"), at=world.clock.us)
+    delete = world.delete("ann", EVERYTHING)
+    await world.tell(delete)
+    await world.settle()
+    closing = world.sweep(closes_at=world.clock.us + 1)
+    sweeping = asyncio.create_task(closing.run(projected=True))
+    while (await world.found(delete.request)).plan is None:
+        await asyncio.sleep(0.01)
+    world.clock.us += 60_000_000
+    assert await sweeping == []
+    assert await world.objects.read(path) == b"ann1"
+    await world.sweep().run(projected=True)
+    assert await states(world, [delete.request]) == ["verified"]
+
+
+async def test_a_reach_that_ends_at_a_time_waits_until_nothing_older_can_come(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings, "SETTLED_SECONDS", 2.0)
+    await life(world, "ann")
+    await asked(world, "ann", scope=Scope(events=True))
+    began = time.monotonic()
+    await world.sweep().settled()
+    assert time.monotonic() - began < 2.0  # nobody's recordings are asked for
+    await asked(world, "ann")
+    world.clock.us = world.at
+    began = time.monotonic()
+    await world.sweep().settled()
+    assert time.monotonic() - began >= 2.0
+    world.clock.us += 2_000_000
+    await world.sweep().settled()
+    assert time.monotonic() - began < 10

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp.test_utils import TestClient, TestServer
 
 from services.api.app import application, build
+from services.api.context import Context
 from shared.domain.commands import Command, decode
-from shared.domain.errors import LogUnavailable
+from shared.domain.errors import LogUnavailable, Transient
 from shared.domain.ids import COMMANDS, IDENTITY, Position
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
@@ -18,6 +19,7 @@ from shared.runtime.clock import ManualClock
 from shared.store.access import ensure_bootstrap
 from shared.store.client import Store
 from shared.store.migrate import migrate
+from shared.store.objects import Objects
 from tests.support.engine import free_port
 
 TOKEN, PERSONAL_KEY = "phc_test", "phx_test"
@@ -37,11 +39,29 @@ class SwitchableLog(MemoryLog):
         return await super().append(entries_sent)
 
 
-class Api:
-    """A client of the API, and what its log holds."""
+class SwitchableObjects(Objects):
+    """An object store in memory that can be away, or slow."""
 
-    def __init__(self, client: TestClient[Any, Any], log: SwitchableLog) -> None:
-        self.client, self.log = client, log
+    def __init__(self) -> None:
+        super().__init__("memory:///")
+        self.away = False
+        self.slow: Callable[[], Awaitable[None]] | None = None
+
+    async def put(self, path: str, content: bytes) -> None:
+        if self.away:
+            raise Transient("Object store: away.")
+        if self.slow is not None:
+            await self.slow()
+        await super().put(path, content)
+
+
+class Api:
+    """A client of the API, and what its log and its object store hold."""
+
+    def __init__(
+        self, client: TestClient[Any, Any], log: SwitchableLog, objects: SwitchableObjects, context: Context
+    ) -> None:
+        self.client, self.log, self.objects, self.context = client, log, objects, context
 
     def commands(self) -> list[Command]:
         """Every command in the log: those of fragments, then those of identity."""
@@ -49,18 +69,20 @@ class Api:
 
 
 @asynccontextmanager
-async def serving(engine_url: str) -> AsyncIterator[Api]:
+async def serving(engine_url: str, token: str = TOKEN, static: str = "") -> AsyncIterator[Api]:
     """The composed API on a database of its own, closed at the end."""
     store = await Store.connect(engine_url)
     await migrate(store)
     clock = ManualClock(NOW)
-    await ensure_bootstrap(store, PERSONAL_KEY, TOKEN, clock.now_us)
+    await ensure_bootstrap(store, PERSONAL_KEY, token, clock.now_us)
     log = SwitchableLog()
-    context = await build(log, store, clock)
-    server = TestServer(application(context), port=free_port())
+    objects = SwitchableObjects()
+    context = await build(log, store, objects, clock)
+    server = TestServer(application(context, static), port=free_port())
     await server.start_server(auto_decompress=False)  # as lifecycle.serve does
     async with TestClient(server) as client:
-        yield Api(client, log)
+        yield Api(client, log, objects, context)
+    await context.blocks.close()
     await context.watermarks.close()
     await context.access.close()
     await store.close()

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain.commands import Capture, Command, Delete, Merge, Split, Write
+from shared.domain.commands import Capture, Command, Delete, Merge, Record, Split, Write
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 
 TOPICS = (COMMANDS, IDENTITY)
@@ -57,6 +57,10 @@ def _command(chosen: random.Random, number: int) -> Command:
     at = 1_000_000 + number * 1_000 + chosen.choice(SKEWS)
     common: dict[str, Any] = {"id": one, "project": project, "at": at}
     fragment = fragment_id(project, name)
+    if chosen.random() < 0.06:
+        place: dict[str, Any] = {"object": f"home/{number}", "start": number, "length": 7}
+        told = {"session": chosen.choice("st"), "window": "w", "started_at": at, "ended_at": at + number}
+        return Record(**common, fragment=fragment, uuid=one, **place, **told)
     kind = chosen.random()
     if kind < 0.62:
         values = [number, "x", None, True]
@@ -65,6 +69,8 @@ def _command(chosen: random.Random, number: int) -> Command:
             changes["set_once"] = {chosen.choice("pq"): number}
         if chosen.random() < 0.2:
             changes["unset"] = (chosen.choice("pq"),)
+        if kind < 0.03:  # what an imported merge gives birth with
+            return Write(**common, fragment=fragment, distinct_id=name, reason="merge", since=at - number % 20_000)
         if kind < 0.3:
             key = chosen.choice((0, number + 1))
             return Write(**common, key=key, digest=key, fragment=fragment, distinct_id=name, reason="update", **changes)

@@ -130,7 +130,8 @@ async def record(
         "project": [project] * len(blocks), "fragment": [fragment_id(project, who) for who, _, _ in blocks],
         "session": [session for _, session, _ in blocks], "block": [uuid4() for _ in blocks],
         "version": [version] * len(blocks), "object": [path] * len(blocks), "start": starts,
-        "length": [len(content) for _, _, content in blocks],
+        "length": [len(content) for _, _, content in blocks], "uuid": [uuid4() for _ in blocks],
+        "window": [session for _, session, _ in blocks],
         **{name: [at] * len(blocks) for name in ("started_at", "ended_at", "received_at")},
     })  # fmt: skip
     return path

@@ -14,7 +14,7 @@ from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.rows import BEFORE_THE_FIRST
 from services.projector.tables import ClickHouseTables
 from services.projector.worker import Worker
-from shared.domain.commands import Capture, Command, Delete, Erase, Merge, Split, Write, decode, encode, route
+from shared.domain.commands import Capture, Command, Delete, Erase, Merge, Record, Split, Write, decode, encode, route
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
@@ -22,11 +22,15 @@ from shared.store.client import Store
 from tests.support.oracle import Oracle
 
 PROJECTED_SECONDS_MAX = 120.0
+RECORDED = 30
+"""Beside every so many commands a block of a recording, which must change nothing."""
+
 MODES = ("identify", "alias", "dangerous", "operator")
 
 
 def commands(seed: int, count: int, persons: int, start: int) -> list[Command]:
-    """`count` commands over `persons` distinct ids, one every 1,000 µs from `start` on; some clocks are late."""
+    """`count` commands over `persons` distinct ids, one every 1,000 µs from `start` on; some clocks are late. Blocks of
+    recordings come on top."""
     chosen = random.Random(seed)
     names = [f"p{number}" for number in range(persons)]
     found: list[Command] = []
@@ -36,6 +40,10 @@ def commands(seed: int, count: int, persons: int, start: int) -> list[Command]:
         kind = chosen.random()
         at = start + index * 1_000
         common: dict[str, Any] = {"id": one, "project": 1, "at": at, "actor": "test"}
+        if index % RECORDED == 0:
+            place: dict[str, Any] = {"object": f"home/{index}", "start": index, "length": 7}
+            told = {"session": f"s{index % 5}", "window": "w", "started_at": at, "ended_at": at + 1}
+            found.append(Record(**common, fragment=fragment_id(1, name), uuid=one, **place, **told))
         if kind < 0.75:
             common["at"] -= chosen.choice([0, 0, 0, 2_500])  # another host's clock
             changes: dict[str, Any] = {}

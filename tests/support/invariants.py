@@ -10,6 +10,7 @@ from services.projector import rows as r
 from services.projector.derive import Derived, Report
 from services.projector.memory import MemoryTables
 from shared.domain.commands import Capture, Erase, Write, decode
+from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
 from shared.domain.fragment import Fragment, FragmentChanged, Outcome
 from shared.domain.identity import Membership, handle
@@ -32,6 +33,7 @@ class Expected:
         self.timeline: dict[tuple[int, UUID, int, str], Row] = {}
         self.captured: dict[tuple[int, UUID, UUID], Row] = {}
         self.numbers: dict[tuple[int, int], UUID] = {}
+        self.blocks: dict[tuple[int, UUID, str, UUID], Row] = {}
         self.erasures: list[Erase] = []
         self._folded: dict[tuple[str, int], list[tuple[list[Any], list[tuple[int, UUID]]]]] = {}
         self._verified: dict[tuple[str, int], int] = {}
@@ -51,7 +53,8 @@ class Expected:
             for offset in range(self._verified.get(key, 0), position.offset + 1):
                 facts, touched = done[offset]
                 for fact in facts:
-                    assert fact in tables.timeline, f"I3: {position} is visible, and the fact {fact} is not"
+                    written = fact in tables.timeline or fact in tables.blocks
+                    assert written, f"I3: {position} is visible, and the fact {fact} is not"
                 for one in touched:
                     row = tables.state[topic].get(one)
                     assert row and row[2] >= version_of(offset), (
@@ -75,6 +78,10 @@ class Expected:
         except BadRecord as error:
             return [self._keep(r.failure_row(record, error.detail))], []
         touched: list[Any] = []
+        if isinstance(command, RecordCommand):
+            row = r.block_row(command, version)
+            self.blocks[row[:4]] = row
+            return [row[:4]], []
         if record.topic == COMMANDS:
             assert isinstance(command, Capture | Write | Erase)
             blank = Fragment.blank(command.project, command.fragment)
@@ -116,6 +123,7 @@ def check_episode(log: MemoryLog, tables: MemoryTables, expected: Expected) -> N
     assert tables.timeline == expected.timeline, "I4: exactly one outcome of every record"
     assert tables.captured == expected.captured, "I4: captured events"
     assert tables.numbers == expected.numbers, "I4: numbers"
+    assert tables.blocks == expected.blocks, "I4: blocks of recordings"
     check_oracle(log, state)
     _check_erasures(expected, tables, state)
     report = Report()

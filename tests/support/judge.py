@@ -13,7 +13,7 @@ import asyncio
 import statistics
 from collections import Counter
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
 from services.projector import rows as r
@@ -27,12 +27,23 @@ from shared.runtime.settings import read, with_keys
 from shared.store.client import Store
 from shared.store.queries import Query
 from shared.store.timeline import TIMELINE, Row
-from tests.support.chaos import Chaos
+from tests.support.chaos import Acknowledged, Chaos
 from tests.support.invariants import Expected, check_oracle
+from tests.support.processes import Stack
 
 DRAIN_SECONDS_MAX = 120.0
 PARTS = 16
 """The tables are read in so many parts: each fits a read's limits."""
+
+
+class Run(Protocol):
+    """What is judged: what was acknowledged by which processes."""
+
+    @property
+    def stack(self) -> Stack: ...
+
+    @property
+    def answers(self) -> list[Acknowledged]: ...
 
 
 class Verdict(NamedTuple):
@@ -67,13 +78,13 @@ def by_kind(chaos: Chaos) -> str:
     return "; ".join(told)
 
 
-def judge(chaos: Chaos) -> Verdict:
+def judge(run: Run) -> Verdict:
     """Drain, read the whole log again, and compare."""
-    settings, _ = with_keys(read(chaos.stack.environment))
-    return asyncio.run(_judge(settings, chaos))
+    settings, _ = with_keys(read(run.stack.environment))
+    return asyncio.run(_judge(settings, run))
 
 
-async def _judge(settings: Any, chaos: Chaos) -> Verdict:
+async def _judge(settings: Any, run: Run) -> Verdict:
     log, store = connect_log(settings), await Store.connect(settings.store_url)
     try:
         await log.start()
@@ -81,7 +92,7 @@ async def _judge(settings: Any, chaos: Chaos) -> Verdict:
         copy = await _copied(log)
         expected = Expected(copy)
         expected.finish()
-        return await _compared(chaos, copy, expected, store)
+        return await _compared(run, copy, expected, store)
     finally:
         await log.close()
         await store.close()
@@ -125,7 +136,7 @@ async def _copied(log: Any) -> MemoryLog:
     return copy
 
 
-async def _compared(chaos: Chaos, log: MemoryLog, expected: Expected, store: Store) -> Verdict:
+async def _compared(run: Run, log: MemoryLog, expected: Expected, store: Store) -> Verdict:
     named: list[str] = []
     differences = 0
     kept: dict[str, dict[Any, Row]] = {}
@@ -147,7 +158,7 @@ async def _compared(chaos: Chaos, log: MemoryLog, expected: Expected, store: Sto
         except AssertionError as error:
             differences += 1
             named.append(f"the oracle: {error}")
-    lost = _lost(chaos, log)
+    lost = _lost(run, log)
     unheld, unmade = await _ledger(log, expected, store)
     named += [*lost[:3], *unheld[:3], *unmade[:3]]
     uuids = "SELECT count() FROM (SELECT uuid FROM captured_events FINAL GROUP BY uuid HAVING count() > 1)"
@@ -178,7 +189,7 @@ def _key(table: str, row: Row) -> Any:
     return row[:4] if table == "timeline" else row[:2]
 
 
-def _lost(chaos: Chaos, log: MemoryLog) -> list[str]:
+def _lost(run: Run, log: MemoryLog) -> list[str]:
     """What was acknowledged and is not in the log where its position says; what it did there, the rows tell."""
     at: dict[Any, list[Position]] = {}
     for topic in (COMMANDS, IDENTITY):
@@ -188,7 +199,7 @@ def _lost(chaos: Chaos, log: MemoryLog) -> list[str]:
                 named: UUID | int = command.uuid if isinstance(command, Capture) else command.key
                 at.setdefault(named, []).append(record.position)
     lost = []
-    for answer in chaos.answers:
+    for answer in run.answers:
         reached = {(topic, partition): offset for topic, partition, offset in parse_positions(answer.position)}
         for wanted in (*answer.events, *answer.keys):
             places = at.get(wanted, [])

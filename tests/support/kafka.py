@@ -203,15 +203,26 @@ def kafka_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 @pytest.fixture
 def kafka(kafka_cluster: Cluster) -> str:
     """The bootstrap address of a node whose personlog topics are empty."""
-    asyncio.run(_delete_topics(kafka_cluster.bootstrap))
-    return kafka_cluster.bootstrap
+    return empty(kafka_cluster)
+
+
+def empty(cluster: Cluster) -> str:
+    """Delete every topic; the bootstrap address."""
+    asyncio.run(_delete_topics(cluster.bootstrap))
+    return cluster.bootstrap
+
+
+@pytest.fixture
+def stack_settings() -> dict[str, str]:
+    """Settings of `either_stack`; a module of tests that wants others has a fixture of this name."""
+    return {}
 
 
 @pytest.fixture(params=["embedded", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.xdist_group("kafka")])])
-def either_stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
+def either_stack(request: pytest.FixtureRequest, tmp_path: Path, stack_settings: dict[str, str]) -> Iterator[Stack]:
     """All of personlog, once on the embedded log and once on Kafka."""
     environment = {"PERSONLOG_KAFKA": request.getfixturevalue("kafka")} if request.param == "kafka" else {}
-    with running(tmp_path / "data", **environment) as started:
+    with running(tmp_path / "data", **environment, **stack_settings) as started:
         yield started
 
 

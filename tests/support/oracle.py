@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.domain.commands import Capture, Delete, Erase, Merge, Split, Write
+from shared.domain.commands import Capture, Delete, Erase, Merge, Record, Split, Write
 
 BAD = set("anonymous guest distinctid distinct_id id not_authenticated email undefined true false".split())
 EXACT = {"[object Object]", "NaN", "None", "none", "null", "0"}
@@ -34,7 +34,8 @@ class Oracle:
 
     def apply(self, command: Any, version: int) -> None:
         folds = {Erase: self._erase, Merge: self._merge, Split: self._split, Delete: self._delete}
-        folds.get(type(command), self._write)(command, version)
+        if type(command) is not Record:  # it changes nobody
+            folds.get(type(command), self._write)(command, version)
 
     def _delete(self, command: Delete, version: int) -> None:
         members = self.person(command.person)
@@ -52,18 +53,21 @@ class Oracle:
 
     def _write(self, command: Write | Capture, version: int) -> None:
         one = self.fragment(command.fragment)
-        imported = isinstance(command, Capture) and command.historical
+        imported = command.since > 0 if isinstance(command, Write) else command.historical
+        then = command.since if isinstance(command, Write) else max(command.timestamp, 1)
+        if isinstance(command, Capture) and (not command.person or command.uuid in one["seen"]):
+            return
+        if imported and then < one["erased_at"]:
+            return
         if isinstance(command, Capture):
-            if not command.person or command.uuid in one["seen"] or (imported and command.timestamp < one["erased_at"]):
-                return
             one["seen"].add(command.uuid)
         elif command.expect is not None and command.expect != one["effect"]:
             return
-        stamp = max(command.timestamp, 1) if imported else max(command.at, one["stamp"] + 1)
+        stamp = then if imported else max(command.at, one["stamp"] + 1)
         before = (len(one["ops"]), one["born"])
         self._operations(one, command, stamp)
-        if one["born"] is None:
-            one["born"], one["name"] = (stamp if imported else command.at), command.distinct_id
+        if one["born"] is None or (imported and then < one["born"]):
+            one["born"], one["name"] = (then if imported else command.at), command.distinct_id
         if before != (len(one["ops"]), one["born"]):
             one["effect"], one["stamp"] = version, max(one["stamp"], stamp)
 

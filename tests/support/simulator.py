@@ -87,7 +87,9 @@ class GatedTables:
         return loaded
 
     async def write_facts(self, facts: Facts) -> None:
-        for part in (Facts([], [], facts.numbers), Facts([], facts.captured, []), Facts(facts.timeline, [], [])):
+        nothing = Facts([], [], [], [])
+        for table in ("numbers", "captured", "blocks", "timeline"):
+            part = nothing._replace(**{table: getattr(facts, table)})
             await self.gate.before(StoreUnavailable)
             await self.tables.write_facts(part)
             await self.gate.after(StoreUnavailable)
@@ -241,7 +243,7 @@ class Simulation:
             self.log._wake()
 
     async def _snapshot(self, number: int) -> None:
-        copied = ("state", "timeline", "captured", "numbers", "epochs")
+        copied = ("state", "timeline", "captured", "numbers", "blocks", "epochs")
         copy = {name: dict(getattr(self.tables, name)) for name in copied}
         copy["state"] = {topic: dict(rows) for topic, rows in self.tables.state.items()}
         self.copies.append(copy)

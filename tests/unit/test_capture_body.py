@@ -6,11 +6,14 @@ import base64
 import gzip
 import time
 import zlib
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+import brotli
 import orjson
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,11 +24,14 @@ from services.api.capture_body import (
     INFLATE_RATIO_MAX,
     INFLATED_BYTES_FREE,
     INFLATED_BYTES_MAX,
+    ZSTD_STEP_BYTES,
     Captured,
     clean,
     decode,
     inflate,
+    unpack,
 )
+from services.api.capture_events import token_of
 from services.api.errors import ApiError
 from services.api.values import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
 from shared.domain.errors import BadInput
@@ -35,6 +41,11 @@ JSON = orjson.dumps(EVENT)
 FORM, JSON_TYPE = "application/x-www-form-urlencoded", "application/json"
 PLAIN = base64.b64encode(JSON)
 assert b"+" in PLAIN, "a blank for a plus must be seen to be restored"
+LZ64 = (
+    b"N4IgpgbmB2AuIC5wgDQgCYEsDOtPQGNYB9TdRDVEABwCcB7asWvMbRUWMAD3iQHNaAH+gACAHyTRgWjlRgXg3AAHsgAvsqA="
+)
+"""{"event":"e","distinct_id":"d","properties":{"text":"grün >>> 中 😀"}} by lzstring."""
+assert b"+" in LZ64
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -75,6 +86,30 @@ def test_every_documented_way_to_send_an_event_gives_the_same_event(
     assert decode(body, content_type, query).events == [EVENT]
 
 
+@pytest.mark.parametrize(
+    ("body", "content_type", "query"),
+    [
+        (LZ64, "text/plain", {"compression": "lz64"}),
+        (b"\n" + LZ64 + b"\n", JSON_TYPE, {"compression": "lz64"}),
+        (b"data=" + quote(LZ64).encode(), FORM, {"compression": "lz64"}),
+        (b"compression=lz64&data=" + LZ64, FORM, {}),  # a plus becomes a blank
+        (b"", "", {"data": LZ64.decode(), "compression": "lz64"}),
+        (b"", "", {"data": LZ64.decode().replace("+", " "), "compression": "lz64"}),
+    ],
+)
+def test_lz64_is_read_wherever_the_hint_and_the_data_are(body: bytes, content_type: str, query: dict[str, str]) -> None:
+    (event,) = decode(body, content_type, query).events
+    assert event["properties"]["text"] == "grün >>> 中 😀"
+
+
+def test_a_hint_at_lz64_may_be_wrong_about_json_and_gzip() -> None:
+    for body in (JSON, b" " + JSON, gzip.compress(JSON)):
+        assert decode(body, JSON_TYPE, {"compression": "lz64"}).events == [EVENT]
+    assert decode(b"data=" + quote_plus(JSON).encode(), FORM, {"compression": "lz64"}).events == [EVENT]
+    with pytest.raises(BadInput):
+        decode(PLAIN, JSON_TYPE, {"compression": "lz64"})
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", ""])
 def test_what_looks_like_gzip_is_gzip_whatever_the_header_says(encoding: str) -> None:
     assert decode(gzip.compress(JSON), JSON_TYPE, {}, encoding).events == [EVENT]
@@ -104,7 +139,11 @@ def test_a_batch_carries_its_token_time_and_kind() -> None:
 def test_an_array_has_neither_token_nor_time_unless_the_query_says_when() -> None:
     assert decode(orjson.dumps([EVENT]), JSON_TYPE, {}) == Captured(events=[EVENT], batch=True)
     assert decode(orjson.dumps([EVENT]), JSON_TYPE, {"_": "1795426830346"}).sent_at == "1795426830346"
-    assert decode(orjson.dumps([EVENT]), JSON_TYPE, {"_": "cachebuster"}).sent_at is None
+    assert decode(orjson.dumps([EVENT]), JSON_TYPE, {"sent_at": "1795426830346"}).sent_at == "1795426830346"
+    assert decode(orjson.dumps([EVENT]), JSON_TYPE, {"sent_at": "2026-11-23T00:00:00Z"}).sent_at is not None
+    for no_time in ("cachebuster", "5", "1795426830", "1500000000000", "9" * 5_000, "²"):
+        assert decode(orjson.dumps([EVENT]), JSON_TYPE, {"_": no_time}).sent_at is None
+    assert decode(orjson.dumps([EVENT]), JSON_TYPE, {"sent_at": "1795426830"}).sent_at is None
 
 
 @pytest.mark.parametrize("truthy", ["true", 1, None, []])
@@ -192,6 +231,63 @@ def test_inflating_stops_at_the_ceiling_and_at_the_ratio() -> None:
     assert inflate(gzip.compress(b"y" * INFLATED_BYTES_FREE)) == b"y" * INFLATED_BYTES_FREE
 
 
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "zstd": zstandard.ZstdCompressor().compress,
+    "br": brotli.compress,
+}
+
+
+def streamed(body: bytes, window_log: int) -> bytes:
+    """zstd of a sender who does not know the size before."""
+    parameters = zstandard.ZstdCompressionParameters(window_log=window_log, write_content_size=0)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return stream.compress(body) + stream.flush()
+
+
+@pytest.mark.parametrize("encoding", COMPRESS)
+@pytest.mark.parametrize("length", [1, ZSTD_STEP_BYTES - 1, ZSTD_STEP_BYTES, ZSTD_STEP_BYTES + 1, 100_000])
+def test_what_was_packed_is_unpacked(encoding: str, length: int) -> None:
+    plain = (bytes(range(256)) * 400)[:length]
+    assert unpack(COMPRESS[encoding](plain), encoding) == plain
+    assert unpack(streamed(plain, 20), "zstd") == plain
+
+
+@pytest.mark.parametrize("encoding", COMPRESS)
+def test_unpacking_stops_at_the_ceiling_and_at_the_ratio(encoding: str) -> None:
+    assert unpack(COMPRESS[encoding](b"y" * INFLATED_BYTES_FREE), encoding) == b"y" * INFLATED_BYTES_FREE
+    for size in (INFLATED_BYTES_FREE + 1, INFLATED_BYTES_MAX + 1):
+        with pytest.raises(ApiError) as caught:
+            unpack(COMPRESS[encoding](b"y" * size), encoding)
+        assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("encoding", COMPRESS)
+def test_what_is_packed_badly_is_refused(encoding: str) -> None:
+    whole = COMPRESS[encoding](JSON)
+    for body in (b"garbage", whole[:-1], whole[:-6], whole + b"x", whole + whole, whole[1:]):
+        with pytest.raises(BadInput):
+            unpack(body, encoding)
+
+
+def test_a_zstd_window_that_would_take_128_mib_is_refused() -> None:
+    assert unpack(streamed(JSON, 23), "zstd") == JSON
+    with pytest.raises(BadInput):
+        unpack(streamed(JSON, 27), "zstd")
+
+
+@given(st.binary(max_size=300), st.sampled_from([*COMPRESS]), st.booleans())
+def test_no_packed_bytes_raise_anything_but_the_documented(body: bytes, encoding: str, begins_well: bool) -> None:
+    body = COMPRESS[encoding](JSON)[: len(body)] + body if begins_well else body
+    try:
+        unpack(body, encoding)
+    except ApiError as error:
+        assert error.status == 413
+    except BadInput:
+        pass
+
+
 def test_half_a_surrogate_becomes_a_replacement_and_a_whole_one_stays() -> None:
     body = b'{"event":"\\ud83d\\ude00 \\ud83d \\udc00x","distinct_id":"\\\\ud800","\\udfff":1}'
     assert decode(body, JSON_TYPE, {}).events == [{"event": "😀 � �x", "distinct_id": "\\ud800", "�": 1}]
@@ -258,3 +354,21 @@ def test_no_bytes_raise_anything_but_the_documented(
         assert error.status in (400, 413)
     except BadInput:
         pass
+
+
+@pytest.mark.parametrize(
+    ("event", "token"),
+    [
+        ({"token": "a", "api_key": "b"}, "a"),
+        ({"api_key": "b"}, "b"),
+        ({"$token": "c"}, "c"),
+        ({"properties": {"token": "d"}}, "d"),
+        ({"token": "", "properties": {"token": "d"}}, "d"),
+        ({"token": 7}, None),
+        ({"properties": "x"}, None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_a_token_is_found_in_each_of_its_places(event: Any, token: str | None) -> None:
+    assert token_of(event) == token

@@ -20,7 +20,6 @@ from services.api.capture_events import (
     Scene,
     commands_of,
     time_of,
-    token_of,
 )
 from services.api.values import NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.commands import Capture, Command, Merge, Write, decode, encode
@@ -106,24 +105,6 @@ def test_no_distinct_id_is_refused(blank: Any) -> None:
     assert refusal(distinct_id=10**30) == "distinct_id"
 
 
-@pytest.mark.parametrize(
-    ("event", "token"),
-    [
-        ({"token": "a", "api_key": "b"}, "a"),
-        ({"api_key": "b"}, "b"),
-        ({"$token": "c"}, "c"),
-        ({"properties": {"token": "d"}}, "d"),
-        ({"token": "", "properties": {"token": "d"}}, "d"),
-        ({"token": 7}, None),
-        ({"properties": "x"}, None),
-        ([], None),
-        (None, None),
-    ],
-)
-def test_a_token_is_found_in_each_of_its_places(event: Any, token: str | None) -> None:
-    assert token_of(event) == token
-
-
 # What it is
 
 
@@ -171,16 +152,23 @@ def test_an_event_must_be_an_object(wrong: Any) -> None:
         (1_795_426_830_346, 1_795_426_830.346),
         (1_795_426_830.346, 1_795_426_830.346),
         ("1795426830346", 1_795_426_830.346),
+        ("Mon, 23 Nov 2026 09:40:30 +0000", 1_795_426_830),
+        ("23 Nov 2026 04:40:30 -0500", 1_795_426_830),
+        ("Mon, 23 Nov 2026 09:40:30 GMT", 1_795_426_830),
         (0, 0),
     ],
 )
-def test_times_are_rfc_3339_or_numbers_of_seconds_or_milliseconds(text: Any, seconds: float) -> None:
+def test_times_are_rfc_3339_or_2822_or_numbers_of_seconds_or_milliseconds(text: Any, seconds: float) -> None:
     assert time_of(text) == round(seconds * SECOND)
 
 
 @pytest.mark.parametrize(
-    "nonsense", ["", "soon", "²", "9" * 400, "1e5", 1e308, -1e308, 10**400, True, [], {}, None, "9" * 20, "2026-13-01"]
-)
+    "nonsense",
+    [
+        "", "soon", "²", "9" * 400, "1e5", 1e308, -1e308, 10**400, True, [], {}, None, "9" * 20, "2026-13-01",
+        "Mon, 32 Nov 2026 09:40:30 +0000", "Mon, 23 Nov 2026 09:40:30 GMT (" + "x" * 40 + ")",
+    ],
+)  # fmt: skip
 def test_what_is_no_time_is_none(nonsense: Any) -> None:
     assert time_of(nonsense) is None
     assert captured(timestamp=nonsense).timestamp == NOW
@@ -329,6 +317,14 @@ def test_an_illegal_source_is_not_born_and_the_fold_sees_it_as_sent(source: Any)
     found, merge = merge_of(event="$identify", properties={"$anon_distinct_id": source})
     assert [type(command) for command in found] == [Capture, Merge]
     assert merge.source_id == (source if isinstance(source, str) else orjson.dumps(source).decode())
+
+
+def test_an_imported_merge_gives_birth_at_its_own_time() -> None:
+    event = {"event": "$identify", "timestamp": "2023-01-01T00:00:00Z", "properties": {"$anon_distinct_id": "x"}}
+    for historical in (True, False):
+        _, birth, _ = commands(**event, scenery=scene(historical=historical))
+        assert isinstance(birth, Write)
+        assert birth.since == (1_672_531_200_000_000 if historical else 0)
 
 
 def test_an_id_is_judged_by_its_length_as_sent() -> None:

@@ -20,7 +20,8 @@ def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["no-such-command"], ["--no-such-option"], ["keys"], ["keys", "create"], ["projects", "create"], ["deletions"]],
+    [["no-such-command"], ["--no-such-option"], ["keys"], ["keys", "create"], ["projects", "create"], ["deletions"],
+     ["projects", "recordings", "one", "on"], ["projects", "recordings", "1", "maybe"]],
 )
 def test_bad_usage_ends_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -40,6 +41,7 @@ def test_no_command_prints_the_help_and_ends_with_2(capsys: pytest.CaptureFixtur
         ("PERSONLOG_WINDOW", "now and then"),
         ("PERSONLOG_WINDOW_ZONE", "Atlantis/Centre"),
         ("PERSONLOG_CLICKHOUSE", "clickhouse:8123"),
+        ("PERSONLOG_STATIC", "/no/such/folder"),
         ("PERSONLOG_COLOUR", "blue"),
     ],
 )

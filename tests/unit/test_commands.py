@@ -17,6 +17,7 @@ from shared.domain.commands import (
     Delete,
     Erase,
     Merge,
+    Record,
     Request,
     Scope,
     Split,
@@ -41,6 +42,10 @@ EXAMPLES: dict[str, Command] = {
     ),
     "write": Write(**ENVELOPE, key=7, fragment=A, distinct_id="a", set={"n": 2**64 - 1}, expect=5, reason="update"),
     "erase": Erase(**ENVELOPE, fragment=A, iver=9),
+    "record": Record(
+        **ENVELOPE, fragment=A, uuid=TWO, session="s-1", window="w-1", object="home/1", start=7, length=9,
+        started_at=1_699_999_998_000_000, ended_at=1_699_999_999_000_000,
+    ),
     "merge": Merge(**ENVELOPE, into=A, source=B, into_id="a", source_id="b", mode="identify"),
     "split": Split(**ENVELOPE, person=A, leave=(B,)),
     "delete": Delete(**ENVELOPE, person=A, request=TWO, scope=Scope(profile=True, events=True)),
@@ -76,7 +81,7 @@ def test_what_is_no_command_is_a_bad_record(value: bytes) -> None:
 
 def test_a_fragments_commands_go_to_its_partition_and_a_projects_identity_to_one() -> None:
     counts = {COMMANDS: 16, IDENTITY: 4, DELETIONS: 1}
-    for name in ("capture", "write", "erase"):
+    for name in ("capture", "write", "erase", "record"):
         assert route(EXAMPLES[name], counts) == (COMMANDS, partition_of(A, 16), A.bytes)
     for name in ("merge", "split", "delete"):
         assert route(EXAMPLES[name], counts) == (IDENTITY, 1, b"1")

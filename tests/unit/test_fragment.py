@@ -172,6 +172,26 @@ def test_an_import_carries_its_own_time_and_never_overwrites_a_newer_value() -> 
     assert one.shown == {"a": "now", "b": "then", "c": "earlier"}
 
 
+def test_an_import_from_before_the_birth_is_the_birth_whatever_came_first() -> None:
+    one = Folded()
+    one.capture(at=1_000, set={"a": "now"})
+    number = one.fragment.number
+    assert one.capture(historical=True, timestamp=600, set={"a": "then"}) is Outcome.CHANGED
+    assert one.write(at=1_100, since=500, reason="merge") is Outcome.CHANGED
+    one.capture(historical=True, timestamp=700)
+    assert (one.fragment.created_at, one.fragment.number, one.shown) == (500, number, {"a": "now"})
+
+
+def test_what_an_imported_merge_gives_birth_with_is_dropped_when_it_is_older_than_the_erasure() -> None:
+    one = Folded()
+    one.write(set={"a": 1})
+    one.erase(iver=5, at=2_000)
+    assert one.write(at=3_000, since=1_999, reason="merge") is Outcome.DROPPED
+    assert not one.fragment.alive
+    assert one.write(at=3_000, since=2_000, reason="merge") is Outcome.CHANGED
+    assert (one.fragment.alive, one.fragment.created_at) == (True, 2_000)
+
+
 def test_an_erasure_forgets_everything_but_the_number_and_counts_once() -> None:
     one = Folded()
     one.write(set={"a": 1}, key=9)

@@ -23,7 +23,7 @@ FOLDERS = ("services", "shared", "bench", "tests")
 
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
-SOURCE_LINES_MAX = 12_000
+SOURCE_LINES_MAX = 13_000
 """Lines of code of services and shared, Python and SQL, without comments and docstrings; ARCHITECTURE.md says why."""
 
 MODULE_NAMES_BANNED = {"utils", "util", "helpers", "helper", "common", "base", "manager", "managers", "misc"}
@@ -54,7 +54,8 @@ EXCEPTIONS_EXPLAINED = {
 """Files where one reason stands for all exceptions to lint rules."""
 
 INDEX_HOSTS = tuple(
-    ".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("proxy", "golang"), ("repo1", "maven"))
+    ".".join(parts)
+    for parts in (("pypi", "org"), ("pythonhosted", "org"), ("proxy", "golang"), ("repo1", "maven"), ("npmjs", "org"))
 )
 
 
@@ -65,7 +66,8 @@ def committed() -> tuple[Path, ...]:
     if listed.returncode == 0 and listed.stdout:
         files = [ROOT / name for name in listed.stdout.split("\0") if name]
     else:
-        files = [path for path in ROOT.rglob("*") if not {".venv", "var", ".git"} & set(path.relative_to(ROOT).parts)]
+        not_ours = {".venv", "var", ".git", "node_modules"}
+        files = [path for path in ROOT.rglob("*") if not not_ours & set(path.relative_to(ROOT).parts)]
     return tuple(path for path in files if path.is_file())
 
 

@@ -1,0 +1,98 @@
+"""What one API process takes on at once: bytes of bodies, and time of the loop. Never waits for the log.
+
+Beyond a bound the client is told 503 with Retry-After, before memory grows or others wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from services.api import errors
+from shared.domain.errors import Transient
+from shared.runtime import telemetry
+
+RECEIVED_BYTES_MAX = 64 * 1_048_576
+"""Bodies, as sent, of all requests that are not answered yet: three of the largest, or 20,000 as SDKs send them."""
+
+SLICE_SECONDS = 0.05
+"""Bodies are handled for so long between two looks at the sockets; the largest takes 0.5 s by itself."""
+
+TURN_SECONDS_MAX = 1.5
+"""A body waits so long to be handled; the largest takes 0.5 s, an append 7 s, and 10 s is what a client waits."""
+
+BODY = web.RequestKey("body", bytes)
+"""Where a request keeps its body for whoever asks again, until it is answered."""
+
+_HELD = web.RequestKey("held", int)
+
+
+class Load:
+    """The bodies that are held, and whose turn it is."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._waiting: dict[asyncio.Future[None], None] = {}  # in the order of coming
+        self._began: float | None = None
+
+    async def receive(self, request: web.Request, most: int) -> None:
+        """Keep the body in the request. Too large above `most`; Transient when it does not fit beside the others."""
+        self._judge(request.content_length or 0)
+        chunks: list[bytes] = []
+        size = 0
+        while chunk := await request.content.readany():
+            size += len(chunk)
+            if size > most:
+                raise errors.too_large(most)
+            self._judge(len(chunk))
+            self.bytes += len(chunk)
+            request[_HELD] = size
+            chunks.append(chunk)
+        request[BODY] = b"".join(chunks)
+
+    async def turn(self) -> None:
+        """Return when this body may be handled, in the order of coming; Transient when that takes too long.
+
+        What follows is one piece without an await, so only the loop's next round can look at the sockets.
+        """
+        loop = asyncio.get_running_loop()
+        if self._waiting or (self._began is not None and loop.time() - self._began > SLICE_SECONDS):
+            future = loop.create_future()
+            self._waiting[future] = None
+            try:
+                async with asyncio.timeout(TURN_SECONDS_MAX):
+                    await future
+            except TimeoutError:
+                raise _busy("turn", "Too many requests wait to be handled.") from None
+            finally:
+                self._waiting.pop(future, None)
+        if self._began is None:
+            self._began = loop.time()
+            loop.call_soon(self._next_round)
+
+    def forget(self, request: web.Request) -> None:
+        """The request is answered. aiohttp holds it until the connection's next one, so its body must go by itself."""
+        self.bytes -= request.pop(_HELD, 0)
+        request.pop(BODY, None)
+
+    def _next_round(self) -> None:
+        """Let one of the waiting ones go on in each round of the loop."""
+        self._began = None
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+                break
+        if self._waiting:
+            loop = asyncio.get_running_loop()
+            self._began = loop.time()
+            loop.call_soon(self._next_round)
+
+    def _judge(self, coming: int) -> None:
+        if self.bytes + coming > RECEIVED_BYTES_MAX:
+            raise _busy("bytes", f"The bodies being handled have more than {RECEIVED_BYTES_MAX} bytes together.")
+
+
+def _busy(reason: str, detail: str) -> Transient:
+    telemetry.REFUSED.labels(reason).inc()
+    return Transient(detail)

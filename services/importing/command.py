@@ -1,0 +1,132 @@
+"""The command `personlog import`: its options, and what it says. Light until it runs."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from services.progress import Progress
+from shared.domain.errors import BadInput
+from shared.runtime.settings import Settings, SettingsError, with_keys
+
+SOURCE_KEY = "POSTHOG_PERSONAL_API_KEY"
+"""The environment variable with the source's key: on a command line everybody on the machine reads it."""
+
+RETRIES_SAID = 3
+"""Failures in a row after which a request's trouble is told."""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("import", help="import persons or events of the past")
+    parser.add_argument("source", metavar="FILE|URL", help="NDJSON, JSON or CSV, gzipped or not; or a REST list")
+    parser.add_argument("--to", default="", metavar="URL", help="the API; default: that of the settings, here")
+    parser.add_argument("--token", default="", help="of the project to import into; default: that of the settings")
+    parser.add_argument("--to-key", default="", help="a personal key of the API; default: that of the settings, here")
+    parser.add_argument("--key", default="", help=f"the source's personal key; better in {SOURCE_KEY}")
+    parser.add_argument("--format", choices=("persons", "events"), help="default: each row as what it looks like")
+    parser.add_argument("--at", default="", metavar="TIME", help="when the values of persons are of")
+    parser.add_argument("--errors", type=Path, metavar="FILE", help="where refused rows go; default: beside --state")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="how far it is; default: FILE.personlog-import")
+    parser.add_argument("--restart", action="store_true", help="begin again, whatever the state says")
+    parser.set_defaults(command=_import, offline=True)
+
+
+def _import(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from stamina.instrumentation import set_on_retry_hooks
+
+    from shared.runtime.lifecycle import run
+
+    set_on_retry_hooks([_waiting])
+    if (settings.data / "keys.env").exists():
+        settings = with_keys(settings)[0]
+    codes: list[int] = []
+    run(_go(settings, options, codes))
+    if not codes:
+        print("Stopped; run it again to go on.", file=sys.stderr)
+        return 1
+    return codes[0]
+
+
+async def _go(settings: Settings, options: argparse.Namespace, codes: list[int]) -> None:
+    from services.importing.client import Client
+    from services.importing.files import File
+    from services.importing.pages import Pages
+    from services.importing.rows import Manner
+    from services.importing.run import run
+    from services.importing.state import Ledger, State
+    from services.importing.target import Target
+
+    here = f"http://{settings.host}:{settings.port}"
+    to, token = (options.to or here).rstrip("/"), options.token or settings.project_token
+    if not token:
+        raise SettingsError("Which project? --token phc_…, or PERSONLOG_PROJECT_TOKEN.")
+    key = options.to_key or ("" if options.to else settings.personal_key)
+    remote = options.source.startswith(("http://", "https://"))
+    client = Client()
+    source: Any = None
+    progress, began = Progress(terminal=sys.stdout.isatty(), began=time.monotonic()), time.monotonic()
+    try:
+        source = (
+            Pages(client, options.source, options.key or os.environ.get(SOURCE_KEY, ""))
+            if remote
+            else File(Path(options.source))
+        )
+        path = options.state or _state_path(settings, options.source, remote)
+        errors = options.errors or path.with_name(path.name.removesuffix(".personlog-import") + ".personlog-errors")
+        goal = hashlib.sha256(f"{to} {token}".encode()).hexdigest()[:32]
+        ledger = Ledger(path, errors, source.fingerprint, goal, restart=options.restart)
+        state: State = ledger.state
+        if state.ended:
+            print("Imported before; --restart begins again.", file=sys.stderr)
+        elif state.rows:
+            print(f"going on behind row {state.rows:,}", file=sys.stderr)
+        if not state.ended:
+            rows = source.rows(state.rows, state.page, state.index) if remote else source.rows(state.rows)
+            manner = Manner(kind=options.format, at=_at(options.at), by_rest=bool(key))
+            state = await run(
+                rows, Target(client, to, token, key), ledger, manner,
+                lambda done, at: progress.tell(done, source.total, f"{at.rows:,} rows, {at.refused:,} refused"),
+            )  # fmt: skip
+    finally:
+        progress.end()
+        await client.close()
+        if source is not None:
+            await source.close()
+    print(f"{state.rows:,} rows, {state.events:,} events sent in {time.monotonic() - began:.1f} s")
+    if state.unmarked:
+        print(f"{state.unmarked:,} persons of one id come without is_identified: only a merge marks")
+    if state.refused:
+        print(f"{state.refused:,} rows refused, in whole or in part: {errors}")
+    codes.append(1 if state.refused else 0)
+
+
+def _waiting(details: Any) -> None:
+    """Say once a request that it is tried again and again; a single failure is nothing to speak of."""
+    if details.retry_num == RETRIES_SAID:
+        print(f"\n{details.caused_by}; trying on", file=sys.stderr)
+
+
+def _state_path(settings: Settings, source: str, remote: bool) -> Path:
+    if not remote:
+        return Path(source + ".personlog-import")
+    name = hashlib.sha256(source.encode()).hexdigest()[:16]
+    return settings.data / "imports" / f"{name}.personlog-import"
+
+
+def _at(text: str) -> datetime | None:
+    from services.importing.rows import moment
+
+    try:
+        when = moment(text, "--at")
+    except BadInput as error:
+        raise SettingsError(error.detail) from None
+    if when is not None and when > datetime.now(UTC):
+        raise SettingsError("--at lies in the future.")
+    return when

@@ -1,0 +1,177 @@
+"""A file's rows, one after the other in bounded memory: NDJSON, a JSON list or page, CSV; each of them gzipped or not.
+
+Never judges what a row says: a row that cannot be read comes as the BadInput that says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from services.importing.rows import row_of_cells
+from shared.domain.errors import BadInput
+from shared.runtime.settings import SettingsError
+
+ROW_BYTES_MAX = 8 * 1_048_576
+"""One row in memory. The API takes less: a change has at most 1 MB."""
+
+CHUNK_BYTES = 1_048_576
+"""Read at once of a list."""
+
+HEAD_BYTES = 65_536
+"""Of the beginning: a file is known again by them, and its form is told by them."""
+
+ROWS_BETWEEN = 64
+"""Rows read before whoever is sending gets a turn."""
+
+ID_COLUMNS = re.compile(r"distinct_ids?(\.0)?|event")
+"""A CSV has one of these."""
+
+_PAGE = re.compile(
+    r'\s*\{\s*(?:"(?:next|previous|count)"\s*:\s*(?:null|[0-9]+|"(?:[^"\\]|\\.)*")\s*,\s*)*"results"\s*:\s*\['
+)
+_LIST = re.compile(r"\s*\[")
+_BETWEEN = re.compile(r"[\s,]*")
+_TOO_LONG = f"A row of more than {ROW_BYTES_MAX} bytes."
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A row: its number from 1, what it holds or why it cannot be read, and where the source then is."""
+
+    number: int
+    value: Any
+    done: int = 0  # bytes of the file read so far
+    page: str = ""  # the address of the page it stands on,
+    index: int = 0  # and which it is there, from 1
+
+
+class File:
+    """A file of rows. A row's number is its line in NDJSON, its place in a list, its record under the header in CSV."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._raw = io.BufferedReader(io.FileIO(path), HEAD_BYTES)
+            head, self.total = self._raw.peek(HEAD_BYTES), path.stat().st_size
+        except OSError as error:
+            raise SettingsError(f"{path}: {error.strerror}") from None
+        self.fingerprint = f"{self.total}:{blake2b(head, digest_size=16).hexdigest()}"
+        self._file = self._raw
+        if head.startswith(b"\x1f\x8b"):
+            self._file = io.BufferedReader(gzip.GzipFile(fileobj=self._raw), HEAD_BYTES)  # type: ignore[arg-type]  # typed too narrowly
+
+    async def rows(self, skip: int = 0) -> AsyncIterator[Row]:
+        """The rows behind number `skip`. What ends the reading comes as the last one."""
+        number = 0
+        try:
+            for number, value in self._values():
+                if number > skip:
+                    yield Row(number=number, value=value, done=self._raw.tell())
+                if number % ROWS_BETWEEN == 0:
+                    await asyncio.sleep(0)
+        except (BadInput, EOFError, OSError, zlib.error) as error:
+            reason = error.detail if isinstance(error, BadInput) else f"The file is broken: {error}"
+            yield Row(number=max(number, skip) + 1, value=BadInput(f"{reason} Nothing behind it is read."))
+
+    async def close(self) -> None:
+        self._raw.close()
+
+    def _values(self) -> Iterator[tuple[int, Any]]:
+        if self._file.peek(HEAD_BYTES).startswith(codecs.BOM_UTF8):
+            self._file.read(len(codecs.BOM_UTF8))
+        head = self._file.peek(HEAD_BYTES)[:HEAD_BYTES].decode(errors="surrogateescape")
+        if found := _LIST.match(head) or _PAGE.match(head):
+            self._file.read(len(found[0].encode(errors="surrogateescape")))
+            return enumerate(self._elements(), 1)
+        return self._lines() if head.lstrip().startswith("{") else self._records()
+
+    def _lines(self) -> Iterator[tuple[int, Any]]:
+        for number, line in enumerate(self._bounded(), 1):
+            if line is None or line.strip():
+                yield number, BadInput(_TOO_LONG) if line is None else _decoded(line)
+
+    def _bounded(self) -> Iterator[bytes | None]:
+        """The lines; None for one that is too long."""
+        while line := self._file.readline(ROW_BYTES_MAX):
+            if len(line) < ROW_BYTES_MAX or line.endswith(b"\n"):
+                yield line
+                continue
+            while (rest := self._file.readline(CHUNK_BYTES)) and not rest.endswith(b"\n"):
+                pass
+            yield None
+
+    def _elements(self) -> Iterator[Any]:
+        """A list's elements, decoded as they come: what is not whole yet waits for twice as much of the file."""
+        decoder, utf8 = json.JSONDecoder(parse_constant=_no_value), codecs.getincrementaldecoder("utf-8")
+        reading, text, at, ended = utf8("surrogateescape"), "", 0, False
+        while True:
+            at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
+            if text.startswith("]", at):
+                return
+            try:
+                value, end = decoder.raw_decode(text, at)
+            except (ValueError, RecursionError):
+                end = len(text)
+            if end < len(text):  # a number at the end may have more digits
+                yield value
+                at = end
+                continue
+            if ended or len(text) - at > ROW_BYTES_MAX:
+                raise BadInput(f"The list is malformed or cut off, or has a row of more than {ROW_BYTES_MAX} bytes.")
+            chunk = self._file.read(max(CHUNK_BYTES, len(text) - at))
+            text, at, ended = text[at:] + reading.decode(chunk, not chunk), 0, not chunk
+
+    def _records(self) -> Iterator[tuple[int, Any]]:
+        """Records of CSV. After a broken one it goes on with the next line; the reason says which lines are lost."""
+        csv.field_size_limit(ROW_BYTES_MAX)
+        reader = csv.reader(self._text(), strict=True)
+        header = next((cells for cells in reader if any(map(str.strip, cells))), [])
+        if header and not any(ID_COLUMNS.fullmatch(name) for name in header):
+            raise SettingsError("The source is no JSON, and no CSV with a column distinct_ids.0, distinct_id or event.")
+        number = 0
+        while True:
+            number, before = number + 1, reader.line_num
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield number, BadInput(f"Lines {before + 1} to {reader.line_num}: {error}.")
+                continue
+            if not cells:
+                number -= 1
+                continue
+            try:
+                value: Any = row_of_cells(header, cells)
+            except BadInput as error:
+                value = error
+            yield number, value
+
+    def _text(self) -> Iterator[str]:
+        for line in self._bounded():
+            if line is None:
+                raise BadInput(_TOO_LONG)
+            yield line.decode(errors="surrogateescape")
+
+
+def _decoded(line: bytes) -> Any:
+    try:
+        return msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        return BadInput(f"The row is not JSON: {error}"[:300])
+
+
+def _no_value(name: str) -> object:
+    """NaN and Infinity are no JSON: the row that holds one is refused when it is encoded."""
+    return object()

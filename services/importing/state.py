@@ -1,0 +1,67 @@
+"""How far an import is, in a file that is whole at any moment, and the refused rows in another. Never holds a key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from services.importing.target import Refusal
+from shared.runtime.files import write_whole
+from shared.runtime.settings import SettingsError
+
+
+class State(msgspec.Struct, kw_only=True):
+    """Rows up to `rows` are durable or refused. Of a REST list: the page to go on with, and its rows that are done."""
+
+    v: int = 1
+    source: str  # its fingerprint
+    target: str  # a hash of address and token
+    rows: int = 0
+    page: str = ""
+    index: int = 0
+    events: int = 0
+    refused: int = 0  # rows
+    refused_bytes: int = 0  # of the file of refusals that belong to `rows`
+    unmarked: int = 0
+    ended: bool = False
+
+
+class Ledger:
+    """The state and the refusals of one import."""
+
+    def __init__(self, path: Path, refusals: Path, source: str, target: str, *, restart: bool = False) -> None:
+        self._path, self._refusals = path, refusals
+        self.state = State(source=source, target=target)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not restart and path.exists():
+                self.state = msgspec.json.decode(path.read_bytes(), type=State)
+            self._save()
+        except (OSError, msgspec.DecodeError) as error:
+            raise SettingsError(f"--state {path}: {error}") from None
+        if (self.state.source, self.state.target) != (source, target):
+            what = "source" if self.state.source != source else "target"
+            raise SettingsError(f"{path} is of another {what}, or it has changed: --restart begins again")
+        self._cut()
+
+    def passed(self, refusals: Sequence[Refusal]) -> None:
+        """Everything up to the state's row is settled: say so durably, the refusals first."""
+        if refusals:
+            with self._refusals.open("ab") as file:
+                file.write(b"".join(msgspec.json.encode(one) + b"\n" for one in refusals))
+                file.flush()
+                os.fsync(file.fileno())
+                self.state.refused_bytes = file.tell()
+            self.state.refused += len({one.row for one in refusals})
+        self._save()
+
+    def _save(self) -> None:
+        write_whole(self._path, msgspec.json.encode(self.state), 0o600)
+
+    def _cut(self) -> None:
+        """Drop refusals that a killed run wrote but did not settle: their rows come again."""
+        if self._refusals.exists():
+            os.truncate(self._refusals, min(self.state.refused_bytes, self._refusals.stat().st_size))

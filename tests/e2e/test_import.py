@@ -1,0 +1,284 @@
+"""`personlog import` over a real stack: what arrives, in which order of time, and what a kill or bad rows cost."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.support.asking import sent, shown, uuid
+from tests.support.lists import Listing, listing
+from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, running, wait_for
+
+BORN, SEEN = "2023-01-01T00:30:00Z", "2023-05-05T05:00:00Z"
+KILLED_ROWS = 6_000
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("import") / "data") as stack:
+        yield stack
+
+
+def row(*ids: str, **fields: Any) -> dict[str, Any]:
+    return {"distinct_ids": list(ids), "properties": {}, "created_at": BORN, "is_identified": len(ids) > 1, **fields}
+
+
+def put(path: Path, rows: list[Any]) -> str:
+    path.write_bytes(b"".join(orjson.dumps(one) + b"\n" for one in rows))
+    return str(path)
+
+
+def brought(stack: Stack, source: str, *options: str, code: int = 0) -> str:
+    """Import, and what it said."""
+    done = stack.call("import", source, *options)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def came(stack: Stack, who: str, /, **fields: Any) -> dict[str, Any]:
+    """The person, once it is as it should be."""
+
+    def found() -> dict[str, Any] | None:
+        person = shown(stack, who)
+        return person if person and all(person[key] == value for key, value in fields.items()) else None
+
+    try:
+        return dict(wait_for(found, 20, f"{who} to be {fields}"))
+    except AssertionError:
+        raise AssertionError(f"{who} is {shown(stack, who)} instead of {fields}") from None
+
+
+def errors(path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in path.with_name(path.name + ".personlog-errors").read_bytes().splitlines()]
+
+
+def test_a_person_is_what_the_row_says(stack: Stack, name: str, tmp_path: Path) -> None:
+    properties = {"plan": "pro", "n": 1, "no": None, "deep": {"a": [1]}, "$initial_os": "mac"}
+    rows = [
+        row(name, f"{name}-2", properties=properties, last_seen_at=SEEN),
+        row(f"{name}-x", f"{name}-y", is_identified=False, created_at="2023-01-01T00:30:00.000001Z"),
+    ]
+    brought(stack, put(tmp_path / "p", rows))
+    came(stack, f"{name}-2", distinct_ids=[name, f"{name}-2"], properties=properties, created_at=BORN,
+         last_seen_at=SEEN, is_identified=True, uuid=uuid(name))  # fmt: skip
+    came(stack, f"{name}-y", distinct_ids=[f"{name}-x", f"{name}-y"], is_identified=False,
+         created_at="2023-01-01T00:30:00.000001Z")  # fmt: skip
+
+
+def test_without_a_personal_key_a_merge_marks(stack: Stack, name: str, tmp_path: Path) -> None:
+    source = put(tmp_path / "p", [row(f"{name}-x", f"{name}-y", is_identified=False)])
+    brought(stack, source, "--to", stack.url, "--token", TOKEN)
+    came(stack, f"{name}-x", distinct_ids=[f"{name}-x", f"{name}-y"], is_identified=True)
+
+
+def test_an_import_after_live_writes_fills_in_and_replaces_nothing(stack: Stack, name: str, tmp_path: Path) -> None:
+    sent(stack, name, **{"$set": {"plan": "live"}, "$set_once": {"$initial_os": "live"}})
+    then = {"plan": "then", "city": "Bern", "$initial_os": "mac"}
+    brought(stack, put(tmp_path / "p", [row(name, properties=then, last_seen_at=SEEN)]))
+    came(stack, name, properties={"plan": "live", "city": "Bern", "$initial_os": "mac"}, created_at=BORN)
+
+
+def test_live_writes_after_an_import_win(stack: Stack, name: str, tmp_path: Path) -> None:
+    brought(stack, put(tmp_path / "p", [row(name, properties={"plan": "then", "city": "Bern"})]))
+    came(stack, name, created_at=BORN)
+    sent(stack, name, **{"$set": {"plan": "live"}})
+    came(stack, name, properties={"plan": "live", "city": "Bern"}, created_at=BORN)
+
+
+@pytest.mark.parametrize("order", [("old", "new"), ("new", "old"), ("new", "old", "new")])
+def test_two_exports_come_out_the_same_whichever_is_imported_first(
+    stack: Stack, name: str, tmp_path: Path, order: tuple[str, ...]
+) -> None:
+    exports = {
+        "old": ({"plan": "old", "a": 1}, "2023-06-01T00:00:00Z"),
+        "new": ({"plan": "new", "b": 2}, "2023-07-01T00:00:00Z"),
+    }
+    for number, which in enumerate(order):
+        properties, at = exports[which]
+        brought(stack, put(tmp_path / f"p{number}", [row(name, properties=properties)]), "--at", at)
+    came(stack, name, properties={"plan": "new", "a": 1, "b": 2}, created_at=BORN)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_events_count_at_their_own_time_in_any_order(stack: Stack, name: str, tmp_path: Path, turned: bool) -> None:
+    def event(day: int, **fields: Any) -> dict[str, Any]:
+        return {"event": "e", "distinct_id": name, "timestamp": f"2023-01-{day:02}T00:00:00Z", **fields}
+
+    rows = [
+        event(1, properties={"$set_once": {"first": 1}, "$browser": "Lynx"}),
+        event(2, **{"$set": {"plan": "b"}}, properties={"$set_once": {"first": 2}}),
+        event(3, **{"$set": {"plan": "c"}}),
+        event(4, event="$identify", properties={"$anon_distinct_id": f"{name}-anon"}),
+    ]
+    path = tmp_path / "events.ndjson.gz"
+    path.write_bytes(gzip.compress(b"\n".join(map(orjson.dumps, rows[::-1] if turned else rows))))
+    brought(stack, str(path))
+    person = came(stack, name, distinct_ids=[name, f"{name}-anon"], is_identified=True)
+    assert person["created_at"] == "2023-01-01T00:00:00Z"
+    assert (person["properties"]["plan"], person["properties"]["first"]) == ("c", 1)
+    assert person["properties"]["$initial_browser"] == "Lynx"
+
+
+def test_equal_rows_count_once(stack: Stack, name: str, tmp_path: Path) -> None:
+    event = {"event": "e", "distinct_id": name, "timestamp": BORN, "properties": {"$set": {"a": 1}}}
+    source = put(tmp_path / "p", [event, event, row(name, f"{name}-2"), row(name, f"{name}-2")])
+    brought(stack, source)
+    brought(stack, source, "--restart")
+    came(stack, name, distinct_ids=[name, f"{name}-2"])
+    count = f"SELECT count() FROM captured_events FINAL WHERE fragment = '{uuid(name)}'"
+    assert wait_for(lambda: stack.query(count) == "3", 20, "one e, one $set, one merge")
+
+
+def test_bad_rows_are_told_one_by_one_and_cost_nobody_else(stack: Stack, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    fat = row(f"{name}-fat", properties={"fat": "x" * 1_100_000})
+    rows: list[Any] = [
+        row(f"{name}-1"), 7, {"colour": "blue"}, row(f"{name}-2", created_at="then"), row("x" * 201), fat,
+        row(f"{name}-3", properties={str(n): {"a": 2**63} for n in range(3)}),
+        row(f"{name}-4", properties={"n": [[[]]]}), row("undefined", f"{name}-5"),
+        {"event": " ", "distinct_id": name, "timestamp": BORN}, {"event": "e", "timestamp": BORN},
+        {"event": "e", "distinct_id": name, "timestamp": BORN, "uuid": "u"}, row(f"{name}-6", colour="blue"),
+    ]  # fmt: skip
+    put(path, rows)
+    with path.open("a") as file:
+        file.write(f'{{"a":\n{{"distinct_ids":["a"],"properties":{{"n":{10**30}}},"created_at":"{BORN}"}}\n')
+    said = brought(stack, str(path), code=1)
+    assert "11 rows refused" in said and f"{path}.personlog-errors" in said
+    assert [one["row"] for one in errors(path)] == [2, 3, 4, 5, 6, 9, 10, 11, 12, 14, 15]
+    assert {one["row"]: one["attr"] for one in errors(path)}[12] == "uuid"
+    for number in (1, 3, 4, 5, 6):
+        came(stack, f"{name}-{number}")
+    assert "Imported before" in brought(stack, str(path), code=1)
+
+
+def test_an_import_older_than_an_erasure_brings_nobody_back(stack: Stack, name: str, tmp_path: Path) -> None:
+    source = put(tmp_path / "p", [row(name, f"{name}-2", properties={"plan": "pro"}, last_seen_at=SEEN)])
+    brought(stack, source)
+    came(stack, name, distinct_ids=[name, f"{name}-2"])
+    assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 204
+    other = row(name, f"{name}-2", properties={"plan": "free"}, last_seen_at="2023-06-06T06:00:00Z")
+    brought(stack, put(tmp_path / "later", [other]))  # another merge: the first one is known, and would do nothing
+    brought(stack, put(tmp_path / "after", [row(f"{name}-after")]))
+    came(stack, f"{name}-after")
+    assert shown(stack, name) is None and shown(stack, f"{name}-2") is None
+
+
+def test_a_killed_import_goes_on_and_ends_with_the_same_persons(stack: Stack, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    put(path, [row(f"{name}-{n}", f"{name}-{n}-b", properties={"kill": name, "n": n}) for n in range(KILLED_ROWS)])
+    state = path.with_name("p.personlog-import")
+
+    def rows_done() -> int:
+        return int(orjson.loads(state.read_bytes())["rows"]) if state.exists() else 0
+
+    def kill_behind(row: int) -> int:
+        process = stack.run("import", str(path), log="killed.log")
+        wait_for(lambda: rows_done() > row, 60, "a settled window")
+        process.kill()
+        assert process.wait(timeout=10) == -signal.SIGKILL, "it was not done yet"
+        return rows_done()
+
+    before = kill_behind(kill_behind(kill_behind(0)))
+    assert before < KILLED_ROWS
+    said = brought(stack, str(path))
+    assert f"going on behind row {before:,}" in said and f"{KILLED_ROWS:,} rows" in said
+    filters = orjson.dumps([{"key": "kill", "value": name, "operator": "exact"}]).decode()
+
+    def count() -> bool:
+        found = stack.persons(f"/?limit=1&include_total=true&properties={filters}").json
+        return found.get("count") == KILLED_ROWS  # none while search is behind
+
+    wait_for(count, 60, "all persons, once")
+    last = f"{name}-{KILLED_ROWS - 1}"
+    came(stack, f"{last}-b", distinct_ids=[last, f"{last}-b"])
+    assert "before" in brought(stack, str(path))
+
+
+def test_from_one_stack_into_another_persons_are_equal(
+    stack: Stack, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with running(tmp_path_factory.mktemp("source") / "data") as source:
+        _history(source)
+        everybody = source.persons("/?limit=1000").json["results"]
+        sheet = source.persons("/?format=csv").body
+        url = f"{source.url}/api/projects/1/persons/?limit=2"
+        brought(stack, url, "--key", PERSONAL_KEY, "--state", str(tmp_path / "s"))
+        denied = brought(stack, url, "--key", "phx_wrong", code=2)
+    assert "refused" in denied and "phx_wrong" not in denied
+    same = ("distinct_ids", "properties", "created_at", "last_seen_at", "is_identified", "uuid", "name")
+    assert len(everybody) == 6
+    for person in everybody:
+        came(stack, person["distinct_ids"][0], **{key: person[key] for key in same})
+    with running(tmp_path_factory.mktemp("sheet") / "data") as other:
+        (tmp_path / "persons.csv").write_bytes(sheet)
+        brought(other, str(tmp_path / "persons.csv"))
+        for person in everybody:
+            if not any(isinstance(value, dict | list) for value in person["properties"].values()):
+                flat = {key: value for key, value in person["properties"].items() if value is not None}
+                came(other, person["distinct_ids"][0], **{key: person[key] for key in same} | {"properties": flat})
+    assert len(list(csv.reader(io.StringIO(sheet.decode())))) == 7
+
+
+def _history(source: Stack) -> None:
+    """Six persons: plain, merged by events, merged by REST, with odd values, born by an import, and set by REST."""
+    sent(source, "one", **{"$set": {"plan": "pro", "n": 5, "yes": True, "formula": "=1+1", "no": None}})
+    sent(source, "two", **{"$set": {"email": "two@x.y"}, "$browser": "Lynx"})
+    sent(source, "two", "$identify", **{"$anon_distinct_id": "0190aaaa-1111-2222-3333-444455556666"})
+    sent(source, "three", **{"$set": {"a": 1}})
+    sent(source, "three-b", **{"$set": {"b": 2.5}})
+    merged = source.persons(f"/{uuid('three')}/merge/", "POST", {"distinct_id": "three-b"})
+    assert merged.status == 200
+    sent(source, "four", **{"$set": {"deep": {"a": [1, {"b": None}]}, "text": "ü,\"\n'x"}})
+    old = {"event": "e", "distinct_id": "five", "timestamp": BORN, "properties": {"$set": {"p": "then"}}}
+    source.ask("POST", "/batch/", {"api_key": TOKEN, "historical_migration": True, "batch": [old]}, key=None)
+    sent(source, "six")
+    assert source.persons(f"/{uuid('six')}/", "PATCH", {"properties": {"set": "by hand"}}).status == 200
+
+
+def test_posthogs_pages_come_whole_though_it_asks_to_wait(stack: Stack, name: str, tmp_path: Path) -> None:
+    served: list[Listing] = []
+
+    def answer(number: int, path: str) -> tuple[int, Any, dict[str, str]]:
+        if number % 2:
+            return 429, {"type": "throttled_error"}, {"Retry-After": "0"}
+        at = int(path.partition("offset=")[2] or 0)
+        following = f"{served[0].url}/api/projects/9/persons/?limit=2&offset={at + 2}" if at < 4 else None
+        return 200, {"results": [row(f"{name}-{at}"), row(f"{name}-{at + 1}")], "next": following}, {}
+
+    with listing(answer) as posthog:
+        served.append(posthog)
+        url = f"{posthog.url}/api/projects/9/persons/?limit=2"
+        assert "6 rows" in brought(stack, url, "--key", "phx_theirs", "--state", str(tmp_path / "s"))
+    for number in range(6):
+        came(stack, f"{name}-{number}", created_at=BORN)
+    assert {key for _, key in posthog.asked} == {"Bearer phx_theirs"}
+    assert "phx_theirs" not in (tmp_path / "s").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["/no/such/file"],
+        ["FILE", "--token", "phc_of_nobody"],
+        ["FILE", "--at", "soon"],
+        ["FILE", "--at", "2999-01-01"],
+        ["FILE", "--format", "persons", "--state", "/proc/no/state"],
+        ["http://127.0.0.1:1/api/person/"],
+        ["PAGE"],
+    ],
+)
+def test_bad_usage_ends_with_2_and_one_line(stack: Stack, tmp_path: Path, arguments: list[str]) -> None:
+    put(tmp_path / "p", [row("a")])
+    (tmp_path / "page.html").write_text("<!doctype html>\n<html></html>")
+    files = {"FILE": str(tmp_path / "p"), "PAGE": str(tmp_path / "page.html")}
+    done = stack.call("import", *(files.get(one, one) for one in arguments))
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("personlog: ") and done.stderr.count("\n") == 1

@@ -1,0 +1,75 @@
+"""Whose turn it is to be handled: in order, one long piece in each round of the loop, and never after too long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from services.api import load
+from services.api.load import SLICE_SECONDS, Load
+from shared.domain.errors import Transient
+
+
+async def test_long_pieces_are_handled_one_in_a_round_and_in_order() -> None:
+    turns, rounds, handled = Load(), 0, list[tuple[int, int]]()
+
+    async def piece(number: int) -> None:
+        await turns.turn()
+        handled.append((number, rounds))
+        time.sleep(1.1 * SLICE_SECONDS)  # what a large body costs, in one piece
+
+    async def count() -> None:
+        nonlocal rounds
+        while len(handled) < 5:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(piece(number) for number in range(5)), count())
+    assert [number for number, _ in handled] == [0, 1, 2, 3, 4]
+    assert len({at for _, at in handled}) == 5
+
+
+async def test_short_pieces_share_a_round() -> None:
+    turns, rounds = Load(), 0
+
+    async def piece() -> int:
+        await turns.turn()
+        return rounds
+
+    async def count() -> None:
+        nonlocal rounds
+        rounds += 1
+
+    at = await asyncio.gather(*(piece() for _ in range(50)), count())
+    assert set(at[:-1]) == {0}
+
+
+async def test_who_waits_too_long_is_told_so_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "TURN_SECONDS_MAX", 3 * SLICE_SECONDS)
+    turns = Load()
+
+    async def piece() -> None:
+        await turns.turn()
+        time.sleep(1.1 * SLICE_SECONDS)
+
+    outcomes = await asyncio.gather(*(piece() for _ in range(10)), return_exceptions=True)
+    refused = [one for one in outcomes if isinstance(one, Transient)]
+    assert 4 <= len(refused) <= 8, outcomes
+    await turns.turn()
+
+
+async def test_a_waiting_one_that_is_cancelled_does_not_stop_the_others() -> None:
+    turns = Load()
+
+    async def piece() -> None:
+        await turns.turn()
+        time.sleep(1.1 * SLICE_SECONDS)
+
+    tasks = [asyncio.create_task(piece()) for _ in range(6)]
+    await asyncio.sleep(0)
+    for task in tasks[2:4]:
+        task.cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes if outcome is not None] == [asyncio.CancelledError] * 2

@@ -51,5 +51,5 @@ UV_COMPILE = $(UV_PIN) --extra fast --group build
 requirements:
 	$(UV_COMPILE) --extra embedded pyproject.toml -o requirements/run.txt
 	$(UV_COMPILE) --constraint requirements/run.txt pyproject.toml -o requirements/server.txt
-	$(UV_COMPILE) --constraint requirements/run.txt --extra embedded --group test --group check pyproject.toml -o requirements/dev.txt
+	$(UV_COMPILE) --constraint requirements/run.txt --extra embedded --group test --group check --group bench pyproject.toml -o requirements/dev.txt
 	$(UV_PIN) --group s3 -o requirements/s3.txt

@@ -18,7 +18,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,8 @@ import orjson
 from bench.analytics import analytics
 from bench.deletion import deletions
 from bench.load import load, post
+from bench.peer import Missing
+from bench.peers import peers
 from bench.persons import persons
 from services.api.reads import Reads
 from services.projector.rows import FRAGMENTS, columns
@@ -48,6 +51,7 @@ CONNECTIONS = 64
 COMMANDS_COUNT, PERSONS, INSERT_ROWS = 240_000, 20_000, 10_000
 REBUILDS = 3
 READS = 2_000
+CROWD = 2_000
 
 Row = tuple[str, str, str, str, str]
 
@@ -56,6 +60,7 @@ def main(names: list[str]) -> None:
     questions: dict[str, Callable[[Path], list[Row]]] = {
         "appends": appends,  # acknowledged appends against a bare aiohttp handler
         "projection": projection,  # projected commands against raw column-wise insert, and coalesced reads
+        "peers": peers,  # reads, writes and projection against aiohttp on PostgreSQL
         "deletions": deletions,  # 1,000 persons in one run against one by one, and readers beside it
         "analytics": analytics,  # the queries of docs/analytics.md against a scan of their columns
         "persons": persons,  # keyed lookups from 10 k to 1 M persons, and lists of them
@@ -66,7 +71,10 @@ def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="personlog-bench-") as folder:
         for name in names or questions:
             print(name, flush=True)
-            rows += questions[name](Path(folder) / name)
+            try:
+                rows += questions[name](Path(folder) / name)
+            except Missing as error:
+                print(f"{name} left out: {error}", flush=True)
     text = report(rows)
     print(text)
     path = ROOT / "bench" / "results.md"
@@ -109,29 +117,38 @@ def _drained(stack: Stack) -> bool:
 
 def projection(data: Path) -> list[Row]:
     """A projector catches up on a filled log; rebuilds from its timeline, raw inserts into the same engine, reads."""
-    stack = Stack(data)
-    settings, _ = with_keys(read(stack.environment))
-    positions = asyncio.run(_fill(data / "log", settings.topics))
-    environment = stack.environment
-    engine = stack.spawn("engine", log="engine.log")
-    projector = None
-    try:
-        wait_for(lambda: _answers(f"http://127.0.0.1:{stack.engine_port}/ping"), 30, "the engine")
-        assert stack.call("migrate").returncode == 0
-        projector = stack.spawn("projector", log="projector.log")
-        rate = asyncio.run(_caught_up(settings.store_url, positions))
-        projector.terminate()
-        projector.wait(timeout=15)
+    with caught_up(data) as (stack, rate):
         rebuilds = [_rebuilt(stack) for _ in range(REBUILDS)]
-        raw, one, many = asyncio.run(_side_by_side(settings.store_url))
-    finally:
-        stack.stop()
-    assert environment and engine
+        raw, one, many, crowd = asyncio.run(_side_by_side(_store_url(stack)))
     return [
         _row("projected commands, with timeline / raw insert rows", [rate], raw, f"{COMMANDS_COUNT:,} commands, cold"),
         _row("rebuilt facts, compared and swapped / projected commands", rebuilds, [rate], "0 differences"),
         _row("coalesced GET / one query each, 64 in flight", many, one, f"{PERSONS:,} persons"),
+        _row("the same, 2,000 in flight", crowd, one, "against one query each, 64 in flight"),
     ]
+
+
+@contextmanager
+def caught_up(data: Path) -> Iterator[tuple[Stack, float]]:
+    """A stack without API whose projector has caught up on a filled log, and its commands per second."""
+    stack = Stack(data)
+    positions = asyncio.run(_fill(data / "log", read(stack.environment).topics))
+    stack.spawn("engine", log="engine.log")
+    try:
+        wait_for(lambda: _answers(f"http://127.0.0.1:{stack.engine_port}/ping"), 30, "the engine")
+        assert stack.call("migrate").returncode == 0
+        projector = stack.spawn("projector", log="projector.log")
+        rate = asyncio.run(_caught_up(_store_url(stack), positions))
+        projector.terminate()
+        projector.wait(timeout=15)
+        yield stack, rate
+    finally:
+        stack.stop()
+
+
+def _store_url(stack: Stack) -> str:
+    settings, _ = with_keys(read(stack.environment))
+    return settings.store_url
 
 
 def _rebuilt(stack: Stack) -> float:
@@ -178,16 +195,17 @@ async def _caught_up(url: str, heads: list[Position]) -> float:
         await store.close()
 
 
-async def _side_by_side(url: str) -> tuple[list[float], list[float], list[float]]:
+async def _side_by_side(url: str) -> tuple[list[float], list[float], list[float], list[float]]:
     store = await Store.connect(url)
     try:
         raw = [await _raw_insert(store) for _ in range(TURNS)]
         reads = _reads(store)
-        one, many = [], []
+        one, many, crowd = [], [], []
         for _ in range(TURNS):
             one.append(await _gets(lambda key: _reads(store).by_fragment(1, key), READS // 10))
             many.append(await _gets(lambda key: reads.by_fragment(1, key), READS))
-        return raw, one, many
+            crowd.append(await _gets(lambda key: reads.by_fragment(1, key), 10 * READS, CROWD))
+        return raw, one, many, crowd
     finally:
         await store.close()
 
@@ -208,8 +226,8 @@ async def _raw_insert(store: Store) -> float:
     return INSERT_ROWS / (time.perf_counter() - began)
 
 
-async def _gets(get: Callable[[UUID], object], count: int) -> float:
-    """GETs per second with 64 in flight."""
+async def _gets(get: Callable[[UUID], object], count: int, clients: int = CONNECTIONS) -> float:
+    """GETs per second with so many in flight."""
     waiting = iter(range(count))
     began = time.perf_counter()
 
@@ -218,7 +236,7 @@ async def _gets(get: Callable[[UUID], object], count: int) -> float:
             person = await get(fragment_id(1, f"person-{number % PERSONS}"))  # type: ignore[misc]
             assert person is not None
 
-    await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
+    await asyncio.gather(*(client() for _ in range(clients)))
     return count / (time.perf_counter() - began)
 
 

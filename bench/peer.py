@@ -27,10 +27,11 @@ POOL = 16
 """Connections: more than that only wait for each other's locks and for two cores."""
 
 TUNED = (
-    "shared_buffers=512MB", "effective_cache_size=4GB", "max_wal_size=4GB", "checkpoint_timeout=15min", "wal_buffers=16MB",
-    "synchronous_commit=on", "fsync=on", "max_connections=64", "random_page_cost=1.1", "listen_addresses=127.0.0.1",
+    "shared_buffers=512MB", "effective_cache_size=4GB", "max_wal_size=4GB", "checkpoint_timeout=15min",
+    "wal_buffers=16MB", "synchronous_commit=on", "fsync=on", "max_connections=64", "random_page_cost=1.1",
+    "listen_addresses=127.0.0.1",
 )  # fmt: skip
-"""What guides advise for a machine with 24 GiB that is shared with others; durability as personlog's: fsync stays on."""
+"""What guides advise for a machine with 24 GiB that is shared; durability is personlog's: fsync stays on."""
 
 TABLE = "CREATE TABLE persons (id bigint PRIMARY KEY, distinct_id text NOT NULL UNIQUE, properties jsonb NOT NULL)"
 UPDATE = "UPDATE persons SET properties = properties || $2::jsonb WHERE id = $1"

@@ -1,4 +1,4 @@
-"""personlog against what a user would pick instead: aiohttp on PostgreSQL, both over HTTP on the same cores, in turns."""
+"""personlog against what a user would pick instead: aiohttp on PostgreSQL, over HTTP on the same cores, in turns."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from pathlib import Path
 
 import orjson
 
-from bench.load import load, post
+from bench.load import load
 from bench.peer import fill, postgres, serving, update_batches
-from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
-from shared.store.client import Store
+from shared.domain.ids import fragment_id
 from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, running, wait_for
 
 PERSONS, TURNS, SECONDS = 20_000, 5, 2.0
@@ -39,7 +38,7 @@ def peers(data: Path) -> list[Row]:
             _fill(stack)
             rows = [_reads(stack, port, readers) for readers in READERS]
             rows.append(_writes(stack, port))
-        rows.append(_updates(stack, dsn, data))
+        rows.append(_updates(dsn, data))
     return rows
 
 
@@ -61,15 +60,15 @@ def _reads(stack: Stack, port: int, readers: int) -> Row:
 
 def _writes(stack: Stack, port: int) -> Row:
     ids = [str(fragment_id(1, f"person-{number}")) for number in range(PERSONS)]
-    head = f"Host: x\r\nAuthorization: Bearer {PERSONAL_KEY}\r\nPrefer: respond-async\r\nContent-Type: application/json\r\n"
+    head = f"Authorization: Bearer {PERSONAL_KEY}\r\nPrefer: respond-async\r\nContent-Type: application/json\r\n"
 
     def body(number: int) -> bytes:
         return orjson.dumps({"properties": {"plan": "pro", "seats": number}})
 
     def ours(number: int) -> bytes:
         sent = body(number)
-        line = f"PATCH /api/projects/1/persons/{ids[number % PERSONS]}/ HTTP/1.1\r\n{head}Content-Length: {len(sent)}\r\n\r\n"
-        return line.encode() + sent
+        line = f"PATCH /api/projects/1/persons/{ids[number % PERSONS]}/ HTTP/1.1\r\nHost: x\r\n{head}"
+        return f"{line}Content-Length: {len(sent)}\r\n\r\n".encode() + sent
 
     def theirs(number: int) -> bytes:
         sent = body(number)
@@ -82,9 +81,9 @@ def _writes(stack: Stack, port: int) -> Row:
     return _row(name, mine, their, f"p99 {slow:.0f} ms, fsync on for both, projector paused")
 
 
-def _updates(stack: Stack, dsn: str, data: Path) -> Row:
+def _updates(dsn: str, data: Path) -> Row:
     """Commands that a projector folds and writes, timeline and all, against UPDATEs in transactions of 1,000."""
-    from bench.__main__ import projected  # the questions import each other's parts
+    from bench.__main__ import caught_up  # which asks this question
 
     changes = [
         (number % PERSONS, orjson.dumps({"a": number, "b": "some text", "c": number / 4, "d": [number]}).decode())
@@ -96,7 +95,8 @@ def _updates(stack: Stack, dsn: str, data: Path) -> Row:
         asyncio.run(update_batches(dsn, changes, TRANSACTION))
         theirs.append(UPDATES / (time.perf_counter() - began))
     name = "projected commands, with timeline / PostgreSQL batched UPDATE"
-    return _row(name, [projected(data / "projector")], theirs, f"{TRANSACTION:,} a transaction")
+    with caught_up(data / "projector") as (_, rate):
+        return _row(name, [rate], theirs, f"{TRANSACTION:,} a transaction")
 
 
 def _in_turns(port: int, ours: Ask, peer: int, theirs: Ask, count: int) -> tuple[list[float], list[float], float]:

@@ -15,12 +15,13 @@ import msgspec
 from aiohttp import web
 from msgspec import Raw
 
+from services.api import errors
 from services.api.blocks import INLINE_BYTES_MAX, Block, packed
 from services.api.calls import read_body
 from services.api.capture import BODY_BYTES_MAX, mirror, preflight, project_of, refusal_of, scene_of, told
 from services.api.capture_body import Captured, clean_text, parse, plain, shape
 from services.api.capture_events import Scene, event_time, kept_id, sent_id_of, time_of, uuid_of
-from services.api.context import CONTEXT
+from services.api.context import CONTEXT, Context
 from shared.domain.errors import BadInput
 from shared.domain.ids import fragment_id
 from shared.runtime import telemetry
@@ -54,17 +55,22 @@ def register(app: web.Application) -> None:
 async def record(request: web.Request) -> web.Response:
     """One request of `$snapshot` events: the good ones are stored, the first bad one is named."""
     context = request.app[CONTEXT]
+    good, refused, refusal = await _judged(request, context)
+    positions = await context.blocks.store(good) if good else []
+    telemetry.RECORDED.labels("stored").inc(len(good))
+    telemetry.RECORDED.labels("refused").inc(refused)
+    return told(request, refusal, positions)
+
+
+async def _judged(request: web.Request, context: Context) -> tuple[list[Block], int, errors.ApiError | None]:
+    """The good blocks, how many are refused, and what is said of it. The body and what it became end here: they are
+    large, and the store may let us wait for seconds."""
     body = await read_body(request, BODY_BYTES_MAX)
     encoding = request.headers.get("Content-Encoding", "")
     captured = await _aside(body, lambda: decode(plain(body, request.content_type, request.query, encoding), request))
     scene = scene_of(context, captured, project_of(context, captured))
     good, refused = await _aside(body, lambda: _blocks(captured, scene))
-    refusal, counts = refusal_of(captured, refused, len(good)), (len(good), len(refused))
-    del body, captured, refused  # as in capture: the store may let us wait for seconds
-    positions = await context.blocks.store(good) if good else []
-    telemetry.RECORDED.labels("stored").inc(counts[0])
-    telemetry.RECORDED.labels("refused").inc(counts[1])
-    return told(request, refusal, positions)
+    return good, len(refused), refusal_of(captured, refused, len(good))
 
 
 async def _aside(body: bytes, work: Callable[[], T]) -> T:

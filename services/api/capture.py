@@ -12,8 +12,9 @@ from services.api.calls import read_body
 from services.api.capture_body import INFLATED_BYTES_MAX, Captured, decode
 from services.api.capture_events import Scene, commands_of, time_of, token_of
 from services.api.context import CONTEXT, Context, position_header
+from services.api.ready import Ready, is_plain
 from shared.domain.errors import BadInput
-from shared.domain.ids import Position
+from shared.domain.ids import Position, format_positions
 from shared.log.port import Entry
 from shared.runtime import telemetry
 
@@ -27,11 +28,13 @@ Outcome = list[Entry] | BadInput
 
 OK = b'{"status":"Ok"}'
 
+_STORED, _REFUSED = (telemetry.CAPTURED.labels(outcome) for outcome in ("stored", "refused"))
+
 
 def register(app: web.Application) -> None:
-    """Add the capture routes; a trailing slash is optional."""
-    for path in PATHS:
-        resource = app.router.add_resource(path + "{slash:/?}")
+    """Add the capture routes; a trailing slash is optional. Plain texts: no pattern is tried for each request."""
+    for path in (named + slash for named in PATHS for slash in ("", "/")):
+        resource = app.router.add_resource(path)
         resource.add_route("POST", capture)
         resource.add_route("GET", capture)
         resource.add_route("OPTIONS", preflight)
@@ -52,7 +55,7 @@ async def preflight(request: web.Request) -> web.Response:
     return web.Response(headers=cors(request), body=OK, content_type="application/json")
 
 
-async def capture(request: web.Request) -> web.Response:
+async def capture(request: web.Request) -> web.StreamResponse:
     """One request of events: the good ones are appended in one piece, the first bad one is named."""
     context = request.app[CONTEXT]
     body = await read_body(request, BODY_BYTES_MAX)
@@ -65,11 +68,13 @@ async def capture(request: web.Request) -> web.Response:
     return told(request, refusal, await append(context, outcomes))
 
 
-def told(request: web.Request, refusal: errors.ApiError | None, positions: list[Position]) -> web.Response:
+def told(request: web.Request, refusal: errors.ApiError | None, positions: list[Position]) -> web.StreamResponse:
     """That every event is durable, or the first refused one, raised."""
     if refusal is not None:
         refusal.headers |= position_header(positions)
         raise refusal
+    if is_plain(request):
+        return Ready(200, OK, Position=format_positions(positions))
     headers = position_header(positions)
     if request.query.get("beacon") == "1":
         return web.Response(status=204, headers=headers)
@@ -83,9 +88,10 @@ def outcomes_of(
     scene = scene_of(context, captured, project, unnamed)
     first = context.stamps.reserve(len(captured.events))
     outcomes: list[Outcome] = []
+    counts = context.log.partitions()
     for at, event in enumerate(captured.events, first):
         try:
-            outcomes.append(context.entries(commands_of(event, at, scene)))
+            outcomes.append(context.entries(commands_of(event, at, scene), counts))
         except BadInput as error:
             outcomes.append(error.with_traceback(None))  # which holds the whole request
     return outcomes
@@ -95,8 +101,9 @@ async def append(context: Context, outcomes: list[Outcome]) -> list[Position]:
     """Append what there is, in one piece; durable on return."""
     entries = [entry for outcome in outcomes if not isinstance(outcome, BadInput) for entry in outcome]
     positions = await context.log.append(entries) if entries else []
-    telemetry.CAPTURED.labels("stored").inc(sum(map(is_stored, outcomes)))
-    telemetry.CAPTURED.labels("refused").inc(sum(isinstance(outcome, BadInput) for outcome in outcomes))
+    _STORED.inc(sum(map(is_stored, outcomes)))
+    if len(entries) < len(outcomes):
+        _REFUSED.inc(sum(isinstance(outcome, BadInput) for outcome in outcomes))
     return positions
 
 

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from services.api.capture_body import TOKEN_PLACES, clean, clean_text
-from services.api.values import NAME_CHARS_MAX, PROPERTIES_MAX
+from services.api.values import DEPTH_MAX, NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.commands import Capture, Command, Merge, MergeMode, Properties, Write
 from shared.domain.errors import BadInput
 from shared.domain.fragment import imported_at
@@ -37,14 +37,23 @@ STORED_US_MIN, STORED_US_MAX = -2_208_988_800_000_000, 10_413_791_999_000_000
 TIME_CHARS_MAX = 64
 """No time is longer, and RFC 2822's parser is slow."""
 
+_NUL = b"\\u0000"
+"""NUL in JSON (or, seldom, a backslash and the text behind it)."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = re.compile(r"[0-9]{1,17}(\.[0-9]{1,9})?")
-_LIFTED = tuple(
-    "$app_build $app_name $app_namespace $app_version $browser $browser_version $device_type $current_url $pathname $os"
-    " $os_name $os_version $referring_domain $referrer $screen_height $screen_width $viewport_height $viewport_width"
-    " $raw_user_agent utm_source utm_medium utm_campaign utm_content utm_name utm_term gclid gad_source gclsrc dclid"
-    " gbraid wbraid fbclid msclkid twclid li_fat_id mc_cid igshid ttclid rdt_cid irclid _kx epik qclid sccid".split()
-)
+_LIFTED = {
+    key: f"$initial_{key.removeprefix('$')}"
+    for key in (
+        "$app_build $app_name $app_namespace $app_version $browser $browser_version $device_type $current_url $pathname"
+        " $os $os_name $os_version $referring_domain $referrer $screen_height $screen_width $viewport_height"
+        " $viewport_width $raw_user_agent utm_source utm_medium utm_campaign utm_content utm_name utm_term gclid"
+        " gad_source gclsrc dclid gbraid wbraid fbclid msclkid twclid li_fat_id mc_cid igshid ttclid rdt_cid irclid"
+        " _kx epik qclid sccid"
+    ).split()
+}
+"""What is copied from an event to its person, and the name of the first value."""
+
 _MERGES: dict[str, tuple[str, MergeMode]] = {
     "$identify": ("$anon_distinct_id", "identify"),
     "$create_alias": ("alias", "alias"),
@@ -83,7 +92,7 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
         sent = {}
     if not isinstance(sent, dict):
         raise BadInput("properties must be an object.", attr="properties")
-    properties = clean(sent, "properties")
+    properties, raw = _cleaned(sent)
     name = scene.unnamed if event.get("event") is None else event["event"]
     if not isinstance(name, str) or not name.strip():
         raise BadInput("An event needs a name.", attr="event")
@@ -104,12 +113,24 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
         uuid=uuid,
         event=name,
         timestamp=event_time(event, properties, scene),
-        properties=msgspec.Raw(orjson.dumps(properties)),
+        properties=msgspec.Raw(raw),
         person=person,
         historical=scene.historical,
         **(_operations(event, properties, name) if person else {}),
     )
     return [capture, *_merge(capture, sent_id, sent, scene)]
+
+
+def _cleaned(sent: Properties) -> tuple[Properties, bytes]:
+    """Properties that can be stored, and their JSON. Nearly all are as they came, and their JSON shows it."""
+    try:
+        raw = orjson.dumps(sent)
+    except orjson.JSONEncodeError:  # an integer beyond 64 bits, or deeper than any that we take
+        raw = _NUL
+    if _NUL in raw or raw.count(b"{") + raw.count(b"[") > DEPTH_MAX:
+        sent = clean(sent, "properties")
+        raw = orjson.dumps(sent)
+    return sent, raw
 
 
 def time_of(value: Any) -> int | None:
@@ -188,11 +209,9 @@ def _operations(event: dict[str, Any], properties: Properties, name: str) -> dic
         return {}
     sets = _object(event, properties, "$set")
     once = _object(event, properties, "$set_once")
-    lifted = {key: properties[key] for key in _LIFTED if key in properties}
+    lifted = {key: properties[key] for key in properties if key in _LIFTED}
     initial = {
-        f"$initial_{key.lstrip('$')}": value
-        for key, value in lifted.items()
-        if value is not None and f"$initial_{key.lstrip('$')}" not in once
+        name: value for key, value in lifted.items() if value is not None and (name := _LIFTED[key]) not in once
     }
     unset: list[str] = []
     for place in (event, properties):
@@ -207,8 +226,8 @@ def _operations(event: dict[str, Any], properties: Properties, name: str) -> dic
         "set_once": once | initial,
         "unset": tuple(dict.fromkeys(unset)),
     }
-    names = [one for part in operations.values() for one in part]
-    if len(names) > PROPERTIES_MAX or any(not one or len(one) > NAME_CHARS_MAX for one in names):
+    names = [*sets, *operations["lifted"], *operations["set_once"], *operations["unset"]]
+    if names and (len(names) > PROPERTIES_MAX or "" in names or len(max(names, key=len)) > NAME_CHARS_MAX):
         limits = f"At most {PROPERTIES_MAX} properties, with names of 1 to {NAME_CHARS_MAX} characters."
         raise BadInput(limits, attr="properties")
     return operations
@@ -216,13 +235,14 @@ def _operations(event: dict[str, Any], properties: Properties, name: str) -> dic
 
 def _object(event: dict[str, Any], properties: Properties, key: str) -> Properties:
     found: Properties = {}
-    for place, attr in ((properties, f"properties.{key}"), (event, key)):
+    for place in (properties, event):
         value = place.get(key)
         if value is None:
             continue
+        attr = key if place is event else f"properties.{key}"
         if not isinstance(value, dict):
             raise BadInput(f"{key} must be an object.", attr=attr)
-        found |= clean(value, attr)
+        found |= clean(value, attr) if place is event else value  # properties are clean by now
     return found
 
 

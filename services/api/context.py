@@ -67,9 +67,9 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
             raise NotYet("No write has answered with this position yet.")
         await self.watermarks.wait(positions)
 
-    def entries(self, commands: Sequence[Command]) -> list[Entry]:
-        """Commands as the log takes them. BadInput when one is larger than a record may be."""
-        counts = self.log.partitions()
+    def entries(self, commands: Sequence[Command], counts: dict[str, int] | None = None) -> list[Entry]:
+        """Commands as the log with these partitions takes them. BadInput when one is larger than a record may be."""
+        counts = counts or self.log.partitions()
         entries = []
         for command in commands:
             value = encode(command)

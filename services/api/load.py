@@ -39,6 +39,11 @@ class Load:
     async def receive(self, request: web.Request, most: int) -> None:
         """Keep the body in the request. Too large above `most`; Transient when it does not fit beside the others."""
         self._judge(request.content_length or 0)
+        if request.content.is_eof() and request.content.total_bytes <= most:  # nearly all: no more comes
+            request[BODY] = request.content.read_nowait()
+            request[_HELD] = len(request[BODY])
+            self.bytes += request[_HELD]
+            return
         chunks: list[bytes] = []
         size = 0
         while chunk := await request.content.readany():

@@ -52,7 +52,7 @@ def register(app: web.Application) -> None:
     mirror(app, PATH)
 
 
-async def record(request: web.Request) -> web.Response:
+async def record(request: web.Request) -> web.StreamResponse:
     """One request of `$snapshot` events: the good ones are stored, the first bad one is named."""
     context = request.app[CONTEXT]
     good, refused, refusal = await _judged(request, context)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import uuid_utils
 
+from shared.domain.ids import uuid_of
 from shared.runtime.clock import Clock
 
 
@@ -18,7 +19,7 @@ class Mint(Protocol):
 
 def uuid7() -> UUID:
     """A time-ordered random uuid."""
-    return UUID(bytes=uuid_utils.uuid7().bytes)
+    return uuid_of(uuid_utils.uuid7().int)
 
 
 class Stamps:

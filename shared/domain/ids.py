@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import NamedTuple
-from uuid import UUID, uuid5
+from uuid import UUID, SafeUUID
 
 from shared.domain.errors import BadInput
 
@@ -37,6 +37,10 @@ DISTINCT_ID_CHARS_MAX = 400
 CAPTURED_ID_CHARS_MAX = 200
 """Capture v0 cuts there, as the original does."""
 
+_NAMESPACE = NAMESPACE.bytes
+_NOT_VERSION = ~(0xF << 76 | 0x3 << 62)
+_VERSION_5 = 0x5 << 76 | 0x2 << 62
+
 _TOKEN = re.compile(r"([cid])\.(\d{1,4})\.(\d{1,15})")
 _ANONYMOUS = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+){4}")
 
@@ -61,7 +65,17 @@ class Position(NamedTuple):
 
 def fragment_id(project: int, distinct_id: str) -> UUID:
     """The uuid of a distinct id, for ever: uuid5 of "<project>:<distinct_id>"."""
-    return uuid5(NAMESPACE, f"{project}:{distinct_id}")
+    name = f"{project}:{distinct_id}".encode("utf-8", "surrogatepass")
+    digest = int.from_bytes(hashlib.sha1(_NAMESPACE + name, usedforsecurity=False).digest()[:16], "big")
+    return uuid_of(digest & _NOT_VERSION | _VERSION_5)
+
+
+def uuid_of(number: int) -> UUID:
+    """The uuid of 128 bits, without the questions that its constructor asks (0.3 of 1.1 µs)."""
+    made = object.__new__(UUID)
+    object.__setattr__(made, "int", number)
+    object.__setattr__(made, "is_safe", SafeUUID.unknown)
+    return made
 
 
 def partition_of(fragment: UUID, partitions: int) -> int:

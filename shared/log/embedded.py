@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import sqlite3
-import struct
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,6 +20,7 @@ from typing import NamedTuple
 
 from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import Position
+from shared.log.frames import LENGTHS, PART_BASE, SCHEMA, connect, next_offset, unpack
 from shared.log.groups import Membership
 from shared.log.port import APPEND_SECONDS_MAX, HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 
@@ -32,18 +32,6 @@ CLOSE_SECONDS_MAX = 5.0
 
 POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.002, 0.01
 """A reader looks at `PRAGMA data_version` every 2 ms while records come, every 10 ms when idle."""
-
-SYNC_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "busy_timeout=5000")
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, partitions INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS frames (
-    part INTEGER NOT NULL, base INTEGER NOT NULL, count INTEGER NOT NULL, at INTEGER NOT NULL, data BLOB NOT NULL,
-    UNIQUE (part, base)
-);
-"""
-_LENGTHS = struct.Struct(">II")
-_PART_BASE = 1_000_000
 
 
 class _Pending(NamedTuple):
@@ -133,8 +121,8 @@ class EmbeddedLog:
 
     def _open(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._turn(), _connect(self._path) as db:
-            db.executescript(_SCHEMA)
+        with self._turn(), connect(self._path) as db:
+            db.executescript(SCHEMA)
             for number, (topic, count) in enumerate(sorted(self._wanted.items())):
                 db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, count))
             for topic, number, count in db.execute("SELECT name, number, partitions FROM topics"):
@@ -145,10 +133,10 @@ class EmbeddedLog:
         return _Flock(self._path / "write.lock")
 
     def _heads(self, topic: str) -> list[Position]:
-        db = _connect(self._path)
+        db = connect(self._path)
         try:
             return [
-                Position(topic, partition, _next_offset(db, self._part(topic, partition)) - 1)
+                Position(topic, partition, next_offset(db, self._part(topic, partition)) - 1)
                 for partition in range(self._partitions[topic])
             ]
         except sqlite3.OperationalError as error:
@@ -157,7 +145,7 @@ class EmbeddedLog:
             db.close()
 
     def _part(self, topic: str, partition: int) -> int:
-        return self._numbers[topic] * _PART_BASE + partition
+        return self._numbers[topic] * PART_BASE + partition
 
     def _hand_over(self) -> None:
         """Give the writer what came meanwhile, up to the size of a commit."""
@@ -211,7 +199,7 @@ class EmbeddedLog:
                 with self._turn():
                     group = [one for one in group if not one.future.done()]  # who gave up meanwhile is not written
                     if db is None:
-                        db = _connect(self._path)
+                        db = connect(self._path)
                     db.execute("BEGIN IMMEDIATE")
                     version = db.execute("PRAGMA data_version").fetchone()[0]
                     if version != seen:  # another process has written: the remembered offsets are old
@@ -246,9 +234,9 @@ class EmbeddedLog:
                 part = self._part(topic, partition)
                 if part not in frames:
                     if part not in offsets:
-                        offsets[part] = _next_offset(db, part)
+                        offsets[part] = next_offset(db, part)
                     frames[part], bases[part] = [], offsets[part]
-                frames[part] += (_LENGTHS.pack(len(key), len(value)), key, value)
+                frames[part] += (LENGTHS.pack(len(key), len(value)), key, value)
                 mine.append(Position(topic, partition, bases[part] + len(frames[part]) // 3 - 1))
             positions.append(mine)
         at = time.time_ns() // 1_000
@@ -259,7 +247,7 @@ class EmbeddedLog:
         return positions
 
     def _forget(self, before_us: int) -> int:
-        db = _connect(self._path)
+        db = connect(self._path)
         try:
             with self._turn(), db:
                 db.execute("BEGIN IMMEDIATE")
@@ -292,7 +280,7 @@ class EmbeddedReader:
         self._turn = 0
 
     async def start(self) -> None:
-        self._db = _connect(self._path)
+        self._db = connect(self._path)
         self._membership.join()
 
     async def close(self) -> None:
@@ -354,7 +342,7 @@ class EmbeddedReader:
 
     def _read_partition(self, partition: int, most: int) -> list[Record]:
         assert self._db is not None
-        part, offset = self._number * _PART_BASE + partition, self._next[partition]
+        part, offset = self._number * PART_BASE + partition, self._next[partition]
         first = self._db.execute(
             "SELECT max(base) FROM frames WHERE part = ? AND base <= ?", (part, offset)
         ).fetchone()[0]
@@ -366,7 +354,7 @@ class EmbeddedReader:
         for base, count, at, data in rows:
             if base > offset + len(found) or (not data and base + count > offset):
                 raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
-            for index, (key, value) in enumerate(_unpack(data), start=base):
+            for index, (key, value) in enumerate(unpack(data), start=base):
                 if index >= offset and len(found) < most:
                     found.append(Record(self._topic, partition, index, at, key, value))
             if len(found) >= most:
@@ -387,24 +375,3 @@ class _Flock:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path / "log.sqlite", isolation_level=None, check_same_thread=False)
-    for pragma in SYNC_PRAGMAS:
-        db.execute(f"PRAGMA {pragma}")
-    return db
-
-
-def _next_offset(db: sqlite3.Connection, part: int) -> int:
-    row = db.execute("SELECT base + count FROM frames WHERE part = ? ORDER BY base DESC LIMIT 1", (part,)).fetchone()
-    return int(row[0]) if row else 0
-
-
-def _unpack(data: bytes) -> Iterable[tuple[bytes, bytes]]:
-    at = 0
-    while at < len(data):
-        key, value = _LENGTHS.unpack_from(data, at)
-        at += _LENGTHS.size
-        yield data[at : at + key], data[at + key : at + key + value]
-        at += key + value

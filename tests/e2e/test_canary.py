@@ -7,11 +7,14 @@ The embedded log is left out: it forgets by retention, and each receipt says unt
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import re
 import string
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -197,10 +200,12 @@ def _held(stack: Stack, *, hidden: bool) -> dict[str, set[str]]:
             rows = stack.query(f"SELECT * FROM {table}{'' if hidden else ' FINAL'}{how} FORMAT JSONEachRow")
             for mark in _marks(rows.encode()):
                 places[mark].add(table)
-    for path in stack.data.rglob("*"):
-        if path.is_file() and path.relative_to(stack.data).parts[0] != "log":
-            for mark in _marks(path.read_bytes()):
-                places[mark].add(path.relative_to(stack.data).parts[0])
+    for folder, _, names in os.walk(stack.data):  # which passes over what the engine removes meanwhile
+        for path in (Path(folder) / name for name in names):
+            place = path.relative_to(stack.data).parts[0]
+            with suppress(FileNotFoundError):
+                for mark in _marks(path.read_bytes()) if place != "log" else ():
+                    places[mark].add(place)
     return places
 
 

@@ -36,6 +36,7 @@ def name(stack: Stack) -> str:
     for event in ("sign up", "pay", "pay"):
         sent(stack, name, event, **{"$set": {"plan": event}})
     sent(stack, name, "$merge_dangerously", alias=f"{name}-device")
+    assert len(stack.persons(f"/?search={name}").json["results"]) == 1  # waits until the search table is fed
     return name
 
 

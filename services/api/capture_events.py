@@ -77,10 +77,13 @@ def token_of(event: Any) -> str | None:
     """The project token that an event carries itself."""
     if not isinstance(event, dict):
         return None
+    for place in TOKEN_PLACES:
+        token = event.get(place)
+        if isinstance(token, str) and token:
+            return token
     properties = event.get("properties")
-    places = [event.get(place) for place in TOKEN_PLACES]
-    places.append(properties.get("token") if isinstance(properties, dict) else None)
-    return next((place for place in places if isinstance(place, str) and place), None)
+    token = properties.get("token") if isinstance(properties, dict) else None
+    return token if isinstance(token, str) and token else None
 
 
 def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:

@@ -10,9 +10,6 @@ import asyncio
 import os
 import platform
 import re
-import signal
-import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,11 +22,10 @@ from importlib.metadata import version
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import orjson
-
 from bench.analytics import analytics
+from bench.appends import appends, row
 from bench.deletion import deletions
-from bench.load import load, post
+from bench.life import life
 from bench.peer import Missing
 from bench.peers import peers
 from bench.persons import persons
@@ -41,12 +37,11 @@ from shared.log.embedded import EmbeddedLog
 from shared.log.port import Entry
 from shared.runtime.settings import read, with_keys
 from shared.store.client import Store
-from tests.support.processes import ROOT, TOKEN, Stack, free_port, running, wait_for
+from tests.support.processes import ROOT, Stack, wait_for
 
 TURNS = 5
 """Each side is measured so often, in turns; the median counts."""
 
-SECONDS = 2.0
 CONNECTIONS = 64
 COMMANDS_COUNT, PERSONS, INSERT_ROWS = 240_000, 20_000, 10_000
 REBUILDS = 3
@@ -63,6 +58,7 @@ def main(names: list[str]) -> None:
         "peers": peers,  # reads, writes and projection against aiohttp on PostgreSQL
         "deletions": deletions,  # 1,000 persons in one run against one by one, and readers beside it
         "analytics": analytics,  # the queries of docs/analytics.md against a scan of their columns
+        "life": life,  # until a write is visible, memory, disk, a restart
         "persons": persons,  # keyed lookups from 10 k to 1 M persons, and lists of them
     }
     if unknown := set(names) - questions.keys():
@@ -83,48 +79,16 @@ def main(names: list[str]) -> None:
     path.write_text(head + "\n" + text + older)
 
 
-def appends(data: Path) -> list[Row]:
-    """One captured event a request, 64 connections: personlog with everything on, and the bare handler."""
-    port = free_port()
-    bare = subprocess.Popen([sys.executable, "-m", "bench.bare", str(port)], cwd=ROOT)
-    try:
-        with running(data) as stack:
-            wait_for(lambda: _listens(port), 20, "the bare handler")
-            ours, beside, limit, slow = [], [], [], []
-            for _ in range(TURNS):
-                limit.append(asyncio.run(load(port, _event, connections=CONNECTIONS, seconds=SECONDS))[0])
-                os.kill(stack.pid("projector"), signal.SIGSTOP)
-                rate, latencies = asyncio.run(load(stack.port, _event, connections=CONNECTIONS, seconds=SECONDS))
-                os.kill(stack.pid("projector"), signal.SIGCONT)
-                ours.append(rate)
-                slow.append(latencies[int(len(latencies) * 0.99)] * 1_000)
-                beside.append(asyncio.run(load(stack.port, _event, connections=CONNECTIONS, seconds=SECONDS))[0])
-                wait_for(lambda: _drained(stack), 300, "the projector to catch up")
-    finally:
-        bare.terminate()
-        bare.wait(timeout=10)
-    return [
-        _row("acknowledged append / bare handler, c = 64", ours, limit, f"p99 {statistics.median(slow):.0f} ms"),
-        _row("the same beside a busy projector and engine", beside, limit, "all on the same cores"),
-    ]
-
-
-def _drained(stack: Stack) -> bool:
-    """Whether a read reflects everything that was appended."""
-    sent = stack.capture(event="mark", distinct_id="mark")
-    return stack.persons("/?limit=1", Min_Position=sent.headers["Position"]).status == 200
-
-
 def projection(data: Path) -> list[Row]:
     """A projector catches up on a filled log; rebuilds from its timeline, raw inserts into the same engine, reads."""
     with caught_up(data) as (stack, rate):
         rebuilds = [_rebuilt(stack) for _ in range(REBUILDS)]
         raw, one, many, crowd = asyncio.run(_side_by_side(_store_url(stack)))
     return [
-        _row("projected commands, with timeline / raw insert rows", [rate], raw, f"{COMMANDS_COUNT:,} commands, cold"),
-        _row("rebuilt facts, compared and swapped / projected commands", rebuilds, [rate], "0 differences"),
-        _row("coalesced GET / one query each, 64 in flight", many, one, f"{PERSONS:,} persons"),
-        _row("the same, 2,000 in flight", crowd, one, "against one query each, 64 in flight"),
+        row("projected commands, with timeline / raw insert rows", [rate], raw, f"{COMMANDS_COUNT:,} commands, cold"),
+        row("rebuilt facts, compared and swapped / projected commands", rebuilds, [rate], "0 differences"),
+        row("coalesced GET / one query each, 64 in flight", many, one, f"{PERSONS:,} persons"),
+        row("the same, 2,000 in flight", crowd, one, "against one query each, 64 in flight"),
     ]
 
 
@@ -259,21 +223,6 @@ def report(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, ours: list[float], limit: list[float], note: str) -> Row:
-    mine, theirs = statistics.median(ours), statistics.median(limit)
-    return name, f"{mine:,.0f}/s", f"{theirs:,.0f}/s", f"**{mine / theirs:.2f}**", note
-
-
-def _event(number: int) -> bytes:
-    body = {
-        "api_key": TOKEN,
-        "event": "order placed",
-        "distinct_id": f"person-{number % PERSONS}",
-        "properties": {"amount": number, "$set": {"plan": "pro", "seats": number}, "$set_once": {"first": number}},
-    }
-    return post("/capture/", orjson.dumps(body))
-
-
 def _command(number: int) -> Write:
     name = f"person-{number % PERSONS}"
     return Write(
@@ -281,11 +230,6 @@ def _command(number: int) -> Write:
         distinct_id=name, set={"a": number, "b": "some text", "c": number / 4, "d": [number]},
         set_once={"e": 1, "f": 2, "g": 3}, unset=("z",), reason="update",
     )  # fmt: skip
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _answers(url: str) -> bool:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
 
+from bench.appends import frozen, row
 from bench.load import load
 from bench.peer import fill, postgres, serving, update_batches
 from shared.domain.ids import fragment_id
@@ -55,7 +53,7 @@ def _reads(stack: Stack, port: int, readers: int) -> Row:
         return f"GET /persons/{order[number % PERSONS]}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
     mine, their, slow = _in_turns(stack.port, ours, port, theirs, readers)
-    return _row(f"GET one / PostgreSQL point SELECT, c = {readers}", mine, their, f"p99 {slow:.0f} ms, uuid")
+    return row(f"GET one / PostgreSQL point SELECT, c = {readers}", mine, their, f"p99 {slow:.0f} ms, uuid")
 
 
 def _writes(stack: Stack, port: int) -> Row:
@@ -75,10 +73,10 @@ def _writes(stack: Stack, port: int) -> Row:
         line = f"PATCH /persons/{number % PERSONS}/ HTTP/1.1\r\nHost: x\r\nContent-Length: {len(sent)}\r\n\r\n"
         return line.encode() + sent
 
-    with _frozen(stack):
+    with frozen(stack, "projector"):
         mine, their, slow = _in_turns(stack.port, ours, port, theirs, WRITERS)
     name = f"PATCH, respond-async / PostgreSQL JSONB UPDATE, c = {WRITERS}"
-    return _row(name, mine, their, f"p99 {slow:.0f} ms, fsync on for both, projector paused")
+    return row(name, mine, their, f"p99 {slow:.0f} ms, fsync on for both, projector paused")
 
 
 def _updates(dsn: str, data: Path) -> Row:
@@ -96,7 +94,7 @@ def _updates(dsn: str, data: Path) -> Row:
         theirs.append(UPDATES / (time.perf_counter() - began))
     name = "projected commands, with timeline / PostgreSQL batched UPDATE"
     with caught_up(data / "projector") as (_, rate):
-        return _row(name, [rate], theirs, f"{TRANSACTION:,} a transaction")
+        return row(name, [rate], theirs, f"{TRANSACTION:,} a transaction")
 
 
 def _in_turns(port: int, ours: Ask, peer: int, theirs: Ask, count: int) -> tuple[list[float], list[float], float]:
@@ -120,18 +118,3 @@ def _fill(stack: Stack) -> None:
         assert answer.status == 200, answer.body
     at = answer.headers["Position"]
     wait_for(lambda: stack.persons("/?limit=1", Min_Position=at).status == 200, 120, "persons to be visible")
-
-
-@contextmanager
-def _frozen(stack: Stack) -> Iterator[None]:
-    """Without a projector beside it: what is measured is the write, and the peer projects nothing."""
-    os.kill(stack.pid("projector"), signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(stack.pid("projector"), signal.SIGCONT)
-
-
-def _row(name: str, ours: list[float], theirs: list[float], note: str) -> Row:
-    mine, limit = statistics.median(ours), statistics.median(theirs)
-    return name, f"{mine:,.0f}/s", f"{limit:,.0f}/s", f"**{mine / limit:.2f}**", note

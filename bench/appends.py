@@ -1,0 +1,130 @@
+"""What an acknowledged append costs: captures of one event and of 100 against a bare aiohttp handler, on both logs.
+
+The projector is paused while appends are measured, so that what is measured is the API and the log; beside it is a row
+of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+
+from bench.load import load, post
+from tests.support.kafka import Cluster, need_kafka
+from tests.support.processes import ROOT, TOKEN, Stack, free_port, running, wait_for
+
+TURNS, SECONDS, CONNECTIONS = 5, 2.0, 64
+BATCH, BATCH_CONNECTIONS = 100, 16
+PERSONS = 20_000
+
+DRAINED_SECONDS_MAX = 600
+
+Row = tuple[str, str, str, str, str]
+
+
+def appends(data: Path) -> list[Row]:
+    """The rows of the report."""
+    with _bare() as bare:
+        with running(data / "embedded") as stack:
+            rows = _measured(stack, bare, "embedded log")
+        if shutil.which("java") is None or shutil.which("mvn") is None:
+            print("Kafka left out: it needs Java and Maven", flush=True)
+            return rows
+        need_kafka()
+        cluster = Cluster(data / "broker").start()
+        try:
+            with running(data / "kafka", PERSONLOG_KAFKA=cluster.bootstrap) as stack:
+                return rows + _measured(stack, bare, "Kafka")
+        finally:
+            cluster.close()
+
+
+def _measured(stack: Stack, bare: int, log: str) -> list[Row]:
+    ours, batches, beside, limit, slow = [], [], [], [], []
+    for _ in range(TURNS):
+        limit.append(_load(bare, _event, CONNECTIONS)[0])
+        with frozen(stack, "projector"):
+            rate, latencies = _load(stack.port, _event, CONNECTIONS)
+            batches.append(BATCH * _load(stack.port, _batch, BATCH_CONNECTIONS)[0])
+        ours.append(rate)
+        slow.append(latencies[int(len(latencies) * 0.99)] * 1_000)
+        beside.append(_load(stack.port, _event, CONNECTIONS)[0])
+        wait_for(lambda: _drained(stack), DRAINED_SECONDS_MAX, "the projector to catch up")
+    late = f"p99 {statistics.median(slow):.0f} ms, {log}"
+    return [
+        row("acknowledged append / bare handler, c = 64", ours, limit, late),
+        row("events of batches of 100 / bare handler's requests", batches, limit, log),
+        row("acknowledged append beside a busy projector and engine", beside, limit, f"all on the same cores, {log}"),
+    ]
+
+
+@contextmanager
+def frozen(stack: Stack, name: str) -> Iterator[None]:
+    """A process of the stack does nothing meanwhile."""
+    os.kill(stack.pid(name), signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(stack.pid(name), signal.SIGCONT)
+
+
+def row(name: str, ours: list[float], limit: list[float], note: str) -> Row:
+    """Medians of both sides, and their ratio."""
+    mine, theirs = statistics.median(ours), statistics.median(limit)
+    return name, f"{mine:,.0f}/s", f"{theirs:,.0f}/s", f"**{mine / theirs:.2f}**", note
+
+
+@contextmanager
+def _bare() -> Iterator[int]:
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-m", "bench.bare", str(port)], cwd=ROOT)
+    try:
+        wait_for(lambda: not _refused(port), 20, "the bare handler")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def _refused(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def _load(port: int, request: Callable[[int], bytes], connections: int) -> tuple[float, list[float]]:
+    return asyncio.run(load(port, request, connections=connections, seconds=SECONDS))
+
+
+def _drained(stack: Stack) -> bool:
+    """Whether a read reflects everything that was appended."""
+    sent = stack.capture(event="mark", distinct_id="mark")
+    return stack.persons("/?limit=1", Min_Position=sent.headers["Position"]).status == 200
+
+
+def _event(number: int) -> bytes:
+    return post("/capture/", orjson.dumps({"api_key": TOKEN, **_sent(number)}))
+
+
+def _batch(number: int) -> bytes:
+    events = [_sent(number * BATCH + index) for index in range(BATCH)]
+    return post("/batch/", orjson.dumps({"api_key": TOKEN, "batch": events}))
+
+
+def _sent(number: int) -> dict[str, object]:
+    return {
+        "event": "order placed",
+        "distinct_id": f"person-{number % PERSONS}",
+        "properties": {"amount": number, "$set": {"plan": "pro", "seats": number}, "$set_once": {"first": number}},
+    }

@@ -60,6 +60,7 @@ def operations(spec: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]
 def test_the_document_has_every_route_of_the_router_and_no_other(spec: dict[str, Any]) -> None:
     """All three prefixes are the documented one, and what is optional at the end is there."""
     from services.api.app import application  # the router itself, not what it was made from
+    from services.api.capture import PATHS
 
     served = set()
     for resource in application(_NOTHING).router.resources():
@@ -71,6 +72,7 @@ def test_the_document_has_every_route_of_the_router_and_no_other(spec: dict[str,
         path = re.sub(
             r"^/api/(projects/\{project_id\}/persons|person(?=/))", "/api/environments/{project_id}/persons", path
         )
+        path += "/" if path in PATHS else ""  # capture's have one resource with the slash and one without
         served |= {(route.method, path) for route in resource if route.method != "HEAD"}
     assert {(method, path) for method, path, _ in operations(spec)} == served
 

@@ -40,6 +40,7 @@ class Load:
         """Keep the body in the request. Too large above `most`; Transient when it does not fit beside the others."""
         self._judge(request.content_length or 0)
         if request.content.is_eof() and request.content.total_bytes <= most:  # nearly all: no more comes
+            self._judge(request.content.total_bytes)  # in chunks it told no length
             request[BODY] = request.content.read_nowait()
             request[_HELD] = len(request[BODY])
             self.bytes += request[_HELD]

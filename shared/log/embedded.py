@@ -22,7 +22,8 @@ from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import Position
 from shared.log.frames import LENGTHS, PART_BASE, SCHEMA, connect, next_offset, unpack
 from shared.log.groups import Membership
-from shared.log.port import APPEND_SECONDS_MAX, HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
+from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
+from shared.log.waiting import Appended, Waiting
 
 COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
@@ -37,8 +38,7 @@ POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.002, 0.01
 class _Pending(NamedTuple):
     entries: Sequence[Entry]
     bytes: int
-    future: asyncio.Future[list[Position]]
-    until: float
+    future: Appended
 
 
 class EmbeddedLog:
@@ -52,12 +52,11 @@ class EmbeddedLog:
         self._path, self._wanted = path, dict(partitions)
         self._partitions: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
-        self._pending: dict[asyncio.Future[list[Position]], _Pending] = {}  # in the order of coming
+        self._waiting = Waiting(self._take)
+        self._pending: dict[Appended, _Pending] = {}  # in the order of coming
         self._pending_bytes = 0
-        self._flying: list[_Pending] = []
         self._idle, self._closing = True, False
         self._groups: SimpleQueue[list[_Pending] | None] = SimpleQueue()
-        self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: threading.Thread | None = None
         self._executor = ThreadPoolExecutor(1, "log-heads")
@@ -75,34 +74,28 @@ class EmbeddedLog:
             self._groups.put(None)
         if self._writer is not None:
             await asyncio.to_thread(self._writer.join, CLOSE_SECONDS_MAX)
-        if self._timer is not None:
-            self._timer.cancel()
-        for pending in [*self._flying, *self._pending.values()]:
-            if not pending.future.done():
-                pending.future.set_exception(LogUnavailable("The log is closing."))
+        self._waiting.close()
         self._executor.shutdown(wait=False)
 
     def partitions(self) -> dict[str, int]:
         return dict(self._partitions)
 
-    async def append(self, entries: Sequence[Entry]) -> list[Position]:
-        size = sum(len(entry[2]) + len(entry[3]) for entry in entries)
+    def submit(self, entries: Sequence[Entry]) -> Appended:
+        size = 0
+        for _, _, key, value in entries:
+            size += len(key) + len(value)
         if self._closing or self._pending_bytes + size > PENDING_BYTES_MAX:
             raise LogUnavailable("The log is closing." if self._closing else "The log does not keep up.")
-        loop = self._loop
-        assert loop is not None
-        future: asyncio.Future[list[Position]] = loop.create_future()
-        self._pending[future] = _Pending(entries, size, future, loop.time() + APPEND_SECONDS_MAX)
+        future = self._waiting.add()
+        self._pending[future] = _Pending(entries, size, future)
         self._pending_bytes += size
         if self._idle:  # what else comes in this round of the loop goes with it
             self._idle = False
-            loop.call_soon(self._hand_over)
-        if self._timer is None:
-            self._timer = loop.call_later(APPEND_SECONDS_MAX, self._expire)
-        try:
-            return await future
-        finally:
-            self._take(future)  # nobody waits for it any more; if it is not being written, it need not be
+            asyncio.get_running_loop().call_soon(self._hand_over)
+        return future
+
+    async def append(self, entries: Sequence[Entry]) -> list[Position]:
+        return await self._waiting.result(self.submit(entries))
 
     async def heads(self, topic: str) -> list[Position]:
         try:
@@ -158,7 +151,6 @@ class EmbeddedLog:
             group.append(pending)
         for pending in group:
             self._take(pending.future)
-        self._flying = group
         if group:
             self._groups.put(group)
             return
@@ -167,26 +159,9 @@ class EmbeddedLog:
             self._groups.put(None)
 
     def _landed(self, group: list[_Pending], outcome: list[list[Position]] | LogUnavailable) -> None:
-        """Tell each of the group; one that gave up concerns nobody else."""
         for index, pending in enumerate(group):
-            if pending.future.done():
-                continue
-            if isinstance(outcome, LogUnavailable):
-                pending.future.set_exception(LogUnavailable(outcome.detail))
-            else:
-                pending.future.set_result(outcome[index])
+            self._waiting.tell(pending.future, outcome if isinstance(outcome, LogUnavailable) else outcome[index])
         self._hand_over()
-
-    def _expire(self) -> None:
-        """One timer for all: who came first gives up first."""
-        assert self._loop is not None
-        self._timer, now = None, self._loop.time()
-        for pending in [*self._flying, *self._pending.values()]:
-            if pending.until > now:
-                self._timer = self._loop.call_at(pending.until, self._expire)
-                break
-            if not pending.future.done():
-                pending.future.set_exception(LogUnavailable())
 
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         """The writer thread: one commit after the other. It must not die: nothing but it answers the waiting ones."""
@@ -219,7 +194,7 @@ class EmbeddedLog:
         if db is not None:
             db.close()
 
-    def _take(self, future: asyncio.Future[list[Position]]) -> None:
+    def _take(self, future: Appended) -> None:
         pending = self._pending.pop(future, None)
         if pending is not None:
             self._pending_bytes -= pending.bytes
@@ -232,15 +207,17 @@ class EmbeddedLog:
             mine: list[Position] = []
             for topic, partition, key, value in pending.entries:
                 part = self._part(topic, partition)
-                if part not in frames:
+                frame = frames.get(part)
+                if frame is None:
                     if part not in offsets:
                         offsets[part] = next_offset(db, part)
-                    frames[part], bases[part] = [], offsets[part]
-                frames[part] += (LENGTHS.pack(len(key), len(value)), key, value)
-                mine.append(Position(topic, partition, bases[part] + len(frames[part]) // 3 - 1))
+                    frame = frames[part] = []
+                    bases[part] = offsets[part]
+                mine.append(Position(topic, partition, bases[part] + len(frame)))
+                frame.append(LENGTHS.pack(len(key), len(value)) + key + value)
             positions.append(mine)
         at = time.time_ns() // 1_000
-        rows = [(part, bases[part], len(data) // 3, at, b"".join(data)) for part, data in frames.items()]
+        rows = [(part, bases[part], len(frame), at, b"".join(frame)) for part, frame in frames.items()]
         db.executemany("INSERT INTO frames VALUES (?, ?, ?, ?, ?)", rows)
         for part, base, count, _, _ in rows:
             offsets[part] = base + count

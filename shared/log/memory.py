@@ -32,7 +32,15 @@ class MemoryLog:
     def partitions(self) -> dict[str, int]:
         return dict(self._partitions)
 
+    def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Position]]:
+        future: asyncio.Future[list[Position]] = asyncio.get_running_loop().create_future()
+        future.set_result(self._append(entries))
+        return future
+
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
+        return self._append(entries)
+
+    def _append(self, entries: Sequence[Entry]) -> list[Position]:
         positions = []
         for topic, partition, key, value in entries:
             records = self._records[topic, partition]

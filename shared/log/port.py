@@ -6,6 +6,7 @@ and simulation), `embedded` (SQLite, shared by the processes of one machine) and
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -89,6 +90,9 @@ class Log(Protocol):
 
     def partitions(self) -> dict[str, int]:
         """The partition count by topic."""
+
+    def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Position]]:
+        """`append` for who has no task to wait in; called on the event loop. Cancelling the future drops nothing."""
 
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         """Append; return each entry's position, in order, once all are durable.

@@ -55,9 +55,7 @@ async def list_keys(store: Store) -> list[KeyRow]:
     return [KeyRow(*row) for row in await store.rows(load(_QUERIES)["keys"])]
 
 
-async def create_project(
-    store: Store, name: str, token: str, now_us: int, *, recordings: bool = False
-) -> ProjectRow:
+async def create_project(store: Store, name: str, token: str, now_us: int, *, recordings: bool = False) -> ProjectRow:
     """A project with the next free integer."""
     known = await list_projects(store)
     row = ProjectRow(max((one.project for one in known), default=0) + 1, name, token, "UTC", recordings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -12,11 +13,12 @@ from services.api.calls import read_body
 from services.api.capture_body import INFLATED_BYTES_MAX, Captured, decode
 from services.api.capture_events import Scene, commands_of, time_of, token_of
 from services.api.context import CONTEXT, Context, position_header
-from services.api.ready import Ready, is_plain
-from shared.domain.errors import BadInput
+from services.api.ready import Ready, answer_of, is_plain
+from shared.domain.errors import BadInput, PersonlogError
 from shared.domain.ids import Position, format_positions
 from shared.log.port import Entry
 from shared.runtime import telemetry
+from shared.runtime.express import Head, Taken
 
 PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
 
@@ -60,12 +62,47 @@ async def capture(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     body = await read_body(request, BODY_BYTES_MAX)
     captured = decode(body, request.content_type, request.query, request.headers.get("Content-Encoding", ""))
-    unnamed = "$identify" if request.path.startswith("/engage") else None
-    outcomes = outcomes_of(context, captured, project_of(context, captured), unnamed=unnamed)
+    project = project_of(context, captured)
+    outcomes = outcomes_of(context, captured, project, unnamed=unnamed_at(request.path))
     refused = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, BadInput)]
     refusal = refusal_of(captured, refused, sum(map(is_stored, outcomes)))
     del body, captured  # up to 25 times a body's bytes, and the log may let us wait for seconds
     return told(request, refusal, await append(context, outcomes))
+
+
+class ExpressCapture:
+    """Captures that are small, plain and all good, answered without a task each. Whatever else there is to say is said
+    by `capture`, which then begins anew: nothing has been appended."""
+
+    def __init__(self, context: Context, observe: Callable[[str, int, float], None]) -> None:
+        """`observe` takes the path, the status and the seconds of each answer."""
+        self.paths = frozenset(path + slash for path in PATHS for slash in ("", "/"))
+        self._context, self._observe = context, observe
+
+    def take(self, head: Head, body: bytes) -> Taken | None:
+        context = self._context
+        if not context.load.spare():
+            return None
+        try:
+            captured = decode(body, "", {}, head.encoding)
+            project = project_of(context, captured)
+            outcomes = outcomes_of(context, captured, project, unnamed=unnamed_at(head.path))
+            entries = [entry for outcome in outcomes if not isinstance(outcome, BadInput) for entry in outcome]
+            if not entries or any(isinstance(outcome, BadInput) for outcome in outcomes):
+                return None
+            return Taken(context.log.submit(entries), sum(map(bool, outcomes)))
+        except (PersonlogError, errors.ApiError):
+            return None
+
+    def answer(self, head: Head, taken: Taken, seconds: float) -> bytes:
+        error = taken.future.exception()
+        if error is None:
+            _STORED.inc(taken.note)
+            self._observe(head.path, 200, seconds)
+            return answer_of(200, OK, {"Position": format_positions(taken.future.result())})
+        refusal = errors.of(error if isinstance(error, PersonlogError) else PersonlogError())
+        self._observe(head.path, refusal.status, seconds)
+        return answer_of(refusal.status, refusal.body(), refusal.headers)
 
 
 def told(request: web.Request, refusal: errors.ApiError | None, positions: list[Position]) -> web.StreamResponse:
@@ -81,9 +118,7 @@ def told(request: web.Request, refusal: errors.ApiError | None, positions: list[
     return web.Response(body=OK, headers=headers, content_type="application/json")
 
 
-def outcomes_of(
-    context: Context, captured: Captured, project: Project, *, unnamed: str | None = None
-) -> list[Outcome]:
+def outcomes_of(context: Context, captured: Captured, project: Project, *, unnamed: str | None = None) -> list[Outcome]:
     """What becomes of each event, in their order: what to append, or why it is refused."""
     scene = scene_of(context, captured, project, unnamed)
     first = context.stamps.reserve(len(captured.events))
@@ -105,6 +140,11 @@ async def append(context: Context, outcomes: list[Outcome]) -> list[Position]:
     if len(entries) < len(outcomes):
         _REFUSED.inc(sum(isinstance(outcome, BadInput) for outcome in outcomes))
     return positions
+
+
+def unnamed_at(path: str) -> str | None:
+    """What an event without a name is called that was sent there."""
+    return "$identify" if path.startswith("/engage") else None
 
 
 def is_stored(outcome: Outcome) -> bool:

@@ -121,7 +121,7 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
         historical=scene.historical,
         **(_operations(event, properties, name) if person else {}),
     )
-    return [capture, *_merge(capture, sent_id, sent, scene)]
+    return [capture, *_merge(capture, sent_id, sent, scene)] if name in _MERGES else [capture]
 
 
 def _cleaned(sent: Properties) -> tuple[Properties, bytes]:
@@ -167,7 +167,8 @@ def event_time(event: dict[str, Any], properties: Properties, scene: Scene) -> i
     now, offset = scene.received_at, event.get("offset")
     if isinstance(offset, int | float) and not isinstance(offset, bool) and 0 <= offset < 1e12:
         return now - int(offset * 1_000)
-    sent = time_of(event.get("timestamp"))
+    timestamp = event.get("timestamp")
+    sent = time_of(timestamp) if timestamp is not None else None
     if sent is None:
         return now
     own = time_of(event.get("sent_at"))  # of an event outside a batch, such as an element of an array
@@ -180,6 +181,9 @@ def event_time(event: dict[str, Any], properties: Properties, scene: Scene) -> i
 
 def sent_id_of(event: dict[str, Any], sent: Properties) -> str:
     """The distinct id of an event, as it was sent."""
+    first = event.get("distinct_id")
+    if type(first) is str and first.strip():
+        return first
     for value in (event.get("distinct_id"), event.get("$distinct_id"), sent.get("distinct_id")):
         if value is not None and (text := _id_text(value, "distinct_id")).strip():
             return text
@@ -207,15 +211,33 @@ def uuid_of(value: Any, scene: Scene) -> UUID:
 
 
 def _operations(event: dict[str, Any], properties: Properties, name: str) -> dict[str, Any]:
-    """set, lifted, set_once and unset; top level beats properties, explicit beats lifted."""
+    """set, lifted, set_once and unset, those that there are; top level beats properties, explicit beats lifted."""
     if name == "$groupidentify":
         return {}
+    operations: dict[str, Any] = {}
     sets = _object(event, properties, "$set")
     once = _object(event, properties, "$set_once")
-    lifted = {key: properties[key] for key in properties if key in _LIFTED}
-    initial = {
-        name: value for key, value in lifted.items() if value is not None and (name := _LIFTED[key]) not in once
-    }
+    if not _LIFTED.keys().isdisjoint(properties):
+        lifted = {key: properties[key] for key in properties if key in _LIFTED}
+        initial = {
+            name: value for key, value in lifted.items() if value is not None and (name := _LIFTED[key]) not in once
+        }
+        once = once | initial
+        operations["lifted"] = {key: value for key, value in lifted.items() if key not in sets}
+    if "$unset" in event or "$unset" in properties:
+        operations["unset"] = _unset(event, properties)
+    if sets:
+        operations["set"] = sets
+    if once:
+        operations["set_once"] = once
+    names = [name for named in operations.values() for name in named]
+    if names and (len(names) > PROPERTIES_MAX or "" in names or len(max(names, key=len)) > NAME_CHARS_MAX):
+        limits = f"At most {PROPERTIES_MAX} properties, with names of 1 to {NAME_CHARS_MAX} characters."
+        raise BadInput(limits, attr="properties")
+    return operations
+
+
+def _unset(event: dict[str, Any], properties: Properties) -> tuple[str, ...]:
     unset: list[str] = []
     for place in (event, properties):
         value = place.get("$unset")
@@ -223,30 +245,19 @@ def _operations(event: dict[str, Any], properties: Properties, name: str) -> dic
             unset += [clean_text(one) for one in value if isinstance(one, str) and one]
         elif value is not None:
             raise BadInput("$unset must be a list of names.", attr="$unset")
-    operations = {
-        "set": sets,
-        "lifted": {key: value for key, value in lifted.items() if key not in sets},
-        "set_once": once | initial,
-        "unset": tuple(dict.fromkeys(unset)),
-    }
-    names = [*sets, *operations["lifted"], *operations["set_once"], *operations["unset"]]
-    if names and (len(names) > PROPERTIES_MAX or "" in names or len(max(names, key=len)) > NAME_CHARS_MAX):
-        limits = f"At most {PROPERTIES_MAX} properties, with names of 1 to {NAME_CHARS_MAX} characters."
-        raise BadInput(limits, attr="properties")
-    return operations
+    return tuple(dict.fromkeys(unset))
 
 
 def _object(event: dict[str, Any], properties: Properties, key: str) -> Properties:
-    found: Properties = {}
-    for place in (properties, event):
-        value = place.get(key)
-        if value is None:
-            continue
-        attr = key if place is event else f"properties.{key}"
-        if not isinstance(value, dict):
-            raise BadInput(f"{key} must be an object.", attr=attr)
-        found |= clean(value, attr) if place is event else value  # properties are clean by now
-    return found
+    """The object under this name: of the properties, which are clean by now, and of the event."""
+    inner, outer = properties.get(key), event.get(key)
+    if inner is not None and not isinstance(inner, dict):
+        raise BadInput(f"{key} must be an object.", attr=f"properties.{key}")
+    if outer is None:
+        return inner or {}
+    if not isinstance(outer, dict):
+        raise BadInput(f"{key} must be an object.", attr=key)
+    return {**(inner or {}), **clean(outer, key)}
 
 
 def _merge(capture: Capture, sent_id: str, sent: Properties, scene: Scene) -> list[Command]:

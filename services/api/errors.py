@@ -40,11 +40,11 @@ class ApiError(Exception):
         self.status, self.kind, self.code, self.detail, self.attr = status, kind, code, detail, attr
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
+    def body(self) -> bytes:
+        return orjson.dumps({"type": self.kind, "code": self.code, "detail": self.detail, "attr": self.attr})
+
     def response(self) -> web.Response:
-        body = {"type": self.kind, "code": self.code, "detail": self.detail, "attr": self.attr}
-        return web.Response(
-            status=self.status, body=orjson.dumps(body), content_type="application/json", headers=self.headers
-        )
+        return web.Response(status=self.status, body=self.body(), content_type="application/json", headers=self.headers)
 
 
 def parse_error(detail: str) -> ApiError:

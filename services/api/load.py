@@ -57,30 +57,39 @@ class Load:
             chunks.append(chunk)
         request[BODY] = b"".join(chunks)
 
+    def spare(self) -> bool:
+        """Whether a body may be handled at once: nobody waits for that, and the sockets were looked at a while ago."""
+        if self._began is None:
+            self._begin()
+            return True
+        return not self._waiting and asyncio.get_running_loop().time() - self._began <= SLICE_SECONDS
+
     async def turn(self) -> None:
         """Return when this body may be handled, in the order of coming; Transient when that takes too long.
 
         What follows is one piece without an await, so only the loop's next round can look at the sockets.
         """
-        loop = asyncio.get_running_loop()
-        if self._waiting or (self._began is not None and loop.time() - self._began > SLICE_SECONDS):
-            future = loop.create_future()
-            self._waiting[future] = None
-            try:
-                async with asyncio.timeout(TURN_SECONDS_MAX):
-                    await future
-            except TimeoutError:
-                raise _busy("turn", "Too many requests wait to be handled.") from None
-            finally:
-                self._waiting.pop(future, None)
-        if self._began is None:
-            self._began = loop.time()
-            loop.call_soon(self._next_round)
+        if self.spare():
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[future] = None
+        try:
+            async with asyncio.timeout(TURN_SECONDS_MAX):
+                await future
+        except TimeoutError:
+            raise _busy("turn", "Too many requests wait to be handled.") from None
+        finally:
+            self._waiting.pop(future, None)
 
     def forget(self, request: web.Request) -> None:
         """The request is answered. aiohttp holds it until the connection's next one, so its body must go by itself."""
         self.bytes -= request.pop(_HELD, 0)
         request.pop(BODY, None)
+
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._began = loop.time()
+        loop.call_soon(self._next_round)
 
     def _next_round(self) -> None:
         """Let one of the waiting ones go on in each round of the loop."""
@@ -90,9 +99,7 @@ class Load:
                 future.set_result(None)
                 break
         if self._waiting:
-            loop = asyncio.get_running_loop()
-            self._began = loop.time()
-            loop.call_soon(self._next_round)
+            self._begin()
 
     def _judge(self, coming: int) -> None:
         if self.bytes + coming > RECEIVED_BYTES_MAX:

@@ -5,16 +5,26 @@ aiohttp makes, sorts and checks a dictionary of headers for each answer, which t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from http import HTTPStatus
+
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion11
 from aiohttp.web_request import BaseRequest
 
-STATUS_LINES = {200: "HTTP/1.1 200 OK"}
+STATUS_LINES = {status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase}" for status in (200, 500, 503)}
 
 HEADERS = "Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store"
 """What every answer has (`app`), and the type."""
+
+
+def answer_of(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
+    """The whole answer; a header without a value is left out."""
+    more = "".join([f"{name}: {value}\r\n" for name, value in headers.items() if value])
+    head = f"{STATUS_LINES[status]}\r\n{HEADERS}\r\nDate: {rfc822_formatted_time()}\r\n{more}"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class Ready(web.StreamResponse):
@@ -22,9 +32,7 @@ class Ready(web.StreamResponse):
 
     def __init__(self, status: int, body: bytes, **headers: str) -> None:
         super().__init__(status=status)
-        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items() if value)
-        head = f"{STATUS_LINES[status]}\r\n{HEADERS}\r\nDate: {rfc822_formatted_time()}\r\n{more}"
-        self._ready = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        self._ready = answer_of(status, body, headers)
         self._keep_alive = True
         self._writer: AbstractStreamWriter | None = None
 

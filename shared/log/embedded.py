@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -27,6 +28,11 @@ from shared.log.waiting import Appended, Waiting
 
 COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
+
+CROWD, CROWD_ENOUGH, CROWD_SECONDS = 8, 64, 0.002
+"""After a commit of more appends than the first, the next waits for as many as the second, but no longer than this
+since the one before was begun. A commit costs 190 µs of a core for 8 appends and 300 for 64; with 64 clients one came
+every 0.6 ms, and an append cost 21 µs of the writer thread instead of 12. Fewer clients never wait."""
 
 CLOSE_SECONDS_MAX = 5.0
 """The writer may hang on a disk or on the lock of a frozen process; what is pending then was never acknowledged."""
@@ -56,6 +62,8 @@ class EmbeddedLog:
         self._pending: dict[Appended, _Pending] = {}  # in the order of coming
         self._pending_bytes = 0
         self._idle, self._closing = True, False
+        self._crowd, self._crowded_until = 0, 0.0
+        self._gathering: asyncio.TimerHandle | None = None
         self._groups: SimpleQueue[list[_Pending] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: threading.Thread | None = None
@@ -92,6 +100,8 @@ class EmbeddedLog:
         if self._idle:  # what else comes in this round of the loop goes with it
             self._idle = False
             asyncio.get_running_loop().call_soon(self._hand_over)
+        elif self._gathering is not None and len(self._pending) >= CROWD_ENOUGH:
+            self._hand_over()
         return future
 
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
@@ -114,7 +124,7 @@ class EmbeddedLog:
 
     def _open(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._turn(), connect(self._path) as db:
+        with closing(self._turn()) as turn, turn, connect(self._path) as db:
             db.executescript(SCHEMA)
             for number, (topic, count) in enumerate(sorted(self._wanted.items())):
                 db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, count))
@@ -142,6 +152,9 @@ class EmbeddedLog:
 
     def _hand_over(self) -> None:
         """Give the writer what came meanwhile, up to the size of a commit."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
         group: list[_Pending] = []
         size = 0
         for pending in self._pending.values():
@@ -152,6 +165,8 @@ class EmbeddedLog:
         for pending in group:
             self._take(pending.future)
         if group:
+            self._crowd = len(group)
+            self._crowded_until = asyncio.get_running_loop().time() + CROWD_SECONDS
             self._groups.put(group)
             return
         self._idle = True
@@ -161,38 +176,41 @@ class EmbeddedLog:
     def _landed(self, group: list[_Pending], outcome: list[list[Position]] | LogUnavailable) -> None:
         for index, pending in enumerate(group):
             self._waiting.tell(pending.future, outcome if isinstance(outcome, LogUnavailable) else outcome[index])
-        self._hand_over()
+        loop = asyncio.get_running_loop()
+        crowded = self._crowd > CROWD and len(self._pending) < CROWD_ENOUGH
+        if crowded and loop.time() < self._crowded_until and not self._closing:
+            self._gathering = loop.call_at(self._crowded_until, self._hand_over)
+        else:
+            self._hand_over()
 
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         """The writer thread: one commit after the other. It must not die: nothing but it answers the waiting ones."""
         db: sqlite3.Connection | None = None
+        turn: _Flock | None = None
         offsets: dict[int, int] = {}
         seen = -1
         while (group := self._groups.get()) is not None:
             outcome: list[list[Position]] | LogUnavailable
             try:
-                with self._turn():
+                turn = turn or self._turn()
+                with turn:
                     group = [one for one in group if not one.future.done()]  # who gave up meanwhile is not written
                     if db is None:
                         db = connect(self._path)
-                    db.execute("BEGIN IMMEDIATE")
                     version = db.execute("PRAGMA data_version").fetchone()[0]
                     if version != seen:  # another process has written: the remembered offsets are old
                         offsets.clear()
                         seen = version
                     outcome = self._insert(db, group, offsets)
-                    db.execute("COMMIT")
             except (sqlite3.Error, OSError) as error:
                 seen = -1
-                if db is not None:  # what was begun goes with the connection
-                    db.close()
-                    db = None
+                _close(db, turn)
+                db = turn = None
                 outcome = LogUnavailable(f"The log could not be written: {error}")
             if loop.is_closed():  # nobody is there to hear it
                 break
             loop.call_soon_threadsafe(self._landed, group, outcome)
-        if db is not None:
-            db.close()
+        _close(db, turn)
 
     def _take(self, future: Appended) -> None:
         pending = self._pending.pop(future, None)
@@ -218,7 +236,9 @@ class EmbeddedLog:
             positions.append(mine)
         at = time.time_ns() // 1_000
         rows = [(part, bases[part], len(frame), at, b"".join(frame)) for part, frame in frames.items()]
-        db.executemany("INSERT INTO frames VALUES (?, ?, ?, ?, ?)", rows)
+        if rows:  # one statement, so one transaction, and one wait for the interpreter's lock: each row had one
+            values = ", ".join(["(?, ?, ?, ?, ?)"] * len(rows))
+            db.execute(f"INSERT INTO frames VALUES {values}", [value for row in rows for value in row])
         for part, base, count, _, _ in rows:
             offsets[part] = base + count
         return positions
@@ -226,7 +246,7 @@ class EmbeddedLog:
     def _forget(self, before_us: int) -> int:
         db = connect(self._path)
         try:
-            with self._turn(), db:
+            with closing(self._turn()) as turn, turn, db:
                 db.execute("BEGIN IMMEDIATE")
                 dropped = db.execute(
                     "DELETE FROM frames WHERE at < ? AND base < (SELECT max(base) FROM frames newest"
@@ -341,14 +361,22 @@ class EmbeddedReader:
 
 
 class _Flock:
-    """Writers of all processes take turns; the kernel lets go of the lock when its holder dies."""
+    """Writers of all processes take turns; the kernel lets go of the lock when its holder dies. For one thread."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = path.open("wb")
 
     def __enter__(self) -> None:
-        self._file = self._path.open("w")
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
         self._file.close()
+
+
+def _close(*parts: sqlite3.Connection | _Flock | None) -> None:
+    for part in parts:
+        if part is not None:
+            part.close()

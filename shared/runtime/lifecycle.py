@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Coroutine
@@ -11,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from shared.runtime import telemetry
+from shared.runtime.express import Express, Server
 
 STOP_SECONDS_MAX = 8.0
 """A service that has not ended by then is ended; the supervisor allows 10 s in all."""
@@ -63,10 +65,19 @@ async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
     await task
 
 
-async def serve(app: web.Application, host: str, port: int, *, reuse_port: bool = False) -> web.AppRunner:
-    """Start answering; the caller owns the runner and calls `cleanup`."""
+def collect_seldom(objects: int) -> None:
+    """What was made so far is never looked at again; cycles among what is new are, each time there is so much of it."""
+    gc.freeze()
+    gc.set_threshold(objects, 50, 50)
+
+
+async def serve(
+    app: web.Application, host: str, port: int, *, reuse_port: bool = False, express: Express | None = None
+) -> web.AppRunner:
+    """Start answering; the caller owns the runner and calls `cleanup`. `express` is offered requests before `app`."""
     runner = _Runner(
         app,
+        express,
         access_log=None,
         keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=3.0,
@@ -83,8 +94,14 @@ async def serve(app: web.Application, host: str, port: int, *, reuse_port: bool 
 class _Runner(web.AppRunner):
     """With a bound on connections, which aiohttp has no setting for."""
 
+    def __init__(self, app: web.Application, express: Express | None, **settings: Any) -> None:
+        super().__init__(app, **settings)
+        self._express = express
+
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
+        if self._express is not None:
+            server = Server(server, self._express)
         made = server.connection_made
 
         def bounded(handler: web.RequestHandler, transport: asyncio.Transport) -> None:

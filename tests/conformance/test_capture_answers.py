@@ -1,4 +1,4 @@
-"""The answer of a capture is the same by every way it is made: ready bytes to a plain request, aiohttp's to others."""
+"""The answer of a capture is the same by every way it is made: by the express way, as ready bytes, by aiohttp."""
 
 from __future__ import annotations
 
@@ -52,7 +52,15 @@ def test_plain_requests_on_one_connection_are_answered_in_their_order(stack: Sta
     assert offsets == list(range(offsets[0], offsets[0] + 5))
 
 
-@pytest.mark.parametrize("other", [request(Connection="close"), request(version="1.0"), request("/capture/?ip=1")])
+@pytest.mark.parametrize(
+    "other",
+    [
+        request() + b"\r\n",  # more than a request: not for the express way
+        request(Connection="close"),
+        request(version="1.0"),
+        request("/capture/?ip=1"),
+    ],
+)
 def test_a_request_that_is_not_plain_gets_the_same_answer(stack: Stack, other: bytes) -> None:
     (_, plain, body), (status, headers, same) = *answers(stack, request()), *answers(stack, other)
     assert (status.split(" ", 1)[1], same) == ("200 OK", body)

@@ -94,6 +94,18 @@ async def holding(reader: Reader, *partitions: int) -> None:
         await reader.fetch(records_max=10, wait_seconds=0.05)
 
 
+async def test_submit_is_append_without_a_task(log: Log) -> None:
+    futures = [log.submit([entry(number % 4, str(number)), entry(0, "x")]) for number in range(20)]
+    positions = await asyncio.gather(*futures)
+    heads = {head.partition: head.offset for head in await log.heads(COMMANDS)}
+    assert [position.partition for position, _ in positions] == [number % 4 for number in range(20)]
+    assert max(other.offset for _, other in positions) == heads[0]
+    given = [position for pair in positions for position in pair]
+    assert len(set(given)) == 40
+    for partition, offset in heads.items():
+        assert sorted(one.offset for one in given if one.partition == partition) == list(range(offset + 1))
+
+
 async def test_offsets_are_dense_from_zero_and_each_entry_gets_its_own(log: Log) -> None:
     first = await log.append([entry(0, "a"), entry(1, "b"), entry(0, "c")])
     second = await log.append([entry(0, "d")])

@@ -62,7 +62,8 @@ async def run(settings: Settings) -> None:
             for worker in workers:
                 group.create_task(worker.run(), name="worker")
             # One process feeds for all: it that holds the first partition. Two that both believe so do no harm.
-            group.create_task(feeder.run(flushed, lambda: 0 in workers[0].positions), name="feeder")
+            feeding = feeder.run(flushed, lambda: 0 in workers[0].positions, lambda: any(one.behind for one in workers))
+            group.create_task(feeding, name="feeder")
     finally:
         if runner is not None:
             await runner.cleanup()

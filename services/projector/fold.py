@@ -15,7 +15,7 @@ from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
 from shared.domain.fragment import Fragment, FragmentChanged, Outcome
 from shared.domain.identity import Membership, addressed, handle
-from shared.domain.ids import COMMANDS, IDENTITY, Position
+from shared.domain.ids import COMMANDS, IDENTITY, Position, version_of
 from shared.log.port import Record
 from shared.store.timeline import Row, timeline_row
 
@@ -28,6 +28,16 @@ STATE_BYTES_MAX = 64_000_000
 STATE_ROWS_MAX = 100_000
 """Rows of one state INSERT, for the same reason: a merge may rewrite 2,500."""
 
+ROW_BYTES = 200
+"""Of a fragment's row, without its properties and cells."""
+
+FRAGMENT_COMMANDS = (Capture, Write, Erase)
+UNSEEN = frozenset((Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED))
+"""Outcomes of a captured event that is no event of its own."""
+
+WRITTEN = frozenset((Outcome.CHANGED, Outcome.REMEMBERED, Outcome.REFUSED))
+"""Outcomes that may have written the row."""
+
 Key = tuple[int, UUID]
 
 
@@ -36,21 +46,32 @@ class Batch:
 
     def __init__(self) -> None:
         self.facts = Facts([], [], [], [])
-        self.touched: dict[UUID, Fragment | Membership] = {}
+        self.touched: dict[int, Fragment | Membership] = {}  # by the uuid's integer, which hashes ten times as fast
         self.followups: list[Command] = []
         self.dead: list[tuple[Record, str]] = []
-        self.positions: dict[int, tuple[Position, int]] = {}
         self.outcomes: Counter[Outcome] = Counter()
         self.bytes = 0
+        self._passed: dict[int, tuple[str, int, int]] = {}
 
     @property
     def full(self) -> bool:
         return self.bytes >= STATE_BYTES_MAX or len(self.touched) >= STATE_ROWS_MAX
 
+    @property
+    def positions(self) -> dict[int, tuple[Position, int]]:
+        """By partition, the last record that has its outcome, and the highest stamp that one gave."""
+        return {
+            partition: (Position(topic, partition, offset), stamp)
+            for partition, (topic, offset, stamp) in self._passed.items()
+        }
+
     def passed(self, record: Record, stamp: int) -> None:
         """This record has its outcome; `stamp` is the highest it gave. A redelivered one takes no position back."""
-        position, highest = self.positions.get(record.partition, (record.position, 0))
-        self.positions[record.partition] = (max(position, record.position), max(stamp, highest))
+        topic, partition, offset = record[:3]
+        held = self._passed.get(partition)
+        if held is not None:
+            offset, stamp = max(offset, held[1]), max(stamp, held[2])
+        self._passed[partition] = (topic, offset, stamp)
 
 
 class Folder(Protocol):
@@ -83,60 +104,73 @@ class FragmentFolder:
     topic = COMMANDS
 
     def __init__(self) -> None:
-        self._cache: OrderedDict[UUID, Fragment] = OrderedDict()
-        self._sizes: dict[UUID, int] = {}
+        self._cache: OrderedDict[int, _Held] = OrderedDict()  # by the uuid's integer
 
     def missing(self, commands: Iterable[Command]) -> list[Key]:
+        cache = self._cache
         wanted: dict[UUID, int] = {}
         for command in commands:
-            if isinstance(command, Capture | Write | Erase):
-                if command.fragment in self._cache:
-                    self._cache.move_to_end(command.fragment)
+            if isinstance(command, FRAGMENT_COMMANDS):
+                key = command.fragment.int
+                if key in cache:
+                    cache.move_to_end(key)
                 else:
                     wanted[command.fragment] = command.project
         return [(project, fragment) for fragment, project in wanted.items()]
 
     def admit(self, wanted: list[Key], rows: list[Row]) -> None:
         for row in rows:
-            self._cache[row[1]] = r.fragment_of(row)
-            self._sizes[row[1]] = len(row[11]) + len(row[12])
+            self._cache[row[1].int] = _Held(r.fragment_of(row), len(row[11]) + len(row[12]))
         for project, fragment in wanted:
-            if fragment not in self._cache:
-                self._cache[fragment] = Fragment.blank(project, fragment)
+            if fragment.int not in self._cache:
+                self._cache[fragment.int] = _Held(Fragment.blank(project, fragment), ROW_BYTES)
 
     def fold(self, command: Command, record: Record, batch: Batch) -> None:
+        version = version_of(record.offset)
         if isinstance(command, RecordCommand):  # its row is a function of the record alone
-            batch.facts.blocks.append(r.block_row(command, record.position.version))
+            batch.facts.blocks.append(r.block_row(command, version))
             batch.outcomes[Outcome.RECORDED] += 1
             batch.passed(record, 0)
             return
-        if not isinstance(command, Capture | Write | Erase):
+        if not isinstance(command, FRAGMENT_COMMANDS):
             raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
-        fragment, version = self._cache[command.fragment], record.position.version
+        key = command.fragment.int
+        held = self._cache[key]
+        fragment = held.fragment
         outcome = fragment.handle(command, version, record.partition)
-        for event in fragment.collect_events():
-            batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event
-            if isinstance(event, FragmentChanged) and event.number:
-                batch.facts.numbers.append((command.project, event.number, fragment.id))
-        if isinstance(command, Capture) and outcome not in (Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED):
+        if fragment.pending_events:
+            for event in fragment.collect_events():
+                batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event
+                if isinstance(event, FragmentChanged) and event.number:
+                    batch.facts.numbers.append((command.project, event.number, fragment.id))
+        if outcome not in UNSEEN and isinstance(command, Capture):
             batch.facts.captured.append(r.captured_row(command, version))
-        if outcome in (Outcome.CHANGED, Outcome.REMEMBERED, Outcome.REFUSED) and fragment.version == version:
-            size = self._sizes[fragment.id] = self._sizes.get(fragment.id, 200) + len(record.value)
-            batch.bytes += len(record.value) if fragment.id in batch.touched else size
-            batch.touched[fragment.id] = fragment
+        if outcome in WRITTEN and fragment.version == version:
+            size = len(record.value)
+            held.size += size
+            batch.bytes += size if key in batch.touched else held.size
+            batch.touched[key] = fragment
         batch.outcomes[outcome] += 1
         batch.passed(record, fragment.stamp)
 
     def trim(self, batch: Batch) -> None:
         while len(self._cache) > CACHE_MAX and next(iter(self._cache)) not in batch.touched:
-            self._sizes.pop(self._cache.popitem(last=False)[0], None)
+            self._cache.popitem(last=False)
 
     def state(self, batch: Batch) -> list[Row]:
         return [r.fragment_row(fragment) for fragment in batch.touched.values() if isinstance(fragment, Fragment)]
 
     def drop(self) -> None:
         self._cache.clear()
-        self._sizes.clear()
+
+
+class _Held:
+    """A cached fragment, and how many bytes its row has at most."""
+
+    __slots__ = ("fragment", "size")
+
+    def __init__(self, fragment: Fragment, size: int) -> None:
+        self.fragment, self.size = fragment, size
 
 
 class IdentityFolder:
@@ -166,11 +200,11 @@ class IdentityFolder:
     def fold(self, command: Command, record: Record, batch: Batch) -> None:
         if not isinstance(command, Merge | Split | DeleteCommand):
             raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
-        decision = handle(command, record.position.version, self._cache.__getitem__)
+        decision = handle(command, version_of(record.offset), self._cache.__getitem__)
         for membership in decision.touched:
             for event in membership.collect_events():
                 batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event
-            batch.touched[membership.id] = membership
+            batch.touched[membership.id.int] = membership
             batch.bytes += 100 + 16 * len(membership.members)
         batch.followups.extend(decision.followups)
         batch.outcomes[decision.outcome] += 1

@@ -36,6 +36,13 @@ BLOCKS = (
     "received_at", "window", "uuid",
 )  # fmt: skip
 
+DEFAULTS: dict[str, Any] = {
+    "distinct_id": "", "number": 0, "created_at": 0, "erased": 0, "erased_at": 0, "keys": [], "key_digests": [],
+    "key_versions": [], "events": [], "root": NOBODY, "members": [], "identified": 0, "erase": 0, "peer": NOBODY,
+    "reason": "",
+}  # fmt: skip
+"""Columns that often have nothing to say, and what their types default to."""
+
 TIME_US_MIN, TIME_US_MAX = -2_208_988_800_000_000, 10_413_791_999_000_000
 """DateTime64 holds the years 1900 to 2299; what lies outside is clamped rather than wrapped."""
 
@@ -144,5 +151,11 @@ def _remembered(columns: Row) -> list[Remembered]:
 
 
 def columns(names: tuple[str, ...], rows: list[Row]) -> Mapping[str, list[Any]]:
-    """Rows turned into columns for a column-wise insert: 531 k rows/s against 271 k row-wise."""
-    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    """Rows turned into columns for a column-wise insert: 531 k rows/s against 271 k row-wise. A column that has nothing
+    but what its type defaults to is left out: of facts about fragments, that is nine of 22."""
+    turned = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    return {
+        name: values
+        for name, values in turned.items()
+        if name not in DEFAULTS or values.count(DEFAULTS[name]) < len(values)
+    }

@@ -37,6 +37,10 @@ PAUSE_SECONDS_MAX = 1.5
 """A long round is followed by a pause of twice its time, so that catching up leaves the engine to projection; but a
 filtered list waits 5 s at most."""
 
+BEHIND_SECONDS_MAX = 10.0
+"""While the projector catches up, the search table waits so long: lists lag anyway, and who changed changes again. A
+round in between took a tenth of the time of both."""
+
 RETRY_SECONDS = 1.0
 """After a round that failed while the store was away."""
 
@@ -52,10 +56,14 @@ class Feeder:
         self._queries = load_queries(Path(__file__).with_name("search.sql"))
         self._fed: dict[str, list[int]] | None = None
 
-    async def run(self, woken: asyncio.Event, ours: Callable[[], bool]) -> None:
-        """Feed whenever something was flushed and it is ours to do, until cancelled."""
+    async def run(self, woken: asyncio.Event, ours: Callable[[], bool], behind: Callable[[], bool]) -> None:
+        """Feed whenever something was flushed and it is ours to do, seldom while projection is behind; for ever."""
+        began = time.monotonic()
         while True:
             await woken.wait()
+            if behind() and time.monotonic() - began < BEHIND_SECONDS_MAX:
+                await asyncio.sleep(PAUSE_SECONDS)
+                continue
             woken.clear()
             began = time.monotonic()
             try:

@@ -76,6 +76,8 @@ class Worker:
         self._set_aside: dict[Position, str] = {}
         self._dead_in_a_row: dict[int, int] = {}
         self.stopped: set[int] = set()
+        self.behind = False
+        """Whether the last batch was a full one: there is more in the log than one flush takes."""
 
     @property
     def positions(self) -> dict[int, Position]:
@@ -115,7 +117,11 @@ class Worker:
         self._flushed_at = self._monotonic()
         self._folder.trim(batch)
         state = self._folder.state(batch)  # built now: the next fold changes the same objects
-        self._flight = asyncio.create_task(self._flush(batch, state), name=f"flush {self._folder.topic}")
+        vouched = [
+            (position, self._stamps[partition], self._epochs[partition])
+            for partition, position in self._flying.items()
+        ]
+        self._flight = asyncio.create_task(self._flush(batch, state, vouched), name=f"flush {self._folder.topic}")
 
     async def _take_over(self) -> None:
         assigned = self._reader.assigned()
@@ -150,6 +156,7 @@ class Worker:
             if rest <= 0 and not busy:
                 break
             records += await self._fetch(BATCH_RECORDS_MAX - len(records), max(rest, 0.005))
+        self.behind = len(records) >= BATCH_RECORDS_MAX
         return records
 
     async def _fetch(self, most: int, seconds: float) -> list[Record]:
@@ -158,7 +165,7 @@ class Worker:
 
     async def _fold(self, records: list[Record]) -> Batch:
         batch = Batch()
-        decoded = [(record, self._decode(record, batch)) for record in records]
+        decoded = [(record, self._decode(record)) for record in records]
         await self._load(records, [command for _, command in decoded if command is not None])
         for index, (record, command) in enumerate(decoded):
             if batch.full:
@@ -166,7 +173,7 @@ class Worker:
                 break
             if record.partition in self.stopped:
                 continue
-            if command is None or record.position in self._set_aside:
+            if command is None or (self._set_aside and record.position in self._set_aside):
                 self._bury(record, batch)
                 continue
             try:
@@ -174,13 +181,13 @@ class Worker:
             except Exception as error:  # whatever it is, only this record may suffer: it goes to the dead letters
                 self._set_aside[record.position] = f"{type(error).__name__}: {error}"
                 raise Fenced("A record could not be folded; its batch is folded again without it.") from error
-            self._dead_in_a_row.pop(record.partition, None)
-        for partition, (position, stamp) in batch.positions.items():
+            if self._dead_in_a_row:
+                self._dead_in_a_row.pop(record.partition, None)
+        for partition, (_, stamp) in batch.positions.items():
             self._stamps[partition] = max(stamp, self._stamps.get(partition, 0))
-            batch.positions[partition] = (position, self._stamps[partition])
         return batch
 
-    def _decode(self, record: Record, batch: Batch) -> Command | None:
+    def _decode(self, record: Record) -> Command | None:
         try:
             return decode(record.value)
         except BadRecord as error:
@@ -219,7 +226,7 @@ class Worker:
             if epoch != self._epochs[partition]:
                 raise Fenced(f"The table of {self._folder.topic} was rebuilt.")
 
-    async def _flush(self, batch: Batch, state: list[Row]) -> None:
+    async def _flush(self, batch: Batch, state: list[Row], vouched: list[tuple[Position, int, int]]) -> None:
         """Follow-ups, then facts, then state with positions: each step may be repeated, none may come earlier."""
         counts = self._log.partitions()
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
@@ -229,10 +236,8 @@ class Worker:
         failures = [failure_row(record, reason) for record, reason in batch.dead]
         facts = batch.facts._replace(timeline=[*batch.facts.timeline, *failures])
         await self._tables.write_facts(facts)
-        epochs = self._epochs
-        positions = [(*vouched, epochs[partition]) for partition, vouched in batch.positions.items()]
-        await self._tables.write_state(self._folder.topic, state, positions)
-        await self._reader.commit([position for position, _ in batch.positions.values()])
+        await self._tables.write_state(self._folder.topic, state, vouched)
+        await self._reader.commit([position for position, _, _ in vouched])
         self._observe(
             Progress(
                 topic=self._folder.topic,

@@ -67,12 +67,13 @@ class FragmentEvent(msgspec.Struct, frozen=True, kw_only=True):
     def mutate(self, aggregate: Fragment | None) -> Fragment:
         """Apply to the fragment. Versions are log offsets, so they rise, with gaps."""
         assert aggregate is not None
-        if self.originator_id != aggregate.id:
+        version = self.originator_version
+        if self.originator_id is not aggregate.id and self.originator_id != aggregate.id:
             raise OriginatorIDError(self.originator_id, aggregate.id)
-        if self.originator_version <= aggregate.version:
-            raise OriginatorVersionError(self.originator_version, aggregate.version + 1)
+        if version <= aggregate.version:
+            raise OriginatorVersionError(version, aggregate.version + 1)
         self.apply(aggregate)
-        aggregate.version = self.originator_version
+        aggregate.version = version
         return aggregate
 
     def apply(self, fragment: Fragment) -> None:
@@ -101,9 +102,12 @@ class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
             fragment.created_at = self.created_at
             fragment.distinct_id = self.distinct_id
             fragment.number = self.number
+        cells, properties, stamp = fragment.cells, fragment.properties, self.timestamp
         for name, kind, value in zip(self.names, self.kinds, self.values, strict=True):
-            put(fragment.cells, fragment.properties, (name, kind, value), self.timestamp)
-        fragment.stamp = max(fragment.stamp, self.timestamp)
+            cell = moved(cells.get(name, EMPTY), kind, stamp)
+            if cell is not None:
+                put(cells, properties, name, cell, kind, value)
+        fragment.stamp = max(fragment.stamp, stamp)
         fragment.effect = self.originator_version
 
 
@@ -184,11 +188,11 @@ class Fragment(Aggregate):
         """Fold one command of the log at (partition, version); its events wait in `collect_events`."""
         if version <= self.version:
             return Outcome.SKIPPED
-        if isinstance(command, Erase):
-            return self._erase(command, version)
+        if isinstance(command, Capture):
+            return self._capture(command, version, partition)
         if isinstance(command, Write):
             return self._write(command, version, partition)
-        return self._capture(command, version, partition)
+        return self._erase(command, version)
 
     def _erase(self, command: Erase, version: int) -> Outcome:
         if command.iver <= self.erased:
@@ -243,47 +247,56 @@ class Fragment(Aggregate):
         return max(outcome, Outcome.REMEMBERED)
 
     def _change(self, command: Capture | Write, version: int, stamp: int, partition: int) -> Outcome:
-        operations = self._effective(command, stamp)
-        born = not self.alive or 0 < imported_at(command) < self.created_at
-        if not operations and not born:
+        names, kinds, values = self._effective(command, stamp)
+        since = imported_at(command)
+        born = not self.created_at or 0 < since < self.created_at
+        if not names and not born:
             return Outcome.NOTHING
-        names, kinds, values = zip(*operations, strict=True) if operations else ((), (), ())
+        shown = self.properties.get
         self._trigger(
             FragmentChanged(
                 originator_id=self.id,
                 originator_version=version,
                 timestamp=stamp,
-                names=names,
-                kinds=kinds,
-                values=values,
-                before=tuple(self.properties.get(name, msgspec.UNSET) for name in names),
+                names=tuple(names),
+                kinds=tuple(kinds),
+                values=tuple(values),
+                before=tuple([shown(name, msgspec.UNSET) for name in names]),
                 distinct_id=command.distinct_id if born else "",
                 number=(self.number or number_of(partition, version)) if born else 0,
-                created_at=(imported_at(command) or command.at) if born else 0,
+                created_at=(since or command.at) if born else 0,
             )
         )
         return Outcome.CHANGED
 
-    def _effective(self, command: Capture | Write, stamp: int) -> list[tuple[str, int, Any]]:
-        """The operations that change a cell, one a name: within a command unset beats set beats set_once."""
-        cells, lifted = self.cells, command.lifted if isinstance(command, Capture) else {}
-        operations: list[tuple[str, int, Any]] = []
-        gone = dict.fromkeys(command.unset)
-        operations.extend((name, UNSET, None) for name in gone)
-        for name, value in command.set.items():
-            if name not in gone:
-                operations.append((name, NULL if value is None else SET, value))
-        for name, value in lifted.items():
-            if name not in gone and name not in command.set and not self._shows(name, value):
-                operations.append((name, NULL if value is None else SET, value))
-        for name, value in command.set_once.items():
-            if value is not None and name not in gone and name not in command.set and name not in lifted:
-                operations.append((name, ONCE, value))
-        return [
-            operation
-            for operation in operations
-            if moved(cells.get(operation[0], EMPTY), operation[1], stamp) is not None
+    def _effective(self, command: Capture | Write, stamp: int) -> tuple[list[str], list[int], list[Any]]:
+        """Names, kinds and values of the operations that change a cell, one a name: within a command unset beats set
+        beats set_once."""
+        gone, sets = dict.fromkeys(command.unset), command.set
+        lifted = command.lifted if isinstance(command, Capture) else {}
+        asked: list[tuple[str, int, Any]] = [(name, UNSET, None) for name in gone]
+        asked += [(name, NULL if value is None else SET, value) for name, value in sets.items() if name not in gone]
+        if lifted:
+            asked += [
+                (name, NULL if value is None else SET, value)
+                for name, value in lifted.items()
+                if name not in gone and name not in sets and not self._shows(name, value)
+            ]
+        asked += [
+            (name, ONCE, value)
+            for name, value in command.set_once.items()
+            if value is not None and name not in gone and name not in sets and name not in lifted
         ]
+        names: list[str] = []
+        kinds: list[int] = []
+        values: list[Any] = []
+        cell_of = self.cells.get
+        for name, kind, value in asked:
+            if moved(cell_of(name, EMPTY), kind, stamp) is not None:
+                names.append(name)
+                kinds.append(kind)
+                values.append(value)
+        return names, kinds, values
 
     def _stamp(self, command: Capture | Write) -> int:
         return imported_at(command) or max(command.at, self.stamp + 1)
@@ -331,12 +344,8 @@ def moved(cell: Cell, kind: int, stamp: int) -> Cell | None:
     return kind, stamp, once if once > stamp and kind != SET else 0
 
 
-def put(cells: dict[str, Cell], properties: Properties, operation: tuple[str, int, Any], stamp: int) -> None:
-    """Apply one operation to cells and to the visible document."""
-    name, kind, value = operation
-    cell = moved(cells.get(name, EMPTY), kind, stamp)
-    if cell is None:
-        return
+def put(cells: dict[str, Cell], properties: Properties, name: str, cell: Cell, kind: int, value: Any) -> None:
+    """A cell as an operation has moved it, and what shows of it."""
     cells[name] = cell
     if kind in (ONCE, SET):
         properties[name] = value

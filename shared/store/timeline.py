@@ -42,8 +42,10 @@ def timeline_row(event: Event, command: Command) -> Row:
         command.id, command.actor, source_of(command),
     )  # fmt: skip
     if isinstance(event, f.FragmentChanged):
-        before = [_json(value) for value in event.before]
-        after = ["" if kind == f.UNSET else _json(value) for kind, value in zip(event.kinds, event.values, strict=True)]
+        json, nothing = orjson.dumps, msgspec.UNSET
+        before = ["" if value is nothing else json(value).decode() for value in event.before]
+        applied = zip(event.kinds, event.values, strict=True)
+        after = ["" if kind == f.UNSET else json(value).decode() for kind, value in applied]
         born = (event.distinct_id, event.number, event.created_at)
         return (*head, *born, list(event.names), list(event.kinds), before, after, NOBODY, [], 0, 0, NOBODY, "")
     if isinstance(event, i.MembershipEvent):
@@ -86,10 +88,6 @@ def source_of(command: Command) -> str:
     if isinstance(command, Capture):
         return command.event
     return command.reason if isinstance(command, Write) else type(command).__name__.lower()
-
-
-def _json(value: Any) -> str:
-    return "" if value is msgspec.UNSET else orjson.dumps(value).decode()
 
 
 def _value(text: str) -> Any:

@@ -10,13 +10,15 @@ import statistics
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import orjson
-import psutil
+import psutil  # type: ignore[import-untyped]
 
-from bench.load import load, paced, post
-from bench.persons import fill
+from bench.filling import fill
+from bench.load import capture, load, paced, post, until_visible
+from bench.report import Row
 from services.projector.rows import FRAGMENTS, columns
 from shared.runtime.settings import read, with_keys
 from shared.store.client import Store
@@ -37,8 +39,6 @@ RESTARTS = 3
 PEOPLE = 20_000
 
 PROCESSES = ("engine", "api", "projector", "deleter", "up")
-
-Row = tuple[str, str, str, str, str]
 
 _SELECT = Query(name="one", sql="SELECT properties FROM fragments WHERE project = 2 AND fragment = {one:UUID}")
 
@@ -78,24 +78,7 @@ async def _beside(port: int) -> list[float]:
 
 
 async def _probes(port: int, count: int) -> list[float]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    found = []
-    try:
-        for _ in range(count):
-            began = time.perf_counter()
-            writer.write(_event(PEOPLE + 1))
-            head = await reader.readuntil(b"\r\n\r\n")
-            position = next(line[10:] for line in head.split(b"\r\n") if line.lower().startswith(b"position: "))
-            await reader.readexactly(15)
-            key = f"Authorization: Bearer {PERSONAL_KEY}\r\nMin-Position: ".encode() + position
-            writer.write(b"GET /api/projects/1/persons/?limit=1 HTTP/1.1\r\nHost: x\r\n" + key + b"\r\n\r\n")
-            head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200"), head
-            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
-            found.append(time.perf_counter() - began)
-    finally:
-        writer.close()
-    return found
+    return await until_visible(port, (_event(PEOPLE + 1) for _ in range(count)), "/api/projects/1/persons/?limit=1")
 
 
 def _patched(stack: Stack) -> Row:
@@ -124,6 +107,8 @@ async def _by_hand(stack: Stack) -> float:
     settings, _ = with_keys(read(stack.environment))
     store = await Store.connect(settings.store_url)
     seconds = []
+    fact: tuple[Any, ...]
+    row: tuple[Any, ...]
     try:
         for number in range(CALLS):
             one = uuid4()
@@ -171,12 +156,9 @@ def _size(folder: Path) -> int:
 def _memory(stack: Stack) -> list[Row]:
     start = _resident(stack)
     seen = []
-    for turn in range(MEMORY_TURNS):
-        for first in range(0, COMMANDS, 1_000):
-            events = [_sent(turn * COMMANDS + first + index) for index in range(1_000)]
-            answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": events}, key=None)
-            assert answer.status == 200, answer.body
-        wait_for(partial(_reflects, stack, answer.headers["Position"]), 300, "the projector")
+    for _ in range(MEMORY_TURNS):
+        at = capture(stack, COMMANDS, _sent)
+        wait_for(partial(_reflects, stack, at), 300, "the projector")
         seen.append(_resident(stack))
     return [
         (f"memory of {name} after {MEMORY_TURNS * COMMANDS / 1e6:.0f} M commands / at start",

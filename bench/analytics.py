@@ -12,6 +12,7 @@ import statistics
 import time
 from pathlib import Path
 
+from bench.report import Row
 from shared.store.client import Store
 from shared.store.migrate import migrate
 from shared.store.queries import Query
@@ -24,8 +25,6 @@ ROWS, PEOPLE, CHUNK = 10_000_000, 1_000_000, 1_000_000
 TURNS = 5
 
 MERGED_SECONDS_MAX = 300.0
-
-Row = tuple[str, str, str, str, str]
 
 _FILL = Query(
     name="fill",

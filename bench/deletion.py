@@ -20,6 +20,7 @@ from pathlib import Path
 
 import orjson
 
+from bench.report import Row
 from services.projector.search import Feeder
 from shared.domain.commands import Scope
 from shared.domain.ids import fragment_id
@@ -45,8 +46,6 @@ IDLE_SECONDS, START_SECONDS = 6.0, 0.5
 """How long the reader is measured alone, and how long it takes to begin."""
 
 SEED = 6
-
-Row = tuple[str, str, str, str, str]
 
 _PEOPLE = Query(name="people", sql="CREATE TABLE people (n UInt32, fragment UUID) ENGINE = MergeTree ORDER BY n")
 _NO_PEOPLE = Query(name="no_people", sql="DROP TABLE people SYNC")

@@ -33,7 +33,7 @@ FROM
     GROUP BY fragment
 )""",
 )
-"""Commands that reads reflect: the offsets of the position rows. Costs the engine 2 ms."""
+"""Commands that reads reflect: the offsets of the position rows."""
 
 
 def on_both_logs(data: Path, measure: Callable[[Path, str, dict[str, str]], list[Row]]) -> list[Row]:

@@ -21,7 +21,9 @@ from bench.logs import frozen, on_both_logs
 from bench.report import Row, row
 from tests.support.processes import ROOT, TOKEN, Stack, free_port, running, wait_for
 
-TURNS, SECONDS, CONNECTIONS = 5, 2.0, 64
+TURNS, SECONDS, CONNECTIONS = 5, 1.0, 64
+"""A second of appends is 8,000 of them, and of batches as many commands as a projector takes some seconds for."""
+
 BATCH, BATCH_CONNECTIONS = 100, 16
 PERSONS = 20_000
 

@@ -23,15 +23,15 @@ from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, wait_for
 TURNS = 5
 """Each question is measured so often at each size, in turns; the median counts."""
 
-SECONDS = 0.5
+SECONDS = 0.4
 """Of one measurement."""
 
 IN_FLIGHT = 64
 BATCH = 100
 
-LONE, COLD = 40, 1_500
+LONE, COLD = 30, 1_500
 """Commands of one turn that are projected one after the other, and together. No person is met twice, so none is in the
-projector's cache: five turns meet 7,700 of the 10,000 persons of the smallest size."""
+projector's cache: five turns meet 7,650 of the 10,000 persons of the smallest size."""
 
 PLOTTED = {"GET": "get-one", "batch_by_distinct_ids": "get-100", "project one": "project-one"}
 """File names by how the names of their series begin."""

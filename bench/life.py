@@ -26,10 +26,12 @@ from shared.store.queries import Query
 from shared.store.timeline import TIMELINE
 from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, running, wait_for
 
-RATE, RATE_SECONDS, PROBES = 2_000, 20.0, 200
+RATE, RATE_SECONDS, PROBES = 2_000, 10.0, 200
 """Writes a second beside the probes, for how long, and how many probes are measured idle."""
 
-CALLS = 200
+CALLS, PATCH_SECONDS = 200, 5.0
+"""Of the SELECT and two INSERTs by hand; and how long PATCHes are sent."""
+
 DISK_RATE, DISK_SECONDS = 1_000, 60.0
 COMMANDS, MEMORY_TURNS = 250_000, 4
 """Captures of one turn; memory is looked at after each."""
@@ -92,7 +94,7 @@ def _patched(stack: Stack) -> Row:
         body = orjson.dumps({"properties": {"seats": number}})
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
-    latencies = asyncio.run(load(stack.port, patch, connections=1, seconds=10.0))[1]
+    latencies = asyncio.run(load(stack.port, patch, connections=1, seconds=PATCH_SECONDS))[1]
     ours, limit = statistics.median(latencies) * 1_000, asyncio.run(_by_hand(stack)) * 1_000
     return ("PATCH and wait, idle, p50 / one SELECT and two INSERTs", f"{ours:.1f} ms", f"{limit:.1f} ms",
             f"**{ours / limit:.1f}**", f"{len(latencies)} PATCHes")  # fmt: skip

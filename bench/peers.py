@@ -20,7 +20,7 @@ from bench.report import Row, row
 from shared.domain.ids import fragment_id
 from tests.support.processes import PERSONAL_KEY, Stack, running, wait_for
 
-PERSONS, TURNS, SECONDS = 20_000, 5, 2.0
+PERSONS, TURNS, SECONDS = 20_000, 5, 1.0
 UPDATES, TRANSACTION = 50_000, 1_000
 """Of a turn, and of one transaction."""
 

@@ -34,8 +34,8 @@ from tests.support.processes import ROOT, Stack, wait_for
 TURNS = 5
 """Each side is measured so often, in turns; the median counts."""
 
-COMMANDS_COUNT, PERSONS = 100_000, 20_000
-"""Of one turn: ten full batches, three to five seconds of projecting."""
+COMMANDS_COUNT, PERSONS = 80_000, 20_000
+"""Of one turn: eight full batches, two to four seconds of projecting."""
 
 INSERTS, INSERT_ROWS = 5, 10_000
 """Raw inserts of one turn, and their rows: as many as a full batch."""

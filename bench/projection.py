@@ -91,7 +91,7 @@ def _rebuilds_and_reads(stack: Stack, rate: float) -> list[Row]:
             "rebuilt facts, compared and swapped / projected commands",
             rebuilds,
             [rate],
-            f"{REBUILT_COUNT:,} facts, 0 differences",
+            f"{REBUILT_COUNT:,} facts, 0 differences, median of {REBUILDS}",
         ),
         row("coalesced GET / one query each, 64 in flight", many, one, f"{PERSONS:,} persons"),
         row("the same, 2,000 in flight", crowd, one, "against one query each, 64 in flight"),

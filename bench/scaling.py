@@ -75,7 +75,7 @@ def _real(data: Path) -> Row:
     one, two = (statistics.median(each.rate / each.cores for each in found[count]) for count in (1, 2))
     said = "; ".join(f"{count}: {_said(turns)}" for count, turns in found.items())
     name = "commands of 2 projectors / of 1, by cores used"
-    return name, f"{two:,.0f}/s a core", f"{one:,.0f}/s a core", f"**{two / one:.2f}**", said
+    return name, f"{two:,.0f}/s a core", f"{one:,.0f}/s a core", f"**{two / one:.2f}**", f"{said}; {TURNS} turns"
 
 
 def _said(turns: list[Catching]) -> str:
@@ -138,7 +138,7 @@ async def _simulated() -> list[Row]:
     PLOTS.mkdir(exist_ok=True)
     text = curve("Projectors of one project, simulated", "projectors", "times the rate of one", lines)
     (PLOTS / "projectors.svg").write_text(text)
-    note = f"{SIMULATED_COUNT:,} commands, {PERSONS:,} persons, {TOPICS[COMMANDS]} partitions; processor time of"
+    note = f"{SIMULATED_COUNT:,} commands, {PERSONS:,} persons; processor time, medians of {SIMULATED_TURNS}:"
     rows = []
     for count in SIMULATED[1:]:
         times, said = faster[count], f"{note} one {slowest[1]:.2f} s, of the slowest {slowest[count]:.2f} s"

@@ -7,9 +7,6 @@ of its own.
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -20,40 +17,35 @@ from pathlib import Path
 import orjson
 
 from bench.load import load, post
-from tests.support.kafka import Cluster, need_kafka
+from bench.logs import frozen, on_both_logs
+from bench.report import Row, row
 from tests.support.processes import ROOT, TOKEN, Stack, free_port, running, wait_for
 
-TURNS, SECONDS, CONNECTIONS = 5, 2.0, 64
+TURNS, SECONDS, CONNECTIONS = 5, 1.0, 64
+"""A second of appends is 8,000 of them, and of batches as many commands as a projector takes some seconds for."""
+
 BATCH, BATCH_CONNECTIONS = 100, 16
 PERSONS = 20_000
 
 DRAINED_SECONDS_MAX = 600
 
-Row = tuple[str, str, str, str, str]
-
 
 def appends(data: Path) -> list[Row]:
     """The rows of the report."""
     with _bare() as bare:
-        with running(data / "embedded") as stack:
-            rows = _measured(stack, bare, "embedded log")
-        if shutil.which("java") is None or shutil.which("mvn") is None:
-            print("Kafka left out: it needs Java and Maven", flush=True)
-            return rows
-        need_kafka()
-        cluster = Cluster(data / "broker").start()
-        try:
-            with running(data / "kafka", PERSONLOG_KAFKA=cluster.bootstrap) as stack:
-                return rows + _measured(stack, bare, "Kafka")
-        finally:
-            cluster.close()
+
+        def measure(folder: Path, log: str, environment: dict[str, str]) -> list[Row]:
+            with running(folder, **environment) as stack:
+                return _measured(stack, bare, log)
+
+        return on_both_logs(data, measure)
 
 
 def _measured(stack: Stack, bare: int, log: str) -> list[Row]:
     ours, batches, beside, limit, slow = [], [], [], [], []
     for _ in range(TURNS):
         limit.append(_load(bare, _event, CONNECTIONS)[0])
-        with frozen(stack, "projector"):
+        with frozen(stack.pid("projector")):
             rate, latencies = _load(stack.port, _event, CONNECTIONS)
             batches.append(BATCH * _load(stack.port, _batch, BATCH_CONNECTIONS)[0])
         ours.append(rate)
@@ -66,22 +58,6 @@ def _measured(stack: Stack, bare: int, log: str) -> list[Row]:
         row("events of batches of 100 / bare handler's requests", batches, limit, log),
         row("acknowledged append beside a busy projector and engine", beside, limit, f"all on the same cores, {log}"),
     ]
-
-
-@contextmanager
-def frozen(stack: Stack, name: str) -> Iterator[None]:
-    """A process of the stack does nothing meanwhile."""
-    os.kill(stack.pid(name), signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(stack.pid(name), signal.SIGCONT)
-
-
-def row(name: str, ours: list[float], limit: list[float], note: str) -> Row:
-    """Medians of both sides, and their ratio."""
-    mine, theirs = statistics.median(ours), statistics.median(limit)
-    return name, f"{mine:,.0f}/s", f"{theirs:,.0f}/s", f"**{mine / theirs:.2f}**", note
 
 
 @contextmanager

@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import orjson
-import psutil
+import psutil  # type: ignore[import-untyped]
 
-from bench.load import load, paced, post
-from bench.persons import fill
+from bench.filling import fill, settle
+from bench.load import capture, load, paced, post, until_visible
+from bench.report import Row
 from services.projector.rows import FRAGMENTS, columns
 from shared.runtime.settings import read, with_keys
 from shared.store.client import Store
@@ -24,10 +27,18 @@ from shared.store.queries import Query
 from shared.store.timeline import TIMELINE
 from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, running, wait_for
 
-RATE, RATE_SECONDS, PROBES = 2_000, 20.0, 200
-"""Writes a second beside the probes, for how long, and how many probes are measured idle."""
+TURNS = 5
+"""Of what is compared in turns: writes that are waited for."""
 
-CALLS = 200
+RATE, RATE_SECONDS, PROBES = 2_000, 3.0, 40
+"""Writes a second beside the probes of a turn, for how long, and how many of its probes are idle."""
+
+PROBERS = 4
+"""Clients that probe at the same time beside 2,000 writes a second: one would make too few for a p99."""
+
+CALLS, PATCH_SECONDS = 40, 1.0
+"""Of a turn: how often a SELECT and two INSERTs by hand, and how long PATCHes are sent."""
+
 DISK_RATE, DISK_SECONDS = 1_000, 60.0
 COMMANDS, MEMORY_TURNS = 250_000, 4
 """Captures of one turn; memory is looked at after each."""
@@ -36,9 +47,10 @@ PERSONS = 1_000_000
 RESTARTS = 3
 PEOPLE = 20_000
 
-PROCESSES = ("engine", "api", "projector", "deleter", "up")
+ANY = "/api/projects/1/persons/?limit=1"
+"""A read that is asked to reflect a write."""
 
-Row = tuple[str, str, str, str, str]
+PROCESSES = ("engine", "api", "projector", "deleter", "up")
 
 _SELECT = Query(name="one", sql="SELECT properties FROM fragments WHERE project = 2 AND fragment = {one:UUID}")
 
@@ -58,44 +70,29 @@ def life(data: Path) -> list[Row]:
 
 def _visible(stack: Stack) -> list[Row]:
     """From a write's first byte to the answer of a read that reflects it."""
-    idle = sorted(asyncio.run(_probes(stack.port, PROBES)))
-    busy = sorted(asyncio.run(_beside(stack.port)))
-    slow, alone = (each[int(len(each) * 0.99)] * 1_000 for each in (busy, idle))
-    middle = statistics.median(idle) * 1_000
-    return [
-        (f"write to visible at {RATE:,}/s / idle, p99", f"{slow:.0f} ms", f"{alone:.0f} ms", f"**{slow / alone:.1f}**",
-         f"p50 idle {middle:.0f} ms, at {RATE:,}/s {statistics.median(busy) * 1_000:.0f} ms; {len(busy)} probes"),
-    ]  # fmt: skip
+    idle: list[float] = []
+    busy: list[float] = []
+    for _ in range(TURNS):
+        settle(stack)
+        idle += asyncio.run(until_visible(stack.port, [_event(PEOPLE + 1)] * PROBES, ANY))
+        busy += asyncio.run(_beside(stack.port))
+    slow, alone = (sorted(each)[int(len(each) * 0.99)] * 1_000 for each in (busy, idle))
+    middle, loaded = (statistics.median(each) * 1_000 for each in (idle, busy))
+    note = f"p50 idle {middle:.0f} ms, at {RATE:,}/s {loaded:.0f} ms; {len(idle)} and {len(busy)} probes, {TURNS} turns"
+    name = f"write to visible at {RATE:,}/s / idle, p99"
+    return [(name, f"{slow:.0f} ms", f"{alone:.0f} ms", f"**{slow / alone:.1f}**", note)]
 
 
 async def _beside(port: int) -> list[float]:
     sending = asyncio.create_task(paced(port, _event, rate=RATE, seconds=RATE_SECONDS))
-    found: list[float] = []
-    while not sending.done():
-        found += await _probes(port, 10)
+
+    def meanwhile() -> Iterator[bytes]:
+        while not sending.done():
+            yield _event(PEOPLE + 1)
+
+    found = await asyncio.gather(*(until_visible(port, meanwhile(), ANY) for _ in range(PROBERS)))
     assert await sending >= 0.95 * RATE * RATE_SECONDS
-    return found
-
-
-async def _probes(port: int, count: int) -> list[float]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    found = []
-    try:
-        for _ in range(count):
-            began = time.perf_counter()
-            writer.write(_event(PEOPLE + 1))
-            head = await reader.readuntil(b"\r\n\r\n")
-            position = next(line[10:] for line in head.split(b"\r\n") if line.lower().startswith(b"position: "))
-            await reader.readexactly(15)
-            key = f"Authorization: Bearer {PERSONAL_KEY}\r\nMin-Position: ".encode() + position
-            writer.write(b"GET /api/projects/1/persons/?limit=1 HTTP/1.1\r\nHost: x\r\n" + key + b"\r\n\r\n")
-            head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200"), head
-            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
-            found.append(time.perf_counter() - began)
-    finally:
-        writer.close()
-    return found
+    return [seconds for one in found for seconds in one]
 
 
 def _patched(stack: Stack) -> Row:
@@ -109,10 +106,15 @@ def _patched(stack: Stack) -> Row:
         body = orjson.dumps({"properties": {"seats": number}})
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
-    latencies = asyncio.run(load(stack.port, patch, connections=1, seconds=10.0))[1]
-    ours, limit = statistics.median(latencies) * 1_000, asyncio.run(_by_hand(stack)) * 1_000
+    latencies: list[float] = []
+    by_hand: list[float] = []
+    for _ in range(TURNS):
+        settle(stack)
+        by_hand += asyncio.run(_by_hand(stack))
+        latencies += asyncio.run(load(stack.port, patch, connections=1, seconds=PATCH_SECONDS))[1]
+    ours, limit = statistics.median(latencies) * 1_000, statistics.median(by_hand) * 1_000
     return ("PATCH and wait, idle, p50 / one SELECT and two INSERTs", f"{ours:.1f} ms", f"{limit:.1f} ms",
-            f"**{ours / limit:.1f}**", f"{len(latencies)} PATCHes")  # fmt: skip
+            f"**{ours / limit:.1f}**", f"{len(latencies)} PATCHes in {TURNS} turns")  # fmt: skip
 
 
 def _path_of(stack: Stack, name: str) -> str:
@@ -120,10 +122,12 @@ def _path_of(stack: Stack, name: str) -> str:
     return f"/api/projects/1/persons/{found[0]['uuid']}/" if found else ""
 
 
-async def _by_hand(stack: Stack) -> float:
+async def _by_hand(stack: Stack) -> list[float]:
     settings, _ = with_keys(read(stack.environment))
     store = await Store.connect(settings.store_url)
     seconds = []
+    fact: tuple[Any, ...]
+    row: tuple[Any, ...]
     try:
         for number in range(CALLS):
             one = uuid4()
@@ -137,7 +141,7 @@ async def _by_hand(stack: Stack) -> float:
             seconds.append(time.perf_counter() - began)
     finally:
         await store.close()
-    return statistics.median(seconds)
+    return seconds
 
 
 def _disk(stack: Stack) -> Row:
@@ -171,12 +175,9 @@ def _size(folder: Path) -> int:
 def _memory(stack: Stack) -> list[Row]:
     start = _resident(stack)
     seen = []
-    for turn in range(MEMORY_TURNS):
-        for first in range(0, COMMANDS, 1_000):
-            events = [_sent(turn * COMMANDS + first + index) for index in range(1_000)]
-            answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": events}, key=None)
-            assert answer.status == 200, answer.body
-        wait_for(partial(_reflects, stack, answer.headers["Position"]), 300, "the projector")
+    for _ in range(MEMORY_TURNS):
+        at = capture(stack, COMMANDS, _sent)
+        wait_for(partial(_reflects, stack, at), 300, "the projector")
         seen.append(_resident(stack))
     return [
         (f"memory of {name} after {MEMORY_TURNS * COMMANDS / 1e6:.0f} M commands / at start",

@@ -11,20 +11,22 @@ from pathlib import Path
 
 import orjson
 
-from bench.appends import frozen, row
-from bench.load import load
+from bench.load import capture, get, load
+from bench.logs import frozen
 from bench.peer import fill, postgres, serving, update_batches
+from bench.projection import COMMANDS_COUNT, WITH_TIMELINE, database, engine, projected
+from bench.projection import fill as fill_log
+from bench.report import Row, row
 from shared.domain.ids import fragment_id
-from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, running, wait_for
+from tests.support.processes import PERSONAL_KEY, Stack, running, wait_for
 
-PERSONS, TURNS, SECONDS = 20_000, 5, 2.0
-BATCH, UPDATES, TRANSACTION = 500, 50_000, 1_000
-"""Events of a request that fills personlog; UPDATEs of a turn, and of one transaction."""
+PERSONS, TURNS, SECONDS = 20_000, 5, 1.0
+UPDATES, TRANSACTION = 50_000, 1_000
+"""Of a turn, and of one transaction."""
 
 READERS = (16, 64, 256)
 WRITERS = 64
 
-Row = tuple[str, str, str, str, str]
 Ask = Callable[[int], bytes]
 
 
@@ -33,26 +35,28 @@ def peers(data: Path) -> list[Row]:
     with postgres(data / "postgres") as dsn:
         asyncio.run(fill(dsn, PERSONS))
         with serving(dsn) as port, running(data / "stack") as stack:
-            _fill(stack)
+            capture_persons(stack, PERSONS)
             rows = [_reads(stack, port, readers) for readers in READERS]
             rows.append(_writes(stack, port))
         rows.append(_updates(dsn, data))
     return rows
 
 
+def asking(count: int, seed: int) -> Ask:
+    """GETs of so many persons by uuid, in no order."""
+    requests = [get(f"/api/projects/1/persons/{fragment_id(1, f'person-{number}')}/") for number in range(count)]
+    random.Random(seed).shuffle(requests)
+    return lambda number: requests[number % count]
+
+
 def _reads(stack: Stack, port: int, readers: int) -> Row:
-    key = f"Host: x\r\nAuthorization: Bearer {PERSONAL_KEY}\r\n\r\n"
-    ids = [str(fragment_id(1, f"person-{number}")) for number in range(PERSONS)]
     chosen = random.Random(readers)
     order = [chosen.randrange(PERSONS) for _ in range(PERSONS)]
-
-    def ours(number: int) -> bytes:
-        return f"GET /api/projects/1/persons/{ids[order[number % PERSONS]]}/ HTTP/1.1\r\n{key}".encode()
 
     def theirs(number: int) -> bytes:
         return f"GET /persons/{order[number % PERSONS]}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
-    mine, their, slow = _in_turns(stack.port, ours, port, theirs, readers)
+    mine, their, slow = _in_turns(stack.port, asking(PERSONS, readers), port, theirs, readers)
     return row(f"GET one / PostgreSQL point SELECT, c = {readers}", mine, their, f"p99 {slow:.0f} ms, uuid")
 
 
@@ -73,7 +77,7 @@ def _writes(stack: Stack, port: int) -> Row:
         line = f"PATCH /persons/{number % PERSONS}/ HTTP/1.1\r\nHost: x\r\nContent-Length: {len(sent)}\r\n\r\n"
         return line.encode() + sent
 
-    with frozen(stack, "projector"):
+    with frozen(stack.pid("projector")):
         mine, their, slow = _in_turns(stack.port, ours, port, theirs, WRITERS)
     name = f"PATCH, respond-async / PostgreSQL JSONB UPDATE, c = {WRITERS}"
     return row(name, mine, their, f"p99 {slow:.0f} ms, fsync on for both, projector paused")
@@ -81,20 +85,22 @@ def _writes(stack: Stack, port: int) -> Row:
 
 def _updates(dsn: str, data: Path) -> Row:
     """Commands that a projector folds and writes, timeline and all, against UPDATEs in transactions of 1,000."""
-    from bench.__main__ import caught_up  # which asks this question
-
     changes = [
         (number % PERSONS, orjson.dumps({"a": number, "b": "some text", "c": number / 4, "d": [number]}).decode())
         for number in range(UPDATES)
     ]
-    theirs = []
-    for _ in range(TURNS):
-        began = time.perf_counter()
-        asyncio.run(update_batches(dsn, changes, TRANSACTION))
-        theirs.append(UPDATES / (time.perf_counter() - began))
+    mine, theirs = [], []
+    with engine(data / "projector") as stack:
+        asyncio.run(fill_log(stack, COMMANDS_COUNT))
+        for turn in range(TURNS):
+            began = time.perf_counter()
+            asyncio.run(update_batches(dsn, changes, TRANSACTION))
+            theirs.append(UPDATES / (time.perf_counter() - began))
+            with database(stack, f"turn_{turn}") as one:
+                mine.append(projected(one, WITH_TIMELINE, COMMANDS_COUNT))
     name = "projected commands, with timeline / PostgreSQL batched UPDATE"
-    with caught_up(data / "projector") as (_, rate):
-        return row(name, [rate], theirs, f"{TRANSACTION:,} a transaction")
+    note = f"{COMMANDS_COUNT:,} commands, cold; {UPDATES:,} UPDATEs, {TRANSACTION:,} a transaction"
+    return row(name, mine, theirs, note)
 
 
 def _in_turns(port: int, ours: Ask, peer: int, theirs: Ask, count: int) -> tuple[list[float], list[float], float]:
@@ -107,14 +113,12 @@ def _in_turns(port: int, ours: Ask, peer: int, theirs: Ask, count: int) -> tuple
     return mine, their, statistics.median(slow)
 
 
-def _fill(stack: Stack) -> None:
-    for start in range(0, PERSONS, BATCH):
-        events = [
-            {"event": "seen", "distinct_id": f"person-{number}", "properties": {"$set": {
-                "a": number, "b": "some text", "c": number / 4, "d": [number], "e": 1, "f": 2, "g": 3}}}
-            for number in range(start, start + BATCH)
-        ]  # fmt: skip
-        answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": events}, key=None)
-        assert answer.status == 200, answer.body
-    at = answer.headers["Position"]
+def capture_persons(stack: Stack, count: int) -> None:
+    """So many persons with the properties that bench's commands set; waits until they are visible."""
+
+    def event(number: int) -> dict[str, object]:
+        properties = {"a": number, "b": "some text", "c": number / 4, "d": [number], "e": 1, "f": 2, "g": 3}
+        return {"event": "seen", "distinct_id": f"person-{number}", "properties": {"$set": properties}}
+
+    at = capture(stack, count, event)
     wait_for(lambda: stack.persons("/?limit=1", Min_Position=at).status == 200, 120, "persons to be visible")

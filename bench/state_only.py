@@ -1,0 +1,50 @@
+"""A projector that keeps state and positions but writes no facts: what it saves is what the timeline costs.
+
+`python -m bench.state_only` with the settings of a stack. Never for a store that somebody reads.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+
+from services.projector.app import GC_THRESHOLDS, GROUP
+from services.projector.fold import FragmentFolder
+from services.projector.tables import ClickHouseTables, Facts
+from services.projector.worker import Worker
+from shared.domain.ids import COMMANDS
+from shared.log.connect import connect_log
+from shared.runtime.lifecycle import run
+from shared.runtime.settings import read, with_keys
+from shared.store.connect import connect_store
+
+
+class StateOnly(ClickHouseTables):
+    """Facts are folded and dropped."""
+
+    async def write_facts(self, facts: Facts) -> None: ...
+
+
+async def main() -> None:
+    settings, _ = with_keys(read(os.environ))
+    log, store = connect_log(settings), await connect_store(settings)
+    await log.start()
+    worker = Worker(
+        log=log,
+        reader=log.reader(COMMANDS, GROUP),
+        tables=StateOnly(store),
+        folder=FragmentFolder(),
+        monotonic=time.monotonic,
+    )
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    try:
+        await worker.run()
+    finally:
+        await log.close()
+        await store.close()
+
+
+if __name__ == "__main__":
+    run(main())

@@ -31,6 +31,7 @@ from services.api.blocks import Blocks
 from services.api.calls import LIMITS, Route, mount
 from services.api.context import CONTEXT, Context
 from services.api.errors import error_middleware
+from services.api.express import ExpressPerson
 from services.api.limits import Limits
 from services.api.reads import Reads
 from services.api.stamps import Stamps, uuid7
@@ -45,6 +46,7 @@ from shared.runtime.express import Express
 from shared.runtime.lifecycle import collect_seldom, serve
 from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
+from shared.store.changes import Changes, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store
 from shared.store.objects import Objects
@@ -76,9 +78,10 @@ async def run(settings: Settings) -> None:
     try:
         await log.start()
         limits = Limits(settings.key_rate, settings.key_burst)
-        context = await build(log, store, Objects(settings.objects_url), SystemClock(), limits)
+        changes = changes_of(settings, log.partitions())
+        context = await build(log, store, Objects(settings.objects_url), SystemClock(), limits, changes)
         app = application(context, settings.static)
-        express = Express(capture.ExpressCapture(context, _observe_capture))
+        express = Express(capture.ExpressCapture(context, _observe_capture), ExpressPerson(context, _observe_answer))
         runner = await serve(app, settings.host, settings.port, reuse_port=True, express=express)
         collect_seldom(COLLECTED_OBJECTS)
         await asyncio.Event().wait()
@@ -94,12 +97,19 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
-async def build(log: Log, store: Store, objects: Objects, clock: Clock, limits: Limits | None = None) -> Context:
+async def build(
+    log: Log,
+    store: Store,
+    objects: Objects,
+    clock: Clock,
+    limits: Limits | None = None,
+    changes: Changes | None = None,
+) -> Context:
     """The parts of one API process on a started log, a connected store and an object store."""
     access = Access(store, clock)
     await access.start()
     stamps = Stamps(clock)
-    reads = Reads(store, log.partitions, stamps.seen)
+    reads = Reads(store, log.partitions, stamps.seen, changes)
     watermarks = Watermarks(store, reads.queries["watermarks"], stamps.seen)
     await watermarks.refresh()
 
@@ -153,8 +163,12 @@ async def _observe(
     return response
 
 
+def _observe_answer(method: str, route: str, status: int, seconds: float) -> None:
+    _timer(method, route, status).observe(seconds)
+
+
 def _observe_capture(path: str, status: int, seconds: float) -> None:
-    _timer("POST", path, status).observe(seconds)
+    _observe_answer("POST", path, status, seconds)
 
 
 @cache

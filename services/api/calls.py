@@ -276,8 +276,8 @@ def _judge_key(request: web.Request, route: Route) -> None:
 async def _respond(call: Call, answer: Answer) -> web.StreamResponse:
     if isinstance(answer.body, Rows | Lines):  # before the position is told: it must not be newer than what is read
         await answer.body.start()
-    positions = call.context.reflected() if answer.positions is None else answer.positions
-    headers = answer.headers | ({POSITION_HEADER: format_positions(list(positions))} if positions else {})
+    token = call.context.reflected() if answer.positions is None else format_positions(list(answer.positions))
+    headers = answer.headers | ({POSITION_HEADER: token} if token else {})
     if answer.body is None:
         return web.Response(status=answer.status, headers=headers)
     if call.format == "csv":

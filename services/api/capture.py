@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from services.api import errors
 from services.api.access import Project
@@ -76,17 +77,28 @@ class ExpressCapture:
 
     def __init__(self, context: Context, observe: Callable[[str, int, float], None]) -> None:
         """`observe` takes the path, the status and the seconds of each answer."""
-        self.paths = frozenset(path + slash for path in PATHS for slash in ("", "/"))
+        paths = (path + slash for path in PATHS for slash in ("", "/"))
+        self._lines = {f"POST {path} HTTP/1.1".encode(): path for path in paths}
         self._context, self._observe = context, observe
+
+    def line(self, line: bytes) -> str | None:
+        """The path."""
+        return self._lines.get(line)
+
+    def headers(self, headers: CIMultiDictProxy[str]) -> str | None:
+        """The encoding; forms are rare and slow."""
+        if "form" in headers.get("Content-Type", "").lower():
+            return None
+        return headers.get("Content-Encoding", "")
 
     def take(self, head: Head, body: bytes) -> Taken | None:
         context = self._context
         if not context.load.spare():
             return None
         try:
-            captured = decode(body, "", {}, head.encoding)
+            captured = decode(body, "", {}, head.headers)
             project = project_of(context, captured)
-            outcomes = outcomes_of(context, captured, project, unnamed=unnamed_at(head.path))
+            outcomes = outcomes_of(context, captured, project, unnamed=unnamed_at(head.line))
             entries = [entry for outcome in outcomes if not isinstance(outcome, BadInput) for entry in outcome]
             if not entries or any(isinstance(outcome, BadInput) for outcome in outcomes):
                 return None
@@ -98,10 +110,10 @@ class ExpressCapture:
         error = taken.future.exception()
         if error is None:
             _STORED.inc(taken.note)
-            self._observe(head.path, 200, seconds)
+            self._observe(head.line, 200, seconds)
             return answer_of(200, OK, {"Position": format_positions(taken.future.result())})
         refusal = errors.of(error if isinstance(error, PersonlogError) else PersonlogError())
-        self._observe(head.path, refusal.status, seconds)
+        self._observe(head.line, refusal.status, seconds)
         return answer_of(refusal.status, refusal.body(), refusal.headers)
 
 

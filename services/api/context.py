@@ -22,6 +22,13 @@ from shared.runtime.clock import Clock
 from shared.store.client import Store
 
 
+class Told:
+    """The token that reads answer with, and when it was put together."""
+
+    known: tuple[int, int] | None = None
+    token = ""
+
+
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of one API process."""
 
@@ -37,19 +44,26 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     mint: Mint
     blocks: Blocks
     load: Load = msgspec.field(default_factory=Load)
+    told: Told = msgspec.field(default_factory=Told)
 
     async def append(self, commands: Sequence[Command]) -> list[Position]:
         """Append commands in order; durable on return. BadInput when one is larger than a record may be."""
         return await self.log.append(self.entries(commands))
 
-    def reflected(self) -> list[Position]:
-        """What answers reflect at least: what reads have seen, and what the tables were known to hold before."""
-        versions = self.watermarks.versions()
-        for key, version in self.reads.reached.items():
-            versions[key] = max(version, versions.get(key, 0))
-        return [
-            Position(*key, offset_of(version)) for key, version in versions.items() if version and key[0] != DELETIONS
-        ]  # persons are a matter of the other two topics, and `as_of` takes what a read has answered with
+    def reflected(self) -> str:
+        """What answers reflect at least, as a token: what reads have seen, and what the tables were known to hold."""
+        told, known = self.told, (self.reads.loads, self.watermarks.polls)
+        if told.known != known:
+            versions = self.watermarks.versions()
+            for key, version in self.reads.reached.items():
+                versions[key] = max(version, versions.get(key, 0))
+            told.known = known
+            told.token = format_positions([
+                Position(*key, offset_of(version))
+                for key, version in versions.items()
+                if version and key[0] != DELETIONS
+            ])  # persons are a matter of the other two topics, and `as_of` takes what a read has answered with
+        return told.token
 
     async def reached(self, positions: Sequence[Position]) -> None:
         """Return once reads see these positions; NotYet after the usual time.

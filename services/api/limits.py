@@ -21,6 +21,11 @@ class Limits:
         self._interval = int(SECOND_US / rate) if rate > 0 else 0
         self._due: dict[UUID, int] = {}  # as many as there are keys
 
+    @property
+    def counting(self) -> bool:
+        """Whether there is a limit at all."""
+        return self._interval > 0
+
     def take(self, key: UUID, now_us: int) -> dict[str, str]:
         """Count one request; the RateLimit headers of its answer, none while limits are off. 429 when too early."""
         if not self._interval:

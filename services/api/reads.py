@@ -12,7 +12,9 @@ from typing import Any
 from uuid import UUID
 
 from services.api.coalesce import Coalesced
+from services.api.kept import UNKNOWN, Kept, Unknown
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of, position_key
+from shared.store.changes import Changes
 from shared.store.client import Store
 from shared.store.person import Person, person_of
 from shared.store.queries import Query
@@ -29,6 +31,9 @@ ROUNDS_MAX = 100_000
 
 ATTEMPTS_MAX = 3
 """A merge may land between the rounds of a read, which is then done again; not for ever."""
+
+MEMBERS_KNOWN_MAX = 20
+"""Fragments of a person that is put together without a turn of its own; more take too long to look up one by one."""
 
 CURSOR_START = (2**63 - 1, "g")
 """Before the newest person: the highest time, and a text above every uuid."""
@@ -47,13 +52,23 @@ Judge = Callable[[Sequence[Person]], Awaitable[Sequence[bool]]]
 class Reads:
     """All reads of persons of one API process. `seen` is told the stamps of position rows."""
 
-    def __init__(self, store: Store, partitions: Callable[[], dict[str, int]], seen: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        partitions: Callable[[], dict[str, int]],
+        seen: Callable[[int], None],
+        changes: Changes | None = None,
+    ) -> None:
+        """`changes` of a store all of whose writers mark there what they write: then rows are kept."""
+        self._kept = {topic: Kept(topic, changes) for topic in (COMMANDS, IDENTITY)}
         self._store, self._partitions, self._seen = store, partitions, seen
         self.queries = load_queries(Path(__file__).with_name("reads.sql"))
         self._fragments: Coalesced[Key, tuple[Any, ...]] = Coalesced(self._load_fragments)
         self._identities: Coalesced[Key, tuple[Any, ...]] = Coalesced(self._load_identities)
         self._numbers: Coalesced[tuple[int, int], UUID] = Coalesced(self._load_numbers)
         self.reached: dict[tuple[str, int], int] = {}
+        self.loads = 0
+        """How often the store was asked: `reached` is the same as long as this is."""
 
     async def fragment_of(self, project: int, number: int) -> UUID | None:
         """The fragment with this integer id."""
@@ -98,14 +113,48 @@ class Reads:
     ) -> tuple[dict[UUID, tuple[Any, ...]], dict[UUID, tuple[Any, ...]]]:
         """Fragment rows and identity rows, asked for together."""
         keys = [(project, fragment) for fragment in fragments]
-        rows, identities = await asyncio.gather(
-            asyncio.gather(*(self._fragments.get(key) for key in keys)),
-            asyncio.gather(*(self._identities.get(key) for key in keys)),
-        )
+        rows, identities = self._known(keys)
+        unread = [key for key in keys if key not in rows], [key for key in keys if key not in identities]
+        if unread[0] or unread[1]:
+            found = await asyncio.gather(
+                asyncio.gather(*(self._fragments.get(key) for key in unread[0])),
+                asyncio.gather(*(self._identities.get(key) for key in unread[1])),
+            )
+            rows |= zip(unread[0], found[0], strict=True)
+            identities |= zip(unread[1], found[1], strict=True)
         return (
-            {fragment: row for fragment, row in zip(fragments, rows, strict=True) if row is not None},
-            {fragment: row for fragment, row in zip(fragments, identities, strict=True) if row is not None},
+            {key[1]: row for key, row in rows.items() if row is not None},
+            {key[1]: row for key, row in identities.items() if row is not None},
         )
+
+    def _known(self, keys: Sequence[Key]) -> tuple[dict[Key, Any], dict[Key, Any]]:
+        """Of fragments and of identities, the rows that are proven to be the newest; None for those without."""
+        rows, identities = (
+            {key: row for key in keys if (row := kept.find(key)) is not UNKNOWN} for kept in self._kept.values()
+        )
+        return rows, identities
+
+    def person_known(self, project: int, fragment: UUID) -> Person | None:
+        """The person that holds a fragment when all its rows are known to be the newest; else None, as for nobody."""
+        identities: dict[UUID, Any] = {}
+        rows: dict[UUID, Any] = {}
+        named = self._kept[IDENTITY].find((project, fragment))
+        if isinstance(named, Unknown):
+            return None
+        root: UUID = fragment if named is None else named[3]
+        head = named if root == fragment else self._kept[IDENTITY].find((project, root))
+        if isinstance(head, Unknown) or (head is not None and (head[3] != root or len(head[4]) > MEMBERS_KNOWN_MAX)):
+            return None
+        members = list(head[4]) if head is not None and head[4] else [root]
+        for member in members:
+            row, identity = (kept.find((project, member)) for kept in self._kept.values())
+            if isinstance(row, Unknown) or isinstance(identity, Unknown):
+                return None
+            if row is not None:
+                rows[member] = row
+            if identity is not None:
+                identities[member] = identity
+        return person_of(project, root, members, (rows, identities))
 
     async def _load_fragments(self, keys: Sequence[Key]) -> dict[Key, tuple[Any, ...]]:
         count = self._partitions()[COMMANDS]
@@ -119,6 +168,8 @@ class Reads:
         self, query: str, topic: str, keys: Sequence[Key], partitions: Iterable[int]
     ) -> dict[Key, tuple[Any, ...]]:
         positions = {position_key(topic, partition): partition for partition in partitions}
+        kept = self._kept[topic]
+        looked = kept.looked(list(keys))
         rows = await self._store.rows(
             self.queries[query],
             projects=sorted({0, *(project for project, _ in keys)}),
@@ -128,7 +179,10 @@ class Reads:
             if row[0] == 0 and row[1] in positions:
                 self.reached[topic, positions[row[1]]] = row[2]
                 self._seen(row[7])
-        return {(row[0], row[1]): row for row in rows if row[0] != 0}
+        found = {(row[0], row[1]): row for row in rows if row[0] != 0}
+        kept.keep(looked, found, self.reached)
+        self.loads += 1
+        return found
 
     async def _load_numbers(self, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], UUID]:
         rows = await self._store.rows(

@@ -29,6 +29,8 @@ class Watermarks:
         self._topics = {ord(letter): topic for topic, letter in TOPIC_LETTERS.items()}
         self._waiters: dict[asyncio.Future[None], Sequence[Position]] = {}
         self._poller: asyncio.Task[None] | None = None
+        self.polls = 0
+        """How often the store was asked: the versions are the same as long as this is."""
 
     async def wait(self, positions: Sequence[Position], seconds: float = WAIT_SECONDS_MAX) -> None:
         """Return once every position is visible to reads; NotYet after `seconds`. A missing row means stale."""
@@ -50,7 +52,9 @@ class Watermarks:
 
     async def refresh(self) -> None:
         """Read every position row now. Raises Transient."""
-        for key, version, stamp in await self._store.rows(self._query):
+        rows = await self._store.rows(self._query)
+        self.polls += 1
+        for key, version, stamp in rows:
             topic = self._topics.get(key.int & 0xFF)
             partition = key.int >> 64
             if topic is not None and position_key(topic, partition) == key:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 
 from aiohttp import web
@@ -17,6 +18,7 @@ from shared.runtime import telemetry
 from shared.runtime.lifecycle import collect_seldom, serve
 from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
+from shared.store.changes import changes_of
 from shared.store.connect import connect_store
 
 GROUP = "projector"
@@ -41,6 +43,7 @@ async def run(settings: Settings) -> None:
             _observe(progress)
             flushed.set()
 
+        changes = changes_of(settings, log.partitions())
         folders: tuple[Folder, ...] = (FragmentFolder(), IdentityFolder())
         workers = [
             Worker(
@@ -50,6 +53,8 @@ async def run(settings: Settings) -> None:
                 folder=folder,
                 monotonic=time.monotonic,
                 observe=observe,
+                changes=changes,
+                nonce=secrets.randbits(64),
             )
             for folder in folders
         ]

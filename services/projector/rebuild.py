@@ -30,6 +30,7 @@ from shared.domain.ids import COMMANDS, IDENTITY, Position, offset_of, partition
 from shared.log.connect import connect_log
 from shared.runtime.clock import SystemClock
 from shared.runtime.settings import Settings
+from shared.store.changes import all_changing, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store
 from shared.store.queries import load as load_queries
@@ -72,7 +73,7 @@ async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], 
     store = await connect_store(settings)
     try:
         await log.start()
-        with _only_one(settings.data / "run"):
+        with _only_one(settings.data / "run"), all_changing(changes_of(settings, log.partitions())):
             return await Rebuild(store, log.partitions(), SystemClock().now_us, tell).run(verify=verify)
     finally:
         await log.close()

@@ -20,6 +20,7 @@ from shared.domain.commands import Command, decode, encode, route
 from shared.domain.errors import BadRecord, Corrupt, Fenced, Transient
 from shared.domain.ids import DEAD, Position, offset_of
 from shared.log.port import Entry, Log, Reader, Record
+from shared.store.changes import Changes
 from shared.store.timeline import Row
 
 BATCH_RECORDS_MAX = 10_000
@@ -36,6 +37,8 @@ BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.05, 2.0
 
 DEAD_IN_A_ROW_MAX = 100
 """More dead letters in a row than this mean that the projector is wrong, not the records: the partition stops."""
+
+_EVEN = (1 << 64) - 2
 
 LOAD_ROUNDS_MAX = 8
 """Rounds of loading before a fold: a fragment, its root, the root's members, and as much again after merges."""
@@ -63,7 +66,11 @@ class Worker:
         folder: Folder,
         monotonic: Callable[[], float],
         observe: Callable[[Progress], None] = lambda progress: None,
+        changes: Changes | None = None,
+        nonce: int = 0,
     ) -> None:
+        """`changes` is told what every flush writes, with values from `nonce` on, which must be new to this setup."""
+        self._changes, self._nonce = changes, nonce & _EVEN
         self._log, self._reader, self._tables, self._folder = log, reader, tables, folder
         self._monotonic, self._observe = monotonic, observe
         self._confirmed: dict[int, Position] = {}
@@ -143,6 +150,8 @@ class Worker:
             if position.offset > heads[partition].offset:
                 raise Corrupt(f"The store is ahead of the log: {position} after {heads[partition]}.")
             self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
+            if self._changes is not None:
+                self._changes.announce(topic, [(partition, version)])
             self._reader.seek(position)
 
     async def _gather(self) -> list[Record]:
@@ -236,7 +245,7 @@ class Worker:
         failures = [failure_row(record, reason) for record, reason in batch.dead]
         facts = batch.facts._replace(timeline=[*batch.facts.timeline, *failures])
         await self._tables.write_facts(facts)
-        await self._tables.write_state(self._folder.topic, state, vouched)
+        await self._write_state(state, vouched)
         await self._reader.commit([position for position, _, _ in vouched])
         self._observe(
             Progress(
@@ -247,6 +256,18 @@ class Worker:
                 rows=len(state),
             )
         )
+
+    async def _write_state(self, state: list[Row], vouched: list[tuple[Position, int, int]]) -> None:
+        topic, changes = self._folder.topic, self._changes
+        if changes is None:
+            await self._tables.write_state(topic, state, vouched)
+            return
+        slots = [changes.slot(topic, row[0], row[1]) for row in state]
+        changes.mark(slots, self._nonce | 1)
+        changes.announce(topic, ((position.partition, position.version) for position, _, _ in vouched))
+        await self._tables.write_state(topic, state, vouched)
+        self._nonce = self._nonce + 2 & _EVEN
+        changes.mark(slots, self._nonce)
 
     async def _land(self) -> None:
         """Wait for the flush in flight; its positions are confirmed, or its error is ours."""

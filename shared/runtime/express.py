@@ -1,8 +1,8 @@
 """Small requests answered without a task each: aiohttp's way through one costs more than what is done with it.
 
 A request that comes whole, in one piece, with a head as any client sends it, is offered to a `Taker`; all else, and
-what it does not take, goes aiohttp's way. aiohttp's own parser judges heads, once for each wording: those of one client
-differ in the length of the body at most.
+what it does not take, goes aiohttp's way. aiohttp's own parser judges headers, once for each wording: those of one
+client differ in the length of the body at most.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, Protocol
 
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http import HttpRequestParser, HttpVersion11
+from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDictProxy
 
 HEADS_MAX = 4_096
-"""Wordings of heads that are kept, of some 300 bytes each; all are forgotten above."""
+"""Wordings of headers that are kept, of some 300 bytes each; all are forgotten above."""
 
 HEAD_BYTES_MAX = 4_096
 """A longer head is judged for each request, by aiohttp."""
@@ -26,15 +27,16 @@ BODY_BYTES_MAX = 262_144
 """What a socket gives in one piece at most."""
 
 UNKNOWN_IN_A_ROW_MAX = 8
-"""A connection whose heads are new each time (with a trace id, say) gains nothing here: it goes aiohttp's way."""
+"""A connection whose headers are new each time (with a trace id, say) gains nothing here: it goes aiohttp's way."""
 
 
 class Head(NamedTuple):
-    """What a head says: its path, the length of its body, its `Content-Encoding`."""
+    """What a head says: whose it is, the length of its body, and what its taker wants to know of line and headers."""
 
-    path: str
+    taker: Taker
     length: int
-    encoding: str
+    line: Any
+    headers: Any
 
 
 class Taken(NamedTuple):
@@ -45,12 +47,17 @@ class Taken(NamedTuple):
 
 
 class Taker(Protocol):
-    """Who takes requests. Nothing that it does may raise."""
+    """Who takes requests of a kind. Nothing that it does may raise."""
 
-    paths: frozenset[str]
+    def line(self, line: bytes) -> Any:
+        """What it wants to know of a request with this first line; None when it is not of its kind, or not HTTP/1.1."""
 
-    def take(self, head: Head, body: bytes) -> Taken | None:
-        """Begin with a request, without waiting. None when it must go aiohttp's way; nothing has been done then."""
+    def headers(self, headers: CIMultiDictProxy[str]) -> Any:
+        """What it wants to know of these headers, once for each wording; None when they ask for more than it does."""
+
+    def take(self, head: Head, body: bytes) -> Taken | bytes | None:
+        """Begin with a request, without waiting, or answer it. None when it must go aiohttp's way: nothing has been
+        done then."""
 
     def answer(self, head: Head, taken: Taken, seconds: float) -> bytes:
         """The whole answer, now that the future is done; the request came so long ago."""
@@ -59,43 +66,52 @@ class Taker(Protocol):
 class Express:
     """What the connections of a server share."""
 
-    def __init__(self, taker: Taker) -> None:
-        self.taker = taker
-        self._heads: dict[bytes, Head | None] = {}
+    def __init__(self, *takers: Taker) -> None:
+        self._takers = takers
+        self._judged: dict[bytes, tuple[int, dict[Taker, Any]] | None] = {}
 
-    def known(self, text: bytes) -> bool:
-        return text in self._heads
+    def known(self, headers: bytes) -> bool:
+        return headers in self._judged
 
-    def head(self, text: bytes) -> Head | None:
-        """What these bytes of a head say; None when it must go aiohttp's way."""
-        if text not in self._heads:
-            if len(self._heads) >= HEADS_MAX:
-                self._heads.clear()
-            self._heads[text] = self._judged(text)
-        return self._heads[text]
+    def head(self, line: bytes, headers: bytes) -> Head | None:
+        """What these bytes say, headers from the line's end to the empty line; None when aiohttp must see them."""
+        for taker in self._takers:
+            asked = taker.line(line)
+            if asked is not None:
+                break
+        else:
+            return None
+        if headers not in self._judged:
+            if len(self._judged) >= HEADS_MAX:
+                self._judged.clear()
+            self._judged[headers] = self._judge(headers)
+        judged = self._judged[headers]
+        note = judged[1][taker] if judged is not None else None
+        return Head(taker, judged[0], asked, note) if judged is not None and note is not None else None
 
-    def _judged(self, text: bytes) -> Head | None:
+    def _judge(self, text: bytes) -> tuple[int, dict[Taker, Any]] | None:
         loop = asyncio.get_running_loop()
+        parser = HttpRequestParser(BaseProtocol(loop), loop, HEAD_BYTES_MAX)
         try:
-            messages, upgraded, rest = HttpRequestParser(BaseProtocol(loop), loop, HEAD_BYTES_MAX).feed_data(text)
+            messages, upgraded, rest = parser.feed_data(b"POST / HTTP/1.1" + text)
         except HttpProcessingError:
             return None
         if len(messages) != 1 or upgraded or rest:
             return None
         message = messages[0][0]
         headers = message.headers
-        plain = (
-            message.method == "POST"
-            and message.version == HttpVersion11
-            and message.path in self.taker.paths
-            and not (message.should_close or message.upgrade or message.chunked)
-            and not any(name in headers for name in ("Origin", "Expect", "Transfer-Encoding"))
-            and "form" not in headers.get("Content-Type", "").lower()
-        )
-        lengths = headers.getall("Content-Length", [])
-        if not plain or len(lengths) != 1 or not lengths[0].isdecimal() or int(lengths[0]) > BODY_BYTES_MAX:
+        lengths = headers.getall("Content-Length", ["0"])
+        if (
+            message.should_close
+            or message.upgrade
+            or message.chunked
+            or any(name in headers for name in ("Origin", "Expect", "Transfer-Encoding"))
+            or len(lengths) != 1
+            or not lengths[0].isdecimal()
+            or int(lengths[0]) > BODY_BYTES_MAX
+        ):
             return None
-        return Head(message.path, int(lengths[0]), headers.get("Content-Encoding", ""))
+        return int(lengths[0]), {taker: taker.headers(headers) for taker in self._takers}
 
 
 class Connection(web.RequestHandler):
@@ -133,22 +149,29 @@ class Connection(web.RequestHandler):
     def _take(self, data: bytes) -> bool:
         """Whether this is a request that is being answered; else aiohttp gets it, and it is known where it ends, or
         the connection is ordinary from now on."""
-        end = data.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX) + 4
-        text = data[:end]
-        self._unknown = 0 if self._express.known(text) else self._unknown + 1
-        head = self._express.head(text) if end > 4 and self._unknown <= UNKNOWN_IN_A_ROW_MAX else None
+        begin, end = data.find(b"\r\n"), data.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX) + 4
+        headers = data[begin:end]
+        self._unknown = 0 if self._express.known(headers) else self._unknown + 1
+        whole = end > 4 and self._unknown <= UNKNOWN_IN_A_ROW_MAX
+        head = self._express.head(data[:begin], headers) if whole else None
         rest = end + head.length - len(data) if head is not None else -1
         self._ordinary = rest < 0
         self._rest = max(rest, 0)
         waiter = self._waiter
-        idle = waiter is not None and not waiter.done() and not self._messages  # aiohttp has answered what came before
+        waits = waiter is not None and not waiter.done() and not self._messages
+        idle = waits or self._request_count == 0  # aiohttp has answered what came before, or got nothing yet
         if rest or not idle or self._paused or self._close or self._force_close:
             return False
         assert head is not None
         began = time.perf_counter()
-        taken = self._express.taker.take(head, data[end:])
+        taken = head.taker.take(head, data[end:])
         if taken is None:
             return False
+        if isinstance(taken, bytes):
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            if self.transport is not None:
+                self.transport.write(taken)
+            return True
         self._began = began
         self._taken = head, taken
         self._request_in_progress = True  # a shutdown waits for it
@@ -159,7 +182,7 @@ class Connection(web.RequestHandler):
     def _answer(self, future: asyncio.Future[Any]) -> None:
         assert self._taken is not None
         (head, taken), self._taken = self._taken, None
-        answer = self._express.taker.answer(head, taken, time.perf_counter() - self._began)
+        answer = head.taker.answer(head, taken, time.perf_counter() - self._began)
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         self._request_in_progress = False
         if self.transport is not None:

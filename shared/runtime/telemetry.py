@@ -17,6 +17,7 @@ HTTP_SECONDS = Histogram(
 CAPTURED = Counter("personlog_captured_events", "Captured events by outcome at the API.", ["outcome"])
 RECORDED = Counter("personlog_recorded_blocks", "Blocks of recordings by outcome at the API.", ["outcome"])
 REFUSED = Counter("personlog_refused_requests", "Requests refused for load, by what was full.", ["reason"])
+KNOWN = Counter("personlog_known_persons", "Persons answered from rows that were known to be the newest.")
 PROJECTED = Counter("personlog_projected_records", "Records folded, by topic and outcome.", ["topic", "outcome"])
 FLUSHED_ROWS = Counter("personlog_flushed_rows", "State rows written, by topic.", ["topic"])
 DEAD_LETTERS = Counter("personlog_dead_letters", "Records set aside, by topic.", ["topic"])

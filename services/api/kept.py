@@ -1,0 +1,82 @@
+"""Rows of persons that were read before and are still the newest, as `shared.store.changes` proves. Never asks itself.
+
+Without a proof (another machine's store, a writer that marks nothing) nothing is kept and every read asks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Final
+from uuid import UUID
+
+from shared.store.changes import Changes
+
+KEPT_BYTES_MAX = 32 * 1_048_576
+"""Of all kept rows, estimated; the least recently used go first."""
+
+ROW_BYTES = 600
+"""Of a row besides its texts: the tuple, its key and its place."""
+
+Key = tuple[int, UUID]
+Row = tuple[Any, ...]
+
+
+class Unknown:
+    """That nothing is known of a row; None is that there is none."""
+
+
+UNKNOWN: Final = Unknown()
+
+
+class Kept:
+    """The newest rows of one topic's table, by (project, fragment)."""
+
+    def __init__(self, topic: str, changes: Changes | None) -> None:
+        self._topic, self._changes = topic, changes
+        self._rows: OrderedDict[Key, tuple[Row | None, int, int, int]] = OrderedDict()  # row, slot, seen, bytes
+        self._bytes = 0
+
+    def find(self, key: Key) -> Row | Unknown | None:
+        """The row as it is in the table now, None when it has none, UNKNOWN when the table must be asked."""
+        found = self._rows.get(key)
+        if found is None or self._changes is None:
+            return UNKNOWN
+        row, slot, seen, _ = found
+        if self._changes.seen(slot) != seen:
+            self._forget(key)
+            return UNKNOWN
+        self._rows.move_to_end(key)
+        return row
+
+    def looked(self, keys: list[Key]) -> dict[Key, tuple[int, int]]:
+        """To be called before the table is asked: what `keep` wants to know of those that may be kept."""
+        changes = self._changes
+        if changes is None:
+            return {}
+        slots = ((key, changes.slot(self._topic, *key)) for key in keys)
+        return {key: (slot, seen) for key, slot in slots if (seen := changes.seen(slot)) is not None}
+
+    def keep(
+        self, looked: dict[Key, tuple[int, int]], rows: dict[Key, Row], reached: dict[tuple[str, int], int]
+    ) -> None:
+        """Keep what was read; `reached` is how far the table was in each partition, by (topic, partition)."""
+        changes = self._changes
+        if changes is None:
+            return
+        topic = self._topic
+        for key, (slot, seen) in looked.items():
+            partition = changes.partition(topic, *key)
+            if reached.get((topic, partition), 0) > changes.announced(topic, partition):
+                continue  # somebody writes who marks nothing
+            self._forget(key)
+            row = rows.get(key)
+            size = ROW_BYTES + sum(len(value) for value in row or () if isinstance(value, str | list))
+            self._rows[key] = row, slot, seen, size
+            self._bytes += size
+        while self._bytes > KEPT_BYTES_MAX:
+            self._bytes -= self._rows.popitem(last=False)[1][3]
+
+    def _forget(self, key: Key) -> None:
+        found = self._rows.pop(key, None)
+        if found is not None:
+            self._bytes -= found[3]

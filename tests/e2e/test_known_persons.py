@@ -1,0 +1,150 @@
+"""GETs that are answered without asking the store: the same answers as by it, and never older than anybody saw."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections.abc import Iterator
+
+import orjson
+import pytest
+
+from shared.domain.ids import fragment_id
+from tests.support.processes import PERSONAL_KEY, Stack, running, wait_for
+
+READERS, SECONDS = 4, 4.0
+KEY = {"Authorization": f"Bearer {PERSONAL_KEY}"}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running(tmp_path_factory.mktemp("known") / "data") as stack:
+        yield stack
+
+
+def path(distinct_id: str, prefix: str = "projects") -> str:
+    return f"/api/{prefix}/1/persons/{fragment_id(1, distinct_id)}/"
+
+
+def get(stack: Stack, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=20)
+    connection.request("GET", path, headers=KEY | {name.replace("_", "-"): value for name, value in headers.items()})
+    answer = connection.getresponse()
+    found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    connection.close()
+    return found
+
+
+def known(stack: Stack) -> int:
+    text = stack.ask("GET", "/metrics").body.decode()
+    return int(
+        float(next(line.split()[1] for line in text.splitlines() if line.startswith("personlog_known_persons_total")))
+    )
+
+
+def born(stack: Stack, distinct_id: str, **properties: object) -> None:
+    sent = stack.capture(event="born", distinct_id=distinct_id, properties={"$set": properties})
+    assert stack.persons(f"/?distinct_id={distinct_id}", Min_Position=sent.headers["Position"]).status == 200
+
+
+def is_known(stack: Stack, distinct_id: str) -> bool:
+    before = known(stack)
+    get(stack, path(distinct_id))
+    return known(stack) > before
+
+
+@pytest.mark.parametrize("prefix", ["projects", "environments"])
+def test_the_answer_is_the_same_by_either_way(stack: Stack, prefix: str) -> None:
+    born(stack, "ada", email="ada@example.com", ünïcode="✓", nested={"a": [1, None, 1.5]})
+    wait_for(lambda: is_known(stack, "ada"), 20, "rows that are known")
+    before = known(stack)
+    status, headers, body = get(stack, path("ada", prefix))
+    assert known(stack) == before + 1
+    other_status, other_headers, other_body = get(stack, path("ada", prefix) + "?x=1")  # not for the express way
+    assert known(stack) == before + 1
+    assert (status, body) == (other_status, other_body)
+    assert headers.keys() | {"server"} == other_headers.keys() | {"server"}
+    assert {name: value for name, value in headers.items() if name not in ("date", "server")} == {
+        name: value for name, value in other_headers.items() if name not in ("date", "server")
+    }
+
+
+def test_who_may_not_read_is_told_so_for_a_known_person_too(stack: Stack) -> None:
+    born(stack, "bob")
+    wait_for(lambda: is_known(stack, "bob"), 20, "rows that are known")
+    assert get(stack, path("bob"), Authorization="Bearer phx_wrong")[0] == 401
+    assert get(stack, path("bob").replace("/1/", "/77/"))[0] == 404
+    assert get(stack, path("bob"), Min_Position="c.0.999999999")[0] == 503
+
+
+def test_a_merge_a_split_and_a_deletion_are_seen_at_once(stack: Stack) -> None:
+    born(stack, "cyd", a=1)
+    born(stack, "device", b=2)
+    for one in ("cyd", "device"):
+        wait_for(lambda one=one: is_known(stack, one), 20, "rows that are known")
+    sent = stack.capture(event="$identify", distinct_id="cyd", properties={"$anon_distinct_id": "device"})
+    assert stack.persons("/?limit=1", Min_Position=sent.headers["Position"]).status == 200
+    for one in ("cyd", "device"):
+        assert orjson.loads(get(stack, path(one))[2])["distinct_ids"] == ["cyd", "device"]
+    assert stack.persons(f"/{fragment_id(1, 'cyd')}/split/", "POST", {}).status in (200, 201)
+    wait_for(lambda: orjson.loads(get(stack, path("device"))[2])["distinct_ids"] == ["device"], 20, "the split")
+    wait_for(lambda: is_known(stack, "cyd"), 20, "rows that are known")
+    assert stack.persons(f"/{fragment_id(1, 'cyd')}/", "DELETE").status in (202, 204)
+    assert get(stack, path("cyd"))[0] == 404
+
+
+@pytest.mark.parametrize("killed", ["", "projector", "engine", "api"])
+def test_no_reader_sees_less_than_anybody_saw_before(stack: Stack, killed: str) -> None:
+    """Readers poll one person while it is written; each answer holds at least what was seen before it was asked for."""
+    name = f"counted-{killed}"
+    born(stack, name, n=0)
+    seen, wrong, counted = [0], list[str](), [0]
+    ending = time.monotonic() + SECONDS
+
+    def read() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=20)
+        while time.monotonic() < ending:
+            floor = seen[0]
+            try:
+                connection.request("GET", path(name), headers=KEY)
+                answer = connection.getresponse()
+                body = answer.read()
+            except (OSError, http.client.HTTPException):  # killed: a new connection
+                connection.close()
+                continue
+            if answer.status != 200:
+                continue
+            number = orjson.loads(body)["properties"]["n"]
+            counted[0] += 1
+            if number < floor:
+                wrong.append(f"{number} after {floor}")
+            seen[0] = max(seen[0], number)
+
+    def write() -> None:
+        number = 0
+        while time.monotonic() < ending:
+            number += 1
+            try:
+                answer = stack.persons(f"/{fragment_id(1, name)}/", "PATCH", {"properties": {"n": number}})
+            except (OSError, http.client.HTTPException):
+                continue
+            if answer.status == 200:
+                seen[0] = max(seen[0], answer.json["properties"]["n"])
+
+    threads = [threading.Thread(target=read) for _ in range(READERS)] + [threading.Thread(target=write)]
+    before = known(stack)
+    for thread in threads:
+        thread.start()
+    if killed:
+        time.sleep(SECONDS / 3)
+        old = stack.kill(killed)
+    for thread in threads:
+        thread.join()
+    if killed:
+        stack.wait_restarted(killed, old)
+    assert wrong == []
+    assert seen[0] > 5
+    assert counted[0] > 50
+    if killed != "api":  # its counter begins anew
+        assert known(stack) > before, "nothing was answered without the store: nothing was tested"

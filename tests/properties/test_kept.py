@@ -1,0 +1,155 @@
+"""Rows that are kept are the newest, whatever writers do meanwhile: land late, fail, overlap, or mark nothing."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.api import kept
+from services.api.kept import UNKNOWN, Kept
+from shared.domain.ids import COMMANDS, IDENTITY
+from shared.store.changes import Changes
+
+PARTITIONS = {COMMANDS: 2, IDENTITY: 1}
+FRAGMENTS = [UUID(int=(number % 2) << 64 | number) for number in range(12)]
+STEPS = 40_000
+
+
+class World:
+    """A table of one row a fragment, its writers (one a partition) and a reader, step by step in any order."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.changes = Changes(path, PARTITIONS)
+        self.reader = Changes(path, PARTITIONS)  # another process
+        self.kept = Kept(COMMANDS, self.reader)
+        self.table: dict[UUID, int] = {}
+        self.reached = [0, 0]
+        self.version = 0
+        self.nonce = seed << 20
+        self.flights: list[dict[str, Any] | None] = [None, None]
+        self.late: list[dict[str, Any]] = []
+        self.asked: list[tuple[Any, dict[Any, Any] | None, dict[Any, Any]]] = []
+        self.seen: Counter[str] = Counter()
+
+    def step(self) -> None:
+        finds = [self.find] * 3
+        self.random.choice([self.write, self.ask, *[self.answer] * 2, *finds, self.land_late, self.everything])()
+
+    def write(self) -> None:
+        """The writer of a partition goes on by one step: marks, lands, marks again; or fails and may land later."""
+        partition = self.random.randrange(2)
+        flight = self.flights[partition]
+        if flight is None:
+            self.version += 1
+            mine = [one for one in FRAGMENTS if one.int >> 64 == partition]
+            rows = self.random.sample(mine, self.random.randrange(1, 4))
+            slots = [self.changes.slot(COMMANDS, 1, one) for one in rows]
+            self.changes.mark(slots, self.nonce | 1)
+            self.changes.announce(COMMANDS, [(partition, self.version)])
+            self.flights[partition] = {"rows": rows, "slots": slots, "version": self.version, "landed": False}
+        elif not flight["landed"]:
+            if self.random.random() < 0.05:  # no answer came: it may have landed, may still, or never will
+                self.flights[partition] = None
+                self.late.append(flight)
+            else:
+                self.land(partition, flight)
+        else:
+            self.nonce += 2
+            self.changes.mark(flight["slots"], self.nonce)
+            self.flights[partition] = None
+
+    def land(self, partition: int, flight: dict[str, Any]) -> None:
+        for one in flight["rows"]:
+            self.table[one] = max(flight["version"], self.table.get(one, 0))
+        self.reached[partition] = max(self.reached[partition], flight["version"])
+        flight["landed"] = True
+
+    def land_late(self) -> None:
+        if self.late:
+            flight = self.late.pop(self.random.randrange(len(self.late)))
+            if not any(set(flight["rows"]) & set(other["rows"]) for other in self.flights if other is not None):
+                self.land(flight["rows"][0].int >> 64, flight)  # whoever repeats it holds the same rows
+
+    def everything(self) -> None:
+        if self.random.random() < 0.02:
+            self.nonce += 4
+            with self.changes.everything(self.nonce):
+                self.version += 1
+                self.table = dict.fromkeys(FRAGMENTS, self.version)
+                self.find()
+
+    def ask(self) -> None:
+        """The reader begins to ask the table; what the store answers is taken now, and arrives some time later."""
+        if len(self.asked) >= 4:
+            return
+        keys = [(1, one) for one in self.random.sample(FRAGMENTS, 3)]
+        looked = self.kept.looked(keys)
+        self.asked.append((looked, None, {}))
+
+    def answer(self) -> None:
+        if not self.asked:
+            return
+        looked, rows, reached = self.asked.pop(self.random.randrange(len(self.asked)))
+        if rows is None:  # the store's moment
+            now = {key: (self.table[key[1]],) for key in looked if key[1] in self.table}
+            self.asked.append((looked, now, {(COMMANDS, at): self.reached[at] for at in range(2)}))
+        else:
+            self.kept.keep(looked, rows, reached)
+
+    def find(self) -> None:
+        key = 1, self.random.choice(FRAGMENTS)
+        found = self.kept.find(key)
+        if found is UNKNOWN:
+            self.seen["unknown"] += 1
+            return
+        self.seen["known"] += 1
+        newest = (self.table[key[1]],) if key[1] in self.table else None
+        assert found == newest, f"a kept row is old: {found}, and {newest} is in the table"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_kept_row_is_the_newest(tmp_path: Path, seed: int) -> None:
+    world = World(tmp_path / "changes", seed + 1)
+    for _ in range(STEPS):
+        world.step()
+    assert world.seen["known"] > STEPS / 100, world.seen  # else nothing was tested
+
+
+def test_a_writer_that_marks_nothing_is_noticed_by_its_position(tmp_path: Path) -> None:
+    changes = Changes(tmp_path / "changes", PARTITIONS)
+    changes.announce(COMMANDS, [(0, 5)])
+    rows, key = Kept(COMMANDS, changes), (1, FRAGMENTS[0])
+    rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 0): 6})
+    assert rows.find(key) is UNKNOWN
+    rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 0): 5})
+    assert rows.find(key) == (1,)
+
+
+def test_without_a_proof_nothing_is_kept() -> None:
+    rows, key = Kept(COMMANDS, None), (1, FRAGMENTS[0])
+    rows.keep(rows.looked([key]), {key: (1,)}, {})
+    assert rows.find(key) is UNKNOWN
+
+
+def test_kept_rows_are_bounded_and_the_least_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "KEPT_BYTES_MAX", 10 * (kept.ROW_BYTES + 100))
+    rows = Kept(COMMANDS, Changes(tmp_path / "changes", PARTITIONS))
+    keys = [(1, UUID(int=number)) for number in range(30)]
+    for key in keys:
+        rows.keep(rows.looked([key]), {key: ("x" * 100,)}, {})
+        rows.find(keys[0])
+    known = [key for key in keys if rows.find(key) is not UNKNOWN]
+    assert known == [keys[0], *keys[-9:]]
+
+
+def test_an_identity_row_is_marked_where_its_project_is_written(tmp_path: Path) -> None:
+    changes = Changes(tmp_path / "changes", {COMMANDS: 2, IDENTITY: 3})
+    slots = {changes.slot(IDENTITY, project, FRAGMENTS[0]) for project in range(3)}
+    assert len(slots) == 3
+    assert not slots & {changes.slot(COMMANDS, 1, one) for one in FRAGMENTS}

@@ -20,7 +20,7 @@ from bench.logs import PROJECTED, frozen
 from bench.plot import curve
 from bench.projection import PERSONS, command, database, engine, fill, store_url
 from bench.report import PLOTS, Row
-from services.projector.app import GC_THRESHOLDS, GROUP
+from services.projector.app import COLLECTED_OBJECTS, GROUP
 from services.projector.fold import FragmentFolder
 from services.projector.memory import MemoryTables
 from services.projector.worker import Worker
@@ -123,7 +123,7 @@ async def _simulated() -> list[Row]:
     await log.append([Entry(*route(one, TOPICS), encode(one)) for one in commands])
     slowest = dict.fromkeys(SIMULATED, 0.0)
     before = gc.get_threshold()
-    gc.set_threshold(*GC_THRESHOLDS)
+    gc.set_threshold(COLLECTED_OBJECTS, 50, 50)
     try:
         for count in SIMULATED:
             for index in range(count):

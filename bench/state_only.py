@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 
-from services.projector.app import GC_THRESHOLDS, GROUP
+from services.projector.app import COLLECTED_OBJECTS, GROUP
 from services.projector.fold import FragmentFolder
 from services.projector.tables import ClickHouseTables, Facts
 from services.projector.worker import Worker
 from shared.domain.ids import COMMANDS
 from shared.log.connect import connect_log
-from shared.runtime.lifecycle import run
+from shared.runtime.lifecycle import collect_seldom, run
 from shared.runtime.settings import read, with_keys
 from shared.store.connect import connect_store
 
@@ -37,8 +36,7 @@ async def main() -> None:
         folder=FragmentFolder(),
         monotonic=time.monotonic,
     )
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    collect_seldom(COLLECTED_OBJECTS)
     try:
         await worker.run()
     finally:

@@ -36,6 +36,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     projects: frozenset[int]
     expires_at: int
 
+    @property
+    def actor(self) -> str:
+        """Who writes, as the timeline keeps it: the key's id, which is no secret and no personal datum."""
+        return f"key:{self.id}"
+
     def may(self, scope: str) -> bool:
         """`write` includes `read`, `*` everything."""
         return (

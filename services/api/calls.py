@@ -19,7 +19,7 @@ from services.api import errors
 from services.api.access import Key, Project
 from services.api.capture_body import GZIP, inflate
 from services.api.context import CONTEXT, POSITION_HEADER, Context
-from services.api.load import BODY
+from services.api.load import BODY, unfolded
 from services.api.parameters import AS_OF, Parameter
 from services.api.past import moment, persons_at
 from services.api.render import CSV, JSON, Archive, Lines, Rows, csv_body, json_body, stream
@@ -87,8 +87,7 @@ class Call(msgspec.Struct, kw_only=True):
 
     @property
     def actor(self) -> str:
-        """Who writes, as the timeline keeps it: the key's id, which is no secret and no personal datum."""
-        return f"key:{self.key.id}"
+        return self.key.actor
 
     async def body(self) -> dict[str, Any]:
         """The JSON object sent."""
@@ -328,7 +327,7 @@ async def read_body(request: web.Request, most: int) -> bytes:
                     await load.receive(request, most)
         except TimeoutError:
             raise errors.timeout() from None
-        await load.turn()
+        await load.turn(unfolded(request[BODY]))
     return request[BODY]
 
 

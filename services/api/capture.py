@@ -14,6 +14,7 @@ from services.api.calls import read_body
 from services.api.capture_body import INFLATED_BYTES_MAX, Captured, decode
 from services.api.capture_events import Scene, commands_of, time_of, token_of
 from services.api.context import CONTEXT, Context, position_header
+from services.api.load import unfolded
 from services.api.ready import Ready, answer_of, is_plain
 from shared.domain.errors import BadInput, PersonlogError
 from shared.domain.ids import Position, format_positions
@@ -93,7 +94,7 @@ class ExpressCapture:
 
     def take(self, head: Head, body: bytes) -> Taken | None:
         context = self._context
-        if not context.load.spare():
+        if not context.load.spare(unfolded(body)):
             return None
         try:
             captured = decode(body, "", {}, head.headers)

@@ -1,27 +1,45 @@
-"""A person by uuid, answered without a task, when its rows are known to be the newest. Whatever else there is to say,
-`persons.retrieve` says."""
+"""One person by uuid, read or patched without a task and without asking the store, when its rows are known to be the
+newest. Whatever else there is to say, `persons.retrieve` and `persons.update` say."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 from multidict import CIMultiDictProxy
 
+from services.api import errors
+from services.api.access import Key
+from services.api.bodies import Update
 from services.api.context import POSITION_HEADER, Context
+from services.api.outcomes import Keyed
+from services.api.persons import member_named, update_of
+from services.api.reads import KnownRows
 from services.api.ready import answer_of
 from services.api.render import json_body
+from services.api.values import check_properties
+from shared.domain.errors import PersonlogError
+from shared.domain.ids import format_positions
 from shared.runtime import telemetry
 from shared.runtime.express import Head, Taken
+from shared.store.person import Person, person_of
 
-PLAIN_HEADERS = frozenset(("host", "authorization", "accept", "accept-encoding", "user-agent", "connection"))
-"""A request with any other header asks for more than the person."""
+PLAIN_HEADERS = frozenset(
+    ("host", "authorization", "accept", "accept-encoding", "user-agent", "connection", "content-type", "content-length")
+)
+"""Beside `Prefer`. A request with any other header asks for more."""
+
+SHOWN_BYTES_MAX, SHOWN_BYTES = 24 * 1_048_576, 400
+"""Of all bodies that are kept beside the rows that they were made of, and of one besides the body itself."""
 
 _UUID = rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_LINE = re.compile(rb"GET (/api/(?:environments|projects))/([1-9][0-9]{0,9})/persons/(" + _UUID + rb")/? HTTP/1\.1")
+_PROJECT = rb"(/api/(?:environments|projects))/([1-9][0-9]{0,9})"
+_LINE = re.compile(rb"(GET|PATCH) " + _PROJECT + rb"/persons/(" + _UUID + rb")/? HTTP/1\.1")
 _ROUTES = {
     prefix.encode(): f"{prefix}/{{project}}/persons/{{id}}{{suffix}}{{slash}}"
     for prefix in ("/api/environments", "/api/projects")
@@ -29,53 +47,129 @@ _ROUTES = {
 _BEARER = re.compile(r"[Bb]earer +([!-~]+)")
 
 
-class _Asked(NamedTuple):
+class _Line(NamedTuple):
+    method: str
     route: str
     project: int
     fragment: UUID
 
 
+class _Headers(NamedTuple):
+    key: str
+    asynchronous: bool
+
+
 class ExpressPerson:
-    """GET of one person by one of its uuids."""
+    """GET, and PATCH that does not wait, of one person by one of its uuids."""
 
     def __init__(self, context: Context, observe: Callable[[str, str, int, float], None]) -> None:
         """`observe` takes method, route, status and seconds of each answer."""
         self._context, self._observe = context, observe
+        self._shown: OrderedDict[UUID, tuple[list[Any], bytes, str]] = OrderedDict()
+        self._generation = self._bytes = 0
 
-    def line(self, line: bytes) -> _Asked | None:
+    def line(self, line: bytes) -> _Line | None:
         found = _LINE.fullmatch(line)
-        return _Asked(_ROUTES[found[1]], int(found[2]), UUID(found[3].decode())) if found is not None else None
-
-    def headers(self, headers: CIMultiDictProxy[str]) -> str | None:
-        """The key."""
-        bearer = _BEARER.fullmatch(headers.get("Authorization", ""))
-        plain = {name.lower() for name in headers} <= PLAIN_HEADERS
-        if bearer is None or not plain or headers.get("Accept", "*/*") not in ("*/*", "application/json"):
+        if found is None:
             return None
-        return bearer[1]
+        return _Line(found[1].decode(), _ROUTES[found[2]], int(found[3]), UUID(found[4].decode()))
 
-    def take(self, head: Head, body: bytes) -> bytes | None:
-        began = time.perf_counter()
-        context, asked = self._context, head.line
-        key = context.access.key(head.headers)
+    def headers(self, headers: CIMultiDictProxy[str]) -> _Headers | None:
+        bearer = _BEARER.fullmatch(headers.get("Authorization", ""))
+        more = {name.lower() for name in headers} - PLAIN_HEADERS
         if (
-            key is None
-            or not key.may("person:read")
-            or not key.covers(asked.project)
-            or context.access.project(asked.project) is None
-            or context.limits.counting
-            or not context.load.spare()
+            bearer is None
+            or not more <= {"prefer"}
+            or headers.get("Prefer", "respond-async") != "respond-async"
+            or headers.get("Accept", "*/*") not in ("*/*", "application/json")
+            or headers.get("Content-Type", "application/json") != "application/json"
         ):
             return None
-        person = context.reads.person_known(asked.project, asked.fragment)
-        if person is None:
+        return _Headers(bearer[1], "prefer" in more)
+
+    def take(self, head: Head, body: bytes) -> Taken | bytes | None:
+        began = time.perf_counter()
+        context, line = self._context, head.line
+        reads, asynchronous = line.method == "GET", head.headers.asynchronous
+        key = context.access.key(head.headers.key)
+        if (
+            reads == asynchronous
+            or reads == bool(body)
+            or key is None
+            or not key.may("person:read" if reads else "person:write")
+            or not key.covers(line.project)
+            or context.access.project(line.project) is None
+            or context.limits.counting
+            or not context.load.spare(len(body))
+        ):
+            return None
+        known = context.reads.rows_known(line.project, line.fragment)
+        if known is None:
+            return None
+        if not reads:
+            return self._patch(head, key, body, known)
+        shown = self._body(line, known)
+        if shown is None:
             return None
         telemetry.KNOWN.inc()
-        headers = {"ETag": person.etag, POSITION_HEADER: context.reflected()}
-        answer = answer_of(200, json_body(person.shown()), headers)
-        self._observe("GET", asked.route, 200, time.perf_counter() - began)
+        answer = answer_of(200, shown[0], {"ETag": shown[1], POSITION_HEADER: context.reflected()})
+        self._observe("GET", line.route, 200, time.perf_counter() - began)
         return answer
 
     def answer(self, head: Head, taken: Taken, seconds: float) -> bytes:
-        """Never called: everything is answered at once."""
-        raise AssertionError
+        """Of a PATCH: accepted, for it waited for the log alone."""
+        error = taken.future.exception()
+        if error is None:
+            self._observe("PATCH", head.line.route, 202, seconds)
+            return answer_of(202, b"", {POSITION_HEADER: format_positions(taken.future.result())})
+        refusal = errors.of(error if isinstance(error, PersonlogError) else PersonlogError())
+        self._observe("PATCH", head.line.route, refusal.status, seconds)
+        return answer_of(refusal.status, refusal.body(), refusal.headers)
+
+    def _patch(self, head: Head, key: Key, body: bytes, known: KnownRows) -> Taken | None:
+        context, line = self._context, head.line
+        person = _person(line.project, known)
+        if person is None:
+            return None
+        try:
+            properties = msgspec.json.decode(body, type=Update).properties
+            check_properties(properties, "properties")
+            sent = Keyed(fragment=line.fragment)
+            member = member_named(person, line.fragment)
+            command = update_of(context, line.project, key.actor, member, sent, properties)
+            return Taken(context.log.submit(context.entries([command])), None)
+        except (PersonlogError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+
+    def _body(self, line: _Line, known: KnownRows) -> tuple[bytes, str] | None:
+        """The body and its entity tag; made anew when any row is another one than it was made of."""
+        rows = [part for member in known[1] for part in member[1:]]
+        if self._generation != self._context.reads.generation:  # its rows are forgotten, so they are too
+            self._generation = self._context.reads.generation
+            self._shown.clear()
+            self._bytes = 0
+        shown = self._shown.get(line.fragment)
+        if shown is not None and len(shown[0]) == len(rows) and all(map(_is, shown[0], rows)):
+            return shown[1:]
+        person = _person(line.project, known)
+        if person is None:
+            return None
+        body = json_body(person.shown())
+        if shown is not None:
+            self._bytes -= len(self._shown.pop(line.fragment)[1]) + SHOWN_BYTES
+        self._shown[line.fragment] = rows, body, person.etag
+        self._bytes += len(body) + SHOWN_BYTES
+        while self._bytes > SHOWN_BYTES_MAX:
+            self._bytes -= len(self._shown.popitem(last=False)[1][1]) + SHOWN_BYTES
+        return body, person.etag
+
+
+def _person(project: int, known: KnownRows) -> Person | None:
+    root, found = known
+    rows = {member: row for member, row, _ in found if row is not None}
+    identities = {member: identity for member, _, identity in found if identity is not None}
+    return person_of(project, root, [member for member, _, _ in found], (rows, identities))
+
+
+def _is(one: object, other: object) -> bool:
+    return one is other

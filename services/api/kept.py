@@ -6,6 +6,7 @@ Without a proof (another machine's store, a writer that marks nothing) nothing i
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,6 +14,9 @@ from shared.store.changes import Changes
 
 KEPT_BYTES_MAX = 32 * 1_048_576
 """Of all kept rows, estimated; the least recently used go first."""
+
+KEPT_SECONDS_MAX = 600.0
+"""Then all are forgotten: of a person that is erased, nothing stays here because nobody asked again."""
 
 ROW_BYTES = 600
 """Of a row besides its texts: the tuple, its key and its place."""
@@ -31,13 +35,22 @@ UNKNOWN: Final = Unknown()
 class Kept:
     """The newest rows of one topic's table, by (project, fragment)."""
 
-    def __init__(self, topic: str, changes: Changes | None) -> None:
-        self._topic, self._changes = topic, changes
+    def __init__(self, topic: str, changes: Changes | None, monotonic: Callable[[], float]) -> None:
+        self._topic, self._changes, self._monotonic = topic, changes, monotonic
+        self._until = monotonic() + KEPT_SECONDS_MAX
+        self.generation = 0
+        """How often all were forgotten."""
+
         self._rows: OrderedDict[Key, tuple[Row | None, int, int, int]] = OrderedDict()  # row, slot, seen, bytes
         self._bytes = 0
 
     def find(self, key: Key) -> Row | Unknown | None:
         """The row as it is in the table now, None when it has none, UNKNOWN when the table must be asked."""
+        if self._monotonic() > self._until:
+            self._until = self._monotonic() + KEPT_SECONDS_MAX
+            self._rows.clear()
+            self._bytes = 0
+            self.generation += 1
         found = self._rows.get(key)
         if found is None or self._changes is None:
             return UNKNOWN

@@ -12,6 +12,7 @@ from services.api import errors
 from services.api.bodies import Batch, DeleteProperty, DistinctIds, Success, Update, UpdateProperty, Uuids
 from services.api.bodies import Person as PersonBody
 from services.api.calls import Answer, Call, Route
+from services.api.context import Context
 from services.api.outcomes import Keyed, Outcome, carry_out, earlier, keyed, person_after
 from services.api.parameters import AS_OF, Text
 from services.api.values import NAME_CHARS_MAX, check_properties
@@ -87,12 +88,15 @@ async def delete_property(call: Call) -> Answer:
         showing = [
             member for member in person.members if any(name in orjson.loads(member.properties) for name in names)
         ]
-        targets = {one.fragment: one for one in (_member(person, sent.fragment), *showing)}
+        targets = {one.fragment: one for one in (member_named(person, sent.fragment), *showing)}
         at, command = call.context.stamps.reserve(len(targets)), call.context.mint()  # one id: it is one act
         commands = [
-            _write(call, sent, member, id=command, at=at + index, unset=tuple(names), reason="delete_property")
+            write_of(
+                call.context, call.project.id, call.actor, member, sent,
+                id=command, at=at + index, unset=tuple(names), reason="delete_property",
+            )
             for index, member in enumerate(targets.values())
-        ]
+        ]  # fmt: skip
         outcome = await carry_out(call, sent, commands)
     return _answer(outcome, {"success": True})
 
@@ -122,28 +126,42 @@ async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
     if outcome is None:
         person = await call.holder(sent.fragment)
         tags = call.tags(person)
-        member = _member(person, sent.fragment)
+        member = member_named(person, sent.fragment)
         expect = None if "*" in tags else member.effect
-        at = call.context.stamps.reserve(1)
-        command = _write(call, sent, member, at=at, set=properties, expect=expect, reason="update")
+        command = update_of(call.context, call.project.id, call.actor, member, sent, properties, expect)
         outcome = await carry_out(call, sent, [command], [sent.fragment] if expect is not None else [])
     return outcome, sent.fragment
 
 
-def _write(call: Call, sent: Keyed, member: Member, **changes: Any) -> Write:
-    changes.setdefault("id", call.context.mint())
+def update_of(
+    context: Context,
+    project: int,
+    actor: str,
+    member: Member,
+    sent: Keyed,
+    properties: dict[str, Any],
+    expect: int | None = None,
+) -> Write:
+    """The command of a PATCH, received now."""
+    at = context.stamps.reserve(1)
+    return write_of(context, project, actor, member, sent, at=at, set=properties, expect=expect, reason="update")
+
+
+def write_of(context: Context, project: int, actor: str, member: Member, sent: Keyed, **changes: Any) -> Write:
+    """The command of a change to one member of a person."""
+    changes.setdefault("id", context.mint())
     return Write(
         key=sent.key,
         digest=sent.digest,
-        project=call.project.id,
-        actor=call.actor,
+        project=project,
+        actor=actor,
         fragment=member.fragment,
         distinct_id=member.distinct_id,
         **changes,
     )
 
 
-def _member(person: Person, fragment: UUID) -> Member:
+def member_named(person: Person, fragment: UUID) -> Member:
     return next((member for member in person.members if member.fragment == fragment), person.members[0])
 
 

@@ -6,6 +6,7 @@ Never decides what a person is: that is the domain's merged view.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ CURSOR_START = (2**63 - 1, "g")
 """Before the newest person: the highest time, and a text above every uuid."""
 
 Key = tuple[int, UUID]
+KnownRows = tuple[UUID, list[tuple[UUID, Any, Any]]]
 Cursor = tuple[int, str]
 
 
@@ -58,9 +60,10 @@ class Reads:
         partitions: Callable[[], dict[str, int]],
         seen: Callable[[int], None],
         changes: Changes | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`changes` of a store all of whose writers mark there what they write: then rows are kept."""
-        self._kept = {topic: Kept(topic, changes) for topic in (COMMANDS, IDENTITY)}
+        self._kept = {topic: Kept(topic, changes, monotonic) for topic in (COMMANDS, IDENTITY)}
         self._store, self._partitions, self._seen = store, partitions, seen
         self.queries = load_queries(Path(__file__).with_name("reads.sql"))
         self._fragments: Coalesced[Key, tuple[Any, ...]] = Coalesced(self._load_fragments)
@@ -69,6 +72,11 @@ class Reads:
         self.reached: dict[tuple[str, int], int] = {}
         self.loads = 0
         """How often the store was asked: `reached` is the same as long as this is."""
+
+    @property
+    def generation(self) -> int:
+        """How often all kept rows were forgotten."""
+        return sum(kept.generation for kept in self._kept.values())
 
     async def fragment_of(self, project: int, number: int) -> UUID | None:
         """The fragment with this integer id."""
@@ -134,10 +142,9 @@ class Reads:
         )
         return rows, identities
 
-    def person_known(self, project: int, fragment: UUID) -> Person | None:
-        """The person that holds a fragment when all its rows are known to be the newest; else None, as for nobody."""
-        identities: dict[UUID, Any] = {}
-        rows: dict[UUID, Any] = {}
+    def rows_known(self, project: int, fragment: UUID) -> KnownRows | None:
+        """The root of the person that holds a fragment, and (member, fragment row, identity row) of each member, when
+        all are known to be the newest."""
         named = self._kept[IDENTITY].find((project, fragment))
         if isinstance(named, Unknown):
             return None
@@ -145,16 +152,13 @@ class Reads:
         head = named if root == fragment else self._kept[IDENTITY].find((project, root))
         if isinstance(head, Unknown) or (head is not None and (head[3] != root or len(head[4]) > MEMBERS_KNOWN_MAX)):
             return None
-        members = list(head[4]) if head is not None and head[4] else [root]
-        for member in members:
+        found: list[tuple[UUID, Any, Any]] = []
+        for member in head[4] if head is not None and head[4] else (root,):
             row, identity = (kept.find((project, member)) for kept in self._kept.values())
             if isinstance(row, Unknown) or isinstance(identity, Unknown):
                 return None
-            if row is not None:
-                rows[member] = row
-            if identity is not None:
-                identities[member] = identity
-        return person_of(project, root, members, (rows, identities))
+            found.append((member, row, identity))
+        return root, found
 
     async def _load_fragments(self, keys: Sequence[Key]) -> dict[Key, tuple[Any, ...]]:
         count = self._partitions()[COMMANDS]

@@ -14,17 +14,18 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion11
 from aiohttp.web_request import BaseRequest
 
-STATUS_LINES = {status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase}" for status in (200, 500, 503)}
+STATUS_LINES = {status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase}" for status in (200, 202, 500, 503)}
 
-HEADERS = "Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store"
-"""What every answer has (`app`), and the type."""
+HEADERS = "X-Content-Type-Options: nosniff\r\nCache-Control: no-store"
+"""What every answer has (`app`)."""
 
 
 def answer_of(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
-    """The whole answer; a header without a value is left out."""
+    """The whole answer, of JSON or empty; a header without a value is left out."""
+    kind = "Content-Type: application/json\r\n" if body else ""
     more = "".join([f"{name}: {value}\r\n" for name, value in headers.items() if value])
-    head = f"{STATUS_LINES[status]}\r\n{HEADERS}\r\nDate: {rfc822_formatted_time()}\r\n{more}"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    head = f"{STATUS_LINES[status]}\r\n{kind}{HEADERS}\r\nDate: {rfc822_formatted_time()}\r\n"
+    return f"{head}{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class Ready(web.StreamResponse):

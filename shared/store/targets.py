@@ -94,6 +94,7 @@ ELSEWHERE = {
     DEAD: "records that could not be folded, whole; by retention, as the commands",
     "objects": "blocks of recordings; erased before the rows that say where they are",
     "projector's cache": "fragments in memory, bounded; an erase record empties the fragment in it as well",
+    "rows that the API keeps": "in memory, bounded; a row that changes is read anew, and after 10 minutes none is used",
     "spooled answers": "nameless files of one answer; the kernel drops them with it",
     "process logs": "no values: routes, topics, partitions, kinds of errors",
 }

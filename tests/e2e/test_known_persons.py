@@ -70,6 +70,53 @@ def test_the_answer_is_the_same_by_either_way(stack: Stack, prefix: str) -> None
     }
 
 
+def test_a_patch_that_does_not_wait_has_the_same_answer_and_effect_by_either_way(stack: Stack) -> None:
+    born(stack, "pat", a=0)
+    wait_for(lambda: is_known(stack, "pat"), 20, "rows that are known")
+    told = []
+    for more, number in (("", 1), ("?x=1", 2)):
+        wait_for(lambda: is_known(stack, "pat"), 20, "rows that are known")
+        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=20)
+        body = b'{"properties": {"a": %d, "b%d": null}}' % (number, number)
+        headers = KEY | {"Content-Type": "application/json", "Prefer": "respond-async"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        request = f"PATCH {path('pat')}{more} HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(body)}\r\n\r\n"
+        connection.connect()
+        connection.sock.sendall(request.encode() + body)  # in one piece, which http.client does not do
+        answer = http.client.HTTPResponse(connection.sock, method="PATCH")
+        answer.begin()
+        told.append((answer.status, {name.lower() for name, _ in answer.getheaders()} - {"server"}, answer.read()))
+        position = answer.getheader("Position")
+        assert position is not None
+        read = stack.persons(f"/{fragment_id(1, 'pat')}/", Min_Position=position)
+        assert read.json["properties"] == {"a": number} | {f"b{one}": None for one in range(1, number + 1)}
+        connection.close()
+    assert told[0] == told[1]
+    assert told[0][0] == 202
+    events = stack.persons(f"/{fragment_id(1, 'pat')}/history/").json["results"]
+    patches = [one for one in events if one["source"] == "update"]
+    assert len(patches) == 2
+    assert {one["actor"] for one in patches} == {patches[0]["actor"]}
+
+
+@pytest.mark.parametrize(
+    "body", [b"[]", b'{"properties": 1}', b'{"x": 1}', b'{"properties": {"a": 99999999999999999999}}', b"{", b""]
+)
+def test_a_patch_that_is_wrong_is_told_so_for_a_known_person_too(stack: Stack, body: bytes) -> None:
+    born(stack, "wrong", a=0)
+    wait_for(lambda: is_known(stack, "wrong"), 20, "rows that are known")
+    answers = []
+    for more in ("", "?x=1"):
+        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=20)
+        headers = KEY | {"Content-Type": "application/json", "Prefer": "respond-async"}
+        connection.request("PATCH", path("wrong") + more, body=body, headers=headers)
+        answer = connection.getresponse()
+        answers.append((answer.status, answer.read()))
+        connection.close()
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 400
+
+
 def test_who_may_not_read_is_told_so_for_a_known_person_too(stack: Stack) -> None:
     born(stack, "bob")
     wait_for(lambda: is_known(stack, "bob"), 20, "rows that are known")

@@ -27,7 +27,7 @@ class World:
         self.random = random.Random(seed)
         self.changes = Changes(path, PARTITIONS)
         self.reader = Changes(path, PARTITIONS)  # another process
-        self.kept = Kept(COMMANDS, self.reader)
+        self.kept = Kept(COMMANDS, self.reader, lambda: 0.0)
         self.table: dict[UUID, int] = {}
         self.reached = [0, 0]
         self.version = 0
@@ -124,7 +124,7 @@ def test_a_kept_row_is_the_newest(tmp_path: Path, seed: int) -> None:
 def test_a_writer_that_marks_nothing_is_noticed_by_its_position(tmp_path: Path) -> None:
     changes = Changes(tmp_path / "changes", PARTITIONS)
     changes.announce(COMMANDS, [(0, 5)])
-    rows, key = Kept(COMMANDS, changes), (1, FRAGMENTS[0])
+    rows, key = Kept(COMMANDS, changes, lambda: 0.0), (1, FRAGMENTS[0])
     rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 0): 6})
     assert rows.find(key) is UNKNOWN
     rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 0): 5})
@@ -132,20 +132,32 @@ def test_a_writer_that_marks_nothing_is_noticed_by_its_position(tmp_path: Path) 
 
 
 def test_without_a_proof_nothing_is_kept() -> None:
-    rows, key = Kept(COMMANDS, None), (1, FRAGMENTS[0])
+    rows, key = Kept(COMMANDS, None, lambda: 0.0), (1, FRAGMENTS[0])
     rows.keep(rows.looked([key]), {key: (1,)}, {})
     assert rows.find(key) is UNKNOWN
 
 
 def test_kept_rows_are_bounded_and_the_least_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "KEPT_BYTES_MAX", 10 * (kept.ROW_BYTES + 100))
-    rows = Kept(COMMANDS, Changes(tmp_path / "changes", PARTITIONS))
+    rows = Kept(COMMANDS, Changes(tmp_path / "changes", PARTITIONS), lambda: 0.0)
     keys = [(1, UUID(int=number)) for number in range(30)]
     for key in keys:
         rows.keep(rows.looked([key]), {key: ("x" * 100,)}, {})
         rows.find(keys[0])
     known = [key for key in keys if rows.find(key) is not UNKNOWN]
     assert known == [keys[0], *keys[-9:]]
+
+
+def test_all_are_forgotten_after_a_time(tmp_path: Path) -> None:
+    now = [0.0]
+    rows, key = Kept(COMMANDS, Changes(tmp_path / "changes", PARTITIONS), lambda: now[0]), (1, FRAGMENTS[0])
+    rows.keep(rows.looked([key]), {key: ("ann@example.com",)}, {})
+    now[0] = kept.KEPT_SECONDS_MAX
+    assert rows.find(key) == ("ann@example.com",)
+    now[0] += 1
+    assert rows.find((1, FRAGMENTS[1])) is UNKNOWN
+    assert rows.generation == 1
+    assert rows.find(key) is UNKNOWN
 
 
 def test_an_identity_row_is_marked_where_its_project_is_written(tmp_path: Path) -> None:

@@ -8,15 +8,18 @@ import time
 import pytest
 
 from services.api import load
-from services.api.load import SLICE_SECONDS, Load
+from services.api.capture_body import INFLATE_RATIO_MAX
+from services.api.load import SLICE_SECONDS, SMALL_BYTES, Load, unfolded
 from shared.domain.errors import Transient
+
+LARGE = SMALL_BYTES + 1
 
 
 async def test_long_pieces_are_handled_one_in_a_round_and_in_order() -> None:
     turns, rounds, handled = Load(), 0, list[tuple[int, int]]()
 
     async def piece(number: int) -> None:
-        await turns.turn()
+        await turns.turn(LARGE)
         handled.append((number, rounds))
         time.sleep(1.1 * SLICE_SECONDS)  # what a large body costs, in one piece
 
@@ -35,7 +38,7 @@ async def test_short_pieces_share_a_round() -> None:
     turns, rounds = Load(), 0
 
     async def piece() -> int:
-        await turns.turn()
+        await turns.turn(LARGE)
         return rounds
 
     async def count() -> None:
@@ -51,20 +54,20 @@ async def test_who_waits_too_long_is_told_so_and_the_others_go_on(monkeypatch: p
     turns = Load()
 
     async def piece() -> None:
-        await turns.turn()
+        await turns.turn(LARGE)
         time.sleep(1.1 * SLICE_SECONDS)
 
     outcomes = await asyncio.gather(*(piece() for _ in range(10)), return_exceptions=True)
     refused = [one for one in outcomes if isinstance(one, Transient)]
     assert 4 <= len(refused) <= 8, outcomes
-    await turns.turn()
+    await turns.turn(LARGE)
 
 
 async def test_a_waiting_one_that_is_cancelled_does_not_stop_the_others() -> None:
     turns = Load()
 
     async def piece() -> None:
-        await turns.turn()
+        await turns.turn(LARGE)
         time.sleep(1.1 * SLICE_SECONDS)
 
     tasks = [asyncio.create_task(piece()) for _ in range(6)]
@@ -73,3 +76,20 @@ async def test_a_waiting_one_that_is_cancelled_does_not_stop_the_others() -> Non
         task.cancel()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes if outcome is not None] == [asyncio.CancelledError] * 2
+
+
+async def test_what_is_small_takes_no_turn_unless_somebody_waits_for_one() -> None:
+    turns = Load()
+    assert turns.spare(LARGE)
+    time.sleep(1.1 * SLICE_SECONDS)
+    assert turns.spare(SMALL_BYTES)
+    assert not turns.spare(LARGE)
+    waiting = asyncio.create_task(turns.turn(LARGE))
+    await asyncio.sleep(0)
+    await waiting
+    assert turns.spare(SMALL_BYTES)
+
+
+def test_what_may_be_compressed_counts_for_what_it_may_become() -> None:
+    assert unfolded(b'{"a": 1}') == 8
+    assert unfolded(b"\x1f\x8b" + b"x" * 98) == 100 * INFLATE_RATIO_MAX

@@ -15,11 +15,11 @@ from bench.peers import Ask, asking, capture_persons
 from bench.report import Row, row
 from tests.support.processes import Stack, running, wait_for
 
-TURNS, SECONDS, CONNECTIONS = 5, 1.2, 64
+TURNS, SECONDS, CONNECTIONS = 5, 2.0, 64
 PERSONS = 20_000
 
-BACKLOG = 80_000
-"""Commands that the projector has yet to project when the reads begin: at 60,000/s they still outlast them."""
+BACKLOG = 60_000
+"""Commands that the projector has yet to project when the reads begin: at 25,000/s they still outlast them."""
 
 CAUGHT_UP_SECONDS_MAX = 120
 

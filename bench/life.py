@@ -60,7 +60,7 @@ def life(data: Path) -> list[Row]:
     with running(data / "latency") as stack:
         idle_bytes = sum(_resident(stack).values())
         rows = [*_visible(stack), _patched(stack)]
-        rows.append(("memory of all five processes, idle", f"{idle_bytes >> 20} MB", "", "", "resident"))
+        rows.append(("memory of all five processes, idle", f"{idle_bytes >> 20} MB", "", "", "pages that several share are counted once (PSS)"))
     with running(data / "disk") as stack:
         rows.append(_disk(stack))
     with running(data / "memory") as stack:
@@ -192,7 +192,7 @@ def _reflects(stack: Stack, position: str) -> bool:
 
 
 def _resident(stack: Stack) -> dict[str, int]:
-    return {name: psutil.Process(stack.pid(name)).memory_info().rss for name in PROCESSES}
+    return {name: psutil.Process(stack.pid(name)).memory_full_info().pss for name in PROCESSES}
 
 
 def _restarts(data: Path) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -122,8 +123,10 @@ def _deleter(settings: Settings, options: argparse.Namespace, made: bool) -> Non
 
 
 def _engine(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+    from shared.store.changes import path_of, renew
     from shared.store.engine import serve
 
+    renew(path_of(settings), secrets.randbits(63) << 1)
     _serve(
         serve(
             data=settings.data / "engine",

@@ -24,7 +24,6 @@ import msgspec
 
 from shared.domain.ids import hash64
 from shared.runtime.settings import PREFIX, Settings, SettingsError
-from shared.store.changes import path_of
 
 BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.1, 5.0
 """Between two starts of a child: at once after a kill, and no busy loop when it cannot start."""
@@ -55,7 +54,6 @@ def up(settings: Settings, *, announce_keys: bool) -> int:
     run = settings.data / "run"
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one(run / "up.lock", settings.data):
-        path_of(settings.data).unlink(missing_ok=True)  # what was changing when the last setup ended
         ports = [("API", settings.host, settings.port)]
         if settings.embedded:
             ports.append(("engine", "127.0.0.1", settings.engine_port))

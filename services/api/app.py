@@ -110,7 +110,7 @@ async def build(
     await access.start()
     stamps = Stamps(clock)
     reads = Reads(store, log.partitions, stamps.seen, changes)
-    watermarks = Watermarks(store, reads.queries["watermarks"], stamps.seen)
+    watermarks = Watermarks(store, reads.queries["watermarks"], stamps.seen, changes)
     await watermarks.refresh()
 
     async def append(commands: Sequence[Command]) -> list[Position]:

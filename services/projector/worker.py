@@ -268,6 +268,7 @@ class Worker:
         await self._tables.write_state(topic, state, vouched)
         self._nonce = self._nonce + 2 & _EVEN
         changes.mark(slots, self._nonce)
+        changes.confirm(topic, ((position.partition, position.version, stamp) for position, stamp, _ in vouched))
 
     async def _land(self) -> None:
         """Wait for the flush in flight; its positions are confirmed, or its error is ours."""

@@ -6,7 +6,9 @@ before it asked the store holds a row that is still the newest as long as the sl
 fails leaves its slots odd: what may still land is read from the store.
 
 Writers announce the positions that their INSERT vouches for as well. A reader that sees a higher one in the store knows
-that somebody writes who marks nothing, and keeps no row of that partition.
+that somebody writes who marks nothing, and keeps no row of that partition. When the INSERT has landed they confirm
+them, so that who waits for a position need not ask the store. An engine that starts renews the whole, in place: its
+tables may be an older copy.
 """
 
 from __future__ import annotations
@@ -25,19 +27,20 @@ from shared.runtime.settings import Settings
 SLOTS = 4_096
 """Of a partition. Two rows of one slot change together: at 1,000 changes a second a row is read again each minute."""
 
-_EVERYTHING = 0
-"""The slot of a change of whole tables, as a rebuild makes."""
+_EVERYTHING, _PARTS, _FIRST = 0, 1, 2
+"""Where there is: the slot of a change of whole tables, as a rebuild makes; how many partitions; the first of them."""
 
 
 class Changes:
-    """The slots of a store, in a file as old as the setup. One process writes those of a partition at a time."""
+    """The slots of a store, in a file that is never replaced. One process writes those of a partition at a time."""
 
     def __init__(self, path: Path, partitions: Mapping[str, int]) -> None:
         self._partitions = {COMMANDS: partitions[COMMANDS], IDENTITY: partitions[IDENTITY]}
         parts = sum(self._partitions.values())
         self._firsts = {COMMANDS: 0, IDENTITY: self._partitions[COMMANDS]}
-        self._positions, self._slots = 1, 1 + parts
-        size = 8 * (1 + parts + parts * SLOTS)
+        self._announced, self._confirmed, self._stamps = (_FIRST + place * parts for place in range(3))
+        self._slots = _FIRST + 3 * parts
+        size = 8 * (self._slots + parts * SLOTS)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -46,6 +49,7 @@ class Changes:
             self._values = memoryview(mmap.mmap(file, size)).cast("Q")  # each value is read and written in one piece
         finally:
             os.close(file)
+        self._values[_PARTS] = parts
 
     def slot(self, topic: str, project: int, fragment: UUID) -> int:
         """Where a fragment's row in the topic's table is marked."""
@@ -64,12 +68,26 @@ class Changes:
 
     def announced(self, topic: str, partition: int) -> int:
         """The highest version that an INSERT of this partition vouches for, be it on its way."""
-        return self._values[self._positions + self._firsts[topic] + partition]
+        return self._values[self._announced + self._firsts[topic] + partition]
 
     def announce(self, topic: str, versions: Iterable[tuple[int, int]]) -> None:
         """(partition, version) of what the next INSERT vouches for."""
         for partition, version in versions:
-            self._values[self._positions + self._firsts[topic] + partition] = version
+            self._values[self._announced + self._firsts[topic] + partition] = version
+
+    def confirm(self, topic: str, marks: Iterable[tuple[int, int, int]]) -> None:
+        """(partition, version, highest stamp) of what the store holds for certain."""
+        for partition, version, stamp in marks:
+            at = self._firsts[topic] + partition
+            self._values[self._stamps + at] = stamp
+            self._values[self._confirmed + at] = version
+
+    def confirmed(self) -> Iterator[tuple[str, int, int, int]]:
+        """(topic, partition, version, highest stamp) of every partition, as last confirmed; 0 for never."""
+        for topic, count in self._partitions.items():
+            for partition in range(count):
+                at = self._firsts[topic] + partition
+                yield topic, partition, self._values[self._confirmed + at], self._values[self._stamps + at]
 
     def mark(self, slots: Sequence[int], value: int) -> None:
         values = self._values
@@ -81,17 +99,27 @@ class Changes:
         """Every row may change until the end, and has changed then; `value` was never used before, and is even."""
         self._values[_EVERYTHING] = value | 1
         yield  # left odd by an error: who knows what is in the tables
-        self._values[_EVERYTHING] = value + 2
-
-
-def path_of(data: Path) -> Path:
-    """The file of the setup in this data folder."""
-    return data / "run" / "changes"
+        self._values[_EVERYTHING] = value + 2 & (1 << 64) - 1
 
 
 def changes_of(settings: Settings, partitions: Mapping[str, int]) -> Changes | None:
     """None when the engine is not ours: then who writes may run on any machine."""
-    return Changes(path_of(settings.data), partitions) if settings.embedded else None
+    return Changes(path_of(settings), partitions) if settings.embedded else None
+
+
+def path_of(settings: Settings) -> Path:
+    return settings.data / "run" / "changes"
+
+
+def renew(path: Path, value: int) -> None:
+    """Nothing that was kept or confirmed holds any longer; `value` was never used before, and is even."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory, memoryview(memory).cast("Q") as values:
+        values[_EVERYTHING] = value | 1
+        for at in range(_FIRST, _FIRST + 3 * values[_PARTS]):
+            values[at] = 0
+        values[_EVERYTHING] = value
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 from services.api import kept
 from services.api.kept import UNKNOWN, Kept
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.store.changes import Changes
+from shared.store.changes import Changes, renew
 
 PARTITIONS = {COMMANDS: 2, IDENTITY: 1}
 FRAGMENTS = [UUID(int=(number % 2) << 64 | number) for number in range(12)]
@@ -158,6 +158,25 @@ def test_all_are_forgotten_after_a_time(tmp_path: Path) -> None:
     assert rows.find((1, FRAGMENTS[1])) is UNKNOWN
     assert rows.generation == 1
     assert rows.find(key) is UNKNOWN
+
+
+def test_a_renewed_file_holds_nothing_and_is_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "changes"
+    renew(path, 8)  # there is none yet
+    changes = Changes(path, PARTITIONS)
+    changes.announce(COMMANDS, [(1, 5)])
+    changes.confirm(COMMANDS, [(1, 5, 77)])
+    rows, key = Kept(COMMANDS, changes, lambda: 0.0), (1, FRAGMENTS[1])
+    rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 1): 5})
+    assert rows.find(key) == (1,)
+    assert (COMMANDS, 1, 5, 77) in set(changes.confirmed())
+    inode = path.stat().st_ino
+    renew(path, 8)
+    assert path.stat().st_ino == inode
+    assert rows.find(key) is UNKNOWN
+    assert {(version, stamp) for _, _, version, stamp in changes.confirmed()} == {(0, 0)}
+    rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 1): 5})
+    assert rows.find(key) is UNKNOWN, "nobody has announced the position that the store is at"
 
 
 def test_an_identity_row_is_marked_where_its_project_is_written(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import orjson
 
+from bench.filling import settle
 from bench.load import load, post
 from bench.logs import frozen, on_both_logs
 from bench.report import Row, row
@@ -44,6 +45,7 @@ def appends(data: Path) -> list[Row]:
 def _measured(stack: Stack, bare: int, log: str) -> list[Row]:
     ours, batches, beside, limit, slow = [], [], [], [], []
     for _ in range(TURNS):
+        settle(stack)  # what the engine merges of the turn before would count against both
         limit.append(_load(bare, _event, CONNECTIONS)[0])
         with frozen(stack.pid("projector")):
             rate, latencies = _load(stack.port, _event, CONNECTIONS)

@@ -6,9 +6,11 @@ All on the embedded setup, real processes, over HTTP.
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,11 +166,10 @@ def _disk(stack: Stack) -> Row:
 
 def _size(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_blocks * 512
-        except FileNotFoundError:  # a merge has removed it
-            continue
+    for parent, _, names in os.walk(folder):  # which passes over folders that a merge has removed
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(parent, name).stat().st_blocks * 512
     return total
 
 

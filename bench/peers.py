@@ -26,6 +26,8 @@ UPDATES, TRANSACTION = 50_000, 1_000
 
 READERS = (16, 64, 256)
 WRITERS = 64
+TOGETHER = 200
+"""Persons of one batch read."""
 
 Ask = Callable[[int], bytes]
 
@@ -36,7 +38,8 @@ def peers(data: Path) -> list[Row]:
         asyncio.run(fill(dsn, PERSONS))
         with serving(dsn) as port, running(data / "stack") as stack:
             capture_persons(stack, PERSONS)
-            rows = [_reads(stack, port, readers) for readers in READERS]
+            rows = [_first_reads(stack, port)]
+            rows += [_reads(stack, port, readers) for readers in READERS]
             rows.append(_writes(stack, port))
         rows.append(_updates(dsn, data))
     return rows
@@ -49,15 +52,28 @@ def asking(count: int, seed: int) -> Ask:
     return lambda number: requests[number % count]
 
 
-def _reads(stack: Stack, port: int, readers: int) -> Row:
-    chosen = random.Random(readers)
+def _first_reads(stack: Stack, port: int) -> Row:
+    """Rows that nobody has read before; then all are read once, as those of persons that are asked for often are."""
+    theirs = asyncio.run(load(port, _point_selects(WRITERS), connections=WRITERS, seconds=SECONDS))[0]
+    mine = asyncio.run(load(stack.port, asking(PERSONS, WRITERS), connections=WRITERS, seconds=SECONDS))[0]
+    ids = [str(fragment_id(1, f"person-{number}")) for number in range(PERSONS)]
+    for start in range(0, PERSONS, TOGETHER):
+        read = stack.persons("/batch_by_uuids/", "POST", {"uuids": ids[start : start + TOGETHER]})
+        assert len(read.json["results"]) == TOGETHER
+    name = f"GET one, rows not read before / PostgreSQL point SELECT, c = {WRITERS}"
+    return row(name, [mine], [theirs], "one turn")
+
+
+def _point_selects(seed: int) -> Ask:
+    chosen = random.Random(seed)
     order = [chosen.randrange(PERSONS) for _ in range(PERSONS)]
+    return lambda number: f"GET /persons/{order[number % PERSONS]}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
-    def theirs(number: int) -> bytes:
-        return f"GET /persons/{order[number % PERSONS]}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
-    mine, their, slow = _in_turns(stack.port, asking(PERSONS, readers), port, theirs, readers)
-    return row(f"GET one / PostgreSQL point SELECT, c = {readers}", mine, their, f"p99 {slow:.0f} ms, uuid")
+def _reads(stack: Stack, port: int, readers: int) -> Row:
+    mine, their, slow = _in_turns(stack.port, asking(PERSONS, readers), port, _point_selects(readers), readers)
+    note = f"p99 {slow:.0f} ms, uuid, rows known to be the newest"
+    return row(f"GET one / PostgreSQL point SELECT, c = {readers}", mine, their, note)
 
 
 def _writes(stack: Stack, port: int) -> Row:

@@ -62,7 +62,8 @@ def life(data: Path) -> list[Row]:
     with running(data / "latency") as stack:
         idle_bytes = sum(_resident(stack).values())
         rows = [*_visible(stack), _patched(stack)]
-        rows.append(("memory of all five processes, idle", f"{idle_bytes >> 20} MB", "", "", "pages that several share are counted once (PSS)"))
+        note = "pages that several share are counted once (PSS)"
+        rows.append(("memory of all five processes, idle", f"{idle_bytes >> 20} MB", "", "", note))
     with running(data / "disk") as stack:
         rows.append(_disk(stack))
     with running(data / "memory") as stack:

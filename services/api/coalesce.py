@@ -31,13 +31,17 @@ class Coalesced(Generic[K, V]):
 
     async def get(self, key: K) -> V | None:
         """The value of a key as it is after this ask began; None when there is none."""
+        return await self.ask(key)
+
+    def ask(self, key: K) -> asyncio.Future[V | None]:
+        """The same for who asks for many: a task for each would take longer than its share of the call."""
         if len(self._waiting) >= WAITING_MAX:
             raise StoreUnavailable("Too many reads are waiting.")
         future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
         if self._caller is None or self._caller.done():
             self._caller = asyncio.create_task(self._call(), name="coalesced reads")
-        return await future
+        return future
 
     async def _call(self) -> None:
         while self._waiting:

@@ -113,7 +113,7 @@ class Reads:
 
     async def numbers_of(self, project: int, fragments: Sequence[UUID]) -> list[int | None]:
         """The integer ids of fragments, of erased ones too; None for one that never lived."""
-        rows = await asyncio.gather(*(self._fragments.get((project, fragment)) for fragment in fragments))
+        rows = await asyncio.gather(*(self._fragments.ask((project, fragment)) for fragment in fragments))
         return [row[4] if row is not None else None for row in rows]
 
     async def _round(
@@ -124,12 +124,10 @@ class Reads:
         rows, identities = self._known(keys)
         unread = [key for key in keys if key not in rows], [key for key in keys if key not in identities]
         if unread[0] or unread[1]:
-            found = await asyncio.gather(
-                asyncio.gather(*(self._fragments.get(key) for key in unread[0])),
-                asyncio.gather(*(self._identities.get(key) for key in unread[1])),
-            )
-            rows |= zip(unread[0], found[0], strict=True)
-            identities |= zip(unread[1], found[1], strict=True)
+            asked = [self._fragments.ask(key) for key in unread[0]]
+            found: list[Any] = await asyncio.gather(*asked, *(self._identities.ask(key) for key in unread[1]))
+            rows |= zip(unread[0], found, strict=False)
+            identities |= zip(unread[1], found[len(asked) :], strict=True)
         return (
             {key[1]: row for key, row in rows.items() if row is not None},
             {key[1]: row for key, row in identities.items() if row is not None},

@@ -41,8 +41,8 @@ INSERTS, INSERT_ROWS = 5, 10_000
 """Raw inserts of one turn, and their rows: as many as a full batch."""
 
 POLL_SECONDS = 0.1
-"""How often it is looked how far projection is, so a turn is wrong by 4 % at most. A look takes 6 ms of one of the engine's
-threads, which rest half of the time."""
+"""How often it is looked how far projection is, so a turn is wrong by 4 % at most. A look takes 6 ms of one of the
+engine's threads, which rest half of the time."""
 
 CAUGHT_UP_SECONDS_MAX = 300.0
 

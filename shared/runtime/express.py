@@ -11,6 +11,7 @@ import asyncio
 import time
 from typing import Any, NamedTuple, Protocol
 
+import structlog
 from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser
@@ -47,7 +48,7 @@ class Taken(NamedTuple):
 
 
 class Taker(Protocol):
-    """Who takes requests of a kind. Nothing that it does may raise."""
+    """Who takes requests of a kind."""
 
     def line(self, line: bytes) -> Any:
         """What it wants to know of a request with this first line; None when it is not of its kind, or not HTTP/1.1."""
@@ -164,7 +165,10 @@ class Connection(web.RequestHandler):
             return False
         assert head is not None
         began = time.perf_counter()
-        taken = head.taker.take(head, data[end:])
+        try:
+            taken = head.taker.take(head, data[end:])
+        except Exception:  # noqa: BLE001  # aiohttp's way meets it again, and tells
+            return False
         if taken is None:
             return False
         if isinstance(taken, bytes):
@@ -182,7 +186,11 @@ class Connection(web.RequestHandler):
     def _answer(self, future: asyncio.Future[Any]) -> None:
         assert self._taken is not None
         (head, taken), self._taken = self._taken, None
-        answer = head.taker.answer(head, taken, time.perf_counter() - self._began)
+        try:
+            answer = head.taker.answer(head, taken, time.perf_counter() - self._began)
+        except Exception as error:  # noqa: BLE001  # a client without an answer must not wait for one
+            structlog.get_logger().exception("unexpected", error=type(error).__name__)
+            self.force_close()
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         self._request_in_progress = False
         if self.transport is not None:

@@ -37,6 +37,8 @@ class Fake:
     def take(self, head: Head, body: bytes) -> Taken | bytes | None:
         if body == b"no":
             return None
+        if body == b"take raises":
+            raise RuntimeError
         if body == b"at once":
             return answer(body)
         self.taken.append(body)
@@ -47,6 +49,8 @@ class Fake:
         return Taken(future, body)
 
     def answer(self, head: Head, taken: Taken, seconds: float) -> bytes:
+        if taken.note == b"answer raises":
+            raise RuntimeError
         return answer(taken.note)
 
 
@@ -102,6 +106,19 @@ async def test_a_whole_plain_request_is_taken() -> None:
 async def test_a_request_may_be_answered_at_once() -> None:
     found = await exchanged([sent(b"at once"), sent(b"a"), sent(b"at once")], 3)
     assert found == [b"ours:at once", b"ours:a", b"ours:at once"]
+
+
+async def test_a_taker_that_fails_leaves_the_request_to_aiohttp() -> None:
+    assert await exchanged([sent(b"take raises"), sent(b"a")], 2) == [b"theirs:take raises", b"ours:a"]
+
+
+async def test_an_answer_that_cannot_be_made_ends_the_connection() -> None:
+    async with server(Fake()) as (_, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent(b"answer raises"))
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
 
 
 async def test_what_is_not_taken_goes_to_aiohttp_and_the_next_is_offered_again() -> None:

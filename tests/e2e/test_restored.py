@@ -13,6 +13,8 @@ from tests.support.asking import sent, shown, uuid
 from tests.support.processes import Stack, running
 
 ERASED, KEPT, SECRET, OPEN = "ann@example.com", "bob@example.com", "a-secret-of-anns", "a-secret-of-bobs"
+pytestmark = pytest.mark.xdist_group("restored")  # each test goes on where the one before it has ended
+
 RUN_SECONDS_MAX = 120.0
 TABLES = ("fragments", "timeline", "search", "captured_events", "identity", "deletion_requests")
 

@@ -13,8 +13,6 @@ from tests.support.asking import sent, shown, uuid
 from tests.support.processes import Stack, running
 
 ERASED, KEPT, SECRET, OPEN = "ann@example.com", "bob@example.com", "a-secret-of-anns", "a-secret-of-bobs"
-pytestmark = pytest.mark.xdist_group("restored")  # each test goes on where the one before it has ended
-
 RUN_SECONDS_MAX = 120.0
 TABLES = ("fragments", "timeline", "search", "captured_events", "identity", "deletion_requests")
 
@@ -86,12 +84,21 @@ def test_the_replay_takes_the_person_out_of_every_answer_at_once(stack: Stack, b
     nothing_is_back(stack, before[0])
 
 
-def test_a_run_erases_the_rows_again_and_makes_no_second_receipt(stack: Stack, before: list[str]) -> None:
+@pytest.fixture(scope="module")
+def proof(stack: Stack) -> bytes:
+    """The receipt, as it was before a run erased what the copy had brought back."""
     (receipt,) = (stack.data / "receipts").glob("*.json")
-    proof = receipt.read_bytes()
-    assert held(stack, SECRET) >= {"timeline", "captured_events"}  # the copy has brought the bytes back
+    written = receipt.read_bytes()
+    assert held(stack, SECRET) >= {"timeline", "captured_events"}
     run(stack, "1 verified, 0 failed, 0 left open\n")
     assert not held(stack, SECRET)
+    return written
+
+
+def test_a_run_erases_the_rows_again_and_makes_no_second_receipt(
+    stack: Stack, before: list[str], proof: bytes
+) -> None:
+    (receipt,) = (stack.data / "receipts").glob("*.json")
     assert held(stack, OPEN) == {"fragments", "timeline", "search", "captured_events"}
     assert [(path, path.read_bytes()) for path in (stack.data / "receipts").glob("*.json")] == [(receipt, proof)]
     checked = stack.call("receipts", "verify", str(receipt))
@@ -99,6 +106,7 @@ def test_a_run_erases_the_rows_again_and_makes_no_second_receipt(stack: Stack, b
     nothing_is_back(stack, before[0])
 
 
+@pytest.mark.usefixtures("proof")
 def test_a_rebuild_after_that_brings_nothing_back(stack: Stack, before: list[str]) -> None:
     ran = stack.call("rebuild", seconds=RUN_SECONDS_MAX)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -81,7 +81,7 @@ async def run(settings: Settings) -> None:
         changes = changes_of(settings, log.partitions())
         context = await build(log, store, Objects(settings.objects_url), SystemClock(), limits, changes)
         app = application(context, settings.static)
-        express = Express(capture.ExpressCapture(context, _observe_capture), ExpressPerson(context, _observe_answer))
+        express = Express(capture.ExpressCapture(context, _observe_answer), ExpressPerson(context, _observe_answer))
         runner = await serve(app, settings.host, settings.port, reuse_port=True, express=express)
         collect_seldom(COLLECTED_OBJECTS)
         await asyncio.Event().wait()
@@ -165,10 +165,6 @@ async def _observe(
 
 def _observe_answer(method: str, route: str, status: int, seconds: float) -> None:
     _timer(method, route, status).observe(seconds)
-
-
-def _observe_capture(path: str, status: int, seconds: float) -> None:
-    _observe_answer("POST", path, status, seconds)
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -15,7 +14,7 @@ from services.api.capture_body import INFLATED_BYTES_MAX, Captured, decode
 from services.api.capture_events import Scene, commands_of, time_of, token_of
 from services.api.context import CONTEXT, Context, position_header
 from services.api.load import unfolded
-from services.api.ready import Ready, answer_of, is_plain
+from services.api.ready import Observe, Ready, answer_of, is_plain, log_refusal
 from shared.domain.errors import BadInput, PersonlogError
 from shared.domain.ids import Position, format_positions
 from shared.log.port import Entry
@@ -76,8 +75,7 @@ class ExpressCapture:
     """Captures that are small, plain and all good, answered without a task each. Whatever else there is to say is said
     by `capture`, which then begins anew: nothing has been appended."""
 
-    def __init__(self, context: Context, observe: Callable[[str, int, float], None]) -> None:
-        """`observe` takes the path, the status and the seconds of each answer."""
+    def __init__(self, context: Context, observe: Observe) -> None:
         paths = (path + slash for path in PATHS for slash in ("", "/"))
         self._lines = {f"POST {path} HTTP/1.1".encode(): path for path in paths}
         self._context, self._observe = context, observe
@@ -111,11 +109,11 @@ class ExpressCapture:
         error = taken.future.exception()
         if error is None:
             _STORED.inc(taken.note)
-            self._observe(head.line, 200, seconds)
+            self._observe("POST", head.line, 200, seconds)
             return answer_of(200, OK, {"Position": format_positions(taken.future.result())})
-        refusal = errors.of(error if isinstance(error, PersonlogError) else PersonlogError())
-        self._observe(head.line, refusal.status, seconds)
-        return answer_of(refusal.status, refusal.body(), refusal.headers)
+        status, answer = log_refusal(error)
+        self._observe("POST", head.line, status, seconds)
+        return answer
 
 
 def told(request: web.Request, refusal: errors.ApiError | None, positions: list[Position]) -> web.StreamResponse:

@@ -167,8 +167,7 @@ def event_time(event: dict[str, Any], properties: Properties, scene: Scene) -> i
     now, offset = scene.received_at, event.get("offset")
     if isinstance(offset, int | float) and not isinstance(offset, bool) and 0 <= offset < 1e12:
         return now - int(offset * 1_000)
-    timestamp = event.get("timestamp")
-    sent = time_of(timestamp) if timestamp is not None else None
+    sent = time_of(event.get("timestamp"))
     if sent is None:
         return now
     own = time_of(event.get("sent_at"))  # of an event outside a batch, such as an element of an array
@@ -181,9 +180,6 @@ def event_time(event: dict[str, Any], properties: Properties, scene: Scene) -> i
 
 def sent_id_of(event: dict[str, Any], sent: Properties) -> str:
     """The distinct id of an event, as it was sent."""
-    first = event.get("distinct_id")
-    if type(first) is str and first.strip():
-        return first
     for value in (event.get("distinct_id"), event.get("$distinct_id"), sent.get("distinct_id")):
         if value is not None and (text := _id_text(value, "distinct_id")).strip():
             return text

@@ -6,21 +6,19 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 from multidict import CIMultiDictProxy
 
-from services.api import errors
 from services.api.access import Key
 from services.api.bodies import Update
 from services.api.context import POSITION_HEADER, Context
 from services.api.outcomes import Keyed
 from services.api.persons import member_named, update_of
 from services.api.reads import KnownRows
-from services.api.ready import answer_of
+from services.api.ready import Observe, answer_of, log_refusal
 from services.api.render import json_body
 from services.api.values import check_properties
 from shared.domain.errors import PersonlogError
@@ -62,8 +60,7 @@ class _Headers(NamedTuple):
 class ExpressPerson:
     """GET, and PATCH that does not wait, of one person by one of its uuids."""
 
-    def __init__(self, context: Context, observe: Callable[[str, str, int, float], None]) -> None:
-        """`observe` takes method, route, status and seconds of each answer."""
+    def __init__(self, context: Context, observe: Observe) -> None:
         self._context, self._observe = context, observe
         self._shown: OrderedDict[UUID, tuple[list[Any], bytes, str]] = OrderedDict()
         self._generation = self._bytes = 0
@@ -122,9 +119,9 @@ class ExpressPerson:
         if error is None:
             self._observe("PATCH", head.line.route, 202, seconds)
             return answer_of(202, b"", {POSITION_HEADER: format_positions(taken.future.result())})
-        refusal = errors.of(error if isinstance(error, PersonlogError) else PersonlogError())
-        self._observe("PATCH", head.line.route, refusal.status, seconds)
-        return answer_of(refusal.status, refusal.body(), refusal.headers)
+        status, answer = log_refusal(error)
+        self._observe("PATCH", head.line.route, status, seconds)
+        return answer
 
     def _patch(self, head: Head, key: Key, body: bytes, known: KnownRows) -> Taken | None:
         context, line = self._context, head.line

@@ -5,7 +5,7 @@ aiohttp makes, sorts and checks a dictionary of headers for each answer, which t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from aiohttp import web
@@ -14,7 +14,13 @@ from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion11
 from aiohttp.web_request import BaseRequest
 
+from services.api import errors
+from shared.domain.errors import PersonlogError
+
 STATUS_LINES = {status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase}" for status in (200, 202, 500, 503)}
+
+Observe = Callable[[str, str, int, float], None]
+"""Takes method, route, status and seconds of an answer."""
 
 HEADERS = "X-Content-Type-Options: nosniff\r\nCache-Control: no-store"
 """What every answer has (`app`)."""
@@ -26,6 +32,12 @@ def answer_of(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
     more = "".join([f"{name}: {value}\r\n" for name, value in headers.items() if value])
     head = f"{STATUS_LINES[status]}\r\n{kind}{HEADERS}\r\nDate: {rfc822_formatted_time()}\r\n"
     return f"{head}{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def log_refusal(error: BaseException) -> tuple[int, bytes]:
+    """Status and whole answer of what the log said to an append."""
+    refusal = errors.of(error if isinstance(error, PersonlogError) else PersonlogError())
+    return refusal.status, answer_of(refusal.status, refusal.body(), refusal.headers)
 
 
 class Ready(web.StreamResponse):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import OrderedDict
+from operator import is_
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from multidict import CIMultiDictProxy
 from services.api.access import Key
 from services.api.bodies import Update
 from services.api.context import POSITION_HEADER, Context
+from services.api.kept import Recent
 from services.api.outcomes import Keyed
 from services.api.persons import member_named, update_of
 from services.api.reads import KnownRows
@@ -62,8 +63,8 @@ class ExpressPerson:
 
     def __init__(self, context: Context, observe: Observe) -> None:
         self._context, self._observe = context, observe
-        self._shown: OrderedDict[UUID, tuple[list[Any], bytes, str]] = OrderedDict()
-        self._generation = self._bytes = 0
+        self._shown: Recent[UUID, tuple[list[Any], bytes, str]] = Recent(SHOWN_BYTES_MAX)
+        self._generation = 0
 
     def line(self, line: bytes) -> _Line | None:
         found = _LINE.fullmatch(line)
@@ -144,20 +145,14 @@ class ExpressPerson:
         if self._generation != self._context.reads.generation:  # its rows are forgotten, so they are too
             self._generation = self._context.reads.generation
             self._shown.clear()
-            self._bytes = 0
         shown = self._shown.get(line.fragment)
-        if shown is not None and len(shown[0]) == len(rows) and all(map(_is, shown[0], rows)):
+        if shown is not None and len(shown[0]) == len(rows) and all(map(is_, shown[0], rows)):
             return shown[1:]
         person = _person(line.project, known)
         if person is None:
             return None
         body = json_body(person.shown())
-        if shown is not None:
-            self._bytes -= len(self._shown.pop(line.fragment)[1]) + SHOWN_BYTES
-        self._shown[line.fragment] = rows, body, person.etag
-        self._bytes += len(body) + SHOWN_BYTES
-        while self._bytes > SHOWN_BYTES_MAX:
-            self._bytes -= len(self._shown.popitem(last=False)[1][1]) + SHOWN_BYTES
+        self._shown.put(line.fragment, (rows, body, person.etag), len(body) + SHOWN_BYTES)
         return body, person.etag
 
 
@@ -166,7 +161,3 @@ def _person(project: int, known: KnownRows) -> Person | None:
     rows = {member: row for member, row, _ in found if row is not None}
     identities = {member: identity for member, _, identity in found if identity is not None}
     return person_of(project, root, [member for member, _, _ in found], (rows, identities))
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other

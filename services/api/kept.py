@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from shared.store.changes import Changes
 
 KEPT_BYTES_MAX = 32 * 1_048_576
-"""Of all kept rows, estimated; the least recently used go first."""
+"""Of the kept rows of one table, estimated."""
 
 KEPT_SECONDS_MAX = 600.0
 """Then all are forgotten: of a person that is erased, nothing stays here because nobody asked again."""
@@ -23,6 +23,8 @@ ROW_BYTES = 600
 
 Key = tuple[int, UUID]
 Row = tuple[Any, ...]
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Unknown:
@@ -30,6 +32,37 @@ class Unknown:
 
 
 UNKNOWN: Final = Unknown()
+
+
+class Recent(Generic[K, V]):
+    """Values of so many bytes together; the least recently used go first."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max, self._bytes = bytes_max, 0
+        self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        found = self._values.get(key)
+        if found is None:
+            return None
+        self._values.move_to_end(key)
+        return found[0]
+
+    def put(self, key: K, value: V, size: int) -> None:
+        self.drop(key)
+        self._values[key] = value, size
+        self._bytes += size
+        while self._bytes > self._bytes_max:
+            self._bytes -= self._values.popitem(last=False)[1][1]
+
+    def drop(self, key: K) -> None:
+        found = self._values.pop(key, None)
+        if found is not None:
+            self._bytes -= found[1]
+
+    def clear(self) -> None:
+        self._values.clear()
+        self._bytes = 0
 
 
 class Kept:
@@ -41,24 +74,21 @@ class Kept:
         self.generation = 0
         """How often all were forgotten."""
 
-        self._rows: OrderedDict[Key, tuple[Row | None, int, int, int]] = OrderedDict()  # row, slot, seen, bytes
-        self._bytes = 0
+        self._rows: Recent[Key, tuple[Row | None, int, int]] = Recent(KEPT_BYTES_MAX)  # row, slot, seen
 
     def find(self, key: Key) -> Row | Unknown | None:
         """The row as it is in the table now, None when it has none, UNKNOWN when the table must be asked."""
         if self._monotonic() > self._until:
             self._until = self._monotonic() + KEPT_SECONDS_MAX
             self._rows.clear()
-            self._bytes = 0
             self.generation += 1
         found = self._rows.get(key)
         if found is None or self._changes is None:
             return UNKNOWN
-        row, slot, seen, _ = found
+        row, slot, seen = found
         if self._changes.seen(slot) != seen:
-            self._forget(key)
+            self._rows.drop(key)
             return UNKNOWN
-        self._rows.move_to_end(key)
         return row
 
     def looked(self, keys: list[Key]) -> dict[Key, tuple[int, int]]:
@@ -81,15 +111,6 @@ class Kept:
             partition = changes.partition(topic, *key)
             if reached.get((topic, partition), 0) > changes.announced(topic, partition):
                 continue  # somebody writes who marks nothing
-            self._forget(key)
             row = rows.get(key)
             size = ROW_BYTES + sum(len(value) for value in row or () if isinstance(value, str | list))
-            self._rows[key] = row, slot, seen, size
-            self._bytes += size
-        while self._bytes > KEPT_BYTES_MAX:
-            self._bytes -= self._rows.popitem(last=False)[1][3]
-
-    def _forget(self, key: Key) -> None:
-        found = self._rows.pop(key, None)
-        if found is not None:
-            self._bytes -= found[3]
+            self._rows.put(key, (row, slot, seen), size)

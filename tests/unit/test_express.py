@@ -99,6 +99,16 @@ async def exchanged(pieces: list[bytes], count: int, taker: Fake | None = None) 
         return found
 
 
+async def in_flight(taker: Fake, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection whose request was taken and has no answer yet."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent(b"a"))
+    async with asyncio.timeout(10):
+        while not taker.waiting:
+            await asyncio.sleep(0.01)
+    return reader, writer
+
+
 async def test_a_whole_plain_request_is_taken() -> None:
     assert await exchanged([sent(b"a"), sent(b"b"), sent(b"")], 3) == [b"ours:a", b"ours:b", b"ours:"]
 
@@ -175,10 +185,7 @@ async def test_a_shutdown_waits_for_the_answer() -> None:
     taker = Fake()
     taker.at_once = False
     async with server(taker) as (runner, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(sent(b"a"))
-        while not taker.waiting:
-            await asyncio.sleep(0.01)
+        reader, writer = await in_flight(taker, port)
         ending = asyncio.create_task(runner.cleanup())
         await asyncio.sleep(0.05)
         assert not ending.done()
@@ -193,10 +200,7 @@ async def test_a_client_that_goes_before_its_answer_harms_nobody() -> None:
     taker = Fake()
     taker.at_once = False
     async with server(taker) as (_, port):
-        _, gone = await asyncio.open_connection("127.0.0.1", port)
-        gone.write(sent(b"a"))
-        while not taker.waiting:
-            await asyncio.sleep(0.01)
+        _, gone = await in_flight(taker, port)
         gone.transport.abort()
         await asyncio.sleep(0.05)
         taker.waiting[0].set_result(b"a")

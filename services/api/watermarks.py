@@ -100,7 +100,7 @@ class Watermarks:
                 self.polls += 1
 
     async def _poll(self) -> None:
-        """Ask the store at once and then ever less often, until nobody waits; look at what is confirmed in between."""
+        """Until nobody waits: ask the store, ever less often; where writers confirm, look at that in between."""
         loop = asyncio.get_running_loop()
         pause = POLL_SECONDS_MIN if self._must_ask() else POLL_SECONDS_MAX
         asked_at = float("-inf") if self._must_ask() else loop.time()

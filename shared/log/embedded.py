@@ -65,14 +65,13 @@ class EmbeddedLog:
         self._crowd, self._crowded_until = 0, 0.0
         self._gathering: asyncio.TimerHandle | None = None
         self._groups: SimpleQueue[list[_Pending] | None] = SimpleQueue()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: threading.Thread | None = None
         self._executor = ThreadPoolExecutor(1, "log-heads")
 
     async def start(self) -> None:
         await asyncio.to_thread(self._open)
-        self._loop = asyncio.get_running_loop()
-        self._writer = threading.Thread(target=self._write, args=(self._loop,), name="log-writer", daemon=True)
+        loop = asyncio.get_running_loop()
+        self._writer = threading.Thread(target=self._write, args=(loop,), name="log-writer", daemon=True)
         self._writer.start()
 
     async def close(self) -> None:

@@ -16,6 +16,10 @@ from tests.support.processes import Stack, running
 
 PROFILE = os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 RECOVERY_MEDIAN_SECONDS_MAX = 3.0
+"""Of the median recovery, on a machine that does nothing else. One that is busy is judged by RECOVERY_STARTS_MAX."""
+
+RECOVERY_STARTS_MAX = 4.0
+"""Of the median recovery over the median bare start beside it: 0.8 embedded and 2.0 on Kafka, where a start takes 1 s."""
 
 
 class Size(NamedTuple):
@@ -55,4 +59,5 @@ def _judged(log: str, stack: Stack, cluster: Cluster | None, record_property: An
     print(f"{told}\n{by_kind(chaos)}")
     assert (verdict.lost, verdict.duplicated, verdict.differences) == (0, 0, 0), (told, verdict.named)
     assert chaos.kills >= SIZE.kills and chaos.acknowledged >= SIZE.acknowledged
-    assert statistics.median(recovery.served for _, recovery in chaos.recoveries) <= RECOVERY_MEDIAN_SECONDS_MAX, told
+    most = max(RECOVERY_MEDIAN_SECONDS_MAX, RECOVERY_STARTS_MAX * statistics.median(chaos.starts))
+    assert statistics.median(recovery.served for _, recovery in chaos.recoveries) <= most, told

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -27,6 +28,9 @@ PAUSE_SECONDS = 0.03
 
 RECOVERY_SECONDS_MAX = 60.0
 """Also how long a request is resent: by then service is back, or the run has failed."""
+
+START = [sys.executable, "-c", "import services.projector.app"]
+"""What a start costs before it does anything of ours: an interpreter and our modules."""
 
 STOPPED_SECONDS = 1.5
 """A stall: nobody notices it but the clients."""
@@ -142,6 +146,8 @@ class Chaos:
         self.prober = Writer(stack, seed)
         self.kills = 0
         self.recoveries: list[tuple[str, Recovery]] = []
+        self.starts: list[float] = []
+        """Seconds of one START after each fault, beside the same writers: what the machine gives just then."""
 
     @property
     def faults(self) -> Counter[str]:
@@ -194,6 +200,9 @@ class Chaos:
             watch.stop()
         self.kills += 3 if name == "kill_all" else name.startswith("kill_")
         self.recoveries.append((name, Recovery(seconds, watch.moved(ended))))
+        began = time.monotonic()
+        subprocess.run(START, check=True, timeout=RECOVERY_SECONDS_MAX)
+        self.starts.append(time.monotonic() - began)
         if self.cluster:
             self.cluster.wait_whole()
 

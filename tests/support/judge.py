@@ -64,7 +64,8 @@ def summary(log: str, chaos: Chaos, verdict: Verdict) -> str:
         f" {sum(writer.resent for writer in chaos.writers):,}, faults {len(chaos.recoveries)} of"
         f" {len(chaos.faults)} kinds ({chaos.kills} kills), lost {verdict.lost}, duplicated {verdict.duplicated},"
         f" differences {verdict.differences}, recovery median {statistics.median(times):.2f} s max {max(times):.2f} s,"
-        f" of kills alone median {statistics.median(kills):.2f} s"
+        f" of kills alone median {statistics.median(kills):.2f} s, of a bare start beside them"
+        f" {statistics.median(chaos.starts or [0.0]):.2f} s"
     )
 
 

@@ -174,8 +174,11 @@ def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int
 
 
 def _rebuild(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from services.projector.app import COLLECTED_OBJECTS
     from services.projector.rebuild import rebuild
+    from shared.runtime.lifecycle import collect_seldom
 
+    collect_seldom(COLLECTED_OBJECTS)
     began = time.monotonic()
     progress = Progress(terminal=sys.stdout.isatty(), began=began)
     report = asyncio.run(

@@ -1,10 +1,11 @@
 -- name: page
 -- Facts behind the cursor in the order of their keys: of everybody, or of some fragments. What a fold does not need
--- stays away: it would be most of the bytes.
-SELECT project, fragment, version, topic, if(topic = 'fragment.erased', toUnixTimestamp64Micro(at), 0) AS at, stamp,
-    toUUID('00000000-0000-0000-0000-000000000000') AS command, '' AS actor, '' AS source, distinct_id, number,
-    created_at, keys, kinds, CAST([], 'Array(String)') AS before, after, root, members, identified, erase,
-    toUUID('00000000-0000-0000-0000-000000000000') AS peer, '' AS reason
+-- stays away: it would be most of the bytes. A uuid that comes often is decoded once: of four columns 0.3 µs a row, not
+-- 3.4; their names are others than the table's, whose order is wanted.
+SELECT project, toLowCardinality(fragment) AS one_fragment, version, topic,
+    if(topic = 'fragment.erased', toUnixTimestamp64Micro(at), 0) AS at, stamp, '' AS command, '' AS actor, '' AS source,
+    distinct_id, number, created_at, keys, kinds, '' AS before, after, toLowCardinality(root) AS one_root, members,
+    identified, erase, toLowCardinality(toUUID('00000000-0000-0000-0000-000000000000')) AS peer, '' AS reason
 FROM timeline
 WHERE project != 0 AND project >= {project:UInt32} AND (project > {project:UInt32} OR fragment >= {fragment:UUID})
     AND (project, fragment, version, toString(topic))

@@ -68,8 +68,8 @@ def event_of(row: Row) -> Event | None:
             created_at=row[11],
             names=tuple(row[12]),
             kinds=tuple(row[13]),
-            before=tuple(_value(text) for text in row[14]),
-            values=tuple(None if text == "" else orjson.loads(text) for text in row[15]),
+            before=tuple([_value(text) for text in row[14]]),
+            values=tuple([None if text == "" else orjson.loads(text) for text in row[15]]),
         )
     if topic == f.FragmentErased.TOPIC:
         return f.FragmentErased(**head, iver=row[19], at=row[4], number=row[10])

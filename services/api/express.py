@@ -26,7 +26,7 @@ from shared.domain.errors import PersonlogError
 from shared.domain.ids import format_positions
 from shared.runtime import telemetry
 from shared.runtime.express import Head, Taken
-from shared.store.person import Person, person_of
+from shared.store.person import living_of, person_of
 
 PLAIN_HEADERS = frozenset(
     ("host", "authorization", "accept", "accept-encoding", "user-agent", "connection", "content-type", "content-length")
@@ -63,7 +63,7 @@ class ExpressPerson:
 
     def __init__(self, context: Context, observe: Observe) -> None:
         self._context, self._observe = context, observe
-        self._shown: Recent[UUID, tuple[list[Any], bytes, str]] = Recent(SHOWN_BYTES_MAX)
+        self._shown: Recent[int, tuple[list[Any], bytes, str]] = Recent(SHOWN_BYTES_MAX)
         self._generation = 0
 
     def line(self, line: bytes) -> _Line | None:
@@ -126,14 +126,14 @@ class ExpressPerson:
 
     def _patch(self, head: Head, key: Key, body: bytes, known: KnownRows) -> Taken | None:
         context, line = self._context, head.line
-        person = _person(line.project, known)
-        if person is None:
+        members = living_of(known[1])
+        if not members:
             return None
         try:
             properties = msgspec.json.decode(body, type=Update).properties
             check_properties(properties, "properties")
             sent = Keyed(fragment=line.fragment)
-            member = member_named(person, line.fragment)
+            member = member_named(members, line.fragment)
             command = update_of(context, line.project, key.actor, member, sent, properties)
             return Taken(context.log.submit(context.entries([command])), None)
         except (PersonlogError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -145,19 +145,12 @@ class ExpressPerson:
         if self._generation != self._context.reads.generation:  # its rows are forgotten, so they are too
             self._generation = self._context.reads.generation
             self._shown.clear()
-        shown = self._shown.get(line.fragment)
+        shown = self._shown.get(line.fragment.int)
         if shown is not None and len(shown[0]) == len(rows) and all(map(is_, shown[0], rows)):
             return shown[1:]
-        person = _person(line.project, known)
+        person = person_of(line.project, *known)
         if person is None:
             return None
         body = json_body(person.shown())
-        self._shown.put(line.fragment, (rows, body, person.etag), len(body) + SHOWN_BYTES)
+        self._shown.put(line.fragment.int, (rows, body, person.etag), len(body) + SHOWN_BYTES)
         return body, person.etag
-
-
-def _person(project: int, known: KnownRows) -> Person | None:
-    root, found = known
-    rows = {member: row for member, row, _ in found if row is not None}
-    identities = {member: identity for member, _, identity in found if identity is not None}
-    return person_of(project, root, [member for member, _, _ in found], (rows, identities))

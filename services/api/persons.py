@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,6 @@ from shared.domain.commands import Write
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, fragment_id
 from shared.domain.view import Member
-from shared.store.person import Person
 
 UNSET = Text("$unset", "The name to unset, for who sends no body.", most=NAME_CHARS_MAX)
 
@@ -88,7 +88,7 @@ async def delete_property(call: Call) -> Answer:
         showing = [
             member for member in person.members if any(name in orjson.loads(member.properties) for name in names)
         ]
-        targets = {one.fragment: one for one in (member_named(person, sent.fragment), *showing)}
+        targets = {one.fragment: one for one in (member_named(person.members, sent.fragment), *showing)}
         at, command = call.context.stamps.reserve(len(targets)), call.context.mint()  # one id: it is one act
         commands = [
             write_of(
@@ -126,7 +126,7 @@ async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
     if outcome is None:
         person = await call.holder(sent.fragment)
         tags = call.tags(person)
-        member = member_named(person, sent.fragment)
+        member = member_named(person.members, sent.fragment)
         expect = None if "*" in tags else member.effect
         command = update_of(call.context, call.project.id, call.actor, member, sent, properties, expect)
         outcome = await carry_out(call, sent, [command], [sent.fragment] if expect is not None else [])
@@ -161,8 +161,9 @@ def write_of(context: Context, project: int, actor: str, member: Member, sent: K
     )
 
 
-def member_named(person: Person, fragment: UUID) -> Member:
-    return next((member for member in person.members if member.fragment == fragment), person.members[0])
+def member_named(members: Sequence[Member], fragment: UUID) -> Member:
+    """Whom a write to a person goes to: the member that was named, while it lives."""
+    return next((member for member in members if member.fragment == fragment), members[0])
 
 
 def _answer(outcome: Outcome, body: Any) -> Answer:

@@ -13,11 +13,11 @@ from typing import Any
 from uuid import UUID
 
 from services.api.coalesce import Coalesced
-from services.api.kept import UNKNOWN, Kept, Unknown
-from shared.domain.ids import COMMANDS, IDENTITY, partition_of, position_key
+from services.api.kept import Kept, Key, Unknown
+from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position_key
 from shared.store.changes import Changes
 from shared.store.client import Store
-from shared.store.person import Person, person_of
+from shared.store.person import Loaded, Person, Row, person_of
 from shared.store.queries import Query
 from shared.store.queries import load as load_queries
 
@@ -39,8 +39,12 @@ MEMBERS_KNOWN_MAX = 20
 CURSOR_START = (2**63 - 1, "g")
 """Before the newest person: the highest time, and a text above every uuid."""
 
-Key = tuple[int, UUID]
-KnownRows = tuple[UUID, list[tuple[UUID, Any, Any]]]
+Rows = tuple[Row | None, Row | None]
+"""A fragment's row and that of its identity, as far as there are any."""
+
+NO_ROWS: Rows = (None, None)
+
+KnownRows = tuple[UUID, list[Loaded]]
 Cursor = tuple[int, str]
 
 
@@ -66,8 +70,7 @@ class Reads:
         self._kept = {topic: Kept(topic, changes, monotonic) for topic in (COMMANDS, IDENTITY)}
         self._store, self._partitions, self._seen = store, partitions, seen
         self.queries = load_queries(Path(__file__).with_name("reads.sql"))
-        self._fragments: Coalesced[Key, tuple[Any, ...]] = Coalesced(self._load_fragments)
-        self._identities: Coalesced[Key, tuple[Any, ...]] = Coalesced(self._load_identities)
+        self._rows: Coalesced[Key, Rows] = Coalesced(self._load_rows)
         self._numbers: Coalesced[tuple[int, int], UUID] = Coalesced(self._load_numbers)
         self.reached: dict[tuple[str, int], int] = {}
         self.loads = 0
@@ -90,98 +93,93 @@ class Reads:
         self, project: int, fragments: Sequence[UUID], attempts: int = ATTEMPTS_MAX
     ) -> list[Person | None]:
         """The same for many, in their order."""
-        rows, identities = await self._round(project, fragments)
-        roots = {fragment: identities[fragment][3] if fragment in identities else fragment for fragment in fragments}
-        others = {root for fragment, root in roots.items() if root != fragment} - identities.keys()
-        if others:
-            more_rows, more = await self._round(project, list(others))
-            rows |= more_rows
-            identities |= more
-        members = {
-            root: list(identities[root][4]) if root in identities and identities[root][4] else [root]
-            for root in set(roots.values())
-        }
-        unread = {member for group in members.values() for member in group} - rows.keys() - set(fragments) - others
-        if unread:
-            more_rows, more = await self._round(project, list(unread))
-            rows |= more_rows
-            identities |= more
-        if attempts > 1 and any(root in identities and identities[root][3] != root for root in members):
+        rows = await self._round(project, fragments)
+        roots = [_root(fragment, rows[fragment.int][1]) for fragment in fragments]
+        if others := {root.int: root for root in roots if root.int not in rows}:
+            rows |= await self._round(project, others.values())
+        groups = {root.int: (root, _group(root, rows[root.int][1])) for root in roots}
+        if unread := {one.int: one for _, group in groups.values() for one in group if one.int not in rows}:
+            rows |= await self._round(project, unread.values())
+        if attempts > 1 and any(_root(root, rows[root.int][1]) != root for root, _ in groups.values()):
             return await self.by_fragments(project, fragments, attempts - 1)  # merged between two rounds
-        built = {root: person_of(project, root, group, (rows, identities)) for root, group in members.items()}
-        return [built[roots[fragment]] for fragment in fragments]
+        built = {
+            key: person_of(project, root, [(one, *rows[one.int]) for one in group])
+            for key, (root, group) in groups.items()
+        }
+        return [built[root.int] for root in roots]
 
     async def numbers_of(self, project: int, fragments: Sequence[UUID]) -> list[int | None]:
         """The integer ids of fragments, of erased ones too; None for one that never lived."""
-        rows = await asyncio.gather(*(self._fragments.ask((project, fragment)) for fragment in fragments))
-        return [row[4] if row is not None else None for row in rows]
+        rows = await self._round(project, fragments)
+        return [row[4] if (row := rows[fragment.int][0]) is not None else None for fragment in fragments]
 
-    async def _round(
-        self, project: int, fragments: Sequence[UUID]
-    ) -> tuple[dict[UUID, tuple[Any, ...]], dict[UUID, tuple[Any, ...]]]:
-        """Fragment rows and identity rows, asked for together."""
-        keys = [(project, fragment) for fragment in fragments]
-        rows, identities = self._known(keys)
-        unread = [key for key in keys if key not in rows], [key for key in keys if key not in identities]
-        if unread[0] or unread[1]:
-            asked = [self._fragments.ask(key) for key in unread[0]]
-            found: list[Any] = await asyncio.gather(*asked, *(self._identities.ask(key) for key in unread[1]))
-            rows |= zip(unread[0], found, strict=False)
-            identities |= zip(unread[1], found[len(asked) :], strict=True)
-        return (
-            {key[1]: row for key, row in rows.items() if row is not None},
-            {key[1]: row for key, row in identities.items() if row is not None},
-        )
+    async def _round(self, project: int, fragments: Iterable[UUID]) -> dict[int, Rows]:
+        """The rows of fragments by their integers: those proven to be the newest, and the others asked for together."""
+        rows: dict[int, Rows] = {}
+        unread: list[Key] = []
+        for fragment in fragments:
+            found = self._find(project, fragment)
+            if found is None:
+                unread.append((project, fragment.int))
+            else:
+                rows[fragment.int] = found
+        if not unread:
+            return rows
+        asked = [self._rows.ask(key) for key in unread]
+        # to gather one takes longer than its share of the call
+        read = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
+        rows |= {key[1]: pair or NO_ROWS for key, pair in zip(unread, read, strict=True)}
+        return rows
 
-    def _known(self, keys: Sequence[Key]) -> tuple[dict[Key, Any], dict[Key, Any]]:
-        """Of fragments and of identities, the rows that are proven to be the newest; None for those without."""
-        rows, identities = (
-            {key: row for key in keys if (row := kept.find(key)) is not UNKNOWN} for kept in self._kept.values()
-        )
-        return rows, identities
+    def _find(self, project: int, fragment: UUID) -> Rows | None:
+        """A fragment's rows, when both are proven to be the newest."""
+        key = project, fragment.int
+        row, identity = self._kept[COMMANDS].find(key), self._kept[IDENTITY].find(key)
+        return None if isinstance(row, Unknown) or isinstance(identity, Unknown) else (row, identity)
 
     def rows_known(self, project: int, fragment: UUID) -> KnownRows | None:
         """The root of the person that holds a fragment, and (member, fragment row, identity row) of each member, when
         all are known to be the newest."""
-        named = self._kept[IDENTITY].find((project, fragment))
+        named = self._kept[IDENTITY].find((project, fragment.int))
         if isinstance(named, Unknown):
             return None
-        root: UUID = fragment if named is None else named[3]
-        head = named if root == fragment else self._kept[IDENTITY].find((project, root))
+        root = _root(fragment, named)
+        head = named if root == fragment else self._kept[IDENTITY].find((project, root.int))
         if isinstance(head, Unknown) or (head is not None and (head[3] != root or len(head[4]) > MEMBERS_KNOWN_MAX)):
             return None
-        found: list[tuple[UUID, Any, Any]] = []
-        for member in head[4] if head is not None and head[4] else (root,):
-            row, identity = (kept.find((project, member)) for kept in self._kept.values())
-            if isinstance(row, Unknown) or isinstance(identity, Unknown):
+        found: list[Loaded] = []
+        for member in _group(root, head):
+            rows = self._find(project, member)
+            if rows is None:
                 return None
-            found.append((member, row, identity))
+            found.append((member, *rows))
         return root, found
 
-    async def _load_fragments(self, keys: Sequence[Key]) -> dict[Key, tuple[Any, ...]]:
-        count = self._partitions()[COMMANDS]
-        return await self._load("fragments", COMMANDS, keys, {partition_of(key[1], count) for key in keys})
-
-    async def _load_identities(self, keys: Sequence[Key]) -> dict[Key, tuple[Any, ...]]:
-        count = self._partitions()[IDENTITY]
-        return await self._load("identities", IDENTITY, keys, {key[0] % count for key in keys})
+    async def _load_rows(self, keys: Sequence[Key]) -> dict[Key, Rows]:
+        counts = self._partitions()
+        commands = {partition_of_integer(fragment, counts[COMMANDS]) for _, fragment in keys}
+        fragments, identities = await asyncio.gather(
+            self._load("fragments", COMMANDS, keys, commands),
+            self._load("identities", IDENTITY, keys, {project % counts[IDENTITY] for project, _ in keys}),
+        )
+        return {key: (fragments.get(key), identities.get(key)) for key in keys}
 
     async def _load(
         self, query: str, topic: str, keys: Sequence[Key], partitions: Iterable[int]
     ) -> dict[Key, tuple[Any, ...]]:
-        positions = {position_key(topic, partition): partition for partition in partitions}
+        positions = {position_key(topic, partition).int: partition for partition in partitions}
         kept = self._kept[topic]
-        looked = kept.looked(list(keys))
+        looked = kept.looked(keys)
         rows = await self._store.rows(
             self.queries[query],
             projects=sorted({0, *(project for project, _ in keys)}),
-            fragments=[*positions, *(fragment for _, fragment in keys)],
+            fragments=[f"{fragment:032x}" for fragment in (*positions, *(fragment for _, fragment in keys))],
         )
         for row in rows:
-            if row[0] == 0 and row[1] in positions:
-                self.reached[topic, positions[row[1]]] = row[2]
+            if row[0] == 0 and row[1].int in positions:
+                self.reached[topic, positions[row[1].int]] = row[2]
                 self._seen(row[7])
-        found = {(row[0], row[1]): row for row in rows if row[0] != 0}
+        found = {(row[0], row[1].int): row for row in rows if row[0] != 0}
         kept.keep(looked, found, self.reached)
         self.loads += 1
         return found
@@ -193,6 +191,18 @@ class Reads:
             numbers=[number for _, number in keys],
         )
         return {(project, number): fragment for project, number, fragment in rows}
+
+
+def _root(fragment: UUID, identity: Row | None) -> UUID:
+    """Of the person that holds a fragment; one that was never merged has no identity row."""
+    root: UUID = fragment if identity is None else identity[3]
+    return root
+
+
+def _group(root: UUID, identity: Row | None) -> Sequence[UUID]:
+    """The members of a root."""
+    members: Sequence[UUID] = () if identity is None else identity[4]
+    return members or (root,)
 
 
 def page_of(query: Query, *, backwards: bool = False) -> Query:

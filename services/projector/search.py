@@ -136,10 +136,10 @@ class Feeder:
         rows = await self._newest("fragments", members)
         lines = []
         for (project, root), group in groups.items():
-            mine = {one: rows[project, one] for one in group if (project, one) in rows}
-            known = {one: identities[project, one] for one in group if (project, one) in identities}
-            version = (known[root][2] if root in known else 0) << 64 | sum(row[2] for row in mine.values())
-            lines.append(_line(project, root, version, person_of(project, root, group, (mine, known))))
+            found = [(one, rows.get((project, one)), identities.get((project, one))) for one in group]
+            identity = identities.get((project, root))
+            version = (identity[2] if identity else 0) << 64 | sum(row[2] for _, row, _ in found if row)
+            lines.append(_line(project, root, version, person_of(project, root, found)))
         absorbed = [key for key in dict.fromkeys((*keys, *roots)) if key not in groups]  # as a root it is no more
         return lines + [_line(*key, identities[key][2] << 64, None) for key in absorbed]
 

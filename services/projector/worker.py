@@ -262,7 +262,7 @@ class Worker:
         if changes is None:
             await self._tables.write_state(topic, state, vouched)
             return
-        slots = [changes.slot(topic, row[0], row[1]) for row in state]
+        slots = [changes.slot(topic, row[0], row[1].int) for row in state]
         changes.mark(slots, self._nonce | 1)
         changes.announce(topic, ((position.partition, position.version) for position, _, _ in vouched))
         await self._tables.write_state(topic, state, vouched)

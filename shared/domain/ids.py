@@ -83,7 +83,12 @@ def uuid_of(number: int) -> UUID:
 
 def partition_of(fragment: UUID, partitions: int) -> int:
     """The commands partition of a fragment, from the first 8 bytes of its uuid."""
-    return (fragment.int >> 64) % partitions
+    return partition_of_integer(fragment.int, partitions)
+
+
+def partition_of_integer(fragment: int, partitions: int) -> int:
+    """The same for who has the uuid's integer."""
+    return (fragment >> 64) % partitions
 
 
 def version_of(offset: int, generation: int = GENERATION) -> int:

@@ -19,9 +19,8 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID
 
-from shared.domain.ids import COMMANDS, IDENTITY, partition_of
+from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer
 from shared.runtime.settings import Settings
 
 SLOTS = 4_096
@@ -51,15 +50,15 @@ class Changes:
             os.close(file)
         self._values[_PARTS] = parts
 
-    def slot(self, topic: str, project: int, fragment: UUID) -> int:
-        """Where a fragment's row in the topic's table is marked."""
+    def slot(self, topic: str, project: int, fragment: int) -> int:
+        """Where a fragment's row in the topic's table is marked; `fragment` is its uuid's integer."""
         partition = self.partition(topic, project, fragment)
-        return self._slots + (self._firsts[topic] + partition) * SLOTS + fragment.int % SLOTS
+        return self._slots + (self._firsts[topic] + partition) * SLOTS + fragment % SLOTS
 
-    def partition(self, topic: str, project: int, fragment: UUID) -> int:
+    def partition(self, topic: str, project: int, fragment: int) -> int:
         """The partition whose writer writes this row."""
         count = self._partitions[topic]
-        return partition_of(fragment, count) if topic == COMMANDS else project % count
+        return partition_of_integer(fragment, count) if topic == COMMANDS else project % count
 
     def seen(self, slot: int) -> int | None:
         """What to keep with a row that is read from now on; None while it changes."""

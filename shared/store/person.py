@@ -5,7 +5,7 @@ The API reads persons with it, and the projector feeds the search table with the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -73,17 +73,24 @@ def iso(microseconds: int) -> str:
     )
 
 
-Rows = tuple[dict[UUID, tuple[Any, ...]], dict[UUID, tuple[Any, ...]]]
+Row = tuple[Any, ...]
+Loaded = tuple[UUID, Row | None, Row | None]
+"""A member, its row, and that of its identity, as far as there are any."""
 
 
-def person_of(project: int, root: UUID, group: list[UUID], loaded: Rows) -> Person | None:
-    members = [member for fragment in group if (member := member_of(fragment, loaded)) is not None]
-    identity = loaded[1].get(root)
-    return assemble(project, root, members, identity[2] if identity else 0)
+def person_of(project: int, root: UUID, group: Sequence[Loaded]) -> Person | None:
+    """The person of a root's members, the root among them."""
+    version = next((identity[2] for fragment, _, identity in group if identity and fragment == root), 0)
+    return assemble(project, root, _members(group), version)
+
+
+def living_of(group: Iterable[Loaded]) -> list[Member]:
+    """The members that a person of them would have; none, no person."""
+    return [member for member in _members(group) if member.living]
 
 
 def assemble(project: int, root: UUID, group: Iterable[Member], version: int = 0) -> Person | None:
-    """The person of these fragments, or None when none of them lives. `version` is the root's identity version."""
+    """The person of these members, or None when none of them lives. `version` is the root's identity version."""
     members = [member for member in group if member.living]
     if not members:
         return None
@@ -111,10 +118,11 @@ def cells_of(members: Iterable[Member]) -> list[tuple[UUID, dict[str, Any], dict
     return [(member.fragment, orjson.loads(member.cells), orjson.loads(member.properties)) for member in members]
 
 
-def member_of(fragment: UUID, loaded: Rows) -> Member | None:
-    row, identity = loaded[0].get(fragment), loaded[1].get(fragment)
-    if row is None:
-        return None
+def _members(group: Iterable[Loaded]) -> Iterator[Member]:
+    return (_member(fragment, row, identity) for fragment, row, identity in group if row is not None)
+
+
+def _member(fragment: UUID, row: Row, identity: Row | None) -> Member:
     return Member(
         fragment=fragment,
         distinct_id=row[3],

@@ -19,7 +19,7 @@ RECOVERY_MEDIAN_SECONDS_MAX = 3.0
 """Of the median recovery, on a machine that does nothing else. One that is busy is judged by RECOVERY_STARTS_MAX."""
 
 RECOVERY_STARTS_MAX = 4.0
-"""Of the median recovery over the median bare start beside it: 0.8 embedded and 2.0 on Kafka, where a start takes 1 s."""
+"""Of the median recovery over the median bare start beside it: 0.8 embedded, 2.0 on Kafka, a start taking 1 s there."""
 
 
 class Size(NamedTuple):

@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -16,7 +15,7 @@ from shared.domain.ids import COMMANDS, IDENTITY
 from shared.store.changes import Changes, renew
 
 PARTITIONS = {COMMANDS: 2, IDENTITY: 1}
-FRAGMENTS = [UUID(int=(number % 2) << 64 | number) for number in range(12)]
+FRAGMENTS = [(number % 2) << 64 | number for number in range(12)]
 STEPS = 40_000
 
 
@@ -28,7 +27,7 @@ class World:
         self.changes = Changes(path, PARTITIONS)
         self.reader = Changes(path, PARTITIONS)  # another process
         self.kept = Kept(COMMANDS, self.reader, lambda: 0.0)
-        self.table: dict[UUID, int] = {}
+        self.table: dict[int, int] = {}
         self.reached = [0, 0]
         self.version = 0
         self.nonce = seed << 20
@@ -47,7 +46,7 @@ class World:
         flight = self.flights[partition]
         if flight is None:
             self.version += 1
-            mine = [one for one in FRAGMENTS if one.int >> 64 == partition]
+            mine = [one for one in FRAGMENTS if one >> 64 == partition]
             rows = self.random.sample(mine, self.random.randrange(1, 4))
             slots = [self.changes.slot(COMMANDS, 1, one) for one in rows]
             self.changes.mark(slots, self.nonce | 1)
@@ -74,7 +73,7 @@ class World:
         if self.late:
             flight = self.late.pop(self.random.randrange(len(self.late)))
             if not any(set(flight["rows"]) & set(other["rows"]) for other in self.flights if other is not None):
-                self.land(flight["rows"][0].int >> 64, flight)  # whoever repeats it holds the same rows
+                self.land(flight["rows"][0] >> 64, flight)  # whoever repeats it holds the same rows
 
     def everything(self) -> None:
         if self.random.random() < 0.02:
@@ -140,7 +139,7 @@ def test_without_a_proof_nothing_is_kept() -> None:
 def test_kept_rows_are_bounded_and_the_least_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "KEPT_BYTES_MAX", 10 * (kept.ROW_BYTES + 100))
     rows = Kept(COMMANDS, Changes(tmp_path / "changes", PARTITIONS), lambda: 0.0)
-    keys = [(1, UUID(int=number)) for number in range(30)]
+    keys = [(1, number) for number in range(30)]
     for key in keys:
         rows.keep(rows.looked([key]), {key: ("x" * 100,)}, {})
         rows.find(keys[0])

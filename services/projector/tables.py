@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -70,14 +71,19 @@ class ClickHouseTables:
         return Loaded(positions, [row for row in found if row[0] != 0])
 
     async def write_facts(self, facts: Facts) -> None:
-        for table, names, rows in (
-            ("numbers", r.NUMBERS, facts.numbers),
-            ("captured_events", r.CAPTURED_EVENTS, facts.captured),
-            ("recording_blocks", r.BLOCKS, facts.blocks),
-            ("timeline", TIMELINE, facts.timeline),
-        ):
-            if rows:
-                await self._store.insert(table, r.columns(names, rows))
+        inserts = [
+            self._store.insert(table, r.columns(names, rows))
+            for table, names, rows in (
+                ("numbers", r.NUMBERS, facts.numbers),
+                ("captured_events", r.CAPTURED_EVENTS, facts.captured),
+                ("recording_blocks", r.BLOCKS, facts.blocks),
+                ("timeline", TIMELINE, facts.timeline),
+            )
+            if rows
+        ]  # in any order, so at once: each waits for the disk
+        for outcome in await asyncio.gather(*inserts, return_exceptions=True):  # all have ended when one has failed
+            if outcome is not None:
+                raise outcome
 
     async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int, int]]) -> None:
         rows = [*state, *(r.position_row(*position) for position in positions)]

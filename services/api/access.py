@@ -35,11 +35,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     scopes: frozenset[str]
     projects: frozenset[int]
     expires_at: int
-
-    @property
-    def actor(self) -> str:
-        """Who writes, as the timeline keeps it: the key's id, which is no secret and no personal datum."""
-        return f"key:{self.id}"
+    actor: str
+    """Who writes, as the timeline keeps it: the key's id, which is no secret and no personal datum."""
 
     def may(self, scope: str) -> bool:
         """`write` includes `read`, `*` everything."""
@@ -84,7 +81,7 @@ class Access:
         keys = await tables.list_keys(self._store)
         self._projects = {project.id: project for project in projects}
         self._tokens = {project.token: project for project in projects}
-        self._names = {f"key:{row.id}": row.name for row in keys}
+        self._names = {_actor(row.id): row.name for row in keys}
         self._keys = {
             row.hash: Key(
                 id=row.id,
@@ -92,6 +89,7 @@ class Access:
                 scopes=frozenset(row.scopes),
                 projects=frozenset(row.projects),
                 expires_at=row.expires_at,
+                actor=_actor(row.id),
             )
             for row in keys
             if not row.revoked
@@ -126,3 +124,7 @@ class Access:
                 await self.refresh()
             except Transient:  # the store is away: keys stay as they were, and reads answer 503 by themselves
                 continue
+
+
+def _actor(key: UUID) -> str:
+    return f"key:{key}"

@@ -149,8 +149,8 @@ def update_of(
 
 def write_of(context: Context, project: int, actor: str, member: Member, sent: Keyed, **changes: Any) -> Write:
     """The command of a change to one member of a person."""
-    changes.setdefault("id", context.mint())
     return Write(
+        id=changes.pop("id", None) or context.mint(),
         key=sent.key,
         digest=sent.digest,
         project=project,
@@ -163,7 +163,10 @@ def write_of(context: Context, project: int, actor: str, member: Member, sent: K
 
 def member_named(members: Sequence[Member], fragment: UUID) -> Member:
     """Whom a write to a person goes to: the member that was named, while it lives."""
-    return next((member for member in members if member.fragment == fragment), members[0])
+    for member in members:
+        if member.fragment is fragment or member.fragment == fragment:
+            return member
+    return members[0]
 
 
 def _answer(outcome: Outcome, body: Any) -> Answer:

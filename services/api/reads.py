@@ -140,16 +140,16 @@ class Reads:
     def rows_known(self, project: int, fragment: UUID) -> KnownRows | None:
         """The root of the person that holds a fragment, and (member, fragment row, identity row) of each member, when
         all are known to be the newest."""
-        named = self._kept[IDENTITY].find((project, fragment.int))
-        if isinstance(named, Unknown):
+        named = self._find(project, fragment)
+        if named is None:
             return None
-        root = _root(fragment, named)
-        head = named if root == fragment else self._kept[IDENTITY].find((project, root.int))
-        if isinstance(head, Unknown) or (head is not None and (head[3] != root or len(head[4]) > MEMBERS_KNOWN_MAX)):
+        root = _root(fragment, named[1])
+        head = named if root is fragment else self._find(project, root)
+        if head is None or (head[1] is not None and (head[1][3] != root or len(head[1][4]) > MEMBERS_KNOWN_MAX)):
             return None
         found: list[Loaded] = []
-        for member in _group(root, head):
-            rows = self._find(project, member)
+        for member in _group(root, head[1]):
+            rows = head if member is root else self._find(project, member)
             if rows is None:
                 return None
             found.append((member, *rows))

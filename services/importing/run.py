@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
 
 import msgspec
 
@@ -24,15 +23,6 @@ LANES = 4
 
 WINDOW_EVENTS_MAX, WINDOW_BYTES_MAX = 1_000, 4 * 1_048_576
 """Of a window, one row more at most: a batch has at most 20 MiB, and SDKs send some hundred events in one."""
-
-
-class Source(Protocol):
-    """Where rows come from."""
-
-    total: int
-    fingerprint: str
-
-    async def close(self) -> None: ...
 
 
 class Window(msgspec.Struct):

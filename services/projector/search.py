@@ -20,7 +20,7 @@ from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY, position_key
 from shared.store.client import Store
-from shared.store.person import Person, person_of
+from shared.store.person import PERSON_QUERIES, Person, person_of
 from shared.store.queries import load as load_queries
 from shared.store.search import document_of
 
@@ -148,7 +148,7 @@ class Feeder:
         if not wanted:
             return {}
         rows = await self._store.rows(
-            self._queries[query],
+            PERSON_QUERIES[query],
             projects=sorted({project for project, _ in wanted}),
             fragments=[fragment for _, fragment in wanted],
         )

@@ -16,19 +16,3 @@ WHERE version > if(membership = 1, arrayElement({identity:Array(UInt64)}, projec
     AND (project, fragment) > ({project:UInt32}, {fragment:UUID})
 ORDER BY project, fragment
 LIMIT {limit:UInt32}
-
--- name: fragments
--- The newest row of each fragment, in the shape that persons are put together from.
-SELECT project, fragment, version, distinct_id, number, created_at, effect, stamp, erased, seen_at, properties, cells
-FROM fragments
-WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
-ORDER BY project, fragment, version DESC
-LIMIT 1 BY project, fragment
-
--- name: identities
--- The newest identity row of each fragment.
-SELECT project, fragment, version, root, members, identified, erase, stamp
-FROM identity
-WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
-ORDER BY project, fragment, version DESC
-LIMIT 1 BY project, fragment

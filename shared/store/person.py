@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,10 @@ import orjson
 
 from shared.domain.ids import is_anonymous
 from shared.domain.view import Member, merged_properties, ordered_distinct_ids
+from shared.store.queries import load as load_queries
+
+PERSON_QUERIES = load_queries(Path(__file__).with_suffix(".sql"))
+"""`fragments` and `identities`: the rows that a person is put together from, in the shape that is known here."""
 
 DISPLAY_NAMES = ("email", "name", "username")
 """A person's name is the first of these properties that is truthy."""

@@ -14,7 +14,7 @@ from services.api.capture_body import INFLATED_BYTES_MAX, Captured, decode
 from services.api.capture_events import Scene, commands_of, time_of, token_of
 from services.api.context import CONTEXT, Context, position_header
 from services.api.load import unfolded
-from services.api.ready import Observe, Ready, answer_of, is_plain, log_refusal
+from services.api.ready import Observe, Ready, answer_of, is_plain, refused
 from shared.domain.errors import BadInput, PersonlogError
 from shared.domain.ids import Position, format_positions
 from shared.log.port import Entry
@@ -111,7 +111,7 @@ class ExpressCapture:
             _STORED.inc(taken.note)
             self._observe("POST", head.line, 200, seconds)
             return answer_of(200, OK, {"Position": format_positions(taken.future.result())})
-        status, answer = log_refusal(error)
+        status, answer = refused(error, head.line)
         self._observe("POST", head.line, status, seconds)
         return answer
 

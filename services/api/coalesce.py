@@ -1,12 +1,13 @@
 """Coalescing: one call in flight, and whatever is asked meanwhile joins the next. Never caches an answer.
 
-No timer: the batch adapts by itself to how long a call takes (13-21 times one by one at 64 in flight).
+The batch adapts by itself to how long a call takes; only a crowd that was answered just now is waited for.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from shared.domain.errors import StoreUnavailable
@@ -16,6 +17,14 @@ KEYS_MAX = 4_000
 
 WAITING_MAX = 20_000
 """Keys waiting for a call; above it the store does not keep up and clients are told so."""
+
+CROWD = 8
+"""Keys of a call after whose answer the next one may wait: fewer clients are not worth it."""
+
+CROWD_SECONDS, GATHER_SECONDS = 0.02, 0.002
+"""How long ago the crowd was answered at most, and how long the next call waits for it at most. Clients that were
+answered ask again; else the first of them has a call for itself and the others wait for it: 1,850 -> 2,880 GETs/s at 64
+in flight, the answers sent without aiohttp's own."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -28,6 +37,8 @@ class Coalesced(Generic[K, V]):
         self._many = many
         self._waiting: dict[K, list[asyncio.Future[V | None]]] = {}
         self._caller: asyncio.Task[None] | None = None
+        self._crowd, self._answered_at = 0, float("-inf")
+        self._whole = asyncio.Event()
 
     async def get(self, key: K) -> V | None:
         """The value of a key as it is after this ask began; None when there is none."""
@@ -39,12 +50,15 @@ class Coalesced(Generic[K, V]):
             raise StoreUnavailable("Too many reads are waiting.")
         future: asyncio.Future[V | None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(future)
+        if len(self._waiting) >= self._crowd:
+            self._whole.set()
         if self._caller is None or self._caller.done():
             self._caller = asyncio.create_task(self._call(), name="coalesced reads")
         return future
 
     async def _call(self) -> None:
         while self._waiting:
+            await self._gather()
             keys = list(self._waiting)[:KEYS_MAX]
             asked = {key: self._waiting.pop(key) for key in keys}
             try:
@@ -63,3 +77,15 @@ class Coalesced(Generic[K, V]):
                 for future in futures:
                     if not future.done():
                         future.set_result(found.get(key))
+            self._crowd = len(keys) + len(self._waiting) if len(keys) >= CROWD else 0
+            self._answered_at = asyncio.get_running_loop().time()
+
+    async def _gather(self) -> None:
+        """Let those who were answered just now ask again, if they were a crowd."""
+        late = asyncio.get_running_loop().time() - self._answered_at > CROWD_SECONDS
+        if late or len(self._waiting) >= self._crowd:
+            return
+        self._whole.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_SECONDS):
+                await self._whole.wait()

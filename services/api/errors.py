@@ -132,17 +132,23 @@ def of(error: PersonlogError) -> ApiError:
     return ApiError(500, "server_error", "error", "Something went wrong here.")
 
 
+def told(error: Exception, route: str) -> ApiError:
+    """What a client is told of any error; what the operator must know is logged."""
+    if isinstance(error, ApiError):
+        return error
+    if not isinstance(error, PersonlogError):  # the client learns nothing
+        structlog.get_logger().error("unexpected", route=route, error=type(error).__name__, exc_info=error)
+        error = PersonlogError()
+    elif isinstance(error, Corrupt):
+        structlog.get_logger().error("request failed", route=route, error=error.detail)
+    return of(error)
+
+
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The outermost: whatever is raised leaves as the standard body."""
     try:
         return await handler(request)
-    except ApiError as error:
-        return error.response()
-    except PersonlogError as error:
-        if isinstance(error, Corrupt):
-            structlog.get_logger().error("request failed", route=str(request.rel_url.path), error=error.detail)
-        return of(error).response()
     except HTTPNotFound:
         return not_found("Endpoint not found.").response()
     except HTTPMethodNotAllowed as error:
@@ -153,6 +159,5 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         return ApiError(error.status, "invalid_request", "error", error.reason).response()
     except (HttpProcessingError, web.RequestPayloadError, UnicodeDecodeError) as error:
         return parse_error(f"The body cannot be read: {type(error).__name__}").response()
-    except Exception as error:  # noqa: BLE001  # the last line of defence: the client learns nothing, the operator does
-        structlog.get_logger().exception("unexpected", route=str(request.rel_url.path), error=type(error).__name__)
-        return ApiError(500, "server_error", "error", "Something went wrong here.").response()
+    except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
+        return told(error, str(request.rel_url.path)).response()

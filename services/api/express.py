@@ -1,8 +1,9 @@
-"""One person by uuid, read or patched without a task and without asking the store, when its rows are known to be the
-newest. Whatever else there is to say, `persons.retrieve` and `persons.update` say."""
+"""One person by uuid: read, without asking the store when its rows are known to be the newest, and then patched too.
+Whatever else there is to say, `persons.retrieve` and `persons.update` say."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from operator import is_
@@ -19,14 +20,14 @@ from services.api.kept import Recent
 from services.api.outcomes import Keyed
 from services.api.persons import member_named, update_of
 from services.api.reads import KnownRows
-from services.api.ready import Observe, answer_of, log_refusal
+from services.api.ready import Observe, answer_of, refused
 from services.api.render import json_body
 from services.api.values import check_properties
-from shared.domain.errors import PersonlogError
+from shared.domain.errors import NotFound, PersonlogError
 from shared.domain.ids import format_positions
 from shared.runtime import telemetry
 from shared.runtime.express import Head, Taken
-from shared.store.person import living_of, person_of
+from shared.store.person import Person, living_of, person_of
 
 PLAIN_HEADERS = frozenset(
     ("host", "authorization", "accept", "accept-encoding", "user-agent", "connection", "content-type", "content-length")
@@ -103,7 +104,7 @@ class ExpressPerson:
             return None
         known = context.reads.rows_known(line.project, line.fragment)
         if known is None:
-            return None
+            return Taken(asyncio.ensure_future(self._read(line)), None) if reads else None
         if not reads:
             return self._patch(head, key, body, known)
         shown = self._body(line, known)
@@ -115,14 +116,26 @@ class ExpressPerson:
         return answer
 
     def answer(self, head: Head, taken: Taken, seconds: float) -> bytes:
-        """Of a PATCH: accepted, for it waited for the log alone."""
+        """Of a GET, the person; of a PATCH: accepted, for it waited for the log alone."""
+        method, route = head.line.method, head.line.route
         error = taken.future.exception()
-        if error is None:
-            self._observe("PATCH", head.line.route, 202, seconds)
-            return answer_of(202, b"", {POSITION_HEADER: format_positions(taken.future.result())})
-        status, answer = log_refusal(error)
-        self._observe("PATCH", head.line.route, status, seconds)
+        if error is not None:
+            status, answer = refused(error, route)
+        elif method == "GET":
+            person, status = taken.future.result(), 200
+            headers = {"ETag": person.etag, POSITION_HEADER: self._context.reflected()}
+            answer = answer_of(200, json_body(person.shown()), headers)
+        else:
+            status = 202
+            answer = answer_of(202, b"", {POSITION_HEADER: format_positions(taken.future.result())})
+        self._observe(method, route, status, seconds)
         return answer
+
+    async def _read(self, line: _Line) -> Person:
+        person = await self._context.reads.by_fragment(line.project, line.fragment)
+        if person is None:
+            raise NotFound("Not found.")
+        return person
 
     def _patch(self, head: Head, key: Key, body: bytes, known: KnownRows) -> Taken | None:
         context, line = self._context, head.line

@@ -163,10 +163,7 @@ def write_of(context: Context, project: int, actor: str, member: Member, sent: K
 
 def member_named(members: Sequence[Member], fragment: UUID) -> Member:
     """Whom a write to a person goes to: the member that was named, while it lives."""
-    for member in members:
-        if member.fragment is fragment or member.fragment == fragment:
-            return member
-    return members[0]
+    return next((one for one in members if one.fragment is fragment or one.fragment == fragment), members[0])
 
 
 def _answer(outcome: Outcome, body: Any) -> Answer:

@@ -17,7 +17,7 @@ from services.api.kept import Kept, Key, Unknown
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position_key
 from shared.store.changes import Changes
 from shared.store.client import Store
-from shared.store.person import Loaded, Person, Row, person_of
+from shared.store.person import PERSON_QUERIES, Loaded, Person, Row, person_of
 from shared.store.queries import Query
 from shared.store.queries import load as load_queries
 
@@ -171,7 +171,7 @@ class Reads:
         kept = self._kept[topic]
         looked = kept.looked(keys)
         rows = await self._store.rows(
-            self.queries[query],
+            PERSON_QUERIES[query],
             projects=sorted({0, *(project for project, _ in keys)}),
             fragments=[f"{fragment:032x}" for fragment in (*positions, *(fragment for _, fragment in keys))],
         )

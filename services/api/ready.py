@@ -17,7 +17,7 @@ from aiohttp.web_request import BaseRequest
 from services.api import errors
 from shared.domain.errors import PersonlogError
 
-STATUS_LINES = {status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase}" for status in (200, 202, 500, 503)}
+STATUS_LINES = {int(status): f"HTTP/1.1 {status:d} {status.phrase}" for status in HTTPStatus}
 
 Observe = Callable[[str, str, int, float], None]
 """Takes method, route, status and seconds of an answer."""
@@ -34,9 +34,9 @@ def answer_of(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
     return f"{head}{more}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def log_refusal(error: BaseException) -> tuple[int, bytes]:
-    """Status and whole answer of what the log said to an append."""
-    refusal = errors.of(error if isinstance(error, PersonlogError) else PersonlogError())
+def refused(error: BaseException, route: str) -> tuple[int, bytes]:
+    """Status and whole answer of an append or a read that failed."""
+    refusal = errors.told(error if isinstance(error, Exception) else PersonlogError(), route)
     return refusal.status, answer_of(refusal.status, refusal.body(), refusal.headers)
 
 

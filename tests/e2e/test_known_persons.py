@@ -70,6 +70,23 @@ def test_the_answer_is_the_same_by_either_way(stack: Stack, prefix: str) -> None
     }
 
 
+def test_who_was_not_read_before_is_answered_the_same_by_either_way(stack: Stack) -> None:
+    sent = stack.capture(event="born", distinct_id="eve", properties={"$set": {"a": 1}})
+    assert get(stack, path("nobody"), Min_Position=sent.headers["Position"])[0] == 404  # eve's rows were not read
+    before = known(stack)
+    for one, expected in (("eve", 200), ("nobody at all", 404)):
+        status, headers, body = get(stack, path(one))
+        other_status, other_headers, other_body = get(stack, path(one) + "?x=1")
+        assert (status, body) == (other_status, other_body)
+        assert status == expected
+        assert ("server" in headers, "server" in other_headers) == (False, True), "the first goes past aiohttp"
+        assert headers.keys() | {"server"} == other_headers.keys() | {"server"}
+        assert {headers.get(name) for name in ("etag", "content-type", "content-length", "cache-control")} == {
+            other_headers.get(name) for name in ("etag", "content-type", "content-length", "cache-control")
+        }
+    assert known(stack) == before
+
+
 def test_a_patch_that_does_not_wait_has_the_same_answer_and_effect_by_either_way(stack: Stack) -> None:
     born(stack, "pat", a=0)
     wait_for(lambda: is_known(stack, "pat"), 20, "rows that are known")

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from services.api import errors
 from services.api.errors import ApiError, error_middleware
+from services.api.ready import refused
 from shared.domain.errors import (
     BadInput,
     BadRecord,
@@ -79,6 +80,26 @@ async def test_every_error_leaves_in_the_documented_shape(raised: Exception, sta
     assert (response.status, body["type"], body["code"]) == (status, kind, code)
     assert response.content_type == "application/json" and isinstance(body["detail"], str) and body["detail"]
     assert "secret" not in body["detail"] and "Traceback" not in body["detail"]
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [one for one, *_ in WIRE if isinstance(one, PersonlogError | ApiError | RuntimeError)],
+    ids=lambda value: repr(value)[:60],
+)
+async def test_who_is_answered_without_aiohttp_is_told_the_same(raised: Exception) -> None:
+    response, _ = await answer(raised)
+    with capture_logs() as logs:
+        status, told = refused(raised, "/x")
+    head, _, body = told.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert (status, body) == (response.status, response.body)
+    assert lines[0].startswith(f"HTTP/1.1 {status} ")
+    asked = ("WWW-Authenticate", "Retry-After", "Allow")
+    assert {line for line in lines if line.split(":")[0] in asked} == {
+        f"{name}: {value}" for name, value in response.headers.items() if name in asked
+    }
+    assert bool(logs) == (status == 500)
 
 
 def test_every_class_of_the_tree_is_in_the_table() -> None:

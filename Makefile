@@ -1,6 +1,6 @@
 # Needs Python >= 3.11 and make; makes .venv with what Python has.
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2 --dist loadgroup
+PYTEST_ARGS ?= -n 2
 BIN := .venv/bin
 # PostHog's SDKs for Node and browsers, where there is npm; without them their tests skip.
 SDKS := $(if $(shell command -v npm 2>/dev/null),tests/sdk/node_modules/.stamp)

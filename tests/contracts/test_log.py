@@ -26,7 +26,7 @@ Open = Callable[[], Awaitable[Any]]
     params=[
         "memory",
         "embedded",
-        pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.xdist_group("kafka")]),
+        pytest.param("kafka", marks=pytest.mark.kafka),
     ]
 )
 def kind(request: pytest.FixtureRequest) -> tuple[str, str]:

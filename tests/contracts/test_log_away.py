@@ -25,7 +25,7 @@ LARGE = 900_000
 Frozen = Callable[[], AbstractContextManager[None]]
 
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.xdist_group("kafka")])])
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Frozen]:
     if request.param == "embedded":
         return EmbeddedLog(tmp_path, PARTITIONS), partial(held, tmp_path)

@@ -84,7 +84,7 @@ class Running:
 
 @pytest.fixture(
     scope="module",
-    params=["embedded", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.xdist_group("kafka")])],
+    params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)],
 )
 def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     cluster: Cluster | None = None

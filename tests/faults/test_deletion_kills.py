@@ -253,7 +253,6 @@ def points(steps: Sequence[str]) -> list[tuple[str, Moment]]:
 
 
 @pytest.mark.fault
-@pytest.mark.xdist_group("deletion kills")
 @pytest.mark.parametrize("victim", ["deleter", "engine"])
 async def test_a_request_ends_once_whatever_is_killed_at_any_step(
     victim: Victim, tmp_path: Path, record_property: Callable[[str, object], None]

@@ -38,7 +38,6 @@ def test_nothing_acknowledged_is_lost_and_nothing_takes_effect_twice(tmp_path: P
 
 @pytest.mark.fault
 @pytest.mark.kafka
-@pytest.mark.xdist_group("kafka")
 def test_the_same_on_three_brokers_that_are_killed_too(tmp_path: Path, record_property: Any) -> None:
     need_kafka()
     cluster = Cluster(tmp_path / "kafka", nodes=3).start()

@@ -218,7 +218,7 @@ def stack_settings() -> dict[str, str]:
     return {}
 
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=[pytest.mark.kafka, pytest.mark.xdist_group("kafka")])])
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
 def either_stack(request: pytest.FixtureRequest, tmp_path: Path, stack_settings: dict[str, str]) -> Iterator[Stack]:
     """All of personlog, once on the embedded log and once on Kafka."""
     environment = {"PERSONLOG_KAFKA": request.getfixturevalue("kafka")} if request.param == "kafka" else {}

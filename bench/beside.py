@@ -18,8 +18,8 @@ from tests.support.processes import Stack, running, wait_for
 TURNS, SECONDS, CONNECTIONS = 5, 2.0, 64
 PERSONS = 20_000
 
-BACKLOG = 60_000
-"""Commands that the projector has yet to project when the reads begin: at 25,000/s they still outlast them."""
+BACKLOG = 90_000
+"""Commands that the projector has yet to project when the reads begin: at 40,000/s they still outlast them."""
 
 CAUGHT_UP_SECONDS_MAX = 120
 

@@ -32,7 +32,7 @@ from shared.log.port import Entry
 from shared.store.client import Store
 from tests.support.processes import Stack, wait_for
 
-TURNS = 3
+TURNS = 5
 """Each number of projectors is measured so often, in turns; the median counts. A turn takes 15 s, and processor time
 varies less than a rate does."""
 
@@ -47,7 +47,9 @@ SHARE_MIN = 0.25
 POLL_SECONDS = 0.1
 CAUGHT_UP_SECONDS_MAX = 120.0
 
-SIMULATED, SIMULATED_TURNS, SIMULATED_COUNT = (1, 2, 4, 8, 16), 3, 64_000
+SIMULATED, SIMULATED_TURNS, SIMULATED_COUNT = (1, 2, 4, 8, 16), 5, 128_000
+"""Of each share the fastest turn counts: the slowest of 16 medians would be the machine's worst second."""
+
 TOPICS = {COMMANDS: 16, IDENTITY: 4, DELETIONS: 1, DEAD: 1}
 
 
@@ -121,24 +123,26 @@ async def _simulated() -> list[Row]:
     log = MemoryLog(TOPICS)
     commands = [command(number) for number in range(SIMULATED_COUNT)]
     await log.append([Entry(*route(one, TOPICS), encode(one)) for one in commands])
-    slowest = dict.fromkeys(SIMULATED, 0.0)
+    fastest: dict[tuple[int, int], float] = {}
     before = gc.get_threshold()
+    gc.freeze()  # the log is not a projector's: whose share a collection meets would walk through all of it
     gc.set_threshold(COLLECTED_OBJECTS, 50, 50)
     try:
-        for count in SIMULATED:
-            for index in range(count):
-                share = frozenset(range(index, TOPICS[COMMANDS], count))
-                seconds = statistics.median([await _alone(log, share) for _ in range(SIMULATED_TURNS)])
-                slowest[count] = max(slowest[count], seconds)
+        for _ in range(SIMULATED_TURNS):
+            for count, index in [(each, index) for each in SIMULATED for index in range(each)]:
+                seconds = await _alone(log, frozenset(range(index, TOPICS[COMMANDS], count)))
+                fastest[count, index] = min(seconds, fastest.get((count, index), seconds))
     finally:
         gc.set_threshold(*before)
+        gc.unfreeze()
+    slowest = {count: max(fastest[count, index] for index in range(count)) for count in SIMULATED}
     faster = {count: slowest[1] / seconds for count, seconds in slowest.items()}
     measured = [(float(count), times) for count, times in faster.items()]
     lines = {"measured": measured, "linear": [(count, count) for count, _ in measured]}
     PLOTS.mkdir(exist_ok=True)
     text = curve("Projectors of one project, simulated", "projectors", "times the rate of one", lines)
     (PLOTS / "projectors.svg").write_text(text)
-    note = f"{SIMULATED_COUNT:,} commands, {PERSONS:,} persons; processor time, medians of {SIMULATED_TURNS}:"
+    note = f"{SIMULATED_COUNT:,} commands, {PERSONS:,} persons; processor time, fastest of {SIMULATED_TURNS}:"
     rows = []
     for count in SIMULATED[1:]:
         times, said = faster[count], f"{note} one {slowest[1]:.2f} s, of the slowest {slowest[count]:.2f} s"

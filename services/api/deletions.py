@@ -12,7 +12,7 @@ from services.api import errors
 from services.api.bodies import Bulk, BulkDelete, DeletionRequest, DeletionRequests, DeletionStatus, DryRun
 from services.api.calls import Answer, Call, Route
 from services.api.dry_run import preview
-from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, keyed
+from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, envelope, keyed
 from services.api.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
 from shared.domain.commands import Cancel, Command, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound, Rejected
@@ -51,12 +51,7 @@ async def delete(call: Call) -> Answer:
         person = await call.holder(sent.fragment)
         call.tags(person)
         command = Delete(
-            id=call.context.mint(),
-            key=sent.key,
-            digest=sent.digest,
-            project=call.project.id,
-            at=call.context.stamps.reserve(1),
-            actor=call.actor,
+            **envelope(call, sent),
             person=sent.fragment,
             request=request,
             scope=Scope(profile=True, events=events, recordings=recordings),

@@ -14,7 +14,7 @@ from services.api.bodies import MergePreview, ResetDistinctId, SplitDone
 from services.api.bodies import Person as PersonBody
 from services.api.bodies import Split as SplitBody
 from services.api.calls import Answer, Call, Route
-from services.api.outcomes import Outcome, carry_out, earlier, keyed, person_after, raise_refusal
+from services.api.outcomes import Outcome, carry_out, earlier, envelope, keyed, person_after, raise_refusal
 from services.api.parameters import DRY_RUN
 from services.api.past import persons_at, stamp_of
 from shared.domain.commands import IdentityCommand, Merge, Split
@@ -36,12 +36,7 @@ async def split(call: Call) -> Answer:
         call.tags(person)
     keep, leave = _split_of(chosen, person)
     command = Split(
-        id=call.context.mint(),
-        key=sent.key,
-        digest=sent.digest,
-        project=call.project.id,
-        at=call.context.stamps.reserve(1),
-        actor=call.actor,
+        **envelope(call, sent),
         person=sent.fragment,
         keep=keep,
         leave=leave,
@@ -65,12 +60,7 @@ async def merge(call: Call) -> Answer:
         survivor, absorbed = await call.holder(into), await call.holder(source)
         call.tags(survivor)
         command = Merge(
-            id=call.context.mint(),
-            key=sent.key,
-            digest=sent.digest,
-            project=call.project.id,
-            at=call.context.stamps.reserve(1),
-            actor=call.actor,
+            **envelope(call, sent),
             into=into,
             source=source,
             mode="operator",

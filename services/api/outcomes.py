@@ -65,6 +65,14 @@ def keyed(call: Call, fragment: UUID, *asked: Any) -> Keyed:
     )
 
 
+def envelope(call: Call, sent: Keyed) -> dict[str, Any]:
+    """What a command says of the request that it comes with, received now."""
+    return {
+        "id": call.context.mint(), "key": sent.key, "digest": sent.digest, "project": call.project.id,
+        "at": call.context.stamps.reserve(1), "actor": call.actor,
+    }  # fmt: skip
+
+
 async def earlier(call: Call, topic: str, sent: Keyed) -> Outcome | None:
     """The outcome of the request that came with this key before; None if there was none.
 

@@ -188,8 +188,9 @@ class Connection(web.RequestHandler):
         (head, taken), self._taken = self._taken, None
         try:
             answer = head.taker.answer(head, taken, time.perf_counter() - self._began)
-        except Exception as error:  # noqa: BLE001  # a client without an answer must not wait for one
-            structlog.get_logger().exception("unexpected", error=type(error).__name__)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # who has no answer must not wait for one
+            if not future.cancelled():
+                structlog.get_logger().exception("unexpected", error=type(error).__name__)
             self.force_close()
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         self._request_in_progress = False

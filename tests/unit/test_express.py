@@ -51,6 +51,7 @@ class Fake:
     def answer(self, head: Head, taken: Taken, seconds: float) -> bytes:
         if taken.note == b"answer raises":
             raise RuntimeError
+        taken.future.result()
         return answer(taken.note)
 
 
@@ -126,6 +127,17 @@ async def test_an_answer_that_cannot_be_made_ends_the_connection() -> None:
     async with server(Fake()) as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent(b"answer raises"))
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_what_is_cancelled_ends_the_connection() -> None:
+    taker = Fake()
+    taker.at_once = False
+    async with server(taker) as (_, port):
+        reader, writer = await in_flight(taker, port)
+        taker.waiting[0].cancel()
         async with asyncio.timeout(10):
             assert await reader.read() == b""
         writer.close()

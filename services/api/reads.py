@@ -125,7 +125,7 @@ class Reads:
                 rows[fragment.int] = found
         if not unread:
             return rows
-        asked = [self._rows.ask(key) for key in unread]
+        asked = self._rows.ask(unread)
         # to gather one takes longer than its share of the call
         read = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
         rows |= {key[1]: pair or NO_ROWS for key, pair in zip(unread, read, strict=True)}
@@ -158,11 +158,14 @@ class Reads:
     async def _load_rows(self, keys: Sequence[Key]) -> dict[Key, Rows]:
         counts = self._partitions()
         commands = {partition_of_integer(fragment, counts[COMMANDS]) for _, fragment in keys}
-        fragments, identities = await asyncio.gather(
+        found: list[Any] = await asyncio.gather(
             self._load("fragments", COMMANDS, keys, commands),
             self._load("identities", IDENTITY, keys, {project % counts[IDENTITY] for project, _ in keys}),
+            return_exceptions=True,  # both have ended when one has failed: no query runs beside the next
         )
-        return {key: (fragments.get(key), identities.get(key)) for key in keys}
+        if failed := [one for one in found if isinstance(one, BaseException)]:
+            raise failed[0]
+        return {key: (found[0].get(key), found[1].get(key)) for key in keys}
 
     async def _load(
         self, query: str, topic: str, keys: Sequence[Key], partitions: Iterable[int]

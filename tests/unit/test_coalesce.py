@@ -94,6 +94,37 @@ def test_nobody_waits_longer_than_is_said(asked: int, pause: float, waited: floa
     run(scene())
 
 
+def test_one_who_asks_for_many_is_no_crowd() -> None:
+    async def scene() -> None:
+        world = World()
+        await asyncio.gather(*world.reads.ask(range(100)))
+        await asyncio.sleep(0.005)
+        assert await asyncio.gather(*world.reads.ask(range(30))) == [key * 2 for key in range(30)]
+        assert world.calls[1][0] == pytest.approx(CALL_SECONDS + 0.005)
+
+    run(scene())
+
+
+@pytest.mark.parametrize(
+    "seconds", [GATHER_SECONDS / 2, GATHER_SECONDS + CALL_SECONDS / 2], ids=["gathering", "calling"]
+)
+def test_who_waits_when_the_caller_is_cancelled_is_told(seconds: float) -> None:
+    async def scene() -> None:
+        world = World()
+        await asyncio.gather(*(world.reads.get(key) for key in CROWD))
+        (asked,) = world.reads.ask([1])
+        caller = next(task for task in asyncio.all_tasks() if task.get_name() == "coalesced reads")
+        await asyncio.sleep(seconds)
+        (later,) = world.reads.ask([2])
+        caller.cancel()
+        for future in (asked, later):
+            with pytest.raises(StoreUnavailable):
+                await future
+        assert await world.reads.get(3) == 6, "the next one has a caller of its own"
+
+    run(scene())
+
+
 def test_an_error_reaches_everybody_and_the_next_call_is_made() -> None:
     async def scene() -> None:
         world = World()

@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 from shared.domain.ids import COMMANDS, fragment_id, hash64, partition_of
 from shared.runtime.settings import read
 from tests.support.kafka import Cluster
-from tests.support.processes import TOKEN, Answer, Stack, wait_for
+from tests.support.processes import ROOT, TOKEN, Answer, Stack, wait_for
 
 PERSONS, WRITERS, BATCH_MAX = 200, 3, 25
 MERGES = {"$identify": "$anon_distinct_id", "$create_alias": "alias"}
@@ -29,8 +29,8 @@ PAUSE_SECONDS = 0.03
 RECOVERY_SECONDS_MAX = 60.0
 """Also how long a request is resent: by then service is back, or the run has failed."""
 
-START = [sys.executable, "-c", "import services.projector.app"]
-"""What a start costs before it does anything of ours: an interpreter and our modules."""
+START = [sys.executable, "-c", "import aiohttp, aiokafka, clickhouse_connect, msgspec, prometheus_client, structlog"]
+"""What a start costs before it does anything of ours: an interpreter and the libraries."""
 
 STOPPED_SECONDS = 1.5
 """A stall: nobody notices it but the clients."""
@@ -201,7 +201,7 @@ class Chaos:
         self.kills += 3 if name == "kill_all" else name.startswith("kill_")
         self.recoveries.append((name, Recovery(seconds, watch.moved(ended))))
         began = time.monotonic()
-        subprocess.run(START, check=True, timeout=RECOVERY_SECONDS_MAX)
+        subprocess.run(START, check=True, cwd=ROOT, timeout=RECOVERY_SECONDS_MAX)
         self.starts.append(time.monotonic() - began)
         if self.cluster:
             self.cluster.wait_whole()

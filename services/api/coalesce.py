@@ -24,7 +24,7 @@ CROWD = 8
 CROWD_SECONDS, GATHER_SECONDS = 0.02, 0.002
 """How long ago the crowd was answered at most, and how long the next call waits for it at most. Clients that were
 answered ask again; else the first of them has a call for itself and the others wait for it: 1,850 -> 2,880 GETs/s at 64
-in flight, the answers sent without aiohttp's own."""
+in flight, with the answers sent past aiohttp."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

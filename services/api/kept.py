@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from shared.store.changes import Changes
-from shared.store.person import Row
+from shared.store.timeline import Row
 
 KEPT_BYTES_MAX = 32 * 1_048_576
 """Of the kept rows of one table, estimated."""

@@ -17,9 +17,10 @@ from services.api.kept import Kept, Key, Unknown
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position_key
 from shared.store.changes import Changes
 from shared.store.client import Store
-from shared.store.person import PERSON_QUERIES, Loaded, Person, Row, person_of
+from shared.store.person import PERSON_QUERIES, Loaded, Person, group_of, person_of, root_of
 from shared.store.queries import Query
 from shared.store.queries import load as load_queries
+from shared.store.timeline import Row
 
 CANDIDATES_MIN, CANDIDATES_MAX = 100, 10_000
 """Roots asked for at once: the query behind them costs the same for few and for many, and each takes 24 bytes."""
@@ -94,13 +95,13 @@ class Reads:
     ) -> list[Person | None]:
         """The same for many, in their order."""
         rows = await self._round(project, fragments)
-        roots = [_root(fragment, rows[fragment.int][1]) for fragment in fragments]
+        roots = [root_of(fragment, rows[fragment.int][1]) for fragment in fragments]
         if others := {root.int: root for root in roots if root.int not in rows}:
             rows |= await self._round(project, others.values())
-        groups = {root.int: (root, _group(root, rows[root.int][1])) for root in roots}
+        groups = {root.int: (root, group_of(root, rows[root.int][1])) for root in roots}
         if unread := {one.int: one for _, group in groups.values() for one in group if one.int not in rows}:
             rows |= await self._round(project, unread.values())
-        if attempts > 1 and any(_root(root, rows[root.int][1]) != root for root, _ in groups.values()):
+        if attempts > 1 and any(root_of(root, rows[root.int][1]) != root for root, _ in groups.values()):
             return await self.by_fragments(project, fragments, attempts - 1)  # merged between two rounds
         built = {
             key: person_of(project, root, [(one, *rows[one.int]) for one in group])
@@ -143,12 +144,15 @@ class Reads:
         named = self._find(project, fragment)
         if named is None:
             return None
-        root = _root(fragment, named[1])
+        root = root_of(fragment, named[1])
         head = named if root is fragment else self._find(project, root)
-        if head is None or (head[1] is not None and (head[1][3] != root or len(head[1][4]) > MEMBERS_KNOWN_MAX)):
+        if head is None or root_of(root, head[1]) != root:
+            return None
+        group = group_of(root, head[1])
+        if len(group) > MEMBERS_KNOWN_MAX:
             return None
         found: list[Loaded] = []
-        for member in _group(root, head[1]):
+        for member in group:
             rows = head if member is root else self._find(project, member)
             if rows is None:
                 return None
@@ -165,7 +169,7 @@ class Reads:
         )
         if failed := [one for one in found if isinstance(one, BaseException)]:
             raise failed[0]
-        return {key: (found[0].get(key), found[1].get(key)) for key in keys}
+        return {key: (found[0].get(key), found[1].get(key)) for key in found[0].keys() | found[1].keys()}
 
     async def _load(
         self, query: str, topic: str, keys: Sequence[Key], partitions: Iterable[int]
@@ -194,18 +198,6 @@ class Reads:
             numbers=[number for _, number in keys],
         )
         return {(project, number): fragment for project, number, fragment in rows}
-
-
-def _root(fragment: UUID, identity: Row | None) -> UUID:
-    """Of the person that holds a fragment; one that was never merged has no identity row."""
-    root: UUID = fragment if identity is None else identity[3]
-    return root
-
-
-def _group(root: UUID, identity: Row | None) -> Sequence[UUID]:
-    """The members of a root."""
-    members: Sequence[UUID] = () if identity is None else identity[4]
-    return members or (root,)
 
 
 def page_of(query: Query, *, backwards: bool = False) -> Query:

@@ -20,7 +20,7 @@ from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY, position_key
 from shared.store.client import Store
-from shared.store.person import PERSON_QUERIES, Person, person_of
+from shared.store.person import PERSON_QUERIES, Person, group_of, person_of, root_of
 from shared.store.queries import load as load_queries
 from shared.store.search import document_of
 
@@ -122,13 +122,13 @@ class Feeder:
         """The rows of the persons that hold these fragments now, and of those of the fragments that are no root."""
         identities: dict[Key, tuple[Any, ...]] = await self._newest("identities", keys)
         asked = set(keys)  # who had no row then has none in this round: a merge that came since would lend its version
-        roots = dict.fromkeys((project, _root(identities, (project, one))) for project, one in keys)
+        roots = dict.fromkeys((key[0], root_of(key[1], identities.get(key))) for key in keys)
         identities |= await self._newest("identities", [root for root in roots if root not in asked])
         asked |= roots.keys()
         groups = {
-            root: list(identities[root][4]) if root in identities and identities[root][4] else [root[1]]
+            root: group_of(root[1], identities.get(root))
             for root in roots
-            if _root(identities, root)
+            if root_of(root[1], identities.get(root))
             == root[1]  # or it was absorbed between two readings: the next round has its root
         }
         members = dict.fromkeys((root[0], one) for root, group in groups.items() for one in group)
@@ -165,11 +165,6 @@ class Feeder:
                 batch, size = [], 0
         await self._store.insert_json(self._table, batch)
         return len(lines)
-
-
-def _root(identities: dict[Key, tuple[Any, ...]], key: Key) -> UUID:
-    root: UUID = identities[key][3] if key in identities else key[1]
-    return root
 
 
 def _line(project: int, fragment: UUID, version: int, person: Person | None) -> bytes:

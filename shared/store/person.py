@@ -17,6 +17,7 @@ import orjson
 from shared.domain.ids import is_anonymous
 from shared.domain.view import Member, merged_properties, ordered_distinct_ids
 from shared.store.queries import load as load_queries
+from shared.store.timeline import Row
 
 PERSON_QUERIES = load_queries(Path(__file__).with_suffix(".sql"))
 """`fragments` and `identities`: the rows that a person is put together from, in the shape that is known here."""
@@ -78,9 +79,20 @@ def iso(microseconds: int) -> str:
     )
 
 
-Row = tuple[Any, ...]
 Loaded = tuple[UUID, Row | None, Row | None]
 """A member, its row, and that of its identity, as far as there are any."""
+
+
+def root_of(fragment: UUID, identity: Row | None) -> UUID:
+    """Of the person that holds a fragment; one that was never merged has no identity row."""
+    root: UUID = fragment if identity is None else identity[3]
+    return root
+
+
+def group_of(root: UUID, identity: Row | None) -> Sequence[UUID]:
+    """The members of a root."""
+    members: Sequence[UUID] = () if identity is None else identity[4]
+    return members or (root,)
 
 
 def person_of(project: int, root: UUID, group: Sequence[Loaded]) -> Person | None:

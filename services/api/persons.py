@@ -92,7 +92,7 @@ async def delete_property(call: Call) -> Answer:
         at, command = call.context.stamps.reserve(len(targets)), call.context.mint()  # one id: it is one act
         commands = [
             write_of(
-                call.context, call.project.id, call.actor, member, sent,
+                call.project.id, call.actor, member, sent,
                 id=command, at=at + index, unset=tuple(names), reason="delete_property",
             )
             for index, member in enumerate(targets.values())
@@ -143,14 +143,13 @@ def update_of(
     expect: int | None = None,
 ) -> Write:
     """The command of a PATCH, received now."""
-    at = context.stamps.reserve(1)
-    return write_of(context, project, actor, member, sent, at=at, set=properties, expect=expect, reason="update")
+    at, command = context.stamps.reserve(1), context.mint()
+    return write_of(project, actor, member, sent, id=command, at=at, set=properties, expect=expect, reason="update")
 
 
-def write_of(context: Context, project: int, actor: str, member: Member, sent: Keyed, **changes: Any) -> Write:
+def write_of(project: int, actor: str, member: Member, sent: Keyed, **changes: Any) -> Write:
     """The command of a change to one member of a person."""
     return Write(
-        id=changes.pop("id", None) or context.mint(),
         key=sent.key,
         digest=sent.digest,
         project=project,

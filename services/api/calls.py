@@ -129,10 +129,7 @@ class Call(msgspec.Struct, kw_only=True):
 
     async def holder(self, fragment: UUID) -> Person:
         """The living person that holds a fragment, or NotFound."""
-        person = await self.context.reads.by_fragment(self.project.id, fragment)
-        if person is None:
-            raise NotFound("Not found.")
-        return person
+        return await self.context.reads.holder(self.project.id, fragment)
 
     def tags(self, person: Person) -> set[str]:
         """The entity tags of `If-Match`, "*" without one. PreconditionFailed when the person's is not among them."""

@@ -132,7 +132,7 @@ def of(error: PersonlogError) -> ApiError:
     return ApiError(500, "server_error", "error", "Something went wrong here.")
 
 
-def told(error: Exception, route: str) -> ApiError:
+def told(error: BaseException, route: str) -> ApiError:
     """What a client is told of any error; what the operator must know is logged."""
     if isinstance(error, ApiError):
         return error

@@ -23,11 +23,11 @@ from services.api.reads import KnownRows
 from services.api.ready import Observe, answer_of, refused
 from services.api.render import json_body
 from services.api.values import check_properties
-from shared.domain.errors import NotFound, PersonlogError
+from shared.domain.errors import PersonlogError
 from shared.domain.ids import format_positions
 from shared.runtime import telemetry
 from shared.runtime.express import Head, Taken
-from shared.store.person import Person, living_of, person_of
+from shared.store.person import living_of, person_of
 
 PLAIN_HEADERS = frozenset(
     ("host", "authorization", "accept", "accept-encoding", "user-agent", "connection", "content-type", "content-length")
@@ -104,7 +104,9 @@ class ExpressPerson:
             return None
         known = context.reads.rows_known(line.project, line.fragment)
         if known is None:
-            return Taken(asyncio.ensure_future(self._read(line)), None) if reads else None
+            if not reads:
+                return None
+            return Taken(asyncio.ensure_future(context.reads.holder(line.project, line.fragment)), None)
         if not reads:
             return self._patch(head, key, body, known)
         shown = self._body(line, known)
@@ -130,12 +132,6 @@ class ExpressPerson:
             answer = answer_of(202, b"", {POSITION_HEADER: format_positions(taken.future.result())})
         self._observe(method, route, status, seconds)
         return answer
-
-    async def _read(self, line: _Line) -> Person:
-        person = await self._context.reads.by_fragment(line.project, line.fragment)
-        if person is None:
-            raise NotFound("Not found.")
-        return person
 
     def _patch(self, head: Head, key: Key, body: bytes, known: KnownRows) -> Taken | None:
         context, line = self._context, head.line

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from services.api.coalesce import Coalesced
 from services.api.kept import Kept, Key, Unknown
+from shared.domain.errors import NotFound
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position_key
 from shared.store.changes import Changes
 from shared.store.client import Store
@@ -90,10 +91,17 @@ class Reads:
         """The living person that holds a fragment; old uuids keep resolving."""
         return (await self.by_fragments(project, [fragment]))[0]
 
+    async def holder(self, project: int, fragment: UUID) -> Person:
+        """The same, or NotFound."""
+        person = await self.by_fragment(project, fragment)
+        if person is None:
+            raise NotFound("Not found.")
+        return person
+
     async def by_fragments(
         self, project: int, fragments: Sequence[UUID], attempts: int = ATTEMPTS_MAX
     ) -> list[Person | None]:
-        """The same for many, in their order."""
+        """The living persons that hold these fragments, in their order; None for nobody."""
         rows = await self._round(project, fragments)
         roots = [root_of(fragment, rows[fragment.int][1]) for fragment in fragments]
         if others := {root.int: root for root in roots if root.int not in rows}:

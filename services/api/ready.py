@@ -15,7 +15,6 @@ from aiohttp.http import HttpVersion11
 from aiohttp.web_request import BaseRequest
 
 from services.api import errors
-from shared.domain.errors import PersonlogError
 
 STATUS_LINES = {int(status): f"HTTP/1.1 {status:d} {status.phrase}" for status in HTTPStatus}
 
@@ -36,7 +35,7 @@ def answer_of(status: int, body: bytes, headers: Mapping[str, str]) -> bytes:
 
 def refused(error: BaseException, route: str) -> tuple[int, bytes]:
     """Status and whole answer of an append or a read that failed."""
-    refusal = errors.told(error if isinstance(error, Exception) else PersonlogError(), route)
+    refusal = errors.told(error, route)
     return refusal.status, answer_of(refusal.status, refusal.body(), refusal.headers)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import gzip
-import os
 import random
 import statistics
 import threading
@@ -26,9 +25,9 @@ from tests.support.flood import ANSWER_SECONDS_MAX, CLIENTS, ORIGIN, Connection,
 from tests.support.judge import judge
 from tests.support.kafka import Cluster, empty
 from tests.support.processes import TOKEN, Stack, running, wait_for
+from tests.support.tier import TIER, sized
 
-PROFILE = os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
-REQUESTS = {"dev": 3_200, "ci": 6_400, "deep": 64_000}[PROFILE]
+REQUESTS = sized(dev=3_200, ci=6_400, soak=64_000)
 
 RSS_BYTES_MAX = 64_000_000
 """How much an API process may grow under requests as SDKs send them."""
@@ -53,7 +52,7 @@ class Running:
     def faults(self) -> list[Callable[[], Any]]:
         if self.cluster is None:
             return [self.frozen_writer]
-        return [self.frozen_broker] if PROFILE == "dev" else [self.frozen_broker, self.killed_broker]
+        return [self.frozen_broker] if TIER == "dev" else [self.frozen_broker, self.killed_broker]
 
     @contextmanager
     def frozen_writer(self) -> Iterator[None]:

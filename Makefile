@@ -26,7 +26,7 @@ test: .venv/dev.stamp .venv/s3.stamp
 test-all: .venv/dev.stamp .venv/s3.stamp $(SDKS)
 	$(PYTEST) $(PYTEST_ARGS)
 
-# Hours, by hand: docs/reliability.md says what it runs and keeps its figures.
+# By hand: docs/reliability.md says what it runs and keeps its figures.
 soak: .venv/dev.stamp .venv/s3.stamp $(SDKS)
 	PERSONLOG_TEST_PROFILE=soak PERSONLOG_TEST_NO_SKIP=1 $(PYTEST) $(PYTEST_ARGS) --durations=20 $(DEEP)
 

@@ -185,7 +185,7 @@ class Deleter:
 async def run(settings: Settings) -> None:
     """Take requests over and sweep in the windows, until cancelled."""
     os.nice(NICE)
-    log, store = connect_log(settings), await connect_store(settings)
+    log, store = connect_log(settings), await connect_store(settings, "deleter")
     runner = None
     try:
         await log.start()
@@ -214,7 +214,7 @@ async def run(settings: Settings) -> None:
 async def run_once(settings: Settings, tell: Tell = quiet) -> tuple[list[DeletionRequest], int]:
     """Sweep once, now, whatever the window; the requests that it ended, and how many are left open."""
     os.nice(NICE)
-    log, store = connect_log(settings), await connect_store(settings)
+    log, store = connect_log(settings), await connect_store(settings, "deleter")
     try:
         await log.start()
         deleter = Deleter(settings, log, store)

@@ -163,7 +163,7 @@ async def test_a_store_that_went_away_is_unavailable_and_works_again_when_it_is_
 
 async def test_a_wrong_password_is_no_matter_of_waiting(engine: EngineProcess) -> None:
     with pytest.raises(StoreError) as caught:
-        await Store.connect(f"http://default:wrong@127.0.0.1:{engine.port}/test")
+        await Store.connect(f"http://personlog:wrong@127.0.0.1:{engine.port}/test")
     assert caught.value.code == 516
     assert "wrong" not in str(caught.value)
 

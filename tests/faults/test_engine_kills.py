@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from shared.store.migrate import migrate
 from shared.store.queries import Query
 from tests.support.chaos import Chaos, Recovery
 from tests.support.engine import EngineProcess
-from tests.support.judge import judge, summary
+from tests.support.judge import judge
 from tests.support.processes import ROOT, Stack, running, wait_for
 
 TIER = os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
@@ -109,7 +110,12 @@ def test_no_kill_of_the_engine_loses_or_doubles_what_was_acknowledged(tmp_path: 
         chaos = EngineKills(stack, None, SEED)
         chaos.run(SIZE.kills, 0)
         verdict = judge(chaos)
-    told = summary("kills of the engine", chaos, verdict)
+    seconds = [recovery.served for _, recovery in chaos.recoveries]
+    told = (
+        f"kills of the engine under the stack: {chaos.kills}, acknowledged {chaos.acknowledged:,}, records"
+        f" {verdict.records:,}, lost {verdict.lost}, twice {verdict.duplicated}, rows that differ"
+        f" {verdict.differences}, recovery median {statistics.median(seconds):.2f} s max {max(seconds):.2f} s"
+    )
     record_property("faults", told)
     print(told)
     assert (verdict.lost, verdict.duplicated, verdict.differences) == (0, 0, 0), (told, verdict.named)

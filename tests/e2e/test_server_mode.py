@@ -1,7 +1,4 @@
-"""Processes that are told of a ClickHouse server by its URL, each as the user of its role: nothing of the embedded setup.
-
-The server is the same ClickHouse, started apart. Only the log is the embedded one.
-"""
+"""Processes that know a ClickHouse server by its URL, each as the user of its role. Only the log is embedded."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def report(rows: list[Row]) -> str:
         f"## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit.stdout.strip()}",
         "",
         f"{os.cpu_count()} cores ({chip}), Python {platform.python_version()}, aiohttp {version('aiohttp')}, "
-        f"chdb {version('chdb')}. The embedded log and medians of 5 turns, where the note says nothing else.",
+        f"chdb-core {version('chdb-core')}. The embedded log and medians of 5 turns, where the note says nothing else.",
         "",
         "| measured | ours | limit | ratio | goal | note |",
         "|---|---|---|---|---|---|",

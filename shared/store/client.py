@@ -39,6 +39,10 @@ COMMAND_SECONDS_MAX = 300.0
 CONNECTIONS_MAX = 32
 """Reads are coalesced before they come here, so few are in flight."""
 
+SCANS_MAX = 16
+"""Queries of many rows at once; the other half of the connections is for reads by key, whatever is listed. Further ones
+wait, for as long as a read may take."""
+
 READ_BYTES_MAX = 1 << 30
 """Memory of one read in the engine."""
 
@@ -91,6 +95,7 @@ class Store:
     def __init__(self, client: AsyncClient, database: str) -> None:
         self.database = database
         self._client = client
+        self._scans = asyncio.Semaphore(SCANS_MAX)
         self._types: Mapping[tuple[str, str], Any] = {}
 
     @classmethod
@@ -130,13 +135,17 @@ class Store:
     async def rows(self, query: Query, **parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of a query that only reads."""
         async with _failures(query.name, READ_SECONDS_MAX):
-            body = await self._client.raw_query(query.sql, parameters, settings=READ_SETTINGS, fmt="Native")
+            if query.workload:
+                async with self._scans:
+                    body = await self._read(query, parameters, READ_SETTINGS | {"workload": query.workload})
+            else:
+                body = await self._read(query, parameters, READ_SETTINGS)
             return _decode(body) if len(body) <= INLINE_BYTES_MAX else await asyncio.to_thread(_decode, body)
 
     async def rows_with_hidden(self, query: Query, **parameters: Any) -> list[tuple[Any, ...]]:
         """The same, and it also sees rows that a lightweight delete has hidden and nothing has erased yet."""
         async with _failures(query.name, COMMAND_SECONDS_MAX):
-            body = await self._client.raw_query(query.sql, parameters, settings=HIDDEN_SETTINGS, fmt="Native")
+            body = await self._read(query, parameters, HIDDEN_SETTINGS)
             return await asyncio.to_thread(_decode, body)
 
     async def insert(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
@@ -188,6 +197,9 @@ class Store:
 
     async def close(self) -> None:
         await self._client.close()
+
+    async def _read(self, query: Query, parameters: Mapping[str, Any], settings: Mapping[str, str]) -> bytes:
+        return await self._client.raw_query(query.sql, dict(parameters), settings=dict(settings), fmt="Native")
 
     def _encode(self, table: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
         """The statement with its rows in one Native block."""

@@ -14,7 +14,8 @@ import pytest
 
 from shared.domain.errors import Corrupt, StoreUnavailable
 from shared.domain.ids import COMMANDS, position_key
-from shared.store.client import INLINE_BYTES_MAX, INLINE_ROWS_MAX, Store, StoreError
+from shared.store.client import INLINE_BYTES_MAX, INLINE_ROWS_MAX, Store
+from shared.store.failures import StoreError
 from shared.store.migrate import migrate
 from shared.store.queries import Query
 from tests.support.engine import EngineProcess

@@ -204,11 +204,11 @@ def _decode(body: bytes) -> list[tuple[Any, ...]]:
     source: Any = RespBuffCls(BytesSource(body))  # type: ignore[no-untyped-call]  # as its author left it
     try:
         result: Any = NativeTransform.parse_response(source, QueryContext(query_formats={"DateTime64*": "int"}))
+        return list(result.result_rows)  # reads all blocks but the first
     except StreamFailureError:
         raise exception_in(body) or StreamFailureError() from None
     except Exception as error:  # noqa: BLE001  # of bytes that are no block the decoder may make anything
         raise exception_in(body) or StoreError(f"{type(error).__name__} in the answer") from None
-    return list(result.result_rows)
 
 
 @asynccontextmanager

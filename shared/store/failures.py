@@ -36,7 +36,7 @@ TRANSIENT_CODES = frozenset({
 SAID_CODES = frozenset({
     16, 46, 47, 57, 60, 62, 81, 115, 452,  # about tables, columns, functions, settings and our own SQL
     159, 160, 202, 203, 209, 241, 243, 252, 285, 469, 745, 749, 762,  # about limits and the server
-    164, 497, 516,  # about rights
+    164, 194, 497, 516,  # about rights
 })  # fmt: skip
 """Codes whose first sentence never quotes a value."""
 

@@ -66,7 +66,7 @@ def test_a_torn_answer_is_unavailable_unless_its_exception_says_otherwise() -> N
     for body, kind in (
         (ROWS[:-4], StreamFailureError),
         (ROWS[:-4] + b"Code: 60", StreamFailureError),
-        (ROWS + block("Code: 241. DB::Exception: memory, 'secret' (MEMORY_LIMIT_EXCEEDED)"), DatabaseError),
+        (ROWS + block("Code: 241. DB::Exception: memory: While executing 'secret' (MEMORY)"), DatabaseError),
         (ROWS[:-4] + block("Code: 6. DB::Exception: 'secret' (CANNOT_PARSE_TEXT)"), DatabaseError),
     ):
         with pytest.raises(ClickHouseError) as caught:

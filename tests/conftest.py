@@ -25,7 +25,7 @@ SIMULATED = (
     "rebuilds",
 )
 
-pytest_plugins = [f"tests.support.{module}" for module in ("engine", "kafka", "erasing", "s3", "chromium")]
+pytest_plugins = [f"tests.support.{module}" for module in ("engine", "kafka", "erasing", "s3", "chromium", "stacks")]
 
 for name, examples in (("dev", 60), ("ci", 400), ("deep", 10_000)):
     settings.register_profile(

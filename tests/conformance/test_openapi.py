@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.asking import sent
-from tests.support.processes import PERSONAL_KEY, ROOT, TOKEN, Stack, running
+from tests.support.processes import ROOT, Stack
 
 SETTINGS = ROOT / "tests/conformance/schemathesis"
 EXAMPLES = {"dev": 20, "ci": 600, "deep": 1_000}
@@ -34,15 +34,6 @@ SEED = "20261124"
 """The same cases every time in CI; profile deep takes others."""
 
 PERSONS = "/api/environments/{project_id}/persons"
-NEVER = {"PERSONLOG_WINDOW": "0 0 29 2 *", "PERSONLOG_WINDOW_HOURS": "1"}
-"""No deletion window opens meanwhile."""
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("openapi") / "data", **NEVER) as stack:
-        yield stack
-
 
 @pytest.fixture(scope="module")
 def spec(stack: Stack) -> dict[str, Any]:
@@ -131,7 +122,7 @@ def test_schemathesis_finds_no_fault(
         ],
         cwd=tmp_path,
         env=os.environ | {
-            "SCHEMATHESIS_KEY": PERSONAL_KEY, "SCHEMATHESIS_TOKEN": TOKEN, "SCHEMATHESIS_POSITION": position,
+            "SCHEMATHESIS_KEY": stack.key, "SCHEMATHESIS_TOKEN": stack.token, "SCHEMATHESIS_POSITION": position,
             "PYTHONPATH": str(SETTINGS),
         },
         capture_output=True, text=True, timeout=SECONDS_MAX, check=False,

@@ -17,9 +17,12 @@ from uuid import uuid4
 
 import pytest
 
-from shared.store.access import KeyRow, create_key, create_project
+from shared.store.access import KeyRow, create_key, create_project, ensure_bootstrap
 from shared.store.client import Store
-from tests.support.processes import Stack, running, wait_for
+from shared.store.migrate import migrate
+from tests.support import api
+from tests.support.engine import EngineProcess
+from tests.support.processes import TOKEN, Stack, running, wait_for
 
 PROJECTS_AHEAD = 24
 """Projects made at once: the API hears of new ones every two seconds, so few modules should wait for that."""
@@ -98,6 +101,25 @@ def _with_store(stack: Stack, act: Callable[[Store], Awaitable[Made]]) -> Made:
 
 def _now_us() -> int:
     return time.time_ns() // 1_000
+
+
+@pytest.fixture(scope="session")
+def migrated_url(engine: EngineProcess) -> str:
+    """A database with its tables and first keys, for `api.serving` of tests that project nothing and change no project.
+
+    The project 2 has the token of `processes`, with which SDKs were recorded.
+    """
+    url = engine.url("migrated")
+
+    async def make() -> None:
+        store = await Store.connect(url)
+        await migrate(store)
+        await ensure_bootstrap(store, api.PERSONAL_KEY, api.TOKEN, lambda: api.NOW)
+        await create_project(store, "of the recorded requests", TOKEN, api.NOW)
+        await store.close()
+
+    asyncio.run(make())
+    return url
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.logs import MERGES
 from shared.domain.ids import COMMANDS, NAMESPACE, fragment_id, partition_of
-from shared.runtime.settings import read, with_keys
+from shared.runtime.settings import OWNER, read, with_keys
 from shared.store.client import Store
 from shared.store.queries import load
 from tests.support.processes import Stack, running, wait_for
@@ -50,7 +50,7 @@ async def fill(stack: Stack, size: int, *, searchable: bool = True) -> None:
     """Insert so many persons, chunk by chunk; filters and totals see them if they are searchable."""
     settings, _ = with_keys(read(stack.environment))
     queries = load(Path(__file__).with_name("fill.sql"))
-    store = await Store.connect(settings.store_url)
+    store = await Store.connect(settings.store_url(OWNER))
     try:
         for start in range(0, size, CHUNK):
             count = min(CHUNK, size - start)

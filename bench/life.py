@@ -23,7 +23,7 @@ from bench.filling import fill, settle
 from bench.load import capture, load, paced, post, until_visible
 from bench.report import Row
 from services.projector.rows import FRAGMENTS, columns
-from shared.runtime.settings import read, with_keys
+from shared.runtime.settings import OWNER, read, with_keys
 from shared.store.client import Store
 from shared.store.queries import Query
 from shared.store.timeline import TIMELINE
@@ -127,7 +127,7 @@ def _path_of(stack: Stack, name: str) -> str:
 
 async def _by_hand(stack: Stack) -> list[float]:
     settings, _ = with_keys(read(stack.environment))
-    store = await Store.connect(settings.store_url)
+    store = await Store.connect(settings.store_url(OWNER))
     seconds = []
     fact: tuple[Any, ...]
     row: tuple[Any, ...]

@@ -26,7 +26,7 @@ from shared.domain.commands import Write, encode, route
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 from shared.log.connect import connect_log
 from shared.log.port import Entry
-from shared.runtime.settings import read, with_keys
+from shared.runtime.settings import OWNER, read, with_keys
 from shared.store.client import Store
 from shared.store.queries import Query
 from tests.support.processes import ROOT, Stack, wait_for
@@ -137,7 +137,7 @@ def _migrate(stack: Stack) -> None:
 
 def store_url(stack: Stack) -> str:
     settings, _ = with_keys(read(stack.environment))
-    return settings.store_url
+    return settings.store_url(OWNER)
 
 
 def projected(stack: Stack, kind: tuple[str, ...], count: int) -> float:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from services.importing import command as importing
 from services.progress import Progress
 from shared.domain.errors import PersonlogError
-from shared.runtime.settings import Settings, SettingsError, read, with_keys
+from shared.runtime.settings import BOOTSTRAP, SECRETS_OF, Settings, SettingsError, read, with_keys
 
 DONE, FOUND_WRONG, BAD_USAGE = 0, 1, 2
 DAY_US = 86_400_000_000
@@ -25,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 1 found something wrong, 2 bad usage or settings."""
     options = _parser().parse_args(arguments)
     try:
-        settings, made = (read(os.environ), False) if options.offline else with_keys(read(os.environ))
+        settings, made = read(os.environ), False
+        if not options.offline:
+            settings, made = with_keys(settings, _needed(settings, options.secrets))
         if options.check:
             print("\n".join(settings.describe()))
             return DONE
@@ -45,35 +46,41 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="personlog", description="An event-sourced person store.")
     parser.add_argument("--check", action="store_true", help="print the effective settings, secrets masked, and end")
     commands = parser.add_subparsers(required=False, metavar="COMMAND")
-    parser.set_defaults(command=None, offline=False)
+    parser.set_defaults(command=None, offline=False, secrets=SECRETS_OF["up"])
     for name, command, text in (
         ("up", _up, "run everything here: engine, api, projector, deleter"),
         ("api", _api, "run one API process"),
         ("projector", _projector, "run one projector process"),
         ("deleter", _deleter, "run the deleter"),
-        ("engine", _engine, "run the embedded ClickHouse engine"),
+        ("engine", _engine, "run the embedded ClickHouse server"),
         ("migrate", _migrate, "create or upgrade the tables, the first project and key"),
         ("rebuild", _rebuild, "derive fragments and identity again from the timeline, compare, and swap"),
         ("doctor", _doctor, "check settings, log and store"),
+        ("analyst", _analyst, "how an analyst connects to ClickHouse"),
+        ("grants", _grants, "the users and rights for a ClickHouse server, as SQL"),
     ):
-        commands.add_parser(name, help=text).set_defaults(command=command)
+        secrets = SECRETS_OF.get(name, SECRETS_OF["operator"])
+        commands.add_parser(name, help=text).set_defaults(command=command, secrets=secrets)
     commands.choices["rebuild"].add_argument(
         "--verify", action="store_true", help="with any difference, exit 1 and leave the live tables alone"
     )
+    commands.choices["grants"].set_defaults(offline=True)  # it needs no key, nor a data folder
     _key_commands(commands)
     projects = commands.add_parser("projects", help="projects").add_subparsers(required=True, metavar="COMMAND")
     create = projects.add_parser("create", help="create a project; prints its id and token")
     create.add_argument("name")
     create.add_argument("--recordings", action="store_true", help="browsers are told to record sessions")
-    create.set_defaults(command=_project_create)
+    create.set_defaults(command=_project_create, secrets=SECRETS_OF["operator"])
     recordings = projects.add_parser("recordings", help="whether browsers are told to record sessions")
     recordings.add_argument("id", type=int)
     recordings.add_argument("switch", choices=("on", "off"))
-    recordings.set_defaults(command=_project_recordings)
-    projects.add_parser("list").set_defaults(command=_project_list)
+    recordings.set_defaults(command=_project_recordings, secrets=SECRETS_OF["operator"])
+    projects.add_parser("list").set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
     importing.add(commands)
     deletions = commands.add_parser("deletions", help="deletions").add_subparsers(required=True, metavar="COMMAND")
-    deletions.add_parser("run", help="one deletion window, now").set_defaults(command=_deletions_run)
+    deletions.add_parser("run", help="one deletion window, now").set_defaults(
+        command=_deletions_run, secrets=SECRETS_OF["deleter"]
+    )
     receipts = commands.add_parser("receipts", help="receipts").add_subparsers(required=True, metavar="COMMAND")
     verify = receipts.add_parser("verify", help="check receipts offline: signatures, and the chain between them")
     verify.add_argument("files", nargs="+", metavar="FILE")
@@ -91,11 +98,16 @@ def _key_commands(commands: Any) -> None:
     create.add_argument("--scopes", required=True, help="person:read,person:write,activity_log:read or *")
     create.add_argument("--projects", required=True, help="1,2 or all")
     create.add_argument("--expires", default="", help="30d")
-    create.set_defaults(command=_key_create)
-    keys.add_parser("list").set_defaults(command=_key_list)
+    create.set_defaults(command=_key_create, secrets=SECRETS_OF["operator"])
+    keys.add_parser("list").set_defaults(command=_key_list, secrets=SECRETS_OF["operator"])
     revoke = keys.add_parser("revoke")
     revoke.add_argument("key", help="the key or its id")
-    revoke.set_defaults(command=_key_revoke)
+    revoke.set_defaults(command=_key_revoke, secrets=SECRETS_OF["operator"])
+
+
+def _needed(settings: Settings, secrets: Collection[str]) -> Collection[str]:
+    """What a command uses of the generated values; a ClickHouse server's passwords are in its own URL."""
+    return secrets if settings.embedded else [field for field in secrets if field in BOOTSTRAP]
 
 
 def _up(settings: Settings, options: argparse.Namespace, made: bool) -> int:
@@ -123,20 +135,21 @@ def _deleter(settings: Settings, options: argparse.Namespace, made: bool) -> Non
 
 
 def _engine(settings: Settings, options: argparse.Namespace, made: bool) -> None:
-    from shared.store.changes import path_of, renew
-    from shared.store.engine import serve
+    from services.engine.app import run
 
-    renew(path_of(settings), secrets.randbits(63) << 1)
-    _serve(
-        serve(
-            data=settings.data / "engine",
-            host="127.0.0.1",
-            port=settings.engine_port,
-            user="personlog",
-            password=settings.engine_password,
-        ),
-        "engine",
-    )
+    run(settings)
+
+
+def _analyst(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+    from services.engine.analyst import connections
+
+    print(connections(settings))
+
+
+def _grants(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+    from shared.store.roles import as_sql
+
+    print(as_sql())
 
 
 def _serve(main: Any, service: str) -> None:
@@ -151,7 +164,7 @@ def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]])
     from shared.store.client import Store
 
     async def go() -> int:
-        store = await Store.connect(settings.store_url)
+        store = await Store.connect(settings.store_url("migrator"))
         try:
             return await act(store) or DONE
         finally:

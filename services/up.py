@@ -23,7 +23,7 @@ from typing import IO
 import msgspec
 
 from shared.domain.ids import hash64
-from shared.runtime.settings import PREFIX, Settings, SettingsError
+from shared.runtime.settings import GENERATED, PREFIX, SECRETS_OF, Settings, SettingsError
 
 BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.1, 5.0
 """Between two starts of a child: at once after a kill, and no busy loop when it cannot start."""
@@ -45,6 +45,10 @@ LINE_BYTES_MAX = 65_536
 
 OPS_PORT_OFFSETS = {"deleter": 1}
 """Children share the machine, so each has its own port from PERSONLOG_OPS_PORT on; the projector has the first."""
+
+OBJECT_STORE_USERS = frozenset(("api", "deleter"))
+OBJECT_STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")
+"""Who writes to and erases from the object store, and the variables that may hold its credentials."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -199,16 +203,18 @@ class Supervisor:
                 process.send_signal(number)
 
     def _environment(self, name: str) -> dict[str, str]:
+        foreign = frozenset(GENERATED) - SECRETS_OF[name]
         resolved = {
             PREFIX + field.upper(): str(value)
             for field, value in msgspec.structs.asdict(self._settings).items()
-            if field != "data"
+            if field != "data" and field not in foreign
         }
         if self._settings.ops_port:
             resolved[PREFIX + "OPS_PORT"] = str(_ops_port(self._settings, name))
         data = str(self._settings.data.resolve())
         resolved[PREFIX + "INSTANCE"] = self._settings.instance or f"{socket.gethostname()}-{hash64(data):x}"
-        plain = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
+        withheld = (PREFIX,) if name in OBJECT_STORE_USERS else (PREFIX, *OBJECT_STORE_VARIABLES)
+        plain = {key: value for key, value in os.environ.items() if not key.startswith(withheld)}
         return plain | resolved | {PREFIX + "DATA": data, "PYTHONUNBUFFERED": "1"}
 
 

@@ -27,7 +27,7 @@ SIMULATED = (
     "rebuilds",
 )
 
-pytest_plugins = [f"tests.support.{module}" for module in ("engine", "kafka", "erasing", "s3", "chromium")]
+pytest_plugins = [f"tests.support.{module}" for module in ("engine", "kafka", "erasing", "s3", "chromium", "stacks")]
 
 settings.register_profile(
     TIER,

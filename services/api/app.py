@@ -72,7 +72,7 @@ BODY_BYTES_MAX = 21 * 1_048_576
 async def run(settings: Settings) -> None:
     """Answer until cancelled."""
     log = connect_log(settings)
-    store = await connect_store(settings)
+    store = await connect_store(settings, "api")
     runner = None
     context = None
     try:

@@ -37,8 +37,9 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.lifecycle import serve
 from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
-from shared.store.client import Store, StoreError
+from shared.store.client import Store
 from shared.store.connect import connect_store
+from shared.store.failures import StoreError
 from shared.store.objects import Objects
 
 GROUP = "deleter"
@@ -185,7 +186,7 @@ class Deleter:
 async def run(settings: Settings) -> None:
     """Take requests over and sweep in the windows, until cancelled."""
     os.nice(NICE)
-    log, store = connect_log(settings), await connect_store(settings)
+    log, store = connect_log(settings), await connect_store(settings, "deleter")
     runner = None
     try:
         await log.start()
@@ -214,7 +215,7 @@ async def run(settings: Settings) -> None:
 async def run_once(settings: Settings, tell: Tell = quiet) -> tuple[list[DeletionRequest], int]:
     """Sweep once, now, whatever the window; the requests that it ended, and how many are left open."""
     os.nice(NICE)
-    log, store = connect_log(settings), await connect_store(settings)
+    log, store = connect_log(settings), await connect_store(settings, "deleter")
     try:
         await log.start()
         deleter = Deleter(settings, log, store)

@@ -13,7 +13,7 @@ from typing import Any
 
 from services.progress import Progress
 from shared.domain.errors import BadInput
-from shared.runtime.settings import Settings, SettingsError, with_keys
+from shared.runtime.settings import BOOTSTRAP, Settings, SettingsError, with_keys
 
 SOURCE_KEY = "POSTHOG_PERSONAL_API_KEY"
 """The environment variable with the source's key: on a command line everybody on the machine reads it."""
@@ -45,7 +45,7 @@ def _import(settings: Settings, options: argparse.Namespace, made: bool) -> int:
 
     set_on_retry_hooks([_waiting])
     if (settings.data / "keys.env").exists():
-        settings = with_keys(settings)[0]
+        settings = with_keys(settings, BOOTSTRAP)[0]
     codes: list[int] = []
     run(_go(settings, options, codes))
     if not codes:

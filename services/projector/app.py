@@ -31,7 +31,7 @@ COLLECTED_OBJECTS = 2_000_000
 async def run(settings: Settings) -> None:
     """Project until cancelled."""
     log = connect_log(settings)
-    store = await connect_store(settings)
+    store = await connect_store(settings, "writer")
     runner = None
     try:
         await log.start()

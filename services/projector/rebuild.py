@@ -70,7 +70,7 @@ async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], 
     """One rebuild on the configured log and store; `tell` is called after every page. Raises Rejected when another one
     runs on this machine."""
     log = connect_log(settings)
-    store = await connect_store(settings)
+    store = await connect_store(settings, "migrator")
     try:
         await log.start()
         with _only_one(settings.data / "run"), all_changing(changes_of(settings, log.partitions())):

@@ -5,8 +5,11 @@ Never read again later; secrets are masked wherever they are shown.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -23,9 +26,35 @@ PREFIX = "PERSONLOG_"
 IDENTITY_PARTITIONS = 4
 """Fixed for a generation; merges of a project are one core's work anyway."""
 
-SECRETS = ("personal_key", "project_token", "engine_password", "clickhouse")
 OBJECT_SCHEMES = ("s3://", "gs://", "az://")
-GENERATED = ("PERSONLOG_PERSONAL_KEY", "PERSONLOG_PROJECT_TOKEN", "PERSONLOG_ENGINE_PASSWORD")
+
+BOOTSTRAP = ("personal_key", "project_token")
+"""Made with the first project; the only generated values that a person is shown."""
+
+OWNER = "personlog"
+ENGINE_USERS = {OWNER: "engine_password"} | {
+    user: f"engine_{user}_password" for user in ("api", "writer", "deleter", "migrator", "analyst")
+}
+"""The users of the embedded engine, and the field of each password; `shared/store/roles.py` says what each may do."""
+
+GENERATED = (*BOOTSTRAP, *ENGINE_USERS.values())
+"""Made at random where they are not given, and kept in `keys.env`."""
+
+SECRETS_OF = {
+    "up": frozenset(GENERATED),
+    "engine": frozenset(ENGINE_USERS.values()),
+    "migrate": frozenset((*BOOTSTRAP, ENGINE_USERS["migrator"])),
+    "api": frozenset((ENGINE_USERS["api"],)),
+    "projector": frozenset((ENGINE_USERS["writer"],)),
+    "deleter": frozenset((ENGINE_USERS["deleter"],)),
+    "analyst": frozenset((ENGINE_USERS["analyst"],)),
+    "operator": frozenset((ENGINE_USERS["migrator"],)),
+}
+"""Which generated secrets a command uses; it learns no others. `operator`: keys, projects, doctor, rebuild."""
+
+SECRETS = (*GENERATED, "clickhouse")
+
+_KEY_PREFIXES = {"personal_key": "phx_", "project_token": "phc_"}
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 
@@ -49,7 +78,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     partitions: Annotated[int, msgspec.Meta(ge=1, le=PARTITIONS_MAX)] = 16
     personal_key: str = ""
     project_token: str = ""
-    engine_password: str = ""
+    engine_password: str = ""  # of the owner, and below of each role
+    engine_api_password: str = ""
+    engine_writer_password: str = ""
+    engine_deleter_password: str = ""
+    engine_migrator_password: str = ""
+    engine_analyst_password: str = ""
     window: str = "0 5 * * 0"
     window_hours: Annotated[float, msgspec.Meta(gt=0, le=168)] = 6
     window_zone: str = "UTC"
@@ -66,11 +100,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the engine is ours."""
         return not self.clickhouse
 
-    @property
-    def store_url(self) -> str:
+    def store_url(self, user: str) -> str:
+        """The store as one of ENGINE_USERS; a ClickHouse server's URL names its own user."""
         if self.clickhouse:
             return self.clickhouse
-        return f"http://personlog:{quote(self.engine_password, safe='')}@127.0.0.1:{self.engine_port}/personlog"
+        password = quote(getattr(self, ENGINE_USERS[user]), safe="")
+        return f"http://{user}:{password}@127.0.0.1:{self.engine_port}/personlog"
 
     @property
     def objects_url(self) -> str:
@@ -114,26 +149,41 @@ def read(environment: Mapping[str, str]) -> Settings:
 
 
 def with_keys(
-    settings: Settings, token: Callable[[], str] = lambda: secrets.token_urlsafe(32)
+    settings: Settings,
+    needed: Collection[str] = GENERATED,
+    token: Callable[[], str] = lambda: secrets.token_urlsafe(32),
 ) -> tuple[Settings, bool]:
-    """The settings with the kept or newly made keys of `keys.env`; whether a key to show was made now."""
+    """The settings with those of the `needed` values that were not given, from `keys.env`; whether a key to show was
+    made now. The file is made whole by whoever comes first, and is not read by who needs nothing of it.
+    """
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = settings.data / "keys.env"
-    kept = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line) if path.exists() else {}
-    prefixes = ("phx_", "phc_", "")
     given = msgspec.structs.asdict(settings)
-    made = written = False
-    for name, prefix in zip(GENERATED, prefixes, strict=True):
-        field = name.removeprefix(PREFIX).lower()
-        if not given[field]:
-            if name not in kept:
-                kept[name], written = prefix + token(), True
-                made |= bool(prefix)
-            given[field] = kept[name]
-    if written:
-        text = "".join(f"{name}={kept[name]}\n" for name in GENERATED if name in kept)
-        write_whole(path, text.encode(), 0o600)
-    return Settings(**given), made
+    if all(given[field] for field in needed):
+        return settings, False
+    path = settings.data / "keys.env"
+    with _alone(settings.data):
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = dict(line.split("=", 1) for line in lines if "=" in line)
+        names = {field: PREFIX + field.upper() for field in GENERATED}
+        made = [field for field in GENERATED if not given[field] and names[field] not in kept]
+        for field in made:
+            kept[names[field]] = _KEY_PREFIXES.get(field, "") + token()
+        if made:
+            text = "".join(f"{name}={kept[name]}\n" for name in names.values() if name in kept)
+            write_whole(path, text.encode(), 0o600)
+    filled = {field: given[field] or kept[names[field]] for field in needed}
+    return msgspec.structs.replace(settings, **filled), any(field in BOOTSTRAP for field in made)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two processes that start at once must not each make their own."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _checked(settings: Settings) -> Settings:

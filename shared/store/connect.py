@@ -14,8 +14,8 @@ START_SECONDS_MAX = 30.0
 WAIT_SECONDS_MAX = 0.5
 
 
-async def connect_store(settings: Settings) -> Store:
-    """A connected store; StoreUnavailable when it does not answer in time."""
+async def connect_store(settings: Settings, user: str) -> Store:
+    """A connected store, as one of the engine's users; StoreUnavailable when it does not answer in time."""
     async for attempt in stamina.retry_context(
         on=StoreUnavailable,
         attempts=None,
@@ -25,5 +25,5 @@ async def connect_store(settings: Settings) -> Store:
         wait_jitter=0.05,
     ):
         with attempt:
-            store = await Store.connect(settings.store_url)
+            store = await Store.connect(settings.store_url(user))
     return store

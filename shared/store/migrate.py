@@ -18,6 +18,7 @@ from shared.store.queries import load
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 QUERIES = Path(__file__).parent / "migrate.sql"
+VIEWS = Path(__file__).parent / "views.sql"
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
@@ -70,7 +71,7 @@ def migrations(folder: Path = MIGRATIONS) -> list[Migration]:
 
 
 async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
-    """Make the database if it is missing, apply what is missing; the names of what was applied."""
+    """Make the database if it is missing, apply what is missing, make the views; the names of what was applied."""
     await store.create_database()
     await store.command(load(QUERIES)["create_migrations"])
     missing = (await status(store, folder)).missing
@@ -81,6 +82,9 @@ async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
             "migrations",
             {"number": [migration.number], "name": [migration.name], "checksum": [migration.checksum]},
         )
+    if folder == MIGRATIONS:
+        for view in load(VIEWS).values():
+            await store.command(view)
     await store.learn_columns()
     return [migration.name for migration in missing]
 

@@ -30,7 +30,7 @@ from tests.support.api import TOKEN, Api, serving
 from tests.support.recorded import ANON, BROWSER_SDK, NODE_SDK, PYTHON_SDK
 from tests.support.tier import sized
 
-BODIES = sized(dev=3_000, ci=12_000, soak=51_000)
+BODIES = sized(dev=1_000, ci=10_000, soak=51_000)
 SEED = 20_261_123
 PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
 V1 = "/i/v1/analytics/events"
@@ -48,8 +48,8 @@ _STORED = re.compile(r"(\d+) stored, (\d+) refused\.$")
 
 
 @pytest.fixture
-async def api(engine_url: str) -> AsyncIterator[Api]:
-    async with serving(engine_url) as served:
+async def api(migrated_url: str) -> AsyncIterator[Api]:
+    async with serving(migrated_url) as served:
         yield served
 
 

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import orjson
 import pytest
 
+from shared.domain.ids import fragment_id
 from shared.store.client import Store
 from shared.store.objects import Objects
-from tests.support.asking import uuid
 from tests.support.erasing import record
-from tests.support.processes import TOKEN, Answer, Stack, running
+from tests.support.processes import Answer, Stack, running
 
 PEOPLE, DELETED = 300, 100
 SEED = 20_261_124
@@ -78,7 +78,7 @@ OWNERS = {mark: (person.number, kind) for person in EVERYBODY for kind, mark in 
 
 
 def _batch(stack: Stack, events: list[dict[str, Any]], **more: Any) -> str:
-    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": events, **more}, key=None)
+    answer = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": events, **more}, key=None)
     assert answer.status == 200, answer.body
     return answer.headers["Position"]
 
@@ -112,10 +112,10 @@ def _lives(stack: Stack) -> None:
     )
     assert stack.persons("/?limit=1", Min_Position=position).status == 200
     for person in EVERYBODY:
-        marks, path = person.marks, f"/{uuid(person.name)}"
+        marks, path = person.marks, f"/{stack.uuid(person.name)}"
         body = {"properties": {"patched": marks["patched"], "removed": marks["removed"]}}
         _ok(stack.persons(f"{path}/", "PATCH", body))
-        _ok(stack.persons(f"{path}/merge/", "POST", {"source": uuid(marks["merged_by_rest"])}))
+        _ok(stack.persons(f"{path}/merge/", "POST", {"source": stack.uuid(marks["merged_by_rest"])}))
         answer = stack.persons(f"{path}/delete_property/", "POST", {"$unset": "removed"})
         _ok(answer)
     assert (
@@ -129,9 +129,7 @@ def _ok(answer: Answer) -> None:
 
 async def _record(stack: Stack) -> None:
     """Blocks of their own, and objects that one who is deleted shares with two who are not."""
-    kept = dict(line.split("=", 1) for line in (stack.data / "keys.env").read_text().splitlines())
-    password = kept["PERSONLOG_ENGINE_PASSWORD"]
-    store = await Store.connect(f"http://personlog:{password}@127.0.0.1:{stack.engine_port}/personlog")
+    store = await Store.connect(stack.engine_url())
     objects = Objects(str(stack.data / "objects"))
     now = 1_000 * 1_000_000_000 + 762_000_000_000_000  # a day of 2025 and later than all imports
 
@@ -153,13 +151,13 @@ Ask = Callable[[Stack, list[Person]], list[Answer]]
 
 def _each(method: str, path: str, body: Any = None, name: Callable[[Person], str] = lambda p: p.name) -> Ask:
     def ask(stack: Stack, people: list[Person]) -> list[Answer]:
-        return [stack.persons(path.format(id=uuid(name(person))), method, body) for person in people]
+        return [stack.persons(path.format(id=stack.uuid(name(person))), method, body) for person in people]
 
     return ask
 
 
 def _by_number(stack: Stack, people: list[Person]) -> list[Answer]:
-    ids = [stack.persons(f"/{uuid(person.name)}/").json["id"] for person in people]
+    ids = [stack.persons(f"/{stack.uuid(person.name)}/").json["id"] for person in people]
     return [stack.persons(f"/{each}/?delete_events=true&delete_recordings=true", "DELETE") for each in ids]
 
 
@@ -181,7 +179,7 @@ ROUTES: tuple[tuple[Ask, frozenset[str]], ...] = (
     (_each("POST", "/{id}/delete_recordings/", {}), RECORDINGS),
     (_each("DELETE", "/{id}/" + FLAGS, name=lambda p: p.device), ALL),
     (_by_number, ALL),
-    (_bulk("ids", lambda p: uuid(p.name), delete_events=True, delete_recordings=True), ALL),
+    (_bulk("ids", lambda p: str(fragment_id(1, p.name)), delete_events=True, delete_recordings=True), ALL),
     (_bulk("distinct_ids", lambda p: p.marks["merged_by_rest"], delete_events=True, delete_recordings=True), ALL),
     (_bulk("distinct_ids", lambda p: p.name, delete_recordings=True, keep_person=True), RECORDINGS),
 )

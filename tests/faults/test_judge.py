@@ -11,7 +11,7 @@ import pytest
 
 from shared.domain.fragment import EVENTS_MAX
 from shared.domain.ids import hash64, version_of
-from shared.runtime.settings import read, with_keys
+from shared.runtime.settings import OWNER, read, with_keys
 from shared.store.client import Store
 from tests.support.chaos import Acknowledged, Chaos, merge
 from tests.support.judge import Verdict, judge
@@ -61,7 +61,7 @@ def _plant_losses(chaos: Chaos, position: str) -> None:
 
 async def _plant(stack: Stack, table: str, row: dict[str, Any]) -> None:
     settings, _ = with_keys(read(stack.environment))
-    store = await Store.connect(settings.store_url)
+    store = await Store.connect(settings.store_url(OWNER))
     fragment = {} if table == "deletion_requests" else {"fragment": uuid4()}
     try:
         await store.insert(table, {name: [value] for name, value in {"project": 1, **fragment, **row}.items()})

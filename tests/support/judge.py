@@ -23,7 +23,7 @@ from shared.domain.identity import PersonDeleted
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position, parse_positions
 from shared.log.connect import connect_log
 from shared.log.memory import MemoryLog
-from shared.runtime.settings import read, with_keys
+from shared.runtime.settings import OWNER, read, with_keys
 from shared.store.client import Store
 from shared.store.queries import Query
 from shared.store.timeline import TIMELINE, Row
@@ -86,7 +86,7 @@ def judge(run: Run) -> Verdict:
 
 
 async def _judge(settings: Any, run: Run) -> Verdict:
-    log, store = connect_log(settings), await Store.connect(settings.store_url)
+    log, store = connect_log(settings), await Store.connect(settings.store_url(OWNER))
     try:
         await log.start()
         await _drained(log, store)

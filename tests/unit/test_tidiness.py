@@ -23,7 +23,7 @@ FOLDERS = ("services", "shared", "bench", "tests")
 
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
-SOURCE_LINES_MAX = 13_500
+SOURCE_LINES_MAX = 14_000
 """Lines of code of services and shared, Python and SQL, without comments and docstrings; ARCHITECTURE.md says why."""
 
 MODULE_NAMES_BANNED = {"utils", "util", "helpers", "helper", "common", "base", "manager", "managers", "misc"}
@@ -144,10 +144,10 @@ def test_identifiers_use_the_words_of_the_glossary() -> None:
     assert found == {}
 
 
-def test_only_the_engine_loads_chdb() -> None:
+def test_one_module_loads_chdb() -> None:
     """It is loaded by name, when it serves, so that import-linter does not see it."""
     loaders = [shown(path) for path in python("services", "shared") if re.search(r'module\("chdb', path.read_text())]
-    assert loaders == ["shared/store/engine.py"]
+    assert loaders == ["services/engine/library.py"]
 
 
 def test_no_committed_file_names_a_package_index() -> None:

@@ -1,0 +1,221 @@
+"""The engine process: ClickHouse's own HTTP and TCP servers on loopback. Never reads or writes a row of its own.
+
+The servers run in a thread; this one waits for SIGTERM, and then lets queries end before it ends the servers. Nothing
+depends on that: what was answered is on disk, so kill -9 is as safe.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from services.engine import config, library
+from shared.domain.errors import Corrupt
+from shared.runtime.settings import Settings, SettingsError
+from shared.runtime.telemetry import setup_logs
+from shared.store.changes import path_of, renew
+from shared.store.queries import load
+from shared.store.roles import WORKLOADS
+
+HOST = "127.0.0.1"
+
+TCP_PORTS_TRIED = 100
+"""After the HTTP port, until one is free."""
+
+START_SECONDS_MAX = 60.0
+"""0.3 s on a quiet machine; reading the parts of a large folder takes longer."""
+
+GRACE_SECONDS, STOP_SECONDS_MAX = 3.5, 4.5
+"""A stop lets queries end, kills them after the first and gives up on them after the second."""
+
+POLL_SECONDS, LOOK_SECONDS = 0.02, 1.0
+"""Between two looks while starting and stopping; and at whether the servers still live."""
+
+STOP_SIGNALS = frozenset((signal.SIGTERM, signal.SIGINT))
+
+LINES_KEPT = 50
+"""Of what the library prints, for the case that it ends by itself."""
+
+_QUERIES = Path(__file__).with_name("warden.sql")
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; SettingsError for a taken port or a locked folder, Corrupt if the server ends."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # before any thread: they take this over
+    library.check_version()
+    _check_free(settings.engine_port)
+    tcp_port = _free_port_after(settings.engine_port)
+    data = (settings.data / "engine").resolve()
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_unlocked(data)
+    home = config.home_of(settings)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    warden = Warden(settings.engine_port, secrets.token_urlsafe(32))
+    config.write(home, settings, http_port=settings.engine_port, tcp_port=tcp_port, warden=warden.password)
+    renew(path_of(settings), secrets.randbits(63) << 1)
+    with _captured_output() as lines:
+        log = setup_logs("engine")
+        server = Server(home, data)
+        server.start()
+        if not _until_ready(server, warden):
+            _ended(lines)
+        warden.prepare()
+        log.info("started", http=settings.engine_port, native=tcp_port)
+        while server.alive() and not _asked_to_stop(LOOK_SECONDS):
+            pass
+        if not server.alive():
+            _ended(lines)
+        warden.drain(server.alive)
+
+
+class Server:
+    """ClickHouse in a thread of its own."""
+
+    def __init__(self, home: Path, data: Path) -> None:
+        serve = library.load()  # before the folder of our config.xml is entered: importing would read it
+        os.chdir(home)
+        self._thread = threading.Thread(target=serve, args=(data,), name="clickhouse", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+
+class Warden:
+    """The process's own user on its server, over HTTP."""
+
+    def __init__(self, port: int, password: str) -> None:
+        self._port, self.password = port, password
+        self._queries = load(_QUERIES)
+
+    def answers(self) -> bool:
+        try:
+            return self._ask("GET", "/ping") == b"Ok.\n"
+        except OSError:
+            return False
+
+    def prepare(self) -> None:
+        """Make the workloads that queries are shared out by; they are kept with the tables."""
+        for query in load(WORKLOADS).values():
+            self._run(query.sql)
+
+    def drain(self, alive: Callable[[], bool]) -> None:
+        """Take no more native connections, let queries end, then end the rest and the servers."""
+        # Whatever hangs, the process ends in time; a query of the library cannot be interrupted from outside it.
+        watchdog = threading.Timer(STOP_SECONDS_MAX, os._exit, (0,))
+        watchdog.daemon = True
+        watchdog.start()
+        deadline = time.monotonic() + GRACE_SECONDS
+        try:
+            self._run(self._queries["stop_native"].sql)
+            while time.monotonic() < deadline and self._run(self._queries["running"].sql).strip() != b"0":
+                time.sleep(POLL_SECONDS)
+            self._run(self._queries["end_queries"].sql)
+            self._run(self._queries["end_keeper"].sql)
+        except (OSError, Corrupt, http.client.HTTPException):
+            pass  # the servers are gone or going: that is what was asked for
+        while alive():
+            time.sleep(POLL_SECONDS)
+        watchdog.cancel()
+
+    def _run(self, sql: str) -> bytes:
+        return self._ask("POST", "/", sql)
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> bytes:
+        connection = http.client.HTTPConnection(HOST, self._port, timeout=STOP_SECONDS_MAX)
+        headers = {"X-ClickHouse-User": config.WARDEN, "X-ClickHouse-Key": self.password} if body else {}
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise Corrupt(f"the engine refused its warden: {text.decode(errors='replace')[:300]}")
+        return text
+
+
+def _asked_to_stop(seconds: float) -> bool:
+    """Wait so long for SIGTERM or SIGINT, which every thread has blocked."""
+    return signal.sigtimedwait(STOP_SIGNALS, seconds) is not None
+
+
+def _until_ready(server: Server, warden: Warden) -> bool:
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while server.alive() and not warden.answers():
+        if _asked_to_stop(POLL_SECONDS):
+            os._exit(0)  # asked to stop before anything was answered
+        if time.monotonic() > deadline:
+            raise Corrupt(f"the engine did not answer within {START_SECONDS_MAX:g} s")
+    return server.alive()
+
+
+def _ended(lines: deque[str]) -> NoReturn:
+    reason = " ".join(line for line in lines if "Code:" in line) or " ".join(lines)
+    raise Corrupt(f"the engine ended by itself. {reason}".rstrip())
+
+
+def _check_free(port: int) -> None:
+    if not _is_free(port):
+        raise SettingsError(f"port {port} for the engine is taken on {HOST}")
+
+
+def _free_port_after(port: int) -> int:
+    candidates = (port + more if port + more < 65_536 else port - more for more in range(1, TCP_PORTS_TRIED + 1))
+    for candidate in candidates:
+        if _is_free(candidate):
+            return candidate
+    raise SettingsError(f"none of the {TCP_PORTS_TRIED} ports after {port} is free for the engine's native protocol")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _check_unlocked(data: Path) -> None:
+    """ClickHouse locks `status` in its folder, but says so only in its own words, and not by an error."""
+    with (data / "status").open("a") as status:
+        try:
+            fcntl.flock(status, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(f"{data} is open in another engine process") from None
+
+
+@contextmanager
+def _captured_output() -> Iterator[deque[str]]:
+    """What the library prints, its last lines; Python's own standard error goes where it went."""
+    lines: deque[str] = deque(maxlen=LINES_KEPT)
+    own = os.fdopen(os.dup(2), "w", buffering=1)
+    sys.stdout = sys.stderr = own
+    reading, writing = os.pipe()
+    for descriptor in (1, 2):
+        os.dup2(writing, descriptor)
+    os.close(writing)
+
+    def collect() -> None:
+        with os.fdopen(reading, errors="replace") as pipe:
+            for line in pipe:
+                lines.append(line.strip())
+
+    threading.Thread(target=collect, name="output", daemon=True).start()
+    yield lines

@@ -47,10 +47,11 @@ TAIL_BYTES_MAX = 65_536
 """Of an answer, in which an exception block is looked for: a server cuts its own messages at 16 KiB."""
 
 _SENTENCE = re.compile(
-    r"DB::Exception: (.*?)(?:\. |\n|:? [Ii]n scope |: [Ww]hile | \([A-Z][A-Z0-9_]{3,}\) \(version|\Z)", re.DOTALL
+    r"DB::Exception: (.*?)(?:\. |\n|:? [Ii]n scope |: [Ww]hile | \([A-Z][A-Z0-9_]{3,}\)(?= \(version |\Z)|\Z)",
+    re.DOTALL,
 )
 _CODE = re.compile(r"\bCode: (\d+)")
-_NAME = re.compile(r"\(([A-Z][A-Z0-9_]{3,})\) \(version ")
+_NAME = re.compile(r"\(([A-Z][A-Z0-9_]{3,})\)(?= \(version | \(for url |\s*\Z)")
 _STATUS = re.compile(r"HTTP driver received HTTP status \d+")
 _BLOCK = re.compile(rb"\r\n__exception__\r\n([a-z]{16})\r\n(.*)\n\d+ \1\r\n__exception__\r\n\Z", re.DOTALL)
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from services.api.coalesce import KEYS_MAX, Coalesced
 from shared.domain.errors import Corrupt, StoreUnavailable
 from shared.domain.ids import COMMANDS, position_key
+from shared.store import parameters
 from shared.store.client import INLINE_BYTES_MAX, INLINE_ROWS_MAX, Store
 from shared.store.failures import StoreError
 from shared.store.migrate import migrate
@@ -197,6 +198,16 @@ async def test_a_list_in_several_parameters_works_in_mutations_and_with_transfor
     await store.command(f"DELETE FROM fragments WHERE {reached} SETTINGS lightweight_deletes_sync = 2", **reach)
     assert await store.rows(count, **reach) == [(0, 0)]
     assert len(await store.rows(BY_ID, ids=ids)) == 4_000
+
+
+async def test_the_engine_refuses_a_longer_field_as_any_server_does(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no test here would show that a list is not cut."""
+    monkeypatch.setattr(parameters, "FIELD_BYTES_MAX", 20 * FIELD_BYTES_MAX)
+    with pytest.raises(StoreError, match=r"^the_query: code 1000") as caught:
+        await store.rows(Query(name="the_query", sql="SELECT {text:String}"), text=SECRET * FIELD_BYTES_MAX)
+    assert SECRET not in everything_said(caught.value)
 
 
 async def test_a_value_that_cannot_be_cut_never_reaches_the_engine(store: Store) -> None:

@@ -24,7 +24,7 @@ from shared.store.objects import Objects
 from shared.store.queries import Query
 from shared.store.targets import TABLES
 from tests.support.engine import EngineProcess
-from tests.support.erasing import World, life, working
+from tests.support.erasing import World, clean_at_once, life, working
 from tests.support.processes import ROOT
 from tests.support.proxy import MOMENTS, Moment, Proxy, Stop, proxying
 from tests.support.tier import TIER
@@ -34,7 +34,7 @@ POINTS_MAX = 6
 """Points of a developer's run, for each victim; CI and soak take all of them."""
 
 SITES = 4 if ALL_STEPS else 3
-"""Engines side by side: most of a run is a wait for the engine to drop files, and the machine has nothing to do."""
+"""Engines side by side: a run is a process that starts and waits for its engine, and the two of them in turns."""
 
 PEOPLE_MAX = 60
 """Who lives on a site before its first point; each point erases one, and a site has a quarter of some 54. They all lie
@@ -43,8 +43,8 @@ in the same parts, so that each erasure rewrites those of everybody who is left.
 RUNS_MAX = 3
 """Runs after a kill until nothing is open: one goes on, and one more takes up what the first says has failed."""
 
-RUN_SECONDS_MAX = 120.0
-"""One run: a few seconds on a quiet machine, of which the most is the wait for the files of rewritten parts to go."""
+RUN_SECONDS_MAX = 300.0
+"""One run: a second or two on a quiet machine."""
 
 TRIES_MAX = 4
 """Persons for one point: a background merge may rewrite a partition by itself, and then a run has a step less."""
@@ -128,6 +128,7 @@ async def site(folder: Path) -> AsyncIterator[Site]:
         async with proxying(engine.address) as proxy:
             store = await Store.connect(engine.url("kills"))
             await migrate(store)
+            await clean_at_once(store)
             async with working(store, Objects(str(data / "objects"))) as world:
                 made = Site(data, engine, proxy, world)
                 await life(world, *(f"{kind}{n}" for n in range(PEOPLE_MAX) for kind in ("person", "bystander")))
@@ -222,7 +223,7 @@ async def gone(site: Site, person: Person) -> None:
 
 
 async def killed_at(site: Site, victim: Victim, step: str, moment: Moment) -> int:
-    """Kill a run there and judge what the next ones make of it; how many it took."""
+    """Kill a run there and judge what the next ones make of it; how many it took, or 0 when no run had the step."""
     for _ in range(TRIES_MAX):
         person = await site.ask()
         hit = await harmed(site, victim, step, moment)
@@ -230,7 +231,7 @@ async def killed_at(site: Site, victim: Victim, step: str, moment: Moment) -> in
         await judge(site, person, f"{victim} killed {moment} {step}")
         if hit:
             return runs
-    raise AssertionError(f"no run of {TRIES_MAX} had the step {step}")
+    return 0
 
 
 async def conclude(site: Site) -> None:
@@ -267,15 +268,22 @@ async def test_a_request_ends_once_whatever_is_killed_at_any_step(
         await judge(sites[0], unharmed)
         todo = points(steps)[::-1]
         killed: Counter[int] = Counter()
+        absent: list[tuple[str, Moment]] = []
 
         async def work(here: Site) -> None:
             while todo:
-                killed[await killed_at(here, victim, *todo.pop())] += 1
+                point = todo.pop()
+                if runs := await killed_at(here, victim, *point):
+                    killed[runs] += 1
+                else:
+                    absent.append(point)
             await conclude(here)
 
         async with asyncio.TaskGroup() as group:
             for here in sites:
                 group.create_task(work(here))
+    # A run of more than ten seconds notes its progress on the way, which a shorter one has not as a step.
+    assert killed.total() >= (STEPS_MIN * len(MOMENTS) if ALL_STEPS else POINTS_MAX - 1), (killed, absent)
     told = f"{victim} killed at {killed.total()} points of {len(steps)} steps; runs until verified: {dict(killed)}"
     record_property("faults", told)
     print(told)

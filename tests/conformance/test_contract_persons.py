@@ -10,6 +10,7 @@ test_properties_at_time_refuses_as_the_original_does).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -35,6 +36,7 @@ BULK = frozenset(
 )
 POINTS = frozenset(("points", "crucial_property_keys", "effective_date_from", "effective_date_to"))
 MOMENT = "2026-01-01T00:00:00Z"
+AHEAD = 100
 
 
 class Row(NamedTuple):
@@ -85,9 +87,30 @@ def born(stack: Stack, name: str, /, **properties: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def born_ahead(stack: Stack) -> Iterator[str]:
+    """Names of persons whom nobody has asked about, who were born many at once."""
+    return _births(stack)
+
+
+def _births(stack: Stack) -> Iterator[str]:
+    while True:
+        names = [f"user-{uuid4().hex[:12]}" for _ in range(AHEAD)]
+        batch = [{"event": "e", "distinct_id": name, "properties": {"$set": {"a": 1}}} for name in names]
+        answer = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": batch}, key=None)
+        assert stack.persons("/?limit=1", Min_Position=answer.headers["Position"]).status == 200
+        yield from names
+
+
+@pytest.fixture
+def person_name(born_ahead: Iterator[str]) -> str:
+    """A person with the property a = 1, for this test alone."""
+    return next(born_ahead)
+
+
 def ask(stack: Stack, row: Row, name: str, prefix: str, slash: str = "", form: str = "id") -> Answer:
-    """Ask for a row of the table about a new person of this name."""
-    person = born(stack, name, a=1)
+    """Ask for a row of the table about the person of this name."""
+    person = stack.persons(f"/{stack.uuid(name)}/").json
     filled = {"id": str(person[form]), "name": name, "uuid": person["uuid"], "moment": person["created_at"]}
     if "{request}" in row.path:
         filled["request"] = stack.persons(f"/{person['id']}/delete_recordings/", "POST").json["id"]
@@ -128,24 +151,24 @@ def check(row: Row, answer: Answer) -> None:
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("slash", ["", "/"], ids=["bare", "slash"])
-def test_a_route_answers_as_documented(stack: Stack, name: str, route: str, prefix: str, slash: str) -> None:
-    check(ROUTES[route], ask(stack, ROUTES[route], name, PREFIXES[prefix], slash))
+def test_a_route_answers_as_documented(stack: Stack, person_name: str, route: str, prefix: str, slash: str) -> None:
+    check(ROUTES[route], ask(stack, ROUTES[route], person_name, PREFIXES[prefix], slash))
 
 
 @pytest.mark.parametrize("route", ADDRESSED)
-def test_a_route_takes_a_uuid_as_well(stack: Stack, name: str, route: str) -> None:
-    check(ROUTES[route], ask(stack, ROUTES[route], name, PREFIXES["projects"], form="uuid"))
+def test_a_route_takes_a_uuid_as_well(stack: Stack, person_name: str, route: str) -> None:
+    check(ROUTES[route], ask(stack, ROUTES[route], person_name, PREFIXES["projects"], form="uuid"))
 
 
 @pytest.mark.parametrize("route", [one for one in ROUTES if one not in ("reset", "bulk_delete")])
-def test_every_answer_carries_a_position(stack: Stack, name: str, route: str) -> None:
-    answer = ask(stack, ROUTES[route], name, PREFIXES["projects"])
+def test_every_answer_carries_a_position(stack: Stack, person_name: str, route: str) -> None:
+    answer = ask(stack, ROUTES[route], person_name, PREFIXES["projects"])
     assert re.fullmatch(r"[cid]\.\d+\.\d+(,[cid]\.\d+\.\d+)*", answer.headers["Position"])
 
 
-def test_a_bulk_delete_of_somebody_carries_a_position(stack: Stack, name: str) -> None:
+def test_a_bulk_delete_of_somebody_carries_a_position(stack: Stack, person_name: str) -> None:
     row = ROUTES["bulk_delete"]._replace(body={"distinct_ids": ["{name}"]})
-    assert ask(stack, row, name, PREFIXES["projects"]).headers["Position"]
+    assert ask(stack, row, person_name, PREFIXES["projects"]).headers["Position"]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -278,8 +301,8 @@ def test_suffix_parameter_and_accept_choose_the_format(
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_suffix_works_under_every_prefix(stack: Stack, name: str, prefix: str) -> None:
     person = born(stack, name)
-    assert stack.ask("GET", f"{PREFIXES[prefix]}/{person['id']}.json").json == person
-    assert stack.ask("GET", f"{PREFIXES[prefix]}.csv?limit=1").headers["Content-Type"].startswith("text/csv")
+    assert stack.ask("GET", f"{under(stack, PREFIXES[prefix])}/{person['id']}.json").json == person
+    assert stack.ask("GET", f"{under(stack, PREFIXES[prefix])}.csv?limit=1").headers["Content-Type"].startswith("text/csv")
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/*", "text/html,application/xhtml+xml,*/*;q=0.8"])

@@ -16,6 +16,16 @@ def sent(stack: Stack, name: str, event: str = "e", /, **properties: Any) -> str
     return position
 
 
+def sent_in_a_row(stack: Stack, *events: tuple[str, str, dict[str, Any]]) -> None:
+    """Capture events (distinct id, name, properties) one after another, and wait for all of them at the end only."""
+    positions = []
+    for name, event, properties in events:
+        answer = stack.capture(event=event, distinct_id=name, properties=properties)
+        assert answer.status == 200
+        positions.append(answer.headers["Position"])
+    assert stack.persons("/?limit=1", Min_Position=",".join(positions)).status == 200
+
+
 def imported(stack: Stack, name: str, timestamp: str, **properties: Any) -> dict[str, Any]:
     """The person with this distinct id after an imported event, which counts at its own time."""
     event = {"event": "e", "distinct_id": name, "timestamp": timestamp, "properties": {"$set": properties}}

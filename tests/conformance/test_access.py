@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import pytest
 
+from services.api.access import POLL_SECONDS
 from services.api.app import ROUTES
 from services.api.calls import Route
 from shared.domain.ids import fragment_id
@@ -112,10 +113,11 @@ def test_collections_hold_nothing_of_another_project(doors: Doors, route: Route)
     )
 
 
-def test_a_revoked_key_stops_working_within_ten_seconds_and_a_second_one_goes_on(doors: Doors) -> None:
+def test_a_revoked_key_stops_working_by_the_next_poll_and_a_second_one_goes_on(doors: Doors) -> None:
+    assert POLL_SECONDS < 10, "what is promised"
     first, second = make_keys(doors.stack, *[("person:read", [doors.first])] * 2)
     assert doors.stack.call("keys", "revoke", first).returncode == 0
-    wait_for(lambda: doors.ask(ROUTES[0], first, doors.first).status == 401, 10, "the revocation")
+    wait_for(lambda: doors.ask(ROUTES[0], first, doors.first).status == 401, 60, "the revocation")
     assert doors.ask(ROUTES[0], second, doors.first).status == 200
 
 
@@ -123,16 +125,16 @@ def test_limits_are_off_by_default_and_tell_themselves_when_set(doors: Doors) ->
     assert "RateLimit-Limit" not in doors.stack.persons("/").headers
     port = str(free_port())
     limited = doors.stack.spawn(
-        "api", log="limited.log", PERSONLOG_PORT=port, PERSONLOG_KEY_RATE="0.01", PERSONLOG_KEY_BURST="3"
+        "api", log="limited.log", PERSONLOG_PORT=port, PERSONLOG_KEY_RATE="0.0001", PERSONLOG_KEY_BURST="3"
     )
     ours = doors.stack.url
     try:
         doors.stack.url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: _ready(doors.stack), 30, "the second API")
+        wait_for(lambda: _ready(doors.stack), 60, "the second API")
         answers = [doors.stack.persons("/?limit=1") for _ in range(4)]
         assert [one.status for one in answers] == [200, 200, 200, 429]
         assert [one.headers["RateLimit-Remaining"] for one in answers] == ["2", "1", "0", "0"]
-        assert 90 <= int(answers[3].headers["Retry-After"]) <= 100
+        assert 9_000 <= int(answers[3].headers["Retry-After"]) <= 10_000
         assert answers[3].json | {"detail": ""} == {
             "type": "throttled_error", "code": "throttled", "detail": "", "attr": None,
         }  # fmt: skip
@@ -141,7 +143,7 @@ def test_limits_are_off_by_default_and_tell_themselves_when_set(doors: Doors) ->
     finally:
         doors.stack.url = ours
         limited.terminate()
-        limited.wait(timeout=15)
+        limited.wait(timeout=60)
 
 
 def _ready(stack: Stack) -> bool:

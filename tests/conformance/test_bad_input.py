@@ -202,14 +202,14 @@ def test_a_foreign_key_is_refused_and_a_scope_is_named(stack: Stack) -> None:
     def answers() -> int:
         return stack.ask("GET", other, key=key).status
 
-    wait_for(lambda: answers() == 200, 20, "the new key to be known")
+    wait_for(lambda: answers() == 200, 60, "the new key to be known")
     foreign = stack.persons("/", key=key)
     assert (foreign.status, foreign.json["code"]) == (403, "permission_denied")
     write = stack.ask("PATCH", f"{other}1/", b'{"properties":{"a":1}}', key=key)
     assert (write.status, write.json["code"]) == (403, "permission_denied")
     assert "person:write" in write.json["detail"]
     assert stack.call("keys", "revoke", key).returncode == 0
-    wait_for(lambda: answers() == 401, 10, "the revocation")
+    wait_for(lambda: answers() == 401, 60, "the revocation")
 
 
 def test_the_good_events_of_a_batch_are_stored_and_the_first_bad_one_is_named(stack: Stack) -> None:
@@ -223,4 +223,4 @@ def test_the_good_events_of_a_batch_are_stored_and_the_first_bad_one_is_named(st
     assert (answer.status, answer.json["attr"]) == (400, "batch[1].distinct_id")
     assert "2 stored, 2 refused" in answer.json["detail"]
     for name in ("good-1", "good-2"):
-        wait_for(lambda: stack.persons(f"/?distinct_id={name}").json["results"], 10, name)  # noqa: B023
+        wait_for(lambda: stack.persons(f"/?distinct_id={name}").json["results"], 60, name)  # noqa: B023

@@ -23,7 +23,7 @@ def request(path: str = "/capture/", version: str = "1.1", **headers: str) -> by
 def answers(stack: Stack, sent: bytes, count: int = 1) -> list[tuple[str, dict[str, str], bytes]]:
     """(status line, headers, body) of each answer on one connection."""
     found = []
-    with socket.create_connection(("127.0.0.1", stack.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", stack.port), timeout=60) as connection:
         connection.sendall(sent)
         with connection.makefile("rb") as read:
             for _ in range(count):

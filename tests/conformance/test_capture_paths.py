@@ -93,7 +93,7 @@ def test_the_unmodified_python_sdk_over_v1_loses_nothing_and_stays_quiet(stack: 
             and stack.query(count) == "253"
         )
 
-    wait_for(seen, 30, "250 captures, a set, a set_once and an alias")
+    wait_for(seen, 60, "250 captures, a set, a set_once and an alias")
     kept = stack.query(f"SELECT properties FROM captured_events FINAL WHERE distinct_id = '{name}' AND event = '$set'")
     assert '"$lib":"posthog-python"' in kept.replace("\\", "")
 
@@ -108,4 +108,4 @@ def test_the_sdk_is_told_of_a_drop_and_of_nothing_else(stack: Stack) -> None:
     client.shutdown()
     (failure,) = failures
     assert failure.drops == [("6a86395a-0000-4000-8000-000000000009", "distinct_id_too_large")]
-    wait_for(lambda: stack.persons("/?distinct_id=told").json["results"], 10, "the event that was kept")
+    wait_for(lambda: stack.persons("/?distinct_id=told").json["results"], 60, "the event that was kept")

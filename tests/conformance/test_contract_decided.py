@@ -77,7 +77,7 @@ def test_keys_are_hashed_at_rest_and_in_no_log(stack: Stack) -> None:
     assert made.returncode == 0, made.stderr
     plain = made.stdout.strip()
     path = f"/api/person/?personal_api_key={plain}"
-    wait_for(lambda: stack.ask("GET", path, key=None).status == 200, 20, "the key to be known")
+    wait_for(lambda: stack.ask("GET", path, key=None).status == 200, 60, "the key to be known")
     files = [path for path in stack.data.rglob("*") if path.is_file()]
     assert len(files) > 5
     assert [path for path in files if plain.encode() in path.read_bytes()] == []

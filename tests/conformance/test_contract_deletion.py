@@ -8,7 +8,7 @@ test_a_deleted_person_is_gone_at_once_erased_by_a_run_and_its_id_starts_empty_ag
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
@@ -34,6 +34,37 @@ def status(stack: Stack, name: str, query: str = "") -> dict[str, Any]:
     assert answer.status == 200, answer.body
     body: dict[str, Any] = answer.json
     return body
+
+
+class Run(NamedTuple):
+    """One run of the deleter: whom it was about, the path of each request, and how each was told of before."""
+
+    stack: Stack
+    names: dict[str, str]
+    paths: dict[str, str]
+    before: dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def run(erasing_stack: Stack) -> Run:
+    """For all who look at what a run leaves, since it takes seconds for one request as for many."""
+    stack = erasing_stack
+    made = Run(stack, {}, {}, {})
+    for what in ("done", "counts", "partition", "cancelled"):
+        made.names[what] = name = f"{what}-{uuid4().hex[:8]}"
+        sent(stack, name)
+        if what == "cancelled":
+            request = stack.persons(f"/{stack.uuid(name)}/delete_events/", "POST").json["id"]
+        else:
+            request = bulk(stack, distinct_ids=[name], delete_events=True).json["deletion_request"]
+        made.paths[what] = f"/deletion_requests/{request}/"
+        made.before[what] = stack.persons(made.paths[what]).json
+    answer = stack.persons(made.paths["cancelled"], "DELETE")
+    assert (answer.status, answer.body) == (204, b"")
+    made.before["cancelled"] = stack.persons(made.paths["cancelled"]).json
+    swept = stack.call("deletions", "run")
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    return made
 
 
 # bulk_delete
@@ -152,18 +183,13 @@ def test_deletion_status_pages_by_limit_and_offset_newest_first(stack: Stack, na
     assert status(stack, name, "&offset=1")["results"] == everything[1:]
 
 
-def test_deletion_status_knows_pending_completed_and_all(erasing_stack: Stack, name: str) -> None:
-    stack = erasing_stack
-    sent(stack, f"{name}-done")
-    bulk(stack, distinct_ids=[f"{name}-done"], delete_events=True)
-    location = f"/deletion_requests/{stack.persons('/deletion_requests/?limit=1').json['results'][0]['id']}/"
-    swept = stack.call("deletions", "run")
-    assert swept.returncode == 0, swept.stdout + swept.stderr
+def test_deletion_status_knows_pending_completed_and_all(run: Run, name: str) -> None:
+    stack, gone, location = run.stack, run.names["done"], run.paths["done"]
     assert stack.persons(location).json["state"] == "verified"
-    (done,) = status(stack, f"{name}-done", "&status=completed")["results"]
+    (done,) = status(stack, gone, "&status=completed")["results"]
     assert done["status"] == "completed" and done["delete_verified_at"] >= done["created_at"]
-    assert status(stack, f"{name}-done", "&status=pending")["count"] == 0
-    assert status(stack, f"{name}-done", "&status=all") == status(stack, f"{name}-done")
+    assert status(stack, gone, "&status=pending")["count"] == 0
+    assert status(stack, gone, "&status=all") == status(stack, gone)
     verified = stack.persons(location, "DELETE")
     assert (verified.status, verified.json["type"], verified.json["code"]) == (
         400, "validation_error", "invalid_input",
@@ -211,27 +237,19 @@ def test_a_deletion_request_shows_its_state_phases_window_and_receipt(stack: Sta
     assert listed["results"] == [body]
 
 
-def test_a_request_tells_its_next_window_and_then_counts_per_store(erasing_stack: Stack, name: str) -> None:
-    stack = erasing_stack
-    sent(stack, name)
-    path = f"/deletion_requests/{bulk(stack, distinct_ids=[name], delete_events=True).json['deletion_request']}/"
-    pending = stack.persons(path).json
+def test_a_request_tells_its_next_window_and_then_counts_per_store(run: Run) -> None:
+    pending = run.before["counts"]
     assert datetime.fromisoformat(pending["window"]) >= datetime.fromisoformat(pending["created_at"])
     assert pending["phases"] == {}
-    assert stack.call("deletions", "run").returncode == 0
-    done = stack.persons(path).json
+    done = run.stack.persons(run.paths["counts"]).json
     assert (done["state"], done["window"]) == ("verified", None)
     assert done["phases"]["captured_events"] == {"hidden": 1, "remaining": 0}
     assert all(phase["remaining"] == 0 for phase in done["phases"].values())
 
 
-def test_a_request_tells_partition_i_of_n(erasing_stack: Stack, name: str) -> None:
-    stack = erasing_stack
-    sent(stack, name)
-    path = f"/deletion_requests/{bulk(stack, distinct_ids=[name], delete_events=True).json['deletion_request']}/"
-    assert stack.persons(path).json["partition"] is None
-    assert stack.call("deletions", "run").returncode == 0
-    partition = stack.persons(path).json["partition"]
+def test_a_request_tells_partition_i_of_n(run: Run) -> None:
+    assert run.before["partition"]["partition"] is None
+    partition = run.stack.persons(run.paths["partition"]).json["partition"]
     assert partition["done"] == partition["of"] >= 1
 
 
@@ -244,16 +262,11 @@ def test_these_routes_answer_with_the_request_and_keep_the_person(stack: Stack, 
     assert shown(stack, name)["properties"] == {"a": 1}  # type: ignore[index]  # it is there
 
 
-def test_a_pending_request_can_be_cancelled_and_is_not_carried_out(erasing_stack: Stack, name: str) -> None:
-    stack = erasing_stack
-    sent(stack, name)
-    request = stack.persons(f"/{stack.uuid(name)}/delete_events/", "POST").json["id"]
-    answer = stack.persons(f"/deletion_requests/{request}/", "DELETE")
-    assert (answer.status, answer.body) == (204, b"")
-    assert stack.persons(f"/deletion_requests/{request}/").json["state"] == "cancelled"
-    assert stack.call("deletions", "run").returncode == 0
-    assert stack.persons(f"/deletion_requests/{request}/").json["state"] == "cancelled"
-    assert stack.query(f"SELECT count() FROM captured_events WHERE distinct_id = '{name}'") == "1"
+def test_a_pending_request_can_be_cancelled_and_is_not_carried_out(run: Run) -> None:
+    assert run.before["cancelled"]["state"] == "cancelled"
+    assert run.stack.persons(run.paths["cancelled"]).json["state"] == "cancelled"
+    count = f"SELECT count() FROM captured_events WHERE distinct_id = '{run.names['cancelled']}'"
+    assert run.stack.query(count) == "1"
 
 
 @pytest.mark.parametrize("request_id", ["x", "123", "00000000-0000-4000-8000-000000000001"])

@@ -324,7 +324,7 @@ def test_a_database_that_is_down_is_503_and_comes_back(own_stack: Stack) -> None
     sent(own_stack, "ada")
     path = f"/{own_stack.uuid('ada')}/"
     old = own_stack.kill("engine")
-    answer = wait_for(lambda: _unless_ok(own_stack, path), 30, "an answer while the engine is away")
+    answer = wait_for(lambda: _unless_ok(own_stack, path), 60, "an answer while the engine is away")
     check(answer, 503, "server_error", "unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
     own_stack.wait_restarted("engine", old, 60)

@@ -10,12 +10,13 @@ test_properties_at_time_refuses_as_the_original_does).
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
 
-from tests.support.asking import imported, sent
+from tests.support.asking import births, imported, sent
 from tests.support.processes import Answer, Stack
 from tests.support.stacks import Projects
 
@@ -85,21 +86,32 @@ def born(stack: Stack, name: str, /, **properties: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def names(stack: Stack) -> Iterator[str]:
+    return births(stack, a=1)
+
+
+@pytest.fixture
+def person_name(names: Iterator[str]) -> str:
+    """Whose property a is 1 and whom no other test asks about."""
+    return next(names)
+
+
 def ask(stack: Stack, row: Row, name: str, prefix: str, slash: str = "", form: str = "id") -> Answer:
-    """Ask for a row of the table about a new person of this name."""
-    person = born(stack, name, a=1)
+    """Ask for a row of the table about the person of this name."""
+    person = stack.persons(f"/{stack.uuid(name)}/").json
     filled = {"id": str(person[form]), "name": name, "uuid": person["uuid"], "moment": person["created_at"]}
     if "{request}" in row.path:
         filled["request"] = stack.persons(f"/{person['id']}/delete_recordings/", "POST").json["id"]
     path, _, query = row.path.partition("?")
-    url, body = under(stack, prefix) + path + slash + ("?" + query if query else ""), row.body
+    url, body = _at(stack, prefix) + path + slash + ("?" + query if query else ""), row.body
     for field, value in filled.items():
         url = url.replace(f"{{{field}}}", value)
         body = _filled(body, f"{{{field}}}", value)
     return stack.ask(row.method, url, body)
 
 
-def under(stack: Stack, prefix: str) -> str:
+def _at(stack: Stack, prefix: str) -> str:
     return prefix.replace("{project}", str(stack.project))
 
 
@@ -128,34 +140,33 @@ def check(row: Row, answer: Answer) -> None:
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("slash", ["", "/"], ids=["bare", "slash"])
-def test_a_route_answers_as_documented(stack: Stack, name: str, route: str, prefix: str, slash: str) -> None:
-    check(ROUTES[route], ask(stack, ROUTES[route], name, PREFIXES[prefix], slash))
+def test_a_route_answers_as_documented(stack: Stack, person_name: str, route: str, prefix: str, slash: str) -> None:
+    check(ROUTES[route], ask(stack, ROUTES[route], person_name, PREFIXES[prefix], slash))
 
 
 @pytest.mark.parametrize("route", ADDRESSED)
-def test_a_route_takes_a_uuid_as_well(stack: Stack, name: str, route: str) -> None:
-    check(ROUTES[route], ask(stack, ROUTES[route], name, PREFIXES["projects"], form="uuid"))
+def test_a_route_takes_a_uuid_as_well(stack: Stack, person_name: str, route: str) -> None:
+    check(ROUTES[route], ask(stack, ROUTES[route], person_name, PREFIXES["projects"], form="uuid"))
 
 
 @pytest.mark.parametrize("route", [one for one in ROUTES if one not in ("reset", "bulk_delete")])
-def test_every_answer_carries_a_position(stack: Stack, name: str, route: str) -> None:
-    answer = ask(stack, ROUTES[route], name, PREFIXES["projects"])
+def test_every_answer_carries_a_position(stack: Stack, person_name: str, route: str) -> None:
+    answer = ask(stack, ROUTES[route], person_name, PREFIXES["projects"])
     assert re.fullmatch(r"[cid]\.\d+\.\d+(,[cid]\.\d+\.\d+)*", answer.headers["Position"])
 
 
-def test_a_bulk_delete_of_somebody_carries_a_position(stack: Stack, name: str) -> None:
+def test_a_bulk_delete_of_somebody_carries_a_position(stack: Stack, person_name: str) -> None:
     row = ROUTES["bulk_delete"]._replace(body={"distinct_ids": ["{name}"]})
-    assert ask(stack, row, name, PREFIXES["projects"]).headers["Position"]
+    assert ask(stack, row, person_name, PREFIXES["projects"]).headers["Position"]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("slash", ["", "/"], ids=["bare", "slash"])
 def test_post_to_the_collection_is_405_and_points_at_capture(stack: Stack, prefix: str, slash: str) -> None:
-    answer = stack.ask("POST", under(stack, PREFIXES[prefix]) + slash, {"distinct_id": "x"})
+    answer = stack.ask("POST", _at(stack, PREFIXES[prefix]) + slash, {"distinct_id": "x"})
     assert answer.status == 405
-    assert answer.json | {"detail": ""} == {
-        "type": "invalid_request", "code": "method_not_allowed", "detail": "", "attr": None,
-    }  # fmt: skip
+    fields = {"type": "invalid_request", "code": "method_not_allowed", "detail": "", "attr": None}
+    assert answer.json | {"detail": ""} == fields
     assert "/capture/" in answer.json["detail"]
 
 
@@ -278,8 +289,9 @@ def test_suffix_parameter_and_accept_choose_the_format(
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_suffix_works_under_every_prefix(stack: Stack, name: str, prefix: str) -> None:
     person = born(stack, name)
-    assert stack.ask("GET", f"{PREFIXES[prefix]}/{person['id']}.json").json == person
-    assert stack.ask("GET", f"{PREFIXES[prefix]}.csv?limit=1").headers["Content-Type"].startswith("text/csv")
+    path = _at(stack, PREFIXES[prefix])
+    assert stack.ask("GET", f"{path}/{person['id']}.json").json == person
+    assert stack.ask("GET", f"{path}.csv?limit=1").headers["Content-Type"].startswith("text/csv")
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/*", "text/html,application/xhtml+xml,*/*;q=0.8"])
@@ -288,9 +300,7 @@ def test_what_browsers_and_clients_accept_is_json(stack: Stack, accept: str) -> 
     assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, "application/json")
 
 
-@pytest.mark.parametrize(
-    "path", ["/?format=xml", "/{id}/?format=xml", "/activity/?format=api", ".xml", "/activity.xml"]
-)
+@pytest.mark.parametrize("path", ["/?format=xml", "/{id}/?format=xml", "/activity/?format=api", ".xml", "/activity.xml"])
 def test_any_other_format_is_404(stack: Stack, name: str, path: str) -> None:
     answer = stack.persons(path.replace("{id}", str(born(stack, name)["id"])))
     assert (answer.status, answer.json["type"], answer.json["code"]) == (404, "invalid_request", "not_found")
@@ -300,9 +310,8 @@ def test_any_other_format_is_404(stack: Stack, name: str, path: str) -> None:
 def test_accept_of_another_type_is_406(stack: Stack, accept: str) -> None:
     answer = stack.persons("/", Accept=accept)
     assert answer.status == 406
-    assert answer.json | {"detail": ""} == {
-        "type": "invalid_request", "code": "not_acceptable", "detail": "", "attr": None,
-    }  # fmt: skip
+    fields = {"type": "invalid_request", "code": "not_acceptable", "detail": "", "attr": None}
+    assert answer.json | {"detail": ""} == fields
 
 
 # §2 Person
@@ -384,9 +393,8 @@ VECTORS = {
 
 
 def test_uuids_are_those_of_the_vectors(projects: Projects) -> None:
-    """Every other test has a project with a number that nobody chose."""
     for (project, distinct_id), wanted in VECTORS.items():
-        stack = {1: projects.first, 2: projects.second}[project]
+        stack = projects.first if project == projects.first.project else projects.second
         assert stack.project == project
         position = stack.capture(event="e", distinct_id=distinct_id).headers["Position"]
         assert stack.persons(f"/{wanted}/", Min_Position=position).json["distinct_ids"] == [distinct_id]

@@ -11,17 +11,18 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.asking import sent, shown
+from tests.support.asking import sent, sent_in_a_row, shown
 from tests.support.processes import Answer, Stack
 
 
 def three(stack: Stack, name: str) -> tuple[str, str, str]:
     """A person of three ids, which joined in this order; each set `own` and a property of its own."""
     ids = (name, f"{name}-2", f"{name}-3")
-    for number, one in enumerate(ids):
-        sent(stack, one, **{"$set": {"own": number, f"p{number}": number}})
-    for other in ids[1:]:
-        sent(stack, name, "$identify", **{"$anon_distinct_id": other})
+    sent_in_a_row(
+        stack,
+        *((one, "e", {"$set": {"own": number, f"p{number}": number}}) for number, one in enumerate(ids)),
+        *((name, "$identify", {"$anon_distinct_id": other}) for other in ids[1:]),
+    )
     assert together(stack, name) == list(ids)
     return ids
 

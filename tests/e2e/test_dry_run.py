@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.asking import sent, shown
+from tests.support.asking import sent_in_a_row, shown
 from tests.support.processes import Answer, Stack
 
 ALL = {"fragments", "timeline", "search", "captured_events", "recordings"}
@@ -30,10 +30,12 @@ def stack(erasing_stack: Stack) -> Stack:
 @pytest.fixture
 def name(stack: Stack) -> str:
     name = f"user-{uuid4().hex[:12]}"
-    sent(stack, f"{name}-device", "open", **{"$set": {"theme": "dark"}})
-    for event in ("sign up", "pay", "pay"):
-        sent(stack, name, event, **{"$set": {"plan": event}})
-    sent(stack, name, "$merge_dangerously", alias=f"{name}-device")
+    sent_in_a_row(
+        stack,
+        (f"{name}-device", "open", {"$set": {"theme": "dark"}}),
+        *((name, event, {"$set": {"plan": event}}) for event in ("sign up", "pay", "pay")),
+        (name, "$merge_dangerously", {"alias": f"{name}-device"}),
+    )
     assert len(stack.persons(f"/?search={name}").json["results"]) == 1  # waits until the search table is fed
     return name
 

@@ -210,7 +210,7 @@ def test_pages_are_full_and_nothing_comes_twice_or_is_missed_while_writes_go_on(
         assert set(names) <= set(seen)
     finally:
         stopping.set()
-        writer.join(timeout=20)
+        writer.join(timeout=60)
 
 
 @pytest.mark.parametrize(

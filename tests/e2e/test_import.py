@@ -45,7 +45,7 @@ def came(stack: Stack, who: str, /, **fields: Any) -> dict[str, Any]:
         return person if person and all(person[key] == value for key, value in fields.items()) else None
 
     try:
-        return dict(wait_for(found, 20, f"{who} to be {fields}"))
+        return dict(wait_for(found, 60, f"{who} to be {fields}"))
     except AssertionError:
         raise AssertionError(f"{who} is {shown(stack, who)} instead of {fields}") from None
 
@@ -128,7 +128,7 @@ def test_equal_rows_count_once(stack: Stack, name: str, tmp_path: Path) -> None:
     brought(stack, source, "--restart")
     came(stack, name, distinct_ids=[name, f"{name}-2"])
     count = f"SELECT count() FROM captured_events FINAL WHERE fragment = '{stack.uuid(name)}'"
-    assert wait_for(lambda: stack.query(count) == "3", 20, "one e, one $set, one merge")
+    assert wait_for(lambda: stack.query(count) == "3", 60, "one e, one $set, one merge")
 
 
 def test_bad_rows_are_told_one_by_one_and_cost_nobody_else(stack: Stack, name: str, tmp_path: Path) -> None:

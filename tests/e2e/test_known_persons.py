@@ -26,7 +26,7 @@ def path(stack: Stack, distinct_id: str, prefix: str = "projects") -> str:
 
 
 def get(stack: Stack, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
     more = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request("GET", path, headers=key(stack) | more)
     answer = connection.getresponse()
@@ -56,7 +56,7 @@ def is_known(stack: Stack, distinct_id: str) -> bool:
 @pytest.mark.parametrize("prefix", ["projects", "environments"])
 def test_the_answer_is_the_same_by_either_way(stack: Stack, prefix: str) -> None:
     born(stack, "ada", email="ada@example.com", ünïcode="✓", nested={"a": [1, None, 1.5]})
-    wait_for(lambda: is_known(stack, "ada"), 20, "rows that are known")
+    wait_for(lambda: is_known(stack, "ada"), 60, "rows that are known")
     before = known(stack)
     status, headers, body = get(stack, path(stack, "ada", prefix))
     assert known(stack) == before + 1
@@ -87,11 +87,11 @@ def test_who_was_not_read_before_is_answered_the_same_by_either_way(stack: Stack
 
 def test_a_patch_that_does_not_wait_has_the_same_answer_and_effect_by_either_way(stack: Stack) -> None:
     born(stack, "pat", a=0)
-    wait_for(lambda: is_known(stack, "pat"), 20, "rows that are known")
+    wait_for(lambda: is_known(stack, "pat"), 60, "rows that are known")
     told = []
     for more, number in (("", 1), ("?x=1", 2)):
-        wait_for(lambda: is_known(stack, "pat"), 20, "rows that are known")
-        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=20)
+        wait_for(lambda: is_known(stack, "pat"), 60, "rows that are known")
+        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
         body = b'{"properties": {"a": %d, "b%d": null}}' % (number, number)
         headers = key(stack) | {"Content-Type": "application/json", "Prefer": "respond-async"}
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -117,10 +117,10 @@ def test_a_patch_that_does_not_wait_has_the_same_answer_and_effect_by_either_way
 )
 def test_a_patch_that_is_wrong_is_told_so_for_a_known_person_too(stack: Stack, body: bytes) -> None:
     born(stack, "wrong", a=0)
-    wait_for(lambda: is_known(stack, "wrong"), 20, "rows that are known")
+    wait_for(lambda: is_known(stack, "wrong"), 60, "rows that are known")
     answers = []
     for more in ("", "?x=1"):
-        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
         headers = key(stack) | {"Content-Type": "application/json", "Prefer": "respond-async"}
         connection.request("PATCH", path(stack, "wrong") + more, body=body, headers=headers)
         answer = connection.getresponse()
@@ -132,7 +132,7 @@ def test_a_patch_that_is_wrong_is_told_so_for_a_known_person_too(stack: Stack, b
 
 def test_who_may_not_read_is_told_so_for_a_known_person_too(stack: Stack) -> None:
     born(stack, "bob")
-    wait_for(lambda: is_known(stack, "bob"), 20, "rows that are known")
+    wait_for(lambda: is_known(stack, "bob"), 60, "rows that are known")
     assert get(stack, path(stack, "bob"), Authorization="Bearer phx_wrong")[0] == 401
     assert get(stack, path(stack, "bob").replace(f"/{stack.project}/", "/777777/"))[0] == 404
     assert get(stack, path(stack, "bob"), Min_Position="c.0.999999999")[0] == 503
@@ -142,14 +142,14 @@ def test_a_merge_a_split_and_a_deletion_are_seen_at_once(stack: Stack) -> None:
     born(stack, "cyd", a=1)
     born(stack, "device", b=2)
     for one in ("cyd", "device"):
-        wait_for(lambda one=one: is_known(stack, one), 20, "rows that are known")
+        wait_for(lambda one=one: is_known(stack, one), 60, "rows that are known")
     sent = stack.capture(event="$identify", distinct_id="cyd", properties={"$anon_distinct_id": "device"})
     assert stack.persons("/?limit=1", Min_Position=sent.headers["Position"]).status == 200
     for one in ("cyd", "device"):
         assert orjson.loads(get(stack, path(stack, one))[2])["distinct_ids"] == ["cyd", "device"]
     assert stack.persons(f"/{stack.uuid('cyd')}/split/", "POST", {}).status in (200, 201)
-    wait_for(lambda: orjson.loads(get(stack, path(stack, "device"))[2])["distinct_ids"] == ["device"], 20, "the split")
-    wait_for(lambda: is_known(stack, "cyd"), 20, "rows that are known")
+    wait_for(lambda: orjson.loads(get(stack, path(stack, "device"))[2])["distinct_ids"] == ["device"], 60, "the split")
+    wait_for(lambda: is_known(stack, "cyd"), 60, "rows that are known")
     assert stack.persons(f"/{stack.uuid('cyd')}/", "DELETE").status in (202, 204)
     assert get(stack, path(stack, "cyd"))[0] == 404
 
@@ -163,7 +163,7 @@ def test_no_reader_sees_less_than_anybody_saw_before(own_stack: Stack, killed: s
     ended = threading.Event()
 
     def read() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", stack.port, timeout=60)
         while not ended.is_set():
             floor = seen[0]
             try:

@@ -205,7 +205,7 @@ def test_a_deleted_person_is_gone_at_once_erased_by_a_run_and_its_id_starts_empt
     assert stack.persons(f"/{row['id']}/", "DELETE").status == 404
     again = stack.capture(event="back", distinct_id=name, properties={"$set": {"life": 2}})
     location = answer.headers["Location"]
-    wait_for(lambda: stack.ask("GET", location).status == 200, 10, "the request to be in the ledger")
+    wait_for(lambda: stack.ask("GET", location).status == 200, 60, "the request to be in the ledger")
     swept = stack.call("deletions", "run")
     assert swept.returncode == 0, swept.stdout + swept.stderr
     assert stack.ask("GET", location).json["state"] == "verified"

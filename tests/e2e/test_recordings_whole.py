@@ -184,7 +184,7 @@ def wait_ready(stack: Stack) -> None:
         except OSError:
             return False
 
-    wait_for(ready, 30, "the API")
+    wait_for(ready, 60, "the API")
 
 
 def test_the_memory_of_a_long_recording_is_constant(stack: Stack, name: str) -> None:

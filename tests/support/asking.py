@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 from tests.support.processes import Stack
+
+BORN_AT_ONCE = 100
 
 
 def sent(stack: Stack, name: str, event: str = "e", /, **properties: Any) -> str:
@@ -14,6 +18,26 @@ def sent(stack: Stack, name: str, event: str = "e", /, **properties: Any) -> str
     position = answer.headers["Position"]
     assert stack.persons("/?limit=1", Min_Position=position).status == 200
     return position
+
+
+def sent_in_a_row(stack: Stack, *events: tuple[str, str, dict[str, Any]]) -> None:
+    """Capture events (distinct id, name, properties) one after another, and wait for all of them at the end only."""
+    positions = []
+    for name, event, properties in events:
+        answer = stack.capture(event=event, distinct_id=name, properties=properties)
+        assert answer.status == 200
+        positions.append(answer.headers["Position"])
+    assert stack.persons("/?limit=1", Min_Position=",".join(positions)).status == 200
+
+
+def births(stack: Stack, **properties: Any) -> Iterator[str]:
+    """Distinct ids of persons whom nobody has asked about, with these properties; born many at once."""
+    while True:
+        names = [f"user-{uuid4().hex[:12]}" for _ in range(BORN_AT_ONCE)]
+        batch = [{"event": "e", "distinct_id": name, "properties": {"$set": properties}} for name in names]
+        answer = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": batch}, key=None)
+        assert stack.persons("/?limit=1", Min_Position=answer.headers["Position"]).status == 200
+        yield from names
 
 
 def imported(stack: Stack, name: str, timestamp: str, **properties: Any) -> dict[str, Any]:

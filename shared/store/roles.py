@@ -150,6 +150,8 @@ ANALYST = Role(
         "max_memory_usage": Limit(value=ANALYST_BYTES_MAX, least=1, most=ANALYST_BYTES_MAX),
         "max_result_bytes": Limit(value=ANALYST_BYTES_MAX, least=1, most=ANALYST_BYTES_MAX),
         "max_threads": Limit(value=1, least=1, most=1),
+        # Threads come to one anyway, a query at a time; waiting for a slot of the workload, WITH RECURSIVE waits for itself.
+        "use_concurrency_control": Limit(value=0),
         "max_block_size": Limit(value=65_409, least=1, most=1_048_576),
         "max_concurrent_queries_for_user": Limit(value=ANALYST_QUERIES_MAX),
         "max_sessions_for_user": Limit(value=ANALYST_SESSIONS_MAX),

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.analyst import analyst
 from bench.analytics import analytics
 from bench.appends import appends
 from bench.beside import beside
@@ -30,6 +31,7 @@ QUESTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "peers": peers,  # reads, writes and projection against aiohttp on PostgreSQL
     "deletions": deletions,  # 1,000 persons in one run against one by one, and readers beside it
     "analytics": analytics,  # the queries of docs/analytics.md against a scan of their columns
+    "analyst": analyst,  # reads beside three endless queries of an analyst
     "life": life,  # until a write is visible, memory, disk, a restart
     "persons": persons,  # keyed lookups and projection from 10 k to 1 M persons, and lists of them
     "beside": beside,  # reads beside a projector that catches up

@@ -14,12 +14,10 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
-import orjson
-
+from bench.reader import reading
 from bench.report import Row
 from services.projector.search import Feeder
 from shared.domain.commands import Scope
@@ -43,8 +41,8 @@ SINGLE_TABLES = ("captured_events", "timeline", "fragments", "search")
 READABLE = 1_000
 """Persons that the reader beside asks for."""
 
-IDLE_SECONDS, START_SECONDS = 6.0, 0.5
-"""How long the reader is measured alone, and how long it takes to begin."""
+IDLE_SECONDS = 6.0
+"""How long the reader is measured alone."""
 
 SEED = 6
 
@@ -127,18 +125,18 @@ async def _turns(world: World, url: str, data: Path) -> list[Row]:
     slow: list[tuple[float, float]] = []
     for turn in range(TURNS):
         one_by_one = [f"p{people.pop()}" for _ in range(SINGLE)]
-        async with _reading(url, world, readable):
+        async with reading(url, world.log.partitions(), readable):
             single.append(await _timed(world.store, _single(world.store, one_by_one)))
         await world.tell(*(world.delete(f"p{people.pop()}", Scope(profile=True, events=True)) for _ in range(DELETED)))
         await world.settle()
         await Feeder(world.store, world.log.partitions()).feed()
         await _still(world.store)
-        async with _reading(url, world, readable) as idle:
+        async with reading(url, world.log.partitions(), readable) as idle:
             await asyncio.sleep(IDLE_SECONDS)
-        async with _reading(url, world, readable) as busy:
+        async with reading(url, world.log.partitions(), readable) as busy:
             batched.append(await _timed(world.store, _batched(url, data)))
         await _still(world.store)
-        async with _reading(url, world, readable) as idle_again:
+        async with reading(url, world.log.partitions(), readable) as idle_again:
             await asyncio.sleep(IDLE_SECONDS)
         idle += idle_again
         slow.append((_p99(busy), _p99(idle)))
@@ -188,27 +186,6 @@ async def _batched(url: str, data: Path) -> None:
     )  # fmt: skip
     said, _ = await process.communicate()
     assert said.decode().endswith(f"{DELETED} verified, 0 failed, 0 left open\n"), said.decode()
-
-
-@asynccontextmanager
-async def _reading(url: str, world: World, names: Sequence[str]) -> AsyncIterator[list[float]]:
-    """A reader beside; when it has ended, the seconds of each of its reads are in the list."""
-    seconds: list[float] = []
-    pipe = asyncio.subprocess.PIPE
-    reader = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.reader", cwd=ROOT, stdin=pipe, stdout=pipe
-    )
-    assert reader.stdin is not None
-    about = {"url": url, "partitions": world.log.partitions(), "names": list(names)}
-    reader.stdin.write(orjson.dumps(about) + b"\n")
-    try:
-        await asyncio.sleep(START_SECONDS)
-        yield seconds
-        seconds += orjson.loads((await reader.communicate(b""))[0])
-    finally:
-        if reader.returncode is None:
-            reader.kill()
-            await reader.wait()
 
 
 def _p99(seconds: list[float]) -> float:

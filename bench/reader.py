@@ -8,17 +8,23 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 import orjson
 
 from services.api.reads import Reads
 from shared.domain.ids import fragment_id
 from shared.store.client import Store
+from tests.support.processes import ROOT
 
 THINK_SECONDS = 0.002
 """How long it rests between two reads."""
 
 SECONDS_MAX = 600.0
+
+START_SECONDS = 0.5
+"""How long it takes to begin."""
 
 
 async def main() -> None:
@@ -38,6 +44,27 @@ async def main() -> None:
         await asyncio.sleep(THINK_SECONDS)
     await store.close()
     sys.stdout.buffer.write(orjson.dumps(seconds))
+
+
+@asynccontextmanager
+async def reading(url: str, partitions: Mapping[str, int], names: Sequence[str]) -> AsyncIterator[list[float]]:
+    """A reader beside; when it has ended, the seconds of each of its reads are in the list."""
+    seconds: list[float] = []
+    pipe = asyncio.subprocess.PIPE
+    reader = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.reader", cwd=ROOT, stdin=pipe, stdout=pipe
+    )
+    assert reader.stdin is not None
+    about = {"url": url, "partitions": dict(partitions), "names": list(names)}
+    reader.stdin.write(orjson.dumps(about) + b"\n")
+    try:
+        await asyncio.sleep(START_SECONDS)
+        yield seconds
+        seconds += orjson.loads((await reader.communicate(b""))[0])
+    finally:
+        if reader.returncode is None:
+            reader.kill()
+            await reader.wait()
 
 
 if __name__ == "__main__":

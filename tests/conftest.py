@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 from uuid import uuid4
 
 import orjson
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.tier import LEFT_OUT, TIER, sized
 
 SIMULATED = (
     "episodes",
@@ -25,16 +27,17 @@ SIMULATED = (
     "rebuilds",
 )
 
-pytest_plugins = [f"tests.support.{module}" for module in ("engine", "kafka", "erasing", "s3", "chromium")]
+pytest_plugins = [f"tests.support.{module}" for module in ("engine", "kafka", "erasing", "s3", "chromium", "stacks")]
 
-for name, examples in (("dev", 60), ("ci", 400), ("deep", 10_000)):
-    settings.register_profile(
-        name,
-        max_examples=examples,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
-settings.load_profile(os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+settings.register_profile(
+    TIER,
+    max_examples=sized(dev=60, ci=400, soak=10_000),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile(TIER)
+
+_left_out: Counter[str] = Counter()
 
 
 @pytest.fixture
@@ -53,8 +56,27 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Generator[None, p
     return report
 
 
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        _left_out[next((mark for mark in LEFT_OUT if item.get_closest_marker(mark)), "")] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells the process that started it, which collects nothing itself, what is left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(_left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """All workers collect the same."""
+    _left_out.update(Counter(getattr(node, "workeroutput", {}).get("left_out", {})) - _left_out)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What the simulator did and found, summed over all workers."""
+    """What was left out; what the simulator did and found, summed over all workers."""
+    if told := ", ".join(f"{_left_out[mark]} {mark}" for mark in LEFT_OUT if _left_out[mark]):
+        terminalreporter.write_line(f"tier {TIER}: left out {told}; .ci/run runs all, `make soak` runs deeper")
     reports = [one for name in ("passed", "failed") for one in terminalreporter.stats.get(name, ())]
     noted = [pair for one in reports for pair in one.user_properties]
     simulated: Counter[str] = Counter()

@@ -26,7 +26,7 @@ from services.api.render import Rows
 from services.api.values import NAME_CHARS_MAX
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, Position, fragment_id, offset_of
-from shared.store.client import StoreError
+from shared.store.failures import StoreError
 from shared.store.person import Person
 from shared.store.queries import Query
 from shared.store.search import document_of
@@ -215,7 +215,7 @@ async def _compiled(context: Context, chosen: Filter) -> None:
         try:
             await context.store.rows(context.reads.queries["patterns"], patterns=chosen.patterns)
         except StoreError as error:
-            if f"Code: {CANNOT_COMPILE}" not in error.detail:
+            if error.code != CANNOT_COMPILE:
                 raise
             raise BadInput("Not a regular expression (RE2).", attr="properties") from None
 

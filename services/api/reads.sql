@@ -15,6 +15,7 @@ SELECT toUUID('00000000-0000-0000-0000-000000000064'), max(version), 0 FROM dele
 HAVING count() > 0
 
 -- name: roots_page
+-- workload: scans
 -- One page of living persons, newest first: the root, by (created_at, root) below the cursor; or, to find the page
 -- before, those from the cursor up, oldest first: reads.page_of puts the direction in.
 WITH
@@ -157,6 +158,7 @@ FROM
 ORDER BY created_at DESC, request DESC
 
 -- name: activity
+-- workload: scans
 -- What people did to persons: REST edits, merges, splits, deletes, and requests that keep the person. One call makes one
 -- item, however many distinct ids it reached. The items of a deleted life are hidden at once.
 WITH
@@ -209,6 +211,7 @@ ORDER BY moment DESC, version DESC
 LIMIT {limit:UInt32} OFFSET {offset:UInt32}
 
 -- name: deletion_requests
+-- workload: scans
 -- The ledger of a project, newest first; or one request of it.
 SELECT request, state, created_at, updated_at, person, profile, events, recordings, document
 FROM
@@ -229,6 +232,7 @@ SELECT request, body FROM receipts
 WHERE project = {project:UInt32} AND request IN {requests:Array(UUID)}
 
 -- name: deletion_status
+-- workload: scans
 -- Requests that include events, without cancelled ones; state 1: not done yet, 2: done, 0: both.
 WITH ledger AS
 (
@@ -268,6 +272,7 @@ WHERE project = {project:UInt32} AND version <= {version:UInt64}
     AND ({kind:String} = 'person.' OR bitShiftRight(toUInt128(fragment), 64) % {partitions:UInt32} = {partition:UInt32})
 
 -- name: roots_page_at
+-- workload: scans
 -- The same page as roots_page, of the persons of a moment: of fragments that have a fact up to it in their present
 -- life, each under the root that it had then. A root whose memberships were erased since holds nobody.
 WITH
@@ -350,6 +355,7 @@ LIMIT {limit:UInt32}
 SELECT fragment, max(version), 0 FROM search WHERE project = 0 GROUP BY fragment
 
 -- name: search_page
+-- workload: scans
 -- One page of persons that a filter finds, newest first. {{filter}} is put together in filters.py, of bound parameters.
 SELECT fragment, created_at
 FROM search FINAL
@@ -360,6 +366,7 @@ ORDER BY created_at {{order}}, toString(fragment) {{order}}
 LIMIT {limit:UInt32}
 
 -- name: search_given
+-- workload: scans
 -- Which of the given persons, JSON objects, a filter finds: those of the past are in no table.
 WITH given AS
 (
@@ -371,12 +378,14 @@ WITH given AS
 SELECT fragment FROM given WHERE {{filter}}
 
 -- name: search_count
+-- workload: scans
 -- How many a filter finds.
 SELECT count()
 FROM search FINAL
 WHERE project = {project:UInt32} AND living = 1 AND {{filter}}
 
 -- name: property_values
+-- workload: scans
 -- The most frequent values of one property. {{column}} is put together in filters.py, of a bound parameter.
 SELECT assumeNotNull({{column}}) AS value, count() AS persons
 FROM search FINAL

@@ -37,8 +37,9 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.lifecycle import serve
 from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
-from shared.store.client import Store, StoreError
+from shared.store.client import Store
 from shared.store.connect import connect_store
+from shared.store.failures import StoreError
 from shared.store.objects import Objects
 
 GROUP = "deleter"

@@ -24,6 +24,7 @@ from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
 from shared.runtime import telemetry
 from shared.store.client import Store
+from shared.store.failures import summary
 from shared.store.objects import Objects
 from shared.store.queries import load as load_queries
 from shared.store.targets import FRAGMENTS_MAX, OBJECTS, TABLES, TARGETS, Target, count, hide
@@ -294,7 +295,7 @@ class Sweep:
             if not masked:
                 return
             if reason or last:
-                raise StoreUnavailable(f"Partitions of {step} are not rewritten: {reason or 'no end'}")
+                raise StoreUnavailable(f"Partitions of {step} are not rewritten: {summary(reason)}")
 
     async def _swept(self) -> None:
         """Wait until the files of the parts that were rewritten are gone as well: they hold the rows in clear."""
@@ -313,7 +314,7 @@ class Sweep:
             if not unfinished:
                 return
             if last:
-                raise StoreUnavailable(f"{unfinished} mutations do not end: {reason}")
+                raise StoreUnavailable(f"{unfinished} mutations do not end: {summary(reason)}")
 
     async def _note(self, requests: Sequence[DeletionRequest], done: int, of: int) -> None:
         for request in requests:

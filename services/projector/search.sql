@@ -3,6 +3,7 @@
 SELECT fragment, max(version) FROM search WHERE project = 0 GROUP BY fragment
 
 -- name: changed
+-- workload: scans
 -- Whose rows are newer than these positions: the versions reached, by partition of commands and of identity.
 SELECT DISTINCT project, fragment
 FROM

@@ -18,12 +18,14 @@ from clickhouse_connect.datatypes.registry import get_from_name
 from clickhouse_connect.driver import options
 from clickhouse_connect.driver.asyncclient import AsyncClient, BytesSource
 from clickhouse_connect.driver.ctypes import RespBuffCls
-from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+from clickhouse_connect.driver.exceptions import ClickHouseError, StreamFailureError
 from clickhouse_connect.driver.insert import InsertContext
 from clickhouse_connect.driver.query import QueryContext
 from clickhouse_connect.driver.transform import NativeTransform
 
-from shared.domain.errors import Corrupt, StoreUnavailable
+from shared.domain.errors import StoreUnavailable
+from shared.store.failures import StoreError, exception_in, failure
+from shared.store.parameters import bind
 from shared.store.queries import Query
 
 CONNECT_SECONDS_MAX = 5.0
@@ -38,6 +40,10 @@ COMMAND_SECONDS_MAX = 300.0
 
 CONNECTIONS_MAX = 32
 """Reads are coalesced before they come here, so few are in flight."""
+
+SCANS_MAX = 16
+"""Queries of many rows at once; the other half of the connections is for reads by key, whatever is listed. Further ones
+wait, for as long as a read may take."""
 
 READ_BYTES_MAX = 1 << 30
 """Memory of one read in the engine."""
@@ -70,20 +76,6 @@ INSERT_SETTINGS = {
 }
 """One INSERT becomes one part, all or nothing; a server's profile may say otherwise, so they go with each one."""
 
-TRANSIENT_CODES = frozenset(
-    {75, 159, 160, 202, 203, 209, 210, 236, 241, 242, 243, 252, 285, 319, 341, 394, 425, 439, 469, 473, 999, 1001}
-)
-"""Too many queries or parts, no memory, space, replica or thread, a time-out, a cancelled query, a table that a rebuild
-holds: it may work later."""
-
-
-class StoreError(Corrupt):
-    """The store refused a statement; asking again would fail again."""
-
-    def __init__(self, detail: str = "", code: int | None = None) -> None:
-        super().__init__(detail)
-        self.code = code
-
 
 class Store:
     """One database. Calls may run at the same time; each has a time limit. Made by `connect`."""
@@ -91,6 +83,7 @@ class Store:
     def __init__(self, client: AsyncClient, database: str) -> None:
         self.database = database
         self._client = client
+        self._scans = asyncio.Semaphore(SCANS_MAX)
         self._types: Mapping[tuple[str, str], Any] = {}
 
     @classmethod
@@ -130,13 +123,17 @@ class Store:
     async def rows(self, query: Query, **parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of a query that only reads."""
         async with _failures(query.name, READ_SECONDS_MAX):
-            body = await self._client.raw_query(query.sql, parameters, settings=READ_SETTINGS, fmt="Native")
+            if query.workload:
+                async with self._scans:
+                    body = await self._read(query, parameters, READ_SETTINGS | {"workload": query.workload})
+            else:
+                body = await self._read(query, parameters, READ_SETTINGS)
             return _decode(body) if len(body) <= INLINE_BYTES_MAX else await asyncio.to_thread(_decode, body)
 
     async def rows_with_hidden(self, query: Query, **parameters: Any) -> list[tuple[Any, ...]]:
         """The same, and it also sees rows that a lightweight delete has hidden and nothing has erased yet."""
         async with _failures(query.name, COMMAND_SECONDS_MAX):
-            body = await self._client.raw_query(query.sql, parameters, settings=HIDDEN_SETTINGS, fmt="Native")
+            body = await self._read(query, parameters, HIDDEN_SETTINGS)
             return await asyncio.to_thread(_decode, body)
 
     async def insert(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
@@ -162,7 +159,7 @@ class Store:
         named = query if isinstance(query, Query) else Query(name=query.partition("\n")[0][:80], sql=query)
         async with _failures(named.name, COMMAND_SECONDS_MAX):
             # Not `command`: that puts parameters into the URL, which ends at 8 KB.
-            await self._client.raw_query(named.sql, parameters)
+            await self._client.raw_query(*bind(named.sql, parameters))
 
     async def create_database(self) -> None:
         async with _failures("create database", COMMAND_SECONDS_MAX):
@@ -189,21 +186,25 @@ class Store:
     async def close(self) -> None:
         await self._client.close()
 
+    async def _read(self, query: Query, parameters: Mapping[str, Any], settings: Mapping[str, str]) -> bytes:
+        sql, fields = bind(query.sql, parameters)
+        return await self._client.raw_query(sql, fields, settings=dict(settings), fmt="Native")
+
     def _encode(self, table: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
         """The statement with its rows in one Native block."""
         count = len(next(iter(columns.values())))
         if any(len(values) != count for values in columns.values()):
-            raise StoreError(f"insert into {table}: columns differ in length")
+            raise StoreError("columns differ in length")
         try:
             types = [self._types[table, column] for column in columns]
         except KeyError as error:
-            raise StoreError(f"insert into {table}: unknown column {error}") from error
+            raise StoreError(f"unknown column {error}") from error
         context = InsertContext(table, list(columns), types, column_oriented=True, block_size=count)
         context.data = list(columns.values())
         block = b"".join(NativeTransform.build_insert(context))
         if context.insert_exception is not None:
             kind = type(context.insert_exception).__name__  # its text would carry the value
-            raise StoreError(f"insert into {table}: {kind} in column {context.column_name}") from None
+            raise StoreError(f"{kind} in column {context.column_name}") from None
         vars(context).clear()  # it holds itself by a method, and so all rows until the collector comes: 300 MB
         return block
 
@@ -212,8 +213,13 @@ def _decode(body: bytes) -> list[tuple[Any, ...]]:
     if not body:
         return []
     source: Any = RespBuffCls(BytesSource(body))  # type: ignore[no-untyped-call]  # as its author left it
-    result: Any = NativeTransform.parse_response(source, QueryContext(query_formats={"DateTime64*": "int"}))
-    return list(result.result_rows)
+    try:
+        result: Any = NativeTransform.parse_response(source, QueryContext(query_formats={"DateTime64*": "int"}))
+        return list(result.result_rows)  # reads all blocks but the first
+    except StreamFailureError:
+        raise exception_in(body) or StreamFailureError() from None
+    except Exception as error:  # noqa: BLE001  # of bytes that are no block the decoder may make anything
+        raise exception_in(body) or StoreError(f"{type(error).__name__} in the answer") from None
 
 
 @asynccontextmanager
@@ -225,8 +231,6 @@ async def _failures(name: str, seconds: float) -> AsyncIterator[None]:
     except TimeoutError as error:
         raise StoreUnavailable(f"{name}: no answer within {seconds:g} s") from error
     except ClickHouseError as error:
-        code = getattr(error, "code", None)
-        # Without a code nobody who knows ClickHouse has answered, unless the client itself refused (other classes).
-        if code in TRANSIENT_CODES or (code is None and type(error) in (DatabaseError, OperationalError)):
-            raise StoreUnavailable(f"{name}: {error}") from error
-        raise StoreError(f"{name}: {error}", code) from error
+        raise failure(name, error) from None  # the texts of its causes carry values
+    except StoreError as error:
+        raise StoreError(f"{name}: {error}", error.code) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -12,7 +11,8 @@ from services.api.app import ROUTES
 from services.api.calls import Route
 from shared.domain.ids import fragment_id
 from tests.support.asking import sent
-from tests.support.processes import PERSONAL_KEY, Answer, Stack, running, wait_for
+from tests.support.processes import PERSONAL_KEY, Answer, Stack, free_port, wait_for
+from tests.support.stacks import Projects, make_keys
 
 SCOPES = ("person:read", "person:write", "activity_log:read")
 BODIES: dict[str, Any] = {
@@ -34,18 +34,16 @@ def named(route: Route) -> str:
 
 
 class Doors:
-    """A stack with two projects, one person in the first, and a key for each way of asking."""
+    """Two projects, one person in the first, and a key for each way of asking."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        assert stack.call("projects", "create", "second").returncode == 0
-        self.keys = {scope: self._key("1", scope) for scope in SCOPES}
-        self.second = self._key("2", "*")
+    def __init__(self, stack: Stack, second: Stack) -> None:
+        self.stack, self.first, self.second = stack, stack.project, second.project
+        self.keys = dict(zip(SCOPES, make_keys(stack, *((scope, [stack.project]) for scope in SCOPES)), strict=True))
+        self.stranger = second.key
         sent(stack, "ada", **{"$set": {"a": "canary"}})
         self.person = stack.persons("/?distinct_id=ada").json["results"][0]
         request = stack.persons(f"/{self.person['id']}/delete_recordings/", "POST")
         self.request = request.json["id"]
-        wait_for(lambda: self.ask(ROUTES[0], self.second, 2).status == 200, 20, "the keys to be known")
 
     def ask(self, route: Route, key: str | None, project: int, person: str = "") -> Answer:
         path = route.path.replace("{id}", person or str(self.person["uuid"])).replace("{key}", "a")
@@ -53,18 +51,15 @@ class Doors:
         path += QUERIES.get(named(route), "")
         if route.method == "DELETE" and "{id}" in route.path:
             path += "?keep_person=true"  # asks for nothing, so that the person stays for the next row of the matrix
-        return self.stack.ask(route.method, f"/api/projects/{project}/persons{path}", BODIES.get(named(route)), key=key)
-
-    def _key(self, projects: str, scopes: str) -> str:
-        made = self.stack.call("keys", "create", "--scopes", scopes, "--projects", projects)
-        assert made.returncode == 0, made.stderr
-        return made.stdout.strip()
+        body = BODIES.get(named(route))
+        if named(route) == "POST /batch_by_uuids":
+            body = {"uuids": [self.person["uuid"]]}
+        return self.stack.ask(route.method, f"/api/projects/{project}/persons{path}", body, key=key)
 
 
 @pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
-    with running(tmp_path_factory.mktemp("access") / "data") as stack:
-        yield Doors(stack)
+def doors(projects: Projects) -> Doors:
+    return Doors(projects.fresh(), projects.fresh())
 
 
 def includes(given: str, wanted: str) -> bool:
@@ -74,7 +69,7 @@ def includes(given: str, wanted: str) -> bool:
 @pytest.mark.parametrize("route", ROUTES, ids=named)
 def test_without_a_key_or_with_a_wrong_one_nobody_gets_in(doors: Doors, route: Route) -> None:
     for key, code in ((None, "not_authenticated"), ("phx_wrong", "authentication_failed")):
-        answer = doors.ask(route, key, 1)
+        answer = doors.ask(route, key, doors.first)
         assert (answer.status, answer.json["code"]) == (401, code)
         assert answer.headers["WWW-Authenticate"] == "Bearer"
 
@@ -82,7 +77,7 @@ def test_without_a_key_or_with_a_wrong_one_nobody_gets_in(doors: Doors, route: R
 @pytest.mark.parametrize("route", ROUTES, ids=named)
 @pytest.mark.parametrize("scope", SCOPES)
 def test_a_scope_opens_its_routes_and_no_others(doors: Doors, route: Route, scope: str) -> None:
-    answer = doors.ask(route, doors.keys[scope], 1)
+    answer = doors.ask(route, doors.keys[scope], doors.first)
     if includes(scope, route.scope):
         assert answer.status not in (401, 403), answer.body
         assert answer.status < 500
@@ -93,7 +88,7 @@ def test_a_scope_opens_its_routes_and_no_others(doors: Doors, route: Route, scop
 
 @pytest.mark.parametrize("route", ROUTES, ids=named)
 def test_a_key_of_another_project_is_refused_by_name(doors: Doors, route: Route) -> None:
-    answer = doors.ask(route, doors.second, 1)
+    answer = doors.ask(route, doors.stranger, doors.first)
     assert (answer.status, answer.json["code"]) == (403, "permission_denied")
     assert b"canary" not in answer.body
 
@@ -102,8 +97,8 @@ def test_a_key_of_another_project_is_refused_by_name(doors: Doors, route: Route)
 @pytest.mark.parametrize("form", ["uuid", "id"])
 def test_ids_of_another_project_are_as_unknown_as_any(doors: Doors, route: Route, form: str) -> None:
     """Same answer for another project's person, a person that never was, and another project's request."""
-    theirs = doors.ask(route, doors.second, 2, str(doors.person[form]))
-    nobody = doors.ask(route, doors.second, 2, str(uuid4()) if form == "uuid" else "123456789")
+    theirs = doors.ask(route, doors.stranger, doors.second, str(doors.person[form]))
+    nobody = doors.ask(route, doors.stranger, doors.second, str(uuid4()) if form == "uuid" else "123456789")
     assert theirs.status == 404, theirs.body
     if "{id}" in route.path:
         assert (theirs.status, theirs.body) == (nobody.status, nobody.body)
@@ -111,24 +106,22 @@ def test_ids_of_another_project_are_as_unknown_as_any(doors: Doors, route: Route
 
 @pytest.mark.parametrize("route", [one for one in ROUTES if one not in ADDRESSED], ids=named)
 def test_collections_hold_nothing_of_another_project(doors: Doors, route: Route) -> None:
-    answer = doors.ask(route, doors.second, 2)
+    answer = doors.ask(route, doors.stranger, doors.second)
     assert b"canary" not in answer.body and str(doors.person["uuid"]).encode() not in answer.body.replace(
         b'"results":{}', b""
     )
 
 
 def test_a_revoked_key_stops_working_within_ten_seconds_and_a_second_one_goes_on(doors: Doors) -> None:
-    first, second = doors._key("1", "person:read"), doors._key("1", "person:read")
-    for key in (first, second):
-        wait_for(lambda key=key: doors.ask(ROUTES[0], key, 1).status == 200, 10, "the key to be known")  # type: ignore[misc]
+    first, second = make_keys(doors.stack, *[("person:read", [doors.first])] * 2)
     assert doors.stack.call("keys", "revoke", first).returncode == 0
-    wait_for(lambda: doors.ask(ROUTES[0], first, 1).status == 401, 10, "the revocation")
-    assert doors.ask(ROUTES[0], second, 1).status == 200
+    wait_for(lambda: doors.ask(ROUTES[0], first, doors.first).status == 401, 10, "the revocation")
+    assert doors.ask(ROUTES[0], second, doors.first).status == 200
 
 
 def test_limits_are_off_by_default_and_tell_themselves_when_set(doors: Doors) -> None:
     assert "RateLimit-Limit" not in doors.stack.persons("/").headers
-    port = str(doors.stack.port + 1)
+    port = str(free_port())
     limited = doors.stack.spawn(
         "api", log="limited.log", PERSONLOG_PORT=port, PERSONLOG_KEY_RATE="0.01", PERSONLOG_KEY_BURST="3"
     )
@@ -143,7 +136,7 @@ def test_limits_are_off_by_default_and_tell_themselves_when_set(doors: Doors) ->
         assert answers[3].json | {"detail": ""} == {
             "type": "throttled_error", "code": "throttled", "detail": "", "attr": None,
         }  # fmt: skip
-        missing = doors.stack.ask("GET", "/api/projects/1/persons/123456789/", key=doors.keys["person:read"])
+        missing = doors.stack.persons("/123456789/", key=doors.keys["person:read"])
         assert (missing.status, missing.headers["RateLimit-Remaining"]) == (404, "2")
     finally:
         doors.stack.url = ours

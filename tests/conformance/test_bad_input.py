@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import gzip
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, running
+from tests.support.asking import sent
+from tests.support.processes import OWN_KEY, PERSONAL_KEY, TOKEN, Stack, wait_for
+from tests.support.stacks import Projects
 
 KNOWN = "known@example.com"
 DEEP = b'{"a":' * 40 + b"1" + b"}" * 40
@@ -144,12 +145,16 @@ REST: dict[str, tuple[str, str, bytes | None, dict[str, str], int, str, str | No
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("bad") / "data") as started:
-        sent = started.capture(event="hello", distinct_id=KNOWN)
-        found = started.persons(f"/?distinct_id={KNOWN}", Min_Position=sent.headers["Position"])
-        started.known = f"/api/projects/1/persons/{found.json['results'][0]['id']}/"  # type: ignore[attr-defined]
-        yield started
+def stack(projects: Projects) -> Stack:
+    stack = projects.fresh()
+    sent(stack, KNOWN)
+    return stack
+
+
+@pytest.fixture(scope="module")
+def known(stack: Stack) -> str:
+    """The path of the person that is there."""
+    return f"/api/projects/{stack.project}/persons/{stack.persons(f'/{stack.uuid(KNOWN)}/').json['id']}/"
 
 
 def records(stack: Stack) -> int:
@@ -173,32 +178,34 @@ def test_bad_captures_get_the_documented_error_and_never_reach_the_log(stack: St
 
 
 @pytest.mark.parametrize("name", REST)
-def test_bad_rest_calls_get_the_documented_error_and_never_reach_the_log(stack: Stack, name: str) -> None:
+def test_bad_rest_calls_get_the_documented_error_and_never_reach_the_log(stack: Stack, known: str, name: str) -> None:
     method, path, body, headers, status, code, attr = REST[name]
-    sent = dict(headers)
-    key = sent.pop("key", PERSONAL_KEY) or None
+    path = path.replace("{id}", known).replace("/projects/1/", f"/projects/{stack.project}/")
+    more = dict(headers)
+    key = more.pop("key", OWN_KEY) or None
     before = records(stack)
-    answer = stack.ask(method, path.replace("{id}", stack.known), body, key=key, **sent)  # type: ignore[attr-defined]
+    answer = stack.ask(method, path, body, key=key, **more)
     assert (answer.status, answer.json["code"], answer.json["attr"]) == (status, code, attr), answer.body
     assert set(answer.json) == {"type", "code", "detail", "attr"}
     assert records(stack) == before
 
 
 def test_a_foreign_key_is_refused_and_a_scope_is_named(stack: Stack) -> None:
-    assert stack.call("projects", "create", "other").returncode == 0
-    made = stack.call("keys", "create", "--name", "reader", "--scopes", "person:read", "--projects", "2")
+    created = stack.call("projects", "create", "other")
+    assert created.returncode == 0
+    number = created.stdout.split()[0]
+    other = f"/api/projects/{number}/persons/"
+    made = stack.call("keys", "create", "--name", "reader", "--scopes", "person:read", "--projects", number)
     key = made.stdout.strip()
     assert key.startswith("phx_")
 
     def answers() -> int:
-        return stack.ask("GET", "/api/projects/2/persons/", key=key).status
+        return stack.ask("GET", other, key=key).status
 
-    from tests.support.processes import wait_for
-
-    wait_for(lambda: answers() == 200, 10, "the new key to be known")
-    foreign = stack.ask("GET", "/api/projects/1/persons/", key=key)
+    wait_for(lambda: answers() == 200, 20, "the new key to be known")
+    foreign = stack.persons("/", key=key)
     assert (foreign.status, foreign.json["code"]) == (403, "permission_denied")
-    write = stack.ask("PATCH", "/api/projects/2/persons/1/", b'{"properties":{"a":1}}', key=key)
+    write = stack.ask("PATCH", f"{other}1/", b'{"properties":{"a":1}}', key=key)
     assert (write.status, write.json["code"]) == (403, "permission_denied")
     assert "person:write" in write.json["detail"]
     assert stack.call("keys", "revoke", key).returncode == 0
@@ -212,10 +219,8 @@ def test_the_good_events_of_a_batch_are_stored_and_the_first_bad_one_is_named(st
         {"event": "e", "distinct_id": "good-2"},
         {"event": 3, "distinct_id": "x"},
     ]
-    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": batch}, key=None)
+    answer = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": batch}, key=None)
     assert (answer.status, answer.json["attr"]) == (400, "batch[1].distinct_id")
     assert "2 stored, 2 refused" in answer.json["detail"]
     for name in ("good-1", "good-2"):
-        from tests.support.processes import wait_for
-
         wait_for(lambda: stack.persons(f"/?distinct_id={name}").json["results"], 10, name)  # noqa: B023

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 
 import orjson
 import pytest
 
-from tests.support.processes import TOKEN, Stack, running
+from tests.support.processes import TOKEN, Stack
 
 EVENT = orjson.dumps({"api_key": TOKEN, "event": "seen", "distinct_id": "ada"})
 OTHERS = {"date", "server", "connection", "position"}
 """Headers whose values differ by time, by connection, or by what was appended."""
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("answers") / "data") as stack:
-        yield stack
 
 
 def request(path: str = "/capture/", version: str = "1.1", **headers: str) -> bytes:

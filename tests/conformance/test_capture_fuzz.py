@@ -9,7 +9,6 @@ import asyncio
 import base64
 import gzip
 import json
-import os
 import random
 import re
 import zlib
@@ -29,8 +28,9 @@ from shared.domain.ids import COMMANDS, IDENTITY, Position
 from shared.log.memory import MemoryReader
 from tests.support.api import TOKEN, Api, serving
 from tests.support.recorded import ANON, BROWSER_SDK, NODE_SDK, PYTHON_SDK
+from tests.support.tier import sized
 
-BODIES = 51_000 if os.environ.get("CI") else 3_000
+BODIES = sized(dev=1_000, ci=10_000, soak=51_000)
 SEED = 20_261_123
 PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
 V1 = "/i/v1/analytics/events"
@@ -48,8 +48,8 @@ _STORED = re.compile(r"(\d+) stored, (\d+) refused\.$")
 
 
 @pytest.fixture
-async def api(engine_url: str) -> AsyncIterator[Api]:
-    async with serving(engine_url) as served:
+async def api(migrated_url: str) -> AsyncIterator[Api]:
+    async with serving(migrated_url) as served:
         yield served
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,20 +10,14 @@ import orjson
 import posthog
 import pytest
 
-from tests.support.processes import TOKEN, Stack, running, wait_for
+from tests.support.processes import Stack, wait_for
 
 V1 = "/i/v1/analytics/events"
 TIME = "2026-11-23T09:38:20+00:00"
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("paths") / "data") as started:
-        yield started
-
-
 def by_v0(stack: Stack, events: list[dict[str, Any]]) -> str:
-    body = {"api_key": TOKEN, "batch": events, "sent_at": TIME}
+    body = {"api_key": stack.token, "batch": events, "sent_at": TIME}
     answer = stack.ask("POST", "/batch/", gzip.compress(orjson.dumps(body)), key=None)
     assert answer.status == 200, answer.body
     return answer.headers["Position"]
@@ -33,18 +26,21 @@ def by_v0(stack: Stack, events: list[dict[str, Any]]) -> str:
 def by_v1(stack: Stack, events: list[dict[str, Any]], attempt: int = 1) -> str:
     body = gzip.compress(orjson.dumps({"created_at": TIME, "batch": [one | {"options": {}} for one in events]}))
     said = {"PostHog_Sdk_Info": "test/1", "PostHog_Request_Id": str(UUID(int=1)), "PostHog_Request_Timestamp": TIME}
-    answer = stack.ask("POST", V1, body, key=TOKEN, Content_Encoding="gzip", PostHog_Attempt=str(attempt), **said)
+    answer = stack.ask("POST", V1, body, key=stack.token, Content_Encoding="gzip", PostHog_Attempt=str(attempt), **said)
     assert answer.status == 200, answer.body
     assert {one["result"] for one in answer.json["results"].values()} == {"ok"}
     return answer.headers["Position"]
 
 
 def state(stack: Stack, distinct_id: str, position: str) -> dict[str, Any]:
-    """The person with this id once reads have seen the position, and the rows of all captured events."""
+    """The person with this id once reads have seen the position, and the rows of all captured events of the project."""
     answer = stack.persons(f"/?distinct_id={distinct_id}", Min_Position=position)
     (person,) = answer.json["results"]
     timeline = stack.persons(f"/{person['id']}/properties_timeline/?source=changes").json["points"]
-    rows = stack.query("SELECT uuid, event, distinct_id FROM captured_events FINAL ORDER BY uuid FORMAT JSONEachRow")
+    rows = stack.query(
+        f"SELECT uuid, event, distinct_id FROM captured_events FINAL WHERE project = {stack.project} ORDER BY uuid"
+        " FORMAT JSONEachRow"
+    )
     return {"person": person, "timeline": timeline, "captured": rows.splitlines()}
 
 
@@ -71,7 +67,7 @@ def test_a_batch_sent_by_both_paths_changes_nothing_the_second_time(stack: Stack
 def test_the_unmodified_python_sdk_over_v1_loses_nothing_and_stays_quiet(stack: Stack, compression: str) -> None:
     failures: list[Any] = []
     client = posthog.Posthog(
-        TOKEN, host=stack.url, capture_mode="v1", capture_compression=compression,
+        stack.token, host=stack.url, capture_mode="v1", capture_compression=compression,
         on_error=lambda error, _: failures.append(error),
     )  # fmt: skip
     name = f"sdk-{compression}"
@@ -105,7 +101,7 @@ def test_the_unmodified_python_sdk_over_v1_loses_nothing_and_stays_quiet(stack: 
 def test_the_sdk_is_told_of_a_drop_and_of_nothing_else(stack: Stack) -> None:
     failures: list[Any] = []
     client = posthog.Posthog(
-        TOKEN, host=stack.url, capture_mode="v1", on_error=lambda error, _: failures.append(error)
+        stack.token, host=stack.url, capture_mode="v1", on_error=lambda error, _: failures.append(error)
     )
     client.capture("kept", distinct_id="told")
     client.capture("dropped", distinct_id="x" * 300, uuid="6a86395a-0000-4000-8000-000000000009")

@@ -24,8 +24,8 @@ LZ64 = "N4IgLg9g1gpgdiAXCADgCwMYH0wwM5ggA0IMAbvIcjMSACYCWBDcGYWDdSIA5gE4AfuAAJAv
 
 
 @pytest.fixture
-async def api(engine_url: str) -> AsyncIterator[Api]:
-    async with serving(engine_url) as served:
+async def api(migrated_url: str) -> AsyncIterator[Api]:
+    async with serving(migrated_url) as served:
         yield served
 
 

@@ -54,8 +54,8 @@ RECORDED: dict[str, Any] = {
 
 
 @pytest.fixture
-async def api(engine_url: str) -> AsyncIterator[Api]:
-    async with serving(engine_url) as served:
+async def api(migrated_url: str) -> AsyncIterator[Api]:
+    async with serving(migrated_url) as served:
         yield served
 
 

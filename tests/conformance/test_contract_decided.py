@@ -8,22 +8,16 @@ delete_property on a merged person
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from tests.support.asking import sent, shown, uuid
-from tests.support.processes import PERSONAL_KEY, TOKEN, Answer, Stack, running, wait_for
+from tests.support.asking import sent, shown
+from tests.support.processes import PERSONAL_KEY, TOKEN, Answer, Stack, wait_for
+from tests.support.stacks import Projects, make_keys
 
 BEFORE = "2020-01-01T00:00:00Z"
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("contract-decided") / "data") as started:
-        yield started
 
 
 def captured(stack: Stack, *events: tuple[str, dict[str, Any]], wait: bool = True, **batch: Any) -> str:
@@ -33,31 +27,23 @@ def captured(stack: Stack, *events: tuple[str, dict[str, Any]], wait: bool = Tru
         | ({"timestamp": properties.pop("timestamp")} if "timestamp" in properties else {})
         for one, properties in ((one, dict(properties)) for one, properties in events)
     ]
-    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": made, **batch}, key=None)
+    answer = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": made, **batch}, key=None)
     assert answer.status == 200, answer.body
     assert not wait or stack.persons("/?limit=1", Min_Position=answer.headers["Position"]).status == 200
     return answer.headers["Position"]
 
 
 def person(stack: Stack, name: str, query: str = "") -> dict[str, Any]:
-    answer = stack.persons(f"/{uuid(name)}/{query}")
+    answer = stack.persons(f"/{stack.uuid(name)}/{query}")
     assert answer.status == 200, answer.body
     found: dict[str, Any] = answer.json
     return found
 
 
 def merge(stack: Stack, into: str, other: str) -> Answer:
-    answer = stack.persons(f"/{uuid(into)}/merge/", "POST", {"distinct_id": other})
+    answer = stack.persons(f"/{stack.uuid(into)}/merge/", "POST", {"distinct_id": other})
     assert answer.status == 200, answer.body
     return answer
-
-
-def key(stack: Stack, scopes: str, projects: str = "1") -> str:
-    made = stack.call("keys", "create", "--scopes", scopes, "--projects", projects)
-    assert made.returncode == 0, made.stderr
-    plain = made.stdout.strip()
-    wait_for(lambda: stack.ask("GET", "/api/person/", key=plain).status != 401, 10, "the key to be known")
-    return plain
 
 
 # §11 Authentication
@@ -87,38 +73,53 @@ def test_a_project_token_captures_only_and_a_personal_key_reads_only(stack: Stac
 
 
 def test_keys_are_hashed_at_rest_and_in_no_log(stack: Stack) -> None:
-    plain = key(stack, "person:read")
-    assert stack.ask("GET", f"/api/person/?personal_api_key={plain}", key=None).status == 200
+    made = stack.call("keys", "create", "--scopes", "person:read", "--projects", str(stack.project))
+    assert made.returncode == 0, made.stderr
+    plain = made.stdout.strip()
+    path = f"/api/person/?personal_api_key={plain}"
+    wait_for(lambda: stack.ask("GET", path, key=None).status == 200, 20, "the key to be known")
     files = [path for path in stack.data.rglob("*") if path.is_file()]
     assert len(files) > 5
     assert [path for path in files if plain.encode() in path.read_bytes()] == []
 
 
-@pytest.mark.parametrize(
-    ("scopes", "read", "write", "log"),
-    [
-        ("person:read", 200, 403, 403), ("person:write", 200, 202, 403), ("activity_log:read", 403, 403, 200),
-        ("*", 200, 202, 200), ("person:read,activity_log:read", 200, 403, 200),
-    ],
-)  # fmt: skip
-def test_scopes_open_and_write_includes_read(stack: Stack, scopes: str, read: int, write: int, log: int) -> None:
-    plain = key(stack, scopes)
+SCOPES = [
+    ("person:read", 200, 403, 403), ("person:write", 200, 202, 403), ("activity_log:read", 403, 403, 200),
+    ("*", 200, 202, 200), ("person:read,activity_log:read", 200, 403, 200),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def keys(stack: Stack) -> dict[str, str]:
+    """A key by its scopes."""
+    made = make_keys(stack, *((scopes, [stack.project]) for scopes, *_ in SCOPES))
+    return {scopes: key for (scopes, *_), key in zip(SCOPES, made, strict=True)}
+
+
+@pytest.mark.parametrize(("scopes", "read", "write", "log"), SCOPES)
+def test_scopes_open_and_write_includes_read(
+    stack: Stack, keys: dict[str, str], scopes: str, read: int, write: int, log: int
+) -> None:
+    plain = keys[scopes]
     assert stack.ask("GET", "/api/person/?limit=1", key=plain).status == read
     assert stack.ask("POST", "/api/person/bulk_delete/", {"ids": []}, key=plain).status == write
     assert stack.ask("GET", "/api/person/activity/", key=plain).status == log
 
 
-def test_a_key_of_several_projects_means_the_lowest_without_a_token(stack: Stack, name: str) -> None:
-    for number in (2, 3):
-        assert stack.call("projects", "create", f"number {number}").returncode == 0
-    plain = key(stack, "*", "3,2")
+def test_a_key_of_several_projects_means_the_lowest_without_a_token(
+    stack: Stack, projects: Projects, name: str
+) -> None:
+    lower, higher = projects.fresh(), projects.fresh()
+    assert lower.project < higher.project
+    (plain,) = make_keys(stack, ("*", [higher.project, lower.project]))
     sent(stack, name)
+    sent(higher, name)
     for path in ("/api/person/", "/api/projects/@current/persons/"):
         assert stack.ask("GET", path, key=plain).json["results"] == []
-    assert stack.ask("GET", f"/api/person/?token={TOKEN}", key=plain).status == 403
-    assert stack.ask("GET", f"/api/person/?distinct_id={name}").json["results"][0]["uuid"] == uuid(name)
-    for project in (1, 2, 3):  # the bootstrap key has all scopes on all projects
-        assert stack.ask("GET", f"/api/projects/{project}/persons/activity/").status == 200
+    assert stack.ask("GET", f"/api/person/?token={stack.token}", key=plain).status == 403
+    assert stack.ask("GET", f"/api/person/?distinct_id={name}").json["results"][0]["uuid"] == stack.uuid(name)
+    for project in (1, lower.project, higher.project):  # the bootstrap key has all scopes on all projects
+        assert stack.ask("GET", f"/api/projects/{project}/persons/activity/", key=PERSONAL_KEY).status == 200
 
 
 # Values
@@ -129,16 +130,16 @@ def test_a_key_of_several_projects_means_the_lowest_without_a_token(stack: Stack
 )
 def test_a_value_comes_back_as_it_was_sent(stack: Stack, name: str, value: Any) -> None:
     sent(stack, name, **{"$set": {"captured": value}})
-    answer = stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"patched": value}})
+    answer = stack.persons(f"/{stack.uuid(name)}/", "PATCH", {"properties": {"patched": value}})
     assert answer.json["properties"] == {"captured": value, "patched": value}
 
 
 @pytest.mark.parametrize("value", [b"-9223372036854775809", b"18446744073709551616", b"[[1e999]]", b"NaN"], ids=repr)
 def test_numbers_outside_are_refused(stack: Stack, name: str, value: bytes) -> None:
     sent(stack, name)
-    patched = stack.persons(f"/{uuid(name)}/", "PATCH", b'{"properties":{"a":%s}}' % value)
+    patched = stack.persons(f"/{stack.uuid(name)}/", "PATCH", b'{"properties":{"a":%s}}' % value)
     event = b'{"api_key":"%s","event":"e","distinct_id":"%s","properties":{"$set":{"a":%s}}}'
-    told = stack.ask("POST", "/capture/", event % (TOKEN.encode(), name.encode(), value), key=None)
+    told = stack.ask("POST", "/capture/", event % (stack.token.encode(), name.encode(), value), key=None)
     assert (patched.status, told.status) == (400, 400)
     assert person(stack, name)["properties"] == {}
 
@@ -149,7 +150,7 @@ def test_depth_counts_the_properties_object_as_1(stack: Stack, name: str, depth:
     value: Any = 1
     for _ in range(depth):
         value = {"a": value}
-    answer = stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": value})
+    answer = stack.persons(f"/{stack.uuid(name)}/", "PATCH", {"properties": value})
     assert answer.status == status
     if status == 400:
         assert (answer.json["code"], answer.json["attr"]) == ("invalid_input", "properties")
@@ -170,7 +171,7 @@ def test_query_booleans_are_true_false_1_and_0(stack: Stack, value: str, status:
 )  # fmt: skip
 def test_a_limit_above_1000_is_400_everywhere(stack: Stack, name: str, path: str) -> None:
     sent(stack, name)
-    path = path.replace("{id}", uuid(name))
+    path = path.replace("{id}", stack.uuid(name))
     join = "&" if "?" in path else "?"
     assert stack.persons(f"{path}{join}limit=1000").status == 200
     answer = stack.persons(f"{path}{join}limit=1001")
@@ -181,7 +182,7 @@ def test_a_limit_above_1000_is_400_everywhere(stack: Stack, name: str, path: str
 def test_a_broken_min_position_is_400(stack: Stack, name: str, position: str) -> None:
     sent(stack, name)
     for method, body in (("GET", None), ("PATCH", {"properties": {"a": 1}})):
-        answer = stack.persons(f"/{uuid(name)}/", method, body, Min_Position=position)
+        answer = stack.persons(f"/{stack.uuid(name)}/", method, body, Min_Position=position)
         assert (answer.status, answer.json["type"], answer.json["code"]) == (400, "validation_error", "invalid_input")
 
 
@@ -222,8 +223,9 @@ def test_min_position_takes_several_and_writes_honour_it(stack: Stack, name: str
         two = [captured(stack, (f"{name}-{number}-{one}", {}), wait=False) for one in "ab"]
         both = f"{two[0]},{two[1]}"
         merged = stack.persons(
-            f"/{uuid(f'{name}-{number}-a')}/merge/", "POST", {"distinct_id": f"{name}-{number}-b"}, Min_Position=both
-        )
+            f"/{stack.uuid(f'{name}-{number}-a')}/merge/", "POST", {"distinct_id": f"{name}-{number}-b"},
+            Min_Position=both,
+        )  # fmt: skip
         assert (merged.status, len(merged.json["distinct_ids"])) == (200, 2)
 
 
@@ -232,15 +234,15 @@ def test_repeating_an_explicit_set_restamps(stack: Stack, name: str) -> None:
     assert merge(stack, name, f"{name}-2").json["properties"] == {"plan": "b"}
     captured(stack, (name, {"$set": {"plan": "a"}}))
     assert person(stack, name)["properties"] == {"plan": "a"}
-    assert stack.persons(f"/{uuid(name)}/properties/plan/history/").json["count"] == 3
-    rows = stack.query(f"SELECT after FROM property_changes WHERE fragment = '{uuid(name)}' AND key = 'plan'")
+    assert stack.persons(f"/{stack.uuid(name)}/properties/plan/history/").json["count"] == 3
+    rows = stack.query(f"SELECT after FROM property_changes WHERE fragment = '{stack.uuid(name)}' AND key = 'plan'")
     assert rows == '"a"', "analysts see only what differs"
 
 
 def test_equal_lifted_values_are_no_effect(stack: Stack, name: str) -> None:
     for browser in ("Firefox", "Firefox", "Safari"):
         captured(stack, (name, {"$browser": browser}))
-    assert stack.persons(f"/{uuid(name)}/properties/$browser/history/").json["count"] == 2
+    assert stack.persons(f"/{stack.uuid(name)}/properties/$browser/history/").json["count"] == 2
     assert person(stack, name)["properties"] == {"$browser": "Safari", "$initial_browser": "Firefox"}
 
 
@@ -249,7 +251,7 @@ def test_an_unset_by_capture_goes_to_the_events_own_id_and_leaves_a_tombstone(st
     merge(stack, name, f"{name}-2")
     captured(stack, (name, {"$unset": ["plan"]}))
     assert person(stack, name)["properties"] == {}
-    stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": name})
+    stack.persons(f"/{stack.uuid(name)}/split/", "POST", {"main_distinct_id": name})
     assert [shown(stack, one)["properties"] for one in (name, f"{name}-2")] == [{}, {"plan": "b"}]  # type: ignore[index]
 
 
@@ -320,10 +322,10 @@ def test_as_of_is_taken_by_every_read(stack: Stack, name: str, form: str) -> Non
     query = f"?as_of={then}"
     assert person(stack, name, query)["properties"] == {"plan": "then"}
     assert shown(stack, name, then)["properties"] == {"plan": "then"}  # type: ignore[index]  # it is there
-    for field, one in (("distinct_ids", name), ("uuids", uuid(name))):
+    for field, one in (("distinct_ids", name), ("uuids", stack.uuid(name))):
         found = stack.persons(f"/batch_by_{field}/{query}", "POST", {field: [one]}).json["results"]
         assert found[one]["properties"] == {"plan": "then"}
-    points = stack.persons(f"/{uuid(name)}/properties_timeline/{query}").json["points"]
+    points = stack.persons(f"/{stack.uuid(name)}/properties_timeline/{query}").json["points"]
     assert [point["relevant_event_count"] for point in points] == [1]
 
 
@@ -334,4 +336,4 @@ def test_properties_at_time_answers_for_the_id_as_it_was_before_a_merge(stack: S
     captured(stack, (name, {"$set": {"a": 1}}))
     merge(stack, name, other)
     body = stack.persons(f"/properties_at_time/?distinct_id={other}&timestamp={then}").json
-    assert (body["properties"], body["distinct_ids"], body["uuid"]) == ({"b": 1, "c": 1}, [other], uuid(other))
+    assert (body["properties"], body["distinct_ids"], body["uuid"]) == ({"b": 1, "c": 1}, [other], stack.uuid(other))

@@ -8,7 +8,6 @@ that are refused and mark the target, or are illegal and mark nobody (test_contr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -16,28 +15,22 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.asking import imported, sent, uuid
-from tests.support.processes import Answer, Stack, running
+from tests.support.asking import imported, sent
+from tests.support.processes import Answer, Stack
 
 NOBODY = "84877a1c-03f2-5cfd-8633-000000000000"
 PLAN = quote('[{"key":"plan","type":"person"}]')
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("contract-decided-persons") / "data") as started:
-        yield started
-
-
 def person(stack: Stack, name: str) -> dict[str, Any]:
-    answer = stack.persons(f"/{uuid(name)}/")
+    answer = stack.persons(f"/{stack.uuid(name)}/")
     assert answer.status == 200, answer.body
     found: dict[str, Any] = answer.json
     return found
 
 
 def post(stack: Stack, name: str, route: str, **body: Any) -> Answer:
-    answer = stack.persons(f"/{uuid(name)}/{route}/", "POST", body)
+    answer = stack.persons(f"/{stack.uuid(name)}/{route}/", "POST", body)
     assert answer.status == 200, answer.body
     return answer
 
@@ -54,7 +47,7 @@ def test_a_write_goes_to_the_id_that_the_path_names(stack: Stack, name: str, rou
     address = person(stack, other)[form]
     post(stack, name, "merge", distinct_id=other)
     if route == "PATCH":
-        assert stack.persons(f"/{address}/", "PATCH", {"properties": {"x": 1}}).json["uuid"] == uuid(name)
+        assert stack.persons(f"/{address}/", "PATCH", {"properties": {"x": 1}}).json["uuid"] == stack.uuid(name)
     else:
         assert stack.persons(f"/{address}/{route}/", "POST", {"key": "x", "value": 1}).status == 200
     post(stack, name, "update_property", key="y", value=2)
@@ -80,8 +73,8 @@ def test_integer_ids_stay_below_2_to_the_53_and_stay_for_ever(stack: Stack, name
 def test_a_key_with_another_body_is_422(stack: Stack, name: str) -> None:
     sent(stack, name)
     header = {"Idempotency_Key": uuid4().hex}
-    assert stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"a": 1}}, **header).status == 200
-    answer = stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"a": 2}}, **header)
+    assert stack.persons(f"/{stack.uuid(name)}/", "PATCH", {"properties": {"a": 1}}, **header).status == 200
+    answer = stack.persons(f"/{stack.uuid(name)}/", "PATCH", {"properties": {"a": 2}}, **header)
     assert answer.status == 422
     assert answer.json | {"detail": ""} == {
         "type": "invalid_request", "code": "idempotency_key_reused", "detail": "", "attr": None,
@@ -94,7 +87,7 @@ def test_a_keys_scope_is_the_addressed_person(stack: Stack, name: str) -> None:
     for number in range(2):
         sent(stack, f"{name}-{number}")
         body = {"properties": {"a": number}}
-        answer = stack.persons(f"/{uuid(f'{name}-{number}')}/", "PATCH", body, **header)
+        answer = stack.persons(f"/{stack.uuid(f'{name}-{number}')}/", "PATCH", body, **header)
         assert (answer.status, answer.json["properties"]) == (200, {"a": number})
         assert "Idempotency-Replayed" not in answer.headers
 
@@ -121,7 +114,7 @@ def test_the_flag_leaves_with_its_id_at_a_split(stack: Stack, name: str) -> None
 
 def test_the_flag_goes_at_a_delete(stack: Stack, name: str) -> None:
     sent(stack, name, "$identify", **{"$anon_distinct_id": f"{name}-device"})
-    assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 204
+    assert stack.persons(f"/{stack.uuid(name)}/", "DELETE").status == 204
     sent(stack, name)
     assert (person(stack, name)["is_identified"], person(stack, name)["distinct_ids"]) == (False, [name])
 
@@ -132,16 +125,16 @@ def test_the_flag_goes_at_a_delete(stack: Stack, name: str) -> None:
 def test_a_rest_merge_within_one_person_is_200_and_does_nothing(stack: Stack, name: str) -> None:
     sent(stack, name, "$identify", **{"$anon_distinct_id": f"{name}-2"})
     before = person(stack, name)
-    items = stack.persons(f"/{uuid(name)}/activity/").json["total_count"]
+    items = stack.persons(f"/{stack.uuid(name)}/activity/").json["total_count"]
     for other in (f"{name}-2", name):
         assert post(stack, name, "merge", distinct_id=other).json == before
-    assert stack.persons(f"/{uuid(name)}/activity/").json["total_count"] == items
+    assert stack.persons(f"/{stack.uuid(name)}/activity/").json["total_count"] == items
 
 
 @pytest.mark.parametrize("body", [{"distinct_id": "nobody"}, {"source": 123456789}, {"source": NOBODY}], ids=str)
 def test_an_unknown_source_is_404(stack: Stack, name: str, body: dict[str, Any]) -> None:
     sent(stack, name)
-    answer = stack.persons(f"/{uuid(name)}/merge/", "POST", body)
+    answer = stack.persons(f"/{stack.uuid(name)}/merge/", "POST", body)
     assert (answer.status, answer.json["code"], answer.json["detail"]) == (404, "not_found", "Not found.")
 
 
@@ -165,15 +158,15 @@ def test_when_the_root_leaves_the_first_remaining_in_order_of_joining_is_the_roo
     assert post(stack, a, "merge", distinct_id=c).json["distinct_ids"] == [a, b, c, d]
     answer = post(stack, a, "split", distinct_ids_to_split=[a]).json
     assert [one["distinct_ids"] for one in answer["persons"]] == [[b, c, d], [a]]
-    assert answer["persons"][0]["uuid"] == uuid(b)
-    assert person(stack, d)["uuid"] == uuid(b)
+    assert answer["persons"][0]["uuid"] == stack.uuid(b)
+    assert person(stack, d)["uuid"] == stack.uuid(b)
     again = post(stack, b, "split", distinct_ids_to_split=[b]).json
-    assert (again["persons"][0]["uuid"], again["persons"][0]["distinct_ids"]) == (uuid(c), [c, d])
+    assert (again["persons"][0]["uuid"], again["persons"][0]["distinct_ids"]) == (stack.uuid(c), [c, d])
 
 
 def test_a_split_of_all_is_400(stack: Stack, name: str) -> None:
     sent(stack, name)
-    answer = stack.persons(f"/{uuid(name)}/split/", "POST", {"distinct_ids_to_split": [name]})
+    answer = stack.persons(f"/{stack.uuid(name)}/split/", "POST", {"distinct_ids_to_split": [name]})
     assert (answer.status, answer.json["attr"]) == (400, "distinct_ids_to_split")
     alone = post(stack, name, "split", main_distinct_id=name).json
     assert [one["distinct_ids"] for one in alone["persons"]] == [[name]]
@@ -213,15 +206,15 @@ def test_points_carry_the_person_after_the_events_own_set_in_arrival_order(stack
     for number, second in enumerate((3, 1, 2)):
         event = {"event": "e", "distinct_id": name, "timestamp": today.format(second)}
         position = stack.capture(**event, properties={"$set": {"plan": number}}).headers["Position"]
-    answer = stack.persons(f"/{uuid(name)}/properties_timeline/?properties={PLAN}", Min_Position=position)
+    answer = stack.persons(f"/{stack.uuid(name)}/properties_timeline/?properties={PLAN}", Min_Position=position)
     points = [(point["timestamp"], point["properties"]["plan"]) for point in answer.json["points"]]
     assert points == [(today.format(3), 0), (today.format(1), 1), (today.format(2), 2)]
 
 
 def test_a_change_has_position_actor_cause_keys_before_and_after(stack: Stack, name: str) -> None:
     position = sent(stack, name, "signed up", **{"$set": {"plan": "a"}})
-    stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"plan": "b"}})
-    first, second = stack.persons(f"/{uuid(name)}/properties_timeline/?source=changes").json["points"]
+    stack.persons(f"/{stack.uuid(name)}/", "PATCH", {"properties": {"plan": "b"}})
+    first, second = stack.persons(f"/{stack.uuid(name)}/properties_timeline/?source=changes").json["points"]
     assert (first["position"], first["actor"]) == (position, "capture")
     assert first["cause"] == {"command": first["cause"]["command"], "kind": "capture", "event": "signed up"}
     assert (second["actor"], second["cause"]["kind"], second["cause"]["event"]) == ("bootstrap", "update", None)
@@ -234,17 +227,17 @@ def test_a_change_has_position_actor_cause_keys_before_and_after(stack: Stack, n
 def test_what_is_sent_after_a_delete_has_answered_is_a_new_life(stack: Stack, name: str) -> None:
     for life in range(5):
         sent(stack, name, **{"$set": {f"life{life}": 1}})
-        assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 204
+        assert stack.persons(f"/{stack.uuid(name)}/", "DELETE").status == 204
         position = stack.capture(event="e", distinct_id=name, properties={"$set": {"life": life}}).headers["Position"]
-        answer = stack.persons(f"/{uuid(name)}/", Min_Position=position)
+        answer = stack.persons(f"/{stack.uuid(name)}/", Min_Position=position)
         assert answer.json["properties"] == {"life": life}
 
 
 def test_an_import_from_before_the_erasure_is_dropped(stack: Stack, name: str) -> None:
     sent(stack, name)
-    assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 204
+    assert stack.persons(f"/{stack.uuid(name)}/", "DELETE").status == 204
     imported(stack, name, "2020-01-01T00:00:00Z", secret=1)
-    assert stack.persons(f"/{uuid(name)}/").status == 404
+    assert stack.persons(f"/{stack.uuid(name)}/").status == 404
     sent(stack, name, **{"$set": {"new": 1}})
     imported(stack, name, "2020-01-01T00:00:00Z", secret=1)
     assert person(stack, name)["properties"] == {"new": 1}
@@ -253,10 +246,10 @@ def test_an_import_from_before_the_erasure_is_dropped(stack: Stack, name: str) -
 def test_keep_person_alone_asks_for_nothing(stack: Stack, name: str) -> None:
     sent(stack, name)
     before = stack.persons("/deletion_requests/?limit=1").json
-    answer = stack.persons(f"/{uuid(name)}/?keep_person=true", "DELETE")
+    answer = stack.persons(f"/{stack.uuid(name)}/?keep_person=true", "DELETE")
     assert (answer.status, answer.body, answer.headers.get("Location")) == (204, b"", None)
     assert stack.persons("/deletion_requests/?limit=1").json == before
-    assert person(stack, name)["uuid"] == uuid(name)
+    assert person(stack, name)["uuid"] == stack.uuid(name)
 
 
 def test_deletion_status_lists_those_with_events_and_no_cancelled_ones_requests_list_all(
@@ -265,28 +258,29 @@ def test_deletion_status_lists_those_with_events_and_no_cancelled_ones_requests_
     sent(stack, name)
     made = [post(stack, name, kind).json["id"] for kind in ("delete_events", "delete_recordings", "delete_events")]
     assert stack.persons(f"/deletion_requests/{made[2]}/", "DELETE").status == 204
-    stack.persons(f"/{uuid(name)}/", "DELETE")
-    status = stack.persons(f"/deletion_status/?person_uuid={uuid(name)}").json
+    stack.persons(f"/{stack.uuid(name)}/", "DELETE")
+    status = stack.persons(f"/deletion_status/?person_uuid={stack.uuid(name)}").json
     assert (status["count"], len(status["results"])) == (1, 1)
     listed = stack.persons("/deletion_requests/?limit=10").json
-    mine = [one for one in listed["results"] if one["person_uuid"] == uuid(name)]
+    mine = [one for one in listed["results"] if one["person_uuid"] == stack.uuid(name)]
     assert [one["id"] for one in mine[1:]] == list(reversed(made))
     assert mine[0]["scope"] == {"profile": True, "events": False, "recordings": False}
     assert [one["state"] for one in mine] == ["pending", "cancelled", "pending", "pending"]
 
 
 def test_a_delete_without_events_keeps_them_and_one_with_them_takes_the_names_of_causes(
-    stack: Stack, name: str
+    erasing_stack: Stack, name: str
 ) -> None:
+    stack = erasing_stack
     kept, gone = f"{name}-kept", f"{name}-gone"
     for one in (kept, gone):
         sent(stack, one, "secret event", **{"$set": {"a": 1}})
-    assert stack.persons(f"/{uuid(kept)}/", "DELETE").status == 204
-    assert stack.persons(f"/{uuid(gone)}/?delete_events=true&keep_person=true", "DELETE").status == 204
+    assert stack.persons(f"/{stack.uuid(kept)}/", "DELETE").status == 204
+    assert stack.persons(f"/{stack.uuid(gone)}/?delete_events=true&keep_person=true", "DELETE").status == 204
     swept = stack.call("deletions", "run")
     assert swept.returncode == 0, swept.stdout + swept.stderr
     counts = [stack.query(f"SELECT count() FROM captured_events WHERE distinct_id = '{one}'") for one in (kept, gone)]
     assert counts == ["1", "0"]
-    (point,) = stack.persons(f"/{uuid(gone)}/properties_timeline/?source=changes").json["points"]
+    (point,) = stack.persons(f"/{stack.uuid(gone)}/properties_timeline/?source=changes").json["points"]
     assert (point["after"], point["cause"]["kind"], point["cause"]["event"]) == ({"a": 1}, "capture", None)
-    assert "secret event" not in str(stack.persons(f"/{uuid(gone)}/properties/a/history/").json)
+    assert "secret event" not in str(stack.persons(f"/{stack.uuid(gone)}/properties/a/history/").json)

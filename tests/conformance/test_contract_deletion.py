@@ -7,15 +7,15 @@ test_a_deleted_person_is_gone_at_once_erased_by_a_run_and_its_id_starts_empty_ag
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from tests.support.asking import sent, shown, uuid
-from tests.support.processes import Answer, Stack, running, wait_for
+from tests.support.asking import sent, shown
+from tests.support.processes import Answer, Stack
+from tests.support.stacks import Projects
 
 FLAGS = ("delete_events", "delete_recordings", "keep_person")
 NOTHING = {
@@ -25,18 +25,12 @@ NOTHING = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("contract-deletion") / "data") as started:
-        yield started
-
-
 def bulk(stack: Stack, **body: Any) -> Answer:
     return stack.persons("/bulk_delete/", "POST", body)
 
 
 def status(stack: Stack, name: str, query: str = "") -> dict[str, Any]:
-    answer = stack.persons(f"/deletion_status/?person_uuid={uuid(name)}{query}")
+    answer = stack.persons(f"/deletion_status/?person_uuid={stack.uuid(name)}{query}")
     assert answer.status == 200, answer.body
     body: dict[str, Any] = answer.json
     return body
@@ -48,9 +42,9 @@ def status(stack: Stack, name: str, query: str = "") -> dict[str, Any]:
 def test_bulk_delete_takes_uuids_and_integers_and_tells_what_it_did(stack: Stack, name: str) -> None:
     for number in range(3):
         sent(stack, f"{name}-{number}")
-    integer = stack.persons(f"/{uuid(name + '-1')}/").json["id"]
+    integer = stack.persons(f"/{stack.uuid(name + '-1')}/").json["id"]
     stranger = str(uuid4())
-    answer = bulk(stack, ids=[uuid(f"{name}-0"), integer, stranger])
+    answer = bulk(stack, ids=[stack.uuid(f"{name}-0"), integer, stranger])
     requests = answer.json["deletion_requests"]
     assert (answer.status, len(requests)) == (202, 2)
     assert answer.json == NOTHING | {
@@ -113,7 +107,7 @@ def test_flags_are_real_booleans(stack: Stack, name: str, flag: str, value: Any)
 def test_flags_choose_what_is_queued(stack: Stack, name: str, events: bool, recordings: bool, keep: bool) -> None:
     sent(stack, name)
     flags = dict(zip(FLAGS, (events, recordings, keep), strict=True))
-    body = bulk(stack, ids=[uuid(name)], **flags).json
+    body = bulk(stack, ids=[stack.uuid(name)], **flags).json
     count = 0 if keep else 1
     assert (body["persons_found"], body["persons_deleted"], body["persons_queued_for_deletion"]) == (1, count, count)
     assert body["events_queued_for_deletion"] is events
@@ -131,13 +125,13 @@ def test_flags_choose_what_is_queued(stack: Stack, name: str, events: bool, reco
 def test_deletion_status_is_a_page_of_these_fields(stack: Stack, name: str) -> None:
     sent(stack, name)
     assert status(stack, name) == {"count": 0, "next": None, "previous": None, "results": []}
-    bulk(stack, ids=[uuid(name)], delete_events=True)
+    bulk(stack, ids=[stack.uuid(name)], delete_events=True)
     body = status(stack, name)
     created_at = body["results"][0]["created_at"]
     assert body == {
         "count": 1, "next": None, "previous": None,
         "results": [
-            {"person_uuid": uuid(name), "created_at": created_at, "status": "pending", "delete_verified_at": None}
+            {"person_uuid": stack.uuid(name), "created_at": created_at, "status": "pending", "delete_verified_at": None}
         ],
     }  # fmt: skip
     assert created_at.endswith("Z")
@@ -146,7 +140,7 @@ def test_deletion_status_is_a_page_of_these_fields(stack: Stack, name: str) -> N
 def test_deletion_status_pages_by_limit_and_offset_newest_first(stack: Stack, name: str) -> None:
     sent(stack, name)
     for _ in range(3):
-        assert stack.persons(f"/{uuid(name)}/delete_events/", "POST").status == 200
+        assert stack.persons(f"/{stack.uuid(name)}/delete_events/", "POST").status == 200
     everything = status(stack, name)["results"]
     times = [one["created_at"] for one in everything]
     assert times == sorted(times, reverse=True) and len(times) == 3
@@ -158,7 +152,8 @@ def test_deletion_status_pages_by_limit_and_offset_newest_first(stack: Stack, na
     assert status(stack, name, "&offset=1")["results"] == everything[1:]
 
 
-def test_deletion_status_knows_pending_completed_and_all(stack: Stack, name: str) -> None:
+def test_deletion_status_knows_pending_completed_and_all(erasing_stack: Stack, name: str) -> None:
+    stack = erasing_stack
     sent(stack, f"{name}-done")
     bulk(stack, distinct_ids=[f"{name}-done"], delete_events=True)
     location = f"/deletion_requests/{stack.persons('/deletion_requests/?limit=1').json['results'][0]['id']}/"
@@ -190,16 +185,16 @@ def test_a_wrong_parameter_of_deletion_status_is_400(stack: Stack, query: str, c
     assert (answer.status, answer.json["code"], answer.json["attr"]) == (400, code, attr)
 
 
-def test_deletion_status_and_requests_are_of_this_project_only(stack: Stack, name: str) -> None:
-    assert stack.call("projects", "create", "second").returncode == 0
+def test_deletion_status_and_requests_are_of_this_project_only(
+    stack: Stack, projects: Projects, name: str
+) -> None:
+    second = projects.fresh()
     sent(stack, name)
     request = bulk(stack, distinct_ids=[name], delete_events=True).json["deletion_request"]
-    second = "/api/projects/2/persons"
-    wait_for(lambda: stack.ask("GET", f"{second}/").status == 200, 10, "the project to be known")
-    assert stack.ask("GET", f"{second}/deletion_status/").json["count"] == 0
-    assert stack.ask("GET", f"{second}/deletion_requests/").json["results"] == []
+    assert second.persons("/deletion_status/").json["count"] == 0
+    assert second.persons("/deletion_requests/").json["results"] == []
     for method in ("GET", "DELETE"):
-        assert stack.ask(method, f"{second}/deletion_requests/{request}/").status == 404
+        assert second.persons(f"/deletion_requests/{request}/", method).status == 404
     assert stack.persons(f"/deletion_requests/{request}/").json["state"] == "pending"
 
 
@@ -210,13 +205,14 @@ def test_a_deletion_request_shows_its_state_phases_window_and_receipt(stack: Sta
     sent(stack, name)
     request = bulk(stack, distinct_ids=[name], delete_events=True).json["deletion_request"]
     body = stack.persons(f"/deletion_requests/{request}/").json
-    assert (body["id"], body["state"], body["person_uuid"]) == (request, "pending", uuid(name))
+    assert (body["id"], body["state"], body["person_uuid"]) == (request, "pending", stack.uuid(name))
     assert set(body) >= {"id", "state", "phases", "window", "receipt"}
     listed = stack.persons("/deletion_requests/?limit=1").json
     assert listed["results"] == [body]
 
 
-def test_a_request_tells_its_next_window_and_then_counts_per_store(stack: Stack, name: str) -> None:
+def test_a_request_tells_its_next_window_and_then_counts_per_store(erasing_stack: Stack, name: str) -> None:
+    stack = erasing_stack
     sent(stack, name)
     path = f"/deletion_requests/{bulk(stack, distinct_ids=[name], delete_events=True).json['deletion_request']}/"
     pending = stack.persons(path).json
@@ -229,7 +225,8 @@ def test_a_request_tells_its_next_window_and_then_counts_per_store(stack: Stack,
     assert all(phase["remaining"] == 0 for phase in done["phases"].values())
 
 
-def test_a_request_tells_partition_i_of_n(stack: Stack, name: str) -> None:
+def test_a_request_tells_partition_i_of_n(erasing_stack: Stack, name: str) -> None:
+    stack = erasing_stack
     sent(stack, name)
     path = f"/deletion_requests/{bulk(stack, distinct_ids=[name], delete_events=True).json['deletion_request']}/"
     assert stack.persons(path).json["partition"] is None
@@ -241,15 +238,16 @@ def test_a_request_tells_partition_i_of_n(stack: Stack, name: str) -> None:
 @pytest.mark.parametrize("kind", ["delete_events", "delete_recordings"])
 def test_these_routes_answer_with_the_request_and_keep_the_person(stack: Stack, name: str, kind: str) -> None:
     sent(stack, name, **{"$set": {"a": 1}})
-    answer = stack.persons(f"/{uuid(name)}/{kind}/", "POST", {})
+    answer = stack.persons(f"/{stack.uuid(name)}/{kind}/", "POST", {})
     assert answer.status == 200
     assert answer.json == stack.persons(f"/deletion_requests/{answer.json['id']}/").json
     assert shown(stack, name)["properties"] == {"a": 1}  # type: ignore[index]  # it is there
 
 
-def test_a_pending_request_can_be_cancelled_and_is_not_carried_out(stack: Stack, name: str) -> None:
+def test_a_pending_request_can_be_cancelled_and_is_not_carried_out(erasing_stack: Stack, name: str) -> None:
+    stack = erasing_stack
     sent(stack, name)
-    request = stack.persons(f"/{uuid(name)}/delete_events/", "POST").json["id"]
+    request = stack.persons(f"/{stack.uuid(name)}/delete_events/", "POST").json["id"]
     answer = stack.persons(f"/deletion_requests/{request}/", "DELETE")
     assert (answer.status, answer.body) == (204, b"")
     assert stack.persons(f"/deletion_requests/{request}/").json["state"] == "cancelled"
@@ -283,39 +281,39 @@ def test_an_unknown_deletion_request_is_404(stack: Stack, request_id: str) -> No
 )
 def test_delete_takes_the_three_flags(stack: Stack, name: str, query: str, scope: tuple[bool, ...]) -> None:
     sent(stack, name)
-    answer = stack.persons(f"/{uuid(name)}/{query}", "DELETE")
+    answer = stack.persons(f"/{stack.uuid(name)}/{query}", "DELETE")
     assert (answer.status, answer.body) == (204, b"")
     made = stack.ask("GET", answer.headers["Location"])
     assert made.json["scope"] == dict(zip(("profile", "events", "recordings"), scope, strict=True))
-    assert stack.persons(f"/{uuid(name)}/").status == (404 if scope[0] else 200)
+    assert stack.persons(f"/{stack.uuid(name)}/").status == (404 if scope[0] else 200)
 
 
 @pytest.mark.parametrize("flag", FLAGS)
 @pytest.mark.parametrize("value", ["yes", "2", "null", "TRUE", "on"])
 def test_a_flag_of_delete_that_is_no_boolean_deletes_nobody(stack: Stack, name: str, flag: str, value: str) -> None:
     sent(stack, name)
-    answer = stack.persons(f"/{uuid(name)}/?{flag}={value}", "DELETE")
+    answer = stack.persons(f"/{stack.uuid(name)}/?{flag}={value}", "DELETE")
     assert (answer.status, answer.json["code"], answer.json["attr"]) == (400, "invalid_input", flag)
-    assert stack.persons(f"/{uuid(name)}/").status == 200
+    assert stack.persons(f"/{stack.uuid(name)}/").status == 200
 
 
 def test_the_second_delete_is_404(stack: Stack, name: str) -> None:
     sent(stack, name)
-    assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 204
-    second = stack.persons(f"/{uuid(name)}/", "DELETE")
+    assert stack.persons(f"/{stack.uuid(name)}/", "DELETE").status == 204
+    second = stack.persons(f"/{stack.uuid(name)}/", "DELETE")
     assert (second.status, second.json["detail"]) == (404, "Not found.")
 
 
 @pytest.mark.parametrize("how", ["DELETE", "bulk_delete"])
 def test_a_deleted_id_may_be_used_again_at_once_and_starts_empty(stack: Stack, name: str, how: str) -> None:
     sent(stack, name, "$identify", **{"$set": {"old": 1}, "$set_once": {"older": 1}, "$anon_distinct_id": f"{name}-2"})
-    before = stack.persons(f"/{uuid(name)}/").json
+    before = stack.persons(f"/{stack.uuid(name)}/").json
     if how == "DELETE":
-        assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 204
+        assert stack.persons(f"/{stack.uuid(name)}/", "DELETE").status == 204
     else:
         assert bulk(stack, distinct_ids=[name]).status == 202
     sent(stack, name, **{"$set_once": {"older": 2}})
-    after = stack.persons(f"/{uuid(name)}/").json
+    after = stack.persons(f"/{stack.uuid(name)}/").json
     assert (after["properties"], after["distinct_ids"], after["is_identified"]) == ({"older": 2}, [name], False)
     assert (after["id"], after["created_at"] > before["created_at"]) == (before["id"], True)
     assert shown(stack, f"{name}-2") is None

@@ -7,14 +7,14 @@ test_ids_of_another_project_are_as_unknown_as_any).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from tests.support.asking import sent, uuid
-from tests.support.processes import PERSONAL_KEY, TOKEN, Answer, Stack, running, wait_for
+from tests.support.asking import sent
+from tests.support.processes import PERSONAL_KEY, TOKEN, Answer, Stack, wait_for
+from tests.support.stacks import Projects, make_keys
 
 DETAIL: dict[str, tuple[str, str, Any]] = {
     "retrieve": ("GET", "", None),
@@ -47,34 +47,27 @@ JSON_ROUTES: dict[str, tuple[str, str]] = {
 
 
 class Scene:
-    """A stack with two projects, a key of each kind, and one person."""
+    """Two projects, a key of each kind, and one person of the first; asked with a key of all projects."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        assert stack.call("projects", "create", "second").returncode == 0
-        self.reader, self.stranger = self._key("1", "person:read"), self._key("2", "*")
+    def __init__(self, stack: Stack, second: Stack) -> None:
+        self.stack, self.second, self.stranger = stack, second.project, second.key
+        (self.reader,) = make_keys(stack, ("person:read", [stack.project]))
         sent(stack, "ada", **{"$set": {"a": 1}})
-        self.id = stack.persons(f"/{uuid('ada')}/").json["id"]
-        self.stack.persons(f"/{uuid('ada')}/merge/", "POST", {"distinct_id": "ada-2"})
-        wait_for(lambda: self.ask("/", key=self.stranger, project=2).status == 200, 20, "the keys to be known")
+        self.id = stack.persons(f"/{stack.uuid('ada')}/").json["id"]
+        self.stack.persons(f"/{stack.uuid('ada')}/merge/", "POST", {"distinct_id": "ada-2"})
 
     def ask(
-        self, path: str, method: str = "GET", body: Any = None, *, project: Any = 1, key: str | None = PERSONAL_KEY,
+        self, path: str, method: str = "GET", body: Any = None, *, project: Any = None, key: str | None = PERSONAL_KEY,
         **headers: str,
     ) -> Answer:  # fmt: skip
         path = path.replace("{id}", str(self.id))
-        return self.stack.ask(method, f"/api/projects/{project}/persons{path}", body, key=key, **headers)
-
-    def _key(self, projects: str, scopes: str) -> str:
-        made = self.stack.call("keys", "create", "--scopes", scopes, "--projects", projects)
-        assert made.returncode == 0, made.stderr
-        return made.stdout.strip()
+        number = self.stack.project if project is None else project
+        return self.stack.ask(method, f"/api/projects/{number}/persons{path}", body, key=key, **headers)
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with running(tmp_path_factory.mktemp("contract-errors") / "data") as started:
-        yield Scene(started)
+def scene(projects: Projects) -> Scene:
+    return Scene(projects.fresh(), projects.fresh())
 
 
 def check(answer: Answer, status: int, kind: str, code: str, attr: str | None = None, detail: str = "") -> None:
@@ -156,10 +149,10 @@ def test_a_missing_person_is_404(scene: Scene, route: str, form: str) -> None:
 def test_a_deleted_person_is_404(scene: Scene, route: str) -> None:
     name = f"gone-{uuid4().hex[:8]}"
     sent(scene.stack, name)
-    number = scene.stack.persons(f"/{uuid(name)}/").json["id"]
+    number = scene.stack.persons(f"/{scene.stack.uuid(name)}/").json["id"]
     assert scene.stack.persons(f"/{number}/", "DELETE").status == 204
     method, path, body = DETAIL[route]
-    for address in (number, uuid(name)):
+    for address in (number, scene.stack.uuid(name)):
         answer = scene.ask(f"/{address}/{path}", method, body)
         check(answer, 404, "invalid_request", "not_found", detail="Not found.")
 
@@ -167,8 +160,8 @@ def test_a_deleted_person_is_404(scene: Scene, route: str) -> None:
 @pytest.mark.parametrize("route", DETAIL)
 def test_a_person_of_another_project_is_404(scene: Scene, route: str) -> None:
     method, path, body = DETAIL[route]
-    for address in (scene.id, uuid("ada")):
-        answer = scene.ask(f"/{address}/{path}", method, body, project=2)
+    for address in (scene.id, scene.stack.uuid("ada")):
+        answer = scene.ask(f"/{address}/{path}", method, body, project=scene.second)
         check(answer, 404, "invalid_request", "not_found", detail="Not found.")
 
 
@@ -289,12 +282,12 @@ def test_a_stale_if_match_is_412_on_every_write_of_a_person(scene: Scene, route:
     name, (method, path, body) = f"stale-{uuid4().hex[:8]}", DETAIL[route]
     sent(scene.stack, "somebody")
     sent(scene.stack, name, "$identify", **{"$anon_distinct_id": f"{name}-2", "$set": {"a": 0}})
-    seen = scene.stack.persons(f"/{uuid(name)}/").headers["ETag"]
+    seen = scene.stack.persons(f"/{scene.stack.uuid(name)}/").headers["ETag"]
     sent(scene.stack, name, **{"$set": {"a": "newer"}})
-    before = scene.stack.persons(f"/{uuid(name)}/").json
-    answer = scene.ask(f"/{uuid(name)}/{path}", method, body, If_Match=seen)
+    before = scene.stack.persons(f"/{scene.stack.uuid(name)}/").json
+    answer = scene.ask(f"/{scene.stack.uuid(name)}/{path}", method, body, If_Match=seen)
     check(answer, 412, "invalid_request", "precondition_failed")
-    assert scene.stack.persons(f"/{uuid(name)}/").json == before
+    assert scene.stack.persons(f"/{scene.stack.uuid(name)}/").json == before
 
 
 def test_projection_lag_is_503_with_retry_after(scene: Scene) -> None:
@@ -326,16 +319,18 @@ def test_patch_judges_body_then_form_then_existence(
     assert (answer.status, answer.json["code"], answer.json["attr"]) == (status, code, attr)
 
 
-def test_a_database_that_is_down_is_503_and_comes_back(scene: Scene) -> None:
-    """Last of the module: the engine is killed, and supervised back."""
-    old = scene.stack.kill("engine")
-    answer = wait_for(lambda: _unless_ok(scene), 10, "an answer while the engine is away")
+def test_a_database_that_is_down_is_503_and_comes_back(own_stack: Stack) -> None:
+    """The engine is killed, and supervised back."""
+    sent(own_stack, "ada")
+    path = f"/{own_stack.uuid('ada')}/"
+    old = own_stack.kill("engine")
+    answer = wait_for(lambda: _unless_ok(own_stack, path), 30, "an answer while the engine is away")
     check(answer, 503, "server_error", "unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
-    scene.stack.wait_restarted("engine", old)
-    wait_for(lambda: scene.ask("/{id}/").status == 200, 30, "the engine to answer again")
+    own_stack.wait_restarted("engine", old, 60)
+    wait_for(lambda: own_stack.persons(path).status == 200, 60, "the engine to answer again")
 
 
-def _unless_ok(scene: Scene) -> Answer | None:
-    answer = scene.ask("/{id}/")
+def _unless_ok(stack: Stack, path: str) -> Answer | None:
+    answer = stack.persons(path)
     return answer if answer.status != 200 else None

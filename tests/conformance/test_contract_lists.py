@@ -7,7 +7,6 @@ Shown elsewhere, in test_filters: pages that are full while writes go on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -15,8 +14,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 import orjson
 import pytest
 
-from tests.support.asking import sent, uuid
-from tests.support.processes import TOKEN, Answer, Stack, running
+from tests.support.asking import sent
+from tests.support.processes import Answer, Stack
+from tests.support.stacks import Projects
 
 NOW = datetime.now(UTC)
 PERSONS: dict[str, dict[str, Any]] = {
@@ -36,10 +36,10 @@ ALL = sorted(PERSONS)
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("contract-lists") / "data") as started:
-        captured(started, PERSONS)
-        yield started
+def stack(projects: Projects) -> Stack:
+    stack = projects.fresh()
+    captured(stack, PERSONS)
+    return stack
 
 
 def captured(stack: Stack, persons: dict[str, dict[str, Any]], **batch: Any) -> str:
@@ -48,7 +48,7 @@ def captured(stack: Stack, persons: dict[str, dict[str, Any]], **batch: Any) -> 
         {"event": "e", "distinct_id": name, "properties": {"$set": properties}, "timestamp": "2026-02-03T04:05:06Z"}
         for name, properties in persons.items()
     ]
-    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": events, **batch}, key=None)
+    answer = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": events, **batch}, key=None)
     assert answer.status == 200, answer.body
     assert stack.persons("/?limit=1", Min_Position=answer.headers["Position"]).status == 200
     return answer.headers["Position"]
@@ -110,19 +110,21 @@ def test_the_order_is_created_at_then_uuid_both_descending(stack: Stack, name: s
     for one in later:
         sent(stack, one)
     mine = [one for one in ids(stack.persons("/?limit=1000" + query.format(name=name))) if one.startswith(name)]
-    assert mine == [*reversed(later), *sorted(same, key=uuid, reverse=True)]
+    assert mine == [*reversed(later), *sorted(same, key=stack.uuid, reverse=True)]
 
 
 def test_next_is_an_absolute_url_that_goes_on_with_the_same_filters(stack: Stack, name: str) -> None:
     captured(stack, {f"{name}-{number}": {} for number in range(5)})
-    seen, url = [], f"/api/environments/1/persons/?search={name}&limit=2"
+    seen, url = [], f"/api/environments/{stack.project}/persons/?search={name}&limit=2"
     sizes = []
     while url:
         answer = stack.ask("GET", url)
         seen += ids(answer)
         sizes.append(len(answer.json["results"]))
         following = answer.json["next"]
-        assert following is None or following.startswith(f"{stack.url}/api/environments/1/persons/?")
+        assert following is None or following.startswith(
+            f"{stack.url}/api/environments/{stack.project}/persons/?"
+        )
         assert following is None or parse_qs(urlsplit(following).query)["search"] == [name]
         url = following and following.removeprefix(stack.url)
     assert sizes == [2, 2, 1]
@@ -177,7 +179,7 @@ def test_search_is_a_part_of_email_name_uuid_or_any_distinct_id_whatever_the_cas
     person = f"P-{name}"
     values = {"email": f"E-{name}@x.y", "name": f"N {name} ÄÖ", "other": f"O-{name}"}
     sent(stack, person, "$identify", **{"$set": values, "$anon_distinct_id": f"D-{name}"})
-    for part in (f"p-{name}", f"e-{name}@X", f"n {name} äö", uuid(person)[2:30].upper(), f"d-{name}"):
+    for part in (f"p-{name}", f"e-{name}@X", f"n {name} äö", stack.uuid(person)[2:30].upper(), f"d-{name}"):
         assert ids(stack.persons(f"/?search={quote(part)}")) == [person], part
     for part in (f"O-{name}", f"{name}%", f"_-{name}"):
         assert ids(stack.persons(f"/?search={quote(part)}")) == []
@@ -325,7 +327,7 @@ def test_the_header_is_the_sorted_union_of_flattened_keys(stack: Stack, name: st
 
 def test_null_is_empty_and_booleans_and_times_are_as_in_json(stack: Stack, name: str) -> None:
     lines = table(stack, name, [{"nothing": None, "yes": True, "no": False, "real": -1.5}])
-    person = stack.persons(f"/{uuid(name + '-0')}/").json
+    person = stack.persons(f"/{stack.uuid(name + '-0')}/").json
     for key, cell in (("nothing", ""), ("yes", "true"), ("no", "false"), ("real", "-1.5")):
         assert column(lines, f"properties.{key}") == [cell]
     assert column(lines, "created_at") == [person["created_at"]]
@@ -348,12 +350,12 @@ def test_cells_are_quoted_by_rfc_4180_in_utf_8(stack: Stack, name: str) -> None:
 
 def test_one_person_a_timeline_and_an_activity_page_render_too(stack: Stack, name: str) -> None:
     sent(stack, name, **{"$set": {"plan": "free"}})
-    stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"plan": "pro"}})
-    lines = stack.persons(f"/{uuid(name)}.csv").body.decode().split("\r\n")
+    stack.persons(f"/{stack.uuid(name)}/", "PATCH", {"properties": {"plan": "pro"}})
+    lines = stack.persons(f"/{stack.uuid(name)}.csv").body.decode().split("\r\n")
     assert column(lines[:2], "properties.plan") == ["pro"]
-    lines = stack.persons(f"/{uuid(name)}/properties_timeline.csv").body.decode().split("\r\n")
+    lines = stack.persons(f"/{stack.uuid(name)}/properties_timeline.csv").body.decode().split("\r\n")
     assert (lines[0], len(lines)) == ("properties.plan,relevant_event_count,timestamp", 3)
-    lines = stack.persons(f"/{uuid(name)}/activity.csv").body.decode().split("\r\n")
+    lines = stack.persons(f"/{stack.uuid(name)}/activity.csv").body.decode().split("\r\n")
     assert "detail.changes.0.after.plan" in lines[0] and len(lines) == 3
 
 

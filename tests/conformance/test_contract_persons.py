@@ -10,19 +10,19 @@ test_properties_at_time_refuses_as_the_original_does).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pytest
 
-from tests.support.asking import imported, sent, uuid
-from tests.support.processes import TOKEN, Answer, Stack, running, wait_for
+from tests.support.asking import imported, sent
+from tests.support.processes import Answer, Stack
+from tests.support.stacks import Projects
 
 PREFIXES = {
-    "environments": "/api/environments/1/persons",
+    "environments": "/api/environments/{project}/persons",
     "environments @current": "/api/environments/@current/persons",
-    "projects": "/api/projects/1/persons",
+    "projects": "/api/projects/{project}/persons",
     "projects @current": "/api/projects/@current/persons",
     "person": "/api/person",
 }
@@ -78,16 +78,10 @@ ROUTES: dict[str, Row] = {
 ADDRESSED = [one for one, row in ROUTES.items() if "{id}" in row.path]
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("contract-persons") / "data") as started:
-        yield started
-
-
 def born(stack: Stack, name: str, /, **properties: Any) -> dict[str, Any]:
     """A person made by one captured event."""
     sent(stack, name, **{"$set": properties})
-    found: dict[str, Any] = stack.persons(f"/{uuid(name)}/").json
+    found: dict[str, Any] = stack.persons(f"/{stack.uuid(name)}/").json
     return found
 
 
@@ -98,11 +92,15 @@ def ask(stack: Stack, row: Row, name: str, prefix: str, slash: str = "", form: s
     if "{request}" in row.path:
         filled["request"] = stack.persons(f"/{person['id']}/delete_recordings/", "POST").json["id"]
     path, _, query = row.path.partition("?")
-    url, body = prefix + path + slash + ("?" + query if query else ""), row.body
+    url, body = under(stack, prefix) + path + slash + ("?" + query if query else ""), row.body
     for field, value in filled.items():
         url = url.replace(f"{{{field}}}", value)
         body = _filled(body, f"{{{field}}}", value)
     return stack.ask(row.method, url, body)
+
+
+def under(stack: Stack, prefix: str) -> str:
+    return prefix.replace("{project}", str(stack.project))
 
 
 def _filled(body: Any, field: str, value: str) -> Any:
@@ -153,7 +151,7 @@ def test_a_bulk_delete_of_somebody_carries_a_position(stack: Stack, name: str) -
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("slash", ["", "/"], ids=["bare", "slash"])
 def test_post_to_the_collection_is_405_and_points_at_capture(stack: Stack, prefix: str, slash: str) -> None:
-    answer = stack.ask("POST", PREFIXES[prefix] + slash, {"distinct_id": "x"})
+    answer = stack.ask("POST", under(stack, PREFIXES[prefix]) + slash, {"distinct_id": "x"})
     assert answer.status == 405
     assert answer.json | {"detail": ""} == {
         "type": "invalid_request", "code": "method_not_allowed", "detail": "", "attr": None,
@@ -163,25 +161,25 @@ def test_post_to_the_collection_is_405_and_points_at_capture(stack: Stack, prefi
 
 def test_the_person_prefix_takes_the_project_of_a_token(stack: Stack, name: str) -> None:
     born(stack, name)
-    assert stack.ask("GET", f"/api/person/{uuid(name)}/?token={TOKEN}").json["uuid"] == uuid(name)
+    assert stack.ask("GET", f"/api/person/{stack.uuid(name)}/?token={stack.token}").json["uuid"] == stack.uuid(name)
     assert stack.ask("GET", "/api/person/?token=phc_nobody").status == 404
 
 
 def test_patch_with_respond_async_is_202_and_empty(stack: Stack, name: str) -> None:
     born(stack, name, a=1)
     for method in ("PATCH", "PUT"):
-        answer = stack.persons(f"/{uuid(name)}/", method, {"properties": {"a": method}}, Prefer="respond-async")
+        answer = stack.persons(f"/{stack.uuid(name)}/", method, {"properties": {"a": method}}, Prefer="respond-async")
         assert (answer.status, answer.body) == (202, b"")
-        read = stack.persons(f"/{uuid(name)}/", Min_Position=answer.headers["Position"])
+        read = stack.persons(f"/{stack.uuid(name)}/", Min_Position=answer.headers["Position"])
         assert read.json["properties"] == {"a": method}
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
 def test_an_update_sets_and_never_replaces(stack: Stack, name: str, method: str) -> None:
     before = born(stack, name, a=1, b=1)
-    answer = stack.persons(f"/{uuid(name)}/", method, {"properties": {"b": 2, "c": None}})
+    answer = stack.persons(f"/{stack.uuid(name)}/", method, {"properties": {"b": 2, "c": None}})
     assert answer.json == before | {"properties": {"a": 1, "b": 2, "c": None}}
-    assert stack.persons(f"/{uuid(name)}/").json == answer.json
+    assert stack.persons(f"/{stack.uuid(name)}/").json == answer.json
 
 
 @pytest.mark.parametrize("body", [None, {}], ids=["no body", "an empty object"])
@@ -189,30 +187,30 @@ def test_delete_property_takes_the_name_from_the_query_when_the_body_has_none(
     stack: Stack, name: str, body: dict[str, Any] | None
 ) -> None:
     born(stack, name, a=1, b=2)
-    assert stack.persons(f"/{uuid(name)}/delete_property/?$unset=a", "POST", body).json == {"success": True}
-    assert stack.persons(f"/{uuid(name)}/").json["properties"] == {"b": 2}
-    assert stack.persons(f"/{uuid(name)}/delete_property/?$unset=b", "POST", {"$unset": "c"}).status == 200
-    assert stack.persons(f"/{uuid(name)}/").json["properties"] == {"b": 2}
+    assert stack.persons(f"/{stack.uuid(name)}/delete_property/?$unset=a", "POST", body).json == {"success": True}
+    assert stack.persons(f"/{stack.uuid(name)}/").json["properties"] == {"b": 2}
+    assert stack.persons(f"/{stack.uuid(name)}/delete_property/?$unset=b", "POST", {"$unset": "c"}).status == 200
+    assert stack.persons(f"/{stack.uuid(name)}/").json["properties"] == {"b": 2}
 
 
 def test_delete_names_the_deletion_request_in_location(stack: Stack, name: str) -> None:
     born(stack, name)
-    answer = stack.persons(f"/{uuid(name)}/", "DELETE")
+    answer = stack.persons(f"/{stack.uuid(name)}/", "DELETE")
     assert (answer.status, answer.body) == (204, b"")
     made = stack.ask("GET", answer.headers["Location"])
-    assert (made.status, made.json["person_uuid"]) == (200, uuid(name))
+    assert (made.status, made.json["person_uuid"]) == (200, stack.uuid(name))
 
 
 def test_split_answers_with_uuid_id_and_distinct_ids_of_every_person(stack: Stack, name: str) -> None:
     device = f"{name}-device"
     one, two = born(stack, name), born(stack, device)
-    stack.persons(f"/{uuid(name)}/merge/", "POST", {"distinct_id": device})
-    answer = stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": name})
+    stack.persons(f"/{stack.uuid(name)}/merge/", "POST", {"distinct_id": device})
+    answer = stack.persons(f"/{stack.uuid(name)}/split/", "POST", {"main_distinct_id": name})
     assert answer.json == {
         "success": True,
         "persons": [
-            {"uuid": uuid(name), "id": one["id"], "distinct_ids": [name]},
-            {"uuid": uuid(device), "id": two["id"], "distinct_ids": [device]},
+            {"uuid": stack.uuid(name), "id": one["id"], "distinct_ids": [name]},
+            {"uuid": stack.uuid(device), "id": two["id"], "distinct_ids": [device]},
         ],
     }
 
@@ -222,7 +220,7 @@ def test_merge_takes_a_source_by_id_uuid_or_distinct_id(stack: Stack, name: str,
     survivor, absorbed = born(stack, name, a=1), born(stack, f"{name}-2", b=2)
     body = {"distinct_id": f"{name}-2"} if form == "distinct_id" else {"source": absorbed[form]}
     answer = stack.persons(f"/{survivor['id']}/merge/", "POST", body)
-    assert (answer.status, answer.json["id"], answer.json["uuid"]) == (200, survivor["id"], uuid(name))
+    assert (answer.status, answer.json["id"], answer.json["uuid"]) == (200, survivor["id"], stack.uuid(name))
     assert answer.json["properties"] == {"a": 1, "b": 2}
     assert sorted(answer.json["distinct_ids"]) == [name, f"{name}-2"]
     assert answer.json == stack.persons(f"/{absorbed['id']}/").json
@@ -315,7 +313,7 @@ def test_a_person_has_these_fields_and_no_others(stack: Stack, name: str) -> Non
     assert isinstance(person["id"], int)
     assert person == {
         "id": person["id"], "name": name, "distinct_ids": [name], "properties": {"plan": "pro"},
-        "created_at": "2026-01-02T03:04:05Z", "uuid": uuid(name), "last_seen_at": person["last_seen_at"],
+        "created_at": "2026-01-02T03:04:05Z", "uuid": stack.uuid(name), "last_seen_at": person["last_seen_at"],
         "is_identified": False,
     }  # fmt: skip
 
@@ -354,7 +352,7 @@ def test_anonymous_ids_come_last_and_never_name_a_person(stack: Stack, name: str
     device = device.format(uuid4().hex[:8], uuid4().hex[:4], uuid4().hex[:12])
     born(stack, device)
     born(stack, name)
-    merged = stack.persons(f"/{uuid(device)}/merge/", "POST", {"distinct_id": name}).json
+    merged = stack.persons(f"/{stack.uuid(device)}/merge/", "POST", {"distinct_id": name}).json
     assert merged["distinct_ids"] == ([name, device] if anonymous else [device, name])
     assert merged["name"] == merged["distinct_ids"][0]
 
@@ -385,14 +383,10 @@ VECTORS = {
 }
 
 
-def test_uuids_are_those_of_the_vectors(stack: Stack) -> None:
-    made = stack.call("projects", "create", "second")
-    token = re.search(r"phc_[\w-]+", made.stdout)
-    assert token is not None
-    tokens = {1: TOKEN, 2: token[0]}
-    wait_for(lambda: stack.ask("GET", "/api/projects/2/persons/").status == 200, 10, "the project to be known")
+def test_uuids_are_those_of_the_vectors(projects: Projects) -> None:
+    """Every other test has a project with a number that nobody chose."""
     for (project, distinct_id), wanted in VECTORS.items():
-        event = {"api_key": tokens[project], "event": "e", "distinct_id": distinct_id}
-        position = stack.ask("POST", "/capture/", event, key=None).headers["Position"]
-        path = f"/api/projects/{project}/persons/{wanted}/"
-        assert stack.ask("GET", path, Min_Position=position).json["distinct_ids"] == [distinct_id]
+        stack = {1: projects.first, 2: projects.second}[project]
+        assert stack.project == project
+        position = stack.capture(event="e", distinct_id=distinct_id).headers["Position"]
+        assert stack.persons(f"/{wanted}/", Min_Position=position).json["distinct_ids"] == [distinct_id]

@@ -6,20 +6,13 @@ twice), a merge that names nobody (test_identities: test_a_merge_that_names_nobo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from tests.support.asking import sent, shown, uuid
-from tests.support.processes import Answer, Stack, running
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("contract-split") / "data") as started:
-        yield started
+from tests.support.asking import sent, shown
+from tests.support.processes import Answer, Stack
 
 
 def three(stack: Stack, name: str) -> tuple[str, str, str]:
@@ -48,7 +41,7 @@ def properties(stack: Stack, name: str) -> dict[str, Any]:
 
 
 def split(stack: Stack, name: str, **body: Any) -> Answer:
-    return stack.persons(f"/{uuid(name)}/split/", "POST", body)
+    return stack.persons(f"/{stack.uuid(name)}/split/", "POST", body)
 
 
 def persons(answer: Answer) -> list[list[str]]:
@@ -59,7 +52,7 @@ def persons(answer: Answer) -> list[list[str]]:
 
 def refusals(stack: Stack, name: str) -> list[str]:
     """What is told of refused merges of this person."""
-    items = stack.persons(f"/{uuid(name)}/activity/").json["results"]
+    items = stack.persons(f"/{stack.uuid(name)}/activity/").json["results"]
     return [str(item["detail"]["changes"]) for item in items if item["activity"] == "merge_refused"]
 
 
@@ -83,7 +76,7 @@ def test_the_first_id_is_the_first_that_is_shown(stack: Stack, name: str) -> Non
     anonymous = str(uuid4())
     sent(stack, anonymous)
     sent(stack, name)
-    stack.persons(f"/{uuid(anonymous)}/merge/", "POST", {"distinct_id": name})
+    stack.persons(f"/{stack.uuid(anonymous)}/merge/", "POST", {"distinct_id": name})
     assert together(stack, name) == [name, anonymous]
     assert persons(split(stack, name)) == [[name], [anonymous]]
 
@@ -156,7 +149,7 @@ def test_split_persons_can_be_merged_again(stack: Stack, name: str) -> None:
     before = properties(stack, name)
     split(stack, name)
     for other in ids[1:]:
-        assert stack.persons(f"/{uuid(name)}/merge/", "POST", {"distinct_id": other}).status == 200
+        assert stack.persons(f"/{stack.uuid(name)}/merge/", "POST", {"distinct_id": other}).status == 200
     assert (together(stack, name), properties(stack, name)) == (list(ids), before)
 
 
@@ -173,7 +166,7 @@ def test_an_event_merges_into_the_person_of_its_distinct_id(stack: Stack, name: 
     sent(stack, name, event, **{MERGES[event]: other})
     person = shown(stack, other)
     assert person is not None
-    assert (person["uuid"], person["distinct_ids"]) == (uuid(name), [name, other])
+    assert (person["uuid"], person["distinct_ids"]) == (stack.uuid(name), [name, other])
     assert (person["properties"], person["is_identified"]) == ({"a": 1, "b": 1}, True)
 
 
@@ -242,7 +235,7 @@ def test_an_illegal_target_is_never_merged(stack: Stack, name: str, illegal: str
     sent(stack, name)
     sent(stack, illegal, "$identify", **{"$anon_distinct_id": name})
     assert together(stack, name) == [name]
-    target = stack.persons(f"/{uuid(illegal)}/").json
+    target = stack.persons(f"/{stack.uuid(illegal)}/").json
     assert (target["distinct_ids"], target["is_identified"]) == ([illegal], False)
 
 
@@ -274,9 +267,9 @@ def test_set_once_across_ids_gives_the_oldest(stack: Stack, name: str) -> None:
 def test_old_uuids_and_integers_keep_resolving(stack: Stack, name: str) -> None:
     other = f"{name}-other"
     sent(stack, other)
-    number = stack.persons(f"/{uuid(other)}/").json["id"]
+    number = stack.persons(f"/{stack.uuid(other)}/").json["id"]
     sent(stack, name, "$identify", **{"$anon_distinct_id": other})
-    person = stack.persons(f"/{uuid(name)}/").json
-    assert stack.persons(f"/{uuid(other)}/").json == stack.persons(f"/{number}/").json == person
+    person = stack.persons(f"/{stack.uuid(name)}/").json
+    assert stack.persons(f"/{stack.uuid(other)}/").json == stack.persons(f"/{number}/").json == person
     updated = stack.persons(f"/{number}/", "PATCH", {"properties": {"a": 1}})
-    assert (updated.status, updated.json["uuid"]) == (200, uuid(name))
+    assert (updated.status, updated.json["uuid"]) == (200, stack.uuid(name))

@@ -8,7 +8,6 @@ Shown elsewhere, in test_past: source=changes with actor, cause, keys=, as_of an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -16,18 +15,12 @@ from urllib.parse import quote
 import orjson
 import pytest
 
-from tests.support.asking import sent, uuid
-from tests.support.processes import TOKEN, Stack, running
+from tests.support.asking import sent
+from tests.support.processes import Stack
 
 PLAN = {"properties": [{"key": "plan", "type": "person", "value": "x"}]}
 PERSON_A = {"key": "a", "type": "person"}
 END = "T23:59:59.999999+00:00"
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("contract-timeline") / "data") as started:
-        yield started
 
 
 def lived(stack: Stack, name: str, *events: tuple[str, str | None, dict[str, Any]]) -> None:
@@ -36,7 +29,7 @@ def lived(stack: Stack, name: str, *events: tuple[str, str | None, dict[str, Any
     for event, timestamp, properties in events:
         made: dict[str, Any] = {"event": event, "distinct_id": name, "properties": {"$set": properties}}
         batch.append(made | ({"timestamp": timestamp} if timestamp else {}))
-    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": batch}, key=None)
+    answer = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": batch}, key=None)
     assert stack.persons("/?limit=1", Min_Position=answer.headers["Position"]).status == 200
 
 
@@ -44,7 +37,7 @@ def timeline(stack: Stack, name: str, **query: Any) -> dict[str, Any]:
     """The timeline; what is no text is sent as JSON."""
     texts = {key: value if isinstance(value, str) else orjson.dumps(value).decode() for key, value in query.items()}
     url = "&".join(f"{key}={quote(value)}" for key, value in texts.items())
-    answer = stack.persons(f"/{uuid(name)}/properties_timeline/?{url}")
+    answer = stack.persons(f"/{stack.uuid(name)}/properties_timeline/?{url}")
     assert answer.status == 200, answer.body
     body: dict[str, Any] = answer.json
     return body
@@ -211,7 +204,7 @@ def test_display_is_taken(stack: Stack, name: str) -> None:
 
 def test_changes_need_no_events_and_tell_actor_and_cause(stack: Stack, name: str) -> None:
     sent(stack, name, **{"$set": {"plan": "a"}})
-    stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"plan": "b"}})
+    stack.persons(f"/{stack.uuid(name)}/", "PATCH", {"properties": {"plan": "b"}})
     points = timeline(stack, name, source="changes")["points"]
     assert [(one["cause"]["kind"], one["before"], one["after"]) for one in points] == [
         ("capture", {}, {"plan": "a"}), ("update", {"plan": "a"}, {"plan": "b"}),
@@ -223,7 +216,7 @@ def test_changes_need_no_events_and_tell_actor_and_cause(stack: Stack, name: str
 
 
 def activity(stack: Stack, name: str, query: str = "") -> dict[str, Any]:
-    answer = stack.persons(f"/{uuid(name)}/activity/{query}")
+    answer = stack.persons(f"/{stack.uuid(name)}/activity/{query}")
     assert answer.status == 200, answer.body
     body: dict[str, Any] = answer.json
     return body
@@ -231,7 +224,7 @@ def activity(stack: Stack, name: str, query: str = "") -> dict[str, Any]:
 
 def test_an_activity_page_has_four_fields_and_an_item_these(stack: Stack, name: str) -> None:
     sent(stack, name, **{"$set": {"plan": "free", "email": f"{name}@x.y"}})
-    person = stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"plan": "pro", "seats": 3}}).json
+    person = stack.persons(f"/{stack.uuid(name)}/", "PATCH", {"properties": {"plan": "pro", "seats": 3}}).json
     page = activity(stack, name)
     (item,) = page.pop("results")
     assert page == {"next": None, "previous": None, "total_count": 1}
@@ -252,7 +245,7 @@ def test_an_activity_page_has_four_fields_and_an_item_these(stack: Stack, name: 
 def test_limit_is_10_page_is_1_and_the_newest_comes_first(stack: Stack, name: str) -> None:
     sent(stack, name)
     for number in range(12):
-        stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"n": number}})
+        stack.persons(f"/{stack.uuid(name)}/", "PATCH", {"properties": {"n": number}})
     first = activity(stack, name)
     assert (len(first["results"]), first["total_count"], first["previous"]) == (10, 12, None)
     assert [one["detail"]["changes"][0]["after"]["n"] for one in first["results"]] == list(range(11, 1, -1))
@@ -280,9 +273,9 @@ def test_what_people_do_makes_an_item_of_this_activity(stack: Stack, name: str, 
     method, path, body = EDITS[kind]
     sent(stack, name, "$identify", **{"$anon_distinct_id": f"{name}-device", "$set": {"plan": "a"}})
     sent(stack, f"{name}-other")
-    number = stack.persons(f"/{uuid(name)}/").json["id"]
+    number = stack.persons(f"/{stack.uuid(name)}/").json["id"]
     text = orjson.dumps(body).decode().replace("{plain}", name).replace("{other}", f"{name}-other").encode()
-    answer = stack.persons(path.replace("{name}", uuid(name)), method, text if body is not None else None)
+    answer = stack.persons(path.replace("{name}", stack.uuid(name)), method, text if body is not None else None)
     assert answer.status in (200, 204), answer.body
     newest = stack.persons("/activity/?limit=1").json["results"][0]
     assert (newest["activity"], newest["item_id"]) == (kind, str(number))
@@ -297,7 +290,7 @@ def test_one_request_makes_one_item_however_many_ids_the_person_has(stack: Stack
     sent(stack, device, **{"$set": {"plan": "a"}})
     sent(stack, name, "$identify", **{"$anon_distinct_id": device, "$set": {"plan": "b"}})
     before = stack.persons("/activity/?limit=1").json["total_count"]
-    assert stack.persons(path.replace("{name}", uuid(name)), method, body).status in (200, 204)
+    assert stack.persons(path.replace("{name}", stack.uuid(name)), method, body).status in (200, 204)
     page = stack.persons("/activity/?limit=2").json
     hidden = 1 if kind == "deleted" else 0  # the merge, which is a deleted person's item
     newest, older = page["results"]
@@ -307,7 +300,7 @@ def test_one_request_makes_one_item_however_many_ids_the_person_has(stack: Stack
 
 def test_before_after_and_key_of_an_unset_are_recorded(stack: Stack, name: str) -> None:
     sent(stack, name, **{"$set": {"plan": "a"}})
-    stack.persons(f"/{uuid(name)}/delete_property/", "POST", {"$unset": "plan"})
+    stack.persons(f"/{stack.uuid(name)}/delete_property/", "POST", {"$unset": "plan"})
     (change,) = activity(stack, name)["results"][0]["detail"]["changes"]
     assert (change["before"], change["after"]) == ({"plan": "a"}, {})
 
@@ -329,8 +322,8 @@ def test_captured_events_make_no_items(stack: Stack, name: str) -> None:
 
 def test_the_projects_activity_hides_a_deleted_persons_items_at_once(stack: Stack, name: str) -> None:
     sent(stack, name, **{"$set": {"secret": "canary-1"}})
-    stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"secret": "canary-2"}})
-    stack.persons(f"/{uuid(name)}/", "DELETE")
+    stack.persons(f"/{stack.uuid(name)}/", "PATCH", {"properties": {"secret": "canary-2"}})
+    stack.persons(f"/{stack.uuid(name)}/", "DELETE")
     page = stack.persons("/activity/?limit=100")
     assert b"canary" not in page.body
     assert page.json["results"][0]["activity"] == "deleted"

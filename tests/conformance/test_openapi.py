@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests.support.asking import sent
-from tests.support.processes import PERSONAL_KEY, ROOT, TOKEN, Stack, running
+from tests.support.processes import ROOT, Stack
+from tests.support.tier import TIER, sized
 
 SETTINGS = ROOT / "tests/conformance/schemathesis"
-EXAMPLES = {"dev": 20, "ci": 600, "deep": 1_000}
+EXAMPLES = sized(dev=4, ci=100, soak=1_000)
 """Cases of one operation while fuzzing; stateful runs a third as many sequences."""
 
 SHARES = {
@@ -24,25 +25,16 @@ SHARES = {
 }  # fmt: skip
 """The operations in three parts by path, so that both workers have some."""
 
-CASES_MIN = {
-    "dev": {"of one person": 900, "of persons": 500, "of capture": 300},
-    "ci": {"of one person": 7_000, "of persons": 5_000, "of capture": 3_000},
-    "deep": {"of one person": 12_000, "of persons": 8_000, "of capture": 5_000},
-}
+CASES_MIN: dict[str, int] = sized(
+    dev={"of one person": 300, "of persons": 200, "of capture": 100},
+    ci={"of one person": 1_500, "of persons": 1_000, "of capture": 600},
+    soak={"of one person": 12_000, "of persons": 8_000, "of capture": 5_000},
+)
 SECONDS_MAX = 1_800
 SEED = "20261124"
-"""The same cases every time in CI; profile deep takes others."""
+"""The same cases every time; a soak takes others."""
 
 PERSONS = "/api/environments/{project_id}/persons"
-NEVER = {"PERSONLOG_WINDOW": "0 0 29 2 *", "PERSONLOG_WINDOW_HOURS": "1"}
-"""No deletion window opens meanwhile."""
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("openapi") / "data", **NEVER) as stack:
-        yield stack
-
 
 @pytest.fixture(scope="module")
 def spec(stack: Stack) -> dict[str, Any]:
@@ -117,21 +109,20 @@ def test_the_page_for_people_has_every_operation_and_asks_no_other_host(stack: S
 def test_schemathesis_finds_no_fault(
     stack: Stack, tmp_path: Path, share: str, record_property: Callable[[str, object], None]
 ) -> None:
-    profile = os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
     for name in ("user@example.com", "ada@example.com", "device-1"):
         position = sent(stack, name, **{"$set": {"email": name, "plan": "pro"}})
-    examples = EXAMPLES[profile] if share != "stateful" else max(5, EXAMPLES[profile] // 3)
+    examples = EXAMPLES if share != "stateful" else max(5, EXAMPLES // 3)
     which = ["--phases", "examples,coverage,fuzzing", "--include-path-regex", SHARES.get(share, "")]
     ran = subprocess.run(
         [
             Path(sys.executable).with_name("schemathesis"), "--config-file", SETTINGS / "schemathesis.toml", "run",
             f"{stack.url}/openapi.json", "--max-examples", str(examples), "--no-color",
-            *([] if profile == "deep" else ["--seed", SEED]),
+            *([] if TIER == "soak" else ["--seed", SEED]),
             *(which if share in SHARES else ["--phases", "stateful"]),
         ],
         cwd=tmp_path,
         env=os.environ | {
-            "SCHEMATHESIS_KEY": PERSONAL_KEY, "SCHEMATHESIS_TOKEN": TOKEN, "SCHEMATHESIS_POSITION": position,
+            "SCHEMATHESIS_KEY": stack.key, "SCHEMATHESIS_TOKEN": stack.token, "SCHEMATHESIS_POSITION": position,
             "PYTHONPATH": str(SETTINGS),
         },
         capture_output=True, text=True, timeout=SECONDS_MAX, check=False,
@@ -140,4 +131,4 @@ def test_schemathesis_finds_no_fault(
     count = re.search(r"(\d+) generated", ran.stdout)
     assert count is not None
     record_property("schemathesis", f"{share}: {count[1]} cases, 0 faults")
-    assert int(count[1]) >= CASES_MIN[profile].get(share, 1)
+    assert int(count[1]) >= CASES_MIN.get(share, 1)

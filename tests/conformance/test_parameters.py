@@ -20,8 +20,9 @@ from services.api.values import DEPTH_MAX, NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.ids import DISTINCT_ID_CHARS_MAX
 from shared.runtime.lifecycle import REQUEST_LINE_BYTES_MAX
 from tests.conformance.test_access import BODIES
-from tests.support.asking import sent, uuid
-from tests.support.processes import Answer, Stack, running
+from tests.support.asking import sent
+from tests.support.processes import Answer, Stack
+from tests.support.stacks import Projects
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 """Parameters are judged before existence: what is right is then 404 where a write names a person."""
@@ -77,17 +78,18 @@ def texts(parameter: Parameter[Any]) -> list[tuple[str | None, str | None]]:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("parameters") / "data") as stack:
-        sent(stack, "ada", **{"$set": {"a": 1}})
-        yield stack
+def stack(projects: Projects) -> Stack:
+    stack = projects.fresh()
+    sent(stack, "ada", **{"$set": {"a": 1}})
+    return stack
 
 
 def ask(stack: Stack, route: Route, query: dict[str, str], body: Any) -> Answer:
     writes = route.scope.endswith(":write")
-    path = (
-        route.path.replace("{id}", NOBODY if writes else uuid("ada")).replace("{key}", "a").replace("{request}", NOBODY)
-    ).replace("{session}", "s-1")
+    filled = {"{id}": NOBODY if writes else stack.uuid("ada"), "{key}": "a", "{request}": NOBODY, "{session}": "s-1"}
+    path = route.path
+    for field, value in filled.items():
+        path = path.replace(field, value)
     return stack.persons(f"{path}/?{urlencode(query, quote_via=quote)}", route.method, body)
 
 
@@ -198,7 +200,7 @@ def test_the_size_of_a_body(stack: Stack, over: int, status: int) -> None:
     empty = len(orjson.dumps({"properties": {"pad": ""}}))
     body = orjson.dumps({"properties": {"pad": "x" * (BODY_BYTES_MAX - empty + over)}})
     assert len(body) == BODY_BYTES_MAX + over
-    answer = stack.persons(f"/{uuid('ada')}/", "PATCH", body)
+    answer = stack.persons(f"/{stack.uuid('ada')}/", "PATCH", body)
     if over:
         assert (answer.status, answer.json["code"]) == (status, "too_large")
     else:
@@ -208,20 +210,20 @@ def test_the_size_of_a_body(stack: Stack, over: int, status: int) -> None:
 @pytest.mark.parametrize(("depth", "status"), [(DEPTH_MAX, 200), (DEPTH_MAX + 1, 400)])
 def test_the_depth_of_properties_which_count_as_one(stack: Stack, depth: int, status: int) -> None:
     body = b'{"properties":' + b'{"a":' * depth + b"1" + b"}" * depth + b"}"
-    assert stack.persons(f"/{uuid('ada')}/", "PATCH", body).status == status
+    assert stack.persons(f"/{stack.uuid('ada')}/", "PATCH", body).status == status
 
 
 @pytest.mark.parametrize(("over", "status"), [(0, 200), (200, 400)])
 def test_the_length_of_a_request_line(stack: Stack, over: int, status: int) -> None:
     """The HTTP library's own limit, and its own answer beyond: the one error that has another shape."""
-    length = REQUEST_LINE_BYTES_MAX + over - len("/api/projects/1/persons/?limit=1&x=")
+    length = REQUEST_LINE_BYTES_MAX + over - len(f"/api/projects/{stack.project}/persons/?limit=1&x=")
     assert stack.persons(f"/?limit=1&x={'y' * length}").status == status
 
 
 @pytest.mark.parametrize("key", ["k" * 255, "k" * 256, "", "ключ", "a b"])
 def test_the_length_of_an_idempotency_key(stack: Stack, key: str) -> None:
     answer = stack.persons(
-        f"/{uuid('ada')}/", "PATCH", {"properties": {"b": 1}}, Idempotency_Key=key.encode().decode("latin-1")
+        f"/{stack.uuid('ada')}/", "PATCH", {"properties": {"b": 1}}, Idempotency_Key=key.encode().decode("latin-1")
     )
     assert answer.status == (200 if key in ("k" * 255, "a b") else 400)
 
@@ -237,4 +239,4 @@ def test_a_broken_idempotency_key_is_400_on_every_write(stack: Stack, route: Rou
 
 @pytest.mark.parametrize(("length", "status"), [(NAME_CHARS_MAX, 200), (NAME_CHARS_MAX + 1, 400)])
 def test_the_length_of_a_property_in_the_path(stack: Stack, length: int, status: int) -> None:
-    assert stack.persons(f"/{uuid('ada')}/properties/{'k' * length}/history/").status == status
+    assert stack.persons(f"/{stack.uuid('ada')}/properties/{'k' * length}/history/").status == status

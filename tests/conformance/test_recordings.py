@@ -27,7 +27,14 @@ OK = b'{"status":"Ok"}'
 
 
 @pytest.fixture
-async def api(engine_url: str) -> AsyncIterator[Api]:
+async def api(migrated_url: str) -> AsyncIterator[Api]:
+    async with serving(migrated_url) as served:
+        yield served
+
+
+@pytest.fixture
+async def own_api(engine_url: str) -> AsyncIterator[Api]:
+    """On a database of its own: for what is projected, whose positions are those of this log."""
     async with serving(engine_url) as served:
         yield served
 
@@ -67,7 +74,8 @@ async def shown(api: Api, name: str, session: str = SESSION) -> list[Any]:
     return [json.loads(line) for line in raw.split(b"\n") if line]
 
 
-async def test_what_the_browser_sends_is_stored_as_it_is_and_played_line_by_line(api: Api) -> None:
+async def test_what_the_browser_sends_is_stored_as_it_is_and_played_line_by_line(own_api: Api) -> None:
+    api = own_api
     sent = ours("u1")
     status, answer, headers = await post(api, body(*sent))
     assert (status, answer) == (200, {"status": "Ok"})
@@ -88,7 +96,8 @@ async def test_the_window_is_that_of_the_session_when_there_is_none(api: Api, wi
     assert records(api)[0].window == (window or SESSION)
 
 
-async def test_a_clock_that_is_wrong_is_corrected_and_the_snapshots_are_not_changed(api: Api) -> None:
+async def test_a_clock_that_is_wrong_is_corrected_and_the_snapshots_are_not_changed(own_api: Api) -> None:
+    api = own_api
     wrong = ours("u1")[0] | {"sent_at": "2026-11-23T10:38:20Z"}  # an hour ahead: NOW is 09:38:20
     wrong["properties"]["$snapshot_data"] = snapshots(BEGAN_MS + 3_600_000)
     assert (await post(api, body(wrong)))[0] == 200
@@ -111,18 +120,21 @@ SHAPES: dict[str, tuple[bytes, str, str]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_every_shape_and_encoding_is_read(api: Api, shape: str) -> None:
+async def test_every_shape_and_encoding_is_read(own_api: Api, shape: str) -> None:
+    api = own_api
     assert (await post(api, *SHAPES[shape]))[0] == 200
     assert await shown(api, "u1") == lines(orjson.loads(ONE))
 
 
-async def test_one_snapshot_need_not_be_in_a_list(api: Api) -> None:
+async def test_one_snapshot_need_not_be_in_a_list(own_api: Api) -> None:
+    api = own_api
     alone = snapshots()[0]
     assert (await post(api, body(*ours("u1", **{"$snapshot_data": alone}))))[0] == 200
     assert await shown(api, "u1") == [alone | {"windowId": WINDOW}]
 
 
-async def test_half_a_character_is_replaced_and_harms_no_neighbour(api: Api) -> None:
+async def test_half_a_character_is_replaced_and_harms_no_neighbour(own_api: Api) -> None:
+    api = own_api
     raw = orjson.dumps(ours("u1", **{"$snapshot_data": [{"type": 3, "text": "LONE", "timestamp": 1}]}))
     assert (await post(api, raw.replace(b"LONE", b"a\\ud83dz")))[0] == 200
     assert [one["text"] for one in await shown(api, "u1")] == ["a\ufffdz"]
@@ -203,8 +215,9 @@ async def test_a_page_of_any_origin_may_send_and_read_the_error(api: Api) -> Non
     assert (await post(api, body(*ours("u1")), "/s/?beacon=1", Origin=origin))[:2] == (204, None)
 
 
-async def test_an_object_store_that_is_away_is_503_and_what_is_sent_again_is_read_once(api: Api) -> None:
+async def test_an_object_store_that_is_away_is_503_and_what_is_sent_again_is_read_once(own_api: Api) -> None:
     """A kill between the rows and the object leaves the same: rows of an object that is not there."""
+    api = own_api
     sent = ours("u1")
     await post(api, body(*ours("u2")))  # the store has its name
     api.objects.away = True
@@ -240,7 +253,8 @@ async def test_an_object_that_lands_late_is_taken_back(api: Api) -> None:
     assert len(records(api)) == 1 and await objects(api) == []
 
 
-async def test_what_comes_while_an_object_is_written_is_the_next_one(api: Api) -> None:
+async def test_what_comes_while_an_object_is_written_is_the_next_one(own_api: Api) -> None:
+    api = own_api
     gate, entered = asyncio.Event(), asyncio.Event()
 
     async def slow() -> None:

@@ -18,7 +18,6 @@ from shared.domain.commands import Capture, Command, Merge
 from shared.domain.errors import NotFound
 from shared.store.access import set_recordings
 from tests.support.api import NOW, TOKEN, Api, serving
-from tests.support.processes import TOKEN as RECORDED_TOKEN
 from tests.support.recorder import RECORDINGS
 
 SHOP = "http://shop.example"
@@ -46,12 +45,24 @@ RECORDED = sorted(path.stem for path in RECORDINGS.glob("*.json"))
 
 
 @pytest.fixture
-async def api(engine_url: str, tmp_path: Path) -> AsyncIterator[Api]:
+def static(tmp_path: Path) -> str:
     (tmp_path / "dist" / "2.0.0").mkdir(parents=True)
     for name in ("array.js", "array.js.map", "integrity.json", "2.0.0/array.js"):
         (tmp_path / "dist" / name).write_text(name)
     (tmp_path / "secret.js").write_text("secret")
-    async with serving(engine_url, static=str(tmp_path / "dist")) as served:
+    return str(tmp_path / "dist")
+
+
+@pytest.fixture
+async def api(migrated_url: str, static: str) -> AsyncIterator[Api]:
+    async with serving(migrated_url, static=static) as served:
+        yield served
+
+
+@pytest.fixture
+async def own_api(engine_url: str) -> AsyncIterator[Api]:
+    """On a database of its own, whose project may be changed."""
+    async with serving(engine_url) as served:
         yield served
 
 
@@ -61,8 +72,8 @@ async def get(api: Api, path: str, **headers: str) -> tuple[int, bytes, Any]:
 
 
 @pytest.mark.parametrize("name", RECORDED)
-async def test_what_an_sdk_really_sent_is_answered_and_stored_as_it_was_meant(engine_url: str, name: str) -> None:
-    async with serving(engine_url, RECORDED_TOKEN) as api:
+async def test_what_an_sdk_really_sent_is_answered_and_stored_as_it_was_meant(migrated_url: str, name: str) -> None:
+    async with serving(migrated_url) as api:
         for asked in orjson.loads((RECORDINGS / f"{name}.json").read_bytes()):
             body = base64.b64decode(asked["body"])
             headers = asked["headers"]
@@ -136,7 +147,8 @@ async def test_no_token_breaks_out_of_the_script(api: Api, token: str) -> None:
         assert f"[{json.dumps(token, ensure_ascii=False)}]=".encode() in script
 
 
-async def test_a_project_that_records_says_where_to(api: Api) -> None:
+async def test_a_project_that_records_says_where_to(own_api: Api) -> None:
+    api = own_api
     row = await set_recordings(api.context.store, 1, True, NOW + 1)
     assert (row.recordings, row.name, row.token) == (True, "Default project", TOKEN)
     await api.context.access.refresh()
@@ -170,7 +182,8 @@ async def test_there_are_no_flags_whoever_asks(api: Api, path: str, body: bytes)
 
 
 @pytest.mark.parametrize("sent", ["json", "gzip", "form", "query"])
-async def test_older_sdks_get_flags_and_the_projects_configuration_in_one(api: Api, sent: str) -> None:
+async def test_older_sdks_get_flags_and_the_projects_configuration_in_one(own_api: Api, sent: str) -> None:
+    api = own_api
     await set_recordings(api.context.store, 1, True, NOW + 1)
     await api.context.access.refresh()
     plain = orjson.dumps({"token": TOKEN, "distinct_id": "ada"})
@@ -231,8 +244,8 @@ async def test_nothing_else_is_served(api: Api, path: str) -> None:
         assert (response.status, body["type"], body["code"]) == (404, "invalid_request", "not_found")
 
 
-async def test_without_a_folder_the_answer_names_the_setting(engine_url: str) -> None:
-    async with serving(engine_url) as api:
+async def test_without_a_folder_the_answer_names_the_setting(migrated_url: str) -> None:
+    async with serving(migrated_url) as api:
         status, body, headers = await get(api, "/static/array.js", Origin=SHOP)
     assert (status, headers["Access-Control-Allow-Origin"]) == (404, "*")
     assert "PERSONLOG_STATIC" in orjson.loads(body)["detail"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -15,12 +14,13 @@ import pytest
 
 from shared.domain.errors import LogUnavailable
 from shared.domain.ids import COMMANDS, Position
-from shared.log.embedded import CLOSE_SECONDS_MAX, EmbeddedLog
-from shared.log.port import APPEND_SECONDS_MAX, PENDING_BYTES_MAX, Entry
+from shared.log.embedded import EmbeddedLog
+from shared.log.port import PENDING_BYTES_MAX, Entry
 from tests.support.kafka import Cluster
 
 PARTITIONS = {COMMANDS: 2}
 LARGE = 900_000
+SECONDS_MAX = 60.0
 
 Frozen = Callable[[], AbstractContextManager[None]]
 
@@ -63,10 +63,28 @@ def entry(text: str) -> Entry:
     return Entry(COMMANDS, 0, b"key", text.encode())
 
 
-async def appending(log: Any, text: str) -> asyncio.Task[list[Position]]:
-    task = asyncio.create_task(log.append([entry(text)]))
-    await asyncio.sleep(0.1)  # until it has been taken; no condition tells
+async def appending(log: Any, *texts: str) -> list[asyncio.Task[list[Position]]]:
+    """Appends that have been begun: each is refused, or waits."""
+    tasks = [asyncio.create_task(log.append([entry(text)])) for text in texts]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # who was refused has ended
+    return tasks
+
+
+async def on_its_way(log: Any, text: str) -> asyncio.Task[list[Position]]:
+    """An append that is in the hands of the log's writer: what comes later is not in its batch."""
+    (task,) = await appending(log, text)
+    async with asyncio.timeout(SECONDS_MAX):
+        while waits(log):
+            await asyncio.sleep(0.001)
     return task
+
+
+def waits(log: Any) -> bool:
+    """Whether there are appends that are not on their way yet."""
+    if isinstance(log, EmbeddedLog):
+        return bool(log._pending)
+    return any(lane._waiting for lane in log._lanes._lanes.values())
 
 
 async def test_what_waits_for_a_log_is_bounded_in_bytes_and_then_acknowledged(
@@ -74,9 +92,10 @@ async def test_what_waits_for_a_log_is_bounded_in_bytes_and_then_acknowledged(
 ) -> None:
     log, frozen = log_and_frozen
     with frozen():
-        tasks = [asyncio.create_task(log.append([entry("x" * LARGE)])) for _ in range(2 * PENDING_BYTES_MAX // LARGE)]
-        done, waiting = await asyncio.wait(tasks, timeout=1.0)
-    assert all(isinstance(task.exception(), LogUnavailable) for task in done)
+        tasks = await appending(log, *["x" * LARGE] * (2 * PENDING_BYTES_MAX // LARGE))
+        refused = [task for task in tasks if task.done()]
+        waiting = [task for task in tasks if not task.done()]
+    assert all(isinstance(task.exception(), LogUnavailable) for task in refused)
     assert PENDING_BYTES_MAX // LARGE <= len(waiting) <= PENDING_BYTES_MAX // LARGE + 10
     positions = [position for task in waiting for position in await task]
     assert len(set(positions)) == len(waiting)
@@ -86,26 +105,27 @@ async def test_what_waits_for_a_log_is_bounded_in_bytes_and_then_acknowledged(
 async def test_what_nobody_waits_for_any_more_is_not_written(log_and_frozen: tuple[Any, Frozen]) -> None:
     log, frozen = log_and_frozen
     with frozen():
-        first = await appending(log, "on its way")
-        given_up = await appending(log, "given up")
-        kept = await appending(log, "kept")
+        first = await on_its_way(log, "on its way")
+        given_up, kept = await appending(log, "given up", "kept")
         given_up.cancel()
         await asyncio.wait({given_up})
     assert [task.result()[0].offset for task in (first, kept) if await task] == [0, 1]
 
 
-async def test_an_append_ends_in_time_and_leaves_nothing_waiting(log_and_frozen: tuple[Any, Frozen]) -> None:
+async def test_an_append_ends_while_the_log_is_away_and_leaves_nothing_waiting(
+    log_and_frozen: tuple[Any, Frozen], monkeypatch: pytest.MonkeyPatch
+) -> None:
     log, frozen = log_and_frozen
     with frozen():
-        first = await appending(log, "on its way")
-        began = time.monotonic()
-        more = (log.append([entry("y" * LARGE)]) for _ in range(20))
-        outcomes = await asyncio.gather(first, *more, return_exceptions=True)
-        assert time.monotonic() - began <= APPEND_SECONDS_MAX + 1
+        with monkeypatch.context() as patch:
+            patch.setattr("shared.log.waiting.APPEND_SECONDS_MAX", 0.5)
+            first = await on_its_way(log, "on its way")
+            more = await appending(log, *["y" * LARGE] * 20)
+        async with asyncio.timeout(SECONDS_MAX):
+            outcomes = await asyncio.gather(first, *more, return_exceptions=True)
         assert all(isinstance(outcome, LogUnavailable) for outcome in outcomes)
-        filling = [asyncio.create_task(log.append([entry("z" * LARGE)])) for _ in range(PENDING_BYTES_MAX // LARGE - 1)]
-        refused, _ = await asyncio.wait(filling, timeout=0.5)
-        assert not refused, "those that gave up have left their place"
+        filling = await appending(log, *["z" * LARGE] * (PENDING_BYTES_MAX // LARGE - 1))
+        assert not any(task.done() for task in filling), "those that gave up have left their place"
         for task in filling:
             task.cancel()
         await asyncio.wait(filling)
@@ -125,13 +145,15 @@ async def test_the_embedded_writer_outlives_an_error_of_the_file_system(tmp_path
     await log.close()
 
 
-async def test_the_embedded_log_closes_though_its_writer_hangs(tmp_path: Path) -> None:
+async def test_the_embedded_log_closes_though_its_writer_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.log.embedded.CLOSE_SECONDS_MAX", 0.2)
     log = EmbeddedLog(tmp_path, PARTITIONS)
     await log.start()
     with held(tmp_path):
-        appended = await appending(log, "never acknowledged")
-        began = time.monotonic()
-        await log.close()
-        assert time.monotonic() - began < CLOSE_SECONDS_MAX + 2
+        appended = await on_its_way(log, "never acknowledged")
+        async with asyncio.timeout(SECONDS_MAX):
+            await log.close()
         with pytest.raises(LogUnavailable):
             await appended

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from shared.domain.ids import fragment_id
-from tests.support.asking import sent, shown, uuid
-from tests.support.processes import TOKEN, Stack, running
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("bulk") / "data") as started:
-        yield started
+from tests.support.asking import sent, shown
+from tests.support.processes import Stack
 
 
 def made(stack: Stack, *names: str) -> None:
     batch = [{"event": "e", "distinct_id": one, "properties": {"$set": {"a": 1}}} for one in names]
-    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": batch}, key=None)
+    answer = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": batch}, key=None)
     assert stack.persons("/?limit=1", Min_Position=answer.headers["Position"]).status == 200
 
 
@@ -29,7 +21,7 @@ def test_persons_are_deleted_by_uuid_and_integer_id_and_strangers_are_named(stac
     made(stack, f"{name}-1", f"{name}-2", f"{name}-3")
     number = shown(stack, f"{name}-2")["id"]  # type: ignore[index]  # it is there
     stranger = str(uuid4())
-    answer = stack.persons("/bulk_delete/", "POST", {"ids": [uuid(f"{name}-1"), number, stranger, 123_456_789]})
+    answer = stack.persons("/bulk_delete/", "POST", {"ids": [stack.uuid(f"{name}-1"), number, stranger, 123_456_789]})
     assert answer.status == 202
     body = answer.json
     assert len(body["deletion_requests"]) == 2
@@ -47,7 +39,7 @@ def test_persons_are_deleted_by_uuid_and_integer_id_and_strangers_are_named(stac
 
 def test_two_ids_of_one_person_delete_it_once(stack: Stack, name: str) -> None:
     made(stack, name, f"{name}-device")
-    stack.persons(f"/{uuid(name)}/merge/", "POST", {"distinct_id": f"{name}-device"})
+    stack.persons(f"/{stack.uuid(name)}/merge/", "POST", {"distinct_id": f"{name}-device"})
     answer = stack.persons("/bulk_delete/", "POST", {"distinct_ids": [name, f"{name}-device", "nobody"]})
     assert (answer.json["persons_found"], answer.json["unmatched"]) == (1, ["nobody"])
     assert len(answer.json["deletion_requests"]) == 1
@@ -56,11 +48,11 @@ def test_two_ids_of_one_person_delete_it_once(stack: Stack, name: str) -> None:
 def test_a_person_may_be_kept_while_its_events_go(stack: Stack, name: str) -> None:
     made(stack, name)
     flags = {"delete_events": True, "delete_recordings": True, "keep_person": True}
-    body = stack.persons("/bulk_delete/", "POST", {"ids": [uuid(name)], **flags}).json
+    body = stack.persons("/bulk_delete/", "POST", {"ids": [stack.uuid(name)], **flags}).json
     assert (body["persons_found"], body["persons_deleted"], body["persons_queued_for_deletion"]) == (1, 0, 0)
     assert body["events_queued_for_deletion"] is body["recordings_queued_for_deletion"] is True
     assert shown(stack, name) is not None
-    asked = stack.persons("/bulk_delete/", "POST", {"ids": [uuid(name)], "keep_person": True}).json
+    asked = stack.persons("/bulk_delete/", "POST", {"ids": [stack.uuid(name)], "keep_person": True}).json
     assert (asked["persons_found"], asked["deletion_requests"]) == (1, [])
 
 
@@ -118,8 +110,8 @@ def test_what_is_asked_wrongly_deletes_nobody(stack: Stack, name: str, body: dic
 
 def test_a_thousand_ids_are_the_most(stack: Stack, name: str) -> None:
     made(stack, name)
-    ids = [str(fragment_id(1, f"stranger {number}")) for number in range(998)]
-    answer = stack.persons("/bulk_delete/", "POST", {"ids": [*ids, uuid(name), 123_456_789]})
+    ids = [stack.uuid(f"stranger {number}") for number in range(998)]
+    answer = stack.persons("/bulk_delete/", "POST", {"ids": [*ids, stack.uuid(name), 123_456_789]})
     assert (answer.status, answer.json["persons_found"], len(answer.json["unmatched"])) == (202, 1, 999)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from tests.support.asking import sent, shown, uuid
-from tests.support.processes import Answer, Stack, running
+from tests.support.asking import sent, shown
+from tests.support.processes import Answer, Stack
 
 ALL = {"fragments", "timeline", "search", "captured_events", "recordings"}
 CALLS: dict[str, tuple[str, str, Any, set[str]]] = {
@@ -24,9 +23,8 @@ CALLS: dict[str, tuple[str, str, Any, set[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("dry") / "data") as stack:
-        yield stack
+def stack(erasing_stack: Stack) -> Stack:
+    return erasing_stack
 
 
 @pytest.fixture
@@ -42,9 +40,9 @@ def name(stack: Stack) -> str:
 
 def asked(stack: Stack, call: str, name: str, dry: str = "true") -> Answer:
     method, path, body, _ = CALLS[call]
-    path = path.replace("{id}", uuid(name))
+    path = path.replace("{id}", stack.uuid(name))
     if body:
-        body = body | {"ids": [uuid(name), uuid("nobody")]}
+        body = body | {"ids": [stack.uuid(name), stack.uuid("nobody")]}
     return stack.persons(f"{path}{'&' if '?' in path else '?'}dry_run={dry}", method, body)
 
 
@@ -54,7 +52,7 @@ def test_a_dry_run_counts_by_target_and_deletes_nothing(stack: Stack, name: str,
     requests = stack.persons("/deletion_requests/?limit=1000").json
     answer = asked(stack, call, name)
     assert (answer.status, answer.json["dry_run"], answer.json["persons_found"]) == (200, True, 1)
-    assert answer.json["unmatched"] == ([uuid("nobody")] if call == "bulk_delete" else [])
+    assert answer.json["unmatched"] == ([stack.uuid("nobody")] if call == "bulk_delete" else [])
     assert set(answer.json["targets"]) == CALLS[call][3]
     assert answer.json["rows"] == sum(one["rows"] for one in answer.json["targets"].values())
     for target, one in answer.json["targets"].items():

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.support.asking import sent, uuid
+from tests.support.asking import sent
 from tests.support.processes import Stack, running
 
 PEOPLE = ("ann@example.com", "bob@example.com", "cat@example.com")
@@ -24,7 +24,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with running(tmp_path_factory.mktemp("receipts") / "data") as stack:
         for name in PEOPLE:
             sent(stack, name, "sign up", **{"$set": {"email": name}})
-            assert stack.persons(f"/{uuid(name)}/?delete_events=true", "DELETE").status == 204
+            assert stack.persons(f"/{stack.uuid(name)}/?delete_events=true", "DELETE").status == 204
         ran = stack.call("deletions", "run")
         assert ran.returncode == 0, ran.stdout + ran.stderr
         yield stack
@@ -66,7 +66,7 @@ def test_each_verified_request_has_its_receipt_and_no_personal_data_is_in_it(sta
 def test_another_run_makes_no_other_receipt_and_goes_on_with_the_chain(stack: Stack) -> None:
     before = requests(stack)
     sent(stack, "dora", "sign up")
-    assert stack.persons(f"/{uuid('dora')}/", "DELETE").status == 204
+    assert stack.persons(f"/{stack.uuid('dora')}/", "DELETE").status == 204
     assert stack.call("deletions", "run").returncode == 0
     newest, *others = requests(stack)
     assert others == before

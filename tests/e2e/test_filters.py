@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -11,8 +10,9 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from tests.support.asking import sent, uuid
-from tests.support.processes import TOKEN, Stack, running
+from tests.support.asking import sent
+from tests.support.processes import Stack
+from tests.support.stacks import Projects
 
 PERSONS: dict[str, dict[str, Any]] = {
     "ada": {"plan": "pro", "seats": 5, "score": 1.5, "active": True, "joined": "2026-01-02T03:04:05Z", "a.b": "dotted"},
@@ -29,20 +29,13 @@ PERSONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("filters") / "data") as started:
-        position = ""
-        for name, properties in PERSONS.items():
-            event = {
-                "event": "e",
-                "distinct_id": name,
-                "properties": {"$set": {k: v for k, v in properties.items() if k}},
-            }
-            position = started.ask("POST", "/batch/", {"api_key": TOKEN, "batch": [event]}, key=None).headers[
-                "Position"
-            ]
-        assert started.persons("/?limit=1", Min_Position=position).status == 200
-        yield started
+def stack(projects: Projects) -> Stack:
+    stack = projects.fresh()
+    for name, properties in PERSONS.items():
+        event = {"event": "e", "distinct_id": name, "properties": {"$set": {k: v for k, v in properties.items() if k}}}
+        answer = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": [event]}, key=None)
+    assert stack.persons("/?limit=1", Min_Position=answer.headers["Position"]).status == 200
+    return stack
 
 
 def listed(stack: Stack, filters: Any, query: str = "") -> list[str]:
@@ -148,11 +141,11 @@ def test_a_total_counts_what_the_filters_find(stack: Stack) -> None:
 def test_search_looks_into_email_name_uuid_and_distinct_ids(stack: Stack, text: str) -> None:
     name = f"se-{uuid4().hex[:8]}"
     sent(stack, name, **{"$set": {"email": f"{name}@Example.org", "name": f"The {name}", "other": "needle-xyz"}})
-    for found in (name.upper(), f"{name}@EXAMPLE", f"the {name}", uuid(name)[:18]):
+    for found in (name.upper(), f"{name}@EXAMPLE", f"the {name}", stack.uuid(name)[:18]):
         rows = stack.persons(f"/?search={quote(found)}").json["results"]
         assert [row["distinct_ids"] for row in rows] == [[name]], found
     assert stack.persons("/?search=needle-xyz").json["results"] == []
-    assert [row["uuid"] for row in stack.persons(f"/?email={name}@Example.org").json["results"]] == [uuid(name)]
+    assert [row["uuid"] for row in stack.persons(f"/?email={name}@Example.org").json["results"]] == [stack.uuid(name)]
     assert stack.persons(f"/?email={name}@example.org").json["results"] == []
     assert stack.persons(f"/?email={name}@Example.org&distinct_id=ada").json["results"] == []
 
@@ -169,7 +162,7 @@ def test_a_filter_judges_the_merged_person_and_a_list_sees_every_write_that_has_
         return sorted(sorted(row["distinct_ids"]) for row in rows)
 
     assert tiers("old") == [[f"{name}-1"]]
-    number = stack.persons(f"/{uuid(f'{name}-2')}/merge/", "POST", {"distinct_id": f"{name}-1"}).json["id"]
+    number = stack.persons(f"/{stack.uuid(f'{name}-2')}/merge/", "POST", {"distinct_id": f"{name}-1"}).json["id"]
     both = [f"{name}-1", f"{name}-2"]
     assert (tiers("old"), tiers("new")) == ([], [both])
     stack.persons(f"/{number}/", "PATCH", {"properties": {"tier": "old"}})
@@ -178,7 +171,7 @@ def test_a_filter_judges_the_merged_person_and_a_list_sees_every_write_that_has_
     assert (tiers("old"), tiers("new")) == ([], [])
     stack.persons(f"/{number}/split/", "POST", {"main_distinct_id": f"{name}-2"})
     assert stack.persons(f"/?search={name}&include_total=true").json["count"] == 2
-    stack.persons(f"/{uuid(f'{name}-1')}/", "DELETE")
+    stack.persons(f"/{stack.uuid(f'{name}-1')}/", "DELETE")
     left = stack.persons(f"/?search={name}&include_total=true").json
     assert (left["count"], [row["distinct_ids"] for row in left["results"]]) == (1, [[f"{name}-2"]])
     assert stack.persons(f"/?properties={mine}&search={name}").json["results"] == []
@@ -188,7 +181,7 @@ def test_pages_are_full_and_nothing_comes_twice_or_is_missed_while_writes_go_on(
     name = f"pg-{uuid4().hex[:8]}"
     names = [f"{name}-{number:03}" for number in range(230)]
     batch = [{"event": "e", "distinct_id": one, "properties": {"$set": {"group": name}}} for one in names]
-    position = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": batch}, key=None).headers["Position"]
+    position = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": batch}, key=None).headers["Position"]
     assert stack.persons("/?limit=1", Min_Position=position).status == 200
     stopping = threading.Event()
 
@@ -280,7 +273,7 @@ def test_the_values_of_a_property_are_told_by_count(stack: Stack) -> None:
         {"event": "e", "distinct_id": f"{key}-{number}", "properties": {"$set": {key: color}}}
         for number, color in enumerate(["Red", "red wine", "blue", "blue", 5, True, None, ["a"], {"b": 1}])
     ]
-    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": events}, key=None)
+    answer = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": events}, key=None)
 
     def told(query: str) -> list[tuple[str, int]]:
         body = stack.persons(f"/values/?{query}", Min_Position=answer.headers["Position"]).json
@@ -300,6 +293,6 @@ def test_at_most_twenty_values_are_told(stack: Stack) -> None:
     events = [
         {"event": "e", "distinct_id": f"{key}-{number}", "properties": {"$set": {key: number}}} for number in range(25)
     ]
-    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": events}, key=None)
+    answer = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": events}, key=None)
     body = stack.persons(f"/values/?key={key}", Min_Position=answer.headers["Position"]).json
     assert len(body["results"]) == 20

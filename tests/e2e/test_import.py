@@ -6,25 +6,19 @@ import csv
 import gzip
 import io
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from tests.support.asking import sent, shown, uuid
+from tests.support.asking import sent, shown
 from tests.support.lists import Listing, listing
-from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, running, wait_for
+from tests.support.processes import Stack, wait_for
+from tests.support.stacks import Projects
 
 BORN, SEEN = "2023-01-01T00:30:00Z", "2023-05-05T05:00:00Z"
 KILLED_ROWS = 6_000
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("import") / "data") as stack:
-        yield stack
 
 
 def row(*ids: str, **fields: Any) -> dict[str, Any]:
@@ -68,14 +62,14 @@ def test_a_person_is_what_the_row_says(stack: Stack, name: str, tmp_path: Path) 
     ]
     brought(stack, put(tmp_path / "p", rows))
     came(stack, f"{name}-2", distinct_ids=[name, f"{name}-2"], properties=properties, created_at=BORN,
-         last_seen_at=SEEN, is_identified=True, uuid=uuid(name))  # fmt: skip
+         last_seen_at=SEEN, is_identified=True, uuid=stack.uuid(name))  # fmt: skip
     came(stack, f"{name}-y", distinct_ids=[f"{name}-x", f"{name}-y"], is_identified=False,
          created_at="2023-01-01T00:30:00.000001Z")  # fmt: skip
 
 
 def test_without_a_personal_key_a_merge_marks(stack: Stack, name: str, tmp_path: Path) -> None:
     source = put(tmp_path / "p", [row(f"{name}-x", f"{name}-y", is_identified=False)])
-    brought(stack, source, "--to", stack.url, "--token", TOKEN)
+    brought(stack, source, "--to", stack.url, "--token", stack.token)
     came(stack, f"{name}-x", distinct_ids=[f"{name}-x", f"{name}-y"], is_identified=True)
 
 
@@ -133,7 +127,7 @@ def test_equal_rows_count_once(stack: Stack, name: str, tmp_path: Path) -> None:
     brought(stack, source)
     brought(stack, source, "--restart")
     came(stack, name, distinct_ids=[name, f"{name}-2"])
-    count = f"SELECT count() FROM captured_events FINAL WHERE fragment = '{uuid(name)}'"
+    count = f"SELECT count() FROM captured_events FINAL WHERE fragment = '{stack.uuid(name)}'"
     assert wait_for(lambda: stack.query(count) == "3", 20, "one e, one $set, one merge")
 
 
@@ -163,7 +157,7 @@ def test_an_import_older_than_an_erasure_brings_nobody_back(stack: Stack, name: 
     source = put(tmp_path / "p", [row(name, f"{name}-2", properties={"plan": "pro"}, last_seen_at=SEEN)])
     brought(stack, source)
     came(stack, name, distinct_ids=[name, f"{name}-2"])
-    assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 204
+    assert stack.persons(f"/{stack.uuid(name)}/", "DELETE").status == 204
     other = row(name, f"{name}-2", properties={"plan": "free"}, last_seen_at="2023-06-06T06:00:00Z")
     brought(stack, put(tmp_path / "later", [other]))  # another merge: the first one is known, and would do nothing
     brought(stack, put(tmp_path / "after", [row(f"{name}-after")]))
@@ -203,27 +197,28 @@ def test_a_killed_import_goes_on_and_ends_with_the_same_persons(stack: Stack, na
 
 
 def test_from_one_stack_into_another_persons_are_equal(
-    stack: Stack, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    own_stack: Stack, projects: Projects, erasing_projects: Projects, tmp_path: Path
 ) -> None:
-    with running(tmp_path_factory.mktemp("source") / "data") as source:
-        _history(source)
-        everybody = source.persons("/?limit=1000").json["results"]
-        sheet = source.persons("/?format=csv").body
-        url = f"{source.url}/api/projects/1/persons/?limit=2"
-        brought(stack, url, "--key", PERSONAL_KEY, "--state", str(tmp_path / "s"))
-        denied = brought(stack, url, "--key", "phx_wrong", code=2)
+    """Between projects of one number, since a person's uuid comes from it and the distinct id."""
+    source, stack, other = own_stack, projects.first, erasing_projects.first
+    assert source.project == stack.project == other.project
+    _history(source)
+    everybody = source.persons("/?limit=1000").json["results"]
+    sheet = source.persons("/?format=csv").body
+    url = f"{source.url}/api/projects/{source.project}/persons/?limit=2"
+    brought(stack, url, "--key", source.key, "--state", str(tmp_path / "s"))
+    denied = brought(stack, url, "--key", "phx_wrong", code=2)
     assert "refused" in denied and "phx_wrong" not in denied
     same = ("distinct_ids", "properties", "created_at", "last_seen_at", "is_identified", "uuid", "name")
     assert len(everybody) == 6
     for person in everybody:
         came(stack, person["distinct_ids"][0], **{key: person[key] for key in same})
-    with running(tmp_path_factory.mktemp("sheet") / "data") as other:
-        (tmp_path / "persons.csv").write_bytes(sheet)
-        brought(other, str(tmp_path / "persons.csv"))
-        for person in everybody:
-            if not any(isinstance(value, dict | list) for value in person["properties"].values()):
-                flat = {key: value for key, value in person["properties"].items() if value is not None}
-                came(other, person["distinct_ids"][0], **{key: person[key] for key in same} | {"properties": flat})
+    (tmp_path / "persons.csv").write_bytes(sheet)
+    brought(other, str(tmp_path / "persons.csv"))
+    for person in everybody:
+        if not any(isinstance(value, dict | list) for value in person["properties"].values()):
+            flat = {key: value for key, value in person["properties"].items() if value is not None}
+            came(other, person["distinct_ids"][0], **{key: person[key] for key in same} | {"properties": flat})
     assert len(list(csv.reader(io.StringIO(sheet.decode())))) == 7
 
 
@@ -234,13 +229,13 @@ def _history(source: Stack) -> None:
     sent(source, "two", "$identify", **{"$anon_distinct_id": "0190aaaa-1111-2222-3333-444455556666"})
     sent(source, "three", **{"$set": {"a": 1}})
     sent(source, "three-b", **{"$set": {"b": 2.5}})
-    merged = source.persons(f"/{uuid('three')}/merge/", "POST", {"distinct_id": "three-b"})
+    merged = source.persons(f"/{source.uuid('three')}/merge/", "POST", {"distinct_id": "three-b"})
     assert merged.status == 200
     sent(source, "four", **{"$set": {"deep": {"a": [1, {"b": None}]}, "text": "ü,\"\n'x"}})
     old = {"event": "e", "distinct_id": "five", "timestamp": BORN, "properties": {"$set": {"p": "then"}}}
-    source.ask("POST", "/batch/", {"api_key": TOKEN, "historical_migration": True, "batch": [old]}, key=None)
+    source.ask("POST", "/batch/", {"api_key": source.token, "historical_migration": True, "batch": [old]}, key=None)
     sent(source, "six")
-    assert source.persons(f"/{uuid('six')}/", "PATCH", {"properties": {"set": "by hand"}}).status == 200
+    assert source.persons(f"/{source.uuid('six')}/", "PATCH", {"properties": {"set": "by hand"}}).status == 200
 
 
 def test_posthogs_pages_come_whole_though_it_asks_to_wait(stack: Stack, name: str, tmp_path: Path) -> None:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.support.asking import sent, shown, uuid
-from tests.support.processes import Stack, running
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("past") / "data") as started:
-        yield started
+from tests.support.asking import sent, shown
+from tests.support.processes import Stack
 
 
 def test_every_write_can_be_read_again_as_it_was_by_its_position(stack: Stack, name: str) -> None:
@@ -25,7 +18,7 @@ def test_every_write_can_be_read_again_as_it_was_by_its_position(stack: Stack, n
         sent(stack, name, **{"$unset": ["seat"]}),
         sent(stack, name, **{"$set_once": {"seat": 2}}),
     ]
-    then = [stack.persons(f"/{uuid(name)}/?as_of={position}").json["properties"] for position in positions]
+    then = [stack.persons(f"/{stack.uuid(name)}/?as_of={position}").json["properties"] for position in positions]
     assert then == [
         {"plan": "free", "seat": 1}, {"plan": "pro", "seat": 1}, {"plan": "pro"}, {"plan": "pro", "seat": 2},
     ]  # fmt: skip
@@ -36,13 +29,11 @@ def test_a_merge_and_a_split_are_undone_by_reading_before_them(stack: Stack, nam
     sent(stack, device, **{"$set": {"theme": "dark", "plan": "none"}})
     apart = sent(stack, name, **{"$set": {"plan": "free"}})
     together = sent(stack, name, "$identify", **{"$anon_distinct_id": device})
-    split = stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": name})
+    split = stack.persons(f"/{stack.uuid(name)}/split/", "POST", {"main_distinct_id": name})
     assert split.status == 200
 
     def both(as_of: str) -> list[Any]:
-        answer = stack.ask(
-            "POST", f"/api/projects/1/persons/batch_by_distinct_ids/{as_of}", {"distinct_ids": [name, device]}
-        )
+        answer = stack.persons(f"/batch_by_distinct_ids/{as_of}", "POST", {"distinct_ids": [name, device]})
         found = answer.json["results"]
         return [(sorted(found[one]["distinct_ids"]), found[one]["properties"]) for one in (name, device)]
 
@@ -50,10 +41,10 @@ def test_a_merge_and_a_split_are_undone_by_reading_before_them(stack: Stack, nam
     assert both(f"?as_of={apart}") == alone
     assert both(f"?as_of={together}") == [([name, device], {"theme": "dark", "plan": "free"})] * 2
     assert both("") == alone
-    absorbed = stack.persons(f"/{uuid(device)}/?as_of={together}").json
-    assert absorbed["uuid"] == uuid(name)
+    absorbed = stack.persons(f"/{stack.uuid(device)}/?as_of={together}").json
+    assert absorbed["uuid"] == stack.uuid(name)
     assert absorbed["is_identified"] is True
-    assert stack.persons(f"/{uuid(device)}/?as_of={apart}").json["is_identified"] is False
+    assert stack.persons(f"/{stack.uuid(device)}/?as_of={apart}").json["is_identified"] is False
 
 
 def test_a_list_as_of_a_moment_holds_who_was_there_then(stack: Stack, name: str) -> None:
@@ -81,16 +72,17 @@ def test_a_list_as_of_a_moment_holds_who_was_there_then(stack: Stack, name: str)
 
 def test_what_is_deleted_never_comes_back_from_the_past(stack: Stack, name: str) -> None:
     before = sent(stack, name, **{"$set": {"secret": "canary"}})
-    assert stack.persons(f"/{uuid(name)}/", "DELETE").status == 204
-    assert stack.persons(f"/{uuid(name)}/?as_of={before}").status == 404
+    assert stack.persons(f"/{stack.uuid(name)}/", "DELETE").status == 204
+    assert stack.persons(f"/{stack.uuid(name)}/?as_of={before}").status == 404
     assert shown(stack, name, before) is None
     after = sent(stack, name, **{"$set": {"fresh": 1}})
-    assert stack.persons(f"/{uuid(name)}/?as_of={before}").status == 404
+    assert stack.persons(f"/{stack.uuid(name)}/?as_of={before}").status == 404
     assert shown(stack, name, before) is None
-    assert stack.persons(f"/{uuid(name)}/?as_of={after}").json["properties"] == {"fresh": 1}
-    timeline = stack.persons(f'/{uuid(name)}/properties_timeline/?properties=[{{"key":"secret","type":"person"}}]')
+    assert stack.persons(f"/{stack.uuid(name)}/?as_of={after}").json["properties"] == {"fresh": 1}
+    filters = '[{"key":"secret","type":"person"}]'
+    timeline = stack.persons(f"/{stack.uuid(name)}/properties_timeline/?properties={filters}")
     assert [point["properties"] for point in timeline.json["points"]] == [{"fresh": 1}]
-    history = stack.persons(f"/{uuid(name)}/properties/secret/history/").json
+    history = stack.persons(f"/{stack.uuid(name)}/properties/secret/history/").json
     assert history["results"] == []
     assert "canary" not in str(timeline.json) + str(history)
 
@@ -116,7 +108,7 @@ def test_a_moment_that_cannot_be_read_is_refused_in_the_documented_shape(
     stack: Stack, name: str, as_of: str, status: int
 ) -> None:
     sent(stack, name, **{"$set": {"a": 1}})
-    answer = stack.persons(f"/{uuid(name)}/?as_of={as_of}")
+    answer = stack.persons(f"/{stack.uuid(name)}/?as_of={as_of}")
     assert answer.status == status, answer.body
     assert set(answer.json) == {"type", "code", "detail", "attr"}
     assert answer.json["attr"] == ("as_of" if status == 400 else None)
@@ -127,15 +119,15 @@ def test_a_moment_that_cannot_be_read_is_refused_in_the_documented_shape(
 def test_a_moment_a_little_ahead_of_the_clock_lies_in_the_future(stack: Stack, name: str) -> None:
     sent(stack, name, **{"$set": {"a": 1}})
     ahead = (datetime.now(UTC) + timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    answer = stack.persons(f"/{uuid(name)}/?as_of={ahead}")
+    answer = stack.persons(f"/{stack.uuid(name)}/?as_of={ahead}")
     assert (answer.status, answer.json["detail"]) == (400, "as_of lies in the future.")
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    assert stack.persons(f"/{uuid(name)}/?as_of={now}").json["properties"] == {"a": 1}
+    assert stack.persons(f"/{stack.uuid(name)}/?as_of={now}").json["properties"] == {"a": 1}
 
 
 def test_the_properties_timeline_stops_at_the_moment(stack: Stack, name: str) -> None:
     positions = [sent(stack, name, **{"$set": {"plan": plan}}) for plan in ("a", "b", "c")]
-    url = f'/{uuid(name)}/properties_timeline/?properties=[{{"key":"plan","type":"person"}}]'
+    url = f'/{stack.uuid(name)}/properties_timeline/?properties=[{{"key":"plan","type":"person"}}]'
     assert [point["properties"]["plan"] for point in stack.persons(url).json["points"]] == ["a", "b", "c"]
     then = stack.persons(f"{url}&as_of={positions[1]}").json["points"]
     assert [point["properties"]["plan"] for point in then] == ["a", "b"]
@@ -145,7 +137,7 @@ def test_properties_at_time_answers_as_the_original_does(stack: Stack, name: str
     sent(stack, name, **{"$set": {"plan": "a"}})
     moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     sent(stack, name, **{"$set": {"plan": "b"}})
-    for who in (f"distinct_id={name}", f"person_id={uuid(name)}"):
+    for who in (f"distinct_id={name}", f"person_id={stack.uuid(name)}"):
         body = stack.persons(f"/properties_at_time/?{who}&timestamp={moment}").json
         assert body["properties"] == {"plan": "a"}
         assert body["point_in_time_metadata"]["distinct_ids_queried"] == [name]
@@ -189,7 +181,7 @@ def test_a_propertys_history_says_where_each_value_came_from_and_why_one_wins(st
     ]  # fmt: skip
     assert [one["wins"] for one in body["results"]] == [True, False, False]
     (step,) = body["results"][2]["merge_path"]
-    assert (step["how"], step["from"], step["into"]) == ("merged", uuid(device), uuid(name))
+    assert (step["how"], step["from"], step["into"]) == ("merged", stack.uuid(device), stack.uuid(name))
     assert body["results"][0]["merge_path"] == []
     page = stack.persons(f"/{row['id']}/properties/plan/history/?limit=1&offset=1").json
     assert [one["value"] for one in page["results"]] == ["free"]
@@ -203,7 +195,7 @@ def test_a_propertys_history_says_where_each_value_came_from_and_why_one_wins(st
 def test_an_unset_property_says_why_it_shows_nothing(stack: Stack, name: str) -> None:
     sent(stack, name, **{"$set": {"plan": "free"}})
     sent(stack, name, **{"$unset": ["plan"]})
-    body = stack.persons(f"/{uuid(name)}/properties/plan/history/").json
+    body = stack.persons(f"/{stack.uuid(name)}/properties/plan/history/").json
     assert (body["shows"], body["value"]) == (False, None)
     assert "unset" in body["why"]
     assert [(one["operation"], one["wins"]) for one in body["results"]] == [("unset", True), ("set", False)]
@@ -215,11 +207,11 @@ def test_the_changes_of_a_person_are_told_with_what_caused_them(stack: Stack, na
     sent(stack, name, "sign up", **{"$set": {"plan": "free"}})
     sent(stack, name, "$identify", **{"$anon_distinct_id": device})
     sent(stack, name, "noise", **{"$set": {"plan": "free"}})  # an effect of its own, and nothing to see
-    stack.persons(f"/{uuid(name)}/", "PATCH", {"properties": {"plan": "pro"}})
-    stack.persons(f"/{uuid(name)}/delete_property/", "POST", {"$unset": "theme"})
-    stack.persons(f"/{uuid(name)}/split/", "POST", {"main_distinct_id": name})
+    stack.persons(f"/{stack.uuid(name)}/", "PATCH", {"properties": {"plan": "pro"}})
+    stack.persons(f"/{stack.uuid(name)}/delete_property/", "POST", {"$unset": "theme"})
+    stack.persons(f"/{stack.uuid(name)}/split/", "POST", {"main_distinct_id": name})
     sent(stack, device, "later", **{"$set": {"theme": "light"}})  # another person's by now
-    url = f"/{uuid(name)}/properties_timeline/?source=changes"
+    url = f"/{stack.uuid(name)}/properties_timeline/?source=changes"
     points = stack.persons(url).json["points"]
     told = [(one["cause"]["kind"], one["cause"]["event"], one["keys"], one["before"], one["after"]) for one in points]
     assert told == [
@@ -233,7 +225,8 @@ def test_the_changes_of_a_person_are_told_with_what_caused_them(stack: Stack, na
     assert points[2]["actor"] == "bootstrap"
     assert points[-1]["properties"] == {"plan": "pro"}
     for point in points[:-1]:
-        assert stack.persons(f"/{uuid(name)}/?as_of={point['position']}").json["properties"] == point["properties"]
+        then = stack.persons(f"/{stack.uuid(name)}/?as_of={point['position']}").json
+        assert then["properties"] == point["properties"]
     assert [one["keys"] for one in stack.persons(f"{url}&keys=theme").json["points"]] == [["theme"], ["theme"]]
     then = stack.persons(f"{url}&as_of={points[2]['position']}").json["points"]
     assert then == points[:3]
@@ -258,5 +251,5 @@ def test_the_changes_of_a_person_are_told_with_what_caused_them(stack: Stack, na
 )
 def test_changes_that_are_asked_for_wrongly_are_refused(stack: Stack, name: str, query: str, attr: str) -> None:
     sent(stack, name, **{"$set": {"a": 1}})
-    answer = stack.persons(f"/{uuid(name)}/properties_timeline/?{query}")
+    answer = stack.persons(f"/{stack.uuid(name)}/properties_timeline/?{query}")
     assert (answer.status, answer.json["attr"]) == (400, attr)

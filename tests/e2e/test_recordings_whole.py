@@ -7,7 +7,6 @@ import json
 import random
 import urllib.request
 import zipfile
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -15,24 +14,23 @@ import orjson
 import psutil
 import pytest
 
-from tests.support.asking import sent, uuid
-from tests.support.processes import PERSONAL_KEY, Answer, Stack, running, wait_for
-from tests.support.snapshots import BEGAN_MS, body, event, lines, snapshots
+from tests.support import snapshots
+from tests.support.asking import sent
+from tests.support.processes import Answer, Stack, wait_for
+from tests.support.snapshots import BEGAN_MS, body, lines
 
 BLOCKS, BLOCK_BYTES = 40, 1_000_000
 GROWTH_BYTES_MAX = 20_000_000
 """What an API process may grow by while it sends a recording of 40 MB."""
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("recordings") / "data") as stack:
-        yield stack
-
-
 def at(seconds: int, text: str = "hello") -> dict[str, Any]:
     """Snapshots of so many seconds after the beginning."""
-    return {"$snapshot_data": snapshots(BEGAN_MS + seconds * 1_000, text)}
+    return {"$snapshot_data": snapshots.snapshots(BEGAN_MS + seconds * 1_000, text)}
+
+
+def event(stack: Stack, name: str, session: str, **properties: Any) -> dict[str, Any]:
+    return snapshots.event(name, session, stack.token, **properties)
 
 
 def record(stack: Stack, *events: dict[str, Any]) -> str:
@@ -42,13 +40,13 @@ def record(stack: Stack, *events: dict[str, Any]) -> str:
 
 
 def listed(stack: Stack, name: str, position: str, query: str = "") -> Any:
-    answer = stack.persons(f"/{uuid(name)}/recordings/{query}", Min_Position=position)
+    answer = stack.persons(f"/{stack.uuid(name)}/recordings/{query}", Min_Position=position)
     assert answer.status == 200, answer.body
     return answer.json
 
 
 def played(stack: Stack, name: str, session: str) -> list[Any]:
-    answer = stack.persons(f"/{uuid(name)}/recordings/{session}/")
+    answer = stack.persons(f"/{stack.uuid(name)}/recordings/{session}/")
     assert (answer.status, answer.headers["Content-Type"]) == (200, "application/x-ndjson"), answer.body
     return [json.loads(line) for line in answer.body.split(b"\n") if line]
 
@@ -68,7 +66,7 @@ def objects(stack: Stack) -> bytes:
 
 
 def archive(stack: Stack, name: str) -> dict[str, list[Any]]:
-    answer = stack.persons(f"/{uuid(name)}/export/")
+    answer = stack.persons(f"/{stack.uuid(name)}/export/")
     assert answer.status == 200
     with zipfile.ZipFile(io.BytesIO(answer.body)) as files:
         names = [one for one in files.namelist() if one.endswith(".ndjson")]
@@ -79,10 +77,10 @@ def test_a_session_goes_with_its_person_and_leaves_a_neighbours_bytes(either_sta
     stack = either_stack
     device, ann, bob = "device-0-0-0-1", "ann@example.com", "bob@example.com"
     session, theirs, later = (str(uuid4()) for _ in range(3))
-    first, second = event(device, session, **at(0)), event(device, session, **at(5))
-    other = event(bob, theirs, **at(1, "bob's"))
+    first, second = event(stack, device, session, **at(0)), event(stack, device, session, **at(5))
+    other = event(stack, bob, theirs, **at(1, "bob's"))
     record(stack, first, other, second)  # one request, one object
-    third = event(ann, session, **at(9))
+    third = event(stack, ann, session, **at(9))
     record(stack, third)
     sent(stack, bob)
     sent(stack, ann, "$identify", **{"$anon_distinct_id": device})
@@ -93,8 +91,8 @@ def test_a_session_goes_with_its_person_and_leaves_a_neighbours_bytes(either_sta
     assert played(stack, ann, session) == lines(first, second, third)
     assert played(stack, device, session) == lines(first, second, third)  # the absorbed id leads to the person
     assert played(stack, bob, theirs) == lines(other)
-    assert stack.persons(f"/{uuid(ann)}/recordings/{theirs}/").status == 404
-    assert stack.persons(f"/{uuid(bob)}/recordings/{session}/").status == 404
+    assert stack.persons(f"/{stack.uuid(ann)}/recordings/{theirs}/").status == 404
+    assert stack.persons(f"/{stack.uuid(bob)}/recordings/{session}/").status == 404
 
     files = archive(stack, ann)
     assert files["recordings.ndjson"] == [row]
@@ -104,16 +102,16 @@ def test_a_session_goes_with_its_person_and_leaves_a_neighbours_bytes(either_sta
     secrets, shared = kept_bytes(stack, session), kept_bytes(stack, theirs)
     assert len(secrets) == 4 and all(one in objects(stack) for one in secrets + shared)
     flags = "delete_events=true&delete_recordings=true"
-    counted = stack.persons(f"/{uuid(ann)}/?{flags}&dry_run=true", "DELETE").json["targets"]["recordings"]
+    counted = stack.persons(f"/{stack.uuid(ann)}/?{flags}&dry_run=true", "DELETE").json["targets"]["recordings"]
     assert (counted["rows"], counted["objects"]) == (4, 3)
-    gone = stack.persons(f"/{uuid(ann)}/?{flags}", "DELETE")
+    gone = stack.persons(f"/{stack.uuid(ann)}/?{flags}", "DELETE")
     assert gone.status == 204
-    assert stack.persons(f"/{uuid(ann)}/recordings/").status == 404
+    assert stack.persons(f"/{stack.uuid(ann)}/recordings/").status == 404
 
     sent(stack, ann, "back again")
-    again = event(ann, later, **at(60))
+    again = event(stack, ann, later, **at(60))
     assert [one["session_id"] for one in listed(stack, ann, record(stack, again))["results"]] == [later]
-    assert stack.persons(f"/{uuid(ann)}/recordings/{session}/").status == 404
+    assert stack.persons(f"/{stack.uuid(ann)}/recordings/{session}/").status == 404
 
     ran = stack.call("deletions", "run")
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -126,23 +124,24 @@ def test_a_session_goes_with_its_person_and_leaves_a_neighbours_bytes(either_sta
     assert played(stack, ann, later) == lines(again)
 
 
-def test_delete_recordings_takes_the_recordings_and_leaves_the_person(stack: Stack, name: str) -> None:
+def test_delete_recordings_takes_the_recordings_and_leaves_the_person(erasing_stack: Stack, name: str) -> None:
+    stack = erasing_stack
     session = str(uuid4())
     sent(stack, name)
-    position = record(stack, event(name, session))
+    position = record(stack, event(stack, name, session))
     assert len(listed(stack, name, position)["results"]) == 1
-    assert stack.persons(f"/{uuid(name)}/delete_recordings/", "POST").status == 200
+    assert stack.persons(f"/{stack.uuid(name)}/delete_recordings/", "POST").status == 200
     (kept,) = kept_bytes(stack, session)
     assert stack.call("deletions", "run").returncode == 0
     assert listed(stack, name, position)["results"] == []
     assert kept not in objects(stack)
-    assert stack.persons(f"/{uuid(name)}/").status == 200
+    assert stack.persons(f"/{stack.uuid(name)}/").status == 200
 
 
 def test_pages_lead_forth_and_back_newest_first(stack: Stack, name: str) -> None:
     sessions = [str(uuid4()) for _ in range(5)]
     sent(stack, name)
-    position = record(stack, *(event(name, one, **at(60 * number)) for number, one in enumerate(sessions)))
+    position = record(stack, *(event(stack, name, one, **at(60 * number)) for number, one in enumerate(sessions)))
     pages = [listed(stack, name, position, "?limit=2")]
     while pages[-1]["next"]:
         pages.append(listed(stack, name, position, "?" + pages[-1]["next"].partition("?")[2]))
@@ -153,22 +152,23 @@ def test_pages_lead_forth_and_back_newest_first(stack: Stack, name: str) -> None
         back = listed(stack, name, position, "?" + back["previous"].partition("?")[2])
         assert back["results"] == page["results"]
     assert back["previous"] is None
-    rows = stack.persons(f"/{uuid(name)}/recordings/?format=csv").body.splitlines()
+    rows = stack.persons(f"/{stack.uuid(name)}/recordings/?format=csv").body.splitlines()
     assert len(rows) == 6 and b"session_id" in rows[0]
 
 
 def test_a_recording_of_nobody_waits_for_its_person_and_makes_none(stack: Stack, name: str) -> None:
     session = str(uuid4())
-    position = record(stack, event(name, session))
-    assert stack.persons(f"/{uuid(name)}/recordings/", Min_Position=position).status == 404
+    position = record(stack, event(stack, name, session))
+    assert stack.persons(f"/{stack.uuid(name)}/recordings/", Min_Position=position).status == 404
     sent(stack, name)
     assert [row["session_id"] for row in listed(stack, name, position)["results"]] == [session]
 
 
-def test_a_recording_outlives_the_processes(stack: Stack, name: str) -> None:
+def test_a_recording_outlives_the_processes(own_stack: Stack, name: str) -> None:
+    stack = own_stack
     session = str(uuid4())
     sent(stack, name)
-    one = event(name, session)
+    one = event(stack, name, session)
     position = record(stack, one)
     for process in ("api", "projector"):
         stack.wait_restarted(process, stack.kill(process))
@@ -193,12 +193,12 @@ def test_the_memory_of_a_long_recording_is_constant(stack: Stack, name: str) -> 
     for number in range(BLOCKS):
         text = chosen.randbytes(BLOCK_BYTES // 2).hex()
         large = {"type": 3, "timestamp": BEGAN_MS + number, "data": text}
-        position = record(stack, event(name, session, **{"$snapshot_data": [large]}))
+        position = record(stack, event(stack, name, session, **{"$snapshot_data": [large]}))
     listed(stack, name, position)
     process = psutil.Process(stack.pid("api"))
     asked = urllib.request.Request(
-        f"{stack.url}/api/projects/1/persons/{uuid(name)}/recordings/{session}/",
-        headers={"Authorization": f"Bearer {PERSONAL_KEY}"},
+        f"{stack.url}/api/projects/{stack.project}/persons/{stack.uuid(name)}/recordings/{session}/",
+        headers={"Authorization": f"Bearer {stack.key}"},
     )
     before, highest, received = process.memory_info().rss, 0, 0
     with urllib.request.urlopen(asked, timeout=60) as answer:
@@ -213,8 +213,8 @@ def test_the_memory_of_a_long_recording_is_constant(stack: Stack, name: str) -> 
 def test_a_recording_is_ndjson_and_nothing_else(stack: Stack, name: str, how: str) -> None:
     session = str(uuid4())
     sent(stack, name)
-    listed(stack, name, record(stack, event(name, session)))
-    path = f"/{uuid(name)}/recordings/{session}/"
+    listed(stack, name, record(stack, event(stack, name, session)))
+    path = f"/{stack.uuid(name)}/recordings/{session}/"
     answers: list[Answer] = [stack.persons(path + how), stack.persons(path, Accept="application/json")]
     assert [one.status for one in answers] == [404, 406]
-    assert stack.persons(f"/{uuid(name)}/recordings/no_such/").status == 404
+    assert stack.persons(f"/{stack.uuid(name)}/recordings/no_such/").status == 404

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.asking import sent, shown, uuid
+from tests.support.asking import sent, shown
 from tests.support.processes import Stack, running
 
 ERASED, KEPT, SECRET, OPEN = "ann@example.com", "bob@example.com", "a-secret-of-anns", "a-secret-of-bobs"
@@ -38,7 +38,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, before: list[str]) -> Iterat
         stack.stop()
         shutil.copytree(stack.data / "engine", folder / "backup", symlinks=True)
         stack.start()
-        answer = stack.persons(f"/{uuid(ERASED)}/?delete_events=true&delete_recordings=true", "DELETE")
+        answer = stack.persons(f"/{stack.uuid(ERASED)}/?delete_events=true&delete_recordings=true", "DELETE")
         assert answer.status == 204
         run(stack, "1 verified, 0 failed, 0 left open\n")
         assert not held(stack, SECRET)
@@ -71,9 +71,9 @@ def listed(stack: Stack, as_of: str = "") -> dict[str, int]:
 
 def nothing_is_back(stack: Stack, then: str) -> None:
     assert shown(stack, ERASED) is None
-    assert stack.persons(f"/{uuid(ERASED)}/").status == 404
-    assert stack.persons(f"/{uuid(f'{ERASED}-device')}/").status == 404
-    assert stack.persons(f"/{uuid(ERASED)}/?as_of={then.replace('+', '%2B')}").status == 404
+    assert stack.persons(f"/{stack.uuid(ERASED)}/").status == 404
+    assert stack.persons(f"/{stack.uuid(f'{ERASED}-device')}/").status == 404
+    assert stack.persons(f"/{stack.uuid(ERASED)}/?as_of={then.replace('+', '%2B')}").status == 404
     assert listed(stack) == listed(stack, then) == {ERASED: 0, KEPT: 1}
     kept: dict[str, Any] | None = shown(stack, KEPT)
     assert kept is not None

@@ -10,6 +10,7 @@ import pytest
 from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, wait_for
 from tests.support.sdks import captured, ends_right, told_by_python
 
+pytestmark = pytest.mark.sdk
 PERSONS, EVENTS = 1_000, 10_000
 SECONDS_MAX = 120.0
 

@@ -21,6 +21,8 @@ from tests.support.sdks import (
     write_shop,
 )
 
+pytestmark = pytest.mark.browser
+
 
 @pytest.fixture
 def stack_settings() -> dict[str, str]:

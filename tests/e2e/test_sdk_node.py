@@ -7,6 +7,7 @@ import pytest
 from tests.support.processes import PERSONAL_KEY, Stack
 from tests.support.sdks import captured, ends_right, everybody, told_by_node
 
+pytestmark = pytest.mark.sdk
 QUIET = {"complaints": [], "flags": {"one": None, "all": {}}}
 
 

@@ -6,7 +6,6 @@ import csv
 import io
 import urllib.request
 import zipfile
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -14,8 +13,9 @@ import orjson
 import psutil
 import pytest
 
-from tests.support.asking import sent, uuid
-from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, running, wait_for
+from tests.support.asking import sent
+from tests.support.processes import Stack, wait_for
+from tests.support.stacks import Projects
 
 COUNT = 1_250
 """More than a page may have, and more than the persons held at once."""
@@ -29,10 +29,10 @@ and what the allocator keeps of them."""
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with running(tmp_path_factory.mktemp("streams") / "data") as stack:
-        fill(stack)
-        yield stack
+def stack(projects: Projects) -> Stack:
+    stack = projects.fresh()
+    fill(stack)
+    return stack
 
 
 def fill(stack: Stack) -> None:
@@ -45,7 +45,7 @@ def fill(stack: Stack) -> None:
             }
             for number in range(start, min(start + 50, COUNT))
         ]
-        answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": batch}, key=None)
+        answer = stack.ask("POST", "/batch/", {"api_key": stack.token, "batch": batch}, key=None)
         assert answer.status == 200
     position = answer.headers["Position"]
     wait_for(lambda: stack.persons("/?search=s0&limit=1", Min_Position=position).status == 200, 60, "the projection")
@@ -95,7 +95,8 @@ def test_the_memory_of_a_long_list_is_constant(stack: Stack, query: str) -> None
     stack.persons("/?limit=200")  # what every list needs, once
     before = process.memory_info().rss
     asked = urllib.request.Request(
-        f"{stack.url}/api/projects/1/persons/?{query}", headers={"Authorization": f"Bearer {PERSONAL_KEY}"}
+        f"{stack.url}/api/projects/{stack.project}/persons/?{query}",
+        headers={"Authorization": f"Bearer {stack.key}"},
     )
     highest = received = 0
     with urllib.request.urlopen(asked, timeout=60) as answer:
@@ -142,7 +143,7 @@ def test_the_archive_of_a_person_has_everything_held_about_it(stack: Stack) -> N
     assert manifest["person"] == person["uuid"] and manifest["rows"]["events"] == 3
     assert b"canary" not in orjson.dumps(files)
 
-    past = unzipped(stack, f"/{uuid(name)}/export/?as_of={early}")
+    past = unzipped(stack, f"/{stack.uuid(name)}/export/?as_of={early}")
     assert past["person.ndjson"][0]["properties"] == {"email": f"{name}@x.y", "plan": "free"}
     assert [row["event"] for row in past["events.ndjson"]] == ["sign up"]
     assert {row["fact"] for row in past["changes.ndjson"]} == {"fragment.changed"}
@@ -153,10 +154,10 @@ def test_the_archive_of_a_person_has_everything_held_about_it(stack: Stack) -> N
     [("/?format=csv", 404), (".json", 404), ("/?as_of=soon", 400), ("/?as_of=1999-01-01", 404)],
 )
 def test_an_archive_is_a_zip_and_nothing_else(stack: Stack, how: str, status: int) -> None:
-    assert stack.persons(f"/{uuid('s0001')}/export{how}").status == status
-    assert stack.persons(f"/{uuid('s0001')}/export/", Accept="application/json").status == 406
-    assert stack.persons(f"/{uuid('s0001')}/export/", Accept="application/zip").status == 200
-    assert stack.persons(f"/{uuid('nobody')}/export/").status == 404
+    assert stack.persons(f"/{stack.uuid('s0001')}/export{how}").status == status
+    assert stack.persons(f"/{stack.uuid('s0001')}/export/", Accept="application/json").status == 406
+    assert stack.persons(f"/{stack.uuid('s0001')}/export/", Accept="application/zip").status == 200
+    assert stack.persons(f"/{stack.uuid('nobody')}/export/").status == 404
 
 
 def unzipped(stack: Stack, path: str) -> dict[str, list[Any]]:

@@ -27,10 +27,11 @@ from tests.support.engine import EngineProcess
 from tests.support.erasing import World, life, working
 from tests.support.processes import ROOT
 from tests.support.proxy import MOMENTS, Moment, Proxy, Stop, proxying
+from tests.support.tier import TIER
 
-ALL_STEPS = bool(os.environ.get("CI"))
+ALL_STEPS = TIER != "dev"
 POINTS_MAX = 6
-"""Points of a developer's run, for each victim; CI takes all of them."""
+"""Points of a developer's run, for each victim; CI and soak take all of them."""
 
 SITES = 4 if ALL_STEPS else 3
 """Engines side by side: most of a run is a wait for the engine to drop files, and the machine has nothing to do."""

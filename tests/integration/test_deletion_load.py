@@ -35,13 +35,13 @@ async def deleted(world: World, who: str) -> Any:
 async def test_a_foreign_mutation_that_hangs_is_waited_for_and_never_stopped(
     world: World, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    monkeypatch.setattr(sweeping, "MUTATION_SECONDS_MAX", 0.5)
     request = await deleted(world, "ann")
     if step == "erase":
         await world.sweep().hide(projected=True)
     hangs = "ALTER TABLE timeline UPDATE source = toString(throwIf(1, 'foreign')) WHERE 1 SETTINGS mutations_sync = 0"
     await world.store.command(statement(hangs))
-    with pytest.raises(StoreUnavailable, match="1 mutations do not end"):
+    with monkeypatch.context() as patch, pytest.raises(StoreUnavailable, match="1 mutations do not end"):
+        patch.setattr(sweeping, "MUTATION_SECONDS_MAX", 0.5)
         await world.sweep().run(projected=True)
     ((name, done, killed),) = await world.store.rows(MUTATIONS)
     assert (done, killed) == (0, 0)

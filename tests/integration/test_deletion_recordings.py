@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,11 +14,32 @@ from services.deleter import recordings
 from shared.domain.commands import Scope
 from shared.domain.errors import Transient
 from shared.runtime.clock import ManualClock
-from shared.store.objects import MARKER, Objects, Span
+from shared.store.objects import MARKER, SETTLED_SECONDS, Objects, Span
 from tests.support.erasing import EVERYTHING, World, life
 from tests.support.s3 import S3
 
 RECORDINGS = Scope(recordings=True)
+
+
+class Waits:
+    """A clock for the deleter's waits: nothing is waited for, and `meanwhile` happens in each wait."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def sleep(self, seconds: float) -> None:
+        if self.meanwhile is not None:
+            await self.meanwhile()
+        self.seconds += seconds
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Waits:
+    made = Waits()
+    monkeypatch.setattr(recordings, "time", SimpleNamespace(monotonic=lambda: made.seconds))
+    monkeypatch.setattr(recordings, "asyncio", SimpleNamespace(sleep=made.sleep, gather=asyncio.gather))
+    return made
 
 
 async def asked(world: World, *people: str, scope: Scope = RECORDINGS) -> list[UUID]:
@@ -158,56 +180,56 @@ async def test_what_is_recorded_after_the_request_stays(world: World) -> None:
     assert await blocks(world, "ann") == 1
 
 
-async def test_an_object_that_is_still_on_its_way_is_waited_for_and_erased(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recordings, "SETTLED_SECONDS", 3.0)
+async def test_an_object_that_is_still_on_its_way_is_waited_for_and_erased(world: World, waits: Waits) -> None:
     await life(world, "ann")
     path = await world.record(("ann", "s", b"ann1"), at=world.clock.us)
     await world.objects.erase(path, [Span(0, 4)])  # its rows are in the log, and its writer has not come to it yet
     delete = world.delete("ann", EVERYTHING)
     await world.tell(delete)
     await world.settle()
-    sweeping = asyncio.create_task(world.sweep().run(projected=True))
-    while (await world.found(delete.request)).plan is None:
-        await asyncio.sleep(0.01)
-    await world.objects.put(path, b"ann1")
-    await sweeping
+
+    async def arrive() -> None:
+        waits.meanwhile = None
+        await world.objects.put(path, b"ann1")
+
+    waits.meanwhile = arrive
+    await world.sweep().run(projected=True)
+    assert waits.meanwhile is None
     assert await states(world, [delete.request]) == ["verified"]
     assert await world.objects.read(path) is None
 
 
-async def test_a_window_that_closes_while_an_object_is_waited_for_leaves_it_to_the_next(world: World) -> None:
+async def test_a_window_that_closes_while_an_object_is_waited_for_leaves_it_to_the_next(
+    world: World, waits: Waits
+) -> None:
     await life(world, "ann")
     path = await world.record(("ann", "s", b"ann1"), at=world.clock.us)
     delete = world.delete("ann", EVERYTHING)
     await world.tell(delete)
     await world.settle()
     closing = world.sweep(closes_at=world.clock.us + 1)
-    sweeping = asyncio.create_task(closing.run(projected=True))
-    while (await world.found(delete.request)).plan is None:
-        await asyncio.sleep(0.01)
-    world.clock.us += 60_000_000
-    assert await sweeping == []
+
+    async def close() -> None:
+        waits.meanwhile = None
+        world.clock.us += 60_000_000
+
+    waits.meanwhile = close
+    assert await closing.run(projected=True) == []
+    assert waits.meanwhile is None
     assert await world.objects.read(path) == b"ann1"
     await world.sweep().run(projected=True)
     assert await states(world, [delete.request]) == ["verified"]
 
 
-async def test_a_reach_that_ends_at_a_time_waits_until_nothing_older_can_come(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recordings, "SETTLED_SECONDS", 2.0)
+async def test_a_reach_that_ends_at_a_time_waits_until_nothing_older_can_come(world: World, waits: Waits) -> None:
     await life(world, "ann")
     await asked(world, "ann", scope=Scope(events=True))
-    began = time.monotonic()
     await world.sweep().settled()
-    assert time.monotonic() - began < 2.0  # nobody's recordings are asked for
+    assert waits.seconds == 0  # nobody's recordings are asked for
     await asked(world, "ann")
     world.clock.us = world.at
-    began = time.monotonic()
     await world.sweep().settled()
-    assert time.monotonic() - began >= 2.0
-    world.clock.us += 2_000_000
+    assert waits.seconds == pytest.approx(SETTLED_SECONDS)
+    world.clock.us += int(SETTLED_SECONDS * 1e6)
     await world.sweep().settled()
-    assert time.monotonic() - began < 10
+    assert waits.seconds == pytest.approx(SETTLED_SECONDS)

@@ -1,27 +1,31 @@
-"""The engine host as strangers meet it: unmodified clients, curl, kill -9. Never goes through our own client."""
+"""The engine as strangers meet it: unmodified clients, curl, SIGTERM, kill -9. Never goes through our own client."""
 
 from __future__ import annotations
 
-import asyncio
 import gzip
+import re
+import socket
+import subprocess
+import sys
 import threading
-import time
+import tomllib
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import clickhouse_connect
-import lz4.frame  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from shared.store import engine as host
-from shared.store.protocol import BODY_BYTES_MAX, EngineError
+from services.engine import library
+from services.engine.config import MERGE_THREADS
+from shared.runtime.settings import SettingsError
 from tests.support.engine import PASSWORD, USER, EngineProcess
+from tests.support.processes import ROOT, free_port, wait_for
 
 HOSTILE = ["", "it's", "\\", "\\N", "\n\t\r\0", "'; DROP TABLE t; --", "{a:String}", '`"%s', "😀\u202e", "x" * 20_000]
 
@@ -42,9 +46,9 @@ def curl(engine: EngineProcess, query: str, body: bytes | None = None, **headers
     request = urllib.request.Request(f"{engine.address}/?{query}", data=body, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.status, answer.read().decode(), answer.headers
+            return answer.status, answer.read().decode(errors="replace"), answer.headers
     except urllib.error.HTTPError as error:
-        return error.code, error.read().decode(), error.headers
+        return error.code, error.read().decode(errors="replace"), error.headers
 
 
 def test_an_unmodified_client_inserts_and_reads(client: Any) -> None:
@@ -69,7 +73,6 @@ async def test_an_unmodified_async_client_inserts_and_reads(engine: EngineProces
 def test_rows_that_the_engine_refuses_after_parsing_are_refused_to_the_client(
     engine: EngineProcess, client: Any, settings: str
 ) -> None:
-    """chDB's streaming insert says "1 row written" for each of these, and the rows are gone."""
     client.command("CREATE OR REPLACE TABLE strangers.picky (id UInt64, CONSTRAINT small CHECK id < 10)"
                    " ENGINE = MergeTree ORDER BY id SETTINGS parts_to_throw_insert = 2")  # fmt: skip
     client.command("SYSTEM STOP MERGES strangers.picky")
@@ -90,12 +93,6 @@ def test_hostile_text_comes_back_unchanged_as_a_parameter(client: Any, text: str
     assert client.query("SELECT {text:String}", parameters={"text": text}).result_rows == [(text,)]
 
 
-def test_ten_thousand_ids_fit_in_a_parameter(client: Any) -> None:
-    ids = [UUID(int=i) for i in range(10_000)]
-    query = "SELECT length({ids:Array(UUID)}), {ids:Array(UUID)}[10000]"
-    assert client.query(query, parameters={"ids": ids}).result_rows == [(10_000, ids[-1])]
-
-
 def test_an_error_carries_the_code_and_the_name(client: Any, engine: EngineProcess) -> None:
     with pytest.raises(DatabaseError) as caught:
         client.query("SELECT * FROM strangers.nowhere")
@@ -113,7 +110,7 @@ def test_a_wrong_password_is_refused(engine: EngineProcess, name: str, key: str)
     query = urllib.parse.urlencode({"user": name, "password": key, "query": "SELECT 1"})
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{engine.address}/?{query}", timeout=5)
-    assert refused.value.code == 401
+    assert refused.value.code == 403
     refused.value.close()
 
 
@@ -136,21 +133,10 @@ def test_curl_may_put_the_query_in_the_url_the_body_or_both(engine: EngineProces
     assert client.query("SELECT count() FROM strangers.c").result_rows == [(4,)]
 
 
-def test_what_the_host_cannot_do_is_said(engine: EngineProcess) -> None:
-    assert "multi-statements" in curl(engine, "", b"SELECT 1; SELECT 2")[1]
-    assert "Content-Encoding" in curl(engine, "compress=1", b"SELECT 1")[1]
-    assert "compression method x-own" in curl(engine, "", b"SELECT 1", **{"Content-Encoding": "x-own"})[1]
+def test_what_is_no_statement_is_said(engine: EngineProcess) -> None:
+    assert "Multi-statements are not allowed" in curl(engine, "", b"SELECT 1; SELECT 2")[1]
+    assert "Unknown compression method" in curl(engine, "", b"SELECT 1", **{"Content-Encoding": "x-own"})[1]
     assert "UNKNOWN_SETTING" in curl(engine, "no_such_setting=1", b"SELECT 1")[1]
-    assert "Unknown setting" in curl(engine, "a%3D1%2Cb=1", b"SELECT 1")[1]
-
-
-def test_a_body_that_inflates_past_the_limit_is_refused(engine: EngineProcess) -> None:
-    bomb = lz4.frame.compress(bytes(BODY_BYTES_MAX + 1))
-    status, _, headers = curl(engine, "", bomb, **{"Content-Encoding": "lz4"})
-    assert (status, headers["X-ClickHouse-Exception-Code"]) == (413, "396")
-    status, _, headers = curl(engine, "", gzip.compress(bytes(BODY_BYTES_MAX + 1), 1), **{"Content-Encoding": "gzip"})
-    assert (status, headers["X-ClickHouse-Exception-Code"]) == (413, "396")
-    assert "cut off" in curl(engine, "", bomb[:1000], **{"Content-Encoding": "lz4"})[1]
 
 
 @pytest.mark.parametrize("body", [b"SELECT \xff", b"INSERT INTO `\xff` FORMAT CSV\n1", b"(" * 5000])
@@ -173,7 +159,7 @@ def test_nonsense_is_answered_with_an_error_of_the_engine(engine: EngineProcess,
 )
 def test_readonly_refuses_writes_files_and_urls(engine: EngineProcess, client: Any, statement: str) -> None:
     status, text, headers = curl(engine, "readonly=1&max_execution_time=5", statement.encode())
-    assert (status, headers["X-ClickHouse-Exception-Code"]) == (403, "164"), text
+    assert status >= 400 and headers["X-ClickHouse-Exception-Code"] == "164", text
 
 
 @pytest.mark.parametrize("readonly", ["readonly=0", "readonly=1"])
@@ -186,14 +172,13 @@ def test_no_query_writes_a_local_file(engine: EngineProcess, tmp_path: Path, rea
 
 def test_a_link_does_not_write(engine: EngineProcess, client: Any) -> None:
     insert = urllib.parse.quote("INSERT INTO strangers.t (id) VALUES (1)")
-    assert curl(engine, f"readonly=0&query={insert}")[0] == 403
+    assert curl(engine, f"query={insert}")[2]["X-ClickHouse-Exception-Code"] == "164"
+    assert client.query("SELECT count() FROM strangers.t WHERE id = 1 AND text = ''").result_rows == [(0,)]
 
 
 def test_limits_sent_with_a_query_are_honoured(engine: EngineProcess) -> None:
-    began = time.monotonic()
     answer = curl(engine, "max_execution_time=1", b"SELECT sum(cityHash64(number)) FROM numbers(1000000000000)")
     assert answer[2]["X-ClickHouse-Exception-Code"] == "159"
-    assert time.monotonic() - began < 8
     answer = curl(engine, "max_memory_usage=1000000", b"SELECT groupArray(number) FROM numbers(10000000)")
     assert answer[2]["X-ClickHouse-Exception-Code"] == "241"
 
@@ -207,32 +192,138 @@ def test_settings_and_databases_never_reach_the_next_request(engine: EngineProce
         assert curl(engine, "", ask)[1] == "0\tdefault\n"
 
 
-async def test_a_full_queue_refuses_at_once() -> None:
-    release = threading.Event()
-
-    def job(_: object) -> host.Answer:
-        release.wait(20)
-        return host.Answer(b"", {})
-
-    workers = host._Workers(1, lambda: None)
-    running = [asyncio.create_task(workers.run(job)) for _ in range(host.QUEUE_REQUESTS_MAX + 1)]
-    await asyncio.sleep(0)
-    with pytest.raises(EngineError) as caught:
-        await workers.run(job)
-    assert caught.value.code == 202
-    release.set()
-    await asyncio.gather(*running)
-    await workers.close()
-
-
-def test_a_second_host_on_one_path_is_refused_with_one_line(engine: EngineProcess) -> None:
-    second = EngineProcess(engine.data).spawn()
-    _, errors = second.communicate(timeout=30)
-    assert second.returncode != 0
-    assert f"{engine.data} is open in another engine process" in errors.splitlines()[-1]
+def test_settings_of_the_engine_are_the_rendered_ones(client: Any) -> None:
+    """Merges give way, sleep little and clean up at once; these are what erasure's times and readers' calm rest on."""
+    names = {
+        "background_pool_size": str(MERGE_THREADS),
+        "os_threads_nice_value_merge_mutate": "19",
+        "mark_cache_size": "134217728",
+        "index_mark_cache_size": "16777216",
+    }
+    found = client.query(
+        "SELECT name, value FROM system.server_settings WHERE name IN {names:Array(String)}",
+        parameters={"names": list(names)},
+    ).result_rows
+    assert dict(found) == names
+    cleanup = {"cleanup_delay_period": "1", "max_cleanup_delay_period": "2", "cleanup_delay_period_random_add": "0"}
+    found = client.query(
+        "SELECT name, value FROM system.merge_tree_settings WHERE name IN {names:Array(String)}",
+        parameters={"names": list(cleanup)},
+    ).result_rows
+    assert dict(found) == cleanup
 
 
-def test_kill_9_loses_no_acknowledged_insert_and_a_stop_is_quick(tmp_path: Path) -> None:
+def test_the_operators_pages_are_served(engine: EngineProcess) -> None:
+    for path, text in (("livez", "ok\n"), ("readyz", "ok\n"), ("ping", "Ok.\n"), ("version", '{"version":')):
+        with urllib.request.urlopen(f"{engine.address}/{path}", timeout=20) as answer:
+            assert answer.status == 200 and answer.read().decode().startswith(text), path
+    with urllib.request.urlopen(f"{engine.address}/metrics", timeout=20) as answer:
+        assert b"ClickHouseMetrics_Query" in answer.read()
+    with urllib.request.urlopen(f"{engine.address}/play", timeout=20) as answer:
+        assert b"<html" in answer.read()
+
+
+def test_the_files_of_the_engine_hold_no_password(engine: EngineProcess) -> None:
+    home = engine.data / "run" / "engine"
+    for name in ("config.xml", "users.xml"):
+        text = (home / name).read_text()
+        assert [password for password in engine.passwords.values() if password in text] == []
+        assert (home / name).stat().st_mode & 0o777 == 0o600
+    assert home.stat().st_mode & 0o777 == 0o700
+
+
+def refused(process: EngineProcess) -> str:
+    """The one line that a start ended with, by exit code 2."""
+    _, errors = (child := process.spawn()).communicate(timeout=60)
+    assert child.returncode == 2
+    assert errors.count("\n") == 1, errors
+    return errors
+
+
+def test_a_second_engine_on_one_folder_is_refused_with_one_line(engine: EngineProcess) -> None:
+    assert f"{engine.data / 'engine'} is open in another engine process" in refused(EngineProcess(engine.data))
+    assert curl(engine, "", b"SELECT 1")[1] == "1\n"
+
+
+def test_a_taken_port_is_refused_with_one_line(engine: EngineProcess, tmp_path: Path) -> None:
+    assert f"port {engine.port} for the engine is taken" in refused(EngineProcess(tmp_path / "data", engine.port))
+
+
+def test_the_native_protocol_takes_the_next_free_port(tmp_path: Path) -> None:
+    port = free_port()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port + 1))
+        taken.listen()
+        engine = EngineProcess(tmp_path / "data", port).start()
+        try:
+            assert port + 1 < engine.native_port <= port + 100
+            socket.create_connection(("127.0.0.1", engine.native_port), timeout=20).close()
+        finally:
+            engine.stop()
+
+
+def test_another_version_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    library.check_version()
+    monkeypatch.setattr(library, "VERSION", "26.8.0")
+    with pytest.raises(SettingsError, match=r"needs 26\.8\.0"):
+        library.check_version()
+    monkeypatch.setattr(library, "DISTRIBUTION", "chdb-core-of-nobody")
+    with pytest.raises(SettingsError, match="install"):
+        library.check_version()
+
+
+def test_the_pinned_version_is_the_one_that_is_checked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["optional-dependencies"]["embedded"] == [f"{library.DISTRIBUTION}=={library.VERSION}"]
+
+
+def test_the_library_has_the_call_that_serves() -> None:
+    """In a process of its own: the library is loaded by nobody else."""
+    program = (
+        "from chdb import _chdb; import inspect; text = _chdb.query.__doc__;"
+        " assert 'queryStr: str' in text and 'path: str' in text, text; _chdb.set_signal_handlers_enabled(0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd="/")
+
+
+def running(engine: EngineProcess, text: str) -> bool:
+    ask = f"SELECT count() FROM system.processes WHERE query LIKE '%{text}%' AND query NOT LIKE '%processes%'"
+    return curl(engine, "", ask.encode())[1] == "1\n"
+
+
+def test_the_servers_do_not_end_with_their_keeper_after_days(engine: EngineProcess) -> None:
+    rows = curl(engine, "", b"SELECT query FROM system.processes WHERE user = ''")[1]
+    seconds = int(re.search(r"numbers\((\d+)\)", rows)[1])  # type: ignore[index]  # it runs
+    assert seconds / 86_400 > 365_000  # a thousand years
+
+
+def test_a_stop_lets_queries_end_and_tells_those_that_it_ends(tmp_path: Path) -> None:
+    engine = EngineProcess(tmp_path / "data").start()
+    answers: dict[str, Any] = {}
+
+    def ask(name: str, query: str) -> threading.Thread:
+        thread = threading.Thread(target=lambda: answers.update({name: curl(engine, "", query.encode())}))
+        thread.start()
+        wait_for(lambda: running(engine, name), 30, f"the {name} query to run")
+        return thread
+
+    try:
+        threads = [
+            ask("short", "SELECT 'short', sleepEachRow(0.1) FROM numbers(15) SETTINGS max_block_size = 1"),
+            ask("endless", "SELECT 'endless', max(cityHash64(number)) FROM numbers(1e15)"),
+        ]
+        process = engine.process
+        engine.stop()
+        assert process is not None and process.returncode == 0
+        for thread in threads:
+            thread.join(timeout=30)
+    finally:
+        engine.stop()
+    assert answers["short"][0] == 200 and answers["short"][1].count("\n") == 15
+    assert answers["endless"][2]["X-ClickHouse-Exception-Code"] == "394"
+
+
+def test_kill_9_loses_no_acknowledged_insert(tmp_path: Path) -> None:
     engine = EngineProcess(tmp_path / "data").start()
     try:
         curl(engine, "", b"CREATE TABLE t (id UInt64, text String) ENGINE = MergeTree ORDER BY id")
@@ -243,19 +334,7 @@ def test_kill_9_loses_no_acknowledged_insert_and_a_stop_is_quick(tmp_path: Path)
                 assert curl(engine, "", f"INSERT INTO t FORMAT CSV\n{body}\n".encode())[0] == 200
                 acknowledged += 100
             engine.kill()
-            engine = EngineProcess(engine.data).start()
+            engine.start()
             assert curl(engine, "", b"SELECT count(), uniqExact(id) FROM t")[1] == f"{acknowledged}\t{acknowledged}\n"
-        answers: list[Any] = []
-        query = b"SELECT max(cityHash64(number)) FROM numbers(1e15)"
-        slow = threading.Thread(target=lambda: answers.append(curl(engine, "", query)))
-        slow.start()
-        deadline = time.monotonic() + 10
-        while (
-            "1e15" not in curl(engine, "", b"SELECT query FROM system.processes WHERE query NOT LIKE '%processes%'")[1]
-        ):
-            assert time.monotonic() < deadline
-        assert engine.stop() < 5
-        slow.join(timeout=10)
-        assert answers[0][2]["X-ClickHouse-Exception-Code"] == "394"  # it was told, not dropped
     finally:
         engine.stop()

@@ -24,8 +24,13 @@ from shared.store.migrate import migrate
 from shared.store.queries import Query
 from shared.store.timeline import TIMELINE
 from tests.support import history
+from tests.support.tier import sized
 
 COUNT, PERSONS, START = 1_500, 80, 1_795_000_000_000_000
+SECONDS_MAX = 60
+STRIDE = sized(dev=3, ci=1, soak=1)
+"""A rebuild is cut off before and after each statement, or at every third of these points: an odd number, so that some
+are before a statement and some after one."""
 
 
 @pytest.fixture
@@ -206,14 +211,14 @@ class CutOff(Exception):
 async def test_a_rebuild_may_be_cut_off_before_and_after_every_statement(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut off at the n-th statement, for every n, on a damaged table: the next run ends with the right ones."""
+    """On a damaged table; the next run ends with the right ones."""
     log = MemoryLog({COMMANDS: 2, IDENTITY: 1, "personlog.deletions": 1, "personlog.dead": 1})
     await history.append(log, *history.commands(9, 60, 24, START))
     await history.projected(store, log)
     right = await state(store)
     original = Store.command
     points = 0
-    for cut in range(1, 60):
+    for cut in range(1, 60, STRIDE):
         await store.command(
             "ALTER TABLE fragments UPDATE properties = '{}' WHERE project = 1 SETTINGS mutations_sync = 2"
         )
@@ -242,7 +247,7 @@ async def test_a_rebuild_may_be_cut_off_before_and_after_every_statement(
         assert visible(await state(store)) == visible(right), cut
         marks = await ClickHouseTables(store).load(COMMANDS, [0, 1], [])
         assert all(mark.version for mark in marks.positions.values())
-    assert points > 30
+    assert points > 30 // STRIDE
     await history.append(log, *history.commands(10, 60, 24, START + 1_000_000))
     await history.projected(store, log)  # and projection goes on
     assert (await rebuilt(store, log)).differences == 0
@@ -322,11 +327,14 @@ async def test_a_write_waits_for_a_hold_and_a_hold_ends_by_itself(store: Store, 
     tables = ClickHouseTables(store)
     marks = (await tables.load(COMMANDS, [0], [])).positions[0]
     made = Rebuild(store, log.partitions(), lambda: time.time_ns() // 1_000, lambda report: None)
-    await made._command("hold", table="fragments", until=time.time_ns() // 1_000_000 + 400)
+    ((now_ms,),) = await store.rows(made._queries["now"])
+    await made._command("hold", table="fragments", until=now_ms + 1_000 * SECONDS_MAX)
     here = Position(COMMANDS, 0, marks.version & (1 << 48) - 1)
     with pytest.raises(StoreUnavailable):
         await tables.write_state(COMMANDS, [], [(here, marks.stamp, marks.epoch)])
-    async with asyncio.timeout(10):
+    await made._command("release", table="fragments")
+    await made._command("hold", table="fragments", until=now_ms + 500)
+    async with asyncio.timeout(SECONDS_MAX):
         while True:
             try:
                 await tables.write_state(COMMANDS, [], [(here, marks.stamp, marks.epoch)])

@@ -18,6 +18,7 @@ from shared.store.migrate import migrate
 from shared.store.queries import Query
 from shared.store.search import document_of, path_of
 from tests.support import history
+from tests.support.tier import sized
 
 START = 1_795_000_000_000_000
 PARTITIONS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}
@@ -86,10 +87,10 @@ class Moving:
         return getattr(self._store, name)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(sized(dev=2, ci=4, soak=4)))
 async def test_what_changes_between_two_queries_of_a_round_is_fed_by_the_next(store: Store, seed: int) -> None:
     log = MemoryLog(PARTITIONS)
-    commands = history.commands(seed, 600, 250, START)
+    commands = history.commands(seed, sized(dev=300, ci=600, soak=600), 250, START)
     chosen = random.Random(seed)
 
     async def step() -> None:

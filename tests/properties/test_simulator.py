@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import Any
 
@@ -11,11 +10,11 @@ import pytest
 
 from tests.support.episodes import Episode, episode
 from tests.support.simulator import found_wrong, report, shrink
+from tests.support.tier import sized
 
-PROFILE = os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
-EPISODES = {"dev": 1_600, "ci": 60_000, "deep": 600_000}[PROFILE]
-CHUNKS = 32
-"""Parts of a run that may go to other cores."""
+EPISODES = sized(dev=400, ci=6_000, soak=60_000)
+CHUNKS = 8
+"""Parts of a run that may go to other cores; each must be large enough to meet every kind of fault."""
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.domain.ids import fragment_id
-from tests.support.processes import TOKEN, Stack
+from tests.support.processes import Stack
 
 
 def sent(stack: Stack, name: str, event: str = "e", /, **properties: Any) -> str:
@@ -20,8 +19,9 @@ def sent(stack: Stack, name: str, event: str = "e", /, **properties: Any) -> str
 def imported(stack: Stack, name: str, timestamp: str, **properties: Any) -> dict[str, Any]:
     """The person with this distinct id after an imported event, which counts at its own time."""
     event = {"event": "e", "distinct_id": name, "timestamp": timestamp, "properties": {"$set": properties}}
-    answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "historical_migration": True, "batch": [event]}, key=None)
-    found: dict[str, Any] = stack.persons(f"/{uuid(name)}/", Min_Position=answer.headers["Position"]).json
+    batch = {"api_key": stack.token, "historical_migration": True, "batch": [event]}
+    answer = stack.ask("POST", "/batch/", batch, key=None)
+    found: dict[str, Any] = stack.persons(f"/{stack.uuid(name)}/", Min_Position=answer.headers["Position"]).json
     return found
 
 
@@ -32,7 +32,3 @@ def shown(stack: Stack, name: str, as_of: str = "", **query: str) -> dict[str, A
     assert answer.status == 200, answer.body
     rows = answer.json["results"]
     return rows[0] if rows else None
-
-
-def uuid(name: str) -> str:
-    return str(fragment_id(1, name))

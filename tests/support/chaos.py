@@ -26,7 +26,7 @@ MERGES = {"$identify": "$anon_distinct_id", "$create_alias": "alias"}
 PAUSE_SECONDS = 0.03
 """Between two requests of a writer: some hundred events a second, so that a fault meets work and not a backlog."""
 
-RECOVERY_SECONDS_MAX = 60.0
+RECOVERY_SECONDS_MAX = 120.0
 """Also how long a request is resent: by then service is back, or the run has failed."""
 
 START = [sys.executable, "-c", "import aiohttp, aiokafka, clickhouse_connect, msgspec, prometheus_client, structlog"]
@@ -175,10 +175,10 @@ class Chaos:
             for writer in self.writers:
                 writer.stopping.set()
             for writer in self.writers:
-                writer.join(timeout=30)
+                writer.join(timeout=RECOVERY_SECONDS_MAX)
             if self._extra is not None:
                 self._extra.terminate()
-                self._extra.wait(timeout=15)
+                self._extra.wait(timeout=RECOVERY_SECONDS_MAX)
 
     def _going(self, acknowledged: int) -> bool:
         """Whether so many writes are acknowledged; fails when a writer gave up or died."""
@@ -210,7 +210,7 @@ class Chaos:
         killed = {name: self.stack.kill(name) for name in names}
         at = time.monotonic()
         for name, pid in killed.items():
-            self.stack.wait_restarted(name, pid)
+            self.stack.wait_restarted(name, pid, RECOVERY_SECONDS_MAX)
         return at
 
     def _kill_api(self) -> float:
@@ -243,7 +243,7 @@ class Chaos:
         assert self._extra is not None and self._extra.poll() is None, "the joined projector ended by itself"
         self._extra.send_signal(how)
         at = time.monotonic()
-        self._extra.wait(timeout=20)
+        self._extra.wait(timeout=RECOVERY_SECONDS_MAX)
         self._extra = None
         return at
 
@@ -339,7 +339,7 @@ class Watch(threading.Thread):
 
     def stop(self) -> None:
         self._stopping.set()
-        self.join(timeout=30)
+        self.join(timeout=RECOVERY_SECONDS_MAX)
 
     def moved(self, ended: float) -> float:
         """Seconds from the end of the fault to the first movement after it."""

@@ -32,8 +32,9 @@ EVENTS_MAX = 6
 RESEND_SECONDS = 0.25
 """Between a refusal and the same request again; Retry-After says 1, and a test has less time than a client."""
 
-ANSWER_SECONDS_MAX = 10.0
-"""What is promised; a client of ours gives up a little later, and tells."""
+ANSWER_SECONDS_MAX = 60.0
+"""A client gives up then, and tells: who waits so long gets no answer at all. 10 s are promised, on a machine that does
+nothing else; what they were is reported."""
 
 Events = list[dict[str, Any]]
 
@@ -190,7 +191,7 @@ class Connection:
     async def ask(self, request: bytes) -> Reply:
         """One answer. The time counts from when the request is on its way in full."""
         try:
-            async with asyncio.timeout(2 * ANSWER_SECONDS_MAX):
+            async with asyncio.timeout(ANSWER_SECONDS_MAX):
                 if self._streams is None:
                     self._streams = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
                 reader, writer = self._streams

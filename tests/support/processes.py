@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import signal
@@ -18,12 +19,16 @@ from typing import Any
 
 import orjson
 
+from shared.domain.ids import fragment_id
+
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS_MAX = 90.0
 """A loaded two-core machine starts everything in a few seconds; a test that waits longer has found a fault."""
 
 PERSONAL_KEY = "phx_" + "t" * 43
 TOKEN = "phc_" + "t" * 43
+OWN_KEY = "the stack's own"
+"""Stands for `Stack.key` where a key may be given."""
 
 
 def free_port() -> int:
@@ -61,10 +66,11 @@ class Answer:
 
 
 class Stack:
-    """`personlog up` on its own data folder and ports."""
+    """`personlog up` on its own data folder and ports, spoken to as one project with one key."""
 
     def __init__(self, data: Path, **environment: str) -> None:
         self.data, self.port, self.engine_port = data, free_port(), free_port()
+        self.project, self.token, self.key = 1, TOKEN, PERSONAL_KEY
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith("PERSONLOG_")} | {
             "PERSONLOG_DATA": str(data),
             "PERSONLOG_PORT": str(self.port),
@@ -76,6 +82,18 @@ class Stack:
         self.url = f"http://127.0.0.1:{self.port}"
         self._up: subprocess.Popen[bytes] | None = None
         self._extra: list[subprocess.Popen[bytes]] = []
+
+    def as_project(self, project: int, token: str, key: str) -> Stack:
+        """The same processes, spoken to as another project with another key."""
+        other = copy.copy(self)
+        other.project, other.token, other.key = project, token, key
+        own = {"PERSONLOG_PERSONAL_KEY": key, "PERSONLOG_PROJECT_TOKEN": token}
+        other.environment = self.environment | own
+        return other
+
+    def uuid(self, name: str) -> str:
+        """The uuid of the person that is born by this distinct id."""
+        return str(fragment_id(self.project, name))
 
     def start(self) -> float:
         """Start everything; the seconds until `ready`."""
@@ -141,7 +159,7 @@ class Stack:
         wait_for(lambda: self.pid(name) != old, seconds, f"{name} to be started again")
 
     def ask(
-        self, method: str, path: str, body: Any = None, *, key: str | None = PERSONAL_KEY, **headers: str
+        self, method: str, path: str, body: Any = None, *, key: str | None = OWN_KEY, **headers: str
     ) -> Answer:
         """One request; header names are written with underscores."""
         data = body if isinstance(body, bytes) or body is None else orjson.dumps(body)
@@ -149,7 +167,7 @@ class Stack:
         if data is not None:
             request.add_header("Content-Type", "application/json")
         if key is not None:
-            request.add_header("Authorization", f"Bearer {key}")
+            request.add_header("Authorization", f"Bearer {self.key if key == OWN_KEY else key}")
         for name, value in headers.items():
             request.add_header(name.replace("_", "-"), value)
         try:
@@ -159,17 +177,25 @@ class Stack:
             return Answer(error.code, dict(error.headers), error.read())
 
     def capture(self, **event: Any) -> Answer:
-        return self.ask("POST", "/capture/", {"api_key": TOKEN, **event}, key=None)
+        return self.ask("POST", "/capture/", {"api_key": self.token, **event}, key=None)
 
     def persons(self, path: str = "", method: str = "GET", body: Any = None, **headers: str) -> Answer:
-        return self.ask(method, f"/api/projects/1/persons{path}", body, **headers)
+        return self.ask(method, f"/api/projects/{self.project}/persons{path}", body, **headers)
+
+    def engine_password(self) -> str:
+        """That of the engine's owner, `personlog`."""
+        kept = dict(line.split("=", 1) for line in (self.data / "keys.env").read_text().splitlines())
+        return kept["PERSONLOG_ENGINE_PASSWORD"]
+
+    def engine_url(self) -> str:
+        """For a `Store` beside the services."""
+        return f"http://personlog:{self.engine_password()}@127.0.0.1:{self.engine_port}/personlog"
 
     def query(self, sql: str) -> str:
-        """One statement, asked of the embedded engine as an analyst would."""
-        kept = dict(line.split("=", 1) for line in (self.data / "keys.env").read_text().splitlines())
+        """One statement, asked of the embedded engine as its owner."""
         request = urllib.request.Request(f"http://127.0.0.1:{self.engine_port}/?database=personlog", sql.encode())
         request.add_header("X-ClickHouse-User", "personlog")
-        request.add_header("X-ClickHouse-Key", kept["PERSONLOG_ENGINE_PASSWORD"])
+        request.add_header("X-ClickHouse-Key", self.engine_password())
         with urllib.request.urlopen(request, timeout=20) as response:
             return str(response.read().decode().strip())
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -30,6 +31,23 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._waits.waited
+
+
+def work(seconds: float) -> None:
+    """As if the caller had computed for so long."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop._waits.waited += seconds
+
+
+def virtual(test: Callable[..., Any]) -> Callable[..., None]:
+    """Run an async test in virtual time."""
+
+    @functools.wraps(test)
+    def wrapped(*arguments: Any, **named: Any) -> None:
+        run(test(*arguments, **named))
+
+    return wrapped
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

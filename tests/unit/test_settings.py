@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from shared.runtime.settings import GENERATED, Settings, SettingsError, read, with_keys
+from shared.runtime.settings import GENERATED, OWNER, SECRETS_OF, Settings, SettingsError, read, with_keys
 
 
 def test_nothing_set_is_the_embedded_setup() -> None:
     settings = read({})
     assert settings == Settings()
     assert settings.embedded
-    assert settings.store_url.endswith("@127.0.0.1:8123/personlog")
+    assert settings.store_url(OWNER).endswith("@127.0.0.1:8123/personlog")
 
 
 def test_other_variables_are_not_ours() -> None:
@@ -83,7 +83,7 @@ def test_keys_are_made_once_and_kept_for_the_owner_only(tmp_path: Path) -> None:
 
 
 def test_a_given_key_is_not_written_down(tmp_path: Path) -> None:
-    given = {name: f"given{number}" for number, name in enumerate(GENERATED)}
+    given = {f"PERSONLOG_{field.upper()}": f"given{number}" for number, field in enumerate(GENERATED)}
     settings, made = with_keys(read({"PERSONLOG_DATA": str(tmp_path), **given}))
     assert not made
     assert settings.engine_password == "given2"
@@ -91,11 +91,35 @@ def test_a_given_key_is_not_written_down(tmp_path: Path) -> None:
 
 
 def test_the_password_is_quoted_in_the_address() -> None:
-    assert "personlog:a%2Fb%40c@" in read({"PERSONLOG_ENGINE_PASSWORD": "a/b@c"}).store_url
+    assert "personlog:a%2Fb%40c@" in read({"PERSONLOG_ENGINE_PASSWORD": "a/b@c"}).store_url(OWNER)
+
+
+def test_each_service_logs_in_as_itself_and_a_server_names_its_own_user() -> None:
+    settings = read({"PERSONLOG_ENGINE_API_PASSWORD": "one", "PERSONLOG_ENGINE_WRITER_PASSWORD": "two"})
+    assert settings.store_url("api") == "http://api:one@127.0.0.1:8123/personlog"
+    assert settings.store_url("writer") == "http://writer:two@127.0.0.1:8123/personlog"
+    assert read({"PERSONLOG_CLICKHOUSE": "http://u:p@h:1/d"}).store_url("api") == "http://u:p@h:1/d"
+
+
+def test_a_command_learns_only_the_secrets_that_it_needs(tmp_path: Path) -> None:
+    settings = read({"PERSONLOG_DATA": str(tmp_path)})
+    with_keys(settings)  # somebody made them all
+    one, made = with_keys(settings, SECRETS_OF["projector"])
+    known = [field for field in GENERATED if getattr(one, field)]
+    assert (known, made) == (["engine_writer_password"], False)
+
+
+def test_keys_of_an_earlier_version_stay_and_the_missing_ones_are_added(tmp_path: Path) -> None:
+    old = "PERSONLOG_PERSONAL_KEY=phx_old\nPERSONLOG_PROJECT_TOKEN=phc_old\nPERSONLOG_ENGINE_PASSWORD=old\n"
+    (tmp_path / "keys.env").write_text(old)
+    settings, made = with_keys(read({"PERSONLOG_DATA": str(tmp_path)}))
+    assert (settings.personal_key, settings.engine_password, made) == ("phx_old", "old", False)
+    assert len({getattr(settings, field) for field in GENERATED}) == len(GENERATED)
+    assert (tmp_path / "keys.env").read_text().startswith(old)
 
 
 def test_every_secret_is_masked() -> None:
-    secrets = {"PERSONLOG_PERSONAL_KEY", "PERSONLOG_PROJECT_TOKEN", "PERSONLOG_ENGINE_PASSWORD"}
+    secrets = {f"PERSONLOG_{field.upper()}" for field in GENERATED}
     shown = read(dict.fromkeys(secrets, "hunter2") | {"PERSONLOG_CLICKHOUSE": "http://u:hunter2@h:1/d"}).describe()
     assert not [line for line in shown if "hunter2" in line]
     assert len(shown) == len(Settings.__struct_fields__)

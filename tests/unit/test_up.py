@@ -18,7 +18,7 @@ from services.up import (
     _only_one,
     next_backoff,
 )
-from shared.runtime.settings import SettingsError, read
+from shared.runtime.settings import BOOTSTRAP, GENERATED, SECRETS_OF, SettingsError, read
 
 
 def test_the_first_restart_is_nearly_at_once() -> None:
@@ -90,6 +90,18 @@ def test_children_get_the_settings_of_their_supervisor(tmp_path: Path, monkeypat
     settings = read({"PERSONLOG_DATA": str(tmp_path), "PERSONLOG_PERSONAL_KEY": "phx_1", "PERSONLOG_PORT": "8099"})
     children = read(Supervisor(settings)._environment("api"))
     assert children.instance, "a child keeps its name in the group when it is started again"
-    assert msgspec.structs.replace(children, instance="") == settings
+    assert msgspec.structs.replace(children, instance="", personal_key="phx_1") == settings
     named = msgspec.structs.replace(settings, instance="pod-7")
     assert read(Supervisor(named)._environment("api")).instance == "pod-7"
+
+
+def test_no_child_is_told_a_secret_that_it_does_not_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of the bucket")
+    given = {f"PERSONLOG_{field.upper()}": f"secret of {field}" for field in GENERATED}
+    supervisor = Supervisor(read({"PERSONLOG_DATA": str(tmp_path), **given}))
+    told = {name: supervisor._environment(name) for name in ("engine", "migrate", "api", "projector", "deleter")}
+    for name, environment in told.items():
+        known = {field for field in GENERATED if f"secret of {field}" in environment.values()}
+        assert known == SECRETS_OF[name], name
+    assert {name for name, one in told.items() if "AWS_SECRET_ACCESS_KEY" in one} == {"api", "deleter"}
+    assert not {field for field in BOOTSTRAP if field in SECRETS_OF["api"] | SECRETS_OF["engine"]}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -19,20 +18,10 @@ from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fra
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from tests.support.oracle import Oracle
-from tests.support.virtual import run
+from tests.support.virtual import virtual
 
 TURNS_MAX = 4_000
 """Event-loop turns until a worker must have caught up: hundreds of times what it needs."""
-
-
-def virtual(test: Callable[..., Any]) -> Callable[..., None]:
-    """Run an async test in virtual time."""
-
-    @functools.wraps(test)
-    def wrapped(*arguments: Any, **named: Any) -> None:
-        run(test(*arguments, **named))
-
-    return wrapped
 
 
 def worker(log: MemoryLog, tables: MemoryTables, topic: str) -> Worker:

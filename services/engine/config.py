@@ -14,7 +14,7 @@ import orjson
 
 from shared.runtime.files import write_whole
 from shared.runtime.settings import ENGINE_USERS, OWNER, Settings, SettingsError
-from shared.store.roles import DATABASE, ROLES, SETTINGS, Limit, Role
+from shared.store.roles import DATABASE, FIXED, ROLES, SETTINGS, Limit, Role
 
 NATIVE_PORT = "native.port"
 """A file beside them that says where the native protocol is."""
@@ -34,6 +34,20 @@ WARDEN_GRANTS = (
     "SELECT ON system.processes",
 )
 
+SESSION = Role(
+    name="session",
+    does="The library's own session, which serves while its last query sleeps. It logs in as `default`.",
+    grants=("SYSTEM LISTEN ON *.*",),
+    limits={"max_sessions_for_user": Limit(value=1)},
+)
+"""That user can have no password, nor be removed or kept to an address of its own: anybody on this machine could log in as
+it, and end the listeners. So it may have one session, which is the library's for as long as it serves: every other one is
+refused with code 700 before it can ask anything."""
+
+CLOSED_FUNCTIONS = {"file": "path -> throwIf(1, 'the function file is closed')"}
+"""Functions of ours in place of the library's own, by name; CREATE FUNCTION would refuse that, a file in the data folder does
+not. `file` reads any file for any user: the library takes itself for a program of the user's own, and asks for no right."""
+
 LOOPBACK = ("127.0.0.1", "::1")
 
 
@@ -52,6 +66,10 @@ def write(home: Path, settings: Settings, *, http_port: int, tcp_port: int, ward
         "queries_max": str(QUERIES_MAX),
         "version": orjson.dumps({"version": _version()}).decode(),
     }
+    functions = settings.data.resolve() / "engine" / "user_defined"
+    functions.mkdir(mode=0o700, exist_ok=True)
+    for name, definition in CLOSED_FUNCTIONS.items():
+        write_whole(functions / f"function_{name}.sql", f"CREATE FUNCTION {name} AS {definition}\n".encode(), 0o600)
     write_whole(home / "config.xml", _filled(TEMPLATE.read_text("utf-8"), places).encode(), 0o600)
     passwords = {user: str(getattr(settings, field)) for user, field in ENGINE_USERS.items()}
     write_whole(home / NATIVE_PORT, f"{tcp_port}\n".encode(), 0o600)
@@ -72,55 +90,54 @@ def native_port(settings: Settings) -> int:
 
 
 def users(passwords: Mapping[str, str]) -> bytes:
-    """users.xml for the roles, the owner and the warden."""
+    """users.xml for the roles, the owner, the warden and the library's own session."""
     root = ElementTree.Element("clickhouse")
-    profiles, accounts = ElementTree.SubElement(root, "profiles"), ElementTree.SubElement(root, "users")
-    ElementTree.SubElement(ElementTree.SubElement(root, "quotas"), "default")
+    profiles, accounts, quotas = (ElementTree.SubElement(root, name) for name in ("profiles", "users", "quotas"))
     default = ElementTree.SubElement(profiles, "default")
     for name, value in SETTINGS.items():
         ElementTree.SubElement(default, name).text = value
-    for role in ROLES:
-        if role.limits or role.readonly:
-            _add_profile(profiles, role)
-    # The library's own session logs in as `default`, without a password, from this machine; that cannot be changed, so
-    # this user may start and stop the listeners and do nothing else.
-    _add_user(accounts, "default", "", ("SYSTEM LISTEN ON *.*",), "default")
-    _add_user(accounts, WARDEN, passwords[WARDEN], WARDEN_GRANTS, "default")
-    _add_user(accounts, OWNER, passwords[OWNER], ("ALL ON *.*",), "default")
+    constraints = ElementTree.SubElement(default, "constraints")
+    for name in FIXED:
+        ElementTree.SubElement(ElementTree.SubElement(constraints, name), "readonly")
+    ElementTree.SubElement(quotas, "default")
+    _add_profile(profiles, SESSION)
+    _add_user(accounts, "default", "", SESSION.grants, SESSION.name)
+    _add_user(accounts, WARDEN, passwords[WARDEN], WARDEN_GRANTS)
+    _add_user(accounts, OWNER, passwords[OWNER], ("ALL ON *.*",))
     for role in ROLES:
         grants = (grant.format(db=DATABASE) for grant in role.grants)
-        _add_user(accounts, role.name, passwords[role.name], grants, _profile(role))
+        if role.limits:
+            _add_profile(profiles, role)
+        _add_user(accounts, role.name, passwords[role.name], grants, role.name if role.limits else "default")
     ElementTree.indent(root)
     text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return text
 
 
-def _profile(role: Role) -> str:
-    return role.name if role.limits or role.readonly else "default"
-
-
 def _add_profile(profiles: ElementTree.Element, role: Role) -> None:
     profile = ElementTree.SubElement(profiles, role.name)
     ElementTree.SubElement(profile, "profile").text = "default"
-    if role.readonly:
-        ElementTree.SubElement(profile, "readonly").text = "2"  # 1 would refuse the settings that every client sends
     for name, limit in role.limits.items():
         ElementTree.SubElement(profile, name).text = str(limit.value)
     constraints = ElementTree.SubElement(profile, "constraints")
     for name, limit in role.limits.items():
-        _constrain(ElementTree.SubElement(constraints, name), limit)
+        _constrain(ElementTree.SubElement(constraints, name), limit, role)
+    for name in role.may_set or ():
+        ElementTree.SubElement(ElementTree.SubElement(constraints, name), "changeable_in_readonly")
 
 
-def _constrain(setting: ElementTree.Element, limit: Limit) -> None:
+def _constrain(setting: ElementTree.Element, limit: Limit, role: Role) -> None:
     if limit.most is None:
         ElementTree.SubElement(setting, "readonly")
         return
     ElementTree.SubElement(setting, "min").text = str(limit.least)
     ElementTree.SubElement(setting, "max").text = str(limit.most)
+    if role.may_set is not None:
+        ElementTree.SubElement(setting, "changeable_in_readonly")
 
 
 def _add_user(
-    accounts: ElementTree.Element, name: str, password: str, grants: Iterable[str], profile: str
+    accounts: ElementTree.Element, name: str, password: str, grants: Iterable[str], profile: str = "default"
 ) -> None:
     user = ElementTree.SubElement(accounts, name)
     if password:

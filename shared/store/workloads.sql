@@ -15,5 +15,6 @@ CREATE OR REPLACE WORKLOAD everything
 CREATE OR REPLACE WORKLOAD scans IN everything SETTINGS weight = 9, max_concurrent_threads = 2
 
 -- name: analysts
--- One query at a time; the others wait.
-CREATE OR REPLACE WORKLOAD analysts IN everything SETTINGS weight = 1, max_concurrent_threads = 1, max_concurrent_queries = 1
+-- One query at a time, and nine wait; a further one is refused with code 745.
+CREATE OR REPLACE WORKLOAD analysts IN everything
+SETTINGS weight = 1, max_concurrent_threads = 1, max_concurrent_queries = 1, max_waiting_queries = 9

@@ -46,7 +46,7 @@ one is refused with code 700 before it can ask anything."""
 
 CLOSED_FUNCTIONS = {"file": "path -> throwIf(1, 'the function file is closed')"}
 """Functions of ours in place of the library's own, by name; CREATE FUNCTION would refuse that, a file in the data
-folder does not. `file` reads any file for anybody: the library is built as a user's own program, and asks for no right."""
+folder does not. `file` reads any file for anybody: in the library, which is a user's own program, it asks no right."""
 
 LOOPBACK = ("127.0.0.1", "::1")
 

@@ -22,6 +22,9 @@ OWNER = "personlog"
 ANALYST_VIEWS = ("property_changes", "changes_of", "holders")
 """All that an analyst reads; each is a view with its definer's rights, so that the tables stay closed."""
 
+ERASED = ("search", "captured_events", "fragments", "recording_blocks", "timeline")
+"""The tables that erasing rewrites, as in `targets.py`; a test compares them."""
+
 ANALYST_SECONDS_MAX, ANALYST_BYTES_MAX = 300, 1 << 30
 """Of one query of an analyst: time, and memory in the engine."""
 
@@ -113,14 +116,20 @@ API = Role(
 WRITER = Role(
     name="writer",
     does="The projector: reads and inserts.",
-    grants=("SELECT, INSERT ON {db}.*", "SELECT ON system.columns"),
+    grants=(
+        "SELECT ON {db}.*",
+        *(f"INSERT ON {{db}}.{table}" for table in (*ERASED, "identity", "numbers")),
+        "SELECT ON system.columns",
+    ),
 )
 
 DELETER = Role(
     name="deleter",
     does="Hides, erases and verifies; keeps the ledger and the receipts.",
     grants=(
-        "SELECT, INSERT, ALTER DELETE, ALTER UPDATE ON {db}.*",
+        "SELECT ON {db}.*",
+        *(f"INSERT ON {{db}}.{table}" for table in ("deletion_requests", "deletion_positions", "receipts")),
+        *(f"ALTER DELETE, ALTER UPDATE ON {{db}}.{table}" for table in ERASED),
         *(
             f"SELECT ON system.{table}"
             for table in ("columns", "parts", "detached_parts", "tables", "mutations", "metrics", "replicas", "disks")

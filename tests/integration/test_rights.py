@@ -30,7 +30,8 @@ NOBODYS = (
     "SYSTEM STOP LISTEN TCP", "SYSTEM STOP MERGES timeline", "SYSTEM SHUTDOWN",
     "SYSTEM DROP MARK CACHE", "CREATE WORKLOAD x IN everything", "DROP WORKLOAD analysts", "DROP RESOURCE slots",
     "BACKUP DATABASE personlog TO File('x')", "RESTORE TABLE personlog.timeline FROM File('x')",
-    "SELECT * FROM other.t", "SELECT * FROM system.users", "SELECT * FROM system.stack_trace", "SHOW ACCESS", "INSERT INTO other.t VALUES (1)",
+    "SELECT * FROM other.t", "SELECT * FROM system.users", "SELECT * FROM system.stack_trace", "SHOW ACCESS",
+    "INSERT INTO other.t VALUES (1)",
     "DROP FUNCTION file", "DROP TABLE other.t", "ALTER TABLE other.t DELETE WHERE 1", "TRUNCATE TABLE other.t",
 )  # fmt: skip
 """Statements that only the owner may run."""
@@ -52,7 +53,8 @@ NOT_TO_SERVICES = (
 )  # fmt: skip
 REFUSED = {
     API.name: (
-        *NOT_TO_SERVICES, *NOT_TO_READERS, "INSERT INTO receipts SELECT * FROM receipts", "SELECT * FROM system.processes",
+        *NOT_TO_SERVICES, *NOT_TO_READERS, "INSERT INTO receipts SELECT * FROM receipts",
+        "SELECT * FROM system.processes",
     ),
     WRITER.name: (
         *NOT_TO_SERVICES, *NOT_TO_READERS[1:], "INSERT INTO deletion_requests SELECT * FROM deletion_requests",

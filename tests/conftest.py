@@ -27,7 +27,9 @@ SIMULATED = (
     "rebuilds",
 )
 
-pytest_plugins = [f"tests.support.{module}" for module in ("engine", "kafka", "erasing", "s3", "chromium", "stacks")]
+pytest_plugins = [
+    f"tests.support.{module}" for module in ("engine", "analyst", "kafka", "erasing", "s3", "chromium", "stacks")
+]
 
 settings.register_profile(
     TIER,

@@ -40,13 +40,13 @@ SESSION = Role(
     grants=("SYSTEM LISTEN ON *.*",),
     limits={"max_sessions_for_user": Limit(value=1)},
 )
-"""That user can have no password, nor be removed or kept to an address of its own: anybody on this machine could log in as
-it, and end the listeners. So it may have one session, which is the library's for as long as it serves: every other one is
-refused with code 700 before it can ask anything."""
+"""That user can have no password, nor be removed or kept to an address of its own: anybody on this machine could log in
+as it, and end the listeners. So it may have one session, which is the library's for as long as it serves: every other
+one is refused with code 700 before it can ask anything."""
 
 CLOSED_FUNCTIONS = {"file": "path -> throwIf(1, 'the function file is closed')"}
-"""Functions of ours in place of the library's own, by name; CREATE FUNCTION would refuse that, a file in the data folder does
-not. `file` reads any file for any user: the library takes itself for a program of the user's own, and asks for no right."""
+"""Functions of ours in place of the library's own, by name; CREATE FUNCTION would refuse that, a file in the data
+folder does not. `file` reads any file for anybody: in the library, which is a user's own program, it asks no right."""
 
 LOOPBACK = ("127.0.0.1", "::1")
 

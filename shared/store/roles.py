@@ -22,6 +22,9 @@ OWNER = "personlog"
 ANALYST_VIEWS = ("property_changes", "changes_of", "holders")
 """All that an analyst reads; each is a view with its definer's rights, so that the tables stay closed."""
 
+ERASED = ("search", "captured_events", "fragments", "recording_blocks", "timeline")
+"""The tables that erasing rewrites, as in `targets.py`; a test compares them."""
+
 ANALYST_SECONDS_MAX, ANALYST_BYTES_MAX = 300, 1 << 30
 """Of one query of an analyst: time, and memory in the engine."""
 
@@ -60,8 +63,9 @@ ANALYST_MAY_SET = (
     "read_overflow_mode", "max_rows_to_group_by", "group_by_overflow_mode", "max_bytes_before_external_group_by",
     "max_bytes_before_external_sort",
 )  # fmt: skip
-"""There are 1,800 settings, and new ones with each version: one could show hidden rows, write a file (output_format_schema),
-lift a limit (max_untracked_memory) or run for ever in the background. So a name that is not here is refused."""
+"""There are 1,800 settings, and new ones with each version: one shows hidden rows, one writes a file
+(output_format_schema), one lifts a limit (max_untracked_memory), one lets a query run on in the background. So a name
+that is not here is refused."""
 
 SETTINGS = {
     "max_threads": "2",  # one thread is as fast up to 64 ids and 20 % slower at 256
@@ -71,7 +75,7 @@ SETTINGS = {
     "input_format_parallel_parsing": "0",
     "max_execution_time": "600",  # a bound for clients that send none
     "async_insert": "0",
-    "allow_python_table_function": "0",  # `python('x')` ends the process: it is the library's, and needs Python's thread
+    "allow_python_table_function": "0",  # python('x') ends the process: it needs a thread of Python's
 }
 """Of every user of the embedded engine. A server has its own; what has to be is sent with each query."""
 
@@ -112,14 +116,20 @@ API = Role(
 WRITER = Role(
     name="writer",
     does="The projector: reads and inserts.",
-    grants=("SELECT, INSERT ON {db}.*", "SELECT ON system.columns"),
+    grants=(
+        "SELECT ON {db}.*",
+        *(f"INSERT ON {{db}}.{table}" for table in (*ERASED, "identity", "numbers")),
+        "SELECT ON system.columns",
+    ),
 )
 
 DELETER = Role(
     name="deleter",
     does="Hides, erases and verifies; keeps the ledger and the receipts.",
     grants=(
-        "SELECT, INSERT, ALTER DELETE, ALTER UPDATE ON {db}.*",
+        "SELECT ON {db}.*",
+        *(f"INSERT ON {{db}}.{table}" for table in ("deletion_requests", "deletion_positions", "receipts")),
+        *(f"ALTER DELETE, ALTER UPDATE ON {{db}}.{table}" for table in ERASED),
         *(
             f"SELECT ON system.{table}"
             for table in ("columns", "parts", "detached_parts", "tables", "mutations", "metrics", "replicas", "disks")
@@ -150,7 +160,7 @@ ANALYST = Role(
         "max_memory_usage": Limit(value=ANALYST_BYTES_MAX, least=1, most=ANALYST_BYTES_MAX),
         "max_result_bytes": Limit(value=ANALYST_BYTES_MAX, least=1, most=ANALYST_BYTES_MAX),
         "max_threads": Limit(value=1, least=1, most=1),
-        # Threads come to one anyway, a query at a time; waiting for a slot of the workload, WITH RECURSIVE waits for itself.
+        # It is one thread and one query at a time anyway. Of slots shared out, WITH RECURSIVE waits for its own.
         "use_concurrency_control": Limit(value=0),
         "max_block_size": Limit(value=65_409, least=1, most=1_048_576),
         "max_concurrent_queries_for_user": Limit(value=ANALYST_QUERIES_MAX),
@@ -159,7 +169,7 @@ ANALYST = Role(
         "max_temporary_data_on_disk_size_for_user": Limit(value=ANALYST_SPILL_BYTES_MAX),
         "min_free_disk_space_for_temporary_data": Limit(value=ANALYST_SPARED_BYTES_MIN),
         "cancel_http_readonly_queries_on_client_close": Limit(value=1),
-        "do_not_merge_across_partitions_select_final": Limit(value=1),  # what the views say is not heard if it may not be set
+        "do_not_merge_across_partitions_select_final": Limit(value=1),  # the views say it, and may not set it either
         "apply_deleted_mask": Limit(value=1),  # 0 would show rows that are hidden and not erased yet
         "use_query_cache": Limit(value=0),  # it would go on answering with rows that were erased since
         "allow_ddl": Limit(value=0),

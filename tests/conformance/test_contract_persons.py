@@ -300,9 +300,7 @@ def test_what_browsers_and_clients_accept_is_json(stack: Stack, accept: str) -> 
     assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, "application/json")
 
 
-@pytest.mark.parametrize(
-    "path", ["/?format=xml", "/{id}/?format=xml", "/activity/?format=api", ".xml", "/activity.xml"]
-)
+@pytest.mark.parametrize("path", "/?format=xml /{id}/?format=xml /activity/?format=api .xml /activity.xml".split())
 def test_any_other_format_is_404(stack: Stack, name: str, path: str) -> None:
     answer = stack.persons(path.replace("{id}", str(born(stack, name)["id"])))
     assert (answer.status, answer.json["type"], answer.json["code"]) == (404, "invalid_request", "not_found")

@@ -28,7 +28,7 @@ from tests.golden.old_folder import (
     read,
     rows,
 )
-from tests.support.asking import sent, shown, uuid
+from tests.support.asking import sent, shown
 from tests.support.processes import TOKEN, Stack, running
 from tests.support.snapshots import body, event
 
@@ -71,9 +71,8 @@ def rebuilt(stack: Stack) -> None:
 
 def recorded(stack: Stack, name: str, session: str) -> list[bytes]:
     """The bytes of the session's blocks, where its rows say that they lie."""
-    found = stack.query(
-        f"SELECT object, start, length FROM recording_blocks WHERE session = '{session}' AND fragment = '{uuid(name)}'"
-    )
+    whose = f"session = '{session}' AND fragment = '{stack.uuid(name)}'"
+    found = stack.query(f"SELECT object, start, length FROM recording_blocks WHERE {whose}")
     blocks = [line.split("\t") for line in found.splitlines()]
     return [
         (stack.data / "objects" / path).read_bytes()[int(start) : int(start) + int(length)]
@@ -93,7 +92,7 @@ def held(stack: Stack, name: str) -> dict[str, int]:
     return {
         table: int(
             stack.query(
-                f"SELECT count() FROM {table} WHERE project = 1 AND fragment = '{uuid(name)}' AND {condition}"
+                f"SELECT count() FROM {table} WHERE project = 1 AND fragment = '{stack.uuid(name)}' AND {condition}"
                 " SETTINGS apply_deleted_mask = 0"
             )
         )
@@ -173,8 +172,8 @@ def test_its_open_requests_are_verified_and_the_rows_gone(data: Path, golden: di
         sent(stack, name, **{"$set": {"email": "new"}})
         new = body(event(name, session, token=TOKEN))
         answer = stack.ask("POST", "/s/?compression=gzip-js", new, key=None, Content_Type="text/plain")
-        assert stack.persons(f"/{uuid(name)}/recordings/", Min_Position=answer.headers["Position"]).status == 200
-        gone = stack.persons(f"/{uuid(name)}/?delete_events=true&delete_recordings=true", "DELETE")
+        assert stack.persons(f"/{stack.uuid(name)}/recordings/", Min_Position=answer.headers["Position"]).status == 200
+        gone = stack.persons(f"/{stack.uuid(name)}/?delete_events=true&delete_recordings=true", "DELETE")
         assert gone.status == 204
 
         ran = stack.call("deletions", "run", seconds=RUN_SECONDS_MAX)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.asking import sent, uuid
+from tests.support.asking import sent
 from tests.support.engine import EngineProcess
 from tests.support.processes import Stack, wait_for
 
@@ -52,9 +52,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_a_person_lives_and_is_erased(stack: Server, name: str) -> None:
     sent(stack, name, **{"$set": {"plan": "free"}})
-    path = f"/{uuid(name)}/"
+    path = f"/{stack.uuid(name)}/"
     assert stack.persons(path, "PATCH", {"properties": {"plan": "pro"}}).json["properties"] == {"plan": "pro"}
-    assert [one["uuid"] for one in stack.persons("/?search=" + name).json["results"]] == [uuid(name)]
+    assert [one["uuid"] for one in stack.persons("/?search=" + name).json["results"]] == [stack.uuid(name)]
     assert stack.persons(f"{path}?delete_events=true", "DELETE").status == 204
     assert stack.persons(path).status == 404
     run = stack.run("deletions", "run", log="deletions.log", **stack.as_user("deleter"))
@@ -68,7 +68,7 @@ def test_operators_commands_work_as_the_migrator(stack: Server, name: str) -> No
         process = stack.run(*command, log="operator.log", **stack.as_user("migrator"))
         assert process.wait(120) == 0, (stack.data / "operator.log").read_text()
     assert "0 differences, 0 corrupt" in (stack.data / "operator.log").read_text()
-    assert stack.persons(f"/{uuid(name)}/").json["properties"] == {"plan": "free"}
+    assert stack.persons(f"/{stack.uuid(name)}/").json["properties"] == {"plan": "free"}
 
 
 def test_nothing_of_the_embedded_setup_is_made(stack: Server) -> None:

@@ -34,7 +34,8 @@ HOSTILE = ["", "it's", "\\", "\\N", "\n\t\r\0", "'; DROP TABLE t; --", "{a:Strin
 def client(engine: EngineProcess) -> Iterator[Any]:
     client = clickhouse_connect.get_client(host="127.0.0.1", port=engine.port, username=USER, password=PASSWORD)
     client.command("CREATE DATABASE IF NOT EXISTS strangers")
-    client.command("CREATE TABLE strangers.t (id UInt64, text String, uuid UUID) ENGINE = MergeTree ORDER BY id")
+    client.command("CREATE OR REPLACE TABLE strangers.t (id UInt64, text String, uuid UUID)"
+                   " ENGINE = MergeTree ORDER BY id")  # fmt: skip
     yield client
     client.close()
 
@@ -59,7 +60,7 @@ def test_an_unmodified_client_inserts_and_reads(client: Any) -> None:
 
 
 async def test_an_unmodified_async_client_inserts_and_reads(engine: EngineProcess, client: Any) -> None:
-    client.command("CREATE TABLE strangers.a (id UInt64) ENGINE = MergeTree ORDER BY id")
+    client.command("CREATE OR REPLACE TABLE strangers.a (id UInt64) ENGINE = MergeTree ORDER BY id")
     async with await clickhouse_connect.get_async_client(
         host="127.0.0.1", port=engine.port, username=USER, password=PASSWORD, database="strangers", compress="zstd"
     ) as peer:
@@ -124,7 +125,7 @@ def test_curl_may_put_the_query_in_the_url_the_body_or_both(engine: EngineProces
     assert curl(engine, "query=SELECT%201")[1] == "1\n"
     assert curl(engine, "default_format=JSONEachRow&param_a=x", b"SELECT {a:String} AS a")[1] == '{"a":"x"}\n'
     assert curl(engine, "database=strangers&query=SELECT%20currentDatabase()", b"FORMAT CSV")[1] == '"strangers"\n'
-    client.command("CREATE TABLE strangers.c (a UInt8, `b FORMAT c` String) ENGINE = Memory")
+    client.command("CREATE OR REPLACE TABLE strangers.c (a UInt8, `b FORMAT c` String) ENGINE = Memory")
     insert = urllib.parse.quote("INSERT INTO strangers.c (a, `b FORMAT c`) FORMAT CSV")
     assert curl(engine, f"query={insert}", b"1,x\n2,y\n")[0] == 200
     assert curl(engine, "", b"INSERT INTO strangers.c VALUES (3, 'z')")[0] == 200

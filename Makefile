@@ -6,7 +6,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal
 PYTEST = $(BIN)/python -m pytest
 # What only .ci/run and `make soak` run; tests/support/tier.py has the same names.
-LEFT_OUT := kafka or sdk or browser or fault
+LEFT_OUT := kafka or sdk or browser or fault or alone
 # Where the sizes of `make soak` differ.
 DEEP := tests/unit tests/properties tests/faults tests/integration/test_as_of.py tests/conformance/test_capture_fuzz.py \
 	tests/conformance/test_openapi.py

@@ -29,8 +29,8 @@ ANALYST_SECONDS_MAX, ANALYST_BYTES_MAX = 300, 1 << 30
 """Of one query of an analyst: time, and memory in the engine."""
 
 ANALYST_QUERIES_MAX = 10
-"""That an analyst may have at once; past it code 202, or 745 while they wait: of the workload `analysts` one runs at a time,
-nine wait."""
+"""That an analyst may have at once; past it code 202, or 745 while they wait: one of the workload `analysts` runs
+at a time."""
 
 ANALYST_SPILL_BYTES_MAX = 8 << 30
 """On the disk, for sorting what does not fit into memory; all of an analyst's queries together."""

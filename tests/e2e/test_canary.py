@@ -28,6 +28,8 @@ from tests.support.erasing import record
 from tests.support.processes import Answer, Stack, running
 from tests.support.tier import sized
 
+pytestmark = pytest.mark.alone
+
 PEOPLE, DELETED = sized(dev=(60, 20), ci=(300, 100), soak=(300, 100))
 """A tenth of the deleted for each route."""
 

@@ -16,6 +16,8 @@ import pytest
 from tests.support.asking import sent
 from tests.support.processes import Stack, running
 
+pytestmark = pytest.mark.alone
+
 PEOPLE = ("ann@example.com", "bob@example.com", "cat@example.com")
 
 

@@ -32,6 +32,8 @@ from tests.support.asking import sent, shown
 from tests.support.processes import TOKEN, Stack, running
 from tests.support.snapshots import body, event
 
+pytestmark = pytest.mark.alone
+
 NOTHING = {"fragments": 0, "timeline": 0, "captured_events": 0, "recording_blocks": 0, "search": 0}
 RUN_SECONDS_MAX = 180.0
 

@@ -19,6 +19,8 @@ from tests.support.asking import sent
 from tests.support.processes import Answer, Stack, wait_for
 from tests.support.snapshots import BEGAN_MS, body, lines
 
+pytestmark = pytest.mark.alone
+
 BLOCKS, BLOCK_BYTES = 40, 1_000_000
 GROWTH_BYTES_MAX = 20_000_000
 """What an API process may grow by while it sends a recording of 40 MB."""

@@ -12,6 +12,8 @@ import pytest
 from tests.support.asking import sent, shown
 from tests.support.processes import Stack, running
 
+pytestmark = pytest.mark.alone
+
 ERASED, KEPT, SECRET, OPEN = "ann@example.com", "bob@example.com", "a-secret-of-anns", "a-secret-of-bobs"
 RUN_SECONDS_MAX = 120.0
 TABLES = ("fragments", "timeline", "search", "captured_events", "identity", "deletion_requests")

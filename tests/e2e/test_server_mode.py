@@ -11,6 +11,8 @@ from tests.support.asking import sent
 from tests.support.engine import EngineProcess
 from tests.support.processes import Stack, wait_for
 
+pytestmark = pytest.mark.alone
+
 USERS = {"migrate": "migrator", "api": "api", "projector": "writer", "deleter": "deleter"}
 
 

@@ -122,6 +122,7 @@ async def test_a_crowd_of_four_thousand_reads_is_one_statement_and_each_gets_its
         assert again == asked[:-1]
 
 
+@pytest.mark.alone
 async def test_a_deletion_of_ten_thousand_members_is_verified(world: World) -> None:
     people = [[f"{person}-{member}" for member in range(MEMBERS_MAX)] for person in range(PERSONS)]
     roots = [fragment_id(1, members[0]) for members in people]

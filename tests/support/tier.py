@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 TIERS = ("dev", "ci", "soak")
 
-LEFT_OUT = ("kafka", "sdk", "browser", "fault")
+LEFT_OUT = ("kafka", "sdk", "browser", "fault", "alone")
 """Marks of the tests that `make test` leaves out."""
 
 

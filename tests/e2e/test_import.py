@@ -14,7 +14,8 @@ import pytest
 
 from tests.support.asking import sent, shown
 from tests.support.lists import Listing, listing
-from tests.support.processes import Stack, running, wait_for
+from tests.support.processes import Stack, wait_for
+from tests.support.stacks import Projects
 
 BORN, SEEN = "2023-01-01T00:30:00Z", "2023-05-05T05:00:00Z"
 KILLED_ROWS = 6_000
@@ -196,27 +197,28 @@ def test_a_killed_import_goes_on_and_ends_with_the_same_persons(stack: Stack, na
 
 
 def test_from_one_stack_into_another_persons_are_equal(
-    stack: Stack, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    own_stack: Stack, projects: Projects, erasing_projects: Projects, tmp_path: Path
 ) -> None:
-    with running(tmp_path_factory.mktemp("source") / "data") as source:
-        _history(source)
-        everybody = source.persons("/?limit=1000").json["results"]
-        sheet = source.persons("/?format=csv").body
-        url = f"{source.url}/api/projects/{source.project}/persons/?limit=2"
-        brought(stack, url, "--key", source.key, "--state", str(tmp_path / "s"))
-        denied = brought(stack, url, "--key", "phx_wrong", code=2)
+    """Between projects of one number, since a person's uuid comes from it and the distinct id."""
+    source, stack, other = own_stack, projects.first, erasing_projects.first
+    assert source.project == stack.project == other.project
+    _history(source)
+    everybody = source.persons("/?limit=1000").json["results"]
+    sheet = source.persons("/?format=csv").body
+    url = f"{source.url}/api/projects/{source.project}/persons/?limit=2"
+    brought(stack, url, "--key", source.key, "--state", str(tmp_path / "s"))
+    denied = brought(stack, url, "--key", "phx_wrong", code=2)
     assert "refused" in denied and "phx_wrong" not in denied
     same = ("distinct_ids", "properties", "created_at", "last_seen_at", "is_identified", "uuid", "name")
     assert len(everybody) == 6
     for person in everybody:
         came(stack, person["distinct_ids"][0], **{key: person[key] for key in same})
-    with running(tmp_path_factory.mktemp("sheet") / "data") as other:
-        (tmp_path / "persons.csv").write_bytes(sheet)
-        brought(other, str(tmp_path / "persons.csv"))
-        for person in everybody:
-            if not any(isinstance(value, dict | list) for value in person["properties"].values()):
-                flat = {key: value for key, value in person["properties"].items() if value is not None}
-                came(other, person["distinct_ids"][0], **{key: person[key] for key in same} | {"properties": flat})
+    (tmp_path / "persons.csv").write_bytes(sheet)
+    brought(other, str(tmp_path / "persons.csv"))
+    for person in everybody:
+        if not any(isinstance(value, dict | list) for value in person["properties"].values()):
+            flat = {key: value for key, value in person["properties"].items() if value is not None}
+            came(other, person["distinct_ids"][0], **{key: person[key] for key in same} | {"properties": flat})
     assert len(list(csv.reader(io.StringIO(sheet.decode())))) == 7
 
 

@@ -30,8 +30,8 @@ from tests.support.chaos import Chaos, Recovery
 from tests.support.engine import EngineProcess
 from tests.support.judge import judge
 from tests.support.processes import ROOT, Stack, running, wait_for
+from tests.support.tier import sized
 
-TIER = os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 SEED = int(os.environ.get("PERSONLOG_TEST_SEED", "1"))
 
 
@@ -42,7 +42,7 @@ class Size(NamedTuple):
     alone: int
 
 
-SIZE = {"dev": Size(5, 4), "ci": Size(50, 20), "soak": Size(200, 100)}[TIER]
+SIZE = sized(dev=Size(5, 4), ci=Size(50, 20), soak=Size(200, 100))
 
 PAUSE_SECONDS_MAX = 0.5
 """Under load, between a recovery and the next kill: some flushes long, so that kills fall anywhere in them."""

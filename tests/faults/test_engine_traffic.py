@@ -21,11 +21,11 @@ import pytest
 
 from tests.support.engine import PASSWORD, USER, EngineProcess
 from tests.support.hostile import SENDS, Stranger, idle_connections, speaks_natively, strike
+from tests.support.tier import sized
 
-TIER = os.environ.get("PERSONLOG_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 SEED = int(os.environ.get("PERSONLOG_TEST_SEED", "1"))
 
-ROUNDS = {"dev": 3, "ci": 15, "soak": 300}[TIER]
+ROUNDS = sized(dev=3, ci=15, soak=300)
 """Of every kind of bytes to both ports."""
 
 STRANGERS = 8

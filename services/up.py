@@ -65,6 +65,7 @@ def up(settings: Settings, *, announce_keys: bool) -> int:
             ports += [(name, "127.0.0.1", _ops_port(settings, name)) for name in ("projector", "deleter")]
         for name, host, port in ports:
             _check_port(name, host, port)
+        _check_distinct(ports)
         if announce_keys:
             print(f"generated keys, kept in {settings.data / 'keys.env'}:", flush=True)
             print(f"  PERSONLOG_PERSONAL_KEY={settings.personal_key}", flush=True)
@@ -262,6 +263,15 @@ def _check_port(name: str, host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise SettingsError(f"port {port} for the {name} is taken on {host} ({error.strerror})") from None
+
+
+def _check_distinct(ports: list[tuple[str, str, int]]) -> None:
+    """Two of ours on one port would both listen, and each get some of what is meant for the other."""
+    names: dict[int, str] = {}
+    for name, _, port in ports:
+        if port in names:
+            raise SettingsError(f"port {port} is set for the {names[port]} and for the {name}")
+        names[port] = name
 
 
 def _answers(url: str) -> bool:

@@ -56,7 +56,7 @@ def run(settings: Settings) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # before any thread: they take this over
     library.check_version()
     _check_free(settings.engine_port)
-    tcp_port = _free_port_after(settings.engine_port)
+    tcp_port = _native_port(settings)
     data = (settings.data / "engine").resolve()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_unlocked(data)
@@ -174,10 +174,13 @@ def _check_free(port: int) -> None:
         raise SettingsError(f"port {port} for the engine is taken on {HOST}")
 
 
-def _free_port_after(port: int) -> int:
+def _native_port(settings: Settings) -> int:
+    """The next free port after that for HTTP, but none that another process of ours will want."""
+    port = settings.engine_port
+    taken = {settings.port, settings.ops_port, settings.ops_port + 1}
     candidates = (port + more if port + more < 65_536 else port - more for more in range(1, TCP_PORTS_TRIED + 1))
     for candidate in candidates:
-        if _is_free(candidate):
+        if candidate not in taken and _is_free(candidate):
             return candidate
     raise SettingsError(f"none of the {TCP_PORTS_TRIED} ports after {port} is free for the engine's native protocol")
 

@@ -80,9 +80,9 @@ def other(owner: Asker) -> None:
 def test_a_service_is_refused_what_is_not_its_own(engine: EngineProcess, other: None, role: Role) -> None:
     asker = Asker(engine, role.name)
     for statement in (*NOBODYS, *REFUSED[role.name]):
+        if role is MIGRATOR and statement == "DETACH TABLE timeline":
+            continue  # it may drop tables, and so detach them
         answer = asker.ask(statement)
-        if role is MIGRATOR and statement in ("DROP DATABASE personlog", "DETACH TABLE timeline"):
-            continue
         assert answer.code == ACCESS_DENIED, (statement, answer)
     assert set(asker.names("SHOW DATABASES")) <= {"personlog", "system"}
 

@@ -17,6 +17,7 @@ from services.up import (
     _check_port,
     _only_one,
     next_backoff,
+    up,
 )
 from shared.runtime.settings import BOOTSTRAP, GENERATED, SECRETS_OF, SettingsError, read
 
@@ -77,6 +78,12 @@ def test_a_taken_port_is_refused_with_its_number() -> None:
         with pytest.raises(SettingsError, match=f"port {port} for the API is taken on 127.0.0.1"):
             _check_port("API", "127.0.0.1", port)
     _check_port("API", "127.0.0.1", port)
+
+
+def test_one_port_for_two_is_refused(tmp_path: Path) -> None:
+    settings = read({"PERSONLOG_DATA": str(tmp_path), "PERSONLOG_PORT": "21010", "PERSONLOG_ENGINE_PORT": "21010"})
+    with pytest.raises(SettingsError, match="port 21010 is set for the API and for the engine"):
+        up(settings, announce_keys=False)
 
 
 def test_children_do_not_share_an_ops_port(tmp_path: Path) -> None:

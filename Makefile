@@ -25,7 +25,7 @@ test: .venv/dev.stamp .venv/s3.stamp
 
 # Every test; .ci/run calls it.
 test-all: .venv/dev.stamp .venv/s3.stamp $(SDKS)
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) --durations=20 $(PYTEST_ARGS)
 
 # By hand: docs/reliability.md says what it runs and keeps its figures.
 soak: .venv/dev.stamp .venv/s3.stamp $(SDKS)

@@ -27,7 +27,7 @@ class StateOnly(ClickHouseTables):
 
 async def main() -> None:
     settings, _ = with_keys(read(os.environ))
-    log, store = connect_log(settings), await connect_store(settings)
+    log, store = connect_log(settings), await connect_store(settings, "writer")
     await log.start()
     worker = Worker(
         log=log,

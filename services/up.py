@@ -23,6 +23,7 @@ from typing import IO
 import msgspec
 
 from shared.domain.ids import hash64
+from shared.runtime.ports import check_port
 from shared.runtime.settings import GENERATED, PREFIX, SECRETS_OF, Settings, SettingsError
 
 BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.1, 5.0
@@ -64,7 +65,7 @@ def up(settings: Settings, *, announce_keys: bool) -> int:
         if settings.ops_port:
             ports += [(name, "127.0.0.1", _ops_port(settings, name)) for name in ("projector", "deleter")]
         for name, host, port in ports:
-            _check_port(name, host, port)
+            check_port(name, host, port)
         _check_distinct(ports)
         if announce_keys:
             print(f"generated keys, kept in {settings.data / 'keys.env'}:", flush=True)
@@ -254,15 +255,6 @@ def _only_one(path: Path, data: Path) -> Iterator[None]:
 
 def _ops_port(settings: Settings, name: str) -> int:
     return settings.ops_port + OPS_PORT_OFFSETS.get(name, 0)
-
-
-def _check_port(name: str, host: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SettingsError(f"port {port} for the {name} is taken on {host} ({error.strerror})") from None
 
 
 def _check_distinct(ports: list[tuple[str, str, int]]) -> None:

@@ -11,18 +11,18 @@ import http.client
 import os
 import secrets
 import signal
-import socket
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 from services.engine import config, library
 from shared.domain.errors import Corrupt
+from shared.runtime.ports import check_port
 from shared.runtime.settings import Settings, SettingsError
 from shared.runtime.telemetry import setup_logs
 from shared.store.changes import path_of, renew
@@ -55,7 +55,7 @@ def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; SettingsError for a taken port or a locked folder, Corrupt if the server ends."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # before any thread: they take this over
     library.check_version()
-    _check_free(settings.engine_port)
+    check_port("engine", HOST, settings.engine_port)
     tcp_port = _native_port(settings)
     data = (settings.data / "engine").resolve()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,7 +100,8 @@ class Warden:
 
     def __init__(self, port: int, password: str) -> None:
         self._port, self.password = port, password
-        self._queries = load(_QUERIES)
+        names = {"keeper": library.KEEPER, "warden": config.WARDEN}
+        self._queries = {name: query.filled(**names) for name, query in load(_QUERIES).items()}
 
     def answers(self) -> bool:
         try:
@@ -169,30 +170,17 @@ def _ended(lines: deque[str]) -> NoReturn:
     raise Corrupt(f"the engine ended by itself. {reason}".rstrip())
 
 
-def _check_free(port: int) -> None:
-    if not _is_free(port):
-        raise SettingsError(f"port {port} for the engine is taken on {HOST}")
-
-
 def _native_port(settings: Settings) -> int:
     """The next free port after that for HTTP, but none that another process of ours will want."""
     port = settings.engine_port
     taken = {settings.port, settings.ops_port, settings.ops_port + 1}
     candidates = (port + more if port + more < 65_536 else port - more for more in range(1, TCP_PORTS_TRIED + 1))
     for candidate in candidates:
-        if candidate not in taken and _is_free(candidate):
-            return candidate
+        if candidate not in taken:
+            with suppress(SettingsError):
+                check_port("engine", HOST, candidate)
+                return candidate
     raise SettingsError(f"none of the {TCP_PORTS_TRIED} ports after {port} is free for the engine's native protocol")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
 
 
 def _check_unlocked(data: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -13,6 +12,7 @@ from xml.sax.saxutils import escape
 import orjson
 
 from shared.runtime.files import write_whole
+from shared.runtime.release import release
 from shared.runtime.settings import ENGINE_USERS, OWNER, Settings, SettingsError
 from shared.store.roles import DATABASE, FIXED, ROLES, SETTINGS, Limit, Role
 
@@ -64,7 +64,7 @@ def write(home: Path, settings: Settings, *, http_port: int, tcp_port: int, ward
         "tcp_port": str(tcp_port),
         "merge_threads": str(MERGE_THREADS),
         "queries_max": str(QUERIES_MAX),
-        "version": orjson.dumps({"version": _version()}).decode(),
+        "version": orjson.dumps({"version": release()}).decode(),
     }
     functions = settings.data.resolve() / "engine" / "user_defined"
     functions.mkdir(mode=0o700, exist_ok=True)
@@ -158,10 +158,3 @@ def _filled(template: str, places: Mapping[str, str]) -> str:
     for name, text in places.items():
         template = template.replace(f"{{{{{name}}}}}", escape(text))
     return template
-
-
-def _version() -> str:
-    try:
-        return version("personlog")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unreleased"

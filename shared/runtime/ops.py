@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 
 import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from shared.runtime.release import release
 
 Check = Callable[[], Awaitable[str]]
 """Returns what is wrong, or nothing."""
@@ -35,19 +36,12 @@ def add_ops(app: web.Application, checks: Mapping[str, Check]) -> None:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def show_version(request: web.Request) -> web.Response:
-        return web.Response(body=orjson.dumps({"version": _version()}), content_type="application/json")
+        return web.Response(body=orjson.dumps({"version": release()}), content_type="application/json")
 
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/version", show_version)
-
-
-def _version() -> str:
-    try:
-        return version("personlog")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unreleased"
 
 
 async def _outcome(check: Check) -> str:

@@ -14,11 +14,11 @@ from services.up import (
     HEALTHY_SECONDS,
     BoundedLog,
     Supervisor,
-    _check_port,
     _only_one,
     next_backoff,
     up,
 )
+from shared.runtime.ports import check_port
 from shared.runtime.settings import BOOTSTRAP, GENERATED, SECRETS_OF, SettingsError, read
 
 
@@ -76,8 +76,8 @@ def test_a_taken_port_is_refused_with_its_number() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=f"port {port} for the API is taken on 127.0.0.1"):
-            _check_port("API", "127.0.0.1", port)
-    _check_port("API", "127.0.0.1", port)
+            check_port("API", "127.0.0.1", port)
+    check_port("API", "127.0.0.1", port)
 
 
 def test_one_port_for_two_is_refused(tmp_path: Path) -> None:

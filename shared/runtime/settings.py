@@ -32,6 +32,8 @@ BOOTSTRAP = ("personal_key", "project_token")
 """Made with the first project; the only generated values that a person is shown."""
 
 OWNER = "personlog"
+"""The operator: every right, raw tables too."""
+
 ENGINE_USERS = {OWNER: "engine_password"} | {
     user: f"engine_{user}_password" for user in ("api", "writer", "deleter", "migrator", "analyst")
 }

@@ -16,9 +16,6 @@ WORKLOADS = Path(__file__).with_name("workloads.sql")
 DATABASE = "personlog"
 """The embedded engine's; a server's is named by PERSONLOG_CLICKHOUSE."""
 
-OWNER = "personlog"
-"""The operator: every right, raw tables too. Services use it only where no other user was made."""
-
 ANALYST_VIEWS = ("property_changes", "changes_of", "holders")
 """All that an analyst reads; each is a view with its definer's rights, so that the tables stay closed."""
 

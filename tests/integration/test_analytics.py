@@ -14,10 +14,11 @@ import pytest
 from clickhouse_driver import Client
 
 from bench.analytics import query
+from shared.runtime.settings import OWNER
 from shared.store.client import Store
 from shared.store.migrate import migrate
 from shared.store.queries import Query
-from shared.store.roles import ANALYST, ANALYST_VIEWS, DATABASE, OWNER
+from shared.store.roles import ANALYST, ANALYST_VIEWS, DATABASE
 from tests.support.analyst import Asker
 from tests.support.engine import EngineProcess
 from tests.support.processes import ROOT

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
-
-import pytest
 
 from services.api.app import build
 from services.api.context import Context
@@ -18,7 +16,6 @@ from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 from shared.log.memory import MemoryLog
 from shared.runtime.clock import ManualClock
 from shared.store.client import Store
-from shared.store.migrate import migrate
 from shared.store.objects import Objects
 from shared.store.person import Person
 from tests.support import history
@@ -27,14 +24,6 @@ from tests.support.tier import sized
 
 COMMANDS_COUNT, PERSONS, MOMENTS = 2_000, 100, sized(dev=25, ci=100, soak=1_000)
 """100 moments of 100 persons are 10,000 pairs."""
-
-
-@pytest.fixture
-async def store(engine_url: str) -> AsyncIterator[Store]:
-    store = await Store.connect(engine_url)
-    await migrate(store)
-    yield store
-    await store.close()
 
 
 async def test_as_of_equals_a_replay_stopped_there_for_every_person_and_moment(store: Store) -> None:

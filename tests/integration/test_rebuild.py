@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, Position, fragment_id
 from shared.log.memory import MemoryLog
 from shared.store.client import Store
-from shared.store.migrate import migrate
 from shared.store.queries import Query
 from shared.store.timeline import TIMELINE
 from tests.support import history
@@ -31,14 +29,6 @@ SECONDS_MAX = 60
 STRIDE = sized(dev=3, ci=1, soak=1)
 """A rebuild is cut off before and after each statement, or at every third of these points: an odd number, so that some
 are before a statement and some after one."""
-
-
-@pytest.fixture
-async def store(engine_url: str) -> AsyncIterator[Store]:
-    store = await Store.connect(engine_url)
-    await migrate(store)
-    yield store
-    await store.close()
 
 
 @pytest.fixture

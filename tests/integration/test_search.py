@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +14,6 @@ from services.projector.search import Feeder
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY
 from shared.log.memory import MemoryLog
 from shared.store.client import Store
-from shared.store.migrate import migrate
 from shared.store.queries import Query
 from shared.store.search import document_of, path_of
 from tests.support import history
@@ -22,14 +21,6 @@ from tests.support.tier import sized
 
 START = 1_795_000_000_000_000
 PARTITIONS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}
-
-
-@pytest.fixture
-async def store(engine_url: str) -> AsyncIterator[Store]:
-    store = await Store.connect(engine_url)
-    await migrate(store)
-    yield store
-    await store.close()
 
 
 async def rows(store: Store, sql: str) -> list[tuple[Any, ...]]:

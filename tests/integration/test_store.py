@@ -39,14 +39,6 @@ PARTS = Query(
 )
 
 
-@pytest.fixture
-async def store(engine_url: str) -> AsyncIterator[Store]:
-    store = await Store.connect(engine_url)
-    await migrate(store)
-    yield store
-    await store.close()
-
-
 def fragments(ids: list[UUID], *, version: int = 1, bytes_each: int = 20) -> dict[str, list[Any]]:
     count = len(ids)
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,7 +15,6 @@ from services.projector.tables import LOAD_IDS_MAX, ClickHouseTables
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.store import targets
 from shared.store.client import Store
-from shared.store.migrate import migrate
 from shared.store.parameters import FIELD_BYTES_MAX, bind
 from shared.store.queries import Query, load
 from tests.support.erasing import World
@@ -26,14 +25,6 @@ MANY = 12_000
 
 VALUES = {"UUID": UUID(int=1), "String": "x" * 30, "UInt64": 2**63 - 1, "Int64": 2**63 - 1, "UInt32": 2**32 - 1}
 PLACEHOLDER = re.compile(r"\{(\w+):(\w+)(?:\((\w+)\))?\}")
-
-
-@pytest.fixture
-async def store(engine_url: str) -> AsyncIterator[Store]:
-    store = await Store.connect(engine_url)
-    await migrate(store)
-    yield store
-    await store.close()
 
 
 def queries() -> Iterator[Query]:

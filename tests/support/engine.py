@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,6 +15,8 @@ import pytest
 
 from services.engine.config import native_port
 from shared.runtime.settings import ENGINE_USERS, OWNER, read
+from shared.store.client import Store
+from shared.store.migrate import migrate
 from tests.support.processes import ROOT, free_port
 
 USER, PASSWORD = OWNER, "se:cret /ä"
@@ -98,3 +100,12 @@ _databases = iter(range(1, 1_000_000))
 def engine_url(engine: EngineProcess) -> str:
     """The URL of a database that does not exist yet: `migrate` makes it, and no other test uses it."""
     return engine.url(f"test_{os.getpid()}_{next(_databases)}")
+
+
+@pytest.fixture
+async def store(engine_url: str) -> AsyncIterator[Store]:
+    """A store of its own, with its tables."""
+    store = await Store.connect(engine_url)
+    await migrate(store)
+    yield store
+    await store.close()

@@ -254,7 +254,8 @@ LIMIT {limit:UInt32} OFFSET {offset:UInt32}
 -- What these fragments went through up to a stamp, and what counts whenever it came: births, erasures and deletes. In
 -- the order of versions, page by page.
 SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at) AS at, stamp, command, actor, source, distinct_id,
-    number, created_at, keys, kinds, before, after, root, members, identified, erase, peer, reason
+    number, created_at, keys, kinds, before, after, root, members, identified, erase, peer, reason, scope,
+    erased_at
 FROM timeline
 WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
     AND (stamp <= {until:Int64} OR created_at != 0 OR topic IN ('fragment.erased', 'person.deleted'))

@@ -5,7 +5,8 @@
 SELECT project, toLowCardinality(fragment) AS one_fragment, version, topic,
     if(topic = 'fragment.erased', toUnixTimestamp64Micro(at), 0) AS at, stamp, '' AS command, '' AS actor, '' AS source,
     distinct_id, number, created_at, keys, kinds, '' AS before, after, toLowCardinality(root) AS one_root, members,
-    identified, erase, toLowCardinality(toUUID('00000000-0000-0000-0000-000000000000')) AS peer, '' AS reason
+    identified, erase, toLowCardinality(toUUID('00000000-0000-0000-0000-000000000000')) AS peer, '' AS reason,
+    scope, erased_at
 FROM timeline
 WHERE project != 0 AND project >= {project:UInt32} AND (project > {project:UInt32} OR fragment >= {fragment:UUID})
     AND (project, fragment, version, toString(topic))
@@ -18,7 +19,7 @@ LIMIT {limit:UInt32}
 -- name: live_fragments
 -- The rows that are to be derived again, from behind one key up to another: what they hold of retries is carried over.
 SELECT project, fragment, version, distinct_id, number, created_at, effect, stamp, erased, erased_at, seen_at,
-    properties, cells, keys, key_digests, key_versions, events
+    properties, cells, keys, key_digests, key_versions, events, restored
 FROM fragments
 WHERE project != 0 AND project >= {project:UInt32} AND (project > {project:UInt32} OR fragment >= {fragment:UUID})
     AND (project, fragment) > ({project:UInt32}, {fragment:UUID})
@@ -30,7 +31,7 @@ LIMIT {limit:UInt32}
 
 -- name: live_identity
 -- The same of identity.
-SELECT project, fragment, version, root, members, identified, erase, stamp, keys, key_digests, key_versions
+SELECT project, fragment, version, root, members, identified, erase, stamp, keys, key_digests, key_versions, erased_at
 FROM identity
 WHERE project != 0 AND project >= {project:UInt32} AND (project > {project:UInt32} OR fragment >= {fragment:UUID})
     AND (project, fragment) > ({project:UInt32}, {fragment:UUID})

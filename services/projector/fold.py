@@ -9,7 +9,7 @@ from uuid import UUID
 
 from services.projector import rows as r
 from services.projector.tables import Facts
-from shared.domain.commands import Capture, Command, Erase, Merge, Split, Write
+from shared.domain.commands import Capture, Command, Erase, Merge, Purge, Split, Write
 from shared.domain.commands import Delete as DeleteCommand
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
@@ -31,7 +31,7 @@ STATE_ROWS_MAX = 100_000
 ROW_BYTES = 200
 """Of a fragment's row, without its properties and cells."""
 
-FRAGMENT_COMMANDS = (Capture, Write, Erase)
+FRAGMENT_COMMANDS = (Capture, Write, Erase, Purge)
 UNSEEN = frozenset((Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED))
 """Outcomes of a captured event that is no event of its own."""
 
@@ -144,7 +144,7 @@ class FragmentFolder:
                 if isinstance(event, FragmentChanged) and event.number:
                     batch.facts.numbers.append((command.project, event.number, fragment.id))
         if outcome not in UNSEEN and isinstance(command, Capture):
-            batch.facts.captured.append(r.captured_row(command, version))
+            batch.facts.captured.append(r.captured_row(command, version, fragment.purged))
         if outcome in WRITTEN and fragment.version == version:
             size = len(record.value)
             held.size += size

@@ -76,6 +76,16 @@ class Erase(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="erase"
     iver: int
 
 
+class Purge(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="purge"):
+    """Forget what a fragment had under some names up to the stamp `before`, past included. `request` is the deletion
+    request that asks for it."""
+
+    fragment: UUID
+    names: tuple[str, ...]
+    before: int
+    request: UUID
+
+
 class Record(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="record"):
     """A block of a recording: the snapshots of one captured event, `length` bytes of `object` from `start` on.
 
@@ -113,11 +123,12 @@ class Split(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="split"
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a deletion request covers."""
+    """What a deletion request covers: kinds of data, or one property's values and nothing else."""
 
     profile: bool = False
     events: bool = False
     recordings: bool = False
+    purge: str = ""
 
     def __str__(self) -> str:
         """As the timeline keeps it: the names of what is covered."""
@@ -133,7 +144,8 @@ class Delete(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="delet
 
 
 class Request(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="request"):
-    """A deletion request for the ledger: the frozen members of one person, and the cut-off `at`."""
+    """A deletion request for the ledger: the frozen members of one person, and the cut-off `at`. A purge for all
+    persons of a project has no members."""
 
     request: UUID
     person: UUID
@@ -147,8 +159,8 @@ class Cancel(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="cance
     request: UUID
 
 
-Command = Capture | Write | Erase | Record | Merge | Split | Delete | Request | Cancel
-FragmentCommand = Capture | Write | Erase
+Command = Capture | Write | Erase | Purge | Record | Merge | Split | Delete | Request | Cancel
+FragmentCommand = Capture | Write | Erase | Purge
 IdentityCommand = Merge | Split | Delete
 DeletionCommand = Request | Cancel
 

@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
-from shared.domain.commands import Capture, Envelope, Erase, FragmentCommand, Properties, Write
+from shared.domain.commands import Capture, Envelope, Erase, FragmentCommand, Properties, Purge, Write
 from shared.domain.ids import number_of
 
 KEYS_MAX = 32
@@ -127,6 +127,7 @@ class FragmentErased(FragmentEvent, frozen=True, kw_only=True):
         fragment.cells, fragment.properties = {}, {}
         fragment.distinct_id, fragment.created_at, fragment.seen_at = "", 0, 0
         fragment.erased, fragment.erased_at, fragment.restored = self.iver, self.at, 0
+        fragment.purged = {}
         fragment.number = self.number or fragment.number
         fragment.stamp = max(fragment.stamp, self.timestamp)
         fragment.effect = self.originator_version
@@ -142,6 +143,41 @@ class FragmentRestored(FragmentEvent, frozen=True, kw_only=True):
         fragment.restored = self.iver
         fragment.stamp = max(fragment.stamp, self.timestamp)
         fragment.effect = self.originator_version
+
+
+class FragmentPurged(FragmentEvent, frozen=True, kw_only=True):
+    """What was set under `names` up to the stamp `timestamp` is gone, and a tombstone stays: imports of before count no
+    more. What was set later stays.
+
+    `kinds[i]` says what is left below the tombstone: ONCE for a set_once of after the cut-off, UNSET for none. It
+    cannot be told from the facts that stay: an import that is purged may have replaced a later set_once. The cell goes
+    to the end, where it is as well when it is derived from those facts alone.
+    """
+
+    TOPIC = "fragment.purged"
+    names: tuple[str, ...]
+    kinds: tuple[int, ...]
+    request: UUID
+
+    def apply(self, fragment: Fragment) -> None:
+        for name, kind in zip(self.names, self.kinds, strict=True):
+            fragment.purged[name] = max(self.timestamp, fragment.purged.get(name, 0))
+            if fragment.alive:
+                self._bury(fragment, name, kind)
+        fragment.stamp = max(fragment.stamp, self.timestamp)
+        fragment.effect = self.originator_version
+
+    def _bury(self, fragment: Fragment, name: str, kind: int) -> None:
+        held, hard, once = fragment.cells.pop(name, EMPTY)
+        value = fragment.properties.pop(name, None)
+        if hard <= self.timestamp:
+            held, hard = UNSET, self.timestamp
+        once = once if kind == ONCE else 0
+        fragment.cells[name] = held, hard, once
+        if once or held == SET:
+            fragment.properties[name] = value
+        elif held == NULL:
+            fragment.properties[name] = None
 
 
 class WriteRefused(FragmentEvent, frozen=True, kw_only=True):
@@ -174,6 +210,7 @@ class Fragment(Aggregate):
     erased: int
     erased_at: int
     restored: int
+    purged: dict[str, int]
     seen_at: int
     properties: Properties
     cells: dict[str, Cell]
@@ -191,6 +228,7 @@ class Fragment(Aggregate):
         self.project, self.distinct_id, self.number, self.created_at = project, "", 0, 0
         self.effect = self.stamp = self.erased = self.erased_at = self.restored = self.seen_at = 0
         self.properties, self.cells, self.keys, self.events = {}, {}, [], []
+        self.purged = {}
         return self
 
     @property
@@ -205,6 +243,8 @@ class Fragment(Aggregate):
             return self._capture(command, version, partition)
         if isinstance(command, Write):
             return self._write(command, version, partition)
+        if isinstance(command, Purge):
+            return self._purge(command, version)
         return self._erase(command, version)
 
     def _erase(self, command: Erase, version: int) -> Outcome:
@@ -218,6 +258,24 @@ class Fragment(Aggregate):
                 iver=command.iver,
                 at=command.at,
                 number=self.number,
+            )
+        )
+        return Outcome.CHANGED
+
+    def _purge(self, command: Purge, version: int) -> Outcome:
+        """A tombstone for each name, of what the fragment lacks as well; none where a later one is already."""
+        names = tuple(name for name in command.names if self.purged.get(name, 0) < command.before)
+        if not names:
+            return Outcome.NOTHING
+        left = [self.cells.get(name, EMPTY)[2] > command.before for name in names]
+        self._trigger(
+            FragmentPurged(
+                originator_id=self.id,
+                originator_version=version,
+                timestamp=command.before,
+                names=names,
+                kinds=tuple(ONCE if later else UNSET for later in left),
+                request=command.request,
             )
         )
         return Outcome.CHANGED
@@ -304,6 +362,8 @@ class Fragment(Aggregate):
         kinds: list[int] = []
         values: list[Any] = []
         cell_of = self.cells.get
+        if self.purged:
+            asked = [one for one in asked if self.purged.get(one[0], 0) < stamp]
         for name, kind, value in asked:
             if moved(cell_of(name, EMPTY), kind, stamp) is not None:
                 names.append(name)

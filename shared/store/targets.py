@@ -103,6 +103,7 @@ ELSEWHERE = {
 TECHNICAL = frozenset({
     "project", "fragment", "block", "version", "number", "effect", "stamp", "erased", "erased_at", "topic", "at",
     "command", "actor", "root", "members", "identified", "erase", "peer", "reason", "living", "scope", "restored",
+    "purged",
 })  # fmt: skip
 """Columns of the targets' tables that say nothing of a person: ids, positions, and who wrote."""
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from services.projector import worker as worker_module
@@ -16,8 +17,10 @@ from services.projector.memory import MemoryTables
 from services.projector.tables import Facts
 from services.projector.worker import Worker
 from shared.domain import identity
-from shared.domain.fragment import Fragment, Outcome
+from shared.domain.fragment import Fragment, FragmentPurged, Outcome
 from shared.domain.ids import IDENTITY
+from shared.domain.purged import Cut, cuts_of
+from tests.support import invariants
 from tests.support.simulator import GatedTables, found_wrong
 
 EPISODES_MAX = 2_000
@@ -114,9 +117,42 @@ def position_check_on_load(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Worker, "_check", lambda self, partitions, loaded: None)
 
 
+def purge_tombstone(patch: pytest.MonkeyPatch) -> None:
+    """A purge leaves nothing, so that an import of before counts again."""
+    apply = FragmentPurged.apply
+
+    def forgetful(self: FragmentPurged, fragment: Fragment) -> None:
+        apply(self, fragment)
+        fragment.purged = {}
+        for name in self.names:
+            if name not in fragment.properties:
+                fragment.cells.pop(name, None)
+
+    patch.setattr(FragmentPurged, "apply", forgetful)
+
+
+def purge_cut_off(patch: pytest.MonkeyPatch) -> None:
+    """A purge takes what was set after it was asked for as well."""
+    purge = Fragment._purge
+
+    def greedy(self: Fragment, command: Any, version: int) -> Outcome:
+        return purge(self, msgspec.structs.replace(command, before=max(command.before, self.stamp)), version)
+
+    patch.setattr(Fragment, "_purge", greedy)
+
+
+def purge_of_facts(patch: pytest.MonkeyPatch) -> None:
+    """The window takes every element of a purged name, of after the cut-off too."""
+
+    def endless(facts: Any) -> list[Cut]:
+        return [Cut(cut.name, 2**63, cut.version) for cut in cuts_of(facts)]
+
+    patch.setattr(invariants, "cuts_of", endless)
+
+
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     skip_by_version, key_dedup, position_before_state, state_before_timeline, identity_in_pieces, monotone_stamp,
-    erase_dedup, position_check_on_load,
+    erase_dedup, position_check_on_load, purge_tombstone, purge_cut_off, purge_of_facts,
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.domain.commands import Capture, Delete, Erase, Merge, Record, Split, Write
+from shared.domain.commands import Capture, Delete, Erase, Merge, Purge, Record, Split, Write
 
 BAD = set("anonymous guest distinctid distinct_id id not_authenticated email undefined true false".split())
 EXACT = {"[object Object]", "NaN", "None", "none", "null", "0"}
@@ -22,7 +22,7 @@ class Oracle:
         self.marked, self.erase = set[Any](), dict[Any, int]()
 
     def fragment(self, key: Any) -> dict[str, Any]:
-        blank = {"ops": [], "born": None, "name": "", "seen": set()}
+        blank = {"ops": [], "born": None, "name": "", "seen": set(), "cuts": {}}
         return self.fragments.setdefault(key, blank | dict.fromkeys(("stamp", "erased", "erased_at", "effect"), 0))
 
     def person(self, key: Any) -> list[Any]:
@@ -34,6 +34,7 @@ class Oracle:
 
     def apply(self, command: Any, version: int) -> None:
         folds = {Erase: self._erase, Merge: self._merge, Split: self._split, Delete: self._delete}
+        folds |= {Purge: self._purge}
         if type(command) is not Record:  # it changes nobody
             folds.get(type(command), self._write)(command, version)
 
@@ -48,8 +49,21 @@ class Oracle:
     def _erase(self, command: Erase, version: int) -> None:
         one = self.fragment(command.fragment)
         if command.iver > one["erased"]:
-            one |= {"ops": [], "born": None, "name": "", "erased": command.iver, "erased_at": command.at}
+            one |= {"ops": [], "born": None, "name": "", "cuts": {}, "erased": command.iver, "erased_at": command.at}
             one |= {"effect": version, "stamp": max(one["stamp"], command.at)}
+
+    def _purge(self, command: Purge, version: int) -> None:
+        """Of a name there is what still counts of after the cut-off, and an unset at it."""
+        one = self.fragment(command.fragment)
+        for name in [name for name in command.names if one["cuts"].get(name, 0) < command.before]:
+            hard, once = self._cells(one["ops"], name)
+            one["ops"] = [op for op in one["ops"] if op[1] != name]
+            one["cuts"][name] = command.before
+            if one["born"] is not None:
+                one["ops"].append((command.before, name, "unset", None))
+                one["ops"] += [(hard[0], name, *hard[1:])] if hard and hard[0] > command.before else []
+                one["ops"] += [(once[0], name, "once", once[1])] if once and once[0] > command.before else []
+            one |= {"effect": version, "stamp": max(one["stamp"], command.before)}
 
     def _write(self, command: Write | Capture, version: int) -> None:
         one = self.fragment(command.fragment)
@@ -81,7 +95,7 @@ class Oracle:
         for name, (kind, value) in final.items():
             same = name in shown and type(shown[name]) is type(value) and shown[name] == value
             equal_lifted = name in lifted and name not in command.set and kind == "set" and same
-            if equal_lifted or (kind == "once" and value is None):
+            if equal_lifted or (kind == "once" and value is None) or stamp <= one["cuts"].get(name, 0):
                 continue
             candidate = (stamp, name, kind, value)
             if self._cells([*one["ops"], candidate], name) != self._cells(one["ops"], name):

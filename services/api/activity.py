@@ -11,7 +11,7 @@ from services.api.bodies import ActivityPage
 from services.api.calls import Answer, Call, Route
 from services.api.deletions import recorded
 from services.api.parameters import PAGE_MAX, Integer
-from shared.domain.fragment import UNSET
+from shared.domain.cells import UNSET
 from shared.store.person import iso
 
 LIMIT = Integer("limit", "Items of a page.", absent=10, most=PAGE_MAX)

@@ -18,8 +18,9 @@ import msgspec
 from services.api.calls import Answer, Call
 from services.api.parameters import LIMIT, Text
 from services.api.past import FOREVER, facts
+from shared.domain.cells import same
 from shared.domain.errors import BadInput
-from shared.domain.fragment import Fragment, FragmentErased, same
+from shared.domain.fragment import Fragment, FragmentErased
 from shared.domain.identity import MEMBERS_MAX, Membership, PersonDeleted
 from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
 from shared.domain.past import members_of

@@ -11,8 +11,8 @@ from services.api.calls import Answer, Call, Route
 from services.api.parameters import AS_OF, LIMIT, OFFSET
 from services.api.past import FOREVER
 from services.api.values import NAME_CHARS_MAX
+from shared.domain.cells import NULL, ONCE, SET, UNSET
 from shared.domain.errors import BadInput
-from shared.domain.fragment import NULL, ONCE, SET, UNSET
 from shared.domain.identity import MEMBERS_MAX, FragmentJoined, FragmentLeft, FragmentRerooted, PersonDeleted
 from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
 from shared.domain.view import decisive

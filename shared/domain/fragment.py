@@ -1,10 +1,6 @@
 """The fragment: everything set through one distinct id, and the one place that says what an operation does.
 
 Pure: no clock, no I/O, no randomness. Reads, as-of, rebuild and un-merge replay the same events.
-
-A name holds at most a *hard* cell (its newest set or unset) and a *once* cell. A cell is (kind, hard stamp, once
-stamp); the value that shows lies in `properties`, and there is never more than one to keep: a non-null hard cell
-leaves no room for a once cell. Stamps are microseconds; 0 means none.
 """
 
 from __future__ import annotations
@@ -17,6 +13,7 @@ from uuid import UUID
 import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
+from shared.domain.cells import EMPTY, NULL, ONCE, SET, UNSET, Cell, moved, put, same
 from shared.domain.commands import Capture, Envelope, Erase, FragmentCommand, Properties, Purge, Write
 from shared.domain.ids import number_of
 
@@ -28,17 +25,12 @@ EVENTS_MAX = 256
 
 HOUR_US = 3_600_000_000
 
-SET, NULL, UNSET, ONCE = 1, 2, 3, 4
-"""Kinds of operation; a hard cell holds one of the first three, or 0."""
-
 KEY_REUSED = "idempotency_key_reused"
 """Why a command is refused whose Idempotency-Key came before with another request."""
 
 Remembered = tuple[int, int, int]
 """(Idempotency-Key, digest of the request, version of the record that came with them first); hashes, never text."""
 
-Cell = tuple[int, int, int]
-EMPTY: Cell = (0, 0, 0)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOW64 = (1 << 64) - 1
 
@@ -398,41 +390,3 @@ def remember(keys: list[Remembered], command: Envelope, version: int) -> None:
     """Keep a command's Idempotency-Key among the recent ones."""
     keys.append((command.key, command.digest, version))
     del keys[:-KEYS_MAX]
-
-
-def moved(cell: Cell, kind: int, stamp: int) -> Cell | None:
-    """The cell after an operation; None when it has no effect.
-
-    Written for stamps in any order (imports carry their own time): the result is that of the same operations
-    done in the order of their stamps. One case is beyond a single once cell: an imported set_once replaced a newer
-    one, and then an unset or a null is imported that lies between the two; the newer set_once is not revived.
-    """
-    held, hard, once = cell
-    if kind == ONCE:
-        if held == SET or hard >= stamp or (once and once <= stamp):
-            return None
-        return held, hard, stamp
-    if held and hard >= stamp:
-        return None
-    return kind, stamp, once if once > stamp and kind != SET else 0
-
-
-def put(cells: dict[str, Cell], properties: Properties, name: str, cell: Cell, kind: int, value: Any) -> None:
-    """A cell as an operation has moved it, and what shows of it."""
-    cells[name] = cell
-    if kind in (ONCE, SET):
-        properties[name] = value
-    elif cell[2] == 0:
-        if kind == NULL:
-            properties[name] = None
-        else:
-            properties.pop(name, None)
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal as JSON: 1, 1.0 and true are three values, in lists and objects too."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict | list):
-        return bool(msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted"))
-    return bool(one == other)

@@ -13,6 +13,7 @@ import orjson
 
 from shared.domain import fragment as f
 from shared.domain import identity as i
+from shared.domain.cells import UNSET
 from shared.domain.commands import Capture, Command, Purge, Write
 
 Row = tuple[Any, ...]
@@ -49,7 +50,7 @@ def timeline_row(event: Event, command: Command) -> Row:
         json, nothing = orjson.dumps, msgspec.UNSET
         before = ["" if value is nothing else json(value).decode() for value in event.before]
         applied = zip(event.kinds, event.values, strict=True)
-        after = ["" if kind == f.UNSET else json(value).decode() for kind, value in applied]
+        after = ["" if kind == UNSET else json(value).decode() for kind, value in applied]
         born = (event.distinct_id, event.number, event.created_at)
         return (*head, *born, list(event.names), list(event.kinds), before, after, NOBODY, [], 0, 0, NOBODY, "", "", 0)
     if isinstance(event, i.MembershipEvent):

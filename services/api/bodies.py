@@ -47,6 +47,12 @@ class DeleteProperty(Struct, rename={"unset": "$unset"}):
     ) = UNSET
 
 
+class PurgeProperty(Struct):
+    """The property whose values go, past included."""
+
+    key: Annotated[PropertyName, Meta(examples=["ssn"])]
+
+
 class Split(Struct):
     """At most one of both; neither: the first distinct id stays alone."""
 
@@ -321,19 +327,22 @@ class DryRun(Struct):
 
 
 class DeletionScope(Struct):
+    """What a request covers; a purge covers one property's values."""
+
     profile: bool
     events: bool
     recordings: bool
+    purge: str | UnsetType = UNSET
 
 
 class DeletionRequest(Struct):
-    """A row of the ledger."""
+    """A row of the ledger; `person_uuid` is null for a purge of all persons."""
 
     id: UUID
     state: Literal["pending", "hidden", "erasing", "verified", "cancelled", "failed"]
     created_at: datetime
     updated_at: datetime
-    person_uuid: UUID
+    person_uuid: UUID | None
     scope: DeletionScope
     phases: dict[str, Any]
     partition: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -77,7 +78,7 @@ async def bulk_delete(call: Call) -> Answer:
     if key and (before := await _bulk_before(call, list(fragments.values()), key)):
         if any((row[5], row[6], row[7]) != (scope.profile, scope.events, scope.recordings) for row in before):
             raise errors.key_reused()
-        covered = {member for row in before for member in (row[4], *row[9])}
+        covered = {member for row in before for member in (row[4], *row[10])}
         unmatched = [one for one in asked if fragments.get(str(one)) not in covered]
         told = _bulk_answer(scope, len(before), [str(row[0]) for row in before], unmatched)
         return Answer(status=202, body=told, headers=REPLAYED)
@@ -130,6 +131,8 @@ async def cancel(call: Call) -> Answer:
     row = await _found(call)
     if row[1] == "cancelled" and "Idempotency-Key" in call.request.headers:
         return Answer(status=204)  # what the first request was told
+    if row[9]:
+        raise Rejected("A purge cannot be cancelled: the values are gone from every read.")
     if row[1] != "pending":
         raise BadInput(f"The request is {row[1]}; only a pending one can be cancelled.", attr="state")
     command = Cancel(
@@ -260,26 +263,38 @@ async def _bulk_before(call: Call, fragments: list[UUID], key: int) -> list[tupl
 
 
 async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
-    """Make a deletion request for the person that holds the addressed fragment. The ledger takes each id once."""
+    """Make a deletion request for the person that holds the addressed fragment."""
+
+    async def addressed(request: UUID) -> tuple[list[Command], bool]:
+        person = await call.holder(sent.fragment)
+        call.tags(person)
+        members = tuple(member.fragment for member in person.members)
+        at = call.context.stamps.reserve(1)
+        return [request_of(call, request, at, scope, person=person.uuid, members=members)], True
+
+    return await ask(call, sent, scope, addressed)
+
+
+def request_of(call: Call, request: UUID, at: int, scope: Scope, **whom: Any) -> Request:
+    """The command that makes a deletion request with the cut-off `at`."""
+    return Request(
+        id=call.context.mint(), project=call.project.id, at=at, actor=call.actor, request=request, scope=scope, **whom
+    )
+
+
+async def ask(
+    call: Call, sent: Keyed, scope: Scope, commands_of: Callable[[UUID], Awaitable[tuple[list[Command], bool]]]
+) -> Answer:
+    """Make a deletion request, by the commands that its id is turned into; with them stands whether they are all that
+    there is to do. The ledger takes each id once."""
     request = _request_id(call, sent)
     if sent.key and (rows := await _rows(call, request=request)):
-        if tuple(rows[0][5:8]) != (scope.profile, scope.events, scope.recordings):
+        if (*rows[0][5:8], rows[0][9]) != (scope.profile, scope.events, scope.recordings, scope.purge):
             raise errors.key_reused()
         return Answer(body=(await _shown(call, rows))[0], headers=REPLAYED | _location(call, request))
-    person = await call.holder(sent.fragment)
-    call.tags(person)
-    command = Request(
-        id=call.context.mint(),
-        project=call.project.id,
-        at=call.context.stamps.reserve(1),
-        actor=call.actor,
-        request=request,
-        person=person.uuid,
-        members=tuple(member.fragment for member in person.members),
-        scope=scope,
-    )
-    positions, visible = await call.write([command])
-    if not visible:
+    commands, whole = await commands_of(request)
+    positions, visible = await call.write(commands)
+    if not visible or not whole:
         return Answer(status=202, positions=positions, headers=_location(call, request))
     rows = await _rows(call, request=request)
     return Answer(body=(await _shown(call, rows))[0], positions=positions, headers=_location(call, request))
@@ -345,8 +360,9 @@ def _row(row: tuple[Any, ...]) -> dict[str, Any]:
         "state": row[1],
         "created_at": iso(row[2]),
         "updated_at": iso(row[3]),
-        "person_uuid": str(row[4]),
-        "scope": {"profile": bool(row[5]), "events": bool(row[6]), "recordings": bool(row[7])},
+        "person_uuid": str(row[4]) if row[4] != _ANY else None,
+        "scope": {"profile": bool(row[5]), "events": bool(row[6]), "recordings": bool(row[7])}
+        | ({"purge": row[9]} if row[9] else {}),
         "phases": document.get("phases", {}),
         "partition": document.get("partition"),
         "window": document.get("window"),

@@ -146,7 +146,7 @@ LIMIT {limit:UInt32}
 
 -- name: requests_of
 -- The ledger's rows that name any of these fragments, newest first.
-SELECT request, state, created_at, updated_at, person, profile, events, recordings, document, members
+SELECT request, state, created_at, updated_at, person, profile, events, recordings, document, purge, members
 FROM
 (
     SELECT *
@@ -213,7 +213,7 @@ LIMIT {limit:UInt32} OFFSET {offset:UInt32}
 -- name: deletion_requests
 -- workload: scans
 -- The ledger of a project, newest first; or one request of it.
-SELECT request, state, created_at, updated_at, person, profile, events, recordings, document
+SELECT request, state, created_at, updated_at, person, profile, events, recordings, document, purge
 FROM
 (
     SELECT *

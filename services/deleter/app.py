@@ -12,10 +12,11 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import structlog
 from aiohttp import web
@@ -23,6 +24,7 @@ from aiohttp import web
 from services.deleter.guard import Guard
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
+from services.deleter.purges import Purges
 from services.deleter.receipts import Receipts
 from services.deleter.sweep import Sweep, Tell, quiet
 from services.deleter.window import Window
@@ -79,6 +81,7 @@ class Deleter:
         self._days = settings.deletion_days
         self._locks = settings.data / "run"
         self._receipts = Receipts(store, settings.data / "receipts")
+        self.purges = Purges(log, store, self.ledger, self._all_projected)
         self._say = structlog.get_logger(service="deleter")
 
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:
@@ -97,7 +100,9 @@ class Deleter:
             )  # fmt: skip
             try:
                 await run.settled()
-                ended = await run.run(projected=await self._projected(run))
+                purged = await self.purges.spread(again=True)
+                projected = await self._projected(run)
+                ended = await run.run(projected=projected, purged=purged if await self._fed(purged) else ())
             except StoreError as error:
                 await run.fail(error.detail[:REASON_CHARS_MAX])
                 raise
@@ -165,7 +170,19 @@ class Deleter:
         for head in await self._log.heads(DELETIONS):
             if (await self.ledger.position(head.partition)).offset < head.offset:
                 return False
+        return await self._all_projected()
+
+    async def _all_projected(self) -> bool:
         return await self._projected(Sweep(self._store, self._objects, self.ledger, self.now_us))
+
+    async def _fed(self, purged: Collection[UUID]) -> bool:
+        """Whether the search table has passed what was purged; without purges nobody waits for it."""
+        deadline = time.monotonic() + PROJECTED_SECONDS_MAX
+        while purged and not await self.purges.passed():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.1)
+        return True
 
     async def _projected(self, run: Sweep) -> bool:
         heads = [*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)]
@@ -204,6 +221,7 @@ async def run(settings: Settings) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(intake.run(), name="intake")
             group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
+            group.create_task(deleter.purges.run(intake.owns), name="purges")
             group.create_task(deleter.forget(intake.owns), name="forget")
     finally:
         if runner is not None:

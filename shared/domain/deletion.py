@@ -120,7 +120,7 @@ class DeletionRequest(Aggregate):
 
     @property
     def cancellable(self) -> bool:
-        return self.state == "pending" and self.plan is None
+        return self.state == "pending" and self.plan is None and not self.scope.purge
 
     def begin(self, plan: UUID, at: int) -> None:
         """A run is about to hide the rows."""
@@ -150,7 +150,8 @@ class DeletionRequest(Aggregate):
 
     def cancel(self, actor: str, at: int) -> None:
         if not self.cancellable:
-            raise Rejected(f"Hiding has begun: the request is {self.state} and cannot be cancelled.")
+            why = "A purge is done at once" if self.scope.purge else "Hiding has begun"
+            raise Rejected(f"{why}: the request is {self.state} and cannot be cancelled.")
         self._cancelled(timestamp=_time(at), actor=actor)
 
     def fail(self, reason: str, at: int) -> None:

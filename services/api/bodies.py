@@ -232,7 +232,7 @@ class MergeStep(Struct, rename={"absorbed": "from"}):
 class PropertyValue(Struct):
     """One operation on a property."""
 
-    operation: Literal["set", "set_once", "unset"]
+    operation: Literal["set", "set_once", "unset", "purge"]
     value: Any
     before: Any
     distinct_id: str

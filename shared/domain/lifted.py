@@ -1,8 +1,6 @@
-"""Lifted properties: what is copied from a captured event to its person, by rule. Pure data."""
+"""Properties that an event says of its person by rule (CONTRACT §9). Never says what becomes of them: commands do."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 LIFTED = {
     key: f"$initial_{key.removeprefix('$')}"
@@ -14,14 +12,15 @@ LIFTED = {
         " _kx epik qclid sccid"
     ).split()
 }
-"""The name in the event, which is that of the property as well, and the name of the first value."""
+"""What is copied from an event to its person, and the name of the first value."""
+
+IDS = ("distinct_id", "$distinct_id", "$anon_distinct_id", "alias", "$user_id", "$device_id")
+"""Where an event names a person's distinct ids."""
+
+PERSONAL = ("$set", "$set_once", "$unset", *IDS, *LIFTED, *LIFTED.values())
+"""Properties of an event that tell of its person; one that outlives the person is shown without them."""
 
 
 def copies(name: str) -> tuple[str, ...]:
     """A property and the one that holds its first value, where it has one by rule."""
     return (name, LIFTED[name]) if name in LIFTED else (name,)
-
-
-def sources(names: Iterable[str]) -> list[str]:
-    """Those of the names that an event carries beside `$set` and `$set_once`."""
-    return [name for name in names if name in LIFTED]

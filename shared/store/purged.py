@@ -1,7 +1,6 @@
 """What purges take from the past, in SQL: texts that statements are filled with. Never runs one.
 
-Where a text says `cuts`, it is an expression for what was purged of the row's fragment: a column of that name, joined
-from the query that `cuts_within` gives, or the parameters of a sweep.
+`cuts` is an expression for what was purged of the row's fragment: a column of lives.sql, or a parameter of a sweep.
 """
 
 from __future__ import annotations
@@ -17,25 +16,28 @@ COLUMNS = ("keys", "kinds", "before", "after")
 """Of the timeline: what a purge takes elements from."""
 
 
-def cuts_within(scope: str) -> str:
-    """A query of (project, fragment, cuts) of the fragments within the scope, a condition on the timeline."""
-    return _fill("cuts", scope=scope)
+def cuts() -> str:
+    """The cuts of a fragment, an aggregate over its facts."""
+    return _TEXTS["cuts"]
 
 
-def elements(cuts: str = "cuts") -> dict[str, str]:
-    """What each of COLUMNS is without the purged elements."""
-    places = _fill("places", cuts=cuts)
-    return {column: _fill(column, places=places, cuts=cuts) for column in COLUMNS}
+def elements(cuts: str, row: str = "") -> dict[str, str]:
+    """What each of COLUMNS is without the purged elements. `row` is what columns are called with: `timeline.`"""
+    places = _fill("places", cuts=cuts, row=row)
+    return {
+        column: _fill("before" if column == "before" else "left", places=places, cuts=cuts, row=row, column=column)
+        for column in COLUMNS
+    }
 
 
-def touched(cuts: str = "cuts") -> str:
+def touched(cuts: str) -> str:
     """Whether a row of the timeline has anything of what was purged."""
     return _fill("touched", cuts=cuts)
 
 
-def names(cuts: str = "cuts") -> str:
+def names(cuts: str, row: str = "") -> str:
     """The names that were purged of a captured event."""
-    return _fill("names", cuts=cuts)
+    return _fill("names", cuts=cuts, row=row)
 
 
 def stripped(names: str, properties: str = "properties") -> str:

@@ -2,30 +2,22 @@
 -- {{cuts}} is what was purged of a row's fragment: (name, stamp up to which, version of the fact), of all its purges.
 
 -- name: cuts
--- The cuts of each fragment that has any.
-SELECT project, fragment, groupArrayArray(arrayMap(name -> (toString(name), stamp, version), keys)) AS cuts
-FROM timeline
-WHERE topic = 'fragment.purged' AND {{scope}}
-GROUP BY project, fragment
+-- The cuts of a fragment, of its facts.
+groupArrayArrayIf(arrayMap(name -> (toString(name), stamp, version), keys), topic = 'fragment.purged')
 
 -- name: places
--- Of a row of the timeline: the places of the operations that stay.
-arrayFilter(place -> NOT arrayExists(
-    cut -> cut.3 > version AND cut.2 >= stamp AND cut.1 = toString(keys[place]), {{cuts}}), arrayEnumerate(keys))
+-- Of a row of the timeline: the places of the operations that stay. {{row}} is what its columns are called with.
+arrayFilter(place -> NOT arrayExists(cut -> cut.3 > {{row}}version AND cut.2 >= {{row}}stamp
+    AND cut.1 = toString({{row}}keys[place]), {{cuts}}), arrayEnumerate({{row}}keys))
 
--- name: keys
-arrayMap(place -> keys[place], {{places}})
-
--- name: kinds
-arrayMap(place -> kinds[place], {{places}})
+-- name: left
+-- A column of arrays without the others.
+if(empty({{cuts}}), {{row}}{{column}}, arrayMap(place -> {{row}}{{column}}[place], {{places}}))
 
 -- name: before
 -- What was before is left out of every fact of before the purge: a later value may have replaced a purged one.
-arrayMap(place -> if(arrayExists(
-    cut -> cut.3 > version AND cut.1 = toString(keys[place]), {{cuts}}), '', before[place]), {{places}})
-
--- name: after
-arrayMap(place -> after[place], {{places}})
+if(empty({{cuts}}), {{row}}before, arrayMap(place -> if(arrayExists(cut -> cut.3 > {{row}}version
+    AND cut.1 = toString({{row}}keys[place]), {{cuts}}), '', {{row}}before[place]), {{places}}))
 
 -- name: touched
 -- Whether a row of the timeline has anything of what was purged.
@@ -35,8 +27,8 @@ topic = 'fragment.changed' AND arrayExists((name, old) -> arrayExists(
 -- name: names
 -- What was purged of a captured event: what was received up to the cut-off, and what an import brings from before it. Of
 -- events that come after the purge the projector has left it out.
-arrayMap(cut -> cut.1, arrayFilter(cut -> cut.3 > version AND cut.2 >= least(
-    toUnixTimestamp64Micro(received_at), toUnixTimestamp64Micro(timestamp)), {{cuts}}))
+arrayMap(cut -> cut.1, arrayFilter(cut -> cut.3 > {{row}}version AND cut.2 >= least(
+    toUnixTimestamp64Micro({{row}}received_at), toUnixTimestamp64Micro({{row}}timestamp)), {{cuts}}))
 
 -- name: members
 -- The members of a JSON object, as they stand in its text {{text}} between its braces: cut at the commas that are within

@@ -149,7 +149,7 @@ def text_of(cuts: Sequence[Cut]) -> str:
 
 
 _UNPURGED = _QUERIES["unpurged"].filled(
-    cuts_within=purged.cuts_within("project = {project:UInt32} AND fragment > {after:UUID}"),
+    cuts=purged.cuts(),
     stripped=purged.stripped("{names:Array(String)}"),
     lifted=_LIFTED,
 )

@@ -50,7 +50,13 @@ LIMIT {limit:UInt32}
 -- name: unpurged
 -- Who has anything of these names from up to the cut-off, in the timeline or in a captured event, and no fact that says
 -- that it is gone; page by page.
-WITH purges AS ({{cuts_within}})
+WITH purges AS
+(
+    SELECT fragment, {{cuts}} AS cuts
+    FROM timeline
+    WHERE project = {project:UInt32} AND fragment > {after:UUID} AND topic = 'fragment.purged'
+    GROUP BY fragment
+)
 SELECT DISTINCT fragment
 FROM
 (

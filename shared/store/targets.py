@@ -86,6 +86,8 @@ STAYS = {
     "migrations": "which migrations ran",
     "property_changes": "a view over the timeline: it holds nothing itself",
     "holders": "a view over identity: it holds nothing itself",
+    "persons": "a view over search: it holds nothing itself",
+    "events": "a view over captured_events: it holds nothing itself",
 }
 """Tables that hold no personal data, or what must stay, and why."""
 

@@ -12,9 +12,9 @@ from services.projector import rows as r
 from services.projector.derive import Derived, Report
 from shared.domain.commands import Capture, Purge, decode, encode
 from shared.domain.fragment import ONCE, UNSET, Fragment, FragmentChanged, FragmentPurged, Outcome
-from shared.domain.identity import Membership
 from shared.domain.lifted import copies
 from shared.domain.purged import Cut, cuts_of, stripped, without
+from shared.domain.replay import Replay
 from shared.domain.view import merged_properties
 from shared.store.timeline import event_of, timeline_row
 from tests.unit.test_fragment import KEY, Folded
@@ -28,12 +28,12 @@ def purge(*names: str, before: int) -> Purge:
 
 def derived(events: list[Any]) -> Fragment:
     """The fragment that the facts make, as a rebuild does."""
-    one = Derived(Fragment.blank(1, KEY), Membership.alone(1, KEY), (2**63, 2**63))
+    one = Derived(Replay(1, KEY), (2**63, 2**63))
     report = Report()
     for event in events:
         one.fold(timeline_row(event, purge(before=1)), report)
     assert report.corrupt == 0, report.named
-    return one.fragment
+    return one.replay.fragment
 
 
 def same_rows(one: Fragment, other: Fragment) -> None:

@@ -132,7 +132,7 @@ async def cancel(call: Call) -> Answer:
     if row[1] == "cancelled" and "Idempotency-Key" in call.request.headers:
         return Answer(status=204)  # what the first request was told
     if row[9]:
-        raise Rejected("A purge cannot be cancelled: the values are gone from every read.")
+        raise errors.conflict("A purge cannot be cancelled: the values are gone from every read.")
     if row[1] != "pending":
         raise BadInput(f"The request is {row[1]}; only a pending one can be cancelled.", attr="state")
     command = Cancel(
@@ -198,7 +198,7 @@ COLLECTION_ROUTES = (
     ),
     Route("GET", "/deletion_requests", "person:read", requests, (LIMIT, OFFSET), answers=DeletionRequests),
     Route("GET", "/deletion_requests/{request}", "person:read", request, answers=DeletionRequest),
-    Route("DELETE", "/deletion_requests/{request}", "person:write", cancel, status=204),
+    Route("DELETE", "/deletion_requests/{request}", "person:write", cancel, status=204, errors=(409,)),
 )
 
 

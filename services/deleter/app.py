@@ -81,7 +81,7 @@ class Deleter:
         self._days = settings.deletion_days
         self._locks = settings.data / "run"
         self._receipts = Receipts(store, settings.data / "receipts")
-        self.purges = Purges(log, store, self.ledger, self._all_projected)
+        self.purges = Purges(log, store, self.ledger, self.now_us, self._all_projected)
         self._say = structlog.get_logger(service="deleter")
 
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:

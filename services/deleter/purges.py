@@ -34,8 +34,15 @@ LOOK_SECONDS = 2.0
 class Purges:
     """The open purges. `projected` says whether the projector has passed all that is in the log now."""
 
-    def __init__(self, log: Log, store: Store, ledger: Ledger, projected: Callable[[], Awaitable[bool]]) -> None:
-        self._log, self._store, self._ledger, self._projected = log, store, ledger, projected
+    def __init__(
+        self,
+        log: Log,
+        store: Store,
+        ledger: Ledger,
+        now_us: Callable[[], int],
+        projected: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self._log, self._store, self._ledger, self._now_us, self._projected = log, store, ledger, now_us, projected
         self._spread: set[UUID] = set()
 
     async def run(self, owns: Callable[[], bool]) -> None:
@@ -69,7 +76,7 @@ class Purges:
     async def _send(self, request: DeletionRequest) -> None:
         after = NOBODY
         while left := await self._left(request, after=after):
-            commands = [purge_of(request, fragment) for fragment in left]
+            commands = [purge_of(request, fragment, self._now_us()) for fragment in left]
             counts = self._log.partitions()
             for start in range(0, len(commands), COMMANDS_AT_ONCE):
                 part = commands[start : start + COMMANDS_AT_ONCE]
@@ -89,12 +96,12 @@ class Purges:
         return await unpurged(self._store.rows_with_hidden, request.project, key, cutoff, after=after, limit=limit)
 
 
-def purge_of(request: DeletionRequest, fragment: UUID) -> Purge:
-    """The command for one fragment."""
+def purge_of(request: DeletionRequest, fragment: UUID, now_us: int) -> Purge:
+    """The command for one fragment, sent now."""
     return Purge(
         id=uuid5(request.id, fragment.hex),
         project=request.project,
-        at=request.cutoff,
+        at=max(now_us, request.cutoff),
         actor=request.actor,
         fragment=fragment,
         names=copies(request.scope.purge),

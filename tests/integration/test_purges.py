@@ -75,7 +75,7 @@ async def window(world: World) -> list[Any]:
     async def projected() -> bool:
         return await sweep.projected([*await world.log.heads("personlog.commands")])
 
-    purges = Purges(world.log, world.store, world.ledger, projected)
+    purges = Purges(world.log, world.store, world.ledger, world.clock.now_us, projected)
     for _ in range(100):
         ready = await purges.spread(again=True)
         await world.settle()

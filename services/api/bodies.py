@@ -47,12 +47,6 @@ class DeleteProperty(Struct, rename={"unset": "$unset"}):
     ) = UNSET
 
 
-class PurgeProperty(Struct):
-    """The property whose values go, past included."""
-
-    key: Annotated[PropertyName, Meta(examples=["ssn"])]
-
-
 class Split(Struct):
     """At most one of both; neither: the first distinct id stays alone."""
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from services.api.bodies import DeletionRequest, DryRun, PurgeProperty
+from msgspec import Meta, Struct
+
+from services.api.bodies import DeletionRequest, DryRun, PropertyName
 from services.api.calls import Answer, Call, Route
 from services.api.deletions import ask, request_of
 from services.api.outcomes import Keyed, keyed
@@ -29,6 +31,12 @@ AT_ONCE = 1_000
 
 EVERYTHING = "all"
 """The partition of a table that is not divided into months."""
+
+
+class PurgeProperty(Struct):
+    """The property whose values go, past included."""
+
+    key: Annotated[PropertyName, Meta(examples=["ssn"])]
 
 
 async def of_person(call: Call) -> Answer:

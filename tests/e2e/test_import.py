@@ -165,6 +165,7 @@ def test_an_import_older_than_an_erasure_brings_nobody_back(stack: Stack, name: 
     assert shown(stack, name) is None and shown(stack, f"{name}-2") is None
 
 
+@pytest.mark.fault
 def test_a_killed_import_goes_on_and_ends_with_the_same_persons(stack: Stack, name: str, tmp_path: Path) -> None:
     path = tmp_path / "p"
     put(path, [row(f"{name}-{n}", f"{name}-{n}-b", properties={"kill": name, "n": n}) for n in range(KILLED_ROWS)])

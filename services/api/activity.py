@@ -22,6 +22,7 @@ _ACTIVITIES = {
     "person.merge_refused": "merge_refused",
     "person.split": "split_person",
     "person.deleted": "deleted",
+    "person.restored": "restored",
 }
 
 _EDITS = {"update": "updated", "delete_property": "delete_property"}

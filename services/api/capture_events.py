@@ -19,6 +19,7 @@ from shared.domain.errors import BadInput
 from shared.domain.fragment import imported_at
 from shared.domain.identity import is_legal
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX, DISTINCT_ID_CHARS_MAX, fragment_id, hash64
+from shared.domain.lifted import LIFTED
 
 EVENT_NAME_CHARS_MAX = 200
 
@@ -42,18 +43,6 @@ _NUL = b"\\u0000"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBER = re.compile(r"[0-9]{1,17}(\.[0-9]{1,9})?")
-_LIFTED = {
-    key: f"$initial_{key.removeprefix('$')}"
-    for key in (
-        "$app_build $app_name $app_namespace $app_version $browser $browser_version $device_type $current_url $pathname"
-        " $os $os_name $os_version $referring_domain $referrer $screen_height $screen_width $viewport_height"
-        " $viewport_width $raw_user_agent utm_source utm_medium utm_campaign utm_content utm_name utm_term gclid"
-        " gad_source gclsrc dclid gbraid wbraid fbclid msclkid twclid li_fat_id mc_cid igshid ttclid rdt_cid irclid"
-        " _kx epik qclid sccid"
-    ).split()
-}
-"""What is copied from an event to its person, and the name of the first value."""
-
 _MERGES: dict[str, tuple[str, MergeMode]] = {
     "$identify": ("$anon_distinct_id", "identify"),
     "$create_alias": ("alias", "alias"),
@@ -213,10 +202,10 @@ def _operations(event: dict[str, Any], properties: Properties, name: str) -> dic
     operations: dict[str, Any] = {}
     sets = _object(event, properties, "$set")
     once = _object(event, properties, "$set_once")
-    if not _LIFTED.keys().isdisjoint(properties):
-        lifted = {key: properties[key] for key in properties if key in _LIFTED}
+    if not LIFTED.keys().isdisjoint(properties):
+        lifted = {key: properties[key] for key in properties if key in LIFTED}
         initial = {
-            name: value for key, value in lifted.items() if value is not None and (name := _LIFTED[key]) not in once
+            name: value for key, value in lifted.items() if value is not None and (name := LIFTED[key]) not in once
         }
         once = once | initial
         operations["lifted"] = {key: value for key, value in lifted.items() if key not in sets}

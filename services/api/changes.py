@@ -17,12 +17,12 @@ import msgspec
 
 from services.api.calls import Answer, Call
 from services.api.parameters import LIMIT, Text
-from services.api.past import FOREVER, facts
+from services.api.past import facts
 from shared.domain.errors import BadInput
-from shared.domain.fragment import Fragment, FragmentErased, same
-from shared.domain.identity import MEMBERS_MAX, Membership, PersonDeleted
+from shared.domain.fragment import same
+from shared.domain.identity import MEMBERS_MAX
 from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
-from shared.domain.past import members_of
+from shared.domain.replay import FOREVER, Replay, members_of
 from shared.domain.view import merged_properties, ordered_distinct_ids
 from shared.store.person import iso
 from shared.store.timeline import event_of
@@ -85,27 +85,23 @@ async def changes(call: Call, span: tuple[int, int]) -> Answer:
 def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Change]:
     """The changes of the person that holds `addressed`, in the order of their stamps. Pure.
 
-    `rows` are timeline rows of every fragment that was ever one with it; what is erased by now is none of its changes.
+    `rows` are timeline rows of the present lives of every fragment that was ever one with it.
     """
-    fragments: dict[UUID, Fragment] = {}
-    memberships: dict[UUID, Membership] = {}
+    replays: dict[UUID, Replay] = {}
     before: dict[str, Any] = {}
     ids: list[str] = []
-    ordered = sorted(_living(rows), key=lambda row: (row[5], row[3].startswith("person."), row[2], row[6]))
+    ordered = sorted(rows, key=lambda row: (row[5], row[3].startswith("person."), row[2], row[6]))
     for _, record in groupby(ordered, key=lambda row: (row[5], row[3].startswith("person."), row[2], row[6])):
         first = None
         for row in record:
             first = first or row
-            event: Any = event_of(row)
-            kept: Any = memberships if row[3].startswith("person.") else fragments
-            if row[1] not in kept:
-                kept[row[1]] = (
-                    Membership.alone(project, row[1]) if kept is memberships else Fragment.blank(project, row[1])
-                )
-            event.mutate(kept[row[1]])
-        mine = memberships.get(addressed) or Membership.alone(project, addressed)
-        root = memberships.get(mine.root) or Membership.alone(project, mine.root)
-        group = [fragments[one] for one in members_of(mine, root) if one in fragments and fragments[one].alive]
+            event = event_of(row)
+            if event is not None:
+                _replay_of(replays, project, row[1]).apply(event)
+        mine = _replay_of(replays, project, addressed).membership
+        root = _replay_of(replays, project, mine.root).membership
+        members = (_replay_of(replays, project, one).fragment for one in members_of(mine, root))
+        group = [one for one in members if one.alive]
         shown = merged_properties((one.id, one.cells, one.properties) for one in group)
         names = ordered_distinct_ids(one.distinct_id for one in group)
         changed = [key for key in sorted(before.keys() | shown.keys()) if _differ(before, shown, key)]
@@ -114,15 +110,10 @@ def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Chang
         before, ids = shown, names
 
 
-def _living(rows: Iterable[Row]) -> Iterator[Row]:
-    """Without what lies before a fragment's last erasure, or before its last delete."""
-    kept = list(rows)
-    ends: dict[tuple[UUID, bool], int] = {}
-    for row in kept:
-        if row[3] in (FragmentErased.TOPIC, PersonDeleted.TOPIC):
-            key = (row[1], row[3] == PersonDeleted.TOPIC)
-            ends[key] = max(row[2], ends.get(key, 0))
-    return (row for row in kept if row[2] > ends.get((row[1], row[3].startswith("person.")), 0))
+def _replay_of(replays: dict[UUID, Replay], project: int, fragment: UUID) -> Replay:
+    if fragment not in replays:
+        replays[fragment] = Replay(project, fragment)
+    return replays[fragment]
 
 
 async def _related(call: Call, addressed: UUID, until: int) -> list[Row]:
@@ -134,7 +125,7 @@ async def _related(call: Call, addressed: UUID, until: int) -> list[Row]:
         known |= wanted
         related: set[UUID] = set()
         async for part in facts(call.context, call.project.id, sorted(wanted), until):
-            rows = [row for row in part if row[5] <= until or row[3] in (FragmentErased.TOPIC, PersonDeleted.TOPIC)]
+            rows = [row for row in part if row[5] <= until]
             found += rows
             for row in rows:
                 if row[3] in ("person.merged", "person.joined", "person.split", "person.left", "person.rerooted"):

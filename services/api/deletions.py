@@ -255,7 +255,7 @@ async def _bulk_before(call: Call, fragments: list[UUID], key: int) -> list[tupl
     """The requests that an earlier bulk_delete with this key made for these fragments: their ids are made of it."""
     await recorded(call)
     query = call.context.reads.queries["requests_of"]
-    rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments)
+    rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments, every=1)
     return [row for row in reversed(rows) if row[0] == uuid5(row[4], f"bulk {key}")]
 
 
@@ -291,10 +291,10 @@ def _request_id(call: Call, sent: Keyed) -> UUID:
 
 
 async def requests_of(call: Call, fragments: list[UUID]) -> list[dict[str, Any]]:
-    """The deletion requests that name any of these fragments, newest first."""
+    """The deletion requests that name any of these fragments in its present life, newest first."""
     await recorded(call)
     query = call.context.reads.queries["requests_of"]
-    rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments)
+    rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments, every=0)
     return await _shown(call, rows)
 
 

@@ -17,10 +17,11 @@ from services.api.calls import Answer, Call, Route
 from services.api.deletions import requests_of
 from services.api.history import OPERATIONS
 from services.api.parameters import AS_OF
-from services.api.past import FOREVER, facts
+from services.api.past import facts
 from services.api.render import ZIP, Archive
 from services.api.sessions import archived_sessions, archived_snapshots
 from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
+from shared.domain.replay import ENDS, FOREVER
 from shared.store.person import Person, iso
 
 ROWS_AT_ONCE = 1_000
@@ -83,9 +84,9 @@ def _distinct_ids(person: Person) -> list[dict[str, Any]]:
 
 
 async def _changes(call: Call, named: dict[UUID, str], until: int) -> AsyncIterator[list[dict[str, Any]]]:
-    """Every fact of the timeline, by distinct id, in order."""
+    """Every fact of the present life, by distinct id, in order."""
     async for rows in facts(call.context, call.project.id, named, until):
-        yield [_change(call, named, row) for row in rows if row[5] <= until]
+        yield [_change(call, named, row) for row in rows if row[5] <= until and row[3] not in ENDS]
 
 
 def _change(call: Call, named: dict[UUID, str], row: tuple[Any, ...]) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import orjson
 from services.api.bodies import PropertyHistory
 from services.api.calls import Answer, Call, Route
 from services.api.parameters import AS_OF, LIMIT, OFFSET
-from services.api.past import FOREVER
 from services.api.values import NAME_CHARS_MAX
 from shared.domain.errors import BadInput
 from shared.domain.fragment import NULL, ONCE, SET, UNSET
 from shared.domain.identity import MEMBERS_MAX, FragmentJoined, FragmentLeft, FragmentRerooted, PersonDeleted
 from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
+from shared.domain.replay import FOREVER
 from shared.domain.view import decisive
 from shared.store.person import Person, cells_of, iso
 

@@ -17,7 +17,7 @@ from services.api.context import Context
 from services.api.reads import Candidates, Cursor, page_of
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, Position, parse_positions
-from shared.domain.past import Past, members_of
+from shared.domain.replay import Replay, members_of
 from shared.domain.view import Member
 from shared.log.port import APPEND_SECONDS_MAX
 from shared.store.person import Person, assemble
@@ -31,9 +31,6 @@ PAGES_MAX = 1_000
 
 UNSETTLED_US = int((APPEND_SECONDS_MAX + 2) * 1_000_000)
 """A moment younger than this may still be written to: a stamp is given before its append, which may take so long."""
-
-FOREVER = 2**63 - 1
-"""A stamp above every other: no cut."""
 
 _POSITION = re.compile(r"[cid]\.\d")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,7 +59,7 @@ async def moment(context: Context, project: int, text: str, attr: str = "as_of")
 
 async def persons_at(context: Context, project: int, fragments: Sequence[UUID], until: int) -> list[Person | None]:
     """The persons that held these fragments at a moment, in their order; None where nobody is to be seen."""
-    pasts: dict[UUID, Past] = {}
+    pasts: dict[UUID, Replay] = {}
     await _replay(context, project, fragments, (until, pasts))
     await _replay(context, project, {past.membership.root for past in pasts.values()}, (until, pasts))
     groups = {
@@ -115,19 +112,19 @@ async def facts(
 
 
 async def _replay(
-    context: Context, project: int, fragments: Iterable[UUID], read: tuple[int, dict[UUID, Past]]
+    context: Context, project: int, fragments: Iterable[UUID], read: tuple[int, dict[UUID, Replay]]
 ) -> None:
     """Replay the fragments that were not read yet."""
     until, pasts = read
     unread = list(dict.fromkeys(fragment for fragment in fragments if fragment not in pasts))
     if not unread:
         return
-    pasts.update({fragment: Past(project, fragment, until) for fragment in unread})
+    pasts.update({fragment: Replay(project, fragment, until) for fragment in unread})
     async for rows in facts(context, project, unread, until):
         for row in rows:
             event = event_of(row)
             if event is not None:
-                pasts[row[1]].replay(event)
+                pasts[row[1]].apply(event)
 
 
 async def stamp_of(context: Context, project: int, positions: Sequence[Position], attr: str = "as_of") -> int:
@@ -155,7 +152,7 @@ async def stamp_of(context: Context, project: int, positions: Sequence[Position]
     return latest
 
 
-def _member(past: Past) -> Member:
+def _member(past: Replay) -> Member:
     """As the present's rows would have it. When somebody was last seen is no part of the timeline."""
     fragment, membership = past.fragment, past.membership
     return Member(

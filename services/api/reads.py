@@ -18,9 +18,9 @@ from shared.domain.errors import NotFound
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position_key
 from shared.store.changes import Changes
 from shared.store.client import Store
+from shared.store.lives import load_with_lives
 from shared.store.person import PERSON_QUERIES, Loaded, Person, group_of, person_of, root_of
 from shared.store.queries import Query
-from shared.store.queries import load as load_queries
 from shared.store.timeline import Row
 
 CANDIDATES_MIN, CANDIDATES_MAX = 100, 10_000
@@ -71,7 +71,7 @@ class Reads:
         """`changes` of a store all of whose writers mark there what they write: then rows are kept."""
         self._kept = {topic: Kept(topic, changes, monotonic) for topic in (COMMANDS, IDENTITY)}
         self._store, self._partitions, self._seen = store, partitions, seen
-        self.queries = load_queries(Path(__file__).with_name("reads.sql"))
+        self.queries = load_with_lives(Path(__file__).with_name("reads.sql"))
         self._rows: Coalesced[Key, Rows] = Coalesced(self._load_rows)
         self._numbers: Coalesced[tuple[int, int], UUID] = Coalesced(self._load_numbers)
         self.reached: dict[tuple[str, int], int] = {}

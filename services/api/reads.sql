@@ -69,10 +69,12 @@ ORDER BY version DESC
 LIMIT 1
 
 -- name: captured_events
--- The captured events of these fragments by their own time, each once: a resent one has another arrival.
+-- The captured events of these fragments' present lives by their own time, each once: a resent one has another arrival.
+WITH
+    {{lives_of_fragments}}
 SELECT fragment, uuid, event, toUnixTimestamp64Micro(timestamp), version, toUnixTimestamp64Micro(received_at)
-FROM captured_events
-WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
+FROM captured_events LEFT JOIN lives ON captured_events.fragment = lives.fragment
+WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND {{own}}
     AND timestamp >= fromUnixTimestamp64Micro({since:Int64}) AND timestamp <= fromUnixTimestamp64Micro({until:Int64})
     AND toUnixTimestamp64Micro(received_at) <= {received:Int64}
     AND ({names:Array(String)} = [] OR event IN {names:Array(String)})
@@ -81,10 +83,12 @@ LIMIT 1 BY uuid
 LIMIT {limit:UInt32}
 
 -- name: exported_events
--- The captured events of these fragments, whole, page by page.
+-- The captured events of these fragments' present lives, whole, page by page.
+WITH
+    {{lives_of_fragments}}
 SELECT fragment, uuid, event, distinct_id, toUnixTimestamp64Micro(timestamp), toUnixTimestamp64Micro(received_at), properties
-FROM captured_events
-WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
+FROM captured_events LEFT JOIN lives ON captured_events.fragment = lives.fragment
+WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND {{own}}
     AND toUnixTimestamp64Micro(received_at) <= {until:Int64}
     AND (fragment, uuid) > ({after:UUID}, {uuid:UUID})
 ORDER BY fragment, uuid, version DESC
@@ -95,18 +99,12 @@ LIMIT {limit:UInt32}
 -- One page of the sessions recorded of these fragments in their present lives, newest first: by (began, session) below
 -- the cursor, or from it up. A block that was sent again counts once.
 WITH
-    ends AS
-    (
-        SELECT fragment, max(version) AS ended
-        FROM timeline
-        WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND topic = 'fragment.erased'
-        GROUP BY fragment
-    ),
+    {{lives_of_fragments}},
     blocks AS
     (
         SELECT blocks.fragment AS fragment, blocks.session AS name, started_at, ended_at, length, `window`
-        FROM recording_blocks AS blocks LEFT JOIN ends ON blocks.fragment = ends.fragment
-        WHERE project = {project:UInt32} AND blocks.fragment IN {fragments:Array(UUID)} AND version > ended
+        FROM recording_blocks AS blocks LEFT JOIN lives ON blocks.fragment = lives.fragment
+        WHERE project = {project:UInt32} AND blocks.fragment IN {fragments:Array(UUID)} AND {{own}}
             AND toUnixTimestamp64Micro(received_at) <= {until:Int64}
         ORDER BY name, uuid, version
         LIMIT 1 BY name, uuid
@@ -122,21 +120,16 @@ LIMIT {limit:UInt32}
 -- name: session_blocks
 -- One page of the blocks of a session of these fragments in their present lives, by their time. Each with its copies, the
 -- oldest first: a block that was sent again has several, and of those that were not acknowledged the object may be missing.
-WITH ends AS
-(
-    SELECT fragment, max(version) AS ended
-    FROM timeline
-    WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND topic = 'fragment.erased'
-    GROUP BY fragment
-)
+WITH
+    {{lives_of_fragments}}
 SELECT toUnixTimestamp64Micro(min(started_at)) AS began, uuid,
     arrayMap(one -> (one.2, one.3, one.4), arraySort(groupArray(((version, block), object, start, length))))
 FROM
 (
     SELECT uuid, version, block, object, start, length, started_at
-    FROM recording_blocks AS blocks LEFT JOIN ends ON blocks.fragment = ends.fragment
+    FROM recording_blocks AS blocks LEFT JOIN lives ON blocks.fragment = lives.fragment
     WHERE project = {project:UInt32} AND blocks.fragment IN {fragments:Array(UUID)} AND session = {session:String}
-        AND version > ended AND toUnixTimestamp64Micro(received_at) <= {until:Int64}
+        AND {{own}} AND toUnixTimestamp64Micro(received_at) <= {until:Int64}
     LIMIT 1 BY block
 )
 GROUP BY uuid
@@ -145,7 +138,10 @@ ORDER BY began, uuid
 LIMIT {limit:UInt32}
 
 -- name: requests_of
--- The ledger's rows that name any of these fragments, newest first.
+-- The ledger's rows that name any of these fragments, newest first: every one, or those of their present lives.
+WITH
+    {{lives_of_fragments}},
+    begun AS (SELECT groupArray(fragment) AS fragments, groupArray(asked) AS moments FROM lives)
 SELECT request, state, created_at, updated_at, person, profile, events, recordings, document, members
 FROM
 (
@@ -155,6 +151,9 @@ FROM
     ORDER BY request, version DESC
     LIMIT 1 BY request
 )
+WHERE {every:UInt8} = 1
+    OR arrayExists(one -> (person = one OR has(members, one)) AND created_at > transform(one,
+        (SELECT fragments FROM begun), (SELECT moments FROM begun), toInt64(0)), {fragments:Array(UUID)})
 ORDER BY created_at DESC, request DESC
 
 -- name: activity
@@ -162,15 +161,17 @@ ORDER BY created_at DESC, request DESC
 -- What people did to persons: REST edits, merges, splits, deletes, and requests that keep the person. One call makes one
 -- item, however many distinct ids it reached. The items of a deleted life are hidden at once.
 WITH
+    {{lives_of_project}},
     facts AS
     (
-        SELECT fragment, version, toString(topic) AS topic, toUnixTimestamp64Micro(at) AS moment, stamp, command,
-            toString(actor) AS actor, toString(source) AS source, arrayMap(one -> toString(one), keys) AS keys, kinds,
-            before, after, members, peer, toString(reason) AS reason
-        FROM timeline
+        SELECT timeline.fragment AS fragment, version, toString(topic) AS topic, toUnixTimestamp64Micro(at) AS moment, stamp,
+            command, toString(actor) AS actor, toString(source) AS source, arrayMap(one -> toString(one), keys) AS keys,
+            kinds, before, after, members, peer, toString(reason) AS reason
+        FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
         WHERE project = {project:UInt32}
-            AND ({fragments:Array(UUID)} = [] OR fragment IN {fragments:Array(UUID)})
-            AND (topic IN ('person.merged', 'person.merge_refused', 'person.split', 'person.deleted')
+            AND ({fragments:Array(UUID)} = [] OR timeline.fragment IN {fragments:Array(UUID)})
+            AND {{told}}
+            AND (topic IN ('person.merged', 'person.merge_refused', 'person.split', 'person.deleted', 'person.restored')
                 OR (topic = 'fragment.changed' AND source IN ('update', 'delete_property') AND notEmpty(keys)))
         ORDER BY fragment, version DESC
         LIMIT 1 BY fragment, version, topic
@@ -179,7 +180,7 @@ WITH
     (
         SELECT * FROM facts
         ORDER BY command, fragment = peer DESC, arrayExists(one -> one != '', before) DESC, fragment
-        LIMIT 1 BY command, topic, if(topic IN ('fragment.changed', 'person.deleted'), command, fragment)
+        LIMIT 1 BY command, topic, if(topic IN ('fragment.changed', 'person.deleted', 'person.restored'), command, fragment)
     ),
     requests AS
     (
@@ -196,17 +197,11 @@ WITH
         )
         ARRAY JOIN [(events, 'delete_events'), (recordings, 'delete_recordings')] AS kind
         WHERE kind.1 = 1
-    ),
-    ends AS
-    (
-        SELECT fragment, max(stamp) AS ended FROM timeline
-        WHERE project = {project:UInt32} AND topic = 'person.deleted'
-        GROUP BY fragment
     )
 SELECT items.fragment, version, topic, moment, command, actor, source, keys, kinds, before, after, members, peer, reason,
     count() OVER () AS total
-FROM (SELECT * FROM calls UNION ALL SELECT * FROM requests) AS items LEFT JOIN ends ON items.fragment = ends.fragment
-WHERE stamp >= ends.ended
+FROM (SELECT * FROM calls UNION ALL SELECT * FROM requests) AS items LEFT JOIN lives ON items.fragment = lives.fragment
+WHERE stamp >= lives.asked
 ORDER BY moment DESC, version DESC
 LIMIT {limit:UInt32} OFFSET {offset:UInt32}
 
@@ -251,13 +246,14 @@ ORDER BY created_at DESC, request DESC
 LIMIT {limit:UInt32} OFFSET {offset:UInt32}
 
 -- name: facts
--- What these fragments went through up to a stamp, and what counts whenever it came: births, erasures and deletes. In
--- the order of versions, page by page.
+-- What these fragments went through in their present lives up to a stamp, and what counts whenever it came. In the order of
+-- versions, page by page.
+WITH
+    {{lives_of_fragments}}
 SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at) AS at, stamp, command, actor, source, distinct_id,
-    number, created_at, keys, kinds, before, after, root, members, identified, erase, peer, reason
-FROM timeline
-WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
-    AND (stamp <= {until:Int64} OR created_at != 0 OR topic IN ('fragment.erased', 'person.deleted'))
+    number, created_at, keys, kinds, before, after, root, members, identified, erase, peer, reason, scope, erased_at
+FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
+WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND {{replayed}} AND {{cut}}
     AND (fragment, version, toString(topic)) > ({fragment:UUID}, {version:UInt64}, {topic:String})
 ORDER BY fragment, version, topic
 LIMIT 1 BY fragment, version, topic
@@ -276,28 +272,26 @@ WHERE project = {project:UInt32} AND version <= {version:UInt64}
 -- The same page as roots_page, of the persons of a moment: of fragments that have a fact up to it in their present
 -- life, each under the root that it had then. A root whose memberships were erased since holds nobody.
 WITH
-    lives AS
+    {{lives_of_project}},
+    facts AS
     (
-        SELECT fragment, maxIf(version, topic = 'fragment.erased') AS ended, maxIf(erase, topic = 'fragment.erased') AS erased,
-            maxIf(version, topic = 'person.deleted') AS deleted
-        FROM timeline
-        WHERE project = {project:UInt32}
-        GROUP BY fragment
+        SELECT timeline.fragment AS fragment, version, topic, stamp, timeline.created_at AS birth, root
+        FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
+        WHERE project = {project:UInt32} AND {{present}}
     ),
     born AS
     (
-        SELECT fragment, minIf(timeline.created_at, timeline.created_at != 0) AS created, min(stamp) AS began
-        FROM timeline INNER JOIN lives ON timeline.fragment = lives.fragment
-        WHERE project = {project:UInt32} AND topic = 'fragment.changed' AND version > lives.ended AND erased >= deleted
+        SELECT fragment, minIf(birth, birth != 0) AS created, min(stamp) AS began
+        FROM facts
+        WHERE topic = 'fragment.changed'
         GROUP BY fragment
         HAVING began <= {until:Int64}
     ),
     membership AS
     (
         SELECT fragment, argMax(root, version) AS root
-        FROM timeline INNER JOIN lives ON timeline.fragment = lives.fragment
-        WHERE project = {project:UInt32} AND startsWith(topic, 'person.') AND version > lives.deleted
-            AND stamp <= {until:Int64}
+        FROM facts
+        WHERE startsWith(topic, 'person.') AND stamp <= {until:Int64}
         GROUP BY fragment
     ),
     people AS
@@ -316,35 +310,29 @@ LIMIT {limit:UInt32}
 -- name: property_history
 -- Every operation on one property of these fragments in their present lives, newest first.
 WITH
-    ends AS
-    (
-        SELECT fragment, max(version) AS ended
-        FROM timeline
-        WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND topic = 'fragment.erased'
-        GROUP BY fragment
-    ),
+    {{lives_of_fragments}},
     operations AS
     (
-        SELECT fragment, version, at, stamp, command, actor, source, indexOf(keys, {key:String}) AS i,
+        SELECT timeline.fragment AS fragment, version, at, stamp, command, actor, source, indexOf(keys, {key:String}) AS i,
             kinds[i] AS kind, before[i] AS old, after[i] AS new
-        FROM timeline
-        WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND has(keys, {key:String})
-            AND stamp <= {until:Int64}
+        FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
+        WHERE project = {project:UInt32} AND timeline.fragment IN {fragments:Array(UUID)} AND has(keys, {key:String})
+            AND {{present}} AND stamp <= {until:Int64}
         ORDER BY fragment, version
         LIMIT 1 BY fragment, version
     )
-SELECT operations.fragment, version, toUnixTimestamp64Micro(at), stamp, command, actor, source, kind, old, new,
-    count() OVER ()
-FROM operations LEFT JOIN ends ON operations.fragment = ends.fragment
-WHERE version > ends.ended
-ORDER BY stamp DESC, operations.fragment DESC
+SELECT fragment, version, toUnixTimestamp64Micro(at), stamp, command, actor, source, kind, old, new, count() OVER ()
+FROM operations
+ORDER BY stamp DESC, fragment DESC
 LIMIT {limit:UInt32} OFFSET {offset:UInt32}
 
 -- name: memberships
 -- How these fragments came to where they belong, in order.
+WITH
+    {{lives_of_fragments}}
 SELECT fragment, version, topic, toUnixTimestamp64Micro(at), command, actor, root, peer
-FROM timeline
-WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND startsWith(topic, 'person.')
+FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
+WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND startsWith(topic, 'person.') AND {{present}}
     AND stamp <= {until:Int64}
 ORDER BY fragment, version
 LIMIT 1 BY fragment, version, topic

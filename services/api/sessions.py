@@ -14,10 +14,10 @@ from services.api.bodies import RecordingPage
 from services.api.calls import Answer, Call, Route
 from services.api.lists import format_cursor, parse_cursor
 from services.api.parameters import LIMIT, Text
-from services.api.past import FOREVER
 from services.api.reads import Cursor, page_of
 from services.api.render import NDJSON, Lines
 from shared.domain.errors import NotFound
+from shared.domain.replay import FOREVER
 from shared.store.person import Person, iso
 
 CURSOR = Text("cursor", "Where to go on; take `next` as it is.", most=140, form="cursor")

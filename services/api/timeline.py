@@ -28,10 +28,11 @@ from services.api.parameters import (
     Choice,
     Text,
 )
-from services.api.past import FOREVER, facts, moment, persons_at
+from services.api.past import facts, moment, persons_at
 from shared.domain.errors import BadInput, NotFound
-from shared.domain.fragment import Fragment, FragmentErased, FragmentEvent
+from shared.domain.fragment import FragmentEvent
 from shared.domain.ids import fragment_id
+from shared.domain.replay import FOREVER, Replay
 from shared.domain.view import merged_properties
 from shared.store.person import Person, iso
 from shared.store.timeline import event_of
@@ -95,7 +96,7 @@ async def properties_timeline(call: Call) -> Answer:
     cut = FOREVER if until_stamp is None else until_stamp
     rows: list[tuple[Any, ...]] = []
     async for part in facts(call.context, call.project.id, fragments, cut):
-        rows += [row for row in part if row[5] <= cut or row[3] == FragmentErased.TOPIC]
+        rows += [row for row in part if row[5] <= cut]
         if len(rows) > FACTS_MAX:
             raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
     return Answer(
@@ -171,19 +172,13 @@ def points(
     """One point for the first event, and one for each whose crucial values differ from the previous one's.
 
     Events are (fragment, uuid, name, timestamp, version, received_at), effects are timeline rows; both in the order of
-    arrival. Within a fragment that order is the version; a fact precedes the event that it came from. What a fragment
-    was and did before its last erasure is no part of it any more.
+    arrival. Within a fragment that order is the version; a fact precedes the event that it came from.
     """
-    ends = {
-        row[1]: row[2] for row in effects if row[3] == FragmentErased.TOPIC
-    }  # by rising version: the last one stays
-    fragments = {member.fragment: Fragment.blank(person.project, member.fragment) for member in person.members}
+    replays = {member.fragment: Replay(person.project, member.fragment) for member in person.members}
     steps: list[tuple[int, int, int, tuple[Any, ...]]] = [
-        (fact[4], fact[2], 0, fact)
-        for fact in effects
-        if fact[3].startswith("fragment.") and fact[2] > ends.get(fact[1], 0)
+        (fact[4], fact[2], 0, fact) for fact in effects if fact[3].startswith("fragment.")
     ]
-    steps += [(event[5], event[4], 1, event) for event in events if event[4] > ends.get(event[0], 0)]
+    steps += [(event[5], event[4], 1, event) for event in events]
     steps.sort(key=lambda step: step[:3])
     found: list[dict[str, Any]] = []
     previous: Any = None
@@ -191,12 +186,12 @@ def points(
     for _, _, kind, row in steps:
         if kind == 0:
             event = event_of(row)
-            if isinstance(event, FragmentEvent) and event.originator_version > fragments[row[1]].version:
-                event.mutate(fragments[row[1]])
+            if isinstance(event, FragmentEvent) and event.originator_version > replays[row[1]].fragment.version:
+                replays[row[1]].apply(event)
                 shown = None
             continue
         if shown is None:
-            shown = _properties(fragments.values())
+            shown = _properties(replays.values())
         values = [shown.get(key, msgspec.UNSET) for key in crucial]
         if not found or values != previous:
             found.append({"timestamp": iso(row[3]), "properties": shown, "relevant_event_count": 0})
@@ -205,7 +200,8 @@ def points(
     return found
 
 
-def _properties(fragments: Iterable[Fragment]) -> dict[str, Any]:
+def _properties(replays: Iterable[Replay]) -> dict[str, Any]:
+    fragments = (replay.fragment for replay in replays)
     return merged_properties((one.id, one.cells, one.properties) for one in fragments if one.alive)
 
 

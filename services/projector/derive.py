@@ -11,9 +11,10 @@ from uuid import UUID
 import msgspec
 
 from services.projector import rows as r
-from shared.domain.fragment import Fragment, FragmentErased
-from shared.domain.identity import Membership, MembershipEvent
+from shared.domain.fragment import FragmentErased
+from shared.domain.identity import MembershipEvent
 from shared.domain.ids import COMMANDS, IDENTITY
+from shared.domain.replay import Replay
 from shared.store.timeline import Row, event_of
 
 NAMED_MAX = 20
@@ -63,8 +64,7 @@ class Report(msgspec.Struct, kw_only=True):
 class Derived(msgspec.Struct):
     """One key's state, folded so far from its facts up to the limits of its partitions."""
 
-    fragment: Fragment
-    membership: Membership
+    replay: Replay
     limits: tuple[int, int]
     corrupt: bool = False
     erased_by: int = 0
@@ -80,12 +80,12 @@ class Derived(msgspec.Struct):
                 return
             if isinstance(event, MembershipEvent):
                 if event.originator_version <= self.limits[1]:
-                    event.mutate(self.membership)
+                    self.replay.apply(event)
             elif event.originator_version <= self.limits[0]:
-                event.mutate(self.fragment)
+                self.replay.apply(event)
                 if isinstance(event, FragmentErased):
                     self.erased_by = event.originator_version
-                if self.fragment.cells and not self.fragment.alive:
+                if self.replay.fragment.cells and not self.replay.fragment.alive:
                     raise ValueError("a change before the birth")
         except Exception as error:  # noqa: BLE001  # whatever a broken row raises: it is named, counted and left out
             self.corrupt = True
@@ -96,7 +96,7 @@ class Derived(msgspec.Struct):
     def settled(self, topic: str, live: Row | None, report: Report) -> Row | None:
         """The row for the shadow, None for no row. Counts a difference from the live row, unless that has moved on."""
         commands = topic == COMMANDS
-        ours = r.fragment_row(self.fragment) if commands else r.membership_row(self.membership)
+        ours = r.fragment_row(self.replay.fragment) if commands else r.membership_row(self.replay.membership)
         known = ours[2] > 0
         if live is None or live[2] > self.limits[0 if commands else 1]:
             if live is None and known:

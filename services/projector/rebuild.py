@@ -24,9 +24,8 @@ from services.projector.derive import END, START, Derived, Key, Report
 from services.projector.search import Feeder
 from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Corrupt, Rejected, Transient
-from shared.domain.fragment import Fragment
-from shared.domain.identity import Membership
 from shared.domain.ids import COMMANDS, IDENTITY, Position, offset_of, partition_of
+from shared.domain.replay import Replay
 from shared.log.connect import connect_log
 from shared.runtime.clock import SystemClock
 from shared.runtime.settings import Settings
@@ -235,8 +234,7 @@ class Rebuild:
         project, fragment = key
         partition = partition_of(fragment, self._partitions[COMMANDS])
         return Derived(
-            Fragment.blank(project, fragment),
-            Membership.alone(project, fragment),
+            Replay(project, fragment),
             (
                 self.report.positions[COMMANDS][partition],
                 self.report.positions[IDENTITY][project % self._partitions[IDENTITY]],

@@ -1,13 +1,17 @@
 -- name: page
--- Facts behind the cursor in the order of their keys: of everybody, or of some fragments. What a fold does not need
+-- Facts behind the cursor in the order of their keys: of everybody, or of some fragments. An erasure that was taken back
+-- is left out, as if it had never been. What a fold does not need
 -- stays away: it would be most of the bytes. A uuid that comes often is decoded once: of four columns 0.3 µs a row, not
 -- 3.4; their names are others than the table's, whose order is wanted.
 SELECT project, toLowCardinality(fragment) AS one_fragment, version, topic,
     if(topic = 'fragment.erased', toUnixTimestamp64Micro(at), 0) AS at, stamp, '' AS command, '' AS actor, '' AS source,
     distinct_id, number, created_at, keys, kinds, '' AS before, after, toLowCardinality(root) AS one_root, members,
-    identified, erase, toLowCardinality(toUUID('00000000-0000-0000-0000-000000000000')) AS peer, '' AS reason
+    identified, erase, toLowCardinality(toUUID('00000000-0000-0000-0000-000000000000')) AS peer, '' AS reason,
+    scope, erased_at
 FROM timeline
 WHERE project != 0 AND project >= {project:UInt32} AND (project > {project:UInt32} OR fragment >= {fragment:UUID})
+    AND (topic != 'fragment.erased' OR (project, fragment, erase) NOT IN (
+        SELECT project, fragment, erase FROM timeline WHERE topic = 'fragment.restored' AND project >= {project:UInt32}))
     AND (project, fragment, version, toString(topic))
         > ({project:UInt32}, {fragment:UUID}, {version:UInt64}, {topic:String})
     AND ({everybody:UInt8} = 1 OR fragment IN {fragments:Array(UUID)})
@@ -18,7 +22,7 @@ LIMIT {limit:UInt32}
 -- name: live_fragments
 -- The rows that are to be derived again, from behind one key up to another: what they hold of retries is carried over.
 SELECT project, fragment, version, distinct_id, number, created_at, effect, stamp, erased, erased_at, seen_at,
-    properties, cells, keys, key_digests, key_versions, events
+    properties, cells, keys, key_digests, key_versions, events, restored
 FROM fragments
 WHERE project != 0 AND project >= {project:UInt32} AND (project > {project:UInt32} OR fragment >= {fragment:UUID})
     AND (project, fragment) > ({project:UInt32}, {fragment:UUID})
@@ -30,7 +34,7 @@ LIMIT {limit:UInt32}
 
 -- name: live_identity
 -- The same of identity.
-SELECT project, fragment, version, root, members, identified, erase, stamp, keys, key_digests, key_versions
+SELECT project, fragment, version, root, members, identified, erase, stamp, keys, key_digests, key_versions, erased_at
 FROM identity
 WHERE project != 0 AND project >= {project:UInt32} AND (project > {project:UInt32} OR fragment >= {fragment:UUID})
     AND (project, fragment) > ({project:UInt32}, {fragment:UUID})

@@ -21,11 +21,11 @@ from shared.store.timeline import NOBODY, Row
 
 FRAGMENTS = (
     "project", "fragment", "version", "distinct_id", "number", "created_at", "effect", "stamp", "erased", "erased_at",
-    "seen_at", "properties", "cells", "keys", "key_digests", "key_versions", "events",
+    "seen_at", "properties", "cells", "keys", "key_digests", "key_versions", "events", "restored",
 )  # fmt: skip
 IDENTITY = (
     "project", "fragment", "version", "root", "members", "identified", "erase", "stamp", "keys", "key_digests",
-    "key_versions",
+    "key_versions", "erased_at",
 )  # fmt: skip
 NUMBERS = ("project", "number", "fragment")
 CAPTURED_EVENTS = (
@@ -39,7 +39,7 @@ BLOCKS = (
 DEFAULTS: dict[str, Any] = {
     "distinct_id": "", "number": 0, "created_at": 0, "erased": 0, "erased_at": 0, "keys": [], "key_digests": [],
     "key_versions": [], "events": [], "root": NOBODY, "members": [], "identified": 0, "erase": 0, "peer": NOBODY,
-    "reason": "",
+    "reason": "", "scope": "", "restored": 0,
 }  # fmt: skip
 """Columns that often have nothing to say, and what their types default to."""
 
@@ -63,7 +63,7 @@ def fragment_row(fragment: Fragment) -> Row:
         fragment.project, fragment.id, fragment.version, fragment.distinct_id, fragment.number, fragment.created_at,
         fragment.effect, fragment.stamp, fragment.erased, fragment.erased_at, fragment.seen_at,
         orjson.dumps(fragment.properties).decode(), orjson.dumps(fragment.cells).decode(),
-        *_columns_of(fragment.keys), list(fragment.events),
+        *_columns_of(fragment.keys), list(fragment.events), fragment.restored,
     )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def fragment_of(row: Row) -> Fragment:
     ) = row[3:11]  # fmt: skip
     fragment.properties = orjson.loads(row[11])
     fragment.cells = {name: (kind, hard, once) for name, (kind, hard, once) in orjson.loads(row[12]).items()}
-    fragment.keys, fragment.events = _remembered(row[13:16]), list(row[16])
+    fragment.keys, fragment.events, fragment.restored = _remembered(row[13:16]), list(row[16]), row[17]
     return fragment
 
 
@@ -84,6 +84,7 @@ def membership_row(membership: Membership) -> Row:
     return (
         membership.project, membership.id, membership.version, membership.root, list(membership.members),
         int(membership.identified), membership.erase, membership.stamp, *_columns_of(membership.keys),
+        membership.erased_at,
     )  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def membership_of(row: Row) -> Membership:
     membership = Membership.alone(row[0], row[1])
     membership.version, membership.root, membership.members = row[2], row[3], tuple(row[4])
     membership.identified, membership.erase, membership.stamp = bool(row[5]), row[6], row[7]
-    membership.keys = _remembered(row[8:11])
+    membership.keys, membership.erased_at = _remembered(row[8:11]), row[11]
     return membership
 
 
@@ -102,8 +103,8 @@ def position_row(position: Position, stamp: int, epoch: int) -> Row:
     """
     head = (0, position_key(position.topic, position.partition), position.version)
     if position.topic == COMMANDS:
-        return (*head, "", epoch, 0, 0, stamp, 0, 0, 0, "", "", [], [], [], [])
-    return (*head, NOBODY, [], 0, epoch, stamp, [], [], [])
+        return (*head, "", epoch, 0, 0, stamp, 0, 0, 0, "", "", [], [], [], [], 0)
+    return (*head, NOBODY, [], 0, epoch, stamp, [], [], [], 0)
 
 
 def mark_of(topic: str, row: Row) -> Mark:
@@ -123,6 +124,7 @@ def failure_row(record: Record, reason: str) -> Row:
         0, position_key(record.topic, record.partition), record.position.version, "command.failed", record.at,
         record.at, NOBODY, "", record.topic,
         "", 0, 0, [], [], [], [], NOBODY, [], 0, 0, NOBODY, f"partition {record.partition}: {kind}"[:200],
+        "", 0,
     )  # fmt: skip
 
 

@@ -119,6 +119,10 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     events: bool = False
     recordings: bool = False
 
+    def __str__(self) -> str:
+        """As the timeline keeps it: the names of what is covered."""
+        return " ".join(name for name in self.__struct_fields__ if getattr(self, name))
+
 
 class Delete(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="delete"):
     """Delete the person that holds `person`. `request` is the id of the deletion request it makes."""

@@ -126,8 +126,20 @@ class FragmentErased(FragmentEvent, frozen=True, kw_only=True):
     def apply(self, fragment: Fragment) -> None:
         fragment.cells, fragment.properties = {}, {}
         fragment.distinct_id, fragment.created_at, fragment.seen_at = "", 0, 0
-        fragment.erased, fragment.erased_at = self.iver, self.at
+        fragment.erased, fragment.erased_at, fragment.restored = self.iver, self.at, 0
         fragment.number = self.number or fragment.number
+        fragment.stamp = max(fragment.stamp, self.timestamp)
+        fragment.effect = self.originator_version
+
+
+class FragmentRestored(FragmentEvent, frozen=True, kw_only=True):
+    """The erasure that the delete `iver` asked for was taken back: a replay leaves that one out."""
+
+    TOPIC = "fragment.restored"
+    iver: int
+
+    def apply(self, fragment: Fragment) -> None:
+        fragment.restored = self.iver
         fragment.stamp = max(fragment.stamp, self.timestamp)
         fragment.effect = self.originator_version
 
@@ -161,6 +173,7 @@ class Fragment(Aggregate):
     stamp: int
     erased: int
     erased_at: int
+    restored: int
     seen_at: int
     properties: Properties
     cells: dict[str, Cell]
@@ -176,7 +189,7 @@ class Fragment(Aggregate):
         self = object.__new__(cls)
         self.__base_init__(fragment, 0, _EPOCH)
         self.project, self.distinct_id, self.number, self.created_at = project, "", 0, 0
-        self.effect = self.stamp = self.erased = self.erased_at = self.seen_at = 0
+        self.effect = self.stamp = self.erased = self.erased_at = self.restored = self.seen_at = 0
         self.properties, self.cells, self.keys, self.events = {}, {}, [], []
         return self
 
@@ -195,7 +208,7 @@ class Fragment(Aggregate):
         return self._erase(command, version)
 
     def _erase(self, command: Erase, version: int) -> Outcome:
-        if command.iver <= self.erased:
+        if command.iver <= max(self.erased, self.restored):
             return Outcome.NOTHING
         self._trigger(
             FragmentErased(

@@ -42,6 +42,7 @@ class MembershipEvent(msgspec.Struct, frozen=True, kw_only=True):
     members: tuple[UUID, ...]
     identified: bool
     erase: int
+    erased_at: int = 0
     peer: UUID = _NOBODY
     reason: str = ""
 
@@ -53,7 +54,7 @@ class MembershipEvent(msgspec.Struct, frozen=True, kw_only=True):
         if self.originator_version <= aggregate.version:
             raise OriginatorVersionError(self.originator_version, aggregate.version + 1)
         aggregate.root, aggregate.members = self.root, self.members
-        aggregate.identified, aggregate.erase = self.identified, self.erase
+        aggregate.identified, aggregate.erase, aggregate.erased_at = self.identified, self.erase, self.erased_at
         aggregate.stamp = self.timestamp
         aggregate.version = self.originator_version
         return aggregate
@@ -114,9 +115,22 @@ class CommandRefused(MembershipEvent, frozen=True, kw_only=True):
 
 
 class PersonDeleted(MembershipEvent, frozen=True, kw_only=True):
-    """On every member of a deleted person: whatever it held before `erase` is to be erased."""
+    """On every member of a deleted person: whatever it held before `erase` is to be erased; `scope` says what else."""
 
     TOPIC = "person.deleted"
+    scope: str = ""
+
+
+class PersonRestored(MembershipEvent, frozen=True, kw_only=True):
+    """On every member of a person whose delete was taken back: its identity is what it was before."""
+
+    TOPIC = "person.restored"
+
+
+class RestoreRefused(MembershipEvent, frozen=True, kw_only=True):
+    """On the fragment that a restore addressed: `reason` says why nobody was restored."""
+
+    TOPIC = "person.restore_refused"
 
 
 class Membership(Aggregate):
@@ -135,6 +149,7 @@ class Membership(Aggregate):
     members: tuple[UUID, ...]
     identified: bool
     erase: int
+    erased_at: int
     stamp: int
     keys: list[Remembered]
 
@@ -147,7 +162,7 @@ class Membership(Aggregate):
         self = object.__new__(cls)
         self.__base_init__(fragment, 0, _EPOCH)
         self.project, self.root, self.members = project, fragment, (fragment,)
-        self.identified, self.erase, self.stamp, self.keys = False, 0, 0, []
+        self.identified, self.erase, self.erased_at, self.stamp, self.keys = False, 0, 0, 0, []
         return self
 
     def trigger(self, event_class: type[MembershipEvent], at: tuple[int, int], **after: Any) -> None:
@@ -157,6 +172,7 @@ class Membership(Aggregate):
             "members": self.members,
             "identified": self.identified,
             "erase": self.erase,
+            "erased_at": self.erased_at,
         }
         event = event_class(originator_id=self.id, originator_version=at[0], timestamp=at[1], **(held | after))
         event.mutate(self)
@@ -289,8 +305,9 @@ def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> D
     person_id = person[0].id
     for member in person:
         member.trigger(
-            PersonDeleted, at, root=member.id, members=(member.id,), identified=False, erase=version, peer=person_id
-        )
+            PersonDeleted, at, root=member.id, members=(member.id,), identified=False, erase=version,
+            erased_at=command.at, peer=person_id, scope=str(command.scope),
+        )  # fmt: skip
     erasures = tuple(
         Erase(
             id=uuid5(command.id, member.id.hex),

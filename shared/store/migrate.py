@@ -13,12 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.domain.errors import Corrupt
+from shared.domain.lifted import PERSONAL
 from shared.store.client import Store
+from shared.store.lives import load_with_lives
 from shared.store.queries import load
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 QUERIES = Path(__file__).parent / "migrate.sql"
 VIEWS = Path(__file__).parent / "views.sql"
+
+_PERSONAL = "[" + ", ".join(f"'{name}'" for name in PERSONAL) + "]"
+"""As an array of SQL; the names are ours."""
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
@@ -83,8 +88,8 @@ async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
             {"number": [migration.number], "name": [migration.name], "checksum": [migration.checksum]},
         )
     if folder == MIGRATIONS:
-        for view in load(VIEWS).values():
-            await store.command(view)
+        for view in load_with_lives(VIEWS).values():
+            await store.command(view.filled(personal=_PERSONAL))
     await store.learn_columns()
     return [migration.name for migration in missing]
 

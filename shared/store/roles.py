@@ -16,7 +16,7 @@ WORKLOADS = Path(__file__).with_name("workloads.sql")
 DATABASE = "personlog"
 """The embedded engine's; a server's is named by PERSONLOG_CLICKHOUSE."""
 
-ANALYST_VIEWS = ("property_changes", "changes_of", "holders")
+ANALYST_VIEWS = ("property_changes", "changes_of", "holders", "persons", "events")
 """All that an analyst reads; each is a view with its definer's rights, so that the tables stay closed."""
 
 ERASED = ("search", "captured_events", "fragments", "recording_blocks", "timeline")

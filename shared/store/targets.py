@@ -84,6 +84,8 @@ STAYS = {
     "migrations": "which migrations ran",
     "property_changes": "a view over the timeline: it holds nothing itself",
     "holders": "a view over identity: it holds nothing itself",
+    "persons": "a view over search: it holds nothing itself",
+    "events": "a view over captured_events: it holds nothing itself",
 }
 """Tables that hold no personal data, or what must stay, and why."""
 
@@ -102,7 +104,7 @@ ELSEWHERE = {
 
 TECHNICAL = frozenset({
     "project", "fragment", "block", "version", "number", "effect", "stamp", "erased", "erased_at", "topic", "at",
-    "command", "actor", "root", "members", "identified", "erase", "peer", "reason", "living",
+    "command", "actor", "root", "members", "identified", "erase", "peer", "reason", "living", "scope", "restored",
 })  # fmt: skip
 """Columns of the targets' tables that say nothing of a person: ids, positions, and who wrote."""
 

@@ -20,6 +20,7 @@ Row = tuple[Any, ...]
 TIMELINE = (
     "project", "fragment", "version", "topic", "at", "stamp", "command", "actor", "source", "distinct_id", "number",
     "created_at", "keys", "kinds", "before", "after", "root", "members", "identified", "erase", "peer", "reason",
+    "scope", "erased_at",
 )  # fmt: skip
 
 NOBODY = UUID(int=0)
@@ -28,7 +29,7 @@ _MEMBERSHIP: dict[str, type[i.MembershipEvent]] = {
     event.TOPIC: event
     for event in (
         i.PersonMerged, i.FragmentJoined, i.FragmentIdentified, i.MergeRefused, i.PersonSplit, i.FragmentLeft,
-        i.FragmentRerooted, i.SplitRefused, i.CommandRefused, i.PersonDeleted,
+        i.FragmentRerooted, i.SplitRefused, i.CommandRefused, i.PersonDeleted, i.PersonRestored, i.RestoreRefused,
     )
 }  # fmt: skip
 
@@ -47,13 +48,15 @@ def timeline_row(event: Event, command: Command) -> Row:
         applied = zip(event.kinds, event.values, strict=True)
         after = ["" if kind == f.UNSET else json(value).decode() for kind, value in applied]
         born = (event.distinct_id, event.number, event.created_at)
-        return (*head, *born, list(event.names), list(event.kinds), before, after, NOBODY, [], 0, 0, NOBODY, "")
+        return (*head, *born, list(event.names), list(event.kinds), before, after, NOBODY, [], 0, 0, NOBODY, "", "", 0)
     if isinstance(event, i.MembershipEvent):
         identity = (event.root, list(event.members), int(event.identified), event.erase, event.peer, event.reason)
-        return (*head, "", 0, 0, [], [], [], [], *identity)
-    number, iver = (event.number, event.iver) if isinstance(event, f.FragmentErased) else (0, 0)
+        scope = event.scope if isinstance(event, i.PersonDeleted) else ""
+        return (*head, "", 0, 0, [], [], [], [], *identity, scope, event.erased_at)
+    number = event.number if isinstance(event, f.FragmentErased) else 0
+    iver = event.iver if isinstance(event, f.FragmentErased | f.FragmentRestored) else 0
     reason = event.reason if isinstance(event, f.WriteRefused) else ""
-    return (*head, "", number, 0, [], [], [], [], NOBODY, [], 0, iver, NOBODY, reason)
+    return (*head, "", number, 0, [], [], [], [], NOBODY, [], 0, iver, NOBODY, reason, "", 0)
 
 
 def event_of(row: Row) -> Event | None:
@@ -73,12 +76,15 @@ def event_of(row: Row) -> Event | None:
         )
     if topic == f.FragmentErased.TOPIC:
         return f.FragmentErased(**head, iver=row[19], at=row[4], number=row[10])
+    if topic == f.FragmentRestored.TOPIC:
+        return f.FragmentRestored(**head, iver=row[19])
     if topic == f.WriteRefused.TOPIC:
         return f.WriteRefused(**head, reason=row[21])
     if topic in _MEMBERSHIP:
+        scope = {"scope": row[22]} if topic == i.PersonDeleted.TOPIC else {}
         return _MEMBERSHIP[topic](
             **head, root=row[16], members=tuple(row[17]), identified=bool(row[18]), erase=row[19], peer=row[20],
-            reason=row[21],
+            reason=row[21], erased_at=row[23], **scope,
         )  # fmt: skip
     return None
 

@@ -15,6 +15,7 @@ from shared.domain.errors import BadRecord
 from shared.domain.fragment import Fragment, FragmentChanged, Outcome
 from shared.domain.identity import Membership, handle
 from shared.domain.ids import COMMANDS, IDENTITY, Position, partition_of, version_of
+from shared.domain.replay import Replay
 from shared.log.memory import MemoryLog
 from shared.log.port import Record
 from shared.store.timeline import Row, timeline_row
@@ -180,7 +181,7 @@ def _blank(key: tuple[int, UUID], limits: dict[str, list[int]]) -> Derived:
         limits[COMMANDS][partition_of(key[1], len(limits[COMMANDS]))],
         limits[IDENTITY][key[0] % len(limits[IDENTITY])],
     )
-    return Derived(Fragment.blank(*key), Membership.alone(*key), reach)
+    return Derived(Replay(*key), reach)
 
 
 def _limits(log: MemoryLog) -> dict[str, list[int]]:

@@ -23,7 +23,7 @@ FOLDERS = ("services", "shared", "bench", "tests")
 
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
-SOURCE_LINES_MAX = 14_000
+SOURCE_LINES_MAX = 15_500
 """Lines of code of services and shared, Python and SQL, without comments and docstrings; ARCHITECTURE.md says why."""
 
 MODULE_NAMES_BANNED = {"utils", "util", "helpers", "helper", "common", "base", "manager", "managers", "misc"}
@@ -57,6 +57,14 @@ INDEX_HOSTS = tuple(
     ".".join(parts)
     for parts in (("pypi", "org"), ("pythonhosted", "org"), ("proxy", "golang"), ("repo1", "maven"), ("npmjs", "org"))
 )
+
+
+TELLERS_OF_LIVES = {
+    "services/deleter/sweep.sql": "plans where a life ends that is to be erased",
+    "shared/store/targets.sql": "erases a life, and leaves the two facts of its end",
+    "services/projector/rebuild.sql": "derives rows from all facts, erasures among them",
+}
+"""Files of SQL beside lives.sql that know the facts by which a life ends."""
 
 
 @cache
@@ -148,6 +156,13 @@ def test_one_module_loads_chdb() -> None:
     """It is loaded by name, when it serves, so that import-linter does not see it."""
     loaders = [shown(path) for path in python("services", "shared") if re.search(r'module\("chdb', path.read_text())]
     assert loaders == ["services/engine/library.py"]
+
+
+def test_one_text_says_what_a_life_is() -> None:
+    """A reader with a rule of its own showed what had been deleted. Who sees former lives as well has a reason."""
+    tells = {shown(path) for folder in ("services", "shared") for path in (ROOT / folder).rglob("*.sql")
+             if "'fragment.erased'" in path.read_text("utf-8")}  # fmt: skip
+    assert tells == {"shared/store/lives.sql"} | TELLERS_OF_LIVES.keys()
 
 
 def test_no_committed_file_names_a_package_index() -> None:

@@ -158,7 +158,7 @@ async def test_a_record_that_cannot_be_read_goes_to_the_dead_letters_and_harms_n
     dead = log.records(DEAD)
     assert [one.value.partition(b"\n")[2] for one in dead] == [b"garbage", encode(wrong)]
     assert b'"offset":1' in dead[0].value
-    failures = {row[-1] for key, row in tables.timeline.items() if key[3] == "command.failed"}
+    failures = {row[21] for key, row in tables.timeline.items() if key[3] == "command.failed"}
     assert failures == {"partition 0: Not a command", "partition 0: BadRecord"}  # kinds, without what was in them
 
 

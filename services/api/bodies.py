@@ -55,10 +55,12 @@ class Split(Struct):
 
 
 class Merge(Struct):
-    """Exactly one of both: who is absorbed."""
+    """Exactly one of `source` and `distinct_id`: who is absorbed. `timestamp` is of an import: when both became one
+    person. If either of the two ids was deleted after that, nobody is merged (404)."""
 
     source: PersonId | None = None
     distinct_id: Annotated[DistinctId, Meta(min_length=1, examples=["device-1"])] | None = None
+    timestamp: Annotated[datetime, Meta(examples=["2026-11-23T10:00:00Z"])] | None = None
 
 
 class DistinctIds(Struct):

@@ -289,6 +289,9 @@ class ActivityPage(Struct):
     total_count: int
 
 
+ScopeName = Literal["profile", "events", "recordings"]
+
+
 class Bulk(Struct):
     """What a bulk_delete found and asked for."""
 
@@ -298,6 +301,7 @@ class Bulk(Struct):
     recordings_queued_for_deletion: bool
     deletion_errors: list[Any]
     persons_queued_for_deletion: int
+    stays: list[ScopeName]
     unmatched: list[Any]
     deletion_request: UUID | None
     deletion_requests: list[UUID]
@@ -337,6 +341,7 @@ class DeletionRequest(Struct):
     updated_at: datetime
     person_uuid: UUID
     scope: DeletionScope
+    stays: list[ScopeName]
     phases: dict[str, Any]
     partition: Any
     window: Any

@@ -132,6 +132,11 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """As the timeline keeps it: the names of what is covered."""
         return " ".join(name for name in self.__struct_fields__ if getattr(self, name))
 
+    @property
+    def stays(self) -> list[str]:
+        """The names of what is not covered."""
+        return [name for name in self.__struct_fields__ if not getattr(self, name)]
+
 
 class Delete(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="delete"):
     """Delete the person that holds `person`. `request` is the id of the deletion request it makes."""

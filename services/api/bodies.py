@@ -55,10 +55,12 @@ class Split(Struct):
 
 
 class Merge(Struct):
-    """Exactly one of both: who is absorbed."""
+    """Exactly one of `source` and `distinct_id`: who is absorbed. `timestamp` is of an import: when both became one
+    person. If either of the two ids was deleted after that, nobody is merged (404)."""
 
     source: PersonId | None = None
     distinct_id: Annotated[DistinctId, Meta(min_length=1, examples=["device-1"])] | None = None
+    timestamp: Annotated[datetime, Meta(examples=["2026-11-23T10:00:00Z"])] | None = None
 
 
 class DistinctIds(Struct):
@@ -287,6 +289,9 @@ class ActivityPage(Struct):
     total_count: int
 
 
+ScopeName = Literal["profile", "events", "recordings"]
+
+
 class Bulk(Struct):
     """What a bulk_delete found and asked for."""
 
@@ -296,6 +301,7 @@ class Bulk(Struct):
     recordings_queued_for_deletion: bool
     deletion_errors: list[Any]
     persons_queued_for_deletion: int
+    stays: list[ScopeName]
     unmatched: list[Any]
     deletion_request: UUID | None
     deletion_requests: list[UUID]
@@ -335,6 +341,7 @@ class DeletionRequest(Struct):
     updated_at: datetime
     person_uuid: UUID
     scope: DeletionScope
+    stays: list[ScopeName]
     phases: dict[str, Any]
     partition: Any
     window: Any

@@ -198,7 +198,7 @@ class Route(msgspec.Struct, frozen=True):
     `query`, `body` and `answers` are what the OpenAPI document shows, and what requests are judged by. `errors` are the
     statuses beyond those that every route may answer; `produces` is the type of an answer that is neither JSON nor CSV;
     with `plain_errors` they are `{"error": text}`, as the original has them there; `preview` is what dry_run answers,
-    with 200, where success has another status.
+    with 200, where success has another status; `headers` are those of success beside the Position, and what they say.
     """
 
     method: str
@@ -213,6 +213,7 @@ class Route(msgspec.Struct, frozen=True):
     produces: str = ""
     plain_errors: bool = False
     preview: type | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def mount(app: web.Application, routes: Sequence[Route]) -> None:

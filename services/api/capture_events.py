@@ -263,13 +263,12 @@ def _merge(capture: Capture, sent_id: str, sent: Properties, scene: Scene) -> li
     key = hash64(f"merge:{capture.uuid}")
     common: dict[str, Any] = {"project": scene.project, "at": capture.at, "actor": "capture", "key": key}
     enough = DISTINCT_ID_CHARS_MAX + 1
+    since = imported_at(capture)
     merge = Merge(
         id=scene.mint(), into=capture.fragment, source=source, into_id=sent_id[:enough], source_id=from_id[:enough],
-        mode=mode, **common,
+        mode=mode, since=since, **common,
     )  # fmt: skip
     if not is_legal(from_id):
         return [merge]
-    birth = Write(
-        id=scene.mint(), fragment=source, distinct_id=source_id, since=imported_at(capture), reason="merge", **common
-    )
+    birth = Write(id=scene.mint(), fragment=source, distinct_id=source_id, since=since, reason="merge", **common)
     return [birth, merge]

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 from uuid import UUID, uuid5
 
 import orjson
 
 from services.api import errors
-from services.api.bodies import Bulk, BulkDelete, DeletionRequest, DeletionRequests, DeletionStatus, DryRun
+from services.api.bodies import DeletionRequest, DeletionRequests, DeletionStatus, DryRun
 from services.api.calls import Answer, Call, Route
 from services.api.dry_run import preview
 from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, envelope, keyed
 from services.api.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
-from shared.domain.commands import Cancel, Command, Delete, Request, Scope
+from services.api.remains import covering
+from shared.domain.commands import Cancel, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound, Rejected
-from shared.domain.ids import DELETIONS, IDENTITY, fragment_id, hash64
-from shared.store.person import Person, iso
+from shared.domain.ids import DELETIONS, IDENTITY
+from shared.store.person import iso
 
 _ANY = UUID(int=0)
+STAYS = "Deletion-Stays"
+"""The header of a DELETE's answer that says what it leaves."""
 
 STATUSES = {"pending": 1, "completed": 2, "all": 0}
 STATUS = Choice("status", "Only requests that are not done yet, or done.", absent="all", choices=tuple(STATUSES))
@@ -33,15 +35,16 @@ async def delete(call: Call) -> Answer:
     """DELETE :id: gone when this answers, the erasure is asked for. What is sent afterwards is a new life."""
     events, recordings = call.asked(DELETE_EVENTS), call.asked(DELETE_RECORDINGS)
     keep = call.asked(KEEP_PERSON)
+    scope = covering(call, Scope(profile=not keep, events=events, recordings=recordings))
     if call.asked(DRY_RUN):
-        scope = Scope(profile=not keep, events=events, recordings=recordings)
         return await _preview_of(call, scope)
     sent = keyed(call, await call.fragment(), "delete", events, recordings, keep)
     if keep and not events and not recordings:
         await call.holder(sent.fragment)
         return Answer(status=204)
     if keep:
-        answer = await _request(call, sent, Scope(events=events, recordings=recordings))
+        answer = await _request(call, sent, scope)
+        answer.headers |= _staying(scope)
         return Answer(
             status=answer.status if answer.status == 202 else 204, positions=answer.positions, headers=answer.headers
         )
@@ -54,52 +57,14 @@ async def delete(call: Call) -> Answer:
             **envelope(call, sent),
             person=sent.fragment,
             request=request,
-            scope=Scope(profile=True, events=events, recordings=recordings),
+            scope=scope,
         )
         outcome = await carry_out(call, sent, [command], [person.uuid] if sent.key else [])
     return Answer(
         status=204 if outcome.visible else 202,
         positions=outcome.positions,
-        headers=outcome.headers | _location(call, request),
+        headers=outcome.headers | _location(call, request) | _staying(scope),
     )
-
-
-async def bulk_delete(call: Call) -> Answer:
-    """POST bulk_delete: the persons of up to 1,000 ids or distinct ids; each makes a deletion request of its own."""
-    body = await call.read(BulkDelete)
-    asked, fragments = await _named(call, body)
-    scope = Scope(profile=not body.keep_person, events=body.delete_events, recordings=body.delete_recordings)
-    if call.asked(DRY_RUN):
-        found, unmatched = await _persons_named(call, asked, fragments)
-        return await preview(call, found, scope, unmatched)
-    text = call.request.headers.get("Idempotency-Key")
-    key = hash64(f"{call.project.id}:bulk_delete:{text}") if text is not None else 0
-    if key and (before := await _bulk_before(call, list(fragments.values()), key)):
-        if any((row[5], row[6], row[7]) != (scope.profile, scope.events, scope.recordings) for row in before):
-            raise errors.key_reused()
-        covered = {member for row in before for member in (row[4], *row[9])}
-        unmatched = [one for one in asked if fragments.get(str(one)) not in covered]
-        told = _bulk_answer(scope, len(before), [str(row[0]) for row in before], unmatched)
-        return Answer(status=202, body=told, headers=REPLAYED)
-    found, unmatched = await _persons_named(call, asked, fragments)
-    nothing = not (scope.profile or scope.events or scope.recordings)
-    at = call.context.stamps.reserve(len(found))
-    commands: list[Command] = []
-    requests: list[str] = []
-    for index, person in enumerate([] if nothing else found):
-        request = uuid5(person.uuid, f"bulk {key}") if key else call.context.mint()
-        requests.append(str(request))
-        common: dict[str, Any] = {
-            "id": call.context.mint(), "project": call.project.id, "at": at + index, "actor": call.actor,
-            "request": request, "person": person.uuid, "scope": scope,
-        }  # fmt: skip
-        members = tuple(member.fragment for member in person.members)
-        if scope.profile:
-            commands.append(Delete(**common, key=key, digest=key))
-        else:
-            commands.append(Request(**common, members=members))
-    positions = (await call.write(commands))[0] if commands else None
-    return Answer(status=202, positions=positions, body=_bulk_answer(scope, len(found), requests, unmatched))
 
 
 async def delete_events(call: Call) -> Answer:
@@ -177,7 +142,10 @@ async def status(call: Call) -> Answer:
 ROUTES = (
     Route(
         "DELETE", "/{id}", "person:write", delete, (DELETE_EVENTS, DELETE_RECORDINGS, KEEP_PERSON, DRY_RUN), status=204,
-        errors=(412,), preview=DryRun,
+        errors=(412,), preview=DryRun, headers=(
+            ("Location", "The deletion request."),
+            (STAYS, "What the request does not cover, of `profile`, `events`, `recordings`; absent for nothing."),
+        ),
     ),
     Route(
         "POST", "/{id}/delete_events", "person:write", delete_events, (DRY_RUN,), answers=(DeletionRequest, DryRun),
@@ -189,7 +157,6 @@ ROUTES = (
     ),
 )  # fmt: skip
 COLLECTION_ROUTES = (
-    Route("POST", "/bulk_delete", "person:write", bulk_delete, (DRY_RUN,), BulkDelete, Bulk, 202, preview=DryRun),
     Route(
         "GET", "/deletion_status", "person:read", status, (STATUS, PERSON_UUID, LIMIT, OFFSET), answers=DeletionStatus
     ),
@@ -209,54 +176,6 @@ async def _delete_of(call: Call, action: str, scope: Scope) -> Answer:
     if call.asked(DRY_RUN):
         return await _preview_of(call, scope)
     return await _request(call, keyed(call, await call.fragment(), action), scope)
-
-
-async def _persons_named(call: Call, asked: list[Any], fragments: dict[str, UUID]) -> tuple[list[Person], list[Any]]:
-    """(the persons that hold these fragments, each once; what was asked for and is nobody)."""
-    held = await call.context.reads.by_fragments(call.project.id, list(fragments.values())) if fragments else []
-    holders = dict(zip(fragments, held, strict=True))
-    found = {person.uuid: person for person in held if person is not None}
-    return list(found.values()), [one for one in asked if holders.get(str(one)) is None]
-
-
-async def _named(call: Call, body: BulkDelete) -> tuple[list[Any], dict[str, UUID]]:
-    """(what was asked for, the fragment of each that can be one), of `ids` or of `distinct_ids`, never both."""
-    if (body.ids is None) == (body.distinct_ids is None):
-        raise BadInput("Either ids or distinct_ids.", attr="ids")
-    if body.distinct_ids is not None:
-        return body.distinct_ids, {one: fragment_id(call.project.id, one) for one in body.distinct_ids}
-    asked = body.ids or []
-    texts = list(dict.fromkeys(map(str, asked)))
-    found = await asyncio.gather(*(call.fragment(one or "-") for one in texts), return_exceptions=True)
-    for one, fragment in zip(texts, found, strict=True):
-        if isinstance(fragment, BadInput):
-            raise BadInput(f"Not an id: {one[:100]}", attr="ids")
-        if isinstance(fragment, BaseException) and not isinstance(fragment, NotFound):
-            raise fragment
-    return asked, {one: fragment for one, fragment in zip(texts, found, strict=True) if isinstance(fragment, UUID)}
-
-
-def _bulk_answer(scope: Scope, found: int, requests: list[str], unmatched: list[Any]) -> dict[str, Any]:
-    deleted = found if scope.profile else 0
-    return {
-        "persons_found": found,
-        "persons_deleted": deleted,
-        "events_queued_for_deletion": bool(requests and scope.events),
-        "recordings_queued_for_deletion": bool(requests and scope.recordings),
-        "deletion_errors": [],
-        "persons_queued_for_deletion": deleted,
-        "unmatched": unmatched,
-        "deletion_request": requests[0] if requests else None,
-        "deletion_requests": requests,
-    }
-
-
-async def _bulk_before(call: Call, fragments: list[UUID], key: int) -> list[tuple[Any, ...]]:
-    """The requests that an earlier bulk_delete with this key made for these fragments: their ids are made of it."""
-    await recorded(call)
-    query = call.context.reads.queries["requests_of"]
-    rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments, every=1)
-    return [row for row in reversed(rows) if row[0] == uuid5(row[4], f"bulk {key}")]
 
 
 async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
@@ -340,17 +259,24 @@ async def _shown(call: Call, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]
 
 def _row(row: tuple[Any, ...]) -> dict[str, Any]:
     document = orjson.loads(row[8]) if row[8] else {}
+    scope = Scope(profile=bool(row[5]), events=bool(row[6]), recordings=bool(row[7]))
     return {
         "id": str(row[0]),
         "state": row[1],
         "created_at": iso(row[2]),
         "updated_at": iso(row[3]),
         "person_uuid": str(row[4]),
-        "scope": {"profile": bool(row[5]), "events": bool(row[6]), "recordings": bool(row[7])},
+        "scope": {"profile": scope.profile, "events": scope.events, "recordings": scope.recordings},
+        "stays": scope.stays,
         "phases": document.get("phases", {}),
         "partition": document.get("partition"),
         "window": document.get("window"),
     }
+
+
+def _staying(scope: Scope) -> dict[str, str]:
+    """The header that says what a deletion leaves."""
+    return {STAYS: ", ".join(scope.stays)} if scope.stays else {}
 
 
 def _location(call: Call, request: UUID) -> dict[str, str]:

@@ -68,6 +68,14 @@ WHERE project = {project:UInt32} AND fragment = {fragment:UUID}
 ORDER BY version DESC
 LIMIT 1
 
+-- name: deletes_of
+-- The last delete of each of these fragments, and when it was asked for; 0 is not known.
+SELECT fragment, erase, erased_at
+FROM identity
+WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
+ORDER BY fragment, version DESC
+LIMIT 1 BY fragment
+
 -- name: captured_events
 -- The captured events of these fragments' present lives by their own time, each once: a resent one has another arrival.
 WITH

@@ -126,6 +126,7 @@ def statement(request: DeletionRequest, now_us: int) -> dict[str, Any]:
         "scope": {
             "profile": request.scope.profile, "events": request.scope.events, "recordings": request.scope.recordings,
         },
+        "stays": request.scope.stays,
         "requested_at": iso(request.cutoff),
         "verified_at": iso(now_us),
         "plan": str(request.plan),

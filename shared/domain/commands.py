@@ -56,7 +56,8 @@ class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"
     """A change of one fragment by REST, or the empty write before a merge, which only gives birth.
 
     `expect` is the version of the fragment's last effect that the client saw (If-Match). `since` is the time of the
-    imported event that asks for the merge.
+    imported event that asks for the merge. `iver` is of a birth that the identity fold asks for: the identity version
+    of the delete that it follows; once a later one has erased, it is nothing.
     """
 
     fragment: UUID
@@ -66,6 +67,7 @@ class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"
     unset: tuple[str, ...] = ()
     expect: int | None = None
     since: int = 0
+    iver: int = 0
     reason: str = ""
 
 
@@ -95,13 +97,20 @@ class Record(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="recor
 
 
 class Merge(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="merge"):
-    """Make one person of two: that of `into` survives, that of `source` is absorbed."""
+    """Make one person of two: that of `into` survives, that of `source` is absorbed.
+
+    `since` is the time of the imported event that asks for it. `into_erase` and `source_erase` are the identity
+    versions of the deletes behind the lives that the API saw, 0 for first lives; None when it did not look.
+    """
 
     into: UUID
     source: UUID
     into_id: str | None = None
     source_id: str | None = None
     mode: MergeMode
+    since: int = 0
+    into_erase: int | None = None
+    source_erase: int | None = None
 
 
 class Split(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="split"):
@@ -122,6 +131,11 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def __str__(self) -> str:
         """As the timeline keeps it: the names of what is covered."""
         return " ".join(name for name in self.__struct_fields__ if getattr(self, name))
+
+    @property
+    def stays(self) -> list[str]:
+        """The names of what is not covered."""
+        return [name for name in self.__struct_fields__ if not getattr(self, name)]
 
 
 class Delete(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="delete"):

@@ -52,7 +52,7 @@ class Outcome(IntEnum):
     CHANGED = 3
     REFUSED = 4
     DUPLICATE = 5  # its key or uuid was seen before
-    DROPPED = 6  # an import of something older than the erasure
+    DROPPED = 6  # an import of something older than the erasure, or a birth that a later delete has overtaken
     RECORDED = 7  # a block of a recording: a row of its own, and nothing to the fragment
 
 
@@ -226,7 +226,7 @@ class Fragment(Aggregate):
         stamp = self._stamp(command)
         if (first := recall(self.keys, command)) is not None:
             return Outcome.DUPLICATE if first[1] == command.digest else self._refuse(KEY_REUSED, version, stamp)
-        if 0 < imported_at(command) < self.erased_at:
+        if 0 < imported_at(command) < self.erased_at or 0 < command.iver < self.erased:
             return Outcome.DROPPED
         if command.expect is not None and command.expect != self.effect:
             outcome = self._refuse("precondition_failed", version, stamp)

@@ -13,12 +13,15 @@ from uuid import UUID, uuid5
 import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
-from shared.domain.commands import Command, Delete, Erase, IdentityCommand, Merge, Request, Split
+from shared.domain.commands import Command, Delete, Erase, IdentityCommand, Merge, Request, Split, Write
 from shared.domain.fragment import KEY_REUSED, Outcome, Remembered, recall, remember
-from shared.domain.ids import DISTINCT_ID_CHARS_MAX
+from shared.domain.ids import CAPTURED_ID_CHARS_MAX, DISTINCT_ID_CHARS_MAX, fragment_id
 
 MEMBERS_MAX = 2_500
 """Fragments of one person: one merge may rewrite every member's row, and all of them must fit one INSERT block."""
+
+DELETED = "deleted"
+"""Why a merge is refused that names who was deleted after the API had found them, or before which an import lies."""
 
 _ILLEGAL_ANY_CASE = frozenset(
     "anonymous guest distinctid distinct_id id not_authenticated email undefined true false".split()
@@ -215,7 +218,7 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
         decision = _split(command, (version, stamp), people[0])
     else:
         decision = _delete(command, (version, stamp), people[0])
-    if not command.key:
+    if not command.key or decision.outcome is Outcome.DROPPED:
         return decision
     remember(named[0].keys, command, version)
     named[0].version = version
@@ -250,7 +253,11 @@ def _merge(command: Merge, at: tuple[int, int], named: list[Membership], people:
     into, source = survivor[0], absorbed[0]
     if command.into == command.source:
         return Decision(Outcome.NOTHING)
+    if (imported := _before_a_delete(command, named)) and command.mode != "operator":
+        return Decision(Outcome.DROPPED)
     reason = refusal(command.into_id, command.source_id)
+    if imported or _deleted_since(command, named):
+        reason = DELETED
     marks = command.mode != "operator" and reason is None and not target.identified
     if into is source and not marks:
         return Decision(Outcome.NOTHING)
@@ -274,7 +281,35 @@ def _merge(command: Merge, at: tuple[int, int], named: list[Membership], people:
     into.trigger(PersonMerged, at, peer=source.id, members=(*into.members, *source.members), **root_mark)
     for member in absorbed:
         member.trigger(FragmentJoined, at, root=into.id, members=(), peer=source.id)
-    return Decision(Outcome.CHANGED, _distinct(target, into, *absorbed))
+    return Decision(Outcome.CHANGED, _distinct(target, into, *absorbed), _births(command, named))
+
+
+def _before_a_delete(command: Merge, named: list[Membership]) -> bool:
+    """Whether it is imported from before one of both was deleted; of deletes of unknown time, every import is."""
+    if not command.since:
+        return False
+    return any(one.erase and (not one.erased_at or command.since < one.erased_at) for one in named)
+
+
+def _deleted_since(command: Merge, named: list[Membership]) -> bool:
+    """Whether one of both was deleted after the API had found it alive."""
+    known = (command.into_erase, command.source_erase)
+    return any(erase is not None and one.erase > erase for one, erase in zip(named, known, strict=True))
+
+
+def _births(command: Merge, named: list[Membership]) -> tuple[Write, ...]:
+    """What lets those live who were ever deleted: what the API has sent for them may lie before their erase record.
+    This lies behind it, for the delete was folded first."""
+    births = []
+    for one, sent_id in zip(named, (command.into_id, command.source_id), strict=True):
+        distinct_id = (sent_id or "")[:CAPTURED_ID_CHARS_MAX]
+        if one.erase and fragment_id(command.project, distinct_id) == one.id:
+            birth = Write(
+                id=uuid5(command.id, one.id.hex), project=command.project, at=command.at, actor=command.actor,
+                fragment=one.id, distinct_id=distinct_id, since=command.since, iver=one.erase, reason="merge",
+            )  # fmt: skip
+            births.append(birth)
+    return tuple(births)
 
 
 def _split(command: Split, at: tuple[int, int], person: list[Membership]) -> Decision:

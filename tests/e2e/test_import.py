@@ -73,6 +73,17 @@ def test_without_a_personal_key_a_merge_marks(stack: Stack, name: str, tmp_path:
     came(stack, f"{name}-x", distinct_ids=[f"{name}-x", f"{name}-y"], is_identified=True)
 
 
+def test_an_import_ties_nobody_to_an_id_that_was_deleted_after_it(stack: Stack, name: str, tmp_path: Path) -> None:
+    sent(stack, f"{name}-erased")
+    assert stack.persons(f"/{stack.uuid(name + '-erased')}/", "DELETE").status == 204
+    sent(stack, f"{name}-erased", **{"$set": {"life": 2}})
+    rows = [row(name, f"{name}-erased", f"{name}-device", is_identified=False, properties={"plan": "pro"})]
+    for file in ("p", "q"):
+        brought(stack, put(tmp_path / file, rows))
+        came(stack, name, distinct_ids=[name, f"{name}-device"], properties={"plan": "pro"})
+        came(stack, f"{name}-erased", distinct_ids=[f"{name}-erased"], properties={"life": 2})
+
+
 def test_an_import_after_live_writes_fills_in_and_replaces_nothing(stack: Stack, name: str, tmp_path: Path) -> None:
     sent(stack, name, **{"$set": {"plan": "live"}, "$set_once": {"$initial_os": "live"}})
     then = {"plan": "then", "city": "Bern", "$initial_os": "mac"}

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from services.projector import worker as worker_module
@@ -114,9 +115,35 @@ def position_check_on_load(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Worker, "_check", lambda self, partitions, loaded: None)
 
 
+def imports_before_a_delete(patch: pytest.MonkeyPatch) -> None:
+    """A merge that is imported from before a delete merges all the same."""
+    patch.setattr(identity, "_before_a_delete", lambda command, named: False)
+
+
+def deletes_since_the_look(patch: pytest.MonkeyPatch) -> None:
+    """An operator's merge is not held against a delete that came after the API had found both."""
+    patch.setattr(identity, "_deleted_since", lambda command, named: False)
+
+
+def births_behind_the_erasure(patch: pytest.MonkeyPatch) -> None:
+    """Who was deleted is not born again behind its erase record when a capture merges it."""
+    patch.setattr(identity, "_births", lambda command, named: ())
+
+
+def births_of_their_own_delete(patch: pytest.MonkeyPatch) -> None:
+    """A birth that is sent again after a crash revives who was deleted since."""
+    write = Fragment._write
+
+    def timeless(self: Fragment, command: Any, version: int, partition: int) -> Outcome:
+        return write(self, msgspec.structs.replace(command, iver=0), version, partition)
+
+    patch.setattr(Fragment, "_write", timeless)
+
+
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     skip_by_version, key_dedup, position_before_state, state_before_timeline, identity_in_pieces, monotone_stamp,
-    erase_dedup, position_check_on_load,
+    erase_dedup, position_check_on_load, imports_before_a_delete, deletes_since_the_look, births_behind_the_erasure,
+    births_of_their_own_delete,
 )  # fmt: skip
 
 

@@ -38,6 +38,8 @@ def episode(seed: int) -> Episode:
     for number in range(SENDS):
         command = _again(chosen, sent, number) if sent and chosen.random() < 0.15 else _command(chosen, number)
         sent.append(command)
+        if isinstance(command, Merge) and command.mode == "operator":  # the API looks first, some time before
+            steps.insert(chosen.randrange(max(len(steps) - 12, 0), len(steps) + 1), ("look", command))
         steps.append(("send", command))
         steps.append(("turns", chosen.randrange(1, 8)))
         if chosen.random() < 0.03:
@@ -82,7 +84,9 @@ def _command(chosen: random.Random, number: int) -> Command:
         return Capture(**common, **captured, timestamp=at, lifted=lifted, **changes)
     if kind < 0.82:
         mode = chosen.choice(MODES)
-        named = {} if mode == "operator" else {"into_id": name, "source_id": other}
+        named: dict[str, Any] = {} if mode == "operator" else {"into_id": name, "source_id": other}
+        if named and chosen.random() < 0.3:  # an import, which may be of before a delete
+            named["since"] = at - chosen.randrange(20_000)
         key = chosen.choice((0, number + 1))
         source = fragment_id(project, other)
         return Merge(**common, key=key, digest=key, into=fragment, source=source, mode=mode, **named)  # type: ignore[arg-type]

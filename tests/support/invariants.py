@@ -126,6 +126,7 @@ def check_episode(log: MemoryLog, tables: MemoryTables, expected: Expected) -> N
     assert tables.numbers == expected.numbers, "I4: numbers"
     assert tables.blocks == expected.blocks, "I4: blocks of recordings"
     check_oracle(log, state)
+    _check_ghosts(state)
     _check_erasures(expected, tables, state)
     report = Report()
     derived = _derived(tables, _limits(log), report)
@@ -224,6 +225,15 @@ def check_oracle(log: MemoryLog, state: dict[str, dict[tuple[int, UUID], Row]]) 
                 members = person if key == person[0] else []
                 assert (row[3], row[4], bool(row[5])) == (person[0], members, key in oracle.marked), "I5, by the oracle"
                 assert row[6] == oracle.erase.get(key, 0), "I6: whom a delete covers"
+
+
+def _check_ghosts(state: dict[str, dict[tuple[int, UUID], Row]]) -> None:
+    """Nobody leads from an erased fragment to others: it is alone until it lives again."""
+    for (project, root), row in state[IDENTITY].items():
+        for member in row[4] if len(row[4]) > 1 else ():
+            fragment = state[COMMANDS].get((project, member))
+            dead = fragment is not None and fragment[8] and not fragment[5]
+            assert not dead, f"the person {root} holds the erased fragment {member}"
 
 
 def _check_erasures(expected: Expected, tables: MemoryTables, state: dict[str, dict[tuple[int, UUID], Row]]) -> None:

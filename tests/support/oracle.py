@@ -19,7 +19,7 @@ class Oracle:
     def __init__(self) -> None:
         self.fragments: dict[Any, dict[str, Any]] = {}
         self.people: list[list[Any]] = []
-        self.marked, self.erase = set[Any](), dict[Any, int]()
+        self.marked, self.erase, self.erased_at = set[Any](), dict[Any, int](), dict[Any, int]()
 
     def fragment(self, key: Any) -> dict[str, Any]:
         blank = {"ops": [], "born": None, "name": "", "seen": set()}
@@ -41,7 +41,7 @@ class Oracle:
         members = self.person(command.person)
         self.people.remove(members)
         for key in members:
-            self.erase[key] = version
+            self.erase[key], self.erased_at[key] = version, command.at
             self.marked.discard(key)
             self.people.append([key])
 
@@ -57,7 +57,8 @@ class Oracle:
         then = command.since if isinstance(command, Write) else max(command.timestamp, 1)
         if isinstance(command, Capture) and (not command.person or command.uuid in one["seen"]):
             return
-        if imported and then < one["erased_at"]:
+        late = isinstance(command, Write) and 0 < command.iver < one["erased"]  # a birth that a delete has overtaken
+        if late or (imported and then < one["erased_at"]):
             return
         if isinstance(command, Capture):
             one["seen"].add(command.uuid)
@@ -118,6 +119,11 @@ class Oracle:
         ids = [one for one in (command.into_id, command.source_id) if one is not None]
         if command.into == command.source or any(map(bad, ids)):
             return
+        known = {command.into: command.into_erase, command.source: command.source_erase}
+        if any(command.since and command.since < self.erased_at.get(one, 0) for one in known):
+            return  # imported from before a delete
+        if any(erase is not None and self.erase.get(one, 0) > erase for one, erase in known.items()):
+            return  # deleted since the API looked
         refused = command.mode in ("identify", "alias") and not self.marked.isdisjoint(source)
         if command.mode != "operator":
             self.marked.add(command.into)

@@ -20,11 +20,12 @@ from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
 from services.projector.tables import Facts, Loaded
 from services.projector.worker import Worker
-from shared.domain.commands import Command, encode, route
+from shared.domain.commands import Command, Merge, encode, route
 from shared.domain.errors import Fenced, LogUnavailable, StoreUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
 from shared.log.memory import MemoryLog, MemoryReader
 from shared.log.port import Entry, Record
+from tests.support.door import let_in
 from tests.support.episodes import TOPICS, Episode, Step, episode
 from tests.support.invariants import Expected, check_episode, rebuilt
 from tests.support.virtual import VirtualLoop
@@ -170,6 +171,7 @@ class Simulation:
         self.expected = Expected(self.log)
         self.members: list[Member] = []
         self.copies: list[dict[str, Any]] = []
+        self.looked: dict[UUID, Merge | None] = {}
 
     async def run(self, steps: Sequence[Step]) -> None:
         try:
@@ -180,7 +182,16 @@ class Simulation:
         finally:
             await self._end()
 
+    async def _look(self, command: Merge) -> None:
+        self.looked[command.id] = let_in(self.tables, command)
+
     async def _send(self, command: Command) -> None:
+        if isinstance(command, Merge) and command.mode == "operator":
+            found = self.looked[command.id] if command.id in self.looked else let_in(self.tables, command)
+            if found is None:
+                self.counts["not found"] += 1
+                return
+            command = found
         self.counts["commands"] += 1
         await self.log.append([Entry(*route(command, PARTITIONS), encode(command))])
 

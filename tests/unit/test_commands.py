@@ -47,6 +47,11 @@ EXAMPLES: dict[str, Command] = {
         started_at=1_699_999_998_000_000, ended_at=1_699_999_999_000_000,
     ),
     "merge": Merge(**ENVELOPE, into=A, source=B, into_id="a", source_id="b", mode="identify"),
+    "merge of an import": Merge(
+        **ENVELOPE, into=A, source=B, into_id="a", source_id="b", mode="alias", since=1_699_999_999_000_000
+    ),
+    "merge of the living": Merge(**ENVELOPE, into=A, source=B, mode="operator", into_erase=0, source_erase=9),
+    "birth": Write(**ENVELOPE, fragment=A, distinct_id="a", iver=9, reason="merge"),
     "split": Split(**ENVELOPE, person=A, leave=(B,)),
     "delete": Delete(**ENVELOPE, person=A, request=TWO, scope=Scope(profile=True, events=True)),
     "request": Request(**ENVELOPE, request=TWO, person=A, members=(A, B), scope=Scope(recordings=True)),

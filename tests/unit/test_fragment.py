@@ -213,6 +213,18 @@ def test_an_import_of_something_older_than_the_erasure_is_dropped() -> None:
     assert one.shown == {"a": 2}
 
 
+def test_a_birth_by_the_identity_fold_follows_its_own_delete_and_no_later_one() -> None:
+    one = Folded()
+    one.write(set={"a": 1})
+    one.erase(iver=5, at=2_000)
+    assert one.write(iver=5, reason="merge") is Outcome.CHANGED
+    assert (one.fragment.alive, one.shown) == (True, {})
+    assert one.write(iver=5, reason="merge") is Outcome.NOTHING
+    one.erase(iver=7, at=3_000)
+    assert one.write(iver=5, reason="merge") is Outcome.DROPPED  # a worker that was killed has sent it again
+    assert not one.fragment.alive
+
+
 def test_a_conditional_write_is_refused_when_the_fragment_changed_since() -> None:
     one = Folded()
     one.write(set={"a": 1})

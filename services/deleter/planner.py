@@ -93,6 +93,12 @@ def plan(
     return result
 
 
+def delete_of(request: DeletionRequest, ends: Iterable[Tombstone]) -> int:
+    """The identity version of the delete that made a request, by a member's tombstones; 0 when it is not there."""
+    deletes = (end for end in ends if end.topic == PersonDeleted.TOPIC and end.at == request.cutoff)
+    return max((end.version for end in deletes), default=0)
+
+
 def _boundary(
     request: DeletionRequest, member: UUID, ends: Iterable[Tombstone], erased: Mapping[UUID, int]
 ) -> Boundary | None:
@@ -102,8 +108,7 @@ def _boundary(
         boundary.captured_at = request.cutoff if scope.events else -1
         boundary.recorded_at = request.cutoff if scope.recordings else -1
         return boundary
-    delete = [end for end in ends if end.topic == PersonDeleted.TOPIC and end.at == request.cutoff]
-    iver = max((end.version for end in delete), default=0)
+    iver = delete_of(request, ends)
     lives = [end.version for end in ends if end.topic == FragmentErased.TOPIC and end.erase >= iver]
     if not iver or not lives or erased.get(member, 0) < iver:
         return None

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+import orjson
+
 from services.projector import rows as r
-from services.projector.tables import Facts, Loaded
+from services.projector.tables import Closed, Facts, Loaded, events_of
 from shared.domain.errors import StoreUnavailable
+from shared.domain.fragment import Fragment, FragmentErased, FragmentRestored
 from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
+from shared.domain.restore import ClosedLife
 from shared.store.timeline import Row
 
 
@@ -35,6 +39,21 @@ class MemoryTables:
             if (row := table.get((0, position_key(topic, partition)))) is not None
         }
         return Loaded(positions, [table[key] for key in wanted if key in table])
+
+    async def life(self, closed: Closed) -> Fragment:
+        key = (closed.project, closed.fragment)
+        rows = [row for row in self.timeline.values() if row[:2] == key and row[2] < closed.version]
+        events = events_of(sorted(rows, key=lambda row: row[2]))
+        ends = [event for event in events if isinstance(event, FragmentErased | FragmentRestored)]
+        life = ClosedLife(*key, closed.iver, ends)
+        for event in events:
+            if event.originator_version >= life.since:
+                life.replay(event)
+        for row in self.captured.values():
+            person = orjson.loads(row[7]).get("$process_person_profile") is not False
+            if row[:2] == key and life.since < row[4] < closed.version and person:
+                life.seen(row[2])
+        return life.fragment
 
     async def write_facts(self, facts: Facts) -> None:
         for project, number, fragment in facts.numbers:

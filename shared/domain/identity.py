@@ -13,7 +13,7 @@ from uuid import UUID, uuid5
 import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
-from shared.domain.commands import Command, Delete, Erase, IdentityCommand, Merge, Request, Split
+from shared.domain.commands import Command, Delete, Erase, IdentityCommand, Merge, Request, Restore, Revive, Split
 from shared.domain.fragment import KEY_REUSED, Outcome, Remembered, recall, remember
 from shared.domain.ids import DISTINCT_ID_CHARS_MAX
 
@@ -128,7 +128,7 @@ class PersonRestored(MembershipEvent, frozen=True, kw_only=True):
 
 
 class RestoreRefused(MembershipEvent, frozen=True, kw_only=True):
-    """On the fragment that a restore addressed: `reason` says why nobody was restored."""
+    """On the fragment that a restore addressed: `reason` says why nobody was restored, `peer` because of whom."""
 
     TOPIC = "person.restore_refused"
 
@@ -193,6 +193,8 @@ class Decision(msgspec.Struct, frozen=True):
 
 def addressed(command: IdentityCommand) -> tuple[UUID, ...]:
     """The fragments that a command names."""
+    if isinstance(command, Restore):
+        return tuple(member.fragment for member in command.members)
     return (command.into, command.source) if isinstance(command, Merge) else (command.person,)
 
 
@@ -213,6 +215,8 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
         decision = _merge(command, (version, stamp), named, people)
     elif isinstance(command, Split):
         decision = _split(command, (version, stamp), people[0])
+    elif isinstance(command, Restore):
+        decision = _restore(command, (version, stamp), named)
     else:
         decision = _delete(command, (version, stamp), people[0])
     if not command.key:
@@ -330,6 +334,35 @@ def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> D
         scope=command.scope,
     )
     return Decision(Outcome.CHANGED, tuple(person), (*erasures, request))
+
+
+def _restore(command: Restore, at: tuple[int, int], named: list[Membership]) -> Decision:
+    """All members or none: each must still be where the delete left it."""
+    head, members = named[0], tuple(member.id for member in named)
+    for member in named:
+        again, taken = member.erase != command.iver, (member.root, member.members) != (member.id, (member.id,))
+        if again or taken:
+            reason = "deleted_again" if again else "belongs_to_another"
+            head.trigger(RestoreRefused, at, peer=member.id, reason=reason)
+            return Decision(Outcome.REFUSED, (head,))
+    for member, before in zip(named, command.members, strict=True):
+        member.trigger(
+            PersonRestored, at, root=head.id, members=members if member is head else (),
+            identified=before.identified or member.identified, erase=before.erase, erased_at=before.erased_at,
+            peer=head.id,
+        )  # fmt: skip
+    revivals = tuple(
+        Revive(
+            id=uuid5(command.id, member.hex),
+            project=command.project,
+            at=command.at,
+            actor=command.actor,
+            fragment=member,
+            iver=command.iver,
+        )
+        for member in members
+    )
+    return Decision(Outcome.CHANGED, tuple(named), revivals)
 
 
 def _distinct(*memberships: Membership) -> tuple[Membership, ...]:

@@ -71,7 +71,8 @@ class Lives:
         """All that readers see of the fragment, and what later folds depend on."""
         one = self.fragment
         return (
-            one.properties, one.cells, one.distinct_id, one.number, one.created_at, one.seen_at, one.erased, one.erased_at,
+            one.properties, one.cells, one.distinct_id, one.number, one.created_at, one.seen_at, one.erased,
+            one.erased_at,
         )  # fmt: skip
 
 
@@ -173,9 +174,16 @@ class TestIdentity:
         told = {"identified": False, "erase": 0, "erased_at": 0} | before
         return book.fold(
             Restore(
-                id=uuid4(), project=1, at=5_000, key=key, digest=key, person=of(members[0]), request=uuid4(), iver=iver,
+                id=uuid4(),
+                project=1,
+                at=5_000,
+                key=key,
+                digest=key,
+                person=of(members[0]),
+                request=uuid4(),
+                iver=iver,
                 members=tuple(Restored(of(name), **told) for name in members),
-            )  # fmt: skip
+            )
         )
 
     def deleted(self, *names: str) -> tuple[Book, int]:

@@ -18,7 +18,8 @@ from services.projector.worker import Worker
 from shared.domain import identity
 from shared.domain.fragment import Fragment, Outcome
 from shared.domain.ids import IDENTITY
-from tests.support.simulator import GatedTables, found_wrong
+from tests.support.gates import GatedTables
+from tests.support.simulator import found_wrong
 
 EPISODES_MAX = 2_000
 """Within so many episodes each planted fault must be found; most are within the first ten."""

@@ -73,9 +73,15 @@ def plan(
     erased: Mapping[UUID, int],
     *,
     projected: bool,
+    cancelling: Iterable[DeletionRequest] = (),
 ) -> Plan:
     """Sort out who is ready. `erased` is what each fragment's row says; `projected`: the projector has passed all that
-    the log held when the run began, without which captured events received before the cut-off may still arrive."""
+    the log held when the run began, without which captured events received before the cut-off may still arrive.
+
+    Who shares a member with a request that is being cancelled waits: of a restore that came before its own delete, it
+    would erase the outcome, which the deleter has not read yet.
+    """
+    held = {member for request in cancelling for member in request.members}
     ends: dict[UUID, list[Tombstone]] = {}
     for tombstone in tombstones:
         ends.setdefault(tombstone.fragment, []).append(tombstone)
@@ -83,7 +89,7 @@ def plan(
     for request in requests:
         reach = {member: _boundary(request, member, ends.get(member, ()), erased) for member in request.members}
         late = not projected and (request.scope.events or request.scope.recordings)
-        if late or None in reach.values():
+        if late or None in reach.values() or not held.isdisjoint(request.members):
             result.waiting.append(request)
             continue
         result.requests.append(request)

@@ -201,8 +201,14 @@ class Worker:
 
     async def _open(self, decoded: list[tuple[Record, Command | None]]) -> None:
         """Load the closed lives that the fold needs, once everything that was folded before is visible."""
-        for closed in self._folder.closed((command, record) for record, command in decoded):
-            await self._land()
+        wanted = self._folder.closed((command, record) for record, command in decoded)
+        if not wanted:
+            return
+        await self._land()
+        for record, command in decoded:
+            if command is None:
+                self._decode(record)  # landing forgets why redelivered records are set aside
+        for closed in wanted:
             self._folder.open(closed, await self._tables.life(closed))
 
     def _decode(self, record: Record) -> Command | None:

@@ -179,7 +179,8 @@ def sweep(ledger: MemoryLedger, tables: MemoryTables) -> set[tuple[Any, ...]]:
         marks = [mark for one in requests for mark in tombstones(tables, project, one.members)]
         state = tables.state[COMMANDS]
         erased = {key: row[8] for (owner, key), row in state.items() if owner == project}
-        ready = plan(requests, list(dict.fromkeys(marks)), erased, projected=True)
+        cancelling = [one for one in ledger.all() if one.state == "cancelling"]
+        ready = plan(requests, list(dict.fromkeys(marks)), erased, projected=True, cancelling=cancelling)
         for request in ready.requests:
             request.begin(uuid5(request.id, "plan"), NOW_US)
             request.hide({}, {}, NOW_US)

@@ -206,6 +206,16 @@ class TestPlan:
         marks = [Tombstone(one, "person.deleted", 50, 50, AT), Tombstone(one, "fragment.erased", 7, 60, AT + 9)]
         assert plan([request], marks, {one: 60}, projected=True).boundaries[one].life == 7
 
+    def test_who_shares_a_member_with_a_request_that_is_being_cancelled_waits(self) -> None:
+        one, two = uuid4(), uuid4()
+        older, newer = (DeletionRequest.of(asked(members=(one,), at=at)) for at in (AT, AT + 9))
+        other = DeletionRequest.of(asked(EVENTS, (two,)))
+        older.cancel("", AT + 10)
+        marks = self.tombstones(one, AT, 50, 7) + self.tombstones(one, AT + 9, 60, 12)
+        ready = plan([newer, other], marks, {one: 60}, projected=True, cancelling=[older])
+        assert (ready.requests, ready.waiting) == ([other], [newer])
+        assert plan([newer], marks, {one: 60}, projected=True).requests == [newer]
+
     def test_captured_events_wait_for_the_projector(self) -> None:
         request = DeletionRequest.of(asked(EVENTS))
         assert plan([request], [], {}, projected=False).waiting == [request]

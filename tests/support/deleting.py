@@ -71,8 +71,8 @@ class MemoryLedger:
 class GatedLedger:
     """One deleter's way to the ledger."""
 
-    def __init__(self, shared: Callable[[], MemoryLedger], gate: Gate) -> None:
-        self.shared, self.gate = shared, gate
+    def __init__(self, shared: Callable[[], MemoryLedger], tables: MemoryTables, gate: Gate) -> None:
+        self.shared, self.tables, self.gate = shared, tables, gate
 
     async def open(self, *states: State) -> list[DeletionRequest]:
         await self.gate.before(StoreUnavailable)
@@ -85,6 +85,8 @@ class GatedLedger:
 
     async def save(self, requests: Sequence[DeletionRequest], now_us: int) -> None:
         await self.gate.before(StoreUnavailable)
+        for request in requests:
+            check_visible(request, self.tables)
         self.shared().keep(requests)
         await self.gate.after(StoreUnavailable)
 
@@ -132,7 +134,7 @@ class SimulatedDeleter:
         self.restores = Restores(
             log=log,
             history=GatedHistory(tables, gate),
-            ledger=GatedLedger(ledger, gate),  # type: ignore[arg-type]  # what restores need of one
+            ledger=GatedLedger(ledger, tables, gate),  # type: ignore[arg-type]  # what restores need of one
             lock=locked,
             projected=self.projected,
             now_us=lambda: NOW_US,
@@ -203,6 +205,18 @@ def _reached(reach: Boundary, key: tuple[int, UUID, int, str]) -> bool:
     if key[3] in ("fragment.erased", "person.deleted"):
         return False
     return key[2] < (reach.iver if key[3].startswith("person.") else reach.life)
+
+
+def check_visible(request: DeletionRequest, tables: MemoryTables) -> None:
+    """I11: who is told to be back is seen by every read from then on."""
+    if request.state != "cancelled" or not request.scope.profile:
+        return
+    told = uuid5(request.id, f"restore {request.cancels}")
+    for member in request.members:
+        revived = uuid5(told, member.hex)
+        facts = [row[2] for row in tables.timeline.values() if row[6] == revived and row[3] == "fragment.restored"]
+        row = tables.state[COMMANDS].get((request.project, member))
+        assert facts and row and row[2] >= facts[0], f"I11: {request.id} is cancelled, and {member} is not back"
 
 
 def check_cancels(ledger: MemoryLedger, timeline: dict[tuple[int, UUID, int, str], Row]) -> None:

@@ -44,8 +44,8 @@ def episode(seed: int) -> Episode:
         steps.append(("turns", chosen.randrange(1, 8)))
         regrets += isinstance(command, Delete)
         if regrets and chosen.random() < 0.3:
-            regrets -= 1
-            kind = chosen.choice(("cancel", "cancel", "cancel", "window"))
+            kind = chosen.choice(("cancel", "cancel", "cancel", "window", "window"))
+            regrets -= kind == "cancel"
             steps += [("wait", 0)] * chosen.randrange(3)  # until the request has come that far, as a rule
             steps.append((kind, chosen.randrange(1 << 16)))
         if chosen.random() < 0.03:

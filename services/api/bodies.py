@@ -336,7 +336,7 @@ class DeletionRequest(Struct):
     """A row of the ledger."""
 
     id: UUID
-    state: Literal["pending", "hidden", "erasing", "verified", "cancelled", "failed"]
+    state: Literal["pending", "hidden", "erasing", "verified", "cancelling", "cancelled", "failed"]
     created_at: datetime
     updated_at: datetime
     person_uuid: UUID
@@ -345,6 +345,7 @@ class DeletionRequest(Struct):
     phases: dict[str, Any]
     partition: Any
     window: Any
+    cancel_refused: str | None
     receipt: Any
 
 

@@ -168,17 +168,23 @@ class Call(msgspec.Struct, kw_only=True):
         return positions, await self.visible(positions, ANSWER_SECONDS_MAX - (time() - began))
 
     async def visible(self, positions: Sequence[Position], most: float) -> bool:
-        """Wait until reads see these positions, as long as the client prefers (RFC 7240: respond-async, wait=3)."""
-        preferences = self.request.headers.get("Prefer", "").lower()
-        waiting = _WAIT.search(preferences)
-        if "respond-async" in preferences and waiting is None:
+        """Wait until reads see these positions, as long as the client prefers."""
+        patience = self.patience(most)
+        if patience is None:
             return False
-        seconds = min(float(waiting[1]) if waiting is not None else most, most, WAIT_SECONDS_MAX)
         try:
-            await self.context.watermarks.wait(positions, seconds)
+            await self.context.watermarks.wait(positions, min(patience, WAIT_SECONDS_MAX))
         except (NotYet, Transient):  # the command is durable: the client is told that much
             return False
         return True
+
+    def patience(self, most: float) -> float | None:
+        """How many seconds the client prefers to wait (RFC 7240: respond-async, wait=3); None for not at all."""
+        preferences = self.request.headers.get("Prefer", "").lower()
+        waiting = _WAIT.search(preferences)
+        if "respond-async" in preferences and waiting is None:
+            return None
+        return min(float(waiting[1]) if waiting is not None else most, most)
 
     def _uuid(self, text: str) -> UUID:
         try:

@@ -17,8 +17,8 @@ from services.api.values import DEPTH_MAX, NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.commands import Capture, Command, Merge, MergeMode, Properties, Write
 from shared.domain.errors import BadInput
 from shared.domain.fragment import imported_at
-from shared.domain.identity import is_legal
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX, DISTINCT_ID_CHARS_MAX, fragment_id, hash64
+from shared.domain.legal_ids import is_legal
 from shared.domain.lifted import LIFTED
 
 EVENT_NAME_CHARS_MAX = 200

@@ -1,4 +1,4 @@
-"""Deletion requests over REST: make them, list them, cancel them. Never deletes anything itself."""
+"""Deletion requests over REST: make them and list them. Never deletes anything itself."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from services.api.dry_run import preview
 from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, envelope, keyed
 from services.api.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
 from services.api.remains import covering
-from shared.domain.commands import Cancel, Delete, Request, Scope
-from shared.domain.errors import BadInput, NotFound, Rejected
+from shared.domain.commands import Delete, Request, Scope
+from shared.domain.errors import NotFound
 from shared.domain.ids import DELETIONS, IDENTITY
 from shared.store.person import iso
 
@@ -63,7 +63,7 @@ async def delete(call: Call) -> Answer:
     return Answer(
         status=204 if outcome.visible else 202,
         positions=outcome.positions,
-        headers=outcome.headers | _location(call, request) | _staying(scope),
+        headers=outcome.headers | location(call, request) | _staying(scope),
     )
 
 
@@ -87,27 +87,7 @@ async def requests(call: Call) -> Answer:
 
 async def request(call: Call) -> Answer:
     """GET deletion_requests/:id: one of them."""
-    return Answer(body=(await _shown(call, [await _found(call)]))[0])
-
-
-async def cancel(call: Call) -> Answer:
-    """DELETE deletion_requests/:id: possible until hiding has begun."""
-    row = await _found(call)
-    if row[1] == "cancelled" and "Idempotency-Key" in call.request.headers:
-        return Answer(status=204)  # what the first request was told
-    if row[1] != "pending":
-        raise BadInput(f"The request is {row[1]}; only a pending one can be cancelled.", attr="state")
-    command = Cancel(
-        id=call.context.mint(),
-        project=call.project.id,
-        at=call.context.stamps.reserve(1),
-        actor=call.actor,
-        request=row[0],
-    )
-    positions, visible = await call.write([command])
-    if visible and (await _found(call))[1] != "cancelled":
-        raise Rejected("Hiding had begun; the request was not cancelled.")
-    return Answer(status=204 if visible else 202, positions=positions)
+    return Answer(body=(await _shown(call, [await found(call)]))[0])
 
 
 async def status(call: Call) -> Answer:
@@ -162,7 +142,6 @@ COLLECTION_ROUTES = (
     ),
     Route("GET", "/deletion_requests", "person:read", requests, (LIMIT, OFFSET), answers=DeletionRequests),
     Route("GET", "/deletion_requests/{request}", "person:read", request, answers=DeletionRequest),
-    Route("DELETE", "/deletion_requests/{request}", "person:write", cancel, status=204),
 )
 
 
@@ -184,7 +163,7 @@ async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
     if sent.key and (rows := await _rows(call, request=request)):
         if tuple(rows[0][5:8]) != (scope.profile, scope.events, scope.recordings):
             raise errors.key_reused()
-        return Answer(body=(await _shown(call, rows))[0], headers=REPLAYED | _location(call, request))
+        return Answer(body=(await _shown(call, rows))[0], headers=REPLAYED | location(call, request))
     person = await call.holder(sent.fragment)
     call.tags(person)
     command = Request(
@@ -199,9 +178,9 @@ async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
     )
     positions, visible = await call.write([command])
     if not visible:
-        return Answer(status=202, positions=positions, headers=_location(call, request))
+        return Answer(status=202, positions=positions, headers=location(call, request))
     rows = await _rows(call, request=request)
-    return Answer(body=(await _shown(call, rows))[0], positions=positions, headers=_location(call, request))
+    return Answer(body=(await _shown(call, rows))[0], positions=positions, headers=location(call, request))
 
 
 def _request_id(call: Call, sent: Keyed) -> UUID:
@@ -223,7 +202,8 @@ async def recorded(call: Call) -> None:
     await call.context.watermarks.wait([head for head in heads if head.offset >= 0])
 
 
-async def _found(call: Call) -> tuple[Any, ...]:
+async def found(call: Call) -> tuple[Any, ...]:
+    """The ledger's row of the request that the path names, or NotFound."""
     try:
         request = UUID(call.request.match_info["request"])
     except ValueError:
@@ -251,10 +231,10 @@ async def _shown(call: Call, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]
     """Requests as readers see them, each with its receipt once there is one."""
     query = call.context.reads.queries["receipts"]
     verified = [row[0] for row in rows if row[1] == "verified"]
-    found: dict[UUID, str] = {}
+    held: dict[UUID, str] = {}
     if verified:
-        found = dict(await call.context.store.rows(query, project=call.project.id, requests=verified))
-    return [_row(row) | {"receipt": orjson.loads(found[row[0]]) if row[0] in found else None} for row in rows]
+        held = dict(await call.context.store.rows(query, project=call.project.id, requests=verified))
+    return [_row(row) | {"receipt": orjson.loads(held[row[0]]) if row[0] in held else None} for row in rows]
 
 
 def _row(row: tuple[Any, ...]) -> dict[str, Any]:
@@ -271,6 +251,7 @@ def _row(row: tuple[Any, ...]) -> dict[str, Any]:
         "phases": document.get("phases", {}),
         "partition": document.get("partition"),
         "window": document.get("window"),
+        "cancel_refused": document.get("cancels", {}).get("refusal") or None,
     }
 
 
@@ -279,5 +260,6 @@ def _staying(scope: Scope) -> dict[str, str]:
     return {STAYS: ", ".join(scope.stays)} if scope.stays else {}
 
 
-def _location(call: Call, request: UUID) -> dict[str, str]:
+def location(call: Call, request: UUID) -> dict[str, str]:
+    """Where the request is shown."""
     return {"Location": f"/api/environments/{call.project.id}/persons/deletion_requests/{request}/"}

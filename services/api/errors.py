@@ -91,6 +91,10 @@ def timeout() -> ApiError:
     return ApiError(408, "invalid_request", "timeout", "The body did not arrive in time.")
 
 
+def conflict(detail: str) -> ApiError:
+    return ApiError(409, "invalid_request", "conflict", detail)
+
+
 def too_large(most: int) -> ApiError:
     return ApiError(413, "invalid_request", "too_large", f"At most {most} bytes.")
 

@@ -34,7 +34,10 @@ ALWAYS = {
 }
 WITH_BODY = {408: "The body did not arrive in time.", 413: "The body is too large.", 415: "Forms are not taken."}
 WRITING = {422: "The `Idempotency-Key` came before with another request."}
-SOMETIMES = {412: "`If-Match` is stale."}
+SOMETIMES = {
+    409: "It is too late to cancel, or the person cannot be restored: `detail` says why.",
+    412: "`If-Match` is stale.",
+}
 
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "project_id": {

@@ -15,8 +15,8 @@ from uuid import UUID, uuid5
 import msgspec
 
 from shared.domain.errors import BadInput
-from shared.domain.identity import is_legal
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX
+from shared.domain.legal_ids import is_legal
 
 NAMES_MAX = 500
 """Properties in one event; a person with more is sent as several. Capture takes 1,000."""

@@ -78,6 +78,13 @@ class Erase(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="erase"
     iver: int
 
 
+class Revive(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="revive"):
+    """Open the life again that the delete of identity version `iver` closed: its erasure was taken back."""
+
+    fragment: UUID
+    iver: int
+
+
 class Record(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="record"):
     """A block of a recording: the snapshots of one captured event, `length` bytes of `object` from `start` on.
 
@@ -146,6 +153,28 @@ class Delete(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="delet
     scope: Scope = Scope(profile=True)
 
 
+class Restored(msgspec.Struct, frozen=True, array_like=True):
+    """A member of a deleted person, with its identity as it was before the delete."""
+
+    fragment: UUID
+    identified: bool
+    erase: int
+    erased_at: int
+
+
+class Restore(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="restore"):
+    """Take the delete of identity version `iver` back: `members`, the root first, are one person again.
+
+    The deleter sends it for a request that is being cancelled, having read from the timeline what was before: a delete
+    leaves nothing of that on the memberships.
+    """
+
+    person: UUID
+    request: UUID
+    iver: int
+    members: tuple[Restored, ...]
+
+
 class Request(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="request"):
     """A deletion request for the ledger: the frozen members of one person, and the cut-off `at`."""
 
@@ -161,9 +190,9 @@ class Cancel(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="cance
     request: UUID
 
 
-Command = Capture | Write | Erase | Record | Merge | Split | Delete | Request | Cancel
-FragmentCommand = Capture | Write | Erase
-IdentityCommand = Merge | Split | Delete
+Command = Capture | Write | Erase | Revive | Record | Merge | Split | Delete | Restore | Request | Cancel
+FragmentCommand = Capture | Write | Erase | Revive
+IdentityCommand = Merge | Split | Delete | Restore
 DeletionCommand = Request | Cancel
 
 _encoder = msgspec.json.Encoder()

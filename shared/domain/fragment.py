@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
-from shared.domain.commands import Capture, Envelope, Erase, FragmentCommand, Properties, Write
+from shared.domain.commands import Capture, Envelope, Erase, FragmentCommand, Properties, Revive, Write
 from shared.domain.ids import number_of
 
 KEYS_MAX = 32
@@ -41,6 +41,7 @@ Cell = tuple[int, int, int]
 EMPTY: Cell = (0, 0, 0)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOW64 = (1 << 64) - 1
+_LIFE = ("cells", "properties", "distinct_id", "created_at", "erased", "erased_at", "restored")
 
 
 class Outcome(IntEnum):
@@ -82,7 +83,7 @@ class FragmentEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
     """Cells changed, or the fragment was born (`number` and `created_at` are then set), or both. An import that is
-    older than the birth is the birth from then on.
+    older than the birth is the birth from then on. A birth after an erasure that was taken back is none.
 
     `values[i]` is the value of the operation `kinds[i]` on `names[i]`; `before[i]` what showed before it, with
     UNSET for nothing. `timestamp` is the stamp of the changed cells.
@@ -98,7 +99,7 @@ class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
     created_at: int = 0
 
     def apply(self, fragment: Fragment) -> None:
-        if self.created_at:
+        if self.created_at and not 0 < fragment.created_at <= self.created_at:
             fragment.created_at = self.created_at
             fragment.distinct_id = self.distinct_id
             fragment.number = self.number
@@ -133,13 +134,16 @@ class FragmentErased(FragmentEvent, frozen=True, kw_only=True):
 
 
 class FragmentRestored(FragmentEvent, frozen=True, kw_only=True):
-    """The erasure that the delete `iver` asked for was taken back: a replay leaves that one out."""
+    """The erasure that the delete `iver` asked for was taken back: a replay leaves that one out.
+
+    `restored` never falls: of two deletes the later may be taken back first, and neither's late erase record may count.
+    """
 
     TOPIC = "fragment.restored"
     iver: int
 
     def apply(self, fragment: Fragment) -> None:
-        fragment.restored = self.iver
+        fragment.restored = max(fragment.restored, self.iver)
         fragment.stamp = max(fragment.stamp, self.timestamp)
         fragment.effect = self.originator_version
 
@@ -197,14 +201,19 @@ class Fragment(Aggregate):
     def alive(self) -> bool:
         return self.created_at != 0
 
-    def handle(self, command: FragmentCommand, version: int, partition: int) -> Outcome:
-        """Fold one command of the log at (partition, version); its events wait in `collect_events`."""
+    def handle(self, command: FragmentCommand, version: int, partition: int, life: Fragment | None = None) -> Outcome:
+        """Fold one command of the log at (partition, version); its events wait in `collect_events`.
+
+        `life` is what a `Revive` gives back: the fragment as the facts below `version` make it without that erasure.
+        """
         if version <= self.version:
             return Outcome.SKIPPED
         if isinstance(command, Capture):
             return self._capture(command, version, partition)
         if isinstance(command, Write):
             return self._write(command, version, partition)
+        if isinstance(command, Revive):
+            return self._revive(command, version, life)
         return self._erase(command, version)
 
     def _erase(self, command: Erase, version: int) -> Outcome:
@@ -219,6 +228,19 @@ class Fragment(Aggregate):
                 at=command.at,
                 number=self.number,
             )
+        )
+        return Outcome.CHANGED
+
+    def _revive(self, command: Revive, version: int, life: Fragment | None) -> Outcome:
+        if command.iver != self.erased:  # it was taken back before, or the fragment was erased again
+            return Outcome.NOTHING
+        assert life is not None, "the facts of the closed life were not loaded"
+        for name in _LIFE:
+            setattr(self, name, getattr(life, name))
+        self.seen_at = max(self.seen_at, life.seen_at)
+        stamp = max(command.at, self.stamp)
+        self._trigger(
+            FragmentRestored(originator_id=self.id, originator_version=version, timestamp=stamp, iver=command.iver)
         )
         return Outcome.CHANGED
 

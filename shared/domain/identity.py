@@ -13,9 +13,21 @@ from uuid import UUID, uuid5
 import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
-from shared.domain.commands import Command, Delete, Erase, IdentityCommand, Merge, Request, Split, Write
+from shared.domain.commands import (
+    Command,
+    Delete,
+    Erase,
+    IdentityCommand,
+    Merge,
+    Request,
+    Restore,
+    Revive,
+    Split,
+    Write,
+)  # fmt: skip
 from shared.domain.fragment import KEY_REUSED, Outcome, Remembered, recall, remember
-from shared.domain.ids import CAPTURED_ID_CHARS_MAX, DISTINCT_ID_CHARS_MAX, fragment_id
+from shared.domain.ids import CAPTURED_ID_CHARS_MAX, fragment_id
+from shared.domain.legal_ids import refusal
 
 MEMBERS_MAX = 2_500
 """Fragments of one person: one merge may rewrite every member's row, and all of them must fit one INSERT block."""
@@ -23,10 +35,6 @@ MEMBERS_MAX = 2_500
 DELETED = "deleted"
 """Why a merge is refused that names who was deleted after the API had found them, or before which an import lies."""
 
-_ILLEGAL_ANY_CASE = frozenset(
-    "anonymous guest distinctid distinct_id id not_authenticated email undefined true false".split()
-)
-_ILLEGAL = frozenset(("[object Object]", "NaN", "None", "none", "null", "0"))
 _NOBODY = UUID(int=0)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -131,7 +139,7 @@ class PersonRestored(MembershipEvent, frozen=True, kw_only=True):
 
 
 class RestoreRefused(MembershipEvent, frozen=True, kw_only=True):
-    """On the fragment that a restore addressed: `reason` says why nobody was restored."""
+    """On the fragment that a restore addressed: `reason` says why nobody was restored, `peer` because of whom."""
 
     TOPIC = "person.restore_refused"
 
@@ -196,6 +204,8 @@ class Decision(msgspec.Struct, frozen=True):
 
 def addressed(command: IdentityCommand) -> tuple[UUID, ...]:
     """The fragments that a command names."""
+    if isinstance(command, Restore):
+        return tuple(member.fragment for member in command.members)
     return (command.into, command.source) if isinstance(command, Merge) else (command.person,)
 
 
@@ -216,6 +226,8 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
         decision = _merge(command, (version, stamp), named, people)
     elif isinstance(command, Split):
         decision = _split(command, (version, stamp), people[0])
+    elif isinstance(command, Restore):
+        decision = _restore(command, (version, stamp), named)
     else:
         decision = _delete(command, (version, stamp), people[0])
     if not command.key or decision.outcome is Outcome.DROPPED:
@@ -224,28 +236,6 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
     named[0].version = version
     outcome = max(decision.outcome, Outcome.REMEMBERED)
     return Decision(outcome, _distinct(named[0], *decision.touched), decision.followups)
-
-
-def refusal(into_id: str | None, source_id: str | None) -> str | None:
-    """Why two ids can never be merged; None when they can."""
-    for distinct_id in (into_id, source_id):
-        if distinct_id is not None and not is_legal(distinct_id):
-            return "illegal_distinct_id"
-    return None
-
-
-def is_legal(distinct_id: str) -> bool:
-    """Whether an id may name somebody in a merge; SDK bugs send the others for thousands of people at once."""
-    bare = distinct_id.strip()
-    if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "'\"":
-        bare = bare[1:-1].strip()
-    return not (
-        not bare
-        or bare.lower() in _ILLEGAL_ANY_CASE
-        or bare in _ILLEGAL
-        or "\x00" in distinct_id
-        or len(distinct_id) > DISTINCT_ID_CHARS_MAX
-    )
 
 
 def _merge(command: Merge, at: tuple[int, int], named: list[Membership], people: list[list[Membership]]) -> Decision:
@@ -365,6 +355,35 @@ def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> D
         scope=command.scope,
     )
     return Decision(Outcome.CHANGED, tuple(person), (*erasures, request))
+
+
+def _restore(command: Restore, at: tuple[int, int], named: list[Membership]) -> Decision:
+    """All members or none: each must still be where the delete left it."""
+    head, members = named[0], tuple(member.id for member in named)
+    for member in named:
+        again, taken = member.erase != command.iver, (member.root, member.members) != (member.id, (member.id,))
+        if again or taken:
+            reason = "deleted_again" if again else "belongs_to_another"
+            head.trigger(RestoreRefused, at, peer=member.id, reason=reason)
+            return Decision(Outcome.REFUSED, (head,))
+    for member, before in zip(named, command.members, strict=True):
+        member.trigger(
+            PersonRestored, at, root=head.id, members=members if member is head else (),
+            identified=before.identified or member.identified, erase=before.erase, erased_at=before.erased_at,
+            peer=head.id,
+        )  # fmt: skip
+    revivals = tuple(
+        Revive(
+            id=uuid5(command.id, member.hex),
+            project=command.project,
+            at=command.at,
+            actor=command.actor,
+            fragment=member,
+            iver=command.iver,
+        )
+        for member in members
+    )
+    return Decision(Outcome.CHANGED, tuple(named), revivals)
 
 
 def _distinct(*memberships: Membership) -> tuple[Membership, ...]:

@@ -192,7 +192,7 @@ def test_deletion_status_knows_pending_completed_and_all(run: Run, name: str) ->
     assert status(stack, gone, "&status=all") == status(stack, gone)
     verified = stack.persons(location, "DELETE")
     assert (verified.status, verified.json["type"], verified.json["code"]) == (
-        400, "validation_error", "invalid_input",
+        409, "invalid_request", "conflict",
     )  # fmt: skip
     sent(stack, name)
     bulk(stack, distinct_ids=[name], delete_events=True)

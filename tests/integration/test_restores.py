@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 
 from services.deleter.restores import Restores, TimelineHistory
 from services.deleter.sweep import unlocked
-from services.projector import tables
+from services.projector import rebuild, tables
+from services.projector.rebuild import Rebuild
 from shared.domain.commands import Cancel, Delete, Merge
 from shared.domain.fragment import HOUR_US
-from shared.domain.ids import Position, fragment_id
-from shared.store.queries import Query
+from shared.domain.ids import COMMANDS, Position, fragment_id
+from shared.store.queries import Query, load
 from tests.support.erasing import EVERYTHING, JANUARY, MARCH, PROFILE, SECONDS_MAX, World, life
 
 TOLD = "distinct_id, number, created_at, seen_at, erased, erased_at, properties, cells"
@@ -85,6 +87,29 @@ async def test_a_person_of_three_ids_comes_back_as_it_was(world: World, monkeypa
     assert await world.sweep().run(projected=True) == []
     actors = Query(name="actors", sql="SELECT DISTINCT actor, topic FROM timeline WHERE topic LIKE '%restored'")
     assert sorted(await world.store.rows(actors)) == [("key:1", "fragment.restored"), ("key:1", "person.restored")]
+
+
+async def test_a_rebuild_leaves_out_what_was_taken_back_and_knows_nothing_beyond_its_positions(world: World) -> None:
+    await life(world, "ann")
+    delete = world.delete("ann")
+    await world.tell(delete)
+    await world.settle()
+    await cancel(world, delete)
+    assert not await restores(world).round()
+    rebuilding = Rebuild(world.store, world.log.partitions(), world.clock.now_us, lambda report: None)
+    report = await rebuilding.run(verify=True)
+    assert (report.state, report.differences, report.corrupt, report.named) == ("swapped", 0, 0, [])
+    sql = "SELECT topic, version FROM timeline WHERE topic LIKE 'fragment.%' ORDER BY version"
+    topics = Query(name="topics", sql=sql)
+    facts = dict(await world.store.rows(topics))
+    everything = {"everybody": 1, "fragments": [], "project": 0, "fragment": UUID(int=0), "version": 0, "topic": ""}
+    page = load(Path(rebuild.__file__).with_suffix(".sql"))["page"]
+    for reached, told in ((facts["fragment.restored"] - 1, True), (facts["fragment.restored"], False)):
+        partitions = world.log.partitions()[COMMANDS]
+        rows = await world.store.rows(
+            page, **everything, commands=[reached] * partitions, partitions=partitions, limit=1_000
+        )
+        assert any(row[3] == "fragment.erased" for row in rows) is told
 
 
 async def test_when_it_was_last_seen_is_told_by_events_with_a_person_only(world: World) -> None:

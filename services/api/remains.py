@@ -10,7 +10,9 @@ from uuid import UUID
 
 from services.api.calls import Call
 from shared.domain.commands import Scope
-from shared.store.targets import TARGETS, count, whole
+
+_TABLES = {"events": "captured_events", "recordings": "recording_blocks"}
+"""By what a scope says, where it lies."""
 
 
 def covering(call: Call, scope: Scope) -> Scope:
@@ -25,11 +27,11 @@ def without_profile(scope: Scope) -> Scope:
 
 
 async def remains(call: Call, fragments: Sequence[UUID], scope: Scope) -> list[UUID]:
-    """Those of the fragments of which there is something that the scope covers, in their order."""
-    covered = {"captured_events": scope.events, "recordings": scope.recordings}
-    reach = whole(call.project.id, fragments, [])
+    """Those of the fragments of which there is something that the scope covers, and no delete yet, in their order."""
     found: set[UUID] = set()
-    for target in TARGETS if fragments else ():
-        if covered.get(target.name):
-            found |= {one.fragment for one in await count(call.context.store, target, reach, hidden=False)}
+    for kind, table in _TABLES.items():
+        if fragments and getattr(scope, kind):
+            query = call.context.reads.queries["remains"].filled(table=table)
+            rows = await call.context.store.rows(query, project=call.project.id, fragments=list(fragments), kind=kind)
+            found |= {fragment for (fragment,) in rows}
     return [one for one in dict.fromkeys(fragments) if one in found]

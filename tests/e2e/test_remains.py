@@ -102,6 +102,18 @@ def test_bulk_delete_reaches_events_whose_person_is_gone_or_never_was(stack: Sta
     assert done["receipt"]["said"]["stays"] == ["profile", "recordings"]
 
 
+def test_what_a_delete_covers_already_is_nothing_that_remains(stack: Stack, name: str) -> None:
+    sent(stack, name)
+    delete(stack, name, "?delete_events=true")
+    assert held(stack, "captured_events", name) == 1  # until the window
+    answer = bulk(stack, distinct_ids=[name], delete_events=True)
+    assert (answer["unmatched"], answer["deletion_requests"]) == ([name], [])
+    sent(stack, name, "later", **{"$process_person_profile": False})
+    assert bulk(stack, distinct_ids=[name], delete_events=True)["unmatched"] == []
+    recorded(stack, name)
+    assert bulk(stack, distinct_ids=[name], delete_recordings=True)["unmatched"] == []
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_recordings_whose_person_is_gone_go_as_well(stack: Stack, name: str, keep: bool) -> None:
     recorded(stack, name)

@@ -11,8 +11,9 @@ from services.api.bodies import ActivityPage
 from services.api.calls import Answer, Call, Route
 from services.api.deletions import recorded
 from services.api.parameters import PAGE_MAX, Integer
-from shared.domain.fragment import UNSET
+from shared.domain.cells import UNSET
 from shared.store.person import iso
+from shared.store.timeline import PURGE
 
 LIMIT = Integer("limit", "Items of a page.", absent=10, most=PAGE_MAX)
 PAGE = Integer("page", "Which page.", absent=1, most=10_000)
@@ -81,7 +82,7 @@ def _item(call: Call, row: tuple[Any, ...], name: str, number: int | None) -> di
     else:
         change = _change(activity, None, {"with": str(peer), "members": [str(one) for one in members]})
         if reason:
-            change["after"]["reason"] = reason
+            change["after"]["key" if topic == PURGE else "reason"] = reason
     return {
         "id": f"{command}-{version:x}-{str(fragment)[:8]}",
         "user": {"first_name": call.context.access.name_of(actor), "email": ""},

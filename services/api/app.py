@@ -23,6 +23,7 @@ from services.api import (
     lists,
     openapi,
     persons,
+    purge,
     recordings,
     sdk,
     sessions,
@@ -56,7 +57,7 @@ from shared.store.objects import Objects
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
 """Methods that metrics tell apart: a client may send any word, and every word would be a series."""
 
-_NOUNS = (lists, persons, identities, activity, timeline, history, sessions, bulk, deletions, cancels, export)
+_NOUNS = (lists, persons, identities, activity, timeline, history, sessions, bulk, deletions, cancels, purge, export)
 
 ROUTES: tuple[Route, ...] = (
     *(route for noun in _NOUNS for route in noun.COLLECTION_ROUTES),

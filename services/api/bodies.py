@@ -14,9 +14,6 @@ from shared.domain.ids import DISTINCT_ID_CHARS_MAX
 BATCH_MAX = 200
 """Persons of one batch read; more is refused, never cut."""
 
-BULK_MAX = 1_000
-"""Persons of one bulk_delete; more is refused, never cut."""
-
 PropertyName = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 Properties = Annotated[dict[PropertyName, Any], Meta(max_length=PROPERTIES_MAX)]
 DistinctId = Annotated[str, Meta(max_length=DISTINCT_ID_CHARS_MAX)]
@@ -69,16 +66,6 @@ class DistinctIds(Struct):
 
 class Uuids(Struct):
     uuids: Annotated[list[UuidText], Meta(max_length=BATCH_MAX, examples=[["55379864-2afb-5e1c-adf7-decb022461c5"]])]
-
-
-class BulkDelete(Struct):
-    """Exactly one of `ids` and `distinct_ids`; the flags are what goes with the person, or without it."""
-
-    ids: Annotated[list[PersonId], Meta(max_length=BULK_MAX)] | None = None
-    distinct_ids: Annotated[list[DistinctId], Meta(max_length=BULK_MAX, examples=[["ada@example.com"]])] | None = None
-    delete_events: bool = False
-    delete_recordings: bool = False
-    keep_person: bool = False
 
 
 class ResetDistinctId(Struct):
@@ -228,7 +215,7 @@ class MergeStep(Struct, rename={"absorbed": "from"}):
 class PropertyValue(Struct):
     """One operation on a property."""
 
-    operation: Literal["set", "set_once", "unset"]
+    operation: Literal["set", "set_once", "unset", "purge"]
     value: Any
     before: Any
     distinct_id: str
@@ -287,84 +274,6 @@ class ActivityPage(Struct):
     next: str | None
     previous: str | None
     total_count: int
-
-
-ScopeName = Literal["profile", "events", "recordings"]
-
-
-class Bulk(Struct):
-    """What a bulk_delete found and asked for."""
-
-    persons_found: int
-    persons_deleted: int
-    events_queued_for_deletion: bool
-    recordings_queued_for_deletion: bool
-    deletion_errors: list[Any]
-    persons_queued_for_deletion: int
-    stays: list[ScopeName]
-    unmatched: list[Any]
-    deletion_request: UUID | None
-    deletion_requests: list[UUID]
-
-
-class Reached(Struct):
-    """What a deletion reaches in one target; `bytes` are rewritten."""
-
-    rows: int
-    months: int
-    bytes: int
-    objects: int
-
-
-class DryRun(Struct):
-    """What a deletion would reach; nothing was deleted."""
-
-    dry_run: Literal[True]
-    persons_found: int
-    unmatched: list[Any]
-    rows: int
-    targets: dict[str, Reached]
-
-
-class DeletionScope(Struct):
-    profile: bool
-    events: bool
-    recordings: bool
-
-
-class DeletionRequest(Struct):
-    """A row of the ledger."""
-
-    id: UUID
-    state: Literal["pending", "hidden", "erasing", "verified", "cancelling", "cancelled", "failed"]
-    created_at: datetime
-    updated_at: datetime
-    person_uuid: UUID
-    scope: DeletionScope
-    stays: list[ScopeName]
-    phases: dict[str, Any]
-    partition: Any
-    window: Any
-    cancel_refused: str | None
-    receipt: Any
-
-
-class DeletionRequests(Struct):
-    results: list[DeletionRequest]
-
-
-class DeletionState(Struct):
-    person_uuid: UUID
-    created_at: datetime
-    status: Literal["pending", "completed"]
-    delete_verified_at: datetime | None
-
-
-class DeletionStatus(Struct):
-    count: int
-    next: str | None
-    previous: str | None
-    results: list[DeletionState]
 
 
 class Recording(Struct):

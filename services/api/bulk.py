@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from services.api import errors
-from services.api.bodies import Bulk, BulkDelete, DryRun
 from services.api.calls import Answer, Call, Route
+from services.api.deletion_bodies import Bulk, BulkDelete, DryRun
 from services.api.deletions import recorded
 from services.api.dry_run import preview
 from services.api.outcomes import REPLAYED
@@ -133,7 +133,7 @@ def _bulk_again(
     if not covered <= {*scopes} or not alone <= {without_profile(one) for one in scopes}:
         raise errors.key_reused()
     scope = next(iter(covered), scopes[1])
-    reached = {member for row in before for member in (row[4], *row[9])}
+    reached = {member for row in before for member in (row[4], *row[10])}
     unmatched = [one for one, fragment in asked if fragment not in reached]
     told = _bulk_answer(scope, len(persons), [str(row[0]) for row in before], unmatched)
     return Answer(status=202, body=told, headers=REPLAYED)

@@ -26,6 +26,7 @@ _STATES = {
     "cancelling": "The request is being cancelled already.",
 }
 _TOO_LATE = "Hiding has begun: the request cannot be cancelled any more."
+_PURGED = "A purge cannot be cancelled: the values are gone from every read."
 _REFUSALS = {
     "belongs_to_another": "A distinct id of the person belongs to another person by now: the deletion goes on.",
     "deleted_again": "A distinct id of the person was deleted again since: the deletion goes on.",
@@ -41,6 +42,8 @@ async def cancel(call: Call) -> Answer:
     repeated = "Idempotency-Key" in call.request.headers
     if repeated and row[1] == "cancelled":
         return Answer(status=204)  # what the first request was told
+    if row[9]:
+        raise errors.conflict(_PURGED)
     if row[1] != "pending" and not (repeated and row[1] == "cancelling"):
         raise errors.conflict(_STATES.get(row[1], _TOO_LATE))
     before, positions = _cancels(row)["count"], None

@@ -18,8 +18,8 @@ import msgspec
 from services.api.calls import Answer, Call
 from services.api.parameters import LIMIT, Text
 from services.api.past import facts
+from shared.domain.cells import same
 from shared.domain.errors import BadInput
-from shared.domain.fragment import same
 from shared.domain.identity import MEMBERS_MAX
 from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
 from shared.domain.replay import FOREVER, Replay, members_of
@@ -97,7 +97,9 @@ def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Chang
             first = first or row
             event = event_of(row)
             if event is not None:
-                _replay_of(replays, project, row[1]).apply(event)
+                told = _replay_of(replays, project, row[1])
+                told.fragment.version = told.membership.version = 0  # by stamps, an import comes before older versions
+                told.apply(event)
         mine = _replay_of(replays, project, addressed).membership
         root = _replay_of(replays, project, mine.root).membership
         members = (_replay_of(replays, project, one).fragment for one in members_of(mine, root))

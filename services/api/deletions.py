@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid5
 
 import orjson
 
 from services.api import errors
-from services.api.bodies import DeletionRequest, DeletionRequests, DeletionStatus, DryRun
 from services.api.calls import Answer, Call, Route
+from services.api.deletion_bodies import DeletionRequest, DeletionRequests, DeletionStatus, DryRun
 from services.api.dry_run import preview
 from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, envelope, keyed
 from services.api.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
 from services.api.remains import covering
-from shared.domain.commands import Delete, Request, Scope
+from shared.domain.commands import Command, Delete, Request, Scope
 from shared.domain.errors import NotFound
 from shared.domain.ids import DELETIONS, IDENTITY
 from shared.store.person import iso
@@ -158,26 +159,38 @@ async def _delete_of(call: Call, action: str, scope: Scope) -> Answer:
 
 
 async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
-    """Make a deletion request for the person that holds the addressed fragment. The ledger takes each id once."""
+    """Make a deletion request for the person that holds the addressed fragment."""
+
+    async def addressed(request: UUID) -> tuple[list[Command], bool]:
+        person = await call.holder(sent.fragment)
+        call.tags(person)
+        members = tuple(member.fragment for member in person.members)
+        at = call.context.stamps.reserve(1)
+        return [request_of(call, request, at, scope, person=person.uuid, members=members)], True
+
+    return await ask(call, sent, scope, addressed)
+
+
+def request_of(call: Call, request: UUID, at: int, scope: Scope, **whom: Any) -> Request:
+    """The command that makes a deletion request with the cut-off `at`."""
+    return Request(
+        id=call.context.mint(), project=call.project.id, at=at, actor=call.actor, request=request, scope=scope, **whom
+    )
+
+
+async def ask(
+    call: Call, sent: Keyed, scope: Scope, commands_of: Callable[[UUID], Awaitable[tuple[list[Command], bool]]]
+) -> Answer:
+    """Make a deletion request, by the commands that its id is turned into; with them stands whether they are all that
+    there is to do. The ledger takes each id once."""
     request = _request_id(call, sent)
     if sent.key and (rows := await _rows(call, request=request)):
-        if tuple(rows[0][5:8]) != (scope.profile, scope.events, scope.recordings):
+        if (*rows[0][5:8], rows[0][9]) != (scope.profile, scope.events, scope.recordings, scope.purge):
             raise errors.key_reused()
         return Answer(body=(await _shown(call, rows))[0], headers=REPLAYED | location(call, request))
-    person = await call.holder(sent.fragment)
-    call.tags(person)
-    command = Request(
-        id=call.context.mint(),
-        project=call.project.id,
-        at=call.context.stamps.reserve(1),
-        actor=call.actor,
-        request=request,
-        person=person.uuid,
-        members=tuple(member.fragment for member in person.members),
-        scope=scope,
-    )
-    positions, visible = await call.write([command])
-    if not visible:
+    commands, whole = await commands_of(request)
+    positions, visible = await call.write(commands)
+    if not visible or not whole:
         return Answer(status=202, positions=positions, headers=location(call, request))
     rows = await _rows(call, request=request)
     return Answer(body=(await _shown(call, rows))[0], positions=positions, headers=location(call, request))
@@ -245,9 +258,10 @@ def _row(row: tuple[Any, ...]) -> dict[str, Any]:
         "state": row[1],
         "created_at": iso(row[2]),
         "updated_at": iso(row[3]),
-        "person_uuid": str(row[4]),
-        "scope": {"profile": scope.profile, "events": scope.events, "recordings": scope.recordings},
-        "stays": scope.stays,
+        "person_uuid": str(row[4]) if row[4] != _ANY else None,
+        "scope": {"profile": scope.profile, "events": scope.events, "recordings": scope.recordings}
+        | ({"purge": row[9]} if row[9] else {}),
+        "stays": [] if row[9] else scope.stays,
         "phases": document.get("phases", {}),
         "partition": document.get("partition"),
         "window": document.get("window"),

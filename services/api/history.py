@@ -10,8 +10,8 @@ from services.api.bodies import PropertyHistory
 from services.api.calls import Answer, Call, Route
 from services.api.parameters import AS_OF, LIMIT, OFFSET
 from services.api.values import NAME_CHARS_MAX
+from shared.domain.cells import NULL, ONCE, SET, UNSET
 from shared.domain.errors import BadInput
-from shared.domain.fragment import NULL, ONCE, SET, UNSET
 from shared.domain.identity import MEMBERS_MAX, FragmentJoined, FragmentLeft, FragmentRerooted, PersonDeleted
 from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
 from shared.domain.replay import FOREVER
@@ -79,10 +79,10 @@ ROUTES = (
 
 
 def _value(call: Call, person: Person, row: tuple[Any, ...]) -> dict[str, Any]:
-    fragment, version, at, stamp, command, actor, source, kind, before, after, _ = row
+    fragment, version, at, stamp, command, actor, source, kind, before, after, _, purged = row
     partition = partition_of(fragment, call.context.log.partitions()[COMMANDS])
     return {
-        "operation": OPERATIONS[kind],
+        "operation": "purge" if purged else OPERATIONS[kind],
         "value": orjson.loads(after) if after else None,
         "before": orjson.loads(before) if before else None,
         "distinct_id": next(member.distinct_id for member in person.members if member.fragment == fragment),

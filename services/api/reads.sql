@@ -110,7 +110,8 @@ LIMIT {limit:UInt32}
 -- The captured events of these fragments' present lives, whole, page by page.
 WITH
     {{lives_of_fragments}}
-SELECT fragment, uuid, event, distinct_id, toUnixTimestamp64Micro(timestamp), toUnixTimestamp64Micro(received_at), properties
+SELECT fragment, uuid, event, distinct_id, toUnixTimestamp64Micro(timestamp), toUnixTimestamp64Micro(received_at),
+    {{properties_left}} AS properties
 FROM captured_events LEFT JOIN lives ON captured_events.fragment = lives.fragment
 WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND {{own}}
     AND toUnixTimestamp64Micro(received_at) <= {until:Int64}
@@ -166,7 +167,7 @@ LIMIT {limit:UInt32}
 WITH
     {{lives_of_fragments}},
     begun AS (SELECT groupArray(fragment) AS fragments, groupArray(asked) AS moments FROM lives)
-SELECT request, state, created_at, updated_at, person, profile, events, recordings, document, members
+SELECT request, state, created_at, updated_at, person, profile, events, recordings, document, purge, members
 FROM
 (
     SELECT *
@@ -189,20 +190,22 @@ WITH
     facts AS
     (
         SELECT timeline.fragment AS fragment, version, toString(topic) AS topic, toUnixTimestamp64Micro(at) AS moment, stamp,
-            command, toString(actor) AS actor, toString(source) AS source, arrayMap(one -> toString(one), keys) AS keys,
-            kinds, before, after, members, peer, toString(reason) AS reason
+            command, toString(actor) AS actor, toString(source) AS source,
+            arrayMap(one -> toString(one), {{keys_left}}) AS keys, {{kinds_left}} AS kinds, {{before_left}} AS before,
+            {{after_left}} AS after, members, peer, toString(reason) AS reason
         FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
         WHERE project = {project:UInt32}
             AND ({fragments:Array(UUID)} = [] OR timeline.fragment IN {fragments:Array(UUID)})
             AND {{told}}
             AND (topic IN ('person.merged', 'person.merge_refused', 'person.split', 'person.deleted', 'person.restored')
-                OR (topic = 'fragment.changed' AND source IN ('update', 'delete_property') AND notEmpty(keys)))
+                OR (topic = 'fragment.changed' AND source IN ('update', 'delete_property')))
         ORDER BY fragment, version DESC
         LIMIT 1 BY fragment, version, topic
     ),
     calls AS
     (
         SELECT * FROM facts
+        WHERE topic != 'fragment.changed' OR notEmpty(keys)
         ORDER BY command, fragment = peer DESC, arrayExists(one -> one != '', before) DESC, fragment
         LIMIT 1 BY command, topic, if(topic IN ('fragment.changed', 'person.deleted', 'person.restored'), command, fragment)
     ),
@@ -210,7 +213,7 @@ WITH
     (
         SELECT person AS fragment, version, kind.2 AS topic, created_at AS moment, created_at AS stamp, request AS command,
             actor, 'request' AS source, [] AS keys, [] AS kinds, [] AS before, [] AS after, members, person AS peer,
-            '' AS reason
+            purge AS reason
         FROM
         (
             SELECT * FROM deletion_requests
@@ -219,7 +222,7 @@ WITH
             ORDER BY request, version
             LIMIT 1 BY request
         )
-        ARRAY JOIN [(events, 'delete_events'), (recordings, 'delete_recordings')] AS kind
+        ARRAY JOIN [(events, 'delete_events'), (recordings, 'delete_recordings'), (purge != '', 'purge_property')] AS kind
         WHERE kind.1 = 1
     )
 SELECT items.fragment, version, topic, moment, command, actor, source, keys, kinds, before, after, members, peer, reason,
@@ -232,7 +235,7 @@ LIMIT {limit:UInt32} OFFSET {offset:UInt32}
 -- name: deletion_requests
 -- workload: scans
 -- The ledger of a project, newest first; or one request of it.
-SELECT request, state, created_at, updated_at, person, profile, events, recordings, document
+SELECT request, state, created_at, updated_at, person, profile, events, recordings, document, purge
 FROM
 (
     SELECT *
@@ -275,7 +278,8 @@ LIMIT {limit:UInt32} OFFSET {offset:UInt32}
 WITH
     {{lives_of_fragments}}
 SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at) AS at, stamp, command, actor, source, distinct_id,
-    number, created_at, keys, kinds, before, after, root, members, identified, erase, peer, reason, scope, erased_at
+    number, created_at, {{keys_left}} AS keys, {{kinds_left}} AS kinds, {{before_left}} AS before, {{after_left}} AS after,
+    root, members, identified, erase, peer, reason, scope, erased_at
 FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
 WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND {{replayed}} AND {{cut}}
     AND (fragment, version, toString(topic)) > ({fragment:UUID}, {version:UInt64}, {topic:String})
@@ -337,15 +341,16 @@ WITH
     {{lives_of_fragments}},
     operations AS
     (
-        SELECT timeline.fragment AS fragment, version, at, stamp, command, actor, source, indexOf(keys, {key:String}) AS i,
-            kinds[i] AS kind, before[i] AS old, after[i] AS new
+        SELECT timeline.fragment AS fragment, version, topic, at, stamp, command, actor, source, {{keys_left}} AS names,
+            indexOf(names, {key:String}) AS i, {{kinds_left}}[i] AS kind, {{before_left}}[i] AS old, {{after_left}}[i] AS new
         FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
         WHERE project = {project:UInt32} AND timeline.fragment IN {fragments:Array(UUID)} AND has(keys, {key:String})
-            AND {{present}} AND stamp <= {until:Int64}
+            AND {{present}} AND stamp <= {until:Int64} AND i > 0
         ORDER BY fragment, version
         LIMIT 1 BY fragment, version
     )
-SELECT fragment, version, toUnixTimestamp64Micro(at), stamp, command, actor, source, kind, old, new, count() OVER ()
+SELECT fragment, version, toUnixTimestamp64Micro(at), stamp, command, actor, source, kind, old, new, count() OVER (),
+    topic = 'fragment.purged'
 FROM operations
 ORDER BY stamp DESC, fragment DESC
 LIMIT {limit:UInt32} OFFSET {offset:UInt32}

@@ -12,10 +12,11 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import structlog
 from aiohttp import web
@@ -23,6 +24,7 @@ from aiohttp import web
 from services.deleter.guard import Guard
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
+from services.deleter.purges import Purges
 from services.deleter.receipts import Receipts
 from services.deleter.restores import Restores, TimelineHistory
 from services.deleter.sweep import Sweep, Tell, quiet
@@ -95,6 +97,7 @@ class Deleter:
             projected=self._passed,
             now_us=self.now_us,
         )
+        self.purges = Purges(log, store, self.ledger, self.now_us, self._projected)
         self._say = structlog.get_logger(service="deleter")
 
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:
@@ -113,7 +116,9 @@ class Deleter:
             )  # fmt: skip
             try:
                 await run.settled()
-                ended = await run.run(projected=await self._projected())
+                purged = await self.purges.spread(again=True)
+                projected = await self._projected()
+                ended = await run.run(projected=projected, purged=purged if await self._fed(purged) else ())
             except StoreError as error:
                 await run.fail(error.detail[:REASON_CHARS_MAX])
                 raise
@@ -200,6 +205,15 @@ class Deleter:
     async def _projected(self) -> bool:
         return await self._passed([*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)])
 
+    async def _fed(self, purged: Collection[UUID]) -> bool:
+        """Whether the search table has passed what was purged; without purges nobody waits for it."""
+        deadline = time.monotonic() + PROJECTED_SECONDS_MAX
+        while purged and not await self.purges.passed():
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.1)
+        return True
+
     async def _passed(self, heads: Sequence[Position]) -> bool:
         """Wait until the projector has passed these positions; False when it takes too long."""
         run = Sweep(self._store, self._objects, self.ledger, self.now_us)
@@ -240,6 +254,7 @@ async def run(settings: Settings) -> None:
             group.create_task(intake.run(), name="intake")
             group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
             group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
+            group.create_task(deleter.purges.run(intake.owns), name="purges")
             group.create_task(deleter.forget(intake.owns), name="forget")
     finally:
         if runner is not None:

@@ -55,6 +55,11 @@ class Ledger:
         )
         return [load(request, document) for request, document in rows]
 
+    async def purges(self) -> list[DeletionRequest]:
+        """The purges that are not ended, oldest first."""
+        rows = await self._store.rows(self._queries["open_purges"], states=list(OPEN))
+        return [load(request, document) for request, document in rows]
+
     async def save(self, requests: Sequence[DeletionRequest], now_us: int) -> None:
         """Write the requests as they are now, their new events included."""
         next_run = self._next_run(now_us)
@@ -70,6 +75,7 @@ class Ledger:
             "profile": [int(request.scope.profile) for request in requests],
             "events": [int(request.scope.events) for request in requests],
             "recordings": [int(request.scope.recordings) for request in requests],
+            "purge": [request.scope.purge for request in requests],
             "cutoff": [request.cutoff for request in requests],
             "actor": [request.actor for request in requests],
             "document": [request.document(next_run).decode() for request in requests],

@@ -25,6 +25,20 @@ FROM
 WHERE place = 1 OR (place <= {requests:UInt32} AND load <= {members:UInt64})
 ORDER BY created_at, request
 
+-- name: open_purges
+-- Purges in some states, oldest first.
+SELECT request, document
+FROM
+(
+    SELECT project, request, state, document, created_at
+    FROM deletion_requests
+    WHERE purge != ''
+    ORDER BY project, request, version DESC
+    LIMIT 1 BY project, request
+)
+WHERE state IN {states:Array(String)}
+ORDER BY created_at, request
+
 -- name: states
 -- How many requests are in each state.
 SELECT state, count()

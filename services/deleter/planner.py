@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from shared.domain.deletion import DeletionRequest
 from shared.domain.fragment import FragmentErased
 from shared.domain.identity import PersonDeleted
+from shared.domain.purged import Cut
+from shared.store.purging import text_of
 from shared.store.targets import FRAGMENTS_MAX
 
 
@@ -47,6 +50,10 @@ class Boundary:
                 setattr(self, limit.name, max(getattr(self, limit.name), getattr(other, limit.name)))
 
 
+Purges = Mapping[UUID, list[Cut]]
+"""What a request purges, by fragment."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Plan:
     """The requests that a run can work on, and the reach of all of them together."""
@@ -54,6 +61,28 @@ class Plan:
     requests: list[DeletionRequest] = field(default_factory=list)
     waiting: list[DeletionRequest] = field(default_factory=list)
     boundaries: dict[UUID, Boundary] = field(default_factory=dict)
+    purges: Mapping[UUID, Purges] = field(default_factory=dict)
+
+    def members(self, request: DeletionRequest) -> Iterable[UUID]:
+        """Whose rows are the request's."""
+        return self.purges[request.id] if request.scope.purge else request.members
+
+    def purge_statements(self) -> Iterator[dict[str, Any]]:
+        """The parameters of each statement that a target of purges needs."""
+        cuts: dict[UUID, list[Cut]] = {}
+        projects: dict[UUID, int] = {}
+        for request in self.requests:
+            for fragment, made in self.purges.get(request.id, {}).items():
+                cuts.setdefault(fragment, []).extend(made)
+                projects[fragment] = request.project
+        everyone = sorted(cuts)
+        for start in range(0, len(everyone), FRAGMENTS_MAX):
+            part = everyone[start : start + FRAGMENTS_MAX]
+            yield {
+                "projects": sorted({projects[fragment] for fragment in part}),
+                "fragments": part,
+                "cuts": [text_of(cuts[fragment]) for fragment in part],
+            }
 
     def statements(self) -> Iterator[dict[str, Any]]:
         """The parameters of each statement that a target needs."""
@@ -74,9 +103,11 @@ def plan(
     *,
     projected: bool,
     cancelling: Iterable[DeletionRequest] = (),
+    purges: Mapping[UUID, Purges] = MappingProxyType({}),
 ) -> Plan:
     """Sort out who is ready. `erased` is what each fragment's row says; `projected`: the projector has passed all that
     the log held when the run began, without which captured events received before the cut-off may still arrive.
+    `purges` are those of the requests whose commands have all been folded.
 
     Who shares a member with a request that is being cancelled waits: of a restore that came before its own delete, it
     would erase the outcome, which the deleter has not read yet.
@@ -85,8 +116,11 @@ def plan(
     ends: dict[UUID, list[Tombstone]] = {}
     for tombstone in tombstones:
         ends.setdefault(tombstone.fragment, []).append(tombstone)
-    result = Plan()
+    result = Plan(purges=purges)
     for request in requests:
+        if request.scope.purge:
+            (result.requests if request.id in purges else result.waiting).append(request)
+            continue
         reach = {member: _boundary(request, member, ends.get(member, ()), erased) for member in request.members}
         late = not projected and (request.scope.events or request.scope.recordings)
         if late or None in reach.values() or not held.isdisjoint(request.members):

@@ -32,8 +32,9 @@ from shared.log.port import RETENTION_SECONDS
 from shared.runtime.files import write_whole
 from shared.store.client import Store
 from shared.store.person import iso
+from shared.store.purging import targets_of
 from shared.store.queries import load as load_queries
-from shared.store.targets import OBJECTS, TARGETS
+from shared.store.targets import OBJECTS
 
 FORMAT = 1
 
@@ -125,6 +126,7 @@ def statement(request: DeletionRequest, now_us: int) -> dict[str, Any]:
         "members": [str(member) for member in request.members],
         "scope": {
             "profile": request.scope.profile, "events": request.scope.events, "recordings": request.scope.recordings,
+            **({"purge": request.scope.purge} if request.scope.purge else {}),
         },
         "stays": request.scope.stays,
         "requested_at": iso(request.cutoff),
@@ -136,7 +138,7 @@ def statement(request: DeletionRequest, now_us: int) -> dict[str, Any]:
                 "rows_left": 0,
                 "partitions": request.partitions.get(target.name, {}),
             }
-            for target in TARGETS
+            for target in targets_of(request.scope)
         },
         "objects": {"erased": request.hidden.get(OBJECTS, 0), "left": 0},
         "log": {"how": "retention", "until": iso(request.cutoff + kept * 1_000_000)},

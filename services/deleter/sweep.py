@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +22,12 @@ from services.deleter.planner import Plan, Tombstone, plan
 from shared.domain.deletion import DeletionRequest, Partitions
 from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
+from shared.domain.purged import Cut
 from shared.runtime import telemetry
 from shared.store.client import Store
 from shared.store.failures import summary
 from shared.store.objects import Objects
+from shared.store.purging import PURGED, PURGED_SEARCH, cuts, search_reach, targets_of
 from shared.store.queries import load as load_queries
 from shared.store.targets import FRAGMENTS_MAX, OBJECTS, TABLES, TARGETS, Target, count, hide
 
@@ -115,6 +117,8 @@ class Sweep:
         self._closes_at, self._lock, self._issue, self._guard, self._tell = closes_at, lock, issue, guard, tell
         self._queries = load_queries(Path(__file__).with_suffix(".sql"))
         self._plan_id = uuid4()
+        self._purged: Collection[UUID] = ()
+        self._roots: dict[UUID, set[UUID]] = {}
 
     def in_time(self) -> bool:
         return self._closes_at is None or self._now_us() < self._closes_at
@@ -132,8 +136,12 @@ class Sweep:
         cutoffs = [one.cutoff for one in asked if one.scope.recordings and not one.scope.profile]
         await recordings.settled(max(cutoffs, default=0), self._now_us(), self.in_time)
 
-    async def run(self, *, projected: bool) -> list[DeletionRequest]:
-        """Every step, as far as the window allows; the requests that this run has brought to an end."""
+    async def run(self, *, projected: bool, purged: Collection[UUID] = ()) -> list[DeletionRequest]:
+        """Every step, as far as the window allows; the requests that this run has brought to an end.
+
+        `purged` are the purges that all tables have passed.
+        """
+        self._purged = purged
         if self._guard is not None:
             await self._guard.start()
         failed = [request for request in await self.hide(projected=projected) if request.state == "failed"]
@@ -171,14 +179,14 @@ class Sweep:
         found = await self._remnants(able)
         await self._settled()
         self._tell(0, len(able.requests), "requests: hiding rows")
-        for parameters in able.statements():
-            for target in TARGETS:
-                if found[target.name]:
-                    await hide(self._store, target, await self._reach(target, parameters), self._plan_id)
+        for target, parameters in _work(able):
+            if found[target.name]:
+                await hide(self._store, target, await self._reach(target, parameters), self._plan_id)
         for request in able.requests:
-            counts = {target: sum(rows.values()) for target, rows in _of(request, found).items()}
+            partitions = self._of(request, able, found)
+            counts = {target: sum(rows.values()) for target, rows in partitions.items()}
             files = sum(outcome.objects.get(member, 0) for member in request.members)
-            request.hide(counts | {OBJECTS: files}, _of(request, found), self._now_us())
+            request.hide(counts | {OBJECTS: files}, partitions, self._now_us())
         await self._ledger.save(able.requests, self._now_us())
         return able.requests + failed
 
@@ -222,7 +230,7 @@ class Sweep:
         for request in reach.waiting:
             request.fail("its erase records cannot be found any more", self._now_us())
         for request in reach.requests:
-            counts = {target: sum(rows.values()) for target, rows in _of(request, found).items()}
+            counts = {target: sum(rows.values()) for target, rows in self._of(request, reach, found).items()}
             if any(counts.values()):
                 left = ", ".join(f"{rows} in {target}" for target, rows in counts.items() if rows)
                 request.fail(f"rows are left: {left}", self._now_us())
@@ -255,20 +263,34 @@ class Sweep:
             names = {"projects": sorted({projects[member] for member in part}), "fragments": part}
             tombstones += [Tombstone(*row) for row in await self._store.rows(self._queries["tombstones"], **names)]
             erased |= dict(await self._store.rows(self._queries["erased"], **names))
-        return plan(requests, tombstones, erased, projected=projected, cancelling=cancelling)
+        purges = await self._purges(requests, projected)
+        return plan(requests, tombstones, erased, projected=projected, cancelling=cancelling, purges=purges)
+
+    async def _purges(self, requests: Sequence[DeletionRequest], projected: bool) -> dict[UUID, dict[UUID, list[Cut]]]:
+        """What the purges take, those that are ready; what is hidden already was."""
+        found = {}
+        for one in requests:
+            begun = one.state in ("hidden", "erasing")
+            if one.scope.purge and (begun or (projected and one.id in self._purged)):
+                of = None if not one.members else one.members
+                found[one.id] = await cuts(self._store, one.project, one.scope.purge, one.cutoff, of)
+        return found
 
     async def _remnants(self, reach: Plan) -> Found:
         """Rows within reach, hidden ones too."""
-        found: Found = {target.name: {} for target in TARGETS}
-        for parameters in reach.statements():
-            for target in TARGETS:
-                for one in await count(self._store, target, await self._reach(target, parameters), hidden=True):
-                    found[target.name].setdefault(one.fragment, Counter())[one.partition] += one.rows
+        found: Found = {target.name: {} for target in (*TARGETS, *PURGED)}
+        for target, parameters in _work(reach):
+            for one in await count(self._store, target, await self._reach(target, parameters), hidden=True):
+                found[target.name].setdefault(one.fragment, Counter())[one.partition] += one.rows
         return found
 
     async def _reach(self, target: Target, parameters: dict[str, Any]) -> dict[str, Any]:
         """A search row is a whole person's: what it held of a fragment lies under every root that the fragment had, in
         rows of before it left."""
+        if target.name == PURGED_SEARCH:
+            reach, roots = await search_reach(self._store, parameters)
+            self._roots |= roots
+            return reach
         if target.name != "search":
             return parameters
         names = {name: parameters[name] for name in ("projects", "fragments")}
@@ -276,6 +298,17 @@ class Sweep:
         for root, left in await self._store.rows_with_hidden(self._queries["former_roots"], **names):
             bounds[root] = max(bounds.get(root, 0), left)
         return {"projects": names["projects"], "keys": list(bounds), "bounds": list(bounds.values())}
+
+    def _of(self, request: DeletionRequest, able: Plan, found: Found) -> Partitions:
+        """The request's share, of each of its targets by partition."""
+        members = set(able.members(request))
+        share: Partitions = {}
+        for target in targets_of(request.scope):
+            rows, whose = found[target.name], members
+            if target.name == PURGED_SEARCH:
+                whose = {root for member in members for root in self._roots.get(member, {member})}
+            share[target.name] = dict(sum((rows[one] for one in whose if one in rows), Counter()))
+        return share
 
     def _fits(self, seconds: float) -> bool:
         """Whether a step of this length ends inside the window. The first one of a run is always tried: its length is
@@ -351,9 +384,11 @@ async def _asking(seconds: float) -> AsyncIterator[bool]:
     yield True
 
 
-def _of(request: DeletionRequest, found: Found) -> Partitions:
-    """The request's share, of every target by partition."""
-    return {
-        target: dict(sum((rows[member] for member in request.members if member in rows), Counter()))
-        for target, rows in found.items()
-    }
+def _work(able: Plan) -> Iterator[tuple[Target, dict[str, Any]]]:
+    """Each target with the parameters of each of its statements."""
+    for parameters in able.statements():
+        yield from ((target, parameters) for target in TARGETS)
+    for parameters in able.purge_statements():
+        yield from ((target, parameters) for target in PURGED)
+
+

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from services.projector import rows as r
 from services.projector.tables import Closed, Facts
-from shared.domain.commands import Capture, Command, Erase, Merge, Restore, Revive, Split, Write
+from shared.domain.commands import Capture, Command, Erase, Merge, Purge, Restore, Revive, Split, Write
 from shared.domain.commands import Delete as DeleteCommand
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
@@ -34,7 +34,7 @@ ROW_BYTES = 200
 REVIVED_MAX = 100
 """Closed lives opened again in one batch: each is read from the timeline."""
 
-FRAGMENT_COMMANDS = (Capture, Write, Erase, Revive)
+FRAGMENT_COMMANDS = (Capture, Write, Erase, Revive, Purge)
 IDENTITY_COMMANDS = (Merge, Split, DeleteCommand, Restore)
 UNSEEN = frozenset((Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED))
 """Outcomes of a captured event that is no event of its own."""
@@ -185,7 +185,7 @@ class FragmentFolder:
                 if isinstance(event, FragmentChanged) and event.number:
                     batch.facts.numbers.append((command.project, event.number, fragment.id))
         if outcome not in UNSEEN and isinstance(command, Capture):
-            batch.facts.captured.append(r.captured_row(command, version))
+            batch.facts.captured.append(r.captured_row(command, version, fragment.purged))
         if outcome in WRITTEN and fragment.version == version:
             size = len(record.value) if life is None else _size(life)
             held.size += size

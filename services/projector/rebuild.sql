@@ -24,7 +24,7 @@ LIMIT {limit:UInt32}
 -- name: live_fragments
 -- The rows that are to be derived again, from behind one key up to another: what they hold of retries is carried over.
 SELECT project, fragment, version, distinct_id, number, created_at, effect, stamp, erased, erased_at, seen_at,
-    properties, cells, keys, key_digests, key_versions, events, restored
+    properties, cells, keys, key_digests, key_versions, events, restored, purged
 FROM fragments
 WHERE project != 0 AND project >= {project:UInt32} AND (project > {project:UInt32} OR fragment >= {fragment:UUID})
     AND (project, fragment) > ({project:UInt32}, {fragment:UUID})

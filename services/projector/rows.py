@@ -13,15 +13,17 @@ import orjson
 
 from shared.domain.commands import Capture
 from shared.domain.commands import Record as RecordCommand
-from shared.domain.fragment import Fragment, Remembered
+from shared.domain.fragment import Fragment, imported_at
 from shared.domain.identity import Membership
 from shared.domain.ids import COMMANDS, Position, position_key
+from shared.domain.purged import stripped
+from shared.domain.retries import Remembered
 from shared.log.port import Record
 from shared.store.timeline import NOBODY, Row
 
 FRAGMENTS = (
     "project", "fragment", "version", "distinct_id", "number", "created_at", "effect", "stamp", "erased", "erased_at",
-    "seen_at", "properties", "cells", "keys", "key_digests", "key_versions", "events", "restored",
+    "seen_at", "properties", "cells", "keys", "key_digests", "key_versions", "events", "restored", "purged",
 )  # fmt: skip
 IDENTITY = (
     "project", "fragment", "version", "root", "members", "identified", "erase", "stamp", "keys", "key_digests",
@@ -39,7 +41,7 @@ BLOCKS = (
 DEFAULTS: dict[str, Any] = {
     "distinct_id": "", "number": 0, "created_at": 0, "erased": 0, "erased_at": 0, "keys": [], "key_digests": [],
     "key_versions": [], "events": [], "root": NOBODY, "members": [], "identified": 0, "erase": 0, "peer": NOBODY,
-    "reason": "", "scope": "", "restored": 0,
+    "reason": "", "scope": "", "restored": 0, "purged": "",
 }  # fmt: skip
 """Columns that often have nothing to say, and what their types default to."""
 
@@ -63,7 +65,7 @@ def fragment_row(fragment: Fragment) -> Row:
         fragment.project, fragment.id, fragment.version, fragment.distinct_id, fragment.number, fragment.created_at,
         fragment.effect, fragment.stamp, fragment.erased, fragment.erased_at, fragment.seen_at,
         orjson.dumps(fragment.properties).decode(), orjson.dumps(fragment.cells).decode(),
-        *_columns_of(fragment.keys), list(fragment.events), fragment.restored,
+        *_columns_of(fragment.keys), list(fragment.events), fragment.restored, _text_of(fragment.purged),
     )  # fmt: skip
 
 
@@ -77,6 +79,7 @@ def fragment_of(row: Row) -> Fragment:
     fragment.properties = orjson.loads(row[11])
     fragment.cells = {name: (kind, hard, once) for name, (kind, hard, once) in orjson.loads(row[12]).items()}
     fragment.keys, fragment.events, fragment.restored = _remembered(row[13:16]), list(row[16]), row[17]
+    fragment.purged = orjson.loads(row[18]) if row[18] else {}
     return fragment
 
 
@@ -103,7 +106,7 @@ def position_row(position: Position, stamp: int, epoch: int) -> Row:
     """
     head = (0, position_key(position.topic, position.partition), position.version)
     if position.topic == COMMANDS:
-        return (*head, "", epoch, 0, 0, stamp, 0, 0, 0, "", "", [], [], [], [], 0)
+        return (*head, "", epoch, 0, 0, stamp, 0, 0, 0, "", "", [], [], [], [], 0, "")
     return (*head, NOBODY, [], 0, epoch, stamp, [], [], [], 0)
 
 
@@ -128,11 +131,15 @@ def failure_row(record: Record, reason: str) -> Row:
     )  # fmt: skip
 
 
-def captured_row(command: Capture, version: int) -> Row:
+def captured_row(command: Capture, version: int, purged: Mapping[str, int]) -> Row:
+    """`purged` are the cut-offs of the event's fragment: an import from before one says nothing of that name."""
     timestamp = min(max(command.timestamp, TIME_US_MIN), TIME_US_MAX)
+    properties = bytes(command.properties)
+    if purged and (names := [name for name, cutoff in purged.items() if 0 < imported_at(command) <= cutoff]):
+        properties = orjson.dumps(stripped(orjson.loads(properties), names))
     return (
         command.project, command.fragment, timestamp, command.uuid, version, command.event, command.distinct_id,
-        bytes(command.properties).decode(), command.at,
+        properties.decode(), command.at,
     )  # fmt: skip
 
 
@@ -141,6 +148,10 @@ def block_row(command: RecordCommand, version: int) -> Row:
         command.project, command.fragment, command.session, command.id, version, command.object, command.start,
         command.length, command.started_at, command.ended_at, command.at, command.window, command.uuid,
     )  # fmt: skip
+
+
+def _text_of(purged: dict[str, int]) -> str:
+    return orjson.dumps(purged, option=orjson.OPT_SORT_KEYS).decode() if purged else ""
 
 
 def _columns_of(keys: list[Remembered]) -> tuple[list[int], list[int], list[int]]:

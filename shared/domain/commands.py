@@ -85,6 +85,16 @@ class Revive(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="reviv
     iver: int
 
 
+class Purge(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="purge"):
+    """Forget what a fragment had under some names up to the stamp `before`, past included. `request` is the deletion
+    request that asks for it."""
+
+    fragment: UUID
+    names: tuple[str, ...]
+    before: int
+    request: UUID
+
+
 class Record(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="record"):
     """A block of a recording: the snapshots of one captured event, `length` bytes of `object` from `start` on.
 
@@ -128,21 +138,25 @@ class Split(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="split"
     leave: tuple[UUID, ...] = ()
 
 
+SCOPES = ("profile", "events", "recordings")
+
+
 class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a deletion request covers."""
+    """What a deletion request covers: kinds of data, or one property's values and nothing else."""
 
     profile: bool = False
     events: bool = False
     recordings: bool = False
+    purge: str = ""
 
     def __str__(self) -> str:
         """As the timeline keeps it: the names of what is covered."""
-        return " ".join(name for name in self.__struct_fields__ if getattr(self, name))
+        return " ".join(name for name in SCOPES if getattr(self, name))
 
     @property
     def stays(self) -> list[str]:
         """The names of what is not covered."""
-        return [name for name in self.__struct_fields__ if not getattr(self, name)]
+        return [name for name in SCOPES if not getattr(self, name)]
 
 
 class Delete(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="delete"):
@@ -176,7 +190,8 @@ class Restore(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="rest
 
 
 class Request(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="request"):
-    """A deletion request for the ledger: the frozen members of one person, and the cut-off `at`."""
+    """A deletion request for the ledger: the frozen members of one person, and the cut-off `at`. A purge for all
+    persons of a project has no members."""
 
     request: UUID
     person: UUID
@@ -190,8 +205,8 @@ class Cancel(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="cance
     request: UUID
 
 
-Command = Capture | Write | Erase | Revive | Record | Merge | Split | Delete | Restore | Request | Cancel
-FragmentCommand = Capture | Write | Erase | Revive
+Command = Capture | Write | Erase | Revive | Purge | Record | Merge | Split | Delete | Restore | Request | Cancel
+FragmentCommand = Capture | Write | Erase | Revive | Purge
 IdentityCommand = Merge | Split | Delete | Restore
 DeletionCommand = Request | Cancel
 

@@ -132,7 +132,7 @@ class DeletionRequest(Aggregate):
 
     @property
     def cancellable(self) -> bool:
-        return self.state == "pending" and self.plan is None
+        return self.state == "pending" and self.plan is None and not self.scope.purge
 
     def begin(self, plan: UUID, at: int) -> None:
         """A run is about to hide the rows."""
@@ -163,7 +163,8 @@ class DeletionRequest(Aggregate):
     def cancel(self, actor: str, at: int) -> None:
         """Take the request back: at once where nobody has to be restored."""
         if not self.cancellable:
-            raise Rejected(f"Hiding has begun: the request is {self.state} and cannot be cancelled.")
+            why = "A purge is done at once" if self.scope.purge else "Hiding has begun"
+            raise Rejected(f"{why}: the request is {self.state} and cannot be cancelled.")
         if self.scope.profile:
             self._cancelling(timestamp=_time(at), actor=actor)
         else:

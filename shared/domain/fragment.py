@@ -1,10 +1,6 @@
 """The fragment: everything set through one distinct id, and the one place that says what an operation does.
 
 Pure: no clock, no I/O, no randomness. Reads, as-of, rebuild and un-merge replay the same events.
-
-A name holds at most a *hard* cell (its newest set or unset) and a *once* cell. A cell is (kind, hard stamp, once
-stamp); the value that shows lies in `properties`, and there is never more than one to keep: a non-null hard cell
-leaves no room for a once cell. Stamps are microseconds; 0 means none.
 """
 
 from __future__ import annotations
@@ -17,31 +13,19 @@ from uuid import UUID
 import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
-from shared.domain.commands import Capture, Envelope, Erase, FragmentCommand, Properties, Revive, Write
+from shared.domain.cells import EMPTY, NULL, ONCE, SET, UNSET, Cell, moved, put, same
+from shared.domain.commands import Capture, Erase, FragmentCommand, Properties, Purge, Revive, Write
 from shared.domain.ids import number_of
-
-KEYS_MAX = 32
-"""Recent Idempotency-Keys of a fragment: the documented window in which a retried write is recognised."""
+from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
 EVENTS_MAX = 256
 """Recent captured events of a fragment: SDKs resend whole batches of 100, and two of them may overlap."""
 
 HOUR_US = 3_600_000_000
 
-SET, NULL, UNSET, ONCE = 1, 2, 3, 4
-"""Kinds of operation; a hard cell holds one of the first three, or 0."""
-
-KEY_REUSED = "idempotency_key_reused"
-"""Why a command is refused whose Idempotency-Key came before with another request."""
-
-Remembered = tuple[int, int, int]
-"""(Idempotency-Key, digest of the request, version of the record that came with them first); hashes, never text."""
-
-Cell = tuple[int, int, int]
-EMPTY: Cell = (0, 0, 0)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOW64 = (1 << 64) - 1
-_LIFE = ("cells", "properties", "distinct_id", "created_at", "erased", "erased_at", "restored")
+_LIFE = ("cells", "properties", "distinct_id", "created_at", "erased", "erased_at", "restored", "purged")
 
 
 class Outcome(IntEnum):
@@ -128,6 +112,7 @@ class FragmentErased(FragmentEvent, frozen=True, kw_only=True):
         fragment.cells, fragment.properties = {}, {}
         fragment.distinct_id, fragment.created_at, fragment.seen_at = "", 0, 0
         fragment.erased, fragment.erased_at, fragment.restored = self.iver, self.at, 0
+        fragment.purged = {}
         fragment.number = self.number or fragment.number
         fragment.stamp = max(fragment.stamp, self.timestamp)
         fragment.effect = self.originator_version
@@ -146,6 +131,41 @@ class FragmentRestored(FragmentEvent, frozen=True, kw_only=True):
         fragment.restored = max(fragment.restored, self.iver)
         fragment.stamp = max(fragment.stamp, self.timestamp)
         fragment.effect = self.originator_version
+
+
+class FragmentPurged(FragmentEvent, frozen=True, kw_only=True):
+    """What was set under `names` up to the stamp `timestamp` is gone, and a tombstone stays: imports of before count no
+    more. What was set later stays.
+
+    `kinds[i]` says what is left below the tombstone: ONCE for a set_once of after the cut-off, UNSET for none. It
+    cannot be told from the facts that stay: an import that is purged may have replaced a later set_once. The cell goes
+    to the end, where it is as well when it is derived from those facts alone.
+    """
+
+    TOPIC = "fragment.purged"
+    names: tuple[str, ...]
+    kinds: tuple[int, ...]
+    request: UUID
+
+    def apply(self, fragment: Fragment) -> None:
+        for name, kind in zip(self.names, self.kinds, strict=True):
+            fragment.purged[name] = max(self.timestamp, fragment.purged.get(name, 0))
+            if fragment.alive:
+                self._bury(fragment, name, kind)
+        fragment.stamp = max(fragment.stamp, self.timestamp)
+        fragment.effect = self.originator_version
+
+    def _bury(self, fragment: Fragment, name: str, kind: int) -> None:
+        held, hard, once = fragment.cells.pop(name, EMPTY)
+        value = fragment.properties.pop(name, None)
+        if hard <= self.timestamp:
+            held, hard = UNSET, self.timestamp
+        once = once if kind == ONCE else 0
+        fragment.cells[name] = held, hard, once
+        if once or held == SET:
+            fragment.properties[name] = value
+        elif held == NULL:
+            fragment.properties[name] = None
 
 
 class WriteRefused(FragmentEvent, frozen=True, kw_only=True):
@@ -178,6 +198,7 @@ class Fragment(Aggregate):
     erased: int
     erased_at: int
     restored: int
+    purged: dict[str, int]
     seen_at: int
     properties: Properties
     cells: dict[str, Cell]
@@ -195,6 +216,7 @@ class Fragment(Aggregate):
         self.project, self.distinct_id, self.number, self.created_at = project, "", 0, 0
         self.effect = self.stamp = self.erased = self.erased_at = self.restored = self.seen_at = 0
         self.properties, self.cells, self.keys, self.events = {}, {}, [], []
+        self.purged = {}
         return self
 
     @property
@@ -214,6 +236,8 @@ class Fragment(Aggregate):
             return self._write(command, version, partition)
         if isinstance(command, Revive):
             return self._revive(command, version, life)
+        if isinstance(command, Purge):
+            return self._purge(command, version)
         return self._erase(command, version)
 
     def _erase(self, command: Erase, version: int) -> Outcome:
@@ -241,6 +265,24 @@ class Fragment(Aggregate):
         stamp = max(command.at, self.stamp)
         self._trigger(
             FragmentRestored(originator_id=self.id, originator_version=version, timestamp=stamp, iver=command.iver)
+        )
+        return Outcome.CHANGED
+
+    def _purge(self, command: Purge, version: int) -> Outcome:
+        """A tombstone for each name, of what the fragment lacks as well; none where a later one is already."""
+        names = tuple(name for name in command.names if self.purged.get(name, 0) < command.before)
+        if not names:
+            return Outcome.NOTHING
+        left = [self.cells.get(name, EMPTY)[2] > command.before for name in names]
+        self._trigger(
+            FragmentPurged(
+                originator_id=self.id,
+                originator_version=version,
+                timestamp=command.before,
+                names=names,
+                kinds=tuple(ONCE if later else UNSET for later in left),
+                request=command.request,
+            )
         )
         return Outcome.CHANGED
 
@@ -326,6 +368,8 @@ class Fragment(Aggregate):
         kinds: list[int] = []
         values: list[Any] = []
         cell_of = self.cells.get
+        if self.purged:
+            asked = [one for one in asked if self.purged.get(one[0], 0) < stamp]
         for name, kind, value in asked:
             if moved(cell_of(name, EMPTY), kind, stamp) is not None:
                 names.append(name)
@@ -349,52 +393,3 @@ def imported_at(command: Capture | Write) -> int:
     if isinstance(command, Write):
         return command.since
     return max(command.timestamp, 1) if command.historical else 0
-
-
-def recall(keys: list[Remembered], command: Envelope) -> Remembered | None:
-    """What is remembered of a command's Idempotency-Key."""
-    return next((one for one in keys if one[0] == command.key), None) if command.key else None
-
-
-def remember(keys: list[Remembered], command: Envelope, version: int) -> None:
-    """Keep a command's Idempotency-Key among the recent ones."""
-    keys.append((command.key, command.digest, version))
-    del keys[:-KEYS_MAX]
-
-
-def moved(cell: Cell, kind: int, stamp: int) -> Cell | None:
-    """The cell after an operation; None when it has no effect.
-
-    Written for stamps in any order (imports carry their own time): the result is that of the same operations
-    done in the order of their stamps. One case is beyond a single once cell: an imported set_once replaced a newer
-    one, and then an unset or a null is imported that lies between the two; the newer set_once is not revived.
-    """
-    held, hard, once = cell
-    if kind == ONCE:
-        if held == SET or hard >= stamp or (once and once <= stamp):
-            return None
-        return held, hard, stamp
-    if held and hard >= stamp:
-        return None
-    return kind, stamp, once if once > stamp and kind != SET else 0
-
-
-def put(cells: dict[str, Cell], properties: Properties, name: str, cell: Cell, kind: int, value: Any) -> None:
-    """A cell as an operation has moved it, and what shows of it."""
-    cells[name] = cell
-    if kind in (ONCE, SET):
-        properties[name] = value
-    elif cell[2] == 0:
-        if kind == NULL:
-            properties[name] = None
-        else:
-            properties.pop(name, None)
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal as JSON: 1, 1.0 and true are three values, in lists and objects too."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, dict | list):
-        return bool(msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted"))
-    return bool(one == other)

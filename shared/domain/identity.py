@@ -25,9 +25,10 @@ from shared.domain.commands import (
     Split,
     Write,
 )  # fmt: skip
-from shared.domain.fragment import KEY_REUSED, Outcome, Remembered, recall, remember
+from shared.domain.fragment import Outcome
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX, fragment_id
 from shared.domain.legal_ids import refusal
+from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
 MEMBERS_MAX = 2_500
 """Fragments of one person: one merge may rewrite every member's row, and all of them must fit one INSERT block."""

@@ -19,3 +19,8 @@ IDS = ("distinct_id", "$distinct_id", "$anon_distinct_id", "alias", "$user_id", 
 
 PERSONAL = ("$set", "$set_once", "$unset", *IDS, *LIFTED, *LIFTED.values())
 """Properties of an event that tell of its person; one that outlives the person is shown without them."""
+
+
+def copies(name: str) -> tuple[str, ...]:
+    """A property and the one that holds its first value, where it has one by rule."""
+    return (name, LIFTED[name]) if name in LIFTED else (name,)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain.fragment import ONCE, SET, UNSET, Cell
+from shared.domain.cells import ONCE, SET, UNSET, Cell
 from shared.domain.ids import is_anonymous
 
 

@@ -2,12 +2,13 @@
 -- views with it. Nobody else may tell a life by its facts, but for the sweep and the rebuild, which see the former ones too.
 
 -- name: lives
--- A CTE with a row for each fragment that was ever deleted, of those that {{whose}} chooses; who has none was born once and
--- lives. A restore takes an erasure back, so a life ends with the last one that stands.
+-- A CTE with a row for each fragment that was ever deleted or purged, of those that {{whose}} chooses; who has none was born
+-- once and lives. A restore takes an erasure back, so a life ends with the last one that stands.
 --   began: what the fragment was told with a higher version is of its present life; nothing is while the erase record of a
 --     delete is on its way.
 --   joined: the same for its identity.
 --   asked: the stamp of the delete that ended the life before.
+--   cuts: what purged.sql takes from the facts and the captured events that are left.
 --   gone: captured events up to this version were deleted with their life; others of a former life were kept.
 lives AS
 (
@@ -21,9 +22,11 @@ lives AS
         arrayMax(arrayPushBack(arrayMap(one -> if(one.1 = joined, one.2, 0), deletes), 0)) AS asked,
         arrayMap(one -> one.1, arrayFilter(one -> one.3 = '' OR has(splitByChar(' ', one.3), 'events'), deletes)) AS whole,
         if(leaving AND has(whole, joined), 18446744073709551615,
-            arrayMax(arrayPushBack(arrayMap(one -> if(has(whole, one.2), one.1, 0), erasures), 0))) AS gone
+            arrayMax(arrayPushBack(arrayMap(one -> if(has(whole, one.2), one.1, 0), erasures), 0))) AS gone,
+        {{cuts}} AS cuts
     FROM timeline
-    WHERE {{whose}} AND topic IN ('fragment.erased', 'fragment.restored', 'person.deleted', 'person.restored')
+    WHERE {{whose}} AND topic IN ('fragment.erased', 'fragment.restored', 'person.deleted', 'person.restored',
+        'fragment.purged')
     GROUP BY project, fragment
 )
 

@@ -34,9 +34,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def query(self, name: str) -> Query:
         """One of the queries that any target has, for this one."""
-        reach = _QUERIES[f"reach_{self.name}"].sql
-        named = _QUERIES[name].filled(table=self.table, column=self.columns[0], reach=reach)
+        named = self._template(name, _QUERIES[f"reach_{self.name}"].sql)
         return Query(name=f"{name}_{self.name}", sql=named.sql, comment=named.comment)
+
+    def _template(self, name: str, reach: str) -> Query:
+        return _QUERIES[name].filled(table=self.table, column=self.columns[0], reach=reach)
 
 
 TARGETS = (
@@ -105,6 +107,7 @@ ELSEWHERE = {
 TECHNICAL = frozenset({
     "project", "fragment", "block", "version", "number", "effect", "stamp", "erased", "erased_at", "topic", "at",
     "command", "actor", "root", "members", "identified", "erase", "peer", "reason", "living", "scope", "restored",
+    "purged",
 })  # fmt: skip
 """Columns of the targets' tables that say nothing of a person: ids, positions, and who wrote."""
 

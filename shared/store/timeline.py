@@ -13,7 +13,8 @@ import orjson
 
 from shared.domain import fragment as f
 from shared.domain import identity as i
-from shared.domain.commands import Capture, Command, Write
+from shared.domain.cells import UNSET
+from shared.domain.commands import Capture, Command, Purge, Write
 
 Row = tuple[Any, ...]
 
@@ -24,6 +25,9 @@ TIMELINE = (
 )  # fmt: skip
 
 NOBODY = UUID(int=0)
+
+PURGE = "purge_property"
+"""The source of what a purge did."""
 
 _MEMBERSHIP: dict[str, type[i.MembershipEvent]] = {
     event.TOPIC: event
@@ -46,13 +50,17 @@ def timeline_row(event: Event, command: Command) -> Row:
         json, nothing = orjson.dumps, msgspec.UNSET
         before = ["" if value is nothing else json(value).decode() for value in event.before]
         applied = zip(event.kinds, event.values, strict=True)
-        after = ["" if kind == f.UNSET else json(value).decode() for kind, value in applied]
+        after = ["" if kind == UNSET else json(value).decode() for kind, value in applied]
         born = (event.distinct_id, event.number, event.created_at)
         return (*head, *born, list(event.names), list(event.kinds), before, after, NOBODY, [], 0, 0, NOBODY, "", "", 0)
     if isinstance(event, i.MembershipEvent):
         identity = (event.root, list(event.members), int(event.identified), event.erase, event.peer, event.reason)
         scope = event.scope if isinstance(event, i.PersonDeleted) else ""
         return (*head, "", 0, 0, [], [], [], [], *identity, scope, event.erased_at)
+    if isinstance(event, f.FragmentPurged):
+        nothing_shown = [""] * len(event.names)
+        purged = (list(event.names), list(event.kinds), nothing_shown, nothing_shown)
+        return (*head, "", 0, 0, *purged, NOBODY, [], 0, 0, event.request, "", "", 0)
     number = event.number if isinstance(event, f.FragmentErased) else 0
     iver = event.iver if isinstance(event, f.FragmentErased | f.FragmentRestored) else 0
     reason = event.reason if isinstance(event, f.WriteRefused) else ""
@@ -78,6 +86,8 @@ def event_of(row: Row) -> Event | None:
         return f.FragmentErased(**head, iver=row[19], at=row[4], number=row[10])
     if topic == f.FragmentRestored.TOPIC:
         return f.FragmentRestored(**head, iver=row[19])
+    if topic == f.FragmentPurged.TOPIC:
+        return f.FragmentPurged(**head, names=tuple(row[12]), kinds=tuple(row[13]), request=row[20])
     if topic == f.WriteRefused.TOPIC:
         return f.WriteRefused(**head, reason=row[21])
     if topic in _MEMBERSHIP:
@@ -93,6 +103,8 @@ def source_of(command: Command) -> str:
     """What caused a fact, as the timeline names it: the captured event's name, or the REST reason."""
     if isinstance(command, Capture):
         return command.event
+    if isinstance(command, Purge):
+        return PURGE
     return command.reason if isinstance(command, Write) else type(command).__name__.lower()
 
 

@@ -13,13 +13,13 @@ SELECT
     key, before, after
 FROM
 (
-    SELECT timeline.project AS project, timeline.fragment AS fragment, at, stamp, version, actor, source, command, keys, kinds,
-        timeline.before AS before, timeline.after AS after
+    SELECT timeline.project AS project, timeline.fragment AS fragment, at, stamp, version, actor, source, command,
+        {{keys_left}} AS keys, {{before_left}} AS before, {{after_left}} AS after
     FROM timeline FINAL LEFT JOIN lives ON timeline.project = lives.project AND timeline.fragment = lives.fragment
     WHERE {{present}}
     SETTINGS do_not_merge_across_partitions_select_final = 1
 )
-ARRAY JOIN keys AS key, kinds AS kind, before AS before, after AS after
+ARRAY JOIN keys AS key, before AS before, after AS after
 WHERE before != after;
 
 -- name: changes_of
@@ -30,10 +30,10 @@ AS WITH
     {{lives}}
 SELECT
     timeline.project AS project, timeline.fragment AS fragment, at, stamp, version, actor, source, command,
-    timeline.before[indexOf(keys, {key:String})] AS before, timeline.after[indexOf(keys, {key:String})] AS after
+    {{before_left}}[indexOf({{keys_left}}, {key:String})] AS before, {{after_left}}[indexOf({{keys_left}}, {key:String})] AS after
 FROM timeline FINAL LEFT JOIN lives ON timeline.project = lives.project AND timeline.fragment = lives.fragment
 WHERE has(keys, {key:String})
-    AND timeline.before[indexOf(keys, {key:String})] != timeline.after[indexOf(keys, {key:String})]
+    AND before != after
     AND {{present}}
 SETTINGS do_not_merge_across_partitions_select_final = 1;
 
@@ -68,7 +68,7 @@ SELECT project, fragment, uuid, event, timestamp, received_at, if(former, '', se
 FROM
 (
     SELECT captured_events.project AS project, captured_events.fragment AS fragment, uuid, event, timestamp, received_at,
-        distinct_id AS sent_as, captured_events.properties AS whole, NOT ({{own}}) AS former
+        distinct_id AS sent_as, {{properties_left}} AS whole, NOT ({{own}}) AS former
     FROM captured_events FINAL
         LEFT JOIN lives ON captured_events.project = lives.project AND captured_events.fragment = lives.fragment
     WHERE version > ifNull(lives.gone, 0)

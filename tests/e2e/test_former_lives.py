@@ -48,6 +48,8 @@ READS: dict[tuple[str, str], list[tuple[str, Any]] | str] = {
     ],
     ("POST", "/{id}/split"): WRITES,
     ("POST", "/{id}/merge"): [("/{uuid}/merge/?dry_run=true", {"distinct_id": "{bystander}"})],
+    ("POST", "/{id}/purge_property"): [("/{uuid}/purge_property/?dry_run=true", {"key": "diagnosis"})],
+    ("POST", "/purge_property"): [("/purge_property/?dry_run=true", {"key": "diagnosis"})],
     ("POST", "/bulk_delete"): [("/bulk_delete/?dry_run=true", {"distinct_ids": ["{name}"], "delete_events": True})],
     ("GET", "/deletion_status"): [("/deletion_status/", None)],
     ("GET", "/deletion_requests"): [("/deletion_requests/", None)],

@@ -21,11 +21,12 @@ from services.projector.tables import Closed, Facts
 from services.projector.worker import Worker
 from shared.domain import identity
 from shared.domain.commands import Revive
-from shared.domain.fragment import Fragment, FragmentRestored, Outcome
+from shared.domain.fragment import Fragment, FragmentPurged, FragmentRestored, Outcome
 from shared.domain.identity import Decision, Membership
 from shared.domain.ids import IDENTITY, version_of
+from shared.domain.purged import Cut, cuts_of
 from shared.domain.restore import ClosedLife
-from tests.support import deleting
+from tests.support import deleting, invariants
 from tests.support.gates import GatedTables
 from tests.support.simulator import found_wrong
 
@@ -146,6 +147,8 @@ def births_of_their_own_delete(patch: pytest.MonkeyPatch) -> None:
         return write(self, msgspec.structs.replace(command, iver=0), version, partition)
 
     patch.setattr(Fragment, "_write", timeless)
+
+
 def late_erase_after_a_restore(patch: pytest.MonkeyPatch) -> None:
     """An erase record that comes after its delete was taken back erases."""
     erase = Fragment._erase
@@ -234,12 +237,45 @@ def waiting_for_revivals(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Restores, "_passed", hasty)
 
 
+def purge_tombstone(patch: pytest.MonkeyPatch) -> None:
+    """A purge leaves nothing, so that an import of before counts again."""
+    apply = FragmentPurged.apply
+
+    def forgetful(self: FragmentPurged, fragment: Fragment) -> None:
+        apply(self, fragment)
+        fragment.purged = {}
+        for name in self.names:
+            if name not in fragment.properties:
+                fragment.cells.pop(name, None)
+
+    patch.setattr(FragmentPurged, "apply", forgetful)
+
+
+def purge_cut_off(patch: pytest.MonkeyPatch) -> None:
+    """A purge takes what was set after it was asked for as well."""
+    purge = Fragment._purge
+
+    def greedy(self: Fragment, command: Any, version: int) -> Outcome:
+        return purge(self, msgspec.structs.replace(command, before=max(command.before, self.stamp)), version)
+
+    patch.setattr(Fragment, "_purge", greedy)
+
+
+def purge_of_facts(patch: pytest.MonkeyPatch) -> None:
+    """The window takes every element of a purged name, of after the cut-off too."""
+
+    def endless(facts: Any) -> list[Cut]:
+        return [Cut(cut.name, 2**63, cut.version) for cut in cuts_of(facts)]
+
+    patch.setattr(invariants, "cuts_of", endless)
+
+
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     skip_by_version, key_dedup, position_before_state, state_before_timeline, identity_in_pieces, monotone_stamp,
     erase_dedup, position_check_on_load, imports_before_a_delete, deletes_since_the_look, births_behind_the_erasure,
     births_of_their_own_delete, late_erase_after_a_restore, restores_in_any_order, former_lives,
     batch_cut_before_a_restore, landing_before_a_restore, membership_before_a_restore, a_run_beside_a_restore,
-    waiting_for_revivals,
+    waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts,
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain.commands import Capture, Command, Delete, Merge, Record, Scope, Split, Write
+from shared.domain.commands import Capture, Command, Delete, Merge, Purge, Record, Scope, Split, Write
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 
 TOPICS = (COMMANDS, IDENTITY)
@@ -73,6 +73,8 @@ def _command(chosen: random.Random, number: int) -> Command:
         place: dict[str, Any] = {"object": f"home/{number}", "start": number, "length": 7}
         told = {"session": chosen.choice("st"), "window": "w", "started_at": at, "ended_at": at + number}
         return Record(**common, fragment=fragment, uuid=one, **place, **told)
+    if chosen.random() < 0.05:
+        return _purge(chosen, common, fragment)
     kind = chosen.random()
     if kind < 0.62:
         values = [number, "x", None, True]
@@ -107,6 +109,14 @@ def _command(chosen: random.Random, number: int) -> Command:
         return Split(**common, person=fragment, **how)
     scope = Scope(profile=True, events=chosen.random() < 0.5)
     return Delete(**common, person=fragment, request=one, scope=scope)
+
+
+def _purge(chosen: random.Random, common: dict[str, Any], fragment: UUID) -> Purge:
+    """Of one fragment; that of a whole project comes later than it was asked for."""
+    before = common["at"] - chosen.choice((0, 0, 3_000))
+    return Purge(
+        **common, fragment=fragment, names=tuple("pql"[: chosen.randrange(1, 4)]), before=before, request=common["id"]
+    )
 
 
 def _again(chosen: random.Random, sent: Sequence[Command], number: int) -> Command:

@@ -10,17 +10,20 @@ from services.projector import rows as r
 from services.projector.derive import Derived, Report
 from services.projector.memory import MemoryTables, life_of
 from services.projector.tables import Closed
-from shared.domain.commands import Capture, Erase, Revive, Write, decode
+from shared.domain.commands import Capture, Erase, Purge, Revive, Write, decode
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
-from shared.domain.fragment import Fragment, FragmentChanged, Outcome
+from shared.domain.fragment import Fragment, FragmentChanged, FragmentPurged, Outcome
 from shared.domain.identity import Membership, handle
 from shared.domain.ids import COMMANDS, IDENTITY, Position, partition_of, version_of
+from shared.domain.purged import Cut, cuts_of, without
 from shared.domain.replay import Replay
 from shared.log.memory import MemoryLog
 from shared.log.port import Record
-from shared.store.timeline import Row, timeline_row
+from shared.store.timeline import Row, event_of, timeline_row
 from tests.support.oracle import Oracle
+
+_NO_COMMAND = Write(id=UUID(int=0), project=0, at=0, fragment=UUID(int=0))
 
 UNTOUCHED = (Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED)
 
@@ -87,7 +90,7 @@ class Expected:
             self.blocks[row[:4]] = row
             return [row[:4]], []
         if record.topic == COMMANDS:
-            assert isinstance(command, Capture | Write | Erase | Revive)
+            assert isinstance(command, Capture | Write | Erase | Revive | Purge)
             blank = Fragment.blank(command.project, command.fragment)
             fragment = self.fragments.setdefault(command.fragment, blank)
             life = None
@@ -97,7 +100,7 @@ class Expected:
             outcome = fragment.handle(command, version, record.partition, life)
             touched = [fragment] if outcome not in (*UNTOUCHED, Outcome.NOTHING) else []
             if isinstance(command, Capture) and outcome not in UNTOUCHED:
-                row = r.captured_row(command, version)
+                row = r.captured_row(command, version, fragment.purged)
                 self.captured[row[0], row[1], row[3]] = row
             events = [(event, command) for event in fragment.collect_events()]
             for event, _ in events:
@@ -136,12 +139,28 @@ def check_episode(log: MemoryLog, tables: MemoryTables, expected: Expected) -> N
     check_oracle(log, state)
     _check_ghosts(state)
     _check_erasures(expected, tables, state)
-    report = Report()
-    derived = _derived(tables, _limits(log), report)
-    for key, one in derived.items():
-        for topic in (COMMANDS, IDENTITY):
-            one.settled(topic, state[topic].get(key), report)
-    assert (report.differences, report.corrupt) == (0, 0), f"I9: {report.named}"
+    for when, timeline in (("", tables.timeline), (", after the purged values left it", swept(tables.timeline))):
+        report = Report()
+        derived = _derived(timeline, _limits(log), report)
+        for key, one in derived.items():
+            for topic in (COMMANDS, IDENTITY):
+                one.settled(topic, state[topic].get(key), report)
+        assert (report.differences, report.corrupt) == (0, 0), f"I9{when}: {report.named}"
+
+
+def swept(timeline: dict[Any, Row]) -> dict[Any, Row]:
+    """The timeline as a window leaves it: elements of purged names are gone, never rows."""
+    events = {key: event_of(row) for key, row in timeline.items()}
+    cuts: dict[UUID, list[Cut]] = {}
+    for event in events.values():
+        if isinstance(event, FragmentPurged):
+            cuts.setdefault(event.originator_id, []).extend(cuts_of([event]))
+    found = dict(timeline)
+    for key, event in events.items():
+        if isinstance(event, FragmentChanged) and event.originator_id in cuts:
+            made = timeline_row(without(event, cuts[event.originator_id]), _NO_COMMAND)
+            found[key] = (*timeline[key][:12], *made[12:16], *timeline[key][16:])
+    return found
 
 
 def _left(holder: Any, table: str, expected: Expected) -> dict[Any, Row]:
@@ -158,7 +177,7 @@ def rebuilt(tables: MemoryTables, partitions: dict[str, int]) -> None:
                 marks[topic][key.int >> 64] = row[2]
     limits = {topic: [marks[topic].get(one, 0) for one in range(partitions[topic])] for topic in marks}
     report = Report()
-    derived = _derived(tables, limits, report)
+    derived = _derived(tables.timeline, limits, report)
     for topic, rows in tables.state.items():
         fresh: dict[tuple[int, UUID], Row] = {}
         for key in [*derived, *(key for key in rows if key[0] and key not in derived)]:
@@ -179,14 +198,16 @@ def rebuilt(tables: MemoryTables, partitions: dict[str, int]) -> None:
     assert (report.differences, report.corrupt) == (0, 0), f"I9, in a running store: {report.named}"
 
 
-def _derived(tables: MemoryTables, limits: dict[str, list[int]], report: Report) -> dict[tuple[int, UUID], Derived]:
+def _derived(
+    timeline: dict[Any, Row], limits: dict[str, list[int]], report: Report
+) -> dict[tuple[int, UUID], Derived]:
     found: dict[tuple[int, UUID], Derived] = {}
     taken_back = {
         (row[1], row[19])
-        for row in tables.timeline.values()
+        for row in timeline.values()
         if row[3] == "fragment.restored" and row[2] <= _blank((row[0], row[1]), limits).limits[0]
     }
-    for row in sorted(tables.timeline.values(), key=lambda row: row[2]):
+    for row in sorted(timeline.values(), key=lambda row: row[2]):
         if row[0] and not (row[3] == "fragment.erased" and (row[1], row[19]) in taken_back):
             key = (row[0], row[1])
             if key not in found:

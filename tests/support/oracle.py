@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.domain.commands import Capture, Delete, Erase, Merge, Record, Restore, Revive, Split, Write
+from shared.domain.commands import Capture, Delete, Erase, Merge, Purge, Record, Restore, Revive, Split, Write
 
 BAD = set("anonymous guest distinctid distinct_id id not_authenticated email undefined true false".split())
 EXACT = {"[object Object]", "NaN", "None", "none", "null", "0"}
@@ -25,7 +25,7 @@ class Oracle:
         self.deleted: dict[int, list[tuple[Any, bool, int, int]]] = {}
 
     def fragment(self, key: Any) -> dict[str, Any]:
-        blank = {"ops": [], "born": None, "name": "", "seen": set(), "closed": []}
+        blank = {"ops": [], "born": None, "name": "", "seen": set(), "closed": [], "cuts": {}}
         zeros = ("stamp", "erased", "erased_at", "effect", "restored", "hour")
         return self.fragments.setdefault(key, blank | dict.fromkeys(zeros, 0))
 
@@ -39,7 +39,7 @@ class Oracle:
     def apply(self, command: Any, version: int) -> bool:
         """Whether the command counts as done: the Idempotency-Key of one that was dropped is free."""
         folds = {Erase: self._erase, Merge: self._merge, Split: self._split, Delete: self._delete}
-        folds |= {Restore: self._restore, Revive: self._revive}
+        folds |= {Restore: self._restore, Revive: self._revive, Purge: self._purge}
         if type(command) is Record:  # it changes nobody
             return True
         return folds.get(type(command), self._write)(command, version) is not DROPPED
@@ -77,14 +77,33 @@ class Oracle:
         one |= {"erased": before["erased"], "erased_at": before["erased_at"]}
         one |= {"restored": max(one["restored"], command.iver), "stamp": max(one["stamp"], command.at)}
         one["hour"] = max(one["hour"], before["hour"])
+        since, one["cuts"] = one["cuts"], dict(before["cuts"])
+        for name, cut in since.items():  # asked for while the life was closed
+            self._cut(one, name, max(cut, one["cuts"].get(name, 0)))
 
     def _erase(self, command: Erase, version: int) -> None:
         one = self.fragment(command.fragment)
         if command.iver > max(one["erased"], one["restored"]):
             one["closed"].append(dict(one))
             one["hour"] = 0
-            one |= {"ops": [], "born": None, "name": "", "erased": command.iver, "erased_at": command.at}
+            one |= {"ops": [], "born": None, "name": "", "cuts": {}, "erased": command.iver, "erased_at": command.at}
             one |= {"effect": version, "stamp": max(one["stamp"], command.at)}
+
+    def _purge(self, command: Purge, version: int) -> None:
+        """Of a name there is what still counts of after the cut-off, and an unset at it."""
+        one = self.fragment(command.fragment)
+        for name in [name for name in command.names if one["cuts"].get(name, 0) < command.before]:
+            self._cut(one, name, command.before)
+            one |= {"effect": version, "stamp": max(one["stamp"], command.before)}
+
+    def _cut(self, one: dict[str, Any], name: str, before: int) -> None:
+        hard, once = self._cells(one["ops"], name)
+        one["ops"] = [op for op in one["ops"] if op[1] != name]
+        one["cuts"][name] = before
+        if one["born"] is not None:
+            one["ops"].append((before, name, "unset", None))
+            one["ops"] += [(hard[0], name, *hard[1:])] if hard and hard[0] > before else []
+            one["ops"] += [(once[0], name, "once", once[1])] if once and once[0] > before else []
 
     def _write(self, command: Write | Capture, version: int) -> None:
         one = self.fragment(command.fragment)
@@ -118,7 +137,7 @@ class Oracle:
         for name, (kind, value) in final.items():
             same = name in shown and type(shown[name]) is type(value) and shown[name] == value
             equal_lifted = name in lifted and name not in command.set and kind == "set" and same
-            if equal_lifted or (kind == "once" and value is None):
+            if equal_lifted or (kind == "once" and value is None) or stamp <= one["cuts"].get(name, 0):
                 continue
             candidate = (stamp, name, kind, value)
             if self._cells([*one["ops"], candidate], name) != self._cells(one["ops"], name):

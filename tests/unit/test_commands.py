@@ -17,6 +17,7 @@ from shared.domain.commands import (
     Delete,
     Erase,
     Merge,
+    Purge,
     Record,
     Request,
     Restore,
@@ -46,6 +47,8 @@ EXAMPLES: dict[str, Command] = {
     "write": Write(**ENVELOPE, key=7, fragment=A, distinct_id="a", set={"n": 2**64 - 1}, expect=5, reason="update"),
     "erase": Erase(**ENVELOPE, fragment=A, iver=9),
     "revive": Revive(**ENVELOPE, fragment=A, iver=9),
+    "purge": Purge(**ENVELOPE, fragment=A, names=("ssn", "first_ssn"), before=1_700_000_000_000_000, request=TWO),
+    "purge of a project": Request(**ENVELOPE, request=TWO, person=UUID(int=0), members=(), scope=Scope(purge="ssn")),
     "record": Record(
         **ENVELOPE, fragment=A, uuid=TWO, session="s-1", window="w-1", object="home/1", start=7, length=9,
         started_at=1_699_999_998_000_000, ended_at=1_699_999_999_000_000,

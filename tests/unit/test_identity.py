@@ -10,8 +10,9 @@ import pytest
 from shared.domain import identity
 from shared.domain.commands import Delete, Erase, Merge, Request, Scope, Split, Write
 from shared.domain.fragment import Outcome
-from shared.domain.identity import Decision, Membership, handle, is_legal
+from shared.domain.identity import Decision, Membership, handle
 from shared.domain.ids import fragment_id, version_of
+from shared.domain.legal_ids import is_legal
 
 
 class Book:

@@ -36,8 +36,6 @@ WORDS_BANNED = {
     "checkpoint": "position",
     "dead_queue": "dead letter",
     "poison": "dead letter",
-    "purge": "erase",
-    "purged": "erased",
     "shard": "partition",
     "soft_delete": "tombstone",
     "sub_profile": "fragment",

@@ -1,0 +1,110 @@
+"""Purges: a command to every fragment that holds anything of what is purged, until none does. Never erases a row.
+
+The API sends the first of them; whoever is left gets his here. All of it may be done twice: a fragment takes each purge
+once, and who has taken it has a fact that says so. So nothing is kept of how far it came, and a crash costs a look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID, uuid5
+
+from services.deleter.ledger import Ledger
+from shared.domain.commands import Purge, encode, route
+from shared.domain.deletion import DeletionRequest
+from shared.domain.errors import Transient
+from shared.domain.ids import COMMANDS, IDENTITY, position_key
+from shared.domain.lifted import copies
+from shared.log.port import Entry, Log
+from shared.store.client import Store
+from shared.store.failures import StoreError
+from shared.store.purging import NOBODY, cuts, fed, unpurged
+
+FRAGMENTS_AT_ONCE = 100_000
+"""Fragments found by one look: 2 MB. A look passes all that is behind the last one, so there should be few."""
+
+COMMANDS_AT_ONCE = 1_000
+"""Commands of one append."""
+
+LOOK_SECONDS = 2.0
+"""Between two looks for new purges: a large project's has answered 202, and its values still show."""
+
+
+class Purges:
+    """The open purges. `projected` says whether the projector has passed all that is in the log now."""
+
+    def __init__(
+        self,
+        log: Log,
+        store: Store,
+        ledger: Ledger,
+        now_us: Callable[[], int],
+        projected: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self._log, self._store, self._ledger, self._now_us, self._projected = log, store, ledger, now_us, projected
+        self._spread: set[UUID] = set()
+
+    async def run(self, owns: Callable[[], bool]) -> None:
+        """Send what is left to send, as long as this process is the owner, until cancelled."""
+        while True:
+            try:
+                if owns():
+                    await self.spread()
+            except (Transient, StoreError):  # the sweep looks again, and says what is wrong
+                self._spread.clear()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def spread(self, *, again: bool = False) -> set[UUID]:
+        """Send what is left to send; the purges of which nothing is. `again`: look at those of earlier looks too."""
+        if again:
+            self._spread.clear()
+        requests = [one for one in await self._ledger.purges() if one.id not in self._spread]
+        if not requests or not await self._projected():
+            return set(self._spread)
+        for request in requests:
+            await self._send(request)
+        if await self._projected():
+            self._spread |= {one.id for one in requests if not await self._left(one, limit=1)}
+        return set(self._spread)
+
+    async def passed(self) -> bool:
+        """Whether the search table is fed with all that is in the log now: only then are older rows superseded."""
+        heads = [*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)]
+        return await fed(self._store, {position_key(head.topic, head.partition): head.version for head in heads})
+
+    async def _send(self, request: DeletionRequest) -> None:
+        after = NOBODY
+        while left := await self._left(request, after=after):
+            commands = [purge_of(request, fragment, self._now_us()) for fragment in left]
+            counts = self._log.partitions()
+            for start in range(0, len(commands), COMMANDS_AT_ONCE):
+                part = commands[start : start + COMMANDS_AT_ONCE]
+                await self._log.append([Entry(*route(one, counts), encode(one)) for one in part])
+            after = left[-1]
+            if request.members or len(left) < FRAGMENTS_AT_ONCE:
+                return
+
+    async def _left(
+        self, request: DeletionRequest, *, after: UUID = NOBODY, limit: int = FRAGMENTS_AT_ONCE
+    ) -> Sequence[UUID]:
+        """Who has not taken it yet: of a person every member, of a project who has anything of it."""
+        key, cutoff = request.scope.purge, request.cutoff
+        if request.members:
+            taken = await cuts(self._store, request.project, key, cutoff, request.members)
+            return [member for member in request.members if member not in taken]
+        return await unpurged(self._store.rows_with_hidden, request.project, key, cutoff, after=after, limit=limit)
+
+
+def purge_of(request: DeletionRequest, fragment: UUID, now_us: int) -> Purge:
+    """The command for one fragment, sent now."""
+    return Purge(
+        id=uuid5(request.id, fragment.hex),
+        project=request.project,
+        at=max(now_us, request.cutoff),
+        actor=request.actor,
+        fragment=fragment,
+        names=copies(request.scope.purge),
+        before=request.cutoff,
+        request=request.id,
+    )

@@ -1,0 +1,55 @@
+-- What purges take from the past, as texts that other statements are filled with: the rule of shared/domain/purged.py.
+-- {{cuts}} is what was purged of a row's fragment: (name, stamp up to which, version of the fact), of all its purges.
+
+-- name: cuts
+-- The cuts of a fragment, of its facts.
+groupArrayArrayIf(arrayMap(name -> (toString(name), stamp, version), keys), topic = 'fragment.purged')
+
+-- name: places
+-- Of a row of the timeline: the places of the operations that stay. {{row}} is what its columns are called with.
+arrayFilter(place -> NOT arrayExists(cut -> cut.3 > {{row}}version AND cut.2 >= {{row}}stamp
+    AND cut.1 = toString({{row}}keys[place]), {{cuts}}), arrayEnumerate({{row}}keys))
+
+-- name: left
+-- A column of arrays without the others.
+if(empty({{cuts}}), {{row}}{{column}}, arrayMap(place -> {{row}}{{column}}[place], {{places}}))
+
+-- name: before
+-- What was before is left out of every fact of before the purge: a later value may have replaced a purged one.
+if(empty({{cuts}}), {{row}}before, arrayMap(place -> if(arrayExists(cut -> cut.3 > {{row}}version
+    AND cut.1 = toString({{row}}keys[place]), {{cuts}}), '', {{row}}before[place]), {{places}}))
+
+-- name: touched
+-- Whether a row of the timeline has anything of what was purged.
+topic = 'fragment.changed' AND arrayExists((name, old) -> arrayExists(
+    cut -> cut.3 > version AND cut.1 = toString(name) AND (cut.2 >= stamp OR old != ''), {{cuts}}), keys, before)
+
+-- name: names
+-- What was purged of a captured event: what was received up to the cut-off, and what an import brings from before it. Of
+-- events that come after the purge the projector has left it out.
+arrayMap(cut -> cut.1, arrayFilter(cut -> cut.3 > {{row}}version AND cut.2 >= least(
+    toUnixTimestamp64Micro({{row}}received_at), toUnixTimestamp64Micro({{row}}timestamp)), {{cuts}}))
+
+-- name: members
+-- The members of a JSON object, as they stand in its text {{text}} between its braces: cut at the commas that are within
+-- no string, list or object. (JSONExtractRaw would write 1.0 as 1.)
+arrayMap(member -> if(startsWith(member, ','), substring(member, 2), member), arrayMap(tokens -> arrayStringConcat(tokens),
+    arraySplit((token, depth) -> token = ',' AND depth = 0, {{tokens}},
+        arrayCumSum(token -> multiIf(token IN ('{', '['), 1, token IN ('}', ']'), -1, 0), {{tokens}}))))
+
+-- name: tokens
+extractAll({{text}}, '"(?:[^"\\\\]|\\\\.)*"|[{}\\[\\],]|[^"{}\\[\\],]+')
+
+-- name: name
+-- The name of the member {{member}}.
+JSONExtractString(concat('[', extract({{member}}, '^"(?:[^"\\\\]|\\\\.)*"'), ']'), 1)
+
+-- name: stripped
+-- The properties of a captured event without what they say of `names`: in `$set` and `$set_once`, and of a lifted one the
+-- event's own. Each member stays as it was written.
+concat('{', arrayStringConcat(arrayMap(
+    outer -> if(match(outer, '^"\\$set(_once)?":\\{'),
+        concat(extract(outer, '^"[^"]+":\\{'), arrayStringConcat(arrayFilter(inner -> NOT has({{names}}, {{inner_name}}),
+            {{inner_members}}), ','), '}'),
+        outer),
+    arrayFilter(outer -> NOT (has({{names}}, {{outer_name}}) AND has({{lifted}}, {{outer_name}})), {{outer_members}})), ','), '}')

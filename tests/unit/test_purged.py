@@ -1,0 +1,223 @@
+"""A purge of names: what it takes from a fragment and from its past, and what it leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+import orjson
+
+from services.projector import rows as r
+from services.projector.derive import Derived, Report
+from shared.domain.commands import Capture, Purge, decode, encode
+from shared.domain.fragment import ONCE, UNSET, Fragment, FragmentChanged, FragmentPurged, Outcome
+from shared.domain.lifted import copies
+from shared.domain.purged import Cut, cuts_of, stripped, without
+from shared.domain.replay import Replay
+from shared.domain.view import merged_properties
+from shared.store.timeline import event_of, timeline_row
+from tests.unit.test_fragment import KEY, Folded
+
+REQUEST = UUID(int=7)
+
+
+def purge(*names: str, before: int) -> Purge:
+    return Purge(id=uuid4(), project=1, at=before, fragment=KEY, names=names, before=before, request=REQUEST)
+
+
+def derived(events: list[Any]) -> Fragment:
+    """The fragment that the facts make, as a rebuild does."""
+    one = Derived(Replay(1, KEY), (2**63, 2**63))
+    report = Report()
+    for event in events:
+        one.fold(timeline_row(event, purge(before=1)), report)
+    assert report.corrupt == 0, report.named
+    return one.replay.fragment
+
+
+def same_rows(one: Fragment, other: Fragment) -> None:
+    skipped = {
+        r.FRAGMENTS.index(name) for name in ("version", "seen_at", "keys", "key_digests", "key_versions", "events")
+    }
+    rows = [[cell for place, cell in enumerate(r.fragment_row(each)) if place not in skipped] for each in (one, other)]
+    assert rows[0] == rows[1]
+
+
+def swept(events: list[Any]) -> list[Any]:
+    cuts = cuts_of(event for event in events if isinstance(event, FragmentPurged))
+    return [without(event, cuts) if isinstance(event, FragmentChanged) else event for event in events]
+
+
+def test_set_and_set_once_of_before_are_gone_and_other_names_stay() -> None:
+    one = Folded()
+    one.write(at=10, set={"ssn": 1, "a": 2})
+    one.write(at=11, set_once={"first": 3})
+    assert one.fold(purge("ssn", "first", before=20)) is Outcome.CHANGED
+    assert one.shown == {"a": 2}
+    assert one.fragment.cells["ssn"] == one.fragment.cells["first"] == (UNSET, 20, 0)
+
+
+def test_a_value_set_after_the_request_stays_though_the_command_comes_later() -> None:
+    one = Folded()
+    one.write(at=10, set={"ssn": "old", "x": "old"})
+    one.write(at=30, set={"ssn": "new"})
+    one.fold(purge("ssn", "x", before=20))
+    assert one.shown == {"ssn": "new"}
+
+
+def test_a_set_once_of_after_the_request_stays_and_shows() -> None:
+    one = Folded()
+    one.write(at=10, set={"ssn": None})
+    one.write(at=30, set_once={"ssn": "new"})
+    one.fold(purge("ssn", before=20))
+    assert one.shown == {"ssn": "new"}
+    assert one.events()[-1].kinds == (ONCE,)
+
+
+def test_no_import_of_before_brings_a_value_back_and_later_ones_count() -> None:
+    one = Folded()
+    one.write(at=1_000, set={"ssn": 1})
+    one.fold(purge("ssn", before=2_000))
+    for changes in ({"set": {"ssn": 2}}, {"set_once": {"ssn": 3}}, {"lifted": {"ssn": 4}}):
+        assert one.capture(timestamp=2_000, historical=True, **changes) is Outcome.REMEMBERED
+        assert "ssn" not in one.shown
+    one.write(at=3_000, set={"ssn": 5})
+    one.capture(timestamp=1_500, historical=True, set={"ssn": 6})
+    assert one.shown["ssn"] == 5
+    one.capture(timestamp=9_000, historical=True, set={"ssn": 7})
+    assert one.shown["ssn"] == 7
+
+
+def test_a_set_once_comes_in_after_the_tombstone() -> None:
+    one = Folded()
+    one.write(at=10, set={"ssn": 1})
+    one.fold(purge("ssn", before=20))
+    one.write(at=30, set_once={"ssn": 2})
+    assert one.shown == {"ssn": 2}
+
+
+def test_the_tombstone_is_written_where_nothing_was_and_only_once() -> None:
+    one = Folded()
+    one.write(at=10, set={"a": 1})
+    assert one.fold(purge("ssn", before=20)) is Outcome.CHANGED
+    assert one.fold(purge("ssn", before=20)) is Outcome.NOTHING
+    assert one.fold(purge("ssn", before=19)) is Outcome.NOTHING
+    assert one.fold(purge("ssn", "a", before=20)) is Outcome.CHANGED
+    assert one.events()[-1].names == ("a",)
+    one.capture(timestamp=15, historical=True, set={"ssn": 1})
+    assert one.shown == {}
+
+
+def test_a_fragment_that_does_not_live_is_not_born_by_a_purge_and_remembers_it() -> None:
+    one = Folded()
+    assert one.fold(purge("ssn", before=20)) is Outcome.CHANGED
+    assert not one.fragment.alive
+    assert one.fragment.cells == {}
+    one.capture(timestamp=15, historical=True, set={"ssn": 1, "a": 2})
+    assert one.shown == {"a": 2}
+    same_rows(one.fragment, derived(one.events()))
+
+
+def test_an_erasure_takes_the_names_of_what_was_purged_too() -> None:
+    one = Folded()
+    one.write(at=10, set={"ssn": 1})
+    one.fold(purge("ssn", before=20))
+    one.erase(iver=5, at=30)
+    assert one.fragment.purged == {}
+    assert one.fragment.stamp == 30
+
+
+def test_the_fact_carries_no_value_and_comes_back_from_its_row() -> None:
+    one = Folded()
+    one.write(at=10, set={"ssn": "SECRET"})
+    one.events()
+    command = purge("ssn", before=20)
+    one.fold(command)
+    (event,) = one.events()
+    row = timeline_row(event, command)
+    assert "SECRET" not in str(row)
+    assert (row[8], row[12:16], row[20]) == ("purge_property", (["ssn"], [UNSET], [""], [""]), REQUEST)
+    assert event_of(row) == event
+    assert decode(encode(command)) == command
+    assert r.fragment_of(r.fragment_row(one.fragment)).purged == {"ssn": 20}
+
+
+def test_a_merged_person_shows_what_the_others_set_later() -> None:
+    one, other = Folded(), Folded()
+    one.write(at=10, set={"ssn": 1})
+    other.write(at=15, set={"ssn": 2})
+    one.fold(purge("ssn", before=20))
+    members = [(UUID(int=n), each.fragment.cells, each.fragment.properties) for n, each in enumerate((one, other))]
+    assert merged_properties(members) == {}
+    other.write(at=25, set={"ssn": 3})
+    assert merged_properties(members) == {"ssn": 3}
+
+
+def test_facts_lose_the_elements_and_say_no_more_what_was_before() -> None:
+    one = Folded()
+    one.write(at=10, set={"ssn": "SECRET", "a": 1})
+    one.write(at=30, set={"ssn": "new"})
+    one.fold(purge("ssn", before=20))
+    one.write(at=40, set={"ssn": "newer"})
+    first, second, third, fourth = swept(one.events())
+    assert (first.names, first.values) == (("a",), (1,))
+    assert (second.names, second.values, len(second.before)) == (("ssn",), ("new",), 1)
+    assert isinstance(third, FragmentPurged)
+    assert (fourth.values, fourth.before) == (("newer",), ("new",))
+    assert "SECRET" not in str([timeline_row(event, purge(before=1)) for event in (first, second, third, fourth)])
+
+
+def test_a_rebuild_gives_the_same_before_and_after_the_values_left_the_facts() -> None:
+    one = Folded()
+    one.write(at=10, set={"a": 1, "ssn": 1, "x": 1})
+    one.write(at=11, set_once={"first": 1})
+    one.write(at=30, set={"ssn": 2, "b": 1})
+    one.fold(purge("ssn", "x", "first", "lacking", before=20))
+    one.write(at=40, set_once={"x": 3})
+    events = one.events()
+    same_rows(one.fragment, derived(events))
+    same_rows(one.fragment, derived(swept(events)))
+
+
+def test_an_import_that_is_purged_may_have_replaced_a_later_set_once() -> None:
+    one = Folded()
+    one.write(at=30, set_once={"ssn": "later"})
+    one.capture(timestamp=15, historical=True, set_once={"ssn": "earlier"})
+    one.fold(purge("ssn", before=20))
+    assert one.shown == {}
+    same_rows(one.fragment, derived(swept(one.events())))
+
+
+def test_a_captured_event_loses_both_levels_and_what_it_was_lifted_from() -> None:
+    sent = {
+        "$set": {"$browser": "B", "a": 1}, "$set_once": {"$initial_browser": "B", "b": 2}, "$browser": "B",
+        "ssn": "the event's own", "deep": {"$set": {"$browser": "stays: it sets nothing"}}, "price": 1.0,
+    }  # fmt: skip
+    assert stripped(sent, copies("$browser")) == {
+        "$set": {"a": 1}, "$set_once": {"b": 2}, "ssn": "the event's own", "deep": sent["deep"], "price": 1.0,
+    }  # fmt: skip
+    assert stripped({"$set": {"ssn": 1}, "ssn": 2}, copies("ssn")) == {"$set": {}, "ssn": 2}
+    assert stripped({"$set": ["ssn"]}, ["ssn"]) == {"$set": ["ssn"]}
+
+
+def test_an_import_is_kept_without_what_a_purge_had_taken() -> None:
+    one = Folded()
+    one.fold(purge("ssn", before=2_000))
+    command = one_capture(timestamp=1_500, historical=True)
+    assert orjson.loads(r.captured_row(command, 1, one.fragment.purged)[7]) == {"$set": {}, "n": 1.0}
+    live = one_capture(timestamp=1_500, historical=False)
+    assert orjson.loads(r.captured_row(live, 1, one.fragment.purged)[7]) == {"$set": {"ssn": "S"}, "n": 1.0}
+
+
+def one_capture(**more: Any) -> Capture:
+    raw = orjson.dumps({"$set": {"ssn": "S"}, "n": 1.0})
+    return Capture(id=uuid4(), project=1, at=3_000, fragment=KEY, distinct_id="ada", uuid=uuid4(), event="e",
+                   properties=msgspec.Raw(raw), **more)  # fmt: skip
+
+
+def test_a_purge_of_a_former_life_touches_nothing_of_the_next() -> None:
+    cuts = [Cut("ssn", 50, 3)]
+    later = FragmentChanged(originator_id=KEY, originator_version=4, timestamp=40, names=("ssn",), kinds=(1,),
+                            values=("new life",), before=("x",))  # fmt: skip
+    assert without(later, cuts) is later

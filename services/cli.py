@@ -70,11 +70,16 @@ def _parser() -> argparse.ArgumentParser:
     create = projects.add_parser("create", help="create a project; prints its id and token")
     create.add_argument("name")
     create.add_argument("--recordings", action="store_true", help="browsers are told to record sessions")
+    create.add_argument("--delete-everything", action="store_true", help="a DELETE covers events and recordings")
     create.set_defaults(command=_project_create, secrets=SECRETS_OF["operator"])
-    recordings = projects.add_parser("recordings", help="whether browsers are told to record sessions")
-    recordings.add_argument("id", type=int)
-    recordings.add_argument("switch", choices=("on", "off"))
-    recordings.set_defaults(command=_project_recordings, secrets=SECRETS_OF["operator"])
+    for name, text in (
+        ("recordings", "whether browsers are told to record sessions"),
+        ("delete-everything", "whether a DELETE of a person covers its events and recordings, whatever it asks for"),
+    ):
+        switch = projects.add_parser(name, help=text)
+        switch.add_argument("id", type=int)
+        switch.add_argument("switch", choices=("on", "off"))
+        switch.set_defaults(command=_project_switch, named=name, secrets=SECRETS_OF["operator"])
     projects.add_parser("list").set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
     importing.add(commands)
     deletions = commands.add_parser("deletions", help="deletions").add_subparsers(required=True, metavar="COMMAND")
@@ -286,19 +291,22 @@ def _project_create(settings: Settings, options: argparse.Namespace, made: bool)
     async def act(store: Any) -> None:
         token = "phc_" + secrets.token_urlsafe(32)
         now = SystemClock().now_us()
-        row = await create_project(store, options.name, token, now, recordings=options.recordings)
+        switches = {"recordings": options.recordings, "delete_everything": options.delete_everything}
+        row = await create_project(store, options.name, token, now, **switches)
         print(f"{row.project} {row.token}")
 
     return _with_store(settings, act)
 
 
-def _project_recordings(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _project_switch(settings: Settings, options: argparse.Namespace, made: bool) -> int:
     from shared.runtime.clock import SystemClock
-    from shared.store.access import set_recordings
+    from shared.store.access import set_delete_everything, set_recordings
+
+    change = set_recordings if options.named == "recordings" else set_delete_everything
 
     async def act(store: Any) -> None:
-        row = await set_recordings(store, options.id, options.switch == "on", SystemClock().now_us())
-        print(f"recordings of project {row.project}: {options.switch}")
+        row = await change(store, options.id, options.switch == "on", SystemClock().now_us())
+        print(f"{options.named} of project {row.project}: {options.switch}")
 
     return _with_store(settings, act)
 
@@ -308,7 +316,8 @@ def _project_list(settings: Settings, options: argparse.Namespace, made: bool) -
 
     async def act(store: Any) -> None:
         for row in await list_projects(store):
-            print(f"{row.project}  {row.token}  recordings {'on' if row.recordings else 'off'}  {row.name}")
+            recordings, everything = ("on" if one else "off" for one in (row.recordings, row.delete_everything))
+            print(f"{row.project}  {row.token}  recordings {recordings}  delete-everything {everything}  {row.name}")
 
     return _with_store(settings, act)
 

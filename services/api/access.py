@@ -18,13 +18,15 @@ POLL_SECONDS = 2.0
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
-    """A tenant. `zone` is the time zone of its dates; `recordings`: whether its SDKs are told to record sessions."""
+    """A tenant. `zone` is the time zone of its dates; `recordings`: whether its SDKs are told to record sessions;
+    `delete_everything`: whether a DELETE covers captured events and recordings whatever it asks for."""
 
     id: int
     name: str
     token: str
     zone: str = "UTC"
     recordings: bool = False
+    delete_everything: bool = False
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +76,12 @@ class Access:
         """Read projects and keys now."""
         projects = [
             Project(
-                id=row.project, name=row.name, token=row.token, zone=row.zone or "UTC", recordings=row.recordings
+                id=row.project,
+                name=row.name,
+                token=row.token,
+                zone=row.zone or "UTC",
+                recordings=row.recordings,
+                delete_everything=row.delete_everything,
             )
             for row in await tables.list_projects(self._store)
         ]

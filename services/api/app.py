@@ -12,6 +12,8 @@ from prometheus_client import Histogram
 
 from services.api import (
     activity,
+    bulk,
+    cancels,
     capture,
     capture_v1,
     deletions,
@@ -55,7 +57,7 @@ from shared.store.objects import Objects
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
 """Methods that metrics tell apart: a client may send any word, and every word would be a series."""
 
-_NOUNS = (lists, persons, identities, activity, timeline, history, sessions, deletions, purge, export)
+_NOUNS = (lists, persons, identities, activity, timeline, history, sessions, bulk, deletions, cancels, purge, export)
 
 ROUTES: tuple[Route, ...] = (
     *(route for noun in _NOUNS for route in noun.COLLECTION_ROUTES),

@@ -14,9 +14,6 @@ from shared.domain.ids import DISTINCT_ID_CHARS_MAX
 BATCH_MAX = 200
 """Persons of one batch read; more is refused, never cut."""
 
-BULK_MAX = 1_000
-"""Persons of one bulk_delete; more is refused, never cut."""
-
 PropertyName = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 Properties = Annotated[dict[PropertyName, Any], Meta(max_length=PROPERTIES_MAX)]
 DistinctId = Annotated[str, Meta(max_length=DISTINCT_ID_CHARS_MAX)]
@@ -55,10 +52,12 @@ class Split(Struct):
 
 
 class Merge(Struct):
-    """Exactly one of both: who is absorbed."""
+    """Exactly one of `source` and `distinct_id`: who is absorbed. `timestamp` is of an import: when both became one
+    person. If either of the two ids was deleted after that, nobody is merged (404)."""
 
     source: PersonId | None = None
     distinct_id: Annotated[DistinctId, Meta(min_length=1, examples=["device-1"])] | None = None
+    timestamp: Annotated[datetime, Meta(examples=["2026-11-23T10:00:00Z"])] | None = None
 
 
 class DistinctIds(Struct):
@@ -67,16 +66,6 @@ class DistinctIds(Struct):
 
 class Uuids(Struct):
     uuids: Annotated[list[UuidText], Meta(max_length=BATCH_MAX, examples=[["55379864-2afb-5e1c-adf7-decb022461c5"]])]
-
-
-class BulkDelete(Struct):
-    """Exactly one of `ids` and `distinct_ids`; the flags are what goes with the person, or without it."""
-
-    ids: Annotated[list[PersonId], Meta(max_length=BULK_MAX)] | None = None
-    distinct_ids: Annotated[list[DistinctId], Meta(max_length=BULK_MAX, examples=[["ada@example.com"]])] | None = None
-    delete_events: bool = False
-    delete_recordings: bool = False
-    keep_person: bool = False
 
 
 class ResetDistinctId(Struct):
@@ -285,81 +274,6 @@ class ActivityPage(Struct):
     next: str | None
     previous: str | None
     total_count: int
-
-
-class Bulk(Struct):
-    """What a bulk_delete found and asked for."""
-
-    persons_found: int
-    persons_deleted: int
-    events_queued_for_deletion: bool
-    recordings_queued_for_deletion: bool
-    deletion_errors: list[Any]
-    persons_queued_for_deletion: int
-    unmatched: list[Any]
-    deletion_request: UUID | None
-    deletion_requests: list[UUID]
-
-
-class Reached(Struct):
-    """What a deletion reaches in one target; `bytes` are rewritten."""
-
-    rows: int
-    months: int
-    bytes: int
-    objects: int
-
-
-class DryRun(Struct):
-    """What a deletion would reach; nothing was deleted."""
-
-    dry_run: Literal[True]
-    persons_found: int
-    unmatched: list[Any]
-    rows: int
-    targets: dict[str, Reached]
-
-
-class DeletionScope(Struct):
-    """What a request covers; a purge covers one property's values."""
-
-    profile: bool
-    events: bool
-    recordings: bool
-    purge: str | UnsetType = UNSET
-
-
-class DeletionRequest(Struct):
-    """A row of the ledger; `person_uuid` is null for a purge of all persons."""
-
-    id: UUID
-    state: Literal["pending", "hidden", "erasing", "verified", "cancelled", "failed"]
-    created_at: datetime
-    updated_at: datetime
-    person_uuid: UUID | None
-    scope: DeletionScope
-    phases: dict[str, Any]
-    partition: Any
-    window: Any
-    receipt: Any
-
-
-class DeletionRequests(Struct):
-    results: list[DeletionRequest]
-
-
-class DeletionState(Struct):
-    person_uuid: UUID
-    created_at: datetime
-    status: Literal["pending", "completed"]
-    delete_verified_at: datetime | None
-
-
-class DeletionStatus(Struct):
-    count: int
-    next: str | None
-    previous: str | None
-    results: list[DeletionState]
 
 
 class Recording(Struct):

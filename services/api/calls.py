@@ -168,17 +168,23 @@ class Call(msgspec.Struct, kw_only=True):
         return positions, await self.visible(positions, ANSWER_SECONDS_MAX - (time() - began))
 
     async def visible(self, positions: Sequence[Position], most: float) -> bool:
-        """Wait until reads see these positions, as long as the client prefers (RFC 7240: respond-async, wait=3)."""
-        preferences = self.request.headers.get("Prefer", "").lower()
-        waiting = _WAIT.search(preferences)
-        if "respond-async" in preferences and waiting is None:
+        """Wait until reads see these positions, as long as the client prefers."""
+        patience = self.patience(most)
+        if patience is None:
             return False
-        seconds = min(float(waiting[1]) if waiting is not None else most, most, WAIT_SECONDS_MAX)
         try:
-            await self.context.watermarks.wait(positions, seconds)
+            await self.context.watermarks.wait(positions, min(patience, WAIT_SECONDS_MAX))
         except (NotYet, Transient):  # the command is durable: the client is told that much
             return False
         return True
+
+    def patience(self, most: float) -> float | None:
+        """How many seconds the client prefers to wait (RFC 7240: respond-async, wait=3); None for not at all."""
+        preferences = self.request.headers.get("Prefer", "").lower()
+        waiting = _WAIT.search(preferences)
+        if "respond-async" in preferences and waiting is None:
+            return None
+        return min(float(waiting[1]) if waiting is not None else most, most)
 
     def _uuid(self, text: str) -> UUID:
         try:
@@ -198,7 +204,7 @@ class Route(msgspec.Struct, frozen=True):
     `query`, `body` and `answers` are what the OpenAPI document shows, and what requests are judged by. `errors` are the
     statuses beyond those that every route may answer; `produces` is the type of an answer that is neither JSON nor CSV;
     with `plain_errors` they are `{"error": text}`, as the original has them there; `preview` is what dry_run answers,
-    with 200, where success has another status.
+    with 200, where success has another status; `headers` are those of success beside the Position, and what they say.
     """
 
     method: str
@@ -213,6 +219,7 @@ class Route(msgspec.Struct, frozen=True):
     produces: str = ""
     plain_errors: bool = False
     preview: type | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def mount(app: web.Application, routes: Sequence[Route]) -> None:

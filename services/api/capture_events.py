@@ -17,8 +17,8 @@ from services.api.values import DEPTH_MAX, NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.commands import Capture, Command, Merge, MergeMode, Properties, Write
 from shared.domain.errors import BadInput
 from shared.domain.fragment import imported_at
-from shared.domain.identity import is_legal
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX, DISTINCT_ID_CHARS_MAX, fragment_id, hash64
+from shared.domain.legal_ids import is_legal
 from shared.domain.lifted import LIFTED
 
 EVENT_NAME_CHARS_MAX = 200
@@ -263,13 +263,12 @@ def _merge(capture: Capture, sent_id: str, sent: Properties, scene: Scene) -> li
     key = hash64(f"merge:{capture.uuid}")
     common: dict[str, Any] = {"project": scene.project, "at": capture.at, "actor": "capture", "key": key}
     enough = DISTINCT_ID_CHARS_MAX + 1
+    since = imported_at(capture)
     merge = Merge(
         id=scene.mint(), into=capture.fragment, source=source, into_id=sent_id[:enough], source_id=from_id[:enough],
-        mode=mode, **common,
+        mode=mode, since=since, **common,
     )  # fmt: skip
     if not is_legal(from_id):
         return [merge]
-    birth = Write(
-        id=scene.mint(), fragment=source, distinct_id=source_id, since=imported_at(capture), reason="merge", **common
-    )
+    birth = Write(id=scene.mint(), fragment=source, distinct_id=source_id, since=since, reason="merge", **common)
     return [birth, merge]

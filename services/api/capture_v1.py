@@ -21,7 +21,7 @@ from services.api.capture_body import ENCODINGS, EVENTS_MAX, Captured, parse, un
 from services.api.capture_events import EVENT_NAME_CHARS_MAX, time_of
 from services.api.context import CONTEXT, Context, position_header
 from shared.domain.errors import BadInput
-from shared.domain.identity import is_legal
+from shared.domain.legal_ids import is_legal
 
 PATH = "/i/v1/analytics/events"
 

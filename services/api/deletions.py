@@ -1,8 +1,7 @@
-"""Deletion requests over REST: make them, list them, cancel them. Never deletes anything itself."""
+"""Deletion requests over REST: make them and list them. Never deletes anything itself."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid5
@@ -10,17 +9,20 @@ from uuid import UUID, uuid5
 import orjson
 
 from services.api import errors
-from services.api.bodies import Bulk, BulkDelete, DeletionRequest, DeletionRequests, DeletionStatus, DryRun
 from services.api.calls import Answer, Call, Route
+from services.api.deletion_bodies import DeletionRequest, DeletionRequests, DeletionStatus, DryRun
 from services.api.dry_run import preview
 from services.api.outcomes import REPLAYED, Keyed, carry_out, earlier, envelope, keyed
 from services.api.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
-from shared.domain.commands import Cancel, Command, Delete, Request, Scope
-from shared.domain.errors import BadInput, NotFound, Rejected
-from shared.domain.ids import DELETIONS, IDENTITY, fragment_id, hash64
-from shared.store.person import Person, iso
+from services.api.remains import covering
+from shared.domain.commands import Command, Delete, Request, Scope
+from shared.domain.errors import NotFound
+from shared.domain.ids import DELETIONS, IDENTITY
+from shared.store.person import iso
 
 _ANY = UUID(int=0)
+STAYS = "Deletion-Stays"
+"""The header of a DELETE's answer that says what it leaves."""
 
 STATUSES = {"pending": 1, "completed": 2, "all": 0}
 STATUS = Choice("status", "Only requests that are not done yet, or done.", absent="all", choices=tuple(STATUSES))
@@ -34,15 +36,16 @@ async def delete(call: Call) -> Answer:
     """DELETE :id: gone when this answers, the erasure is asked for. What is sent afterwards is a new life."""
     events, recordings = call.asked(DELETE_EVENTS), call.asked(DELETE_RECORDINGS)
     keep = call.asked(KEEP_PERSON)
+    scope = covering(call, Scope(profile=not keep, events=events, recordings=recordings))
     if call.asked(DRY_RUN):
-        scope = Scope(profile=not keep, events=events, recordings=recordings)
         return await _preview_of(call, scope)
     sent = keyed(call, await call.fragment(), "delete", events, recordings, keep)
     if keep and not events and not recordings:
         await call.holder(sent.fragment)
         return Answer(status=204)
     if keep:
-        answer = await _request(call, sent, Scope(events=events, recordings=recordings))
+        answer = await _request(call, sent, scope)
+        answer.headers |= _staying(scope)
         return Answer(
             status=answer.status if answer.status == 202 else 204, positions=answer.positions, headers=answer.headers
         )
@@ -55,52 +58,14 @@ async def delete(call: Call) -> Answer:
             **envelope(call, sent),
             person=sent.fragment,
             request=request,
-            scope=Scope(profile=True, events=events, recordings=recordings),
+            scope=scope,
         )
         outcome = await carry_out(call, sent, [command], [person.uuid] if sent.key else [])
     return Answer(
         status=204 if outcome.visible else 202,
         positions=outcome.positions,
-        headers=outcome.headers | _location(call, request),
+        headers=outcome.headers | location(call, request) | _staying(scope),
     )
-
-
-async def bulk_delete(call: Call) -> Answer:
-    """POST bulk_delete: the persons of up to 1,000 ids or distinct ids; each makes a deletion request of its own."""
-    body = await call.read(BulkDelete)
-    asked, fragments = await _named(call, body)
-    scope = Scope(profile=not body.keep_person, events=body.delete_events, recordings=body.delete_recordings)
-    if call.asked(DRY_RUN):
-        found, unmatched = await _persons_named(call, asked, fragments)
-        return await preview(call, found, scope, unmatched)
-    text = call.request.headers.get("Idempotency-Key")
-    key = hash64(f"{call.project.id}:bulk_delete:{text}") if text is not None else 0
-    if key and (before := await _bulk_before(call, list(fragments.values()), key)):
-        if any((row[5], row[6], row[7]) != (scope.profile, scope.events, scope.recordings) for row in before):
-            raise errors.key_reused()
-        covered = {member for row in before for member in (row[4], *row[10])}
-        unmatched = [one for one in asked if fragments.get(str(one)) not in covered]
-        told = _bulk_answer(scope, len(before), [str(row[0]) for row in before], unmatched)
-        return Answer(status=202, body=told, headers=REPLAYED)
-    found, unmatched = await _persons_named(call, asked, fragments)
-    nothing = not (scope.profile or scope.events or scope.recordings)
-    at = call.context.stamps.reserve(len(found))
-    commands: list[Command] = []
-    requests: list[str] = []
-    for index, person in enumerate([] if nothing else found):
-        request = uuid5(person.uuid, f"bulk {key}") if key else call.context.mint()
-        requests.append(str(request))
-        common: dict[str, Any] = {
-            "id": call.context.mint(), "project": call.project.id, "at": at + index, "actor": call.actor,
-            "request": request, "person": person.uuid, "scope": scope,
-        }  # fmt: skip
-        members = tuple(member.fragment for member in person.members)
-        if scope.profile:
-            commands.append(Delete(**common, key=key, digest=key))
-        else:
-            commands.append(Request(**common, members=members))
-    positions = (await call.write(commands))[0] if commands else None
-    return Answer(status=202, positions=positions, body=_bulk_answer(scope, len(found), requests, unmatched))
 
 
 async def delete_events(call: Call) -> Answer:
@@ -123,29 +88,7 @@ async def requests(call: Call) -> Answer:
 
 async def request(call: Call) -> Answer:
     """GET deletion_requests/:id: one of them."""
-    return Answer(body=(await _shown(call, [await _found(call)]))[0])
-
-
-async def cancel(call: Call) -> Answer:
-    """DELETE deletion_requests/:id: possible until hiding has begun."""
-    row = await _found(call)
-    if row[1] == "cancelled" and "Idempotency-Key" in call.request.headers:
-        return Answer(status=204)  # what the first request was told
-    if row[9]:
-        raise errors.conflict("A purge cannot be cancelled: the values are gone from every read.")
-    if row[1] != "pending":
-        raise BadInput(f"The request is {row[1]}; only a pending one can be cancelled.", attr="state")
-    command = Cancel(
-        id=call.context.mint(),
-        project=call.project.id,
-        at=call.context.stamps.reserve(1),
-        actor=call.actor,
-        request=row[0],
-    )
-    positions, visible = await call.write([command])
-    if visible and (await _found(call))[1] != "cancelled":
-        raise Rejected("Hiding had begun; the request was not cancelled.")
-    return Answer(status=204 if visible else 202, positions=positions)
+    return Answer(body=(await _shown(call, [await found(call)]))[0])
 
 
 async def status(call: Call) -> Answer:
@@ -180,7 +123,10 @@ async def status(call: Call) -> Answer:
 ROUTES = (
     Route(
         "DELETE", "/{id}", "person:write", delete, (DELETE_EVENTS, DELETE_RECORDINGS, KEEP_PERSON, DRY_RUN), status=204,
-        errors=(412,), preview=DryRun,
+        errors=(412,), preview=DryRun, headers=(
+            ("Location", "The deletion request."),
+            (STAYS, "What the request does not cover, of `profile`, `events`, `recordings`; absent for nothing."),
+        ),
     ),
     Route(
         "POST", "/{id}/delete_events", "person:write", delete_events, (DRY_RUN,), answers=(DeletionRequest, DryRun),
@@ -192,13 +138,11 @@ ROUTES = (
     ),
 )  # fmt: skip
 COLLECTION_ROUTES = (
-    Route("POST", "/bulk_delete", "person:write", bulk_delete, (DRY_RUN,), BulkDelete, Bulk, 202, preview=DryRun),
     Route(
         "GET", "/deletion_status", "person:read", status, (STATUS, PERSON_UUID, LIMIT, OFFSET), answers=DeletionStatus
     ),
     Route("GET", "/deletion_requests", "person:read", requests, (LIMIT, OFFSET), answers=DeletionRequests),
     Route("GET", "/deletion_requests/{request}", "person:read", request, answers=DeletionRequest),
-    Route("DELETE", "/deletion_requests/{request}", "person:write", cancel, status=204, errors=(409,)),
 )
 
 
@@ -212,54 +156,6 @@ async def _delete_of(call: Call, action: str, scope: Scope) -> Answer:
     if call.asked(DRY_RUN):
         return await _preview_of(call, scope)
     return await _request(call, keyed(call, await call.fragment(), action), scope)
-
-
-async def _persons_named(call: Call, asked: list[Any], fragments: dict[str, UUID]) -> tuple[list[Person], list[Any]]:
-    """(the persons that hold these fragments, each once; what was asked for and is nobody)."""
-    held = await call.context.reads.by_fragments(call.project.id, list(fragments.values())) if fragments else []
-    holders = dict(zip(fragments, held, strict=True))
-    found = {person.uuid: person for person in held if person is not None}
-    return list(found.values()), [one for one in asked if holders.get(str(one)) is None]
-
-
-async def _named(call: Call, body: BulkDelete) -> tuple[list[Any], dict[str, UUID]]:
-    """(what was asked for, the fragment of each that can be one), of `ids` or of `distinct_ids`, never both."""
-    if (body.ids is None) == (body.distinct_ids is None):
-        raise BadInput("Either ids or distinct_ids.", attr="ids")
-    if body.distinct_ids is not None:
-        return body.distinct_ids, {one: fragment_id(call.project.id, one) for one in body.distinct_ids}
-    asked = body.ids or []
-    texts = list(dict.fromkeys(map(str, asked)))
-    found = await asyncio.gather(*(call.fragment(one or "-") for one in texts), return_exceptions=True)
-    for one, fragment in zip(texts, found, strict=True):
-        if isinstance(fragment, BadInput):
-            raise BadInput(f"Not an id: {one[:100]}", attr="ids")
-        if isinstance(fragment, BaseException) and not isinstance(fragment, NotFound):
-            raise fragment
-    return asked, {one: fragment for one, fragment in zip(texts, found, strict=True) if isinstance(fragment, UUID)}
-
-
-def _bulk_answer(scope: Scope, found: int, requests: list[str], unmatched: list[Any]) -> dict[str, Any]:
-    deleted = found if scope.profile else 0
-    return {
-        "persons_found": found,
-        "persons_deleted": deleted,
-        "events_queued_for_deletion": bool(requests and scope.events),
-        "recordings_queued_for_deletion": bool(requests and scope.recordings),
-        "deletion_errors": [],
-        "persons_queued_for_deletion": deleted,
-        "unmatched": unmatched,
-        "deletion_request": requests[0] if requests else None,
-        "deletion_requests": requests,
-    }
-
-
-async def _bulk_before(call: Call, fragments: list[UUID], key: int) -> list[tuple[Any, ...]]:
-    """The requests that an earlier bulk_delete with this key made for these fragments: their ids are made of it."""
-    await recorded(call)
-    query = call.context.reads.queries["requests_of"]
-    rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments, every=1)
-    return [row for row in reversed(rows) if row[0] == uuid5(row[4], f"bulk {key}")]
 
 
 async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
@@ -291,13 +187,13 @@ async def ask(
     if sent.key and (rows := await _rows(call, request=request)):
         if (*rows[0][5:8], rows[0][9]) != (scope.profile, scope.events, scope.recordings, scope.purge):
             raise errors.key_reused()
-        return Answer(body=(await _shown(call, rows))[0], headers=REPLAYED | _location(call, request))
+        return Answer(body=(await _shown(call, rows))[0], headers=REPLAYED | location(call, request))
     commands, whole = await commands_of(request)
     positions, visible = await call.write(commands)
     if not visible or not whole:
-        return Answer(status=202, positions=positions, headers=_location(call, request))
+        return Answer(status=202, positions=positions, headers=location(call, request))
     rows = await _rows(call, request=request)
-    return Answer(body=(await _shown(call, rows))[0], positions=positions, headers=_location(call, request))
+    return Answer(body=(await _shown(call, rows))[0], positions=positions, headers=location(call, request))
 
 
 def _request_id(call: Call, sent: Keyed) -> UUID:
@@ -319,7 +215,8 @@ async def recorded(call: Call) -> None:
     await call.context.watermarks.wait([head for head in heads if head.offset >= 0])
 
 
-async def _found(call: Call) -> tuple[Any, ...]:
+async def found(call: Call) -> tuple[Any, ...]:
+    """The ledger's row of the request that the path names, or NotFound."""
     try:
         request = UUID(call.request.match_info["request"])
     except ValueError:
@@ -347,27 +244,36 @@ async def _shown(call: Call, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]
     """Requests as readers see them, each with its receipt once there is one."""
     query = call.context.reads.queries["receipts"]
     verified = [row[0] for row in rows if row[1] == "verified"]
-    found: dict[UUID, str] = {}
+    held: dict[UUID, str] = {}
     if verified:
-        found = dict(await call.context.store.rows(query, project=call.project.id, requests=verified))
-    return [_row(row) | {"receipt": orjson.loads(found[row[0]]) if row[0] in found else None} for row in rows]
+        held = dict(await call.context.store.rows(query, project=call.project.id, requests=verified))
+    return [_row(row) | {"receipt": orjson.loads(held[row[0]]) if row[0] in held else None} for row in rows]
 
 
 def _row(row: tuple[Any, ...]) -> dict[str, Any]:
     document = orjson.loads(row[8]) if row[8] else {}
+    scope = Scope(profile=bool(row[5]), events=bool(row[6]), recordings=bool(row[7]))
     return {
         "id": str(row[0]),
         "state": row[1],
         "created_at": iso(row[2]),
         "updated_at": iso(row[3]),
         "person_uuid": str(row[4]) if row[4] != _ANY else None,
-        "scope": {"profile": bool(row[5]), "events": bool(row[6]), "recordings": bool(row[7])}
+        "scope": {"profile": scope.profile, "events": scope.events, "recordings": scope.recordings}
         | ({"purge": row[9]} if row[9] else {}),
+        "stays": [] if row[9] else scope.stays,
         "phases": document.get("phases", {}),
         "partition": document.get("partition"),
         "window": document.get("window"),
+        "cancel_refused": document.get("cancels", {}).get("refusal") or None,
     }
 
 
-def _location(call: Call, request: UUID) -> dict[str, str]:
+def _staying(scope: Scope) -> dict[str, str]:
+    """The header that says what a deletion leaves."""
+    return {STAYS: ", ".join(scope.stays)} if scope.stays else {}
+
+
+def location(call: Call, request: UUID) -> dict[str, str]:
+    """Where the request is shown."""
     return {"Location": f"/api/environments/{call.project.id}/persons/deletion_requests/{request}/"}

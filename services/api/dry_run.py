@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from services.api.calls import Answer, Call
+from services.api.remains import without_profile
 from shared.domain.commands import Scope
 from shared.store.person import Person
 from shared.store.targets import FRAGMENTS_MAX, TARGETS, Target, bytes_of, count, objects, whole
@@ -14,12 +16,21 @@ EVERYTHING = "all"
 """The partition of a table that is not divided into months."""
 
 
-async def preview(call: Call, persons: Sequence[Person], scope: Scope, unmatched: Sequence[Any] = ()) -> Answer:
-    """Rows, months and bytes by target. `bytes` are those of the partitions that erasing rewrites."""
+async def preview(
+    call: Call, persons: Sequence[Person], scope: Scope, unmatched: Sequence[Any] = (), strays: Sequence[UUID] = ()
+) -> Answer:
+    """Rows, months and bytes by target. `bytes` are those of the partitions that erasing rewrites; `strays` are
+    fragments without a person, of which something remains."""
     found: dict[str, dict[str, Any]] = {}
+    members = [member.fragment for person in persons for member in person.members]
+    roots = [person.uuid for person in persons]
+    of_persons = _targets(scope)
+    of_strays = _targets(without_profile(scope)) if strays else set()
     for target in TARGETS:
-        if target.name in _targets(scope):
-            rows, partitions, files = await _count(call, persons, target)
+        if target.name in of_persons | of_strays:
+            fragments = members if target.name in of_persons else []
+            fragments = [*fragments, *strays] if target.name in of_strays else fragments
+            rows, partitions, files = await _count(call, fragments, roots, target)
             size = await bytes_of(call.context.store, target.table, partitions)
             months = len(partitions - {EVERYTHING})
             found[target.name] = {"rows": rows, "months": months, "bytes": size, "objects": files}
@@ -41,10 +52,10 @@ def _targets(scope: Scope) -> set[str]:
     return names | ({"recordings"} if scope.recordings else set())
 
 
-async def _count(call: Call, persons: Sequence[Person], target: Target) -> tuple[int, set[str], int]:
-    """(rows, partitions, objects) of these persons in a target."""
-    fragments = [member.fragment for person in persons for member in person.members]
-    roots = [person.uuid for person in persons]
+async def _count(
+    call: Call, fragments: Sequence[UUID], roots: Sequence[UUID], target: Target
+) -> tuple[int, set[str], int]:
+    """(rows, partitions, objects) of these fragments, and of the persons with these roots, in a target."""
     rows, partitions, files = 0, set(), 0
     for start in range(0, len(fragments), FRAGMENTS_MAX):
         reach = whole(call.project.id, fragments[start : start + FRAGMENTS_MAX], roots if start == 0 else [])

@@ -5,7 +5,8 @@ A dry run folds the command on a copy of what was read, with the very fold that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +23,12 @@ from shared.domain.errors import BadInput, NotFound
 from shared.domain.identity import Decision, Membership, MergeRefused, SplitRefused, handle
 from shared.domain.ids import IDENTITY, fragment_id
 from shared.store.person import Person, assemble
+
+Deletes = Mapping[UUID, tuple[int, int]]
+"""By fragment, the identity version of its last delete, and when that was asked for in microseconds."""
+
+_NO_DELETES: Deletes = {}
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def split(call: Call) -> Answer:
@@ -54,20 +61,25 @@ async def merge(call: Call) -> Answer:
     dry = call.asked(DRY_RUN)
     into = await call.fragment()
     source = await _source(call, body)
-    sent = keyed(call, into, "merge", str(source))
+    since = _since(body)
+    sent = keyed(call, into, "merge", str(source), *([since] if since else []))
     outcome = None if dry else await earlier(call, IDENTITY, sent)
     if outcome is None:
-        survivor, absorbed = await call.holder(into), await call.holder(source)
+        (survivor, into_erase), (absorbed, source_erase) = await _found(call, into), await _found(call, source)
         call.tags(survivor)
         command = Merge(
             **envelope(call, sent),
             into=into,
             source=source,
             mode="operator",
+            since=since,
+            into_erase=into_erase,
+            source_erase=source_erase,
         )
         if dry:
-            return _merge_preview(command, survivor, absorbed)
-        outcome = await carry_out(call, sent, [command], [survivor.uuid])
+            deletes = await _deletes_of(call, [into, source]) if since else {}
+            return _merge_preview(command, survivor, absorbed, deletes)
+        outcome = await carry_out(call, sent, [command], [survivor.uuid, source, absorbed.uuid])
     if not outcome.visible:
         return Answer(status=202, positions=outcome.positions)
     after = await person_after(call, into, outcome)
@@ -127,6 +139,24 @@ async def _source(call: Call, body: MergeBody) -> UUID:
         raise BadInput("An integer id or a uuid.", attr="source") from None
 
 
+def _since(body: MergeBody) -> int:
+    """The time of an imported merge in microseconds, at least 1; 0 for one of now. Without a zone it is UTC."""
+    if body.timestamp is None:
+        return 0
+    moment = body.timestamp if body.timestamp.tzinfo is not None else body.timestamp.replace(tzinfo=UTC)
+    return max((moment - _EPOCH) // timedelta(microseconds=1), 1)
+
+
+async def _found(call: Call, fragment: UUID) -> tuple[Person, int]:
+    """The living person that holds a fragment, and the delete behind the life that was found; NotFound."""
+    person = await call.holder(fragment)
+    for member in person.members:
+        if member.fragment == fragment:
+            return person, member.erased
+    erase, _ = (await _deletes_of(call, [fragment])).get(fragment, (0, 0))
+    return await call.holder(fragment), erase  # a delete between the two leaves nobody here, a later one is seen
+
+
 async def _before(call: Call, fragment: UUID, outcome: Outcome) -> Person:
     """The person that an earlier split dissolved, as it was."""
     until = await stamp_of(call.context, call.project.id, outcome.positions)
@@ -155,9 +185,16 @@ def _shown(persons: Iterable[Person], stays: UUID) -> list[dict[str, Any]]:
     return [{"uuid": str(one.uuid), "id": one.number, "distinct_ids": one.distinct_ids} for one in involved]
 
 
-def _merge_preview(command: Merge, survivor: Person, absorbed: Person) -> Answer:
+async def _deletes_of(call: Call, fragments: Sequence[UUID]) -> Deletes:
+    rows = await call.context.store.rows(
+        call.context.reads.queries["deletes_of"], project=call.project.id, fragments=list(fragments)
+    )
+    return {fragment: (erase, erased_at) for fragment, erase, erased_at in rows}
+
+
+def _merge_preview(command: Merge, survivor: Person, absorbed: Person, deletes: Deletes) -> Answer:
     """Who would survive, who would be absorbed, and the properties on which they differ."""
-    (result, *_) = _tried(command, [survivor, absorbed])
+    (result, *_) = _tried(command, [survivor, absorbed], deletes)
     ours, theirs, both = survivor.document(), absorbed.document(), result.document()
     conflicts = [
         {"key": key, "survivor": ours[key], "absorbed": theirs[key], "result": both.get(key)}
@@ -168,13 +205,14 @@ def _merge_preview(command: Merge, survivor: Person, absorbed: Person) -> Answer
     return Answer(body=shown | {"conflicts": conflicts})
 
 
-def _tried(command: IdentityCommand, persons: Sequence[Person]) -> list[Person]:
+def _tried(command: IdentityCommand, persons: Sequence[Person], deletes: Deletes = _NO_DELETES) -> list[Person]:
     """The persons that the command would leave, folded on copies. Raises what it would be refused for."""
     book: dict[UUID, Membership] = {}
     for person in persons:
         for member in person.members:
             book[member.fragment] = membership = Membership.alone(command.project, member.fragment)
             membership.root, membership.identified, membership.members = person.uuid, member.identified, ()
+            membership.erase, membership.erased_at = deletes.get(member.fragment, (0, 0))
         book[person.uuid].members = tuple(member.fragment for member in person.members)
     decision: Decision = handle(command, 1, book.__getitem__)
     for membership in decision.touched:

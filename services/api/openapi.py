@@ -210,7 +210,8 @@ def _headers(route: Route) -> list[dict[str, Any]]:
 
 def _responses(route: Route, shown: dict[type, Any]) -> dict[str, Any]:
     position = {"Position": {"description": "What this reflects or wrote.", "schema": {"type": "string"}}}
-    done: dict[str, Any] = {"description": "Done.", "headers": position}
+    told = position | {name: {"description": says, "schema": {"type": "string"}} for name, says in route.headers}
+    done: dict[str, Any] = {"description": "Done.", "headers": told}
     if answers := [shown[kind] for kind in _answers(route)]:
         schema = answers[0] if len(answers) == 1 else {"anyOf": answers}
         done["content"] = {JSON: {"schema": schema}, "text/csv": {"schema": {"type": "string"}}}
@@ -223,7 +224,7 @@ def _responses(route: Route, shown: dict[type, Any]) -> dict[str, Any]:
         content = {JSON: {"schema": shown[route.preview]}}
         responses["200"] = {"description": "dry_run: nothing was done.", "headers": position, "content": content}
     if route.scope.endswith(":write") and route.status != 202:
-        responses["202"] = {"description": "Durable, and not visible yet.", "headers": position}
+        responses["202"] = {"description": "Durable, and not visible yet.", "headers": told}
     errors = ALWAYS | (WITH_BODY if route.body is not None else {})
     errors |= WRITING if route.scope.endswith(":write") else {}
     errors |= {status: SOMETIMES[status] for status in route.errors}

@@ -16,8 +16,9 @@ from services.api.calls import Call
 from services.api.past import persons_at, stamp_of
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, PreconditionFailed
-from shared.domain.fragment import KEY_REUSED
+from shared.domain.identity import DELETED
 from shared.domain.ids import COMMANDS, Position, hash64, offset_of, partition_of
+from shared.domain.retries import KEY_REUSED
 from shared.store.person import Person
 
 REPLAYED = {"Idempotency-Replayed": "true"}
@@ -150,5 +151,7 @@ def raise_refusal(reason: str) -> None:
         raise PreconditionFailed
     if reason == KEY_REUSED:
         raise errors.key_reused()
+    if reason == DELETED:
+        raise NotFound("Not found.")
     if reason:
         raise BadInput(_REFUSALS.get(reason, f"Refused: {reason}."))

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
-from msgspec import Meta, Struct
-
-from services.api.bodies import DeletionRequest, DryRun, PropertyName
 from services.api.calls import Answer, Call, Route
+from services.api.deletion_bodies import DeletionRequest, DryRun, PurgeProperty
 from services.api.deletions import ask, request_of
 from services.api.outcomes import Keyed, keyed
 from services.api.parameters import DRY_RUN
@@ -31,12 +29,6 @@ AT_ONCE = 1_000
 
 EVERYTHING = "all"
 """The partition of a table that is not divided into months."""
-
-
-class PurgeProperty(Struct):
-    """The property whose values go, past included."""
-
-    key: Annotated[PropertyName, Meta(examples=["ssn"])]
 
 
 async def of_person(call: Call) -> Answer:

@@ -68,6 +68,30 @@ WHERE project = {project:UInt32} AND fragment = {fragment:UUID}
 ORDER BY version DESC
 LIMIT 1
 
+-- name: deletes_of
+-- The last delete of each of these fragments, and when it was asked for; 0 is not known.
+SELECT fragment, erase, erased_at
+FROM identity
+WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)}
+ORDER BY fragment, version DESC
+LIMIT 1 BY fragment
+
+-- name: remains
+-- Those of these fragments of which {{table}} holds rows that no delete covers: the last one did not mean them, or they
+-- came after it. What a delete covers lies there until the window.
+WITH deletes AS
+(
+    SELECT fragment, argMax(has(splitByChar(' ', toString(scope)), {kind:String}), version) AS covered,
+        argMax(toUnixTimestamp64Micro(at), version) AS asked_at
+    FROM timeline
+    WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND topic = 'person.deleted'
+    GROUP BY fragment
+)
+SELECT DISTINCT held.fragment
+FROM {{table}} AS held LEFT JOIN deletes ON held.fragment = deletes.fragment
+WHERE project = {project:UInt32} AND held.fragment IN {fragments:Array(UUID)}
+    AND (covered = 0 OR toUnixTimestamp64Micro(received_at) > asked_at)
+
 -- name: captured_events
 -- The captured events of these fragments' present lives by their own time, each once: a resent one has another arrival.
 WITH

@@ -12,8 +12,8 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -26,11 +26,12 @@ from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
 from services.deleter.purges import Purges
 from services.deleter.receipts import Receipts
+from services.deleter.restores import Restores, TimelineHistory
 from services.deleter.sweep import Sweep, Tell, quiet
 from services.deleter.window import Window
 from shared.domain.deletion import OPEN, DeletionRequest
 from shared.domain.errors import Transient
-from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY
+from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position
 from shared.log.connect import connect_log
 from shared.log.embedded import EmbeddedLog
 from shared.log.port import RETENTION_SECONDS, Log
@@ -54,6 +55,12 @@ RETRY_SECONDS = 900.0
 
 PROJECTED_SECONDS_MAX = 10.0
 """How long a sweep waits for the projector to pass what the log holds; else only erased profiles are worked on."""
+
+CANCELLING_SECONDS = 30.0
+"""Between two looks for what is being cancelled when nothing was heard: another deleter may have left something."""
+
+CANCELLING_RETRY_SECONDS = 1.0
+"""The same while something is, and the projector or the store is behind."""
 
 LOCK_SECONDS_MAX = 30.0
 """How long to wait for the other process: taking requests over lasts milliseconds, a sweep may last the window."""
@@ -81,7 +88,16 @@ class Deleter:
         self._days = settings.deletion_days
         self._locks = settings.data / "run"
         self._receipts = Receipts(store, settings.data / "receipts")
-        self.purges = Purges(log, store, self.ledger, self.now_us, self._all_projected)
+        self.cancelled = asyncio.Event()
+        self._restores = Restores(
+            log=log,
+            history=TimelineHistory(store),
+            ledger=self.ledger,
+            lock=partial(self.lock, "ledger"),
+            projected=self._passed,
+            now_us=self.now_us,
+        )
+        self.purges = Purges(log, store, self.ledger, self.now_us, self._projected)
         self._say = structlog.get_logger(service="deleter")
 
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:
@@ -101,7 +117,7 @@ class Deleter:
             try:
                 await run.settled()
                 purged = await self.purges.spread(again=True)
-                projected = await self._projected(run)
+                projected = await self._projected()
                 ended = await run.run(projected=projected, purged=purged if await self._fed(purged) else ())
             except StoreError as error:
                 await run.fail(error.detail[:REASON_CHARS_MAX])
@@ -130,6 +146,20 @@ class Deleter:
                     pause = RETRY_SECONDS
                     self._say.warning("sweep", trouble=self.trouble)
             await asyncio.sleep(pause)
+
+    async def restore_cancelled(self, owns: Callable[[], bool]) -> None:
+        """Give back who is being cancelled, as soon as that is heard of, until cancelled."""
+        while True:
+            pause = CANCELLING_SECONDS
+            self.cancelled.clear()
+            try:
+                if not owns() or await self._restores.round():
+                    pause = CANCELLING_RETRY_SECONDS
+            except (Transient, StoreError) as error:
+                pause = CANCELLING_RETRY_SECONDS
+                self._say.warning("restore", trouble=error.detail)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.cancelled.wait(), pause)
 
     async def closes_at(self) -> int | None:
         """When a sweep that begins now must end; None for none. A request that has waited for too long opens a window
@@ -170,10 +200,10 @@ class Deleter:
         for head in await self._log.heads(DELETIONS):
             if (await self.ledger.position(head.partition)).offset < head.offset:
                 return False
-        return await self._all_projected()
+        return await self._projected()
 
-    async def _all_projected(self) -> bool:
-        return await self._projected(Sweep(self._store, self._objects, self.ledger, self.now_us))
+    async def _projected(self) -> bool:
+        return await self._passed([*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)])
 
     async def _fed(self, purged: Collection[UUID]) -> bool:
         """Whether the search table has passed what was purged; without purges nobody waits for it."""
@@ -184,8 +214,9 @@ class Deleter:
             await asyncio.sleep(0.1)
         return True
 
-    async def _projected(self, run: Sweep) -> bool:
-        heads = [*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)]
+    async def _passed(self, heads: Sequence[Position]) -> bool:
+        """Wait until the projector has passed these positions; False when it takes too long."""
+        run = Sweep(self._store, self._objects, self.ledger, self.now_us)
         deadline = time.monotonic() + PROJECTED_SECONDS_MAX
         while not await run.projected(heads):
             if time.monotonic() > deadline:
@@ -214,6 +245,7 @@ async def run(settings: Settings) -> None:
             ledger=deleter.ledger,
             lock=partial(deleter.lock, "ledger"),
             now_us=deleter.now_us,
+            cancelled=deleter.cancelled.set,
         )
         app = web.Application()
         add_ops(app, {"ledger": deleter.check})
@@ -221,6 +253,7 @@ async def run(settings: Settings) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(intake.run(), name="intake")
             group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
+            group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
             group.create_task(deleter.purges.run(intake.owns), name="purges")
             group.create_task(deleter.forget(intake.owns), name="forget")
     finally:

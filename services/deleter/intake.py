@@ -38,7 +38,10 @@ class Intake:
         ledger: Ledger,
         lock: Callable[[], AbstractAsyncContextManager[None]],
         now_us: Callable[[], int],
+        cancelled: Callable[[], None] = lambda: None,
     ) -> None:
+        """`cancelled` hears when something was asked to be cancelled."""
+        self._cancelled = cancelled
         self._log, self._reader, self._ledger = log, reader, ledger
         self._lock, self._now_us = lock, now_us
         self._positions: dict[int, Position] = {}
@@ -101,6 +104,8 @@ class Intake:
             await self._ledger.take(commands, self._now_us())
             await self._ledger.advance(last)
         self._positions[last.partition] = last
+        if any(isinstance(command, Cancel) for command in commands):
+            self._cancelled()
         await self._reader.commit([last])
 
 

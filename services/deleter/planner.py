@@ -102,11 +102,17 @@ def plan(
     erased: Mapping[UUID, int],
     *,
     projected: bool,
+    cancelling: Iterable[DeletionRequest] = (),
     purges: Mapping[UUID, Purges] = MappingProxyType({}),
 ) -> Plan:
     """Sort out who is ready. `erased` is what each fragment's row says; `projected`: the projector has passed all that
     the log held when the run began, without which captured events received before the cut-off may still arrive.
-    `purges` are those of the requests whose commands have all been folded."""
+    `purges` are those of the requests whose commands have all been folded.
+
+    Who shares a member with a request that is being cancelled waits: of a restore that came before its own delete, it
+    would erase the outcome, which the deleter has not read yet.
+    """
+    held = {member for request in cancelling for member in request.members}
     ends: dict[UUID, list[Tombstone]] = {}
     for tombstone in tombstones:
         ends.setdefault(tombstone.fragment, []).append(tombstone)
@@ -117,7 +123,7 @@ def plan(
             continue
         reach = {member: _boundary(request, member, ends.get(member, ()), erased) for member in request.members}
         late = not projected and (request.scope.events or request.scope.recordings)
-        if late or None in reach.values():
+        if late or None in reach.values() or not held.isdisjoint(request.members):
             result.waiting.append(request)
             continue
         result.requests.append(request)
@@ -125,6 +131,12 @@ def plan(
             if boundary is not None:
                 result.boundaries.setdefault(member, Boundary(project=request.project)).widen(boundary)
     return result
+
+
+def delete_of(request: DeletionRequest, ends: Iterable[Tombstone]) -> int:
+    """The identity version of the delete that made a request, by a member's tombstones; 0 when it is not there."""
+    deletes = (end for end in ends if end.topic == PersonDeleted.TOPIC and end.at == request.cutoff)
+    return max((end.version for end in deletes), default=0)
 
 
 def _boundary(
@@ -136,8 +148,7 @@ def _boundary(
         boundary.captured_at = request.cutoff if scope.events else -1
         boundary.recorded_at = request.cutoff if scope.recordings else -1
         return boundary
-    delete = [end for end in ends if end.topic == PersonDeleted.TOPIC and end.at == request.cutoff]
-    iver = max((end.version for end in delete), default=0)
+    iver = delete_of(request, ends)
     lives = [end.version for end in ends if end.topic == FragmentErased.TOPIC and end.erase >= iver]
     if not iver or not lives or erased.get(member, 0) < iver:
         return None

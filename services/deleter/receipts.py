@@ -128,6 +128,7 @@ def statement(request: DeletionRequest, now_us: int) -> dict[str, Any]:
             "profile": request.scope.profile, "events": request.scope.events, "recordings": request.scope.recordings,
             **({"purge": request.scope.purge} if request.scope.purge else {}),
         },
+        "stays": request.scope.stays,
         "requested_at": iso(request.cutoff),
         "verified_at": iso(now_us),
         "plan": str(request.plan),

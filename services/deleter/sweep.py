@@ -156,7 +156,9 @@ class Sweep:
         if not await self._clear():
             return []
         async with self._lock():
-            ready = await self._plan(await self._ledger.open("pending", "failed"), projected=projected)
+            cancelling = await self._ledger.open("cancelling")
+            asked = await self._ledger.open("pending", "failed")
+            ready = await self._plan(asked, projected=projected, cancelling=cancelling)
             for request in ready.requests:
                 if request.state == "failed":
                     request.retry(self._now_us())
@@ -249,7 +251,9 @@ class Sweep:
             request.fail(reason, self._now_us())
         await self._ledger.save(begun, self._now_us())
 
-    async def _plan(self, requests: Sequence[DeletionRequest], *, projected: bool) -> Plan:
+    async def _plan(
+        self, requests: Sequence[DeletionRequest], *, projected: bool, cancelling: Sequence[DeletionRequest] = ()
+    ) -> Plan:
         projects = {member: request.project for request in requests for member in request.members}
         everyone = list(projects)
         tombstones: list[Tombstone] = []
@@ -259,7 +263,8 @@ class Sweep:
             names = {"projects": sorted({projects[member] for member in part}), "fragments": part}
             tombstones += [Tombstone(*row) for row in await self._store.rows(self._queries["tombstones"], **names)]
             erased |= dict(await self._store.rows(self._queries["erased"], **names))
-        return plan(requests, tombstones, erased, projected=projected, purges=await self._purges(requests, projected))
+        purges = await self._purges(requests, projected)
+        return plan(requests, tombstones, erased, projected=projected, cancelling=cancelling, purges=purges)
 
     async def _purges(self, requests: Sequence[DeletionRequest], projected: bool) -> dict[UUID, dict[UUID, list[Cut]]]:
         """What the purges take, those that are ready; what is hidden already was."""

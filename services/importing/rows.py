@@ -15,8 +15,8 @@ from uuid import UUID, uuid5
 import msgspec
 
 from shared.domain.errors import BadInput
-from shared.domain.identity import is_legal
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX
+from shared.domain.legal_ids import is_legal
 
 NAMES_MAX = 500
 """Properties in one event; a person with more is sent as several. Capture takes 1,000."""
@@ -34,11 +34,12 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")
 
 
 class Parcel(msgspec.Struct, kw_only=True):
-    """What one row becomes. `merges` are (into, source) for REST, which mark nobody as identified."""
+    """What one row becomes. `merges` are (into, source) for REST, which mark nobody as identified, all of `when`."""
 
     events: list[bytes]
     lane: str = ""  # whoever it is about: what has one lane is sent in order
     merges: list[tuple[str, str]] = []
+    when: str = ""
     refused: list[str] = []
     unmarked: bool = False  # an identified person of one id: only a merge marks
 
@@ -129,6 +130,7 @@ def _person(row: Mapping[str, Any], manner: Manner) -> Parcel:
         events=[_encoded(event) for event in events],
         lane=into,
         merges=[(into, one) for one in sources] if quiet else [],
+        when=when.isoformat(),
         refused=[f"distinct_ids: {one} never merges" for one in dict.fromkeys(ids) if one not in legal and one != into],
         unmarked=identified and not sources,
     )

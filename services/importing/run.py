@@ -15,7 +15,7 @@ import msgspec
 from services.importing.files import Row
 from services.importing.rows import Manner, parcel_of
 from services.importing.state import Ledger, State
-from services.importing.target import Refusal, Sent, Target
+from services.importing.target import Merge, Refusal, Sent, Target
 from shared.domain.errors import BadInput
 
 LANES = 4
@@ -29,7 +29,7 @@ class Window(msgspec.Struct):
     """Rows that are sent, and settled, together."""
 
     lanes: list[list[Sent]]
-    merges: list[tuple[int, str, str]]
+    merges: list[Merge]
     refusals: list[Refusal]
     unmarked: int = 0
     events: int = 0
@@ -80,7 +80,7 @@ def _pack(row: Row, manner: Manner, window: Window) -> int:
         return 0
     lane = zlib.crc32(parcel.lane.encode(errors="replace")) % LANES
     window.lanes[lane] += [(row.number, event) for event in parcel.events]
-    window.merges += [(row.number, into, source) for into, source in parcel.merges]
+    window.merges += [Merge(row.number, into, source, parcel.when) for into, source in parcel.merges]
     window.refusals += [Refusal(row=row.number, reason=one, attr="distinct_ids") for one in parcel.refused]
     window.unmarked += parcel.unmarked
     window.events += len(parcel.events)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
@@ -26,6 +26,15 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     row: int
     reason: str
     attr: str | None = None
+
+
+class Merge(NamedTuple):
+    """A merge for REST, of a row; `when` it is of."""
+
+    row: int
+    into: str
+    source: str
+    when: str
 
 
 Sent = tuple[int, bytes]
@@ -62,21 +71,22 @@ class Target:
             waiting += [half for half in (part[middle:], part[:middle]) if half]
         return refused
 
-    async def merge(self, wanted: Sequence[tuple[int, str, str]]) -> list[Refusal]:
-        """(row, into, source) as an operator does it. Whoever is named has been sent before."""
+    async def merge(self, wanted: Sequence[Merge]) -> list[Refusal]:
+        """Merge as an operator does it. Whoever is named has been sent before."""
         uuids: dict[str, str] = {}
-        names = list(dict.fromkeys(into for _, into, _ in wanted))
+        names = list(dict.fromkeys(one.into for one in wanted))
         for start in range(0, len(names), ASKED_MAX):
             asked = msgspec.json.encode({"distinct_ids": names[start : start + ASKED_MAX]})
             answer = usable(await self._rest("batch_by_distinct_ids/", asked), self._url)
             found = (answer.json() or {}).get("results", {})
             uuids |= {name: person["uuid"] for name, person in found.items()}
         refused = []
-        for row, into, source in wanted:
+        for row, into, source, when in wanted:
             if into not in uuids:
                 refused.append(Refusal(row=row, reason="Nobody to merge into: erased since, or refused.", attr=None))
                 continue
-            answer = await self._rest(f"{uuids[into]}/merge/", msgspec.json.encode({"distinct_id": source}))
+            asked = msgspec.json.encode({"distinct_id": source, "timestamp": when})
+            answer = await self._rest(f"{uuids[into]}/merge/", asked)
             if answer.status not in (200, 202, 404):
                 usable(answer, self._url)
             if answer.status not in (200, 202):

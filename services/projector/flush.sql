@@ -15,3 +15,32 @@ FROM identity
 WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
 ORDER BY project, fragment, version DESC
 LIMIT 1 BY project, fragment
+
+-- name: ends_of_lives
+-- Where the lives of a fragment ended, and what of that was taken back, up to a version.
+SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at) AS at, stamp, command, actor, source, distinct_id,
+    number, created_at, keys, kinds, before, after, root, members, identified, erase, peer, reason, scope, erased_at
+FROM timeline
+WHERE project = {project:UInt32} AND fragment = {fragment:UUID} AND version < {until:UInt64}
+    AND topic IN ('fragment.erased', 'fragment.restored')
+ORDER BY version
+LIMIT 1 BY version
+
+-- name: facts_of_life
+-- What happened to a fragment between two versions, page by page; one record tells at most one fact of it.
+SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at) AS at, stamp, command, actor, source, distinct_id,
+    number, created_at, keys, kinds, '' AS before, after, root, members, identified, erase, peer, reason, scope,
+    erased_at
+FROM timeline
+WHERE project = {project:UInt32} AND fragment = {fragment:UUID} AND version > {after:UInt64}
+    AND version < {until:UInt64} AND startsWith(topic, 'fragment.')
+ORDER BY version
+LIMIT 1 BY version
+LIMIT {limit:UInt32}
+
+-- name: last_seen
+-- When a fragment was last seen in a life, microseconds: by an event with person processing. 0 without one.
+SELECT toUnixTimestamp64Micro(max(timestamp))
+FROM captured_events
+WHERE project = {project:UInt32} AND fragment = {fragment:UUID} AND version > {since:UInt64}
+    AND version < {until:UInt64} AND JSONExtractRaw(properties, '$process_person_profile') != 'false'

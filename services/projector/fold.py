@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
 from services.projector import rows as r
-from services.projector.tables import Facts
-from shared.domain.commands import Capture, Command, Erase, Merge, Purge, Split, Write
+from services.projector.tables import Closed, Facts
+from shared.domain.commands import Capture, Command, Erase, Merge, Purge, Restore, Revive, Split, Write
 from shared.domain.commands import Delete as DeleteCommand
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
@@ -31,7 +31,11 @@ STATE_ROWS_MAX = 100_000
 ROW_BYTES = 200
 """Of a fragment's row, without its properties and cells."""
 
-FRAGMENT_COMMANDS = (Capture, Write, Erase, Purge)
+REVIVED_MAX = 100
+"""Closed lives opened again in one batch: each is read from the timeline."""
+
+FRAGMENT_COMMANDS = (Capture, Write, Erase, Revive, Purge)
+IDENTITY_COMMANDS = (Merge, Split, DeleteCommand, Restore)
 UNSEEN = frozenset((Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED))
 """Outcomes of a captured event that is no event of its own."""
 
@@ -85,6 +89,15 @@ class Folder(Protocol):
     def admit(self, wanted: list[Key], rows: list[Row]) -> None:
         """Take loaded rows; what was wanted and has no row was never written."""
 
+    def cut(self, commands: Sequence[Command | None]) -> int:
+        """How many of the commands can be folded together: what one of them must load, another must have written."""
+
+    def closed(self, commands: Iterable[tuple[Command | None, Record]]) -> list[Closed]:
+        """The closed lives that `fold` needs; all that was folded before must be visible when they are loaded."""
+
+    def open(self, closed: Closed, life: Fragment) -> None:
+        """Take a loaded life."""
+
     def fold(self, command: Command, record: Record, batch: Batch) -> None:
         """Fold one command into the batch. Raises BadRecord for one that has no business in this topic."""
 
@@ -105,6 +118,7 @@ class FragmentFolder:
 
     def __init__(self) -> None:
         self._cache: OrderedDict[int, _Held] = OrderedDict()  # by the uuid's integer
+        self._lives: dict[tuple[int, int], Fragment] = {}  # by the uuid's integer and the version that opens it
 
     def missing(self, commands: Iterable[Command]) -> list[Key]:
         cache = self._cache
@@ -125,6 +139,32 @@ class FragmentFolder:
             if fragment.int not in self._cache:
                 self._cache[fragment.int] = _Held(Fragment.blank(project, fragment), ROW_BYTES)
 
+    def cut(self, commands: Sequence[Command | None]) -> int:
+        if not any(type(command) is Revive for command in commands):  # nearly always
+            return len(commands)
+        named: set[UUID] = set()
+        revived = 0
+        for index, command in enumerate(commands):
+            if isinstance(command, Revive):
+                revived += 1
+                if command.fragment in named or revived > REVIVED_MAX:
+                    return index
+            if isinstance(command, FRAGMENT_COMMANDS):
+                named.add(command.fragment)
+        return len(commands)
+
+    def closed(self, commands: Iterable[tuple[Command | None, Record]]) -> list[Closed]:
+        found = []
+        for command, record in commands:
+            if isinstance(command, Revive):
+                fragment, version = self._cache[command.fragment.int].fragment, version_of(record.offset)
+                if fragment.version < version and fragment.erased == command.iver:
+                    found.append(Closed(command.project, command.fragment, command.iver, version))
+        return found
+
+    def open(self, closed: Closed, life: Fragment) -> None:
+        self._lives[closed.fragment.int, closed.version] = life
+
     def fold(self, command: Command, record: Record, batch: Batch) -> None:
         version = version_of(record.offset)
         if isinstance(command, RecordCommand):  # its row is a function of the record alone
@@ -137,7 +177,8 @@ class FragmentFolder:
         key = command.fragment.int
         held = self._cache[key]
         fragment = held.fragment
-        outcome = fragment.handle(command, version, record.partition)
+        life = self._lives.pop((key, version), None) if self._lives else None
+        outcome = fragment.handle(command, version, record.partition, life)
         if fragment.pending_events:
             for event in fragment.collect_events():
                 batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event
@@ -146,7 +187,7 @@ class FragmentFolder:
         if outcome not in UNSEEN and isinstance(command, Capture):
             batch.facts.captured.append(r.captured_row(command, version, fragment.purged))
         if outcome in WRITTEN and fragment.version == version:
-            size = len(record.value)
+            size = len(record.value) if life is None else _size(life)
             held.size += size
             batch.bytes += size if key in batch.touched else held.size
             batch.touched[key] = fragment
@@ -162,6 +203,7 @@ class FragmentFolder:
 
     def drop(self) -> None:
         self._cache.clear()
+        self._lives.clear()
 
 
 class _Held:
@@ -184,7 +226,7 @@ class IdentityFolder:
     def missing(self, commands: Iterable[Command]) -> list[Key]:
         wanted: dict[UUID, int] = {}
         for command in commands:
-            if isinstance(command, Merge | Split | DeleteCommand):
+            if isinstance(command, IDENTITY_COMMANDS):
                 for fragment in addressed(command):
                     for needed in self._needed(fragment):
                         wanted[needed] = command.project
@@ -197,8 +239,17 @@ class IdentityFolder:
             if fragment not in self._cache:
                 self._cache[fragment] = Membership.alone(project, fragment)
 
+    def cut(self, commands: Sequence[Command | None]) -> int:
+        return len(commands)
+
+    def closed(self, commands: Iterable[tuple[Command | None, Record]]) -> list[Closed]:
+        return []
+
+    def open(self, closed: Closed, life: Fragment) -> None:
+        raise AssertionError("no identity is read from a closed life")
+
     def fold(self, command: Command, record: Record, batch: Batch) -> None:
-        if not isinstance(command, Merge | Split | DeleteCommand):
+        if not isinstance(command, IDENTITY_COMMANDS):
             raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
         decision = handle(command, version_of(record.offset), self._cache.__getitem__)
         for membership in decision.touched:
@@ -228,3 +279,9 @@ class IdentityFolder:
         if (root := cache.get(named.root)) is None:
             return [named.root]
         return [member for member in root.members if member not in cache]
+
+
+def _size(fragment: Fragment) -> int:
+    """Bytes of a fragment's row, about."""
+    row = r.fragment_row(fragment)
+    return len(row[11]) + len(row[12]) + ROW_BYTES

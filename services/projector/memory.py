@@ -6,13 +6,17 @@ table, state with its positions in one piece.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
+import orjson
+
 from services.projector import rows as r
-from services.projector.tables import Facts, Loaded
+from services.projector.tables import Closed, Facts, Loaded, events_of
 from shared.domain.errors import StoreUnavailable
+from shared.domain.fragment import Fragment, FragmentErased, FragmentRestored
 from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
+from shared.domain.restore import ClosedLife
 from shared.store.timeline import Row
 
 
@@ -36,6 +40,9 @@ class MemoryTables:
         }
         return Loaded(positions, [table[key] for key in wanted if key in table])
 
+    async def life(self, closed: Closed) -> Fragment:
+        return life_of(self.timeline.values(), self.captured.values(), closed)
+
     async def write_facts(self, facts: Facts) -> None:
         for project, number, fragment in facts.numbers:
             self.numbers[project, number] = fragment
@@ -54,3 +61,19 @@ class MemoryTables:
             held = table.get((row[0], row[1]))
             if held is None or row[2] >= held[2]:
                 table[row[0], row[1]] = row
+
+
+def life_of(timeline: Iterable[Row], captured: Iterable[Row], closed: Closed) -> Fragment:
+    """A closed life, of these rows."""
+    key = (closed.project, closed.fragment)
+    rows = [row for row in timeline if row[:2] == key and row[2] < closed.version]
+    events = events_of(sorted(rows, key=lambda row: row[2]))
+    life = ClosedLife(*key, closed.iver, [one for one in events if isinstance(one, FragmentErased | FragmentRestored)])
+    for event in events:
+        if event.originator_version >= life.since:
+            life.replay(event)
+    for row in captured:
+        person = orjson.loads(row[7]).get("$process_person_profile") is not False
+        if row[:2] == key and life.since < row[4] < closed.version and person:
+            life.seen(row[2])
+    return life.fragment

@@ -227,6 +227,8 @@ class Rebuild:
             fragment=after[1],
             version=after[2],
             topic=after[3],
+            commands=self.report.positions[COMMANDS],
+            partitions=self._partitions[COMMANDS],
             limit=limit,
         )
 

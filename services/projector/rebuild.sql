@@ -1,6 +1,6 @@
 -- name: page
 -- Facts behind the cursor in the order of their keys: of everybody, or of some fragments. An erasure that was taken back
--- is left out, as if it had never been. What a fold does not need
+-- up to the positions that are derived is left out, as if it had never been. What a fold does not need
 -- stays away: it would be most of the bytes. A uuid that comes often is decoded once: of four columns 0.3 µs a row, not
 -- 3.4; their names are others than the table's, whose order is wanted.
 SELECT project, toLowCardinality(fragment) AS one_fragment, version, topic,
@@ -11,7 +11,9 @@ SELECT project, toLowCardinality(fragment) AS one_fragment, version, topic,
 FROM timeline
 WHERE project != 0 AND project >= {project:UInt32} AND (project > {project:UInt32} OR fragment >= {fragment:UUID})
     AND (topic != 'fragment.erased' OR (project, fragment, erase) NOT IN (
-        SELECT project, fragment, erase FROM timeline WHERE topic = 'fragment.restored' AND project >= {project:UInt32}))
+        SELECT project, fragment, erase FROM timeline
+        WHERE topic = 'fragment.restored' AND project >= {project:UInt32} AND version <= arrayElement(
+            {commands:Array(UInt64)}, toUInt32(bitShiftRight(toUInt128(fragment), 64) % {partitions:UInt32}) + 1)))
     AND (project, fragment, version, toString(topic))
         > ({project:UInt32}, {fragment:UUID}, {version:UInt64}, {topic:String})
     AND ({everybody:UInt8} = 1 OR fragment IN {fragments:Array(UUID)})

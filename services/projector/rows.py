@@ -13,10 +13,11 @@ import orjson
 
 from shared.domain.commands import Capture
 from shared.domain.commands import Record as RecordCommand
-from shared.domain.fragment import Fragment, Remembered, imported_at
+from shared.domain.fragment import Fragment, imported_at
 from shared.domain.identity import Membership
 from shared.domain.ids import COMMANDS, Position, position_key
 from shared.domain.purged import stripped
+from shared.domain.retries import Remembered
 from shared.log.port import Record
 from shared.store.timeline import NOBODY, Row
 

@@ -10,13 +10,28 @@ from uuid import UUID
 
 from services.projector import rows as r
 from services.projector.rows import Mark
+from shared.domain.fragment import Fragment, FragmentEvent
 from shared.domain.ids import COMMANDS, Position, position_key
+from shared.domain.restore import ClosedLife
 from shared.store.client import Store
 from shared.store.queries import load as load_queries
-from shared.store.timeline import TIMELINE, Row
+from shared.store.timeline import TIMELINE, Row, event_of
 
 LOAD_IDS_MAX = 10_000
 """Rows asked for in one SELECT: a whole batch; 10,000 ids as one parameter take 50 ms."""
+
+
+FACTS_PAGE = 5_000
+"""Facts of a closed life read at once, folded page by page: one fragment may have any number of them."""
+
+
+class Closed(NamedTuple):
+    """A life that the delete of identity version `iver` closed, to be opened again at `version`."""
+
+    project: int
+    fragment: UUID
+    iver: int
+    version: int
 
 
 class Loaded(NamedTuple):
@@ -42,6 +57,12 @@ class Tables(Protocol):
         """The position rows of `partitions` and the newest rows of `wanted` (project, fragment), in one SELECT.
 
         A partition without a position row is missing from the answer. Raises Transient.
+        """
+
+    async def life(self, closed: Closed) -> Fragment:
+        """The fragment as its facts below a version make it, and its captured events: what a restore gives back.
+
+        All of them must be visible: nothing of the fragment may be in flight. Raises Transient.
         """
 
     async def write_facts(self, facts: Facts) -> None: ...
@@ -70,6 +91,19 @@ class ClickHouseTables:
         positions = {keys[row[1]]: r.mark_of(topic, row) for row in found if row[0] == 0 and row[1] in keys}
         return Loaded(positions, [row for row in found if row[0] != 0])
 
+    async def life(self, closed: Closed) -> Fragment:
+        key = {"project": closed.project, "fragment": closed.fragment, "until": closed.version}
+        ends = events_of(await self._store.rows(self._queries["ends_of_lives"], **key))
+        life = ClosedLife(closed.project, closed.fragment, closed.iver, ends)
+        after = life.since - 1 if life.since else 0
+        while rows := await self._store.rows(self._queries["facts_of_life"], **key, after=after, limit=FACTS_PAGE):
+            for event in events_of(rows):
+                life.replay(event)
+            after = rows[-1][2]
+        ((newest,),) = await self._store.rows(self._queries["last_seen"], **key, since=life.since)
+        life.seen(newest)
+        return life.fragment
+
     async def write_facts(self, facts: Facts) -> None:
         inserts = [
             self._store.insert(table, r.columns(names, rows))
@@ -89,3 +123,9 @@ class ClickHouseTables:
         rows = [*state, *(r.position_row(*position) for position in positions)]
         table, names = ("fragments", r.FRAGMENTS) if topic == COMMANDS else ("identity", r.IDENTITY)
         await self._store.insert(table, r.columns(names, rows))
+
+
+def events_of(rows: Sequence[Row]) -> list[FragmentEvent]:
+    """The facts that timeline rows of a fragment tell."""
+    events = (event_of(row) for row in rows)
+    return [event for event in events if isinstance(event, FragmentEvent)]

@@ -175,7 +175,10 @@ class Worker:
     async def _fold(self, records: list[Record]) -> Batch:
         batch = Batch()
         decoded = [(record, self._decode(record)) for record in records]
-        await self._load(records, [command for _, command in decoded if command is not None])
+        end = self._folder.cut([command for _, command in decoded])
+        self._leftover, decoded = records[end:], decoded[:end]
+        await self._load(records[:end], [command for _, command in decoded if command is not None])
+        await self._open(decoded)
         for index, (record, command) in enumerate(decoded):
             if batch.full:
                 self._leftover = records[index:]
@@ -195,6 +198,18 @@ class Worker:
         for partition, (_, stamp) in batch.positions.items():
             self._stamps[partition] = max(stamp, self._stamps.get(partition, 0))
         return batch
+
+    async def _open(self, decoded: list[tuple[Record, Command | None]]) -> None:
+        """Load the closed lives that the fold needs, once everything that was folded before is visible."""
+        wanted = self._folder.closed((command, record) for record, command in decoded)
+        if not wanted:
+            return
+        await self._land()
+        for record, command in decoded:
+            if command is None:
+                self._decode(record)  # landing forgets why redelivered records are set aside
+        for closed in wanted:
+            self._folder.open(closed, await self._tables.life(closed))
 
     def _decode(self, record: Record) -> Command | None:
         try:

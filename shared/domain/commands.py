@@ -56,7 +56,8 @@ class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"
     """A change of one fragment by REST, or the empty write before a merge, which only gives birth.
 
     `expect` is the version of the fragment's last effect that the client saw (If-Match). `since` is the time of the
-    imported event that asks for the merge.
+    imported event that asks for the merge. `iver` is of a birth that the identity fold asks for: the identity version
+    of the delete that it follows; once a later one has erased, it is nothing.
     """
 
     fragment: UUID
@@ -66,11 +67,19 @@ class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"
     unset: tuple[str, ...] = ()
     expect: int | None = None
     since: int = 0
+    iver: int = 0
     reason: str = ""
 
 
 class Erase(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="erase"):
     """Forget a fragment. `iver` is the identity version of the delete that asks for it."""
+
+    fragment: UUID
+    iver: int
+
+
+class Revive(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="revive"):
+    """Open the life again that the delete of identity version `iver` closed: its erasure was taken back."""
 
     fragment: UUID
     iver: int
@@ -105,13 +114,20 @@ class Record(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="recor
 
 
 class Merge(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="merge"):
-    """Make one person of two: that of `into` survives, that of `source` is absorbed."""
+    """Make one person of two: that of `into` survives, that of `source` is absorbed.
+
+    `since` is the time of the imported event that asks for it. `into_erase` and `source_erase` are the identity
+    versions of the deletes behind the lives that the API saw, 0 for first lives; None when it did not look.
+    """
 
     into: UUID
     source: UUID
     into_id: str | None = None
     source_id: str | None = None
     mode: MergeMode
+    since: int = 0
+    into_erase: int | None = None
+    source_erase: int | None = None
 
 
 class Split(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="split"):
@@ -120,6 +136,9 @@ class Split(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="split"
     person: UUID
     keep: UUID | None = None
     leave: tuple[UUID, ...] = ()
+
+
+SCOPES = ("profile", "events", "recordings")
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -132,7 +151,12 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def __str__(self) -> str:
         """As the timeline keeps it: the names of what is covered."""
-        return " ".join(name for name in self.__struct_fields__ if getattr(self, name))
+        return " ".join(name for name in SCOPES if getattr(self, name))
+
+    @property
+    def stays(self) -> list[str]:
+        """The names of what is not covered."""
+        return [name for name in SCOPES if not getattr(self, name)]
 
 
 class Delete(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="delete"):
@@ -141,6 +165,28 @@ class Delete(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="delet
     person: UUID
     request: UUID
     scope: Scope = Scope(profile=True)
+
+
+class Restored(msgspec.Struct, frozen=True, array_like=True):
+    """A member of a deleted person, with its identity as it was before the delete."""
+
+    fragment: UUID
+    identified: bool
+    erase: int
+    erased_at: int
+
+
+class Restore(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="restore"):
+    """Take the delete of identity version `iver` back: `members`, the root first, are one person again.
+
+    The deleter sends it for a request that is being cancelled, having read from the timeline what was before: a delete
+    leaves nothing of that on the memberships.
+    """
+
+    person: UUID
+    request: UUID
+    iver: int
+    members: tuple[Restored, ...]
 
 
 class Request(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="request"):
@@ -159,9 +205,9 @@ class Cancel(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="cance
     request: UUID
 
 
-Command = Capture | Write | Erase | Purge | Record | Merge | Split | Delete | Request | Cancel
-FragmentCommand = Capture | Write | Erase | Purge
-IdentityCommand = Merge | Split | Delete
+Command = Capture | Write | Erase | Revive | Purge | Record | Merge | Split | Delete | Restore | Request | Cancel
+FragmentCommand = Capture | Write | Erase | Revive | Purge
+IdentityCommand = Merge | Split | Delete | Restore
 DeletionCommand = Request | Cancel
 
 _encoder = msgspec.json.Encoder()

@@ -1,11 +1,14 @@
 """The deletion request: what was asked for, and how far its erasure has come. Never deletes a row, reads no clock.
 
     pending ── hide ──▶ hidden ── erase ──▶ erasing (i of n) ── verify ──▶ verified
-       │                  └────────────┬───────┘
-    cancelled                        failed ── retry ──▶ pending
+     │   ▲                └────────────┬───────┘
+     │   └ refused ┐                 failed ── retry ──▶ pending
+     ├─▶ cancelling ─┐
+     └───────────────┴─▶ cancelled
 
 Hiding is announced before it is done (`begin`), and from then on a request cannot be cancelled: a crash half-way
-leaves rows hidden that nobody may promise back.
+leaves rows hidden that nobody may promise back. A request that includes the profile is `cancelling`, and closed for
+runs, until the person is restored; the restore may be refused, and then the request goes on.
 """
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ from eventsourcing.domain import Aggregate, event
 from shared.domain.commands import Request, Scope
 from shared.domain.errors import Corrupt, Rejected
 
-State = Literal["pending", "hidden", "erasing", "verified", "cancelled", "failed"]
-OPEN: tuple[State, ...] = ("pending", "hidden", "erasing", "failed")
-"""States in which there is still something to do."""
+State = Literal["pending", "hidden", "erasing", "verified", "cancelling", "cancelled", "failed"]
+OPEN: tuple[State, ...] = ("pending", "hidden", "erasing", "failed", "cancelling")
+"""States in which there is still something to do. No run works on what is being cancelled."""
 
 Counts = dict[str, int]
 """Rows by target."""
@@ -68,6 +71,14 @@ class DeletionRequest(Aggregate):
         TOPIC = "deletion.verified"
         counts: Counts
 
+    class Cancelling(Event):
+        TOPIC = "deletion.cancelling"
+        actor: str
+
+    class CancelRefused(Event):
+        TOPIC = "deletion.cancel_refused"
+        reason: str
+
     class Cancelled(Event):
         TOPIC = "deletion.cancelled"
         actor: str
@@ -94,6 +105,7 @@ class DeletionRequest(Aggregate):
         self.remaining: Counts = {}
         self.partition: tuple[int, int] | None = None
         self.reason = ""
+        self.canceller, self.cancels, self.refusal = "", 0, ""
         self.history: list[dict[str, Any]] = []
 
     @classmethod
@@ -149,10 +161,24 @@ class DeletionRequest(Aggregate):
         self._verified(timestamp=_time(at), counts=counts)
 
     def cancel(self, actor: str, at: int) -> None:
+        """Take the request back: at once where nobody has to be restored."""
         if not self.cancellable:
             why = "A purge is done at once" if self.scope.purge else "Hiding has begun"
             raise Rejected(f"{why}: the request is {self.state} and cannot be cancelled.")
-        self._cancelled(timestamp=_time(at), actor=actor)
+        if self.scope.profile:
+            self._cancelling(timestamp=_time(at), actor=actor)
+        else:
+            self._cancelled(timestamp=_time(at), actor=actor)
+
+    def restored(self, at: int) -> None:
+        """The person is back, whole."""
+        self._require("cancelling")
+        self._cancelled(timestamp=_time(at), actor=self.canceller)
+
+    def refuse(self, reason: str, at: int) -> None:
+        """The person cannot be given back: the request goes on."""
+        self._require("cancelling")
+        self._refused(timestamp=_time(at), reason=reason)
 
     def fail(self, reason: str, at: int) -> None:
         self._require("pending", "hidden", "erasing")
@@ -178,7 +204,8 @@ class DeletionRequest(Aggregate):
                 "phases": phases,
                 "partition": None if self.partition is None else {"done": self.partition[0], "of": self.partition[1]},
                 "reason": self.reason,
-                "window": window if self.state in OPEN else None,
+                "cancels": {"count": self.cancels, "refusal": self.refusal},
+                "window": window if self.state in OPEN and self.state != "cancelling" else None,
                 "history": self.history,
             }
         )
@@ -198,6 +225,15 @@ class DeletionRequest(Aggregate):
     @event(Verified)
     def _verified(self, timestamp: datetime, counts: Counts) -> None:
         self.state, self.remaining, self.reason = "verified", counts, ""
+
+    @event(Cancelling)
+    def _cancelling(self, timestamp: datetime, actor: str) -> None:
+        self.state, self.canceller, self.refusal = "cancelling", actor, ""
+        self.cancels += 1
+
+    @event(CancelRefused)
+    def _refused(self, timestamp: datetime, reason: str) -> None:
+        self.state, self.refusal = "pending", reason
 
     @event(Cancelled)
     def _cancelled(self, timestamp: datetime, actor: str) -> None:
@@ -220,7 +256,8 @@ _EVENTS: Mapping[str, type[Any]] = {
     fact.TOPIC: fact
     for fact in (
         DeletionRequest.Requested, DeletionRequest.HidingBegan, DeletionRequest.Hidden, DeletionRequest.Erasing,
-        DeletionRequest.Verified, DeletionRequest.Cancelled, DeletionRequest.Failed, DeletionRequest.Retried,
+        DeletionRequest.Verified, DeletionRequest.Cancelling, DeletionRequest.CancelRefused, DeletionRequest.Cancelled,
+        DeletionRequest.Failed, DeletionRequest.Retried,
     )
 }  # fmt: skip
 

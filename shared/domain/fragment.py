@@ -14,25 +14,18 @@ import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
 from shared.domain.cells import EMPTY, NULL, ONCE, SET, UNSET, Cell, moved, put, same
-from shared.domain.commands import Capture, Envelope, Erase, FragmentCommand, Properties, Purge, Write
+from shared.domain.commands import Capture, Erase, FragmentCommand, Properties, Purge, Revive, Write
 from shared.domain.ids import number_of
-
-KEYS_MAX = 32
-"""Recent Idempotency-Keys of a fragment: the documented window in which a retried write is recognised."""
+from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
 EVENTS_MAX = 256
 """Recent captured events of a fragment: SDKs resend whole batches of 100, and two of them may overlap."""
 
 HOUR_US = 3_600_000_000
 
-KEY_REUSED = "idempotency_key_reused"
-"""Why a command is refused whose Idempotency-Key came before with another request."""
-
-Remembered = tuple[int, int, int]
-"""(Idempotency-Key, digest of the request, version of the record that came with them first); hashes, never text."""
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOW64 = (1 << 64) - 1
+_LIFE = ("cells", "properties", "distinct_id", "created_at", "erased", "erased_at", "restored", "purged")
 
 
 class Outcome(IntEnum):
@@ -44,7 +37,7 @@ class Outcome(IntEnum):
     CHANGED = 3
     REFUSED = 4
     DUPLICATE = 5  # its key or uuid was seen before
-    DROPPED = 6  # an import of something older than the erasure
+    DROPPED = 6  # an import of something older than the erasure, or a birth that a later delete has overtaken
     RECORDED = 7  # a block of a recording: a row of its own, and nothing to the fragment
 
 
@@ -74,7 +67,7 @@ class FragmentEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
     """Cells changed, or the fragment was born (`number` and `created_at` are then set), or both. An import that is
-    older than the birth is the birth from then on.
+    older than the birth is the birth from then on. A birth after an erasure that was taken back is none.
 
     `values[i]` is the value of the operation `kinds[i]` on `names[i]`; `before[i]` what showed before it, with
     UNSET for nothing. `timestamp` is the stamp of the changed cells.
@@ -90,7 +83,7 @@ class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
     created_at: int = 0
 
     def apply(self, fragment: Fragment) -> None:
-        if self.created_at:
+        if self.created_at and not 0 < fragment.created_at <= self.created_at:
             fragment.created_at = self.created_at
             fragment.distinct_id = self.distinct_id
             fragment.number = self.number
@@ -126,13 +119,16 @@ class FragmentErased(FragmentEvent, frozen=True, kw_only=True):
 
 
 class FragmentRestored(FragmentEvent, frozen=True, kw_only=True):
-    """The erasure that the delete `iver` asked for was taken back: a replay leaves that one out."""
+    """The erasure that the delete `iver` asked for was taken back: a replay leaves that one out.
+
+    `restored` never falls: of two deletes the later may be taken back first, and neither's late erase record may count.
+    """
 
     TOPIC = "fragment.restored"
     iver: int
 
     def apply(self, fragment: Fragment) -> None:
-        fragment.restored = self.iver
+        fragment.restored = max(fragment.restored, self.iver)
         fragment.stamp = max(fragment.stamp, self.timestamp)
         fragment.effect = self.originator_version
 
@@ -227,14 +223,19 @@ class Fragment(Aggregate):
     def alive(self) -> bool:
         return self.created_at != 0
 
-    def handle(self, command: FragmentCommand, version: int, partition: int) -> Outcome:
-        """Fold one command of the log at (partition, version); its events wait in `collect_events`."""
+    def handle(self, command: FragmentCommand, version: int, partition: int, life: Fragment | None = None) -> Outcome:
+        """Fold one command of the log at (partition, version); its events wait in `collect_events`.
+
+        `life` is what a `Revive` gives back: the fragment as the facts below `version` make it without that erasure.
+        """
         if version <= self.version:
             return Outcome.SKIPPED
         if isinstance(command, Capture):
             return self._capture(command, version, partition)
         if isinstance(command, Write):
             return self._write(command, version, partition)
+        if isinstance(command, Revive):
+            return self._revive(command, version, life)
         if isinstance(command, Purge):
             return self._purge(command, version)
         return self._erase(command, version)
@@ -251,6 +252,19 @@ class Fragment(Aggregate):
                 at=command.at,
                 number=self.number,
             )
+        )
+        return Outcome.CHANGED
+
+    def _revive(self, command: Revive, version: int, life: Fragment | None) -> Outcome:
+        if command.iver != self.erased:  # it was taken back before, or the fragment was erased again
+            return Outcome.NOTHING
+        assert life is not None, "the facts of the closed life were not loaded"
+        for name in _LIFE:
+            setattr(self, name, getattr(life, name))
+        self.seen_at = max(self.seen_at, life.seen_at)
+        stamp = max(command.at, self.stamp)
+        self._trigger(
+            FragmentRestored(originator_id=self.id, originator_version=version, timestamp=stamp, iver=command.iver)
         )
         return Outcome.CHANGED
 
@@ -276,7 +290,7 @@ class Fragment(Aggregate):
         stamp = self._stamp(command)
         if (first := recall(self.keys, command)) is not None:
             return Outcome.DUPLICATE if first[1] == command.digest else self._refuse(KEY_REUSED, version, stamp)
-        if 0 < imported_at(command) < self.erased_at:
+        if 0 < imported_at(command) < self.erased_at or 0 < command.iver < self.erased:
             return Outcome.DROPPED
         if command.expect is not None and command.expect != self.effect:
             outcome = self._refuse("precondition_failed", version, stamp)
@@ -379,14 +393,3 @@ def imported_at(command: Capture | Write) -> int:
     if isinstance(command, Write):
         return command.since
     return max(command.timestamp, 1) if command.historical else 0
-
-
-def recall(keys: list[Remembered], command: Envelope) -> Remembered | None:
-    """What is remembered of a command's Idempotency-Key."""
-    return next((one for one in keys if one[0] == command.key), None) if command.key else None
-
-
-def remember(keys: list[Remembered], command: Envelope, version: int) -> None:
-    """Keep a command's Idempotency-Key among the recent ones."""
-    keys.append((command.key, command.digest, version))
-    del keys[:-KEYS_MAX]

@@ -13,17 +13,29 @@ from uuid import UUID, uuid5
 import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
-from shared.domain.commands import Command, Delete, Erase, IdentityCommand, Merge, Request, Split
-from shared.domain.fragment import KEY_REUSED, Outcome, Remembered, recall, remember
-from shared.domain.ids import DISTINCT_ID_CHARS_MAX
+from shared.domain.commands import (
+    Command,
+    Delete,
+    Erase,
+    IdentityCommand,
+    Merge,
+    Request,
+    Restore,
+    Revive,
+    Split,
+    Write,
+)  # fmt: skip
+from shared.domain.fragment import Outcome
+from shared.domain.ids import CAPTURED_ID_CHARS_MAX, fragment_id
+from shared.domain.legal_ids import refusal
+from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
 MEMBERS_MAX = 2_500
 """Fragments of one person: one merge may rewrite every member's row, and all of them must fit one INSERT block."""
 
-_ILLEGAL_ANY_CASE = frozenset(
-    "anonymous guest distinctid distinct_id id not_authenticated email undefined true false".split()
-)
-_ILLEGAL = frozenset(("[object Object]", "NaN", "None", "none", "null", "0"))
+DELETED = "deleted"
+"""Why a merge is refused that names who was deleted after the API had found them, or before which an import lies."""
+
 _NOBODY = UUID(int=0)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -128,7 +140,7 @@ class PersonRestored(MembershipEvent, frozen=True, kw_only=True):
 
 
 class RestoreRefused(MembershipEvent, frozen=True, kw_only=True):
-    """On the fragment that a restore addressed: `reason` says why nobody was restored."""
+    """On the fragment that a restore addressed: `reason` says why nobody was restored, `peer` because of whom."""
 
     TOPIC = "person.restore_refused"
 
@@ -193,6 +205,8 @@ class Decision(msgspec.Struct, frozen=True):
 
 def addressed(command: IdentityCommand) -> tuple[UUID, ...]:
     """The fragments that a command names."""
+    if isinstance(command, Restore):
+        return tuple(member.fragment for member in command.members)
     return (command.into, command.source) if isinstance(command, Merge) else (command.person,)
 
 
@@ -213,9 +227,11 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
         decision = _merge(command, (version, stamp), named, people)
     elif isinstance(command, Split):
         decision = _split(command, (version, stamp), people[0])
+    elif isinstance(command, Restore):
+        decision = _restore(command, (version, stamp), named)
     else:
         decision = _delete(command, (version, stamp), people[0])
-    if not command.key:
+    if not command.key or decision.outcome is Outcome.DROPPED:
         return decision
     remember(named[0].keys, command, version)
     named[0].version = version
@@ -223,34 +239,16 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
     return Decision(outcome, _distinct(named[0], *decision.touched), decision.followups)
 
 
-def refusal(into_id: str | None, source_id: str | None) -> str | None:
-    """Why two ids can never be merged; None when they can."""
-    for distinct_id in (into_id, source_id):
-        if distinct_id is not None and not is_legal(distinct_id):
-            return "illegal_distinct_id"
-    return None
-
-
-def is_legal(distinct_id: str) -> bool:
-    """Whether an id may name somebody in a merge; SDK bugs send the others for thousands of people at once."""
-    bare = distinct_id.strip()
-    if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "'\"":
-        bare = bare[1:-1].strip()
-    return not (
-        not bare
-        or bare.lower() in _ILLEGAL_ANY_CASE
-        or bare in _ILLEGAL
-        or "\x00" in distinct_id
-        or len(distinct_id) > DISTINCT_ID_CHARS_MAX
-    )
-
-
 def _merge(command: Merge, at: tuple[int, int], named: list[Membership], people: list[list[Membership]]) -> Decision:
     target, (survivor, absorbed) = named[0], people
     into, source = survivor[0], absorbed[0]
     if command.into == command.source:
         return Decision(Outcome.NOTHING)
+    if (imported := _before_a_delete(command, named)) and command.mode != "operator":
+        return Decision(Outcome.DROPPED)
     reason = refusal(command.into_id, command.source_id)
+    if imported or _deleted_since(command, named):
+        reason = DELETED
     marks = command.mode != "operator" and reason is None and not target.identified
     if into is source and not marks:
         return Decision(Outcome.NOTHING)
@@ -274,7 +272,35 @@ def _merge(command: Merge, at: tuple[int, int], named: list[Membership], people:
     into.trigger(PersonMerged, at, peer=source.id, members=(*into.members, *source.members), **root_mark)
     for member in absorbed:
         member.trigger(FragmentJoined, at, root=into.id, members=(), peer=source.id)
-    return Decision(Outcome.CHANGED, _distinct(target, into, *absorbed))
+    return Decision(Outcome.CHANGED, _distinct(target, into, *absorbed), _births(command, named))
+
+
+def _before_a_delete(command: Merge, named: list[Membership]) -> bool:
+    """Whether it is imported from before one of both was deleted; of deletes of unknown time, every import is."""
+    if not command.since:
+        return False
+    return any(one.erase and (not one.erased_at or command.since < one.erased_at) for one in named)
+
+
+def _deleted_since(command: Merge, named: list[Membership]) -> bool:
+    """Whether one of both was deleted after the API had found it alive."""
+    known = (command.into_erase, command.source_erase)
+    return any(erase is not None and one.erase > erase for one, erase in zip(named, known, strict=True))
+
+
+def _births(command: Merge, named: list[Membership]) -> tuple[Write, ...]:
+    """What lets those live who were ever deleted: what the API has sent for them may lie before their erase record.
+    This lies behind it, for the delete was folded first."""
+    births = []
+    for one, sent_id in zip(named, (command.into_id, command.source_id), strict=True):
+        distinct_id = (sent_id or "")[:CAPTURED_ID_CHARS_MAX]
+        if one.erase and fragment_id(command.project, distinct_id) == one.id:
+            birth = Write(
+                id=uuid5(command.id, one.id.hex), project=command.project, at=command.at, actor=command.actor,
+                fragment=one.id, distinct_id=distinct_id, since=command.since, iver=one.erase, reason="merge",
+            )  # fmt: skip
+            births.append(birth)
+    return tuple(births)
 
 
 def _split(command: Split, at: tuple[int, int], person: list[Membership]) -> Decision:
@@ -330,6 +356,35 @@ def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> D
         scope=command.scope,
     )
     return Decision(Outcome.CHANGED, tuple(person), (*erasures, request))
+
+
+def _restore(command: Restore, at: tuple[int, int], named: list[Membership]) -> Decision:
+    """All members or none: each must still be where the delete left it."""
+    head, members = named[0], tuple(member.id for member in named)
+    for member in named:
+        again, taken = member.erase != command.iver, (member.root, member.members) != (member.id, (member.id,))
+        if again or taken:
+            reason = "deleted_again" if again else "belongs_to_another"
+            head.trigger(RestoreRefused, at, peer=member.id, reason=reason)
+            return Decision(Outcome.REFUSED, (head,))
+    for member, before in zip(named, command.members, strict=True):
+        member.trigger(
+            PersonRestored, at, root=head.id, members=members if member is head else (),
+            identified=before.identified or member.identified, erase=before.erase, erased_at=before.erased_at,
+            peer=head.id,
+        )  # fmt: skip
+    revivals = tuple(
+        Revive(
+            id=uuid5(command.id, member.hex),
+            project=command.project,
+            at=command.at,
+            actor=command.actor,
+            fragment=member,
+            iver=command.iver,
+        )
+        for member in members
+    )
+    return Decision(Outcome.CHANGED, tuple(named), revivals)
 
 
 def _distinct(*memberships: Membership) -> tuple[Membership, ...]:

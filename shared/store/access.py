@@ -27,6 +27,7 @@ class ProjectRow(msgspec.Struct, frozen=True):
     token: str
     zone: str
     recordings: bool = False
+    delete_everything: bool = False
 
 
 class KeyRow(msgspec.Struct, frozen=True):
@@ -47,7 +48,10 @@ def hash_of(key: str) -> str:
 
 async def list_projects(store: Store) -> list[ProjectRow]:
     rows = await store.rows(load(_QUERIES)["projects"])
-    return [ProjectRow(project, name, token, zone, bool(on)) for project, name, token, zone, on in rows]
+    return [
+        ProjectRow(project, name, token, zone, bool(recordings), bool(everything))
+        for project, name, token, zone, recordings, everything in rows
+    ]
 
 
 async def list_keys(store: Store) -> list[KeyRow]:
@@ -55,19 +59,28 @@ async def list_keys(store: Store) -> list[KeyRow]:
     return [KeyRow(*row) for row in await store.rows(load(_QUERIES)["keys"])]
 
 
-async def create_project(store: Store, name: str, token: str, now_us: int, *, recordings: bool = False) -> ProjectRow:
-    """A project with the next free integer."""
+async def create_project(store: Store, name: str, token: str, now_us: int, **switches: bool) -> ProjectRow:
+    """A project with the next free integer; `switches` are `recordings` and `delete_everything`."""
     known = await list_projects(store)
-    row = ProjectRow(max((one.project for one in known), default=0) + 1, name, token, "UTC", recordings)
+    row = ProjectRow(max((one.project for one in known), default=0) + 1, name, token, "UTC", **switches)
     await _write_project(store, row, now_us)
     return row
 
 
 async def set_recordings(store: Store, project: int, on: bool, now_us: int) -> ProjectRow:
     """Whether a project's SDKs are told to record sessions; NotFound when there is no such project."""
+    return await _set(store, project, now_us, recordings=on)
+
+
+async def set_delete_everything(store: Store, project: int, on: bool, now_us: int) -> ProjectRow:
+    """Whether a DELETE covers captured events and recordings whatever it asks for; NotFound as above."""
+    return await _set(store, project, now_us, delete_everything=on)
+
+
+async def _set(store: Store, project: int, now_us: int, **switches: bool) -> ProjectRow:
     for row in await list_projects(store):
         if row.project == project:
-            changed = msgspec.structs.replace(row, recordings=on)
+            changed = msgspec.structs.replace(row, **switches)
             await _write_project(store, changed, now_us)
             return changed
     raise NotFound("No such project.")
@@ -107,6 +120,7 @@ async def _write_project(store: Store, row: ProjectRow, now_us: int) -> None:
         "token": [row.token],
         "zone": [row.zone],
         "recordings": [int(row.recordings)],
+        "delete_everything": [int(row.delete_everything)],
     }
     await store.insert("projects", columns)
 

@@ -1,6 +1,6 @@
 -- name: projects
 -- Every project, as last written.
-SELECT project, name, token, zone, recordings
+SELECT project, name, token, zone, recordings, delete_everything
 FROM projects
 ORDER BY project, version DESC
 LIMIT 1 BY project

@@ -21,7 +21,7 @@ FLAGS = ("delete_events", "delete_recordings", "keep_person")
 NOTHING = {
     "persons_found": 0, "persons_deleted": 0, "events_queued_for_deletion": False,
     "recordings_queued_for_deletion": False, "deletion_errors": [], "persons_queued_for_deletion": 0,
-    "deletion_request": None, "deletion_requests": [],
+    "stays": ["events", "recordings"], "deletion_request": None, "deletion_requests": [],
 }  # fmt: skip
 
 
@@ -192,7 +192,7 @@ def test_deletion_status_knows_pending_completed_and_all(run: Run, name: str) ->
     assert status(stack, gone, "&status=all") == status(stack, gone)
     verified = stack.persons(location, "DELETE")
     assert (verified.status, verified.json["type"], verified.json["code"]) == (
-        400, "validation_error", "invalid_input",
+        409, "invalid_request", "conflict",
     )  # fmt: skip
     sent(stack, name)
     bulk(stack, distinct_ids=[name], delete_events=True)
@@ -232,7 +232,7 @@ def test_a_deletion_request_shows_its_state_phases_window_and_receipt(stack: Sta
     request = bulk(stack, distinct_ids=[name], delete_events=True).json["deletion_request"]
     body = stack.persons(f"/deletion_requests/{request}/").json
     assert (body["id"], body["state"], body["person_uuid"]) == (request, "pending", stack.uuid(name))
-    assert set(body) >= {"id", "state", "phases", "window", "receipt"}
+    assert set(body) >= {"id", "state", "phases", "window", "receipt", "stays"}
     listed = stack.persons("/deletion_requests/?limit=1").json
     assert listed["results"] == [body]
 

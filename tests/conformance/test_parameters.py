@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import orjson
 import pytest
 
-from services.api import bodies
+from services.api import bodies, deletion_bodies
 from services.api.app import ROUTES
 from services.api.calls import BODY_BYTES_MAX, Route
 from services.api.parameters import Choice, Flag, Integer, Parameter, Text, Uuid
@@ -153,8 +153,8 @@ FIELDS: list[tuple[str, Any, str, str]] = [
     ("POST /bulk_delete", {"ids": [True]}, "invalid_input", "ids"),
     ("POST /bulk_delete", {"ids": ["a@b.c"]}, "invalid_input", "ids"),
     ("POST /bulk_delete", {"ids": [2**63]}, "invalid_input", "ids"),
-    ("POST /bulk_delete", {"ids": [1] * (bodies.BULK_MAX + 1)}, "invalid_input", "ids"),
-    ("POST /bulk_delete", {"distinct_ids": ["a"] * (bodies.BULK_MAX + 1)}, "invalid_input", "distinct_ids"),
+    ("POST /bulk_delete", {"ids": [1] * (deletion_bodies.BULK_MAX + 1)}, "invalid_input", "ids"),
+    ("POST /bulk_delete", {"distinct_ids": ["a"] * (deletion_bodies.BULK_MAX + 1)}, "invalid_input", "distinct_ids"),
     ("POST /bulk_delete", {"distinct_ids": ["a"], "delete_events": "false"}, "invalid_input", "delete_events"),
     ("POST /bulk_delete", {"distinct_ids": ["a"], "delete_recordings": 1}, "invalid_input", "delete_recordings"),
     ("POST /bulk_delete", {"distinct_ids": ["a"], "keep_person": None}, "invalid_input", "keep_person"),
@@ -175,8 +175,8 @@ RIGHT_BODIES: list[tuple[str, Any]] = [
     ("POST /batch_by_distinct_ids", {"distinct_ids": ["x" * DISTINCT_ID_CHARS_MAX]}),
     ("POST /batch_by_distinct_ids", {"distinct_ids": []}),
     ("POST /batch_by_uuids", {"uuids": [NOBODY] * bodies.BATCH_MAX}),
-    ("POST /bulk_delete", {"distinct_ids": [f"a{number}" for number in range(bodies.BULK_MAX)]}),
-    ("POST /bulk_delete", {"ids": [NOBODY] * bodies.BULK_MAX}),
+    ("POST /bulk_delete", {"distinct_ids": [f"a{number}" for number in range(deletion_bodies.BULK_MAX)]}),
+    ("POST /bulk_delete", {"ids": [NOBODY] * deletion_bodies.BULK_MAX}),
     ("POST /bulk_delete", {"ids": [2**63 - 1]}),
     ("POST /purge_property", {"key": "x" * NAME_CHARS_MAX}),
 ]

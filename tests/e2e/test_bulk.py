@@ -28,8 +28,8 @@ def test_persons_are_deleted_by_uuid_and_integer_id_and_strangers_are_named(stac
     assert body | {"deletion_requests": None} == {
         "persons_found": 2, "persons_deleted": 2, "persons_queued_for_deletion": 2, "deletion_errors": [],
         "events_queued_for_deletion": False, "recordings_queued_for_deletion": False,
-        "unmatched": [stranger, 123_456_789], "deletion_request": body["deletion_requests"][0],
-        "deletion_requests": None,
+        "stays": ["events", "recordings"], "unmatched": [stranger, 123_456_789],
+        "deletion_request": body["deletion_requests"][0], "deletion_requests": None,
     }  # fmt: skip
     assert shown(stack, f"{name}-1") is None and shown(stack, f"{name}-2") is None
     assert shown(stack, f"{name}-3") is not None

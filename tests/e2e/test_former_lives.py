@@ -162,7 +162,7 @@ def test_no_route_shows_the_life_before(stack: Stack, former: Former, asked_when
         for suffix, body in reads if isinstance(reads, list) else ():
             answer = stack.persons(filled(suffix, former.names), method, filled(body, former.names))
             assert answer.status < 500, (suffix, answer.body)
-            own = former.mark.encode() in filled(suffix, former.names).encode()  # what was asked for comes back in links
+            own = former.mark.encode() in filled(suffix, former.names).encode()
             for text in texts(answer):
                 found = [one for one in (former.mark, former.kept) if one.encode() in text.replace(b"\\", b"")]
                 if found and not (own and _only_in_links(text, former.mark)):

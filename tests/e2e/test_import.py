@@ -73,6 +73,17 @@ def test_without_a_personal_key_a_merge_marks(stack: Stack, name: str, tmp_path:
     came(stack, f"{name}-x", distinct_ids=[f"{name}-x", f"{name}-y"], is_identified=True)
 
 
+def test_an_import_ties_nobody_to_an_id_that_was_deleted_after_it(stack: Stack, name: str, tmp_path: Path) -> None:
+    sent(stack, f"{name}-erased")
+    assert stack.persons(f"/{stack.uuid(name + '-erased')}/", "DELETE").status == 204
+    sent(stack, f"{name}-erased", **{"$set": {"life": 2}})
+    rows = [row(name, f"{name}-erased", f"{name}-device", is_identified=False, properties={"plan": "pro"})]
+    for file in ("p", "q"):
+        brought(stack, put(tmp_path / file, rows))
+        came(stack, name, distinct_ids=[name, f"{name}-device"], properties={"plan": "pro"})
+        came(stack, f"{name}-erased", distinct_ids=[f"{name}-erased"], properties={"life": 2})
+
+
 def test_an_import_after_live_writes_fills_in_and_replaces_nothing(stack: Stack, name: str, tmp_path: Path) -> None:
     sent(stack, name, **{"$set": {"plan": "live"}, "$set_once": {"$initial_os": "live"}})
     then = {"plan": "then", "city": "Bern", "$initial_os": "mac"}
@@ -165,6 +176,7 @@ def test_an_import_older_than_an_erasure_brings_nobody_back(stack: Stack, name: 
     assert shown(stack, name) is None and shown(stack, f"{name}-2") is None
 
 
+@pytest.mark.fault
 def test_a_killed_import_goes_on_and_ends_with_the_same_persons(stack: Stack, name: str, tmp_path: Path) -> None:
     path = tmp_path / "p"
     put(path, [row(f"{name}-{n}", f"{name}-{n}-b", properties={"kill": name, "n": n}) for n in range(KILLED_ROWS)])

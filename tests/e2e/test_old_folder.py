@@ -53,9 +53,18 @@ def data(tmp_path: Path) -> Path:
 
 def differences(stack: Stack, golden: dict[str, Any]) -> list[Any]:
     """Reads that answer otherwise than they did then, and counts of rows."""
-    said = [(path, [status, body], list(read(stack, path))) for path, status, body in golden["reads"]]
+    said = [(path, [status, body], _as_then(*read(stack, path))) for path, status, body in golden["reads"]]
     said += [(table, golden["rows"][table], rows(stack, table)) for table in TABLES]
     return [one for one in said if one[1] != one[2]]
+
+
+def _as_then(status: int, body: Any) -> list[Any]:
+    """An answer without the fields that it did not have then."""
+    requests = body.get("results", []) if isinstance(body, dict) and status == 200 else []
+    for one in requests if isinstance(requests, list) else ():
+        if "receipt" in one:  # a deletion request
+            one.pop("stays")
+    return [status, body]
 
 
 def rebuilt(stack: Stack) -> None:

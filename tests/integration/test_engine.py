@@ -324,6 +324,7 @@ def test_a_stop_lets_queries_end_and_tells_those_that_it_ends(tmp_path: Path) ->
     assert answers["endless"][2]["X-ClickHouse-Exception-Code"] == "394"
 
 
+@pytest.mark.fault
 def test_kill_9_loses_no_acknowledged_insert(tmp_path: Path) -> None:
     engine = EngineProcess(tmp_path / "data").start()
     try:

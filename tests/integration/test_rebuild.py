@@ -198,6 +198,7 @@ class CutOff(Exception):
     """The process is gone."""
 
 
+@pytest.mark.fault
 async def test_a_rebuild_may_be_cut_off_before_and_after_every_statement(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

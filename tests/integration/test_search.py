@@ -78,7 +78,7 @@ class Moving:
         return getattr(self._store, name)
 
 
-@pytest.mark.parametrize("seed", range(sized(dev=2, ci=4, soak=4)))
+@pytest.mark.parametrize("seed", range(sized(dev=1, ci=4, soak=4)))
 async def test_what_changes_between_two_queries_of_a_round_is_fed_by_the_next(store: Store, seed: int) -> None:
     log = MemoryLog(PARTITIONS)
     commands = history.commands(seed, sized(dev=300, ci=600, soak=600), 250, START)

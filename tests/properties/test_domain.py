@@ -55,7 +55,9 @@ def histories(draw: st.DrawFn) -> list[Command]:
         elif kind == "merge":
             other = draw(st.sampled_from(IDS))
             mode = draw(st.sampled_from(["identify", "alias", "dangerous", "operator"]))
-            named = {} if mode == "operator" else {"into_id": name, "source_id": other}
+            named: dict[str, Any] = {} if mode == "operator" else {"into_id": name, "source_id": other}
+            if named and draw(st.booleans()):
+                named["since"] = at - draw(st.integers(0, 10))
             commands.append(Merge(**common, into=KEYS[name], source=KEYS[other], mode=mode, **named))
         elif kind == "split":
             form = draw(st.sampled_from(["keep", "leave"]))
@@ -84,7 +86,7 @@ class Machine:
         self.offsets = {"c": 0, "i": 0}
         self.log: list[tuple[Command, int]] = []
         self.facts: list[Any] = []
-        self.pending: list[Erase] = []
+        self.pending: list[Erase | Write] = []
 
     def append(self, command: Command) -> int:
         topic = "c" if isinstance(command, Capture | Write | Erase) else "i"
@@ -103,7 +105,7 @@ class Machine:
         decision = handle(command, version, lambda key: self.memberships.setdefault(key, Membership.alone(1, key)))
         for membership in decision.touched:
             self.facts += [(event, command) for event in membership.collect_events()]
-        self.pending += [one for one in decision.followups if isinstance(one, Erase)]
+        self.pending += [one for one in decision.followups if isinstance(one, Erase | Write)]
         return decision.outcome
 
     def persons(self) -> dict[UUID, dict[str, Any]]:
@@ -135,10 +137,10 @@ class Machine:
 
 
 def run(history: list[Command], late: list[bool]) -> tuple[Machine, Oracle]:
-    """Fold a history in both; an erase record arrives at once, or after the next command."""
+    """Fold a history in both; what identity sends to fragments arrives at once, or after the next command."""
     machine, oracle = Machine(), Oracle()
     seen_keys: dict[UUID, list[int]] = {}
-    waiting: list[Erase] = []
+    waiting: list[Erase | Write] = []
     for index, command in enumerate(history):
         queue: list[Command] = [command]
         if not (index < len(late) and late[index]):

@@ -12,18 +12,25 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.deleter.planner import plan
+from services.deleter.restores import Restores
 from services.projector import worker as worker_module
+from services.projector.fold import FragmentFolder
 from services.projector.memory import MemoryTables
-from services.projector.tables import Facts
+from services.projector.tables import Closed, Facts
 from services.projector.worker import Worker
 from shared.domain import identity
-from shared.domain.fragment import Fragment, FragmentPurged, Outcome
-from shared.domain.ids import IDENTITY
+from shared.domain.commands import Revive
+from shared.domain.fragment import Fragment, FragmentPurged, FragmentRestored, Outcome
+from shared.domain.identity import Decision, Membership
+from shared.domain.ids import IDENTITY, version_of
 from shared.domain.purged import Cut, cuts_of
-from tests.support import invariants
-from tests.support.simulator import GatedTables, found_wrong
+from shared.domain.restore import ClosedLife
+from tests.support import deleting, invariants
+from tests.support.gates import GatedTables
+from tests.support.simulator import found_wrong
 
-EPISODES_MAX = 2_000
+EPISODES_MAX = 6_000
 """Within so many episodes each planted fault must be found; most are within the first ten."""
 
 
@@ -117,6 +124,119 @@ def position_check_on_load(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Worker, "_check", lambda self, partitions, loaded: None)
 
 
+def imports_before_a_delete(patch: pytest.MonkeyPatch) -> None:
+    """A merge that is imported from before a delete merges all the same."""
+    patch.setattr(identity, "_before_a_delete", lambda command, named: False)
+
+
+def deletes_since_the_look(patch: pytest.MonkeyPatch) -> None:
+    """An operator's merge is not held against a delete that came after the API had found both."""
+    patch.setattr(identity, "_deleted_since", lambda command, named: False)
+
+
+def births_behind_the_erasure(patch: pytest.MonkeyPatch) -> None:
+    """Who was deleted is not born again behind its erase record when a capture merges it."""
+    patch.setattr(identity, "_births", lambda command, named: ())
+
+
+def births_of_their_own_delete(patch: pytest.MonkeyPatch) -> None:
+    """A birth that is sent again after a crash revives who was deleted since."""
+    write = Fragment._write
+
+    def timeless(self: Fragment, command: Any, version: int, partition: int) -> Outcome:
+        return write(self, msgspec.structs.replace(command, iver=0), version, partition)
+
+    patch.setattr(Fragment, "_write", timeless)
+
+
+def late_erase_after_a_restore(patch: pytest.MonkeyPatch) -> None:
+    """An erase record that comes after its delete was taken back erases."""
+    erase = Fragment._erase
+
+    def forgetful(self: Fragment, command: Any, version: int) -> Outcome:
+        self.restored = 0
+        return erase(self, command, version)
+
+    patch.setattr(Fragment, "_erase", forgetful)
+
+
+def restores_in_any_order(patch: pytest.MonkeyPatch) -> None:
+    """Of two deletes that were taken back, the one that was taken back last is known."""
+
+    def last(self: FragmentRestored, fragment: Fragment) -> None:
+        fragment.restored, fragment.effect = self.iver, self.originator_version
+        fragment.stamp = max(fragment.stamp, self.timestamp)
+
+    patch.setattr(FragmentRestored, "apply", last)
+
+
+def former_lives(patch: pytest.MonkeyPatch) -> None:
+    """A closed life is opened again with all that were closed before it."""
+    made = ClosedLife.__init__
+
+    def whole(self: ClosedLife, *arguments: Any) -> None:
+        made(self, *arguments)
+        self.since, self._taken_back = 0, self._taken_back | {end.iver for end in arguments[3]}
+
+    patch.setattr(ClosedLife, "__init__", whole)
+
+
+def batch_cut_before_a_restore(patch: pytest.MonkeyPatch) -> None:
+    """A closed life is read while the batch still holds facts of it."""
+    patch.setattr(FragmentFolder, "cut", lambda self, commands: len(commands))
+
+    def every(self: FragmentFolder, commands: Any) -> Any:
+        found = []
+        for command, record in commands:
+            if isinstance(command, Revive):
+                version = version_of(record.offset)
+                found.append(Closed(command.project, command.fragment, command.iver, version))
+        return found
+
+    patch.setattr(FragmentFolder, "closed", every)
+
+
+def landing_before_a_restore(patch: pytest.MonkeyPatch) -> None:
+    """A closed life is read while facts of it are in flight."""
+
+    async def early(self: Worker, decoded: Any) -> None:
+        for closed in self._folder.closed((command, record) for record, command in decoded):
+            self._folder.open(closed, await self._tables.life(closed))
+
+    patch.setattr(Worker, "_open", early)
+
+
+def membership_before_a_restore(patch: pytest.MonkeyPatch) -> None:
+    """A restore takes its members from whomever they belong to by now."""
+    restore = identity._restore
+
+    def grasping(command: Any, at: tuple[int, int], named: list[Membership]) -> Decision:
+        for member in named:
+            member.root, member.members, member.erase = member.id, (member.id,), command.iver
+        return restore(command, at, named)
+
+    patch.setattr(identity, "_restore", grasping)
+
+
+def a_run_beside_a_restore(patch: pytest.MonkeyPatch) -> None:
+    """A run erases what a restore that the deleter waits for has left behind."""
+
+    def heedless(*arguments: Any, cancelling: Any, **named: Any) -> Any:
+        return plan(*arguments, **named)
+
+    patch.setattr(deleting, "plan", heedless)
+
+
+def waiting_for_revivals(patch: pytest.MonkeyPatch) -> None:
+    """A request is cancelled as soon as the identity is restored."""
+    passed = Restores._passed
+
+    async def hasty(self: Restores, topic: str, partitions: Any) -> bool:
+        return topic != IDENTITY or await passed(self, topic, partitions)
+
+    patch.setattr(Restores, "_passed", hasty)
+
+
 def purge_tombstone(patch: pytest.MonkeyPatch) -> None:
     """A purge leaves nothing, so that an import of before counts again."""
     apply = FragmentPurged.apply
@@ -152,7 +272,10 @@ def purge_of_facts(patch: pytest.MonkeyPatch) -> None:
 
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     skip_by_version, key_dedup, position_before_state, state_before_timeline, identity_in_pieces, monotone_stamp,
-    erase_dedup, position_check_on_load, purge_tombstone, purge_cut_off, purge_of_facts,
+    erase_dedup, position_check_on_load, imports_before_a_delete, deletes_since_the_look, births_behind_the_erasure,
+    births_of_their_own_delete, late_erase_after_a_restore, restores_in_any_order, former_lives,
+    batch_cut_before_a_restore, landing_before_a_restore, membership_before_a_restore, a_run_beside_a_restore,
+    waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts,
 )  # fmt: skip
 
 

@@ -26,7 +26,8 @@ def test_every_invariant_holds_after_every_episode(chunk: int, record_property: 
         if found_wrong(seed, counts) is not None:
             pytest.fail(report(seed))
     record_property("simulated", orjson.dumps(counts).decode())
-    for fault in ("kills", "failures", "ambiguous", "frozen", "fenced", "redeliveries", "restores", "rebuilds"):
+    told = "kills failures ambiguous frozen fenced redeliveries restores rebuilds cancels restored".split()
+    for fault in [*told, "deleters killed"]:
         assert counts[fault], f"no {fault} in {each} episodes: the simulator does not do what it should"
 
 

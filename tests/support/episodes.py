@@ -9,13 +9,13 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain.commands import Capture, Command, Delete, Merge, Purge, Record, Split, Write
+from shared.domain.commands import Capture, Command, Delete, Merge, Purge, Record, Scope, Split, Write
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 
 TOPICS = (COMMANDS, IDENTITY)
 SENDS = 24
-SKEWS = (0, 7_000, -4_000)
-"""Clocks of the API hosts, in microseconds off."""
+SKEWS = (0, 7_001, -4_003)
+"""Clocks of the API hosts, in microseconds off. No two give one time: a delete is told from another by it."""
 
 NAMES = ("a", "b", "c", "d", "null")
 MODES = ("identify", "alias", "dangerous", "operator")
@@ -31,15 +31,25 @@ class Episode(NamedTuple):
 
 
 def episode(seed: int) -> Episode:
-    """An episode of SENDS client commands among starts, kills, freezes, restores and rebuilds."""
+    """An episode of SENDS client commands among starts, kills, freezes, restored copies, rebuilds and
+    windows; some of its deletes are cancelled."""
     chosen = random.Random(seed)
     steps: list[Step] = [("start", topic) for topic in TOPICS]
     sent: list[Command] = []
+    regrets = 0
     for number in range(SENDS):
         command = _again(chosen, sent, number) if sent and chosen.random() < 0.15 else _command(chosen, number)
         sent.append(command)
+        if isinstance(command, Merge) and command.mode == "operator":  # the API looks first, some time before
+            steps.insert(chosen.randrange(max(len(steps) - 12, 0), len(steps) + 1), ("look", command))
         steps.append(("send", command))
         steps.append(("turns", chosen.randrange(1, 8)))
+        regrets += isinstance(command, Delete)
+        if regrets and chosen.random() < 0.3:
+            kind = chosen.choice(("cancel", "cancel", "cancel", "window", "window"))
+            regrets -= kind == "cancel"
+            steps += [("wait", 0)] * chosen.randrange(3)  # until the request has come that far, as a rule
+            steps.append((kind, chosen.randrange(1 << 16)))
         if chosen.random() < 0.03:
             steps.append(("garbage", chosen.randrange(2)))
         if chosen.random() < 0.55:
@@ -48,7 +58,9 @@ def episode(seed: int) -> Episode:
     return Episode(seed, tuple(steps))
 
 
-_SCHEDULER = "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign".split()
+_SCHEDULER = (
+    "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign window".split()
+)
 
 
 def _command(chosen: random.Random, number: int) -> Command:
@@ -81,10 +93,13 @@ def _command(chosen: random.Random, number: int) -> Command:
             then = at - chosen.randrange(20_000)
             return Capture(**common, **captured, timestamp=then, historical=True, set={"p": number})
         lifted = {"l": chosen.choice((1, 2))} if chosen.random() < 0.3 else {}
-        return Capture(**common, **captured, timestamp=at, lifted=lifted, **changes)
+        then = at + chosen.randrange(3) * 3_600_000_000
+        return Capture(**common, **captured, timestamp=then, lifted=lifted, **changes)
     if kind < 0.82:
         mode = chosen.choice(MODES)
-        named = {} if mode == "operator" else {"into_id": name, "source_id": other}
+        named: dict[str, Any] = {} if mode == "operator" else {"into_id": name, "source_id": other}
+        if named and chosen.random() < 0.3:  # an import, which may be of before a delete
+            named["since"] = at - chosen.randrange(20_000)
         key = chosen.choice((0, number + 1))
         source = fragment_id(project, other)
         return Merge(**common, key=key, digest=key, into=fragment, source=source, mode=mode, **named)  # type: ignore[arg-type]
@@ -92,7 +107,8 @@ def _command(chosen: random.Random, number: int) -> Command:
         leave = tuple(fragment_id(project, one) for one in chosen.sample(NAMES, 2))
         how: dict[str, Any] = {"keep": fragment} if chosen.random() < 0.5 else {"leave": leave}
         return Split(**common, person=fragment, **how)
-    return Delete(**common, person=fragment, request=one)
+    scope = Scope(profile=True, events=chosen.random() < 0.5)
+    return Delete(**common, person=fragment, request=one, scope=scope)
 
 
 def _purge(chosen: random.Random, common: dict[str, Any], fragment: UUID) -> Purge:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.domain.commands import Capture, Delete, Erase, Merge, Purge, Record, Split, Write
+from shared.domain.commands import Capture, Delete, Erase, Merge, Purge, Record, Restore, Revive, Split, Write
 
 BAD = set("anonymous guest distinctid distinct_id id not_authenticated email undefined true false".split())
 EXACT = {"[object Object]", "NaN", "None", "none", "null", "0"}
+
+DROPPED = "dropped"
 
 
 class Oracle:
@@ -19,11 +21,13 @@ class Oracle:
     def __init__(self) -> None:
         self.fragments: dict[Any, dict[str, Any]] = {}
         self.people: list[list[Any]] = []
-        self.marked, self.erase = set[Any](), dict[Any, int]()
+        self.marked, self.erase, self.erased_at = set[Any](), dict[Any, int](), dict[Any, int]()
+        self.deleted: dict[int, list[tuple[Any, bool, int, int]]] = {}
 
     def fragment(self, key: Any) -> dict[str, Any]:
-        blank = {"ops": [], "born": None, "name": "", "seen": set(), "cuts": {}}
-        return self.fragments.setdefault(key, blank | dict.fromkeys(("stamp", "erased", "erased_at", "effect"), 0))
+        blank = {"ops": [], "born": None, "name": "", "seen": set(), "closed": [], "cuts": {}}
+        zeros = ("stamp", "erased", "erased_at", "effect", "restored", "hour")
+        return self.fragments.setdefault(key, blank | dict.fromkeys(zeros, 0))
 
     def person(self, key: Any) -> list[Any]:
         for people in self.people:
@@ -32,23 +36,56 @@ class Oracle:
         self.people.append([key])
         return self.people[-1]
 
-    def apply(self, command: Any, version: int) -> None:
+    def apply(self, command: Any, version: int) -> bool:
+        """Whether the command counts as done: the Idempotency-Key of one that was dropped is free."""
         folds = {Erase: self._erase, Merge: self._merge, Split: self._split, Delete: self._delete}
-        folds |= {Purge: self._purge}
-        if type(command) is not Record:  # it changes nobody
-            folds.get(type(command), self._write)(command, version)
+        folds |= {Restore: self._restore, Revive: self._revive, Purge: self._purge}
+        if type(command) is Record:  # it changes nobody
+            return True
+        return folds.get(type(command), self._write)(command, version) is not DROPPED
 
     def _delete(self, command: Delete, version: int) -> None:
         members = self.person(command.person)
         self.people.remove(members)
+        self.deleted[version] = [
+            (key, key in self.marked, self.erase.get(key, 0), self.erased_at.get(key, 0)) for key in members
+        ]
         for key in members:
-            self.erase[key] = version
+            self.erase[key], self.erased_at[key] = version, command.at
             self.marked.discard(key)
             self.people.append([key])
 
+    def _restore(self, command: Restore, version: int) -> None:
+        members = self.deleted[command.iver]
+        if any(self.erase.get(key) != command.iver or self.person(key) != [key] for key, *_ in members):
+            return
+        for key, marked, erase, erased_at in members:
+            self.people.remove([key])
+            self.erase[key], self.erased_at[key] = erase, erased_at
+            self.marked |= {key} if marked else set()
+        self.people.append([key for key, *_ in members])
+
+    def _revive(self, command: Revive, version: int) -> None:
+        """The life that was closed last, and after it what came since."""
+        one = self.fragment(command.fragment)
+        if command.iver != one["erased"]:
+            return
+        before = one["closed"].pop()
+        births = [(life["born"], life["name"]) for life in (before, one) if life["born"] is not None]
+        born, name = min(births, key=lambda birth: birth[0], default=(None, ""))
+        one |= {"ops": before["ops"] + one["ops"], "born": born, "name": name, "effect": version}
+        one |= {"erased": before["erased"], "erased_at": before["erased_at"]}
+        one |= {"restored": max(one["restored"], command.iver), "stamp": max(one["stamp"], command.at)}
+        one["hour"] = max(one["hour"], before["hour"])
+        since, one["cuts"] = one["cuts"], dict(before["cuts"])
+        for name, cut in since.items():  # asked for while the life was closed
+            self._cut(one, name, max(cut, one["cuts"].get(name, 0)))
+
     def _erase(self, command: Erase, version: int) -> None:
         one = self.fragment(command.fragment)
-        if command.iver > one["erased"]:
+        if command.iver > max(one["erased"], one["restored"]):
+            one["closed"].append(dict(one))
+            one["hour"] = 0
             one |= {"ops": [], "born": None, "name": "", "cuts": {}, "erased": command.iver, "erased_at": command.at}
             one |= {"effect": version, "stamp": max(one["stamp"], command.at)}
 
@@ -56,14 +93,17 @@ class Oracle:
         """Of a name there is what still counts of after the cut-off, and an unset at it."""
         one = self.fragment(command.fragment)
         for name in [name for name in command.names if one["cuts"].get(name, 0) < command.before]:
-            hard, once = self._cells(one["ops"], name)
-            one["ops"] = [op for op in one["ops"] if op[1] != name]
-            one["cuts"][name] = command.before
-            if one["born"] is not None:
-                one["ops"].append((command.before, name, "unset", None))
-                one["ops"] += [(hard[0], name, *hard[1:])] if hard and hard[0] > command.before else []
-                one["ops"] += [(once[0], name, "once", once[1])] if once and once[0] > command.before else []
+            self._cut(one, name, command.before)
             one |= {"effect": version, "stamp": max(one["stamp"], command.before)}
+
+    def _cut(self, one: dict[str, Any], name: str, before: int) -> None:
+        hard, once = self._cells(one["ops"], name)
+        one["ops"] = [op for op in one["ops"] if op[1] != name]
+        one["cuts"][name] = before
+        if one["born"] is not None:
+            one["ops"].append((before, name, "unset", None))
+            one["ops"] += [(hard[0], name, *hard[1:])] if hard and hard[0] > before else []
+            one["ops"] += [(once[0], name, "once", once[1])] if once and once[0] > before else []
 
     def _write(self, command: Write | Capture, version: int) -> None:
         one = self.fragment(command.fragment)
@@ -71,10 +111,12 @@ class Oracle:
         then = command.since if isinstance(command, Write) else max(command.timestamp, 1)
         if isinstance(command, Capture) and (not command.person or command.uuid in one["seen"]):
             return
-        if imported and then < one["erased_at"]:
+        late = isinstance(command, Write) and 0 < command.iver < one["erased"]  # a birth that a delete has overtaken
+        if late or (imported and then < one["erased_at"]):
             return
         if isinstance(command, Capture):
             one["seen"].add(command.uuid)
+            one["hour"] = max(one["hour"], command.timestamp // 3_600_000_000 * 3_600_000_000)
         elif command.expect is not None and command.expect != one["effect"]:
             return
         stamp = then if imported else max(command.at, one["stamp"] + 1)
@@ -127,17 +169,23 @@ class Oracle:
                 found[name] = hard[2]
         return found
 
-    def _merge(self, command: Merge, version: int) -> None:
+    def _merge(self, command: Merge, version: int) -> str | None:
         into, source = self.person(command.into), self.person(command.source)
         ids = [one for one in (command.into_id, command.source_id) if one is not None]
         if command.into == command.source or any(map(bad, ids)):
-            return
+            return None
+        known = {command.into: command.into_erase, command.source: command.source_erase}
+        if any(command.since and command.since < self.erased_at.get(one, 0) for one in known):
+            return DROPPED  # imported from before a delete
+        if any(erase is not None and self.erase.get(one, 0) > erase for one, erase in known.items()):
+            return None  # deleted since the API looked
         refused = command.mode in ("identify", "alias") and not self.marked.isdisjoint(source)
         if command.mode != "operator":
             self.marked.add(command.into)
         if into is not source and not refused:
             self.people.remove(source)
             into.extend(source)
+        return None
 
     def _split(self, command: Split, version: int) -> None:
         person = self.person(command.person)

@@ -18,126 +18,28 @@ from services.projector import fold, worker
 from services.projector import rows as r
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
-from services.projector.tables import Facts, Loaded
+from services.projector.tables import Loaded
 from services.projector.worker import Worker
-from shared.domain.commands import Command, encode, route
-from shared.domain.errors import Fenced, LogUnavailable, StoreUnavailable
-from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
-from shared.log.memory import MemoryLog, MemoryReader
-from shared.log.port import Entry, Record
+from shared.domain.commands import Cancel, Command, Merge, Request, decode, encode, route
+from shared.domain.errors import Fenced
+from shared.domain.ids import COMMANDS, DELETIONS
+from shared.log.memory import MemoryLog
+from shared.log.port import Entry
+from tests.support.deleting import MemoryLedger, SimulatedDeleter, check_cancels, sweep
+from tests.support.door import let_in
 from tests.support.episodes import TOPICS, Episode, Step, episode
+from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables
 from tests.support.invariants import Expected, check_episode, rebuilt
 from tests.support.virtual import VirtualLoop
 
-PARTITIONS = {COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1}
+DELETERS_MAX = 2
 WORKERS_MAX = 6
 """Workers that hold the same partitions at once."""
 
 TURNS_MAX = 20_000
 """Waits until everything must have been projected: hundreds of times what it takes."""
 
-FAIL, AMBIGUOUS, YIELD = 0.05, 0.05, 0.35
-"""Chances at one await."""
-
-REDELIVER = 0.1
-"""Chance that a fetch gives some records again: logs deliver at least once."""
-
 SHRINK_RUNS_MAX = 400
-
-
-class Gate:
-    """What stands between one worker and the world: every await goes through it."""
-
-    def __init__(self, decide: random.Random, counts: Counter[str]) -> None:
-        self.decide, self.counts = decide, counts
-        self.calm = False
-        self.open = asyncio.Event()
-        self.open.set()
-
-    async def before(self, error: type[Exception]) -> None:
-        await self._pause()
-        if not self.calm and self.decide.random() < FAIL:
-            self.counts["failures"] += 1
-            raise error("planted, before")
-
-    async def after(self, error: type[Exception]) -> None:
-        await self._pause()
-        if not self.calm and self.decide.random() < AMBIGUOUS:
-            self.counts["ambiguous"] += 1
-            raise error("planted, after it took effect")
-
-    async def _pause(self) -> None:
-        if not self.open.is_set():
-            await self.open.wait()
-        if not self.calm and self.decide.random() < YIELD:
-            for _ in range(self.decide.randrange(1, 6)):
-                await asyncio.sleep(0)
-
-
-class GatedTables:
-    """One worker's way to the shared tables. Facts are written table by table, as the real ones are."""
-
-    def __init__(self, tables: MemoryTables, gate: Gate, expected: Expected) -> None:
-        self.tables, self.gate, self.expected = tables, gate, expected
-
-    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
-        await self.gate.before(StoreUnavailable)
-        loaded = await self.tables.load(topic, partitions, wanted)
-        await self.gate.after(StoreUnavailable)
-        return loaded
-
-    async def write_facts(self, facts: Facts) -> None:
-        nothing = Facts([], [], [], [])
-        for table in ("numbers", "captured", "blocks", "timeline"):
-            part = nothing._replace(**{table: getattr(facts, table)})
-            await self.gate.before(StoreUnavailable)
-            await self.tables.write_facts(part)
-            await self.gate.after(StoreUnavailable)
-
-    async def write_state(self, topic: str, state: list[Any], positions: Sequence[tuple[Position, int, int]]) -> None:
-        await self.gate.before(StoreUnavailable)
-        await self.tables.write_state(topic, state, positions)
-        self.expected.visible(self.tables, topic, [position for position, _, _ in positions])
-        await self.gate.after(StoreUnavailable)
-
-
-class GatedLog(MemoryLog):
-    """One worker's way to the shared log: the same records and groups, its own failures."""
-
-    def __init__(self, log: MemoryLog, gate: Gate) -> None:
-        self.__dict__ = log.__dict__ | {"gate": gate}
-        self.log = log
-
-    async def append(self, entries: Sequence[Entry]) -> list[Position]:
-        await self.gate.before(LogUnavailable)
-        positions = await self.log.append(entries)
-        await self.gate.after(LogUnavailable)
-        return positions
-
-    async def heads(self, topic: str) -> list[Position]:
-        await self.gate.before(LogUnavailable)
-        return await self.log.heads(topic)
-
-
-class GatedReader(MemoryReader):
-    """Holds every partition from its first fetch on, whoever else does: correctness must not depend on the group."""
-
-    def __init__(self, log: MemoryLog, topic: str, gate: Gate) -> None:
-        super().__init__(log, topic, "simulated")
-        self.gate = gate
-        self.assign(frozenset(range(PARTITIONS[topic])))
-
-    async def start(self) -> None: ...
-
-    async def close(self) -> None: ...
-
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
-        await self.gate.before(LogUnavailable)
-        if self._next and not self.gate.calm and self.gate.decide.random() < REDELIVER:
-            partition = self.gate.decide.choice(sorted(self._next))
-            self._next[partition] = max(0, self._next[partition] - self.gate.decide.randrange(1, 6))
-            self.gate.counts["redeliveries"] += 1
-        return await super().fetch(records_max=records_max, wait_seconds=wait_seconds)
 
 
 class CountingWorker(Worker):
@@ -160,6 +62,11 @@ class Member(NamedTuple):
     reader: GatedReader
 
 
+class Deleting(NamedTuple):
+    deleter: SimulatedDeleter
+    task: asyncio.Task[None]
+
+
 class Simulation:
     """One episode being run."""
 
@@ -169,7 +76,10 @@ class Simulation:
         self.log, self.tables = MemoryLog(PARTITIONS), MemoryTables()
         self.expected = Expected(self.log)
         self.members: list[Member] = []
-        self.copies: list[dict[str, Any]] = []
+        self.looked: dict[UUID, Merge | None] = {}
+        self.deleters: list[Deleting] = []
+        self.ledger = MemoryLedger()
+        self.copies: list[tuple[dict[str, Any], MemoryLedger]] = []
 
     async def run(self, steps: Sequence[Step]) -> None:
         try:
@@ -177,10 +87,23 @@ class Simulation:
                 await getattr(self, f"_{kind}")(what)
             await self._drain(0)
             check_episode(self.log, self.tables, self.expected)
+            check_cancels(self.ledger, self.expected.timeline)
+            self.counts["restored"] += sum(key[3] == "person.restored" for key in self.expected.timeline)
+            self.counts["episodes with restores"] += any(key[3] == "person.restored" for key in self.expected.timeline)
+            self.counts["refused"] += sum(key[3] == "person.restore_refused" for key in self.expected.timeline)
         finally:
             await self._end()
 
+    async def _look(self, command: Merge) -> None:
+        self.looked[command.id] = let_in(self.tables, command)
+
     async def _send(self, command: Command) -> None:
+        if isinstance(command, Merge) and command.mode == "operator":
+            found = self.looked[command.id] if command.id in self.looked else let_in(self.tables, command)
+            if found is None:
+                self.counts["not found"] += 1
+                return
+            command = found
         self.counts["commands"] += 1
         await self.log.append([Entry(*route(command, PARTITIONS), encode(command))])
 
@@ -211,9 +134,37 @@ class Simulation:
         made.counts = self.counts
         self.members.append(Member(made, asyncio.create_task(made.run()), gate, reader))
 
+    async def _cancel(self, number: int) -> None:
+        """Somebody cancels a deletion, and a deleter is there."""
+        asked = [decode(record.value) for record in self.log.records(DELETIONS)]
+        requests = [one for one in asked if isinstance(one, Request)]
+        if not requests:
+            return
+        self.counts["cancels"] += 1
+        request = requests[number % len(requests)]
+        at = request.at + number % 20_000
+        await self._send(Cancel(id=UUID(int=number), project=request.project, at=at, request=request.request))
+        if len(self.deleters) < DELETERS_MAX:
+            self._delete(calm=False)
+
+    def _delete(self, *, calm: bool) -> None:
+        gate = Gate(self.decide, self.counts)
+        gate.calm = calm
+        made = SimulatedDeleter(GatedLog(self.log, gate), self.tables, lambda: self.ledger, gate)
+        self.deleters.append(Deleting(made, asyncio.create_task(made.run())))
+
+    async def _window(self, number: int) -> None:
+        async with self.ledger.lock:
+            self.ledger.take(self.log)
+            gone = sweep(self.ledger, self.tables)
+        self.counts["swept"] += bool(gone)
+        self.expected.swept |= gone
+
     async def _kill(self, number: int) -> None:
         """kill -9: the loop and the flush in flight stop wherever they await."""
-        if self.members:
+        if self.deleters and number % 3 == 0:
+            await self._end_deleter(self.deleters.pop(0))
+        elif self.members:
             await self._stop(self.members.pop(number % len(self.members)))
 
     async def _stop(self, member: Member) -> None:
@@ -225,6 +176,13 @@ class Simulation:
         await asyncio.gather(member.task, *([flight] if flight else []), return_exceptions=True)
         if not member.task.cancelled() and member.task.exception() is not None:
             raise AssertionError("a worker gave up") from member.task.exception()
+
+    async def _end_deleter(self, deleting: Deleting) -> None:
+        self.counts["deleters killed"] += 1
+        deleting.task.cancel()
+        await asyncio.gather(deleting.task, return_exceptions=True)
+        if not deleting.task.cancelled() and deleting.task.exception() is not None:
+            raise AssertionError("a deleter gave up") from deleting.task.exception()
 
     async def _freeze(self, number: int) -> None:
         if self.members:
@@ -246,7 +204,7 @@ class Simulation:
         copied = ("state", "timeline", "captured", "numbers", "blocks", "epochs")
         copy = {name: dict(getattr(self.tables, name)) for name in copied}
         copy["state"] = {topic: dict(rows) for topic, rows in self.tables.state.items()}
-        self.copies.append(copy)
+        self.copies.append((copy, self.ledger.copy()))
 
     async def _restore(self, number: int) -> None:
         """An operator stops the projectors, restores an older copy of the database, and starts them again."""
@@ -256,7 +214,10 @@ class Simulation:
         topics = [member.reader.topic for member in self.members]
         while self.members:
             await self._stop(self.members.pop())
-        copy = self.copies[number % len(self.copies)]
+        while self.deleters:
+            await self._end_deleter(self.deleters.pop())
+        copy, ledger = self.copies[number % len(self.copies)]
+        self.ledger = ledger.copy()
         for name, rows in copy.items():
             kept = {topic: dict(some) for topic, some in rows.items()} if name == "state" else dict(rows)
             setattr(self.tables, name, kept)
@@ -274,24 +235,39 @@ class Simulation:
         """Stop everybody, start fresh workers without faults, and wait until they stand at the log's heads."""
         while self.members:
             await self._stop(self.members.pop())
+        while self.deleters:
+            await self._end_deleter(self.deleters.pop())
         for topic in TOPICS:
             await self._start(topic, calm=True)
-        for topic in reversed(TOPICS):  # identity first: it writes erase records
-            for _ in range(TURNS_MAX):
-                heads = await self.log.heads(topic)
-                loaded = await self.tables.load(topic, range(PARTITIONS[topic]), [])
-                if all(loaded.positions.get(head.partition, r.BEFORE_THE_FIRST)[0] == head.version for head in heads):
-                    break
-                for member in self.members:
-                    if member.task.done():
-                        raise AssertionError("a worker gave up") from member.task.exception()
-                await asyncio.sleep(0.05)
-            else:
-                raise AssertionError(f"{topic} was not projected to its head")
+        self._delete(calm=True)
+        for _ in range(TURNS_MAX):
+            if self._settled() and all([await self._at_head(topic) for topic in TOPICS]):
+                break
+            for one in (*self.members, *self.deleters):
+                if one.task.done():
+                    raise AssertionError("a process gave up") from one.task.exception()
+            await asyncio.sleep(0.05)
+        else:
+            raise AssertionError("not everything was projected to its head")
         for member in self.members:
             member.gate.calm = False
+        while self.deleters:
+            await self._end_deleter(self.deleters.pop())
+
+    async def _at_head(self, topic: str) -> bool:
+        heads = await self.log.heads(topic)
+        loaded = await self.tables.load(topic, range(PARTITIONS[topic]), [])
+        return all(loaded.positions.get(head.partition, r.BEFORE_THE_FIRST)[0] == head.version for head in heads)
+
+    def _settled(self) -> bool:
+        """Whether the ledger knows all of the topic, and nothing is being cancelled."""
+        taken = self.ledger.taken == len(self.log.records(DELETIONS))
+        return taken and not any(request.state == "cancelling" for request in self.ledger.all())
 
     async def _end(self) -> None:
+        for deleting in self.deleters:
+            deleting.task.cancel()
+        await asyncio.gather(*(deleting.task for deleting in self.deleters), return_exceptions=True)
         for member in self.members:
             if member.worker._flight is not None:
                 member.worker._flight.cancel()

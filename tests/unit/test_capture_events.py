@@ -322,9 +322,9 @@ def test_an_illegal_source_is_not_born_and_the_fold_sees_it_as_sent(source: Any)
 def test_an_imported_merge_gives_birth_at_its_own_time() -> None:
     event = {"event": "$identify", "timestamp": "2023-01-01T00:00:00Z", "properties": {"$anon_distinct_id": "x"}}
     for historical in (True, False):
-        _, birth, _ = commands(**event, scenery=scene(historical=historical))
-        assert isinstance(birth, Write)
-        assert birth.since == (1_672_531_200_000_000 if historical else 0)
+        _, birth, merge = commands(**event, scenery=scene(historical=historical))
+        assert isinstance(birth, Write) and isinstance(merge, Merge)
+        assert birth.since == merge.since == (1_672_531_200_000_000 if historical else 0)
 
 
 def test_an_id_is_judged_by_its_length_as_sent() -> None:

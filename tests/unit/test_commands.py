@@ -20,6 +20,9 @@ from shared.domain.commands import (
     Purge,
     Record,
     Request,
+    Restore,
+    Restored,
+    Revive,
     Scope,
     Split,
     Write,
@@ -43,6 +46,7 @@ EXAMPLES: dict[str, Command] = {
     ),
     "write": Write(**ENVELOPE, key=7, fragment=A, distinct_id="a", set={"n": 2**64 - 1}, expect=5, reason="update"),
     "erase": Erase(**ENVELOPE, fragment=A, iver=9),
+    "revive": Revive(**ENVELOPE, fragment=A, iver=9),
     "purge": Purge(**ENVELOPE, fragment=A, names=("ssn", "first_ssn"), before=1_700_000_000_000_000, request=TWO),
     "purge of a project": Request(**ENVELOPE, request=TWO, person=UUID(int=0), members=(), scope=Scope(purge="ssn")),
     "record": Record(
@@ -50,8 +54,17 @@ EXAMPLES: dict[str, Command] = {
         started_at=1_699_999_998_000_000, ended_at=1_699_999_999_000_000,
     ),
     "merge": Merge(**ENVELOPE, into=A, source=B, into_id="a", source_id="b", mode="identify"),
+    "merge of an import": Merge(
+        **ENVELOPE, into=A, source=B, into_id="a", source_id="b", mode="alias", since=1_699_999_999_000_000
+    ),
+    "merge of the living": Merge(**ENVELOPE, into=A, source=B, mode="operator", into_erase=0, source_erase=9),
+    "birth": Write(**ENVELOPE, fragment=A, distinct_id="a", iver=9, reason="merge"),
     "split": Split(**ENVELOPE, person=A, leave=(B,)),
     "delete": Delete(**ENVELOPE, person=A, request=TWO, scope=Scope(profile=True, events=True)),
+    "restore": Restore(
+        **ENVELOPE, key=3, digest=3, person=A, request=TWO, iver=9,
+        members=(Restored(A, True, 5, 1_600_000_000_000_000), Restored(B, False, 0, 0)),
+    ),
     "request": Request(**ENVELOPE, request=TWO, person=A, members=(A, B), scope=Scope(recordings=True)),
     "cancel": Cancel(**ENVELOPE, request=TWO),
 }  # fmt: skip
@@ -84,9 +97,9 @@ def test_what_is_no_command_is_a_bad_record(value: bytes) -> None:
 
 def test_a_fragments_commands_go_to_its_partition_and_a_projects_identity_to_one() -> None:
     counts = {COMMANDS: 16, IDENTITY: 4, DELETIONS: 1}
-    for name in ("capture", "write", "erase", "record"):
+    for name in ("capture", "write", "erase", "revive", "record"):
         assert route(EXAMPLES[name], counts) == (COMMANDS, partition_of(A, 16), A.bytes)
-    for name in ("merge", "split", "delete"):
+    for name in ("merge", "split", "delete", "restore"):
         assert route(EXAMPLES[name], counts) == (IDENTITY, 1, b"1")
     for name in ("request", "cancel"):
         assert route(EXAMPLES[name], counts) == (DELETIONS, 0, b"1")

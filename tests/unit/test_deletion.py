@@ -65,12 +65,14 @@ class TestRequest:
             kind.TOPIC
             for kind in (
                 DeletionRequest.Requested, DeletionRequest.HidingBegan, DeletionRequest.Hidden,
-                DeletionRequest.Erasing, DeletionRequest.Verified, DeletionRequest.Cancelled,
-                DeletionRequest.Failed, DeletionRequest.Retried,
+                DeletionRequest.Erasing, DeletionRequest.Verified, DeletionRequest.Cancelling,
+                DeletionRequest.CancelRefused, DeletionRequest.Cancelled, DeletionRequest.Failed,
+                DeletionRequest.Retried,
             )
         ] == [
             "deletion.requested", "deletion.hiding_began", "deletion.hidden", "deletion.erasing",
-            "deletion.verified", "deletion.cancelled", "deletion.failed", "deletion.retried",
+            "deletion.verified", "deletion.cancelling", "deletion.cancel_refused", "deletion.cancelled",
+            "deletion.failed", "deletion.retried",
         ]  # fmt: skip
 
     def test_a_request_can_be_cancelled_only_before_hiding_begins(self) -> None:
@@ -79,7 +81,7 @@ class TestRequest:
         assert request.state == "pending"
         with pytest.raises(Rejected):
             request.cancel("", AT + 2)
-        early = DeletionRequest.of(asked())
+        early = DeletionRequest.of(asked(EVENTS))
         early.cancel("somebody", AT + 1)
         assert early.state == "cancelled"
         for step in (lambda: early.begin(uuid4(), AT), lambda: early.fail("", AT), lambda: early.retry(AT)):
@@ -129,7 +131,7 @@ class TestLedger:
         assert decide([cancelled(command, project=2)], {request.id: DeletionRequest.of(command)}) == []
 
     def test_a_cancel_in_the_same_batch_is_heard(self) -> None:
-        command = asked()
+        command = asked(EVENTS)
         (request,) = decide([command, cancelled(command)], {})
         assert (request.state, request.version) == ("cancelled", 2)
 
@@ -203,6 +205,16 @@ class TestPlan:
         request = DeletionRequest.of(asked(members=(one,)))
         marks = [Tombstone(one, "person.deleted", 50, 50, AT), Tombstone(one, "fragment.erased", 7, 60, AT + 9)]
         assert plan([request], marks, {one: 60}, projected=True).boundaries[one].life == 7
+
+    def test_who_shares_a_member_with_a_request_that_is_being_cancelled_waits(self) -> None:
+        one, two = uuid4(), uuid4()
+        older, newer = (DeletionRequest.of(asked(members=(one,), at=at)) for at in (AT, AT + 9))
+        other = DeletionRequest.of(asked(EVENTS, (two,)))
+        older.cancel("", AT + 10)
+        marks = self.tombstones(one, AT, 50, 7) + self.tombstones(one, AT + 9, 60, 12)
+        ready = plan([newer, other], marks, {one: 60}, projected=True, cancelling=[older])
+        assert (ready.requests, ready.waiting) == ([other], [newer])
+        assert plan([newer], marks, {one: 60}, projected=True).requests == [newer]
 
     def test_captured_events_wait_for_the_projector(self) -> None:
         request = DeletionRequest.of(asked(EVENTS))

@@ -8,8 +8,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.domain.commands import Capture, Erase, Write
-from shared.domain.fragment import EVENTS_MAX, KEYS_MAX, Fragment, FragmentChanged, Outcome
+from shared.domain.fragment import EVENTS_MAX, Fragment, FragmentChanged, Outcome
 from shared.domain.ids import fragment_id, version_of
+from shared.domain.retries import KEYS_MAX
 from shared.domain.view import merged_properties
 
 KEY = fragment_id(1, "ada")
@@ -211,6 +212,18 @@ def test_an_import_of_something_older_than_the_erasure_is_dropped() -> None:
     assert one.capture(historical=True, timestamp=1_999, set={"a": 1}) is Outcome.DROPPED
     assert one.capture(historical=True, timestamp=2_000, set={"a": 2}) is Outcome.CHANGED
     assert one.shown == {"a": 2}
+
+
+def test_a_birth_by_the_identity_fold_follows_its_own_delete_and_no_later_one() -> None:
+    one = Folded()
+    one.write(set={"a": 1})
+    one.erase(iver=5, at=2_000)
+    assert one.write(iver=5, reason="merge") is Outcome.CHANGED
+    assert (one.fragment.alive, one.shown) == (True, {})
+    assert one.write(iver=5, reason="merge") is Outcome.NOTHING
+    one.erase(iver=7, at=3_000)
+    assert one.write(iver=5, reason="merge") is Outcome.DROPPED  # a worker that was killed has sent it again
+    assert not one.fragment.alive
 
 
 def test_a_conditional_write_is_refused_when_the_fragment_changed_since() -> None:

@@ -8,10 +8,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.domain import identity
-from shared.domain.commands import Delete, Erase, Merge, Request, Scope, Split
+from shared.domain.commands import Delete, Erase, Merge, Request, Scope, Split, Write
 from shared.domain.fragment import Outcome
-from shared.domain.identity import Decision, Membership, handle, is_legal
+from shared.domain.identity import Decision, Membership, handle
 from shared.domain.ids import fragment_id, version_of
+from shared.domain.legal_ids import is_legal
 
 
 class Book:
@@ -21,9 +22,9 @@ class Book:
         self.rows: dict[UUID, Membership] = {}
         self.offset = 0
 
-    def merge(self, into: str, source: str, mode: Any = "identify", key: int = 0) -> Decision:
+    def merge(self, into: str, source: str, mode: Any = "identify", key: int = 0, **seen: Any) -> Decision:
         ids = {} if mode == "operator" else {"into_id": into, "source_id": source}
-        return self.fold(Merge(**self.common(key), into=of(into), source=of(source), mode=mode, **ids))
+        return self.fold(Merge(**self.common(key), into=of(into), source=of(source), mode=mode, **ids, **seen))
 
     def split(self, person: str, keep: str | None = None, leave: tuple[str, ...] = ()) -> Decision:
         kept = of(keep) if keep else None
@@ -179,3 +180,78 @@ def test_ids_that_never_merge(name: str) -> None:
 @pytest.mark.parametrize("name", ["NULL", "nan", "00", "anonymous-user", "x" * 400, "ada"])
 def test_ids_that_do(name: str) -> None:
     assert is_legal(name)
+
+
+@pytest.mark.parametrize("deleted", ["a", "b"])
+def test_an_imported_merge_of_before_a_delete_ties_nobody_and_marks_nobody(deleted: str) -> None:
+    book = Book()
+    book.merge("a", "c", "operator")
+    book.delete(deleted)
+    asked_at = book.row(of(deleted)).erased_at
+    decision = book.merge("a", "b", key=7, since=asked_at - 1)
+    assert (decision.outcome, decision.touched, decision.followups) == (Outcome.DROPPED, (), ())
+    assert book.person("b") == ["b"] and not book.identified("a")
+    later = book.merge("a", "b", key=7, since=asked_at)  # of the new life, and the key is free
+    assert later.outcome is Outcome.CHANGED
+    assert "b" in book.person("a") and book.identified("a")
+
+
+def test_a_delete_of_somebody_else_in_the_person_drops_no_import() -> None:
+    book = Book()
+    book.delete("d")
+    book.merge("a", "d", "operator")
+    assert book.merge("a", "b", since=1).outcome is Outcome.CHANGED
+
+
+def test_of_a_delete_of_unknown_time_every_import_is_of_before() -> None:
+    book = Book()
+    book.delete("b")
+    book.row(of("b")).erased_at = 0  # as a store of before this was kept has it
+    assert book.merge("a", "b", since=10**15).outcome is Outcome.DROPPED
+    assert book.merge("a", "b").outcome is Outcome.CHANGED
+
+
+@pytest.mark.parametrize("deleted", ["a", "b"])
+def test_an_operators_merge_is_refused_when_one_was_deleted_after_it_was_found(deleted: str) -> None:
+    book = Book()
+    book.delete(deleted)
+    seen = {"into_erase": book.row(of("a")).erase, "source_erase": book.row(of("b")).erase}
+    book.delete(deleted)
+    decision = book.merge("a", "b", "operator", **seen)
+    assert decision.outcome is Outcome.REFUSED
+    facts = [event for row in decision.touched for event in row.collect_events()]
+    refused = [event for event in facts if isinstance(event, identity.MergeRefused)]
+    assert {(event.originator_id, event.reason) for event in refused} == {
+        (of("a"), "deleted"), (of("b"), "deleted"),
+    }  # fmt: skip
+    assert book.person("b") == ["b"]
+    seen = {"into_erase": book.row(of("a")).erase, "source_erase": book.row(of("b")).erase}
+    assert book.merge("a", "b", "operator", **seen).outcome is Outcome.CHANGED
+
+
+def test_an_operators_import_of_before_a_delete_is_refused() -> None:
+    book = Book()
+    book.delete("b")
+    assert book.merge("a", "b", "operator", since=1, source_erase=book.row(of("b")).erase).outcome is Outcome.REFUSED
+
+
+def test_who_was_ever_deleted_is_born_again_behind_its_erase_record_when_a_capture_merges_it() -> None:
+    book = Book()
+    assert book.merge("c", "d").followups == ()
+    book.delete("b")
+    decision = book.merge("a", "b", since=book.row(of("b")).erased_at + 1)
+    (birth,) = decision.followups
+    assert isinstance(birth, Write)
+    assert (birth.fragment, birth.distinct_id, birth.iver) == (of("b"), "b", book.row(of("b")).erase)
+    assert birth.since == book.row(of("b")).erased_at + 1
+    again = Merge(**book.common(0) | {"id": UUID(int=5)}, into=of("e"), source=of("b"), mode="dangerous")
+    assert book.fold(again).followups == ()  # it does not say which id that is
+
+
+def test_a_long_id_is_born_as_it_is_kept() -> None:
+    book, sent = Book(), "x" * 300
+    kept = fragment_id(1, sent[:200])
+    book.fold(Delete(**book.common(0), person=kept, request=uuid4(), scope=Scope(profile=True)))
+    merge = Merge(**book.common(0), into=of("a"), source=kept, into_id="a", source_id=sent, mode="identify")
+    (birth,) = book.fold(merge).followups
+    assert isinstance(birth, Write) and birth.distinct_id == sent[:200]

@@ -48,10 +48,17 @@ def test_a_receipt_says_what_was_asked_hidden_and_left() -> None:
     one = check(sign(said(), KEY), KEY.public_key())
     assert one["members"] == [str(UUID(int=8))]
     assert one["scope"] == {"profile": True, "events": True, "recordings": False}
+    assert one["stays"] == ["recordings"]
     assert set(one["erased"]) == {target.name for target in TARGETS}
     assert one["erased"]["timeline"] == {"rows_hidden": 5, "rows_left": 0, "partitions": {"202501": 5}}
     assert one["objects"] == {"erased": 2, "left": 0}
     assert one["requested_at"] < one["verified_at"] < one["log"]["until"]
+
+
+def test_a_receipt_of_before_it_said_what_stays_is_still_checked() -> None:
+    older = said()
+    del older["stays"]
+    assert "stays" not in check(sign(older, KEY), KEY.public_key())
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -60,6 +60,7 @@ INDEX_HOSTS = tuple(
 TELLERS_OF_LIVES = {
     "services/deleter/sweep.sql": "plans where a life ends that is to be erased",
     "shared/store/targets.sql": "erases a life, and leaves the two facts of its end",
+    "services/projector/flush.sql": "opens the life that an erasure closed, when that is taken back",
     "services/projector/rebuild.sql": "derives rows from all facts, erasures among them",
 }
 """Files of SQL beside lives.sql that know the facts by which a life ends."""

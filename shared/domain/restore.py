@@ -1,0 +1,32 @@
+"""A closed life: the fragment that its facts make once an erasure is taken back. Pure: never loads a fact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from shared.domain.fragment import HOUR_US, Fragment, FragmentErased, FragmentEvent, FragmentRestored
+
+
+class ClosedLife:
+    """The life that the delete of identity version `iver` closed, replayed in the order of versions.
+
+    `ends` are the fragment's erasures and what was taken back of them, up to the command that takes back this one. What
+    was sent since the erasure joins the life. Facts before `since`, the last erasure that stands, are of a former life
+    and need not be replayed; nor need anything be there of them, for a window may have erased them.
+    """
+
+    def __init__(self, project: int, fragment: UUID, iver: int, ends: Sequence[FragmentEvent]) -> None:
+        self.fragment = Fragment.blank(project, fragment)
+        self._taken_back = {iver, *(end.iver for end in ends if isinstance(end, FragmentRestored))}
+        standing = [end for end in ends if isinstance(end, FragmentErased) and end.iver not in self._taken_back]
+        self.since = max((end.originator_version for end in standing), default=0)
+
+    def replay(self, event: FragmentEvent) -> None:
+        """Apply one fact from `since` on, the one at `since` included."""
+        if not isinstance(event, FragmentErased) or event.iver not in self._taken_back:
+            event.mutate(self.fragment)
+
+    def seen(self, timestamp: int) -> None:
+        """The newest captured event of the life; no fact says when somebody was last seen."""
+        self.fragment.seen_at = max(self.fragment.seen_at, timestamp // HOUR_US * HOUR_US)

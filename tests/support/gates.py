@@ -1,0 +1,126 @@
+"""What stands between the simulator and the world: every await may yield, fail, or fail after it took effect."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from services.projector.memory import MemoryTables
+from services.projector.tables import Closed, Facts, Loaded
+from shared.domain.errors import LogUnavailable, StoreUnavailable
+from shared.domain.fragment import Fragment
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
+from shared.log.memory import MemoryLog, MemoryReader
+from shared.log.port import Entry, Record
+from tests.support.invariants import Expected
+
+PARTITIONS = {COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1}
+
+FAIL, AMBIGUOUS, YIELD = 0.05, 0.05, 0.35
+"""Chances at one await."""
+
+REDELIVER = 0.1
+"""Chance that a fetch gives some records again: logs deliver at least once."""
+
+
+class Gate:
+    """What stands between one worker and the world: every await goes through it."""
+
+    def __init__(self, decide: random.Random, counts: Counter[str]) -> None:
+        self.decide, self.counts = decide, counts
+        self.calm = False
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def before(self, error: type[Exception]) -> None:
+        await self._pause()
+        if not self.calm and self.decide.random() < FAIL:
+            self.counts["failures"] += 1
+            raise error("planted, before")
+
+    async def after(self, error: type[Exception]) -> None:
+        await self._pause()
+        if not self.calm and self.decide.random() < AMBIGUOUS:
+            self.counts["ambiguous"] += 1
+            raise error("planted, after it took effect")
+
+    async def _pause(self) -> None:
+        if not self.open.is_set():
+            await self.open.wait()
+        if not self.calm and self.decide.random() < YIELD:
+            for _ in range(self.decide.randrange(1, 6)):
+                await asyncio.sleep(0)
+
+
+class GatedTables:
+    """One worker's way to the shared tables. Facts are written table by table, as the real ones are."""
+
+    def __init__(self, tables: MemoryTables, gate: Gate, expected: Expected) -> None:
+        self.tables, self.gate, self.expected = tables, gate, expected
+
+    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+        await self.gate.before(StoreUnavailable)
+        loaded = await self.tables.load(topic, partitions, wanted)
+        await self.gate.after(StoreUnavailable)
+        return loaded
+
+    async def life(self, closed: Closed) -> Fragment:
+        await self.gate.before(StoreUnavailable)
+        return await self.tables.life(closed)
+
+    async def write_facts(self, facts: Facts) -> None:
+        nothing = Facts([], [], [], [])
+        for table in ("numbers", "captured", "blocks", "timeline"):
+            part = nothing._replace(**{table: getattr(facts, table)})
+            await self.gate.before(StoreUnavailable)
+            await self.tables.write_facts(part)
+            await self.gate.after(StoreUnavailable)
+
+    async def write_state(self, topic: str, state: list[Any], positions: Sequence[tuple[Position, int, int]]) -> None:
+        await self.gate.before(StoreUnavailable)
+        await self.tables.write_state(topic, state, positions)
+        self.expected.visible(self.tables, topic, [position for position, _, _ in positions])
+        await self.gate.after(StoreUnavailable)
+
+
+class GatedLog(MemoryLog):
+    """One worker's way to the shared log: the same records and groups, its own failures."""
+
+    def __init__(self, log: MemoryLog, gate: Gate) -> None:
+        self.__dict__ = log.__dict__ | {"gate": gate}
+        self.log = log
+
+    async def append(self, entries: Sequence[Entry]) -> list[Position]:
+        await self.gate.before(LogUnavailable)
+        positions = await self.log.append(entries)
+        await self.gate.after(LogUnavailable)
+        return positions
+
+    async def heads(self, topic: str) -> list[Position]:
+        await self.gate.before(LogUnavailable)
+        return await self.log.heads(topic)
+
+
+class GatedReader(MemoryReader):
+    """Holds every partition from its first fetch on, whoever else does: correctness must not depend on the group."""
+
+    def __init__(self, log: MemoryLog, topic: str, gate: Gate) -> None:
+        super().__init__(log, topic, "simulated")
+        self.gate = gate
+        self.assign(frozenset(range(PARTITIONS[topic])))
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+        await self.gate.before(LogUnavailable)
+        if self._next and not self.gate.calm and self.gate.decide.random() < REDELIVER:
+            partition = self.gate.decide.choice(sorted(self._next))
+            self._next[partition] = max(0, self._next[partition] - self.gate.decide.randrange(1, 6))
+            self.gate.counts["redeliveries"] += 1
+        return await super().fetch(records_max=records_max, wait_seconds=wait_seconds)

@@ -1,7 +1,7 @@
 """Receipts: what was erased, counted through the mask, signed (Ed25519) and chained, for who trusts nobody here.
 
-A receipt holds no personal data: uuids, counts and times. Whoever has the public key can check it offline; whoever has
-two neighbours of a project's chain sees that none is missing between them.
+A receipt holds no personal data: uuids, counts, times, and of a purge the name. Whoever has the public key can check it
+offline; whoever has two neighbours of a project's chain sees that none is missing between them.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ TARGETS = (
     Target(
         name="fragments", table="fragments",
         columns=("distinct_id", "properties", "cells", "keys", "key_digests", "key_versions", "events", "created_at",
-                 "seen_at"),
+                 "seen_at", "purged"),
     ),
     Target(
         name="recordings", table="recording_blocks",
@@ -77,9 +77,9 @@ TABLES = tuple(dict.fromkeys(target.table for target in TARGETS))
 STAYS = {
     "identity": "uuids of fragments and the recent keys' hashes: the tombstone that keeps an erased id erased",
     "numbers": "integer ids and uuids: an id keeps its integer for ever",
-    "deletion_requests": "uuids, actors and counts: the proof of what was asked for and done",
+    "deletion_requests": "uuids, actors, counts, names of purged properties: the proof of what was asked for and done",
     "deletion_positions": "how far the log was taken over",
-    "receipts": "uuids, counts and signatures: the proof that it was done",
+    "receipts": "uuids, counts, names of purged properties and signatures: the proof that it was done",
     "projects": "projects and their tokens",
     "api_keys": "keys of operators, hashed",
     "rebuilds": "counts of rebuilds",
@@ -107,7 +107,6 @@ ELSEWHERE = {
 TECHNICAL = frozenset({
     "project", "fragment", "block", "version", "number", "effect", "stamp", "erased", "erased_at", "topic", "at",
     "command", "actor", "root", "members", "identified", "erase", "peer", "reason", "living", "scope", "restored",
-    "purged",
 })  # fmt: skip
 """Columns of the targets' tables that say nothing of a person: ids, positions, and who wrote."""
 

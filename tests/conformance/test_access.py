@@ -21,6 +21,7 @@ BODIES: dict[str, Any] = {
     "POST /{id}/update_property": {"key": "a", "value": 1},
     "POST /{id}/delete_property": {"$unset": "a"},
     "POST /{id}/merge": {"distinct_id": "nobody"},
+    "POST /{id}/purge_property": {"key": "a"},
     "POST /batch_by_distinct_ids": {"distinct_ids": ["ada"]},
     "POST /bulk_delete": {"distinct_ids": ["nobody"]},
     "POST /reset_person_distinct_id": {"distinct_id": "ada"},

@@ -161,6 +161,10 @@ FIELDS: list[tuple[str, Any, str, str]] = [
     ("POST /reset_person_distinct_id", {}, REQUIRED, "distinct_id"),
     ("POST /reset_person_distinct_id", {"distinct_id": 5}, "invalid_input", "distinct_id"),
     ("POST /reset_person_distinct_id", {"distinct_id": ""}, "invalid_input", "distinct_id"),
+    ("POST /{id}/purge_property", {"key": "x" * (NAME_CHARS_MAX + 1)}, "invalid_input", "key"),
+    ("POST /{id}/purge_property", {"key": ["a"]}, "invalid_input", "key"),
+    ("POST /purge_property", {}, "required", "key"),
+    ("POST /purge_property", {"key": ""}, "invalid_input", "key"),
 ]
 RIGHT_BODIES: list[tuple[str, Any]] = [
     ("PATCH /{id}", {"properties": {"x" * NAME_CHARS_MAX: 2**64 - 1, "y": -(2**63)}}),
@@ -174,6 +178,7 @@ RIGHT_BODIES: list[tuple[str, Any]] = [
     ("POST /bulk_delete", {"distinct_ids": [f"a{number}" for number in range(deletion_bodies.BULK_MAX)]}),
     ("POST /bulk_delete", {"ids": [NOBODY] * deletion_bodies.BULK_MAX}),
     ("POST /bulk_delete", {"ids": [2**63 - 1]}),
+    ("POST /purge_property", {"key": "x" * NAME_CHARS_MAX}),
 ]
 
 

@@ -22,6 +22,8 @@ NO_WINDOW = {"PERSONLOG_WINDOW": "0 0 29 2 *", "PERSONLOG_WINDOW_HOURS": "1"}
 
 RECORDING = """
 import json as _json, requests as _requests
+
+pytestmark = pytest.mark.alone
 _send, _heading = _requests.Session.request, ""
 def _recorded(session, method, url, **arguments):
     answer = _send(session, method, url, **arguments)

@@ -21,6 +21,7 @@ from shared.store.roles import ANALYST, ANALYST_VIEWS
 from tests.support import snapshots
 from tests.support.asking import sent, sent_in_a_row, shown
 from tests.support.processes import Answer, Stack
+from tests.support.tier import sized
 
 WRITES = "its answer shows the person as other routes do, and it is tried by the suites that hold it"
 
@@ -73,6 +74,9 @@ READS: dict[tuple[str, str], list[tuple[str, Any]] | str] = {
 """What is asked of each route once the id has a new life, or why it is not asked."""
 
 
+WHEN = ("before the window", "after it")
+
+
 class Former(NamedTuple):
     """An id that was somebody's before. `mark` is in every value of that life, `kept` in its event's own property."""
 
@@ -122,7 +126,7 @@ def former(request: pytest.FixtureRequest, stack: Stack) -> Former:
     return Former(request.param, names, mark, kept)
 
 
-@pytest.fixture(scope="module", params=["before the window", "after it"])
+@pytest.fixture(scope="module", params=sized(dev=WHEN[:1], ci=WHEN, soak=WHEN))
 def asked_when(request: pytest.FixtureRequest, stack: Stack, former: Former) -> str:
     if request.param == "after it":
         done = stack.call("deletions", "run")

@@ -11,6 +11,8 @@ import pytest
 from tests.support.asking import sent, shown
 from tests.support.processes import Stack
 
+pytestmark = pytest.mark.alone
+
 
 def test_merge_by_rest_and_what_a_dry_run_says_of_it(stack: Stack, name: str) -> None:
     other = f"{name}-other"

@@ -17,6 +17,8 @@ from tests.support.lists import Listing, listing
 from tests.support.processes import Stack, wait_for
 from tests.support.stacks import Projects
 
+pytestmark = pytest.mark.alone
+
 BORN, SEEN = "2023-01-01T00:30:00Z", "2023-05-05T05:00:00Z"
 KILLED_ROWS = 6_000
 

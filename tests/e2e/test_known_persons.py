@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.processes import Stack, wait_for
 
+pytestmark = pytest.mark.alone
+
 READERS = 4
 READS = 200
 """Answers of readers that must follow each other, before the kill and after it."""

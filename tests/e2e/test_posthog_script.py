@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import PERSONAL_KEY, ROOT, TOKEN, running
+
+pytestmark = pytest.mark.alone
 
 NO_WINDOW = {"PERSONLOG_WINDOW": "0 0 29 2 *", "PERSONLOG_WINDOW_HOURS": "1"}
 """No deletion window opens while the script looks at what is pending."""

@@ -6,7 +6,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import ROOT, running
+
+pytestmark = pytest.mark.alone
 
 
 def test_the_readmes_try_it_gives_what_the_readme_shows(tmp_path: Path) -> None:

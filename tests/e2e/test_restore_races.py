@@ -10,9 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+import pytest
+
 from tests.e2e.test_restored_persons import cancelled, deleted, merged
 from tests.support.asking import sent_in_a_row, shown
 from tests.support.processes import Stack, wait_for
+
+pytestmark = pytest.mark.fault
 
 ROUNDS = 4
 """Races of each kind: five kinds, so twenty races."""

@@ -32,7 +32,8 @@ def derived(events: list[Any]) -> Fragment:
     one = Derived(Replay(1, KEY), (2**63, 2**63))
     report = Report()
     for event in events:
-        one.fold(timeline_row(event, purge(before=1)), report)
+        cause = purge(before=event.at if isinstance(event, FragmentErased) else event.timestamp)
+        one.fold(timeline_row(event, cause), report)
     assert report.corrupt == 0, report.named
     return one.replay.fragment
 

@@ -20,7 +20,7 @@ from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS
 from shared.domain.lifted import copies
 from shared.store.person import Person
-from shared.store.purging import NOBODY, PURGED, PURGED_SEARCH, unpurged
+from shared.store.purging import NOBODY, PURGED, showing, unpurged
 from shared.store.search import path_of
 from shared.store.targets import bytes_of
 
@@ -103,22 +103,21 @@ def _purges(call: Call, key: str, cutoff: int, request: UUID, fragments: Iterabl
 async def _preview(call: Call, key: str, person: Person | None) -> Answer:
     """Rows, months and bytes by target, as a deletion's dry run has them."""
     names = list(copies(key))
-    reach: dict[str, Any] = {"projects": [call.project.id], "names": names, "paths": [path_of(one) for one in names]}
+    paths = [path_of(one) for one in names]
+    reach: dict[str, Any] = {"projects": [call.project.id], "names": names, "paths": paths}
     if person is not None:
         reach["fragments"] = [member.fragment for member in person.members]
     found: dict[str, dict[str, Any]] = {}
-    persons = 0
     for target in PURGED:
         query = target.preview(everybody=person is None)
-        ((rows, partitions, whose),) = await call.context.store.rows(query, **reach)
-        persons = whose if target.name == PURGED_SEARCH else persons
+        ((rows, partitions),) = await call.context.store.rows(query, **reach)
         size = await bytes_of(call.context.store, target.table, partitions)
         months = len(set(partitions) - {EVERYTHING})
         found[target.name] = {"rows": rows, "months": months, "bytes": size, "objects": 0}
     return Answer(
         body={
             "dry_run": True,
-            "persons_found": persons if person is None else 1,
+            "persons_found": 1 if person is not None else await showing(call.context.store, call.project.id, paths),
             "unmatched": [],
             "rows": sum(one["rows"] for one in found.values()),
             "targets": found,

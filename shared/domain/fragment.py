@@ -137,9 +137,10 @@ class FragmentPurged(FragmentEvent, frozen=True, kw_only=True):
     """What was set under `names` up to the stamp `timestamp` is gone, and a tombstone stays: imports of before count no
     more. What was set later stays.
 
-    `kinds[i]` says what is left below the tombstone: ONCE for a set_once of after the cut-off, UNSET for none. It
-    cannot be told from the facts that stay: an import that is purged may have replaced a later set_once. The cell goes
-    to the end, where it is as well when it is derived from those facts alone.
+    `kinds[i]` says what is left above the tombstone: ONCE for a set_once of after the cut-off, UNSET for none; ONCE
+    where this life has no cell, for a closed one may be given back. The facts that stay do not tell it: an import that
+    is purged may have replaced a later set_once. The cell goes to the end, where it is as well when it is derived from
+    those facts alone.
     """
 
     TOPIC = "fragment.purged"
@@ -160,7 +161,7 @@ class FragmentPurged(FragmentEvent, frozen=True, kw_only=True):
         value = fragment.properties.pop(name, None)
         if hard <= self.timestamp:
             held, hard = UNSET, self.timestamp
-        once = once if kind == ONCE else 0
+        once = once if kind == ONCE and once > self.timestamp else 0
         fragment.cells[name] = held, hard, once
         if once or held == SET:
             fragment.properties[name] = value
@@ -273,7 +274,7 @@ class Fragment(Aggregate):
         names = tuple(name for name in command.names if self.purged.get(name, 0) < command.before)
         if not names:
             return Outcome.NOTHING
-        left = [self.cells.get(name, EMPTY)[2] > command.before for name in names]
+        left = [name not in self.cells or self.cells[name][2] > command.before for name in names]
         self._trigger(
             FragmentPurged(
                 originator_id=self.id,

@@ -125,6 +125,12 @@ async def cuts(
     return found
 
 
+async def showing(store: Store, project: int, paths: Sequence[str]) -> int:
+    """How many persons of a project show one of these names, as the search table has them."""
+    ((persons,),) = await store.rows(_QUERIES["showing"], projects=[project], paths=list(paths))
+    return int(persons)
+
+
 async def search_reach(store: Store, parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[UUID, set[UUID]]]:
     """The same fragments for the search table, whose rows are whole persons': the persons that they were ever part of,
     each with its newest row's version; and those persons by fragment."""

@@ -28,8 +28,13 @@ SETTINGS mutations_sync = 2
 {{scope}} AND hasAny(JSONAllPaths(properties), {paths:Array(String)})
 
 -- name: preview
--- Rows within reach, their partitions, and whose they are; always one row.
-SELECT count(), groupUniqArray(_partition_id), uniqExact(fragment) FROM {{table}} WHERE {{reach}}
+-- Rows within reach, and their partitions; always one row.
+SELECT count(), groupUniqArray(_partition_id) FROM {{table}} WHERE {{reach}}
+
+-- name: showing
+-- How many persons show one of the names now.
+SELECT count() FROM search FINAL
+WHERE project IN {projects:Array(UInt32)} AND living = 1 AND hasAny(JSONAllPaths(properties), {paths:Array(String)})
 
 -- name: cuts
 -- What was purged of these names, of some fragments or of everybody, up to a cut-off or a later one; page by page.

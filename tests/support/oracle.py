@@ -25,7 +25,7 @@ class Oracle:
         self.deleted: dict[int, list[tuple[Any, bool, int, int]]] = {}
 
     def fragment(self, key: Any) -> dict[str, Any]:
-        blank = {"ops": [], "born": None, "name": "", "seen": set(), "closed": [], "cuts": {}}
+        blank = {"ops": [], "born": None, "name": "", "seen": set(), "closed": [], "cuts": {}, "log": []}
         zeros = ("stamp", "erased", "erased_at", "effect", "restored", "hour")
         return self.fragments.setdefault(key, blank | dict.fromkeys(zeros, 0))
 
@@ -73,20 +73,23 @@ class Oracle:
         before = one["closed"].pop()
         births = [(life["born"], life["name"]) for life in (before, one) if life["born"] is not None]
         born, name = min(births, key=lambda birth: birth[0], default=(None, ""))
-        one |= {"ops": before["ops"] + one["ops"], "born": born, "name": name, "effect": version}
+        since, one["log"], one["cuts"] = one["log"], before["log"] + one["log"], dict(before["cuts"])
+        one |= {"ops": list(before["ops"]), "born": born, "name": name, "effect": version}
         one |= {"erased": before["erased"], "erased_at": before["erased_at"]}
         one |= {"restored": max(one["restored"], command.iver), "stamp": max(one["stamp"], command.at)}
         one["hour"] = max(one["hour"], before["hour"])
-        since, one["cuts"] = one["cuts"], dict(before["cuts"])
-        for name, cut in since.items():  # asked for while the life was closed
-            self._cut(one, name, max(cut, one["cuts"].get(name, 0)))
+        for kind, what in since:  # in the order in which it came while the life was closed
+            one["ops"] += [what] if kind == "op" else []
+            if kind == "cut" and one["cuts"].get(what[0], 0) < what[1]:
+                self._cut(one, *what)
 
     def _erase(self, command: Erase, version: int) -> None:
         one = self.fragment(command.fragment)
         if command.iver > max(one["erased"], one["restored"]):
             one["closed"].append(dict(one))
             one["hour"] = 0
-            one |= {"ops": [], "born": None, "name": "", "cuts": {}, "erased": command.iver, "erased_at": command.at}
+            one |= {"ops": [], "born": None, "name": "", "cuts": {}, "log": []}
+            one |= {"erased": command.iver, "erased_at": command.at}
             one |= {"effect": version, "stamp": max(one["stamp"], command.at)}
 
     def _purge(self, command: Purge, version: int) -> None:
@@ -94,6 +97,7 @@ class Oracle:
         one = self.fragment(command.fragment)
         for name in [name for name in command.names if one["cuts"].get(name, 0) < command.before]:
             self._cut(one, name, command.before)
+            one["log"].append(("cut", (name, command.before)))
             one |= {"effect": version, "stamp": max(one["stamp"], command.before)}
 
     def _cut(self, one: dict[str, Any], name: str, before: int) -> None:
@@ -142,6 +146,7 @@ class Oracle:
             candidate = (stamp, name, kind, value)
             if self._cells([*one["ops"], candidate], name) != self._cells(one["ops"], name):
                 one["ops"].append(candidate)
+                one["log"].append(("op", candidate))
 
     @staticmethod
     def _cells(ops: Any, name: str) -> Any:

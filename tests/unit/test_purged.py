@@ -11,10 +11,11 @@ import orjson
 from services.projector import rows as r
 from services.projector.derive import Derived, Report
 from shared.domain.commands import Capture, Purge, decode, encode
-from shared.domain.fragment import ONCE, UNSET, Fragment, FragmentChanged, FragmentPurged, Outcome
+from shared.domain.fragment import ONCE, UNSET, Fragment, FragmentChanged, FragmentErased, FragmentPurged, Outcome
 from shared.domain.lifted import copies
 from shared.domain.purged import Cut, cuts_of, stripped, without
 from shared.domain.replay import Replay
+from shared.domain.restore import ClosedLife
 from shared.domain.view import merged_properties
 from shared.store.timeline import event_of, timeline_row
 from tests.unit.test_fragment import KEY, Folded
@@ -31,7 +32,8 @@ def derived(events: list[Any]) -> Fragment:
     one = Derived(Replay(1, KEY), (2**63, 2**63))
     report = Report()
     for event in events:
-        one.fold(timeline_row(event, purge(before=1)), report)
+        cause = purge(before=event.at if isinstance(event, FragmentErased) else event.timestamp)
+        one.fold(timeline_row(event, cause), report)
     assert report.corrupt == 0, report.named
     return one.replay.fragment
 
@@ -221,3 +223,18 @@ def test_a_purge_of_a_former_life_touches_nothing_of_the_next() -> None:
     later = FragmentChanged(originator_id=KEY, originator_version=4, timestamp=40, names=("ssn",), kinds=(1,),
                             values=("new life",), before=("x",))  # fmt: skip
     assert without(later, cuts) is later
+
+
+def test_a_purge_of_a_closed_life_counts_when_that_is_given_back() -> None:
+    one = Folded()
+    one.write(at=10, set={"ssn": "SECRET", "a": 1})
+    one.write(at=30, set_once={"first": "of after the cut-off"})
+    one.erase(iver=5, at=40)
+    one.fold(purge("ssn", "first", before=20))
+    events = one.events()
+    life = ClosedLife(1, KEY, 5, [event for event in events if isinstance(event, FragmentErased)])
+    for event in swept(events):
+        life.replay(event)
+    assert life.fragment.properties == {"a": 1, "first": "of after the cut-off"}
+    assert life.fragment.purged == {"ssn": 20, "first": 20}
+    assert life.fragment.cells["ssn"] == (UNSET, 20, 0)

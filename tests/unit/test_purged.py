@@ -238,3 +238,16 @@ def test_a_purge_of_a_closed_life_counts_when_that_is_given_back() -> None:
     assert life.fragment.properties == {"a": 1, "first": "of after the cut-off"}
     assert life.fragment.purged == {"ssn": 20, "first": 20}
     assert life.fragment.cells["ssn"] == (UNSET, 20, 0)
+
+
+def test_a_purge_in_a_new_life_leaves_what_the_closed_one_was_set_after_the_cut_off() -> None:
+    one = Folded()
+    one.write(at=30, set_once={"first": "of after the cut-off"})
+    one.erase(iver=5, at=40)
+    one.write(at=50, set={"a": 1})
+    one.fold(purge("first", before=20))
+    events = one.events()
+    life = ClosedLife(1, KEY, 5, [event for event in events if isinstance(event, FragmentErased)])
+    for event in swept(events):
+        life.replay(event)
+    assert life.fragment.properties == {"first": "of after the cut-off", "a": 1}

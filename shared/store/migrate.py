@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shared.domain.errors import Corrupt
 from shared.domain.lifted import PERSONAL
+from shared.store import purged
 from shared.store.client import Store
 from shared.store.lives import load_with_lives
 from shared.store.queries import load
@@ -89,7 +90,7 @@ async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
         )
     if folder == MIGRATIONS:
         for view in load_with_lives(VIEWS).values():
-            await store.command(view.filled(personal=_PERSONAL))
+            await store.command(view.filled(impersonal=purged.without(_PERSONAL, "whole")))
     await store.learn_columns()
     return [migration.name for migration in missing]
 

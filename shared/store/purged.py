@@ -56,6 +56,12 @@ def stripped(names: str, properties: str = "properties") -> str:
     return f"if(empty({names}), {properties}, {body})"
 
 
+def without(names: str, properties: str) -> str:
+    """The text of a JSON object without some members; each of the others stays as it was written."""
+    members = _members(f"substring({properties}, 2, length({properties}) - 2)")
+    return _fill("without", members=members, member_name=_fill("name", member="member"), names=names)
+
+
 def _members(text: str) -> str:
     return _fill("members", tokens=_fill("tokens", text=text))
 

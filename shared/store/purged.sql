@@ -44,6 +44,10 @@ extractAll({{text}}, '"(?:[^"\\\\]|\\\\.)*"|[{}\\[\\],]|[^"{}\\[\\],]+')
 -- The name of the member {{member}}.
 JSONExtractString(concat('[', extract({{member}}, '^"(?:[^"\\\\]|\\\\.)*"'), ']'), 1)
 
+-- name: without
+-- A JSON object without the members of some names.
+concat('{', arrayStringConcat(arrayFilter(member -> NOT has({{names}}, {{member_name}}), {{members}}), ','), '}')
+
 -- name: stripped
 -- The properties of a captured event without what they say of `names`: in `$set` and `$set_once`, and of a lifted one the
 -- event's own. Each member stays as it was written.

@@ -61,10 +61,7 @@ DEFINER = CURRENT_USER SQL SECURITY DEFINER
 AS WITH
     {{lives}}
 SELECT project, fragment, uuid, event, timestamp, received_at, if(former, '', sent_as) AS distinct_id,
-    if(former, concat('{', arrayStringConcat(
-        arrayMap(one -> concat(toJSONString(one.1), ':', one.2),
-            arrayFilter(one -> NOT has({{personal}}, one.1), JSONExtractKeysAndValuesRaw(whole))), ','), '}'),
-        whole) AS properties
+    if(former, {{impersonal}}, whole) AS properties
 FROM
 (
     SELECT captured_events.project AS project, captured_events.fragment AS fragment, uuid, event, timestamp, received_at,

@@ -63,7 +63,8 @@ def _as_then(status: int, body: Any) -> list[Any]:
     requests = body.get("results", []) if isinstance(body, dict) and status == 200 else []
     for one in requests if isinstance(requests, list) else ():
         if "receipt" in one:  # a deletion request
-            one.pop("stays")
+            for field in ("stays", "cancel_refused"):
+                del one[field]
     return [status, body]
 
 

@@ -54,7 +54,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, before: list[str]) -> Iterat
 
 def run(stack: Stack, said: str) -> None:
     ran = stack.call("deletions", "run", seconds=RUN_SECONDS_MAX)
-    last = ran.stdout.splitlines(keepends=True)[-1:]  # a run that takes long says how far it is before
+    last = ran.stdout.splitlines(keepends=True)[-1:]  # before it stands how far a long run is
     assert (ran.returncode, last) == (0, [said]), ran.stderr
 
 

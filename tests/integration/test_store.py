@@ -95,8 +95,8 @@ async def test_times_go_in_and_come_out_as_microseconds(store: Store) -> None:
 
 
 async def test_the_view_of_property_changes_shows_values_that_differ(store: Store) -> None:
-    names: dict[str, list[Any]] = {"project": [1], "at": [1], "version": [1], "keys": [["plan", "name"]], "kinds": [[1, 1]]}
-    await store.insert("timeline", names | {"before": [["1", "2"]], "after": [["1", "3"]]})
+    row: dict[str, list[Any]] = {"project": [1], "at": [1], "version": [1], "keys": [["plan", "name"]]}
+    await store.insert("timeline", row | {"kinds": [[1, 1]]} | {"before": [["1", "2"]], "after": [["1", "3"]]})
     query = Query(name="changes", sql="SELECT key, before, after FROM property_changes")
     assert await store.rows(query) == [("name", "2", "3")]
 

@@ -9,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from services.api.app import ROUTES
 from services.api.calls import PREFIXES, Route
 from tests.support.processes import PERSONAL_KEY, ROOT, TOKEN, running
+
+pytestmark = pytest.mark.alone
 
 CAPTURE = ("POST /capture/", "POST /batch/", "POST /s/")
 ONLY_REFUSES = "POST /"
@@ -22,8 +26,6 @@ NO_WINDOW = {"PERSONLOG_WINDOW": "0 0 29 2 *", "PERSONLOG_WINDOW_HOURS": "1"}
 
 RECORDING = """
 import json as _json, requests as _requests
-
-pytestmark = pytest.mark.alone
 _send, _heading = _requests.Session.request, ""
 def _recorded(session, method, url, **arguments):
     answer = _send(session, method, url, **arguments)

@@ -88,8 +88,8 @@ def test_a_subquery_lifts_no_limit(analyst: Asker, name: str) -> None:
 
 def test_limits_hold_through_the_views_of_another_user(analyst: Asker) -> None:
     """A view reads with the rights of who made it, and with the limits of who asks."""
-    pipeline = analyst.ask("EXPLAIN PIPELINE SELECT count() FROM property_changes, property_changes AS b").text
-    assert not re.search(r"× [2-9]", pipeline)
+    # Not the pipeline's width: FINAL beside a join has a stream for each part, and one thread runs them all.
+    assert analyst.ask("SELECT getSetting('max_threads') FROM (SELECT count() FROM property_changes)").text == "1\n"
     crossed = "SELECT count() FROM property_changes, " + ", ".join(f"property_changes AS t{i}" for i in range(12))
     assert analyst.ask(f"{crossed} WHERE NOT ignore(*)", max_execution_time=1).code == 159
     many = "SELECT groupArray(number) FROM property_changes, numbers(100000000)"

@@ -12,7 +12,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -207,22 +207,12 @@ class Deleter:
 
     async def _fed(self, purged: Collection[UUID]) -> bool:
         """Whether the search table has passed what was purged; without purges nobody waits for it."""
-        deadline = time.monotonic() + PROJECTED_SECONDS_MAX
-        while purged and not await self.purges.passed():
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(0.1)
-        return True
+        return not purged or await _in_time(self.purges.passed)
 
     async def _passed(self, heads: Sequence[Position]) -> bool:
         """Wait until the projector has passed these positions; False when it takes too long."""
         run = Sweep(self._store, self._objects, self.ledger, self.now_us)
-        deadline = time.monotonic() + PROJECTED_SECONDS_MAX
-        while not await run.projected(heads):
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(0.1)
-        return True
+        return await _in_time(lambda: run.projected(heads))
 
     async def _observe(self) -> dict[str, int]:
         states = await self.ledger.states()
@@ -276,6 +266,16 @@ async def run_once(settings: Settings, tell: Tell = quiet) -> tuple[list[Deletio
         await log.close()
         await store.close()
     return ended, left
+
+
+async def _in_time(passed: Callable[[], Awaitable[bool]]) -> bool:
+    """Ask until it has passed; False when it takes too long."""
+    deadline = time.monotonic() + PROJECTED_SECONDS_MAX
+    while not await passed():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.1)
+    return True
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from shared.store.failures import StoreError
 from shared.store.migrate import migrate
 from shared.store.parameters import FIELD_BYTES_MAX
 from shared.store.queries import Query
-from tests.support.engine import EngineProcess, empty, fresh_database
+from tests.support.engine import EngineProcess, module_engine_url
 
 BY_ID = Query(
     name="by_id",
@@ -41,16 +41,8 @@ ACTIVE = Query(name="active", sql=f"{PARTS.sql} AND active")
 """Without those that other tests have left."""
 
 
-@pytest.fixture(scope="module")
-def engine_url(engine: EngineProcess) -> Iterator[str]:
-    """One database for all tests here: making it takes longer than most of them."""
-    yield from fresh_database(engine)
-
-
-@pytest.fixture(autouse=True)
-async def emptied(store: Store) -> AsyncIterator[None]:
-    yield
-    await empty(store)
+pytestmark = pytest.mark.usefixtures("emptied")
+engine_url = module_engine_url
 
 
 def fragments(ids: list[UUID], *, version: int = 1, bytes_each: int = 20) -> dict[str, list[Any]]:

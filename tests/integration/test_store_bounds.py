@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,7 +17,7 @@ from shared.store import targets
 from shared.store.client import Store
 from shared.store.parameters import FIELD_BYTES_MAX, bind
 from shared.store.queries import Query, load
-from tests.support.engine import EngineProcess, empty, fresh_database
+from tests.support.engine import module_engine_url
 from tests.support.erasing import World
 
 ROOT = Path(__file__).parents[2]
@@ -28,16 +28,8 @@ VALUES = {"UUID": UUID(int=1), "String": "x" * 30, "UInt64": 2**63 - 1, "Int64":
 PLACEHOLDER = re.compile(r"\{(\w+):(\w+)(?:\((\w+)\))?\}")
 
 
-@pytest.fixture(scope="module")
-def engine_url(engine: EngineProcess) -> Iterator[str]:
-    """One database for all tests here: making it takes longer than most of them."""
-    yield from fresh_database(engine)
-
-
-@pytest.fixture(autouse=True)
-async def emptied(store: Store) -> AsyncIterator[None]:
-    yield
-    await empty(store)
+pytestmark = pytest.mark.usefixtures("emptied")
+engine_url = module_engine_url
 
 
 def queries() -> Iterator[Query]:

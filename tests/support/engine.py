@@ -107,16 +107,25 @@ def engine_url(engine: EngineProcess) -> Iterator[str]:
     yield from fresh_database(engine)
 
 
+@pytest.fixture(scope="module")
+def module_engine_url(engine: EngineProcess) -> Iterator[str]:
+    """One database for all tests of a module, where making it takes longer than most of them: with
+    `engine_url = module_engine_url` there, and `usefixtures("emptied")`."""
+    yield from fresh_database(engine)
+
+
+@pytest.fixture
+async def emptied(store: Store) -> AsyncIterator[None]:
+    """Take all rows away after the test, so that the next one finds the tables as `migrate` made them."""
+    yield
+    await store.command(Query(name="empty", sql=f"TRUNCATE ALL TABLES FROM {store.database} NOT LIKE 'migrations'"))
+
+
 def fresh_database(engine: EngineProcess) -> Iterator[str]:
-    """What `engine_url` is; a module whose tests do not mind each other's rows has one for all of them."""
+    """A name that no other test has; the database goes when whoever asked is done."""
     database = f"test_{os.getpid()}_{next(_databases)}"
     yield engine.url(database)
     asyncio.run(_drop(engine.url("default"), database))
-
-
-async def empty(store: Store) -> None:
-    """Take all rows away, so that another test finds the tables as `migrate` made them."""
-    await store.command(Query(name="empty", sql=f"TRUNCATE ALL TABLES FROM {store.database} NOT LIKE 'migrations'"))
 
 
 async def _drop(url: str, database: str) -> None:

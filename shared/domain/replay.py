@@ -7,10 +7,9 @@ is left out, as if it had never been. An import counts at its own time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from uuid import UUID
 
-from shared.domain.fragment import Fragment, FragmentChanged, FragmentErased, FragmentEvent, FragmentRestored
+from shared.domain.fragment import Fragment, FragmentChanged, FragmentErased, FragmentEvent
 from shared.domain.identity import Membership, MembershipEvent, PersonDeleted
 
 FOREVER = 2**63 - 1
@@ -55,11 +54,6 @@ class Replay:
         if self._birth is not None and not self.fragment.alive:
             self.fragment.distinct_id, self.fragment.number = self._birth.distinct_id, self._birth.number
             self.fragment.created_at = self._birth.created_at
-
-
-def undone_by(facts: Iterable[object]) -> frozenset[int]:
-    """The deletes that these facts of a fragment take back."""
-    return frozenset(fact.iver for fact in facts if isinstance(fact, FragmentRestored))
 
 
 def members_of(fragment: Membership, root: Membership) -> tuple[UUID, ...]:

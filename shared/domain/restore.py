@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from shared.domain.fragment import HOUR_US, Fragment, FragmentErased, FragmentEvent, FragmentRestored
+from shared.domain.replay import Replay
 
 
 class ClosedLife:
@@ -17,15 +18,18 @@ class ClosedLife:
     """
 
     def __init__(self, project: int, fragment: UUID, iver: int, ends: Sequence[FragmentEvent]) -> None:
-        self.fragment = Fragment.blank(project, fragment)
-        self._taken_back = {iver, *(end.iver for end in ends if isinstance(end, FragmentRestored))}
-        standing = [end for end in ends if isinstance(end, FragmentErased) and end.iver not in self._taken_back]
+        taken_back = frozenset({iver, *(end.iver for end in ends if isinstance(end, FragmentRestored))})
+        standing = [end for end in ends if isinstance(end, FragmentErased) and end.iver not in taken_back]
+        self._replay = Replay(project, fragment, undone=taken_back)
         self.since = max((end.originator_version for end in standing), default=0)
+
+    @property
+    def fragment(self) -> Fragment:
+        return self._replay.fragment
 
     def replay(self, event: FragmentEvent) -> None:
         """Apply one fact from `since` on, the one at `since` included."""
-        if not isinstance(event, FragmentErased) or event.iver not in self._taken_back:
-            event.mutate(self.fragment)
+        self._replay.apply(event)
 
     def seen(self, timestamp: int) -> None:
         """The newest captured event of the life; no fact says when somebody was last seen."""

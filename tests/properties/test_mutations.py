@@ -25,6 +25,7 @@ from shared.domain.fragment import Fragment, FragmentPurged, FragmentRestored, O
 from shared.domain.identity import Decision, Membership
 from shared.domain.ids import IDENTITY, version_of
 from shared.domain.purged import Cut, cuts_of
+from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
 from tests.support import deleting, invariants
 from tests.support.gates import GatedTables
@@ -176,7 +177,9 @@ def former_lives(patch: pytest.MonkeyPatch) -> None:
 
     def whole(self: ClosedLife, *arguments: Any) -> None:
         made(self, *arguments)
-        self.since, self._taken_back = 0, self._taken_back | {end.iver for end in arguments[3]}
+        project, fragment, iver, ends = arguments
+        self.since = 0
+        self._replay = Replay(project, fragment, undone=frozenset({iver, *(end.iver for end in ends)}))
 
     patch.setattr(ClosedLife, "__init__", whole)
 

@@ -12,6 +12,7 @@ PersonlogError
 └── Corrupt             stop: going on would cost data
     ├── BadRecord           a record that cannot be decoded or folded
     ├── Fenced              somebody else owns the partition now
+    ├── Superseded          the log was renewed; start again on its next generation
     └── LogMismatch         log and tables do not belong together
 """
 
@@ -89,6 +90,10 @@ class BadRecord(Corrupt):
 
 class Fenced(Corrupt):
     """Another worker owns this partition now."""
+
+
+class Superseded(Corrupt):
+    """The log was renewed: this process goes on when it starts again."""
 
 
 class LogMismatch(Corrupt):

@@ -89,6 +89,7 @@ class Intake:
         starts = await self._log.starts(DELETIONS)
         found = {partition: await self._ledger.vouched(partition) for partition in partitions}
         await check(self._log, DELETIONS, found, starts)
+        await self._log.assure(DELETIONS)
         return found
 
     async def _fetch(self) -> list[Record]:
@@ -108,6 +109,7 @@ class Intake:
                 dead.append(_dead_letter(record, error.detail))
         last = records[-1].position
         async with self._lock():
+            await self._log.assure(DELETIONS)
             if dead:
                 await self._log.append(dead)
                 telemetry.DEAD_LETTERS.labels(DELETIONS).inc(len(dead))

@@ -51,6 +51,7 @@ class KafkaLog:
         self._partitions = dict(partitions)
         self._doubts = Doubts()
         self._identity: LogIdentity | None = None
+        self._compared: LogIdentity | None = None
         self._producer: AIOKafkaProducer | None = None
         self._watcher: AIOKafkaConsumer | None = None
         self._lanes = Lanes(self._send, generation)
@@ -73,7 +74,7 @@ class KafkaLog:
                     missing = self._wanted.keys() - identity.partitions.keys()
                     if missing and (self._create or attempt < START_ATTEMPTS_MAX):  # a broker that just starts
                         raise KafkaTimeoutError(f"no {min(missing)} yet")
-                    self._identity = identity
+                    self._identity = self._compared = identity
                     if self._create:
                         self._partitions |= identity.partitions
                 return
@@ -134,7 +135,14 @@ class KafkaLog:
             raise LogUnavailable
         with answering():
             async with asyncio.timeout(HEADS_SECONDS_MAX):
-                return await self._identity_from(self._producer)
+                self._compared = await self._identity_from(self._producer)
+        return self._compared
+
+    async def assure(self, topic: str) -> None:
+        identity, _ = await asyncio.gather(self.identity(), self.heads(topic))
+        if identity != self._identity:
+            self._doubts.add()
+        self._doubts.check()
 
     @property
     def doubts(self) -> int:
@@ -144,7 +152,8 @@ class KafkaLog:
         self._doubts.add()
 
     def trust(self, doubts: int) -> None:
-        self._doubts.trust(doubts)
+        if self._doubts.trust(doubts):
+            self._identity = self._compared
 
     def reader(self, topic: str, group: str) -> KafkaReader:
         return KafkaReader(self._bootstrap, (topic, self._name(topic)), group, self._instance, self.generation)

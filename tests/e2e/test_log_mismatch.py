@@ -167,8 +167,11 @@ def put_back(parts: Parts, log: Path, aside: Path) -> None:
 
 def check_all_there(stack: Stack, writer: Writer) -> None:
     names = list(writer.acknowledged)
-    for name in names:
-        wait_for(
-            lambda name=name: stack.persons(f"/?distinct_id={name}").json["results"],  # type: ignore[misc]
-            READY_SECONDS_MAX, f"{name}, whose event was acknowledged",
-        )  # fmt: skip
+    for start in range(0, len(names), 100):
+        page = names[start : start + 100]
+        wait_for(lambda page=page: all_there(stack, page), READY_SECONDS_MAX, f"all of {page[0]} and on")  # type: ignore[misc]
+
+
+def all_there(stack: Stack, names: list[str]) -> bool:
+    answer = stack.persons("/batch_by_distinct_ids/", "POST", {"distinct_ids": names})
+    return answer.status == 200 and set(names) <= answer.json["results"].keys()

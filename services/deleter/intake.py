@@ -46,6 +46,7 @@ class Intake:
         self._log, self._reader, self._ledger = log, reader, ledger
         self._lock, self._now_us = lock, now_us
         self._positions: dict[int, Position] = {}
+        self._puzzled = False
 
     def owns(self) -> bool:
         return bool(self._positions)
@@ -94,10 +95,15 @@ class Intake:
 
     async def _fetch(self) -> list[Record]:
         try:
-            return await self._reader.fetch(records_max=BATCH_RECORDS_MAX, wait_seconds=FETCH_SECONDS)
-        except Corrupt:
+            records = await self._reader.fetch(records_max=BATCH_RECORDS_MAX, wait_seconds=FETCH_SECONDS)
+        except Corrupt as error:
             await self._vouched(sorted(self._positions))  # says what is wrong with the log, if that is it
-            raise
+            if self._puzzled:
+                raise
+            self._puzzled = True
+            raise Transient(error.detail) from error  # the right log may have come back just now
+        self._puzzled = False
+        return records
 
     async def _take(self, records: list[Record]) -> None:
         commands: list[DeletionCommand] = []

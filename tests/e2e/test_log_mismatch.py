@@ -125,6 +125,28 @@ def test_records_that_retention_took_before_they_were_projected(parts: Parts) ->
     assert "before they were projected" in doctor.stdout
 
 
+def test_up_ends_with_the_line_and_starts_again_when_the_log_is_back(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "data")
+    log, aside = stack.data / "log", stack.data / "aside"
+    try:
+        stack.start()
+        sent = stack.capture(event="came", distinct_id="ann")
+        assert stack.persons("/?distinct_id=ann", Min_Position=sent.headers["Position"]).json["results"]
+        log.rename(aside)
+        for _ in ("while it runs", "at its start"):
+            assert stack.ended(READY_SECONDS_MAX) == WRONG_LOG
+            assert (stack.data / "up.log").read_text().splitlines()[-1].startswith("personlog: The log is gone")
+            assert not log.exists()
+            stack.begin()
+        assert stack.ended(READY_SECONDS_MAX) == WRONG_LOG
+        aside.rename(log)
+        stack.start()
+        assert stack.persons("/?distinct_id=ann").json["results"]
+        assert stack.call("doctor").returncode == 0
+    finally:
+        stack.stop()
+
+
 def copy(log: Path, older: Path) -> None:
     """A copy as a backup makes it."""
     older.mkdir()

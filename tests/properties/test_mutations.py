@@ -27,6 +27,11 @@ from shared.domain.ids import IDENTITY, version_of
 from shared.domain.purged import Cut, cuts_of
 from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
+from shared.log import evidence
+from shared.log import identity as log_identity
+from shared.log.doubts import Doubts
+from shared.log.identity import Evidence
+from shared.log.memory import MemoryLog
 from tests.support import deleting, invariants
 from tests.support.gates import GatedTables
 from tests.support.simulator import found_wrong
@@ -273,12 +278,50 @@ def purge_of_facts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(invariants, "cuts_of", endless)
 
 
+def records_of_position_rows(patch: pytest.MonkeyPatch) -> None:
+    """Whoever starts compares heads with positions, and not the records there."""
+
+    async def trusting(log: Any, one: Evidence) -> Evidence:
+        return one
+
+    patch.setattr(evidence, "_whole", trusting)
+
+
+def heads_below_positions(patch: pytest.MonkeyPatch) -> None:
+    """A log that ends before the tables' positions is taken for theirs."""
+    older = log_identity._older
+
+    def generous(one: Evidence) -> Any:
+        return older(one) if one.offset <= one.head.offset else None
+
+    patch.setattr(log_identity, "_older", generous)
+
+
+def identities_of_logs(patch: pytest.MonkeyPatch) -> None:
+    """Whoever starts does not ask by what the log is known."""
+    patch.setattr(log_identity, "_identities", lambda known, actual: None)
+
+
+def offsets_that_rise(patch: pytest.MonkeyPatch) -> None:
+    """An append is acknowledged wherever it landed."""
+    patch.setattr(Doubts, "rises", lambda self, first, floor: self.check())
+
+
+def assurance_before_a_flush(patch: pytest.MonkeyPatch) -> None:
+    """A worker goes on when another log has come to lie there."""
+
+    async def assured(self: MemoryLog, topic: str) -> None: ...
+
+    patch.setattr(MemoryLog, "assure", assured)
+
+
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     skip_by_version, key_dedup, position_before_state, state_before_timeline, identity_in_pieces, monotone_stamp,
     erase_dedup, position_check_on_load, imports_before_a_delete, deletes_since_the_look, births_behind_the_erasure,
     births_of_their_own_delete, late_erase_after_a_restore, restores_in_any_order, former_lives,
     batch_cut_before_a_restore, landing_before_a_restore, membership_before_a_restore, a_run_beside_a_restore,
     waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts,
+    records_of_position_rows, heads_below_positions, identities_of_logs, offsets_that_rise, assurance_before_a_flush,
 )  # fmt: skip
 
 

@@ -59,9 +59,8 @@ def episode(seed: int) -> Episode:
 
 
 _SCHEDULER = (
-    "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign window".split()
-    + ["swap"]
-)
+    "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign window swap"
+).split()
 
 
 def _command(chosen: random.Random, number: int) -> Command:

@@ -339,6 +339,7 @@ class EmbeddedLog:
         return positions
 
     def _forget(self, before_us: int) -> int:
+        self._check_file()
         with self._session() as db:
             with closing(self._turn()) as turn, turn, db:
                 db.execute("BEGIN IMMEDIATE")

@@ -6,22 +6,26 @@ Never mends anything. While the answer is not known to be yes, the log acknowled
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import stamina
 import structlog
 
-from shared.domain.errors import LogMismatch, Superseded, Transient
+from shared.domain.errors import LogMismatch, LogUnavailable, Superseded, Transient
 from shared.log.connect import connect_log
 from shared.log.identity import TOPICS, Generation, Mismatch, compare
 from shared.log.port import Log
 from shared.runtime.settings import Settings
 from shared.store.client import Store
-from shared.store.generations import compared, current
+from shared.store.generations import compared, current, take_on
 
 LOOK_SECONDS = 2.0
 """Between two looks at the log alone: what it is known by, and whether it has become shorter. On Kafka four requests;
 the tables are asked only when something is odd."""
+
+START_SECONDS_MAX = 60.0
+"""A broker may be started with us."""
 
 DOUBT_SECONDS = 0.05
 """Until a doubt is looked at: appends are refused meanwhile."""
@@ -37,6 +41,17 @@ async def the_log(settings: Settings, store: Store) -> AsyncIterator[tuple[Log, 
         yield log, known
     finally:
         await log.close()
+
+
+async def take_on_log(settings: Settings, store: Store, now_us: Callable[[], int]) -> None:
+    """Make the log if the tables know none, and take it on. Waits for one that is just starting. Raises LogMismatch and
+    Transient."""
+    async for attempt in stamina.retry_context(
+        on=LogUnavailable, attempts=None, timeout=START_SECONDS_MAX, wait_initial=0.2, wait_max=1.0, wait_jitter=0.1
+    ):
+        with attempt:
+            async with the_log(settings, store) as (log, _):
+                await take_on(log, store, now_us())
 
 
 class LogWatch:

@@ -71,6 +71,13 @@ async def fill(folder: Path, text: str) -> None:
     await log.close()
 
 
+async def forget(folder: Path) -> None:
+    log = EmbeddedLog(folder, COUNTS, create=False)
+    await log.start()
+    await log.forget(2**62)
+    await log.close()
+
+
 MISCHIEFS: dict[Callable[[Path, Path], None], str] = {
     removed: "The log is gone",
     remade: "This is another log",
@@ -107,8 +114,7 @@ def test_another_log_acknowledges_nothing_and_the_right_one_has_everything(
 def test_records_that_retention_took_before_they_were_projected(parts: Parts) -> None:
     """It ends with one line; `personlog log renew` mends it. What was projected may be forgotten."""
     stack = parts.stack
-    log = EmbeddedLog(stack.data / "log", COUNTS, create=False)
-    asyncio.run(log.forget(2**62))
+    asyncio.run(forget(stack.data / "log"))
     parts.run_again("projector")
     parts.wait_ready()
     assert stack.call("doctor").returncode == 0
@@ -116,7 +122,7 @@ def test_records_that_retention_took_before_they_were_projected(parts: Parts) ->
     parts.code("projector")
     sent = [stack.capture(event="came", distinct_id=f"late-{number}") for number in range(20)]
     assert all(one.status == 200 for one in sent)
-    asyncio.run(log.forget(2**62))
+    asyncio.run(forget(stack.data / "log"))
     parts.run("projector")
     assert parts.code("projector") == WRONG_LOG
     assert "before they were projected" in parts.last_line("projector")

@@ -141,6 +141,8 @@ class Simulation:
         self.counts["swaps"] += 1
         self.expected.right = self.log.copy()
         self.log.put(swap.records, swap.name, seen=swap.seen)
+        for topic in TOPICS:  # some process starts meanwhile
+            await self._start(topic)
 
     async def _back(self) -> None:
         """The right log again: who has ended because of the other one is started, and who has not goes on."""

@@ -28,6 +28,9 @@ from shared.log.waiting import Appended
 START_ATTEMPTS_MAX = 5
 """A broker that is just starting answers within a few; then the supervisor starts us again."""
 
+NODE_SECONDS_MAX = 1.0
+"""One broker's answer to what any of them knows; then the next is asked."""
+
 SEGMENT_SECONDS = 86_400
 
 
@@ -50,6 +53,7 @@ class KafkaLog:
         self._bootstrap, self._wanted, self._replication = bootstrap.split(","), dict(partitions), replication
         self._partitions = dict(partitions)
         self._doubts = Doubts()
+        self._node: int | None = None
         self._identity: LogIdentity | None = None
         self._compared: LogIdentity | None = None
         self._producer: AIOKafkaProducer | None = None
@@ -139,8 +143,7 @@ class KafkaLog:
         return self._compared
 
     async def assure(self, topic: str) -> None:
-        identity, _ = await asyncio.gather(self.identity(), self.heads(topic))
-        if identity != self._identity:
+        if await self.identity() != self._identity:
             self._doubts.add()
         self._doubts.check()
 
@@ -203,9 +206,20 @@ class KafkaLog:
         return self._watcher
 
     async def _identity_from(self, producer: AIOKafkaProducer) -> LogIdentity:
+        """As the first broker says that answers; that of last time is asked first, for one may hang."""
         names = {self._name(topic): topic for topic in self._wanted}
-        node = producer.client.get_random_node()
-        return identity_in(await producer.client.send(node, IdentityRequest(list(names))), names)
+        failure: Exception = LogUnavailable()
+        nodes = [broker.nodeId for broker in producer.client.cluster.brokers()]
+        for node in sorted(nodes, key=lambda node: node != self._node):
+            try:
+                async with asyncio.timeout(NODE_SECONDS_MAX):
+                    answer = await producer.client.send(node, IdentityRequest(list(names)))
+            except (KafkaError, OSError, TimeoutError) as error:
+                failure = error
+            else:
+                self._node = node
+                return identity_in(answer, names)
+        raise failure
 
     async def _renew(self, broken: AIOKafkaProducer, error: Exception) -> None:
         """After an error that is not retriable (lost sequence numbers, fencing) only a new producer goes on."""

@@ -18,6 +18,7 @@ from shared.log.identity import TOPICS, Generation, Mismatch, compare
 from shared.log.port import Log
 from shared.runtime.settings import Settings
 from shared.store.client import Store
+from shared.store.failures import StoreError
 from shared.store.generations import compared, current, take_on
 
 LOOK_SECONDS = 2.0
@@ -62,6 +63,7 @@ class LogWatch:
         self._log, self._store, self._known = log, store, known
         self._settled = 0
         self._looking = asyncio.Lock()
+        self._away = False  # what was away may come back as another
         self.mismatch: Mismatch | None = None
         """What is wrong, as of the last look."""
 
@@ -80,7 +82,7 @@ class LogWatch:
         """Look at the log; at the tables too when something is odd. Raises Transient when either does not answer, and
         Superseded when the tables belong to a later generation."""
         async with self._looking:
-            if self.mismatch is None and self._log.doubts == self._settled:
+            if self.mismatch is None and self._log.doubts == self._settled and not self._away:
                 if await self._same():
                     return None
                 self._log.doubt()
@@ -92,6 +94,8 @@ class LogWatch:
             if mismatch is None:
                 self._log.trust(doubts)
                 self._settled = doubts
+            elif doubts == self._settled:
+                self._log.doubt()
             self._tell(mismatch)
             return mismatch
 
@@ -118,10 +122,14 @@ class LogWatch:
 
     async def _calmly(self) -> Mismatch | None:
         try:
-            return await self.look()
-        except Transient as error:
-            structlog.get_logger().warning("log watch", trouble=error.detail)
+            mismatch = await self.look()
+        except (Transient, StoreError) as error:
+            if not self._away:
+                structlog.get_logger().warning("log watch", trouble=error.detail)
+            self._away = True
             return self.mismatch
+        self._away = False
+        return mismatch
 
     async def _same(self) -> bool:
         """Whether the log is known by what it was, and has not become shorter."""
@@ -132,11 +140,17 @@ class LogWatch:
         return self._log.doubts == self._settled
 
     async def _pause(self) -> None:
-        """Until the next look is due, which is at once when a doubt comes up."""
+        """Until the next look is due, which is soon when a doubt comes up."""
         loop = asyncio.get_running_loop()
         until = loop.time() + LOOK_SECONDS
-        while loop.time() < until and (self.mismatch is not None or self._log.doubts == self._settled):  # noqa: ASYNC110
-            await asyncio.sleep(DOUBT_SECONDS)  # polled, for the log's writer is a thread and can set no event of ours
+        await asyncio.sleep(DOUBT_SECONDS)
+        while loop.time() < until and self._calm:  # noqa: ASYNC110  # the log's writer is a thread, and sets no event
+            await asyncio.sleep(DOUBT_SECONDS)
+
+    @property
+    def _calm(self) -> bool:
+        """Whether nothing has come up that was not looked at."""
+        return self.mismatch is not None or self._away or self._log.doubts == self._settled
 
     def _tell(self, mismatch: Mismatch | None) -> None:
         before, self.mismatch = self.mismatch, mismatch

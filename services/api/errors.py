@@ -20,6 +20,7 @@ from shared.domain.errors import (
     PersonlogError,
     PreconditionFailed,
     Rejected,
+    Superseded,
     Transient,
 )
 
@@ -129,6 +130,7 @@ def of(error: PersonlogError) -> ApiError:
         (NotYet, 503, "server_error", "projection_lag", retry),
         (Transient, 503, "server_error", "unavailable", retry),
         (LogMismatch, 503, "server_error", "unavailable", retry),
+        (Superseded, 503, "server_error", "unavailable", retry),
         (Corrupt, 500, "server_error", "error", {}),
     )
     for branch, status, kind, code, headers in table:
@@ -145,7 +147,7 @@ def told(error: BaseException, route: str) -> ApiError:
     if not isinstance(error, PersonlogError):  # the client learns nothing
         structlog.get_logger().error("unexpected", route=route, error=type(error).__name__, exc_info=error)
         error = PersonlogError()
-    elif isinstance(error, Corrupt) and not isinstance(error, LogMismatch):  # that is logged once
+    elif isinstance(error, Corrupt) and not isinstance(error, LogMismatch | Superseded):  # those are logged once
         structlog.get_logger().error("request failed", route=route, error=error.detail)
     return of(error)
 

@@ -20,6 +20,7 @@ from services.api.parameters import AS_OF
 from services.api.past import facts
 from services.api.render import ZIP, Archive
 from services.api.sessions import archived_sessions, archived_snapshots
+from shared.domain.fragment import FragmentPurged
 from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
 from shared.domain.replay import ENDS, FOREVER
 from shared.store.person import Person, iso
@@ -91,7 +92,7 @@ async def _changes(call: Call, named: dict[UUID, str], until: int) -> AsyncItera
 
 def _change(call: Call, named: dict[UUID, str], row: tuple[Any, ...]) -> dict[str, Any]:
     counts = call.context.log.partitions()
-    person = row[3].startswith("person.")
+    person, purge = row[3].startswith("person."), row[3] == FragmentPurged.TOPIC
     partition = call.project.id % counts[IDENTITY] if person else partition_of(row[1], counts[COMMANDS])
     return {
         "distinct_id": named[row[1]],
@@ -105,9 +106,9 @@ def _change(call: Call, named: dict[UUID, str], row: tuple[Any, ...]) -> dict[st
         "changes": [
             {
                 "key": key,
-                "operation": OPERATIONS[kind],
+                "operation": "purge" if purge else OPERATIONS[kind],
                 "before": orjson.loads(before) if before else None,
-                "value": orjson.loads(after) if after else None,
+                "value": orjson.loads(after) if after and not purge else None,
             }
             for key, kind, before, after in zip(*row[12:16], strict=True)
         ],

@@ -92,7 +92,7 @@ async def _changes(call: Call, named: dict[UUID, str], until: int) -> AsyncItera
 
 def _change(call: Call, named: dict[UUID, str], row: tuple[Any, ...]) -> dict[str, Any]:
     counts = call.context.log.partitions()
-    person, purge = row[3].startswith("person."), row[3] == FragmentPurged.TOPIC
+    person = row[3].startswith("person.")
     partition = call.project.id % counts[IDENTITY] if person else partition_of(row[1], counts[COMMANDS])
     return {
         "distinct_id": named[row[1]],
@@ -103,20 +103,26 @@ def _change(call: Call, named: dict[UUID, str], row: tuple[Any, ...]) -> dict[st
         "command": str(row[6]),
         "actor": call.context.access.name_of(row[7]),
         "source": row[8],
-        "changes": [
-            {
-                "key": key,
-                "operation": "purge" if purge else OPERATIONS[kind],
-                "before": orjson.loads(before) if before else None,
-                "value": orjson.loads(after) if after and not purge else None,
-            }
-            for key, kind, before, after in zip(*row[12:16], strict=True)
-        ],
+        "changes": operations(row),
         "person": str(row[16]) if person else None,
         "members": [str(one) for one in row[17]],
         "peer": str(row[20]) if person else None,
         "reason": row[21],
     }
+
+
+def operations(row: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """What a row of the timeline did to each property. What a purge left is no change."""
+    purge = row[3] == FragmentPurged.TOPIC
+    return [
+        {
+            "key": key,
+            "operation": "purge" if purge else OPERATIONS[kind],
+            "before": orjson.loads(before) if before else None,
+            "value": orjson.loads(after) if after and not purge else None,
+        }
+        for key, kind, before, after in zip(*row[12:16], strict=True)
+    ]
 
 
 async def _events(call: Call, fragments: list[UUID], until: int) -> AsyncIterator[list[dict[str, Any]]]:

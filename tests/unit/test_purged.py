@@ -8,16 +8,20 @@ from uuid import UUID, uuid4
 import msgspec
 import orjson
 
+from services.api.export import operations
+from services.api.timeline import points
 from services.projector import rows as r
 from services.projector.derive import Derived, Report
 from shared.domain.cells import ONCE, UNSET
 from shared.domain.commands import Capture, Purge, Write, decode, encode
 from shared.domain.fragment import Fragment, FragmentChanged, FragmentErased, FragmentEvent, FragmentPurged, Outcome
+from shared.domain.ids import version_of
 from shared.domain.lifted import copies
 from shared.domain.purged import Cut, cuts_of, stripped, without
 from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
-from shared.domain.view import merged_properties
+from shared.domain.view import Member, merged_properties
+from shared.store.person import Person
 from shared.store.timeline import event_of, timeline_row
 from tests.unit.test_fragment import KEY, Folded
 from tests.unit.test_restore import Lives
@@ -227,6 +231,34 @@ def test_what_a_purge_left_is_in_its_row_and_rows_of_before_have_none() -> None:
     former = event_of((*row[:15], ["", ""], *row[16:]))
     assert isinstance(former, FragmentPurged)
     assert (former.kinds, former.left) == ((ONCE, ONCE), (None, None))
+
+
+def test_the_archive_shows_a_purge_without_what_it_left() -> None:
+    one = replaced_by_an_import()
+    one.fold(purge("ssn", before=20))
+    *_, second, purged = (timeline_row(event, purge(before=1)) for event in one.events())
+    assert operations(second) == [{"key": "ssn", "operation": "set_once", "before": None, "value": "second"}]
+    assert operations(purged) == [{"key": "ssn", "operation": "purge", "before": None, "value": None}]
+
+
+def test_points_of_events_stop_before_what_a_purge_left() -> None:
+    one = replaced_by_an_import()
+    one.fold(purge("ssn", before=20))
+    rows = [timeline_row(event, purge(before=1)) for event in swept(one.events())]
+    times = {"created_at": 10, "seen_at": 0}
+    member = Member(
+        fragment=KEY, distinct_id="ada", number=1, effect=0, erased=0, properties={}, cells={}, root=KEY,
+        identified=False, erase=0, **times,
+    )  # fmt: skip
+    person = Person(
+        project=1, uuid=KEY, number=1, distinct_ids=["ada"], properties={}, identified=False, members=[member], **times
+    )
+    seen = [(KEY, uuid4(), "e", 50, version_of(one.offset), 50)]
+    found = {}
+    for until in (39, 40):
+        (point,) = points(person, seen, [row for row in rows if row[5] <= until], [], until)
+        found[until] = point["properties"]
+    assert found == {39: {"a": 1, "ssn": "first"}, 40: {"a": 1, "ssn": "second"}}
 
 
 def test_a_later_purge_takes_what_an_earlier_one_left() -> None:

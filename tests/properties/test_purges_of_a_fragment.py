@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.domain.commands import Capture, Erase, Purge, Revive, Write
@@ -98,6 +98,13 @@ def test_nothing_of_before_shows_and_a_rebuild_never_differs(steps: list[tuple[s
     same_rows(lives.fragment, derived(swept(facts)))
 
 
+REPLACED = [
+    ("set_once", "p", "x"), ("import_once", "p", 60), ("import_unset", "p", 60), ("set_once", "p", "y"), ("purge", "p", 50),
+]  # fmt: skip
+"""What is purged had replaced the first set_once, and the second shows."""
+
+
+@example(REPLACED)
 @settings(max_examples=sized(dev=1_000, ci=6_000, soak=60_000), deadline=None)
 @given(st.lists(LIVES | IMPORTS | PURGES, max_size=14))
 def test_a_rebuild_never_differs_whatever_is_imported(steps: list[tuple[str, str, Any]]) -> None:

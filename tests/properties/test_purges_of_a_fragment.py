@@ -99,7 +99,8 @@ def test_nothing_of_before_shows_and_a_rebuild_never_differs(steps: list[tuple[s
 
 
 REPLACED = [
-    ("set_once", "p", "x"), ("import_once", "p", 60), ("import_unset", "p", 60), ("set_once", "p", "y"), ("purge", "p", 50),
+    ("set_once", "p", "x"), ("import_once", "p", 60), ("import_unset", "p", 60), ("set_once", "p", "y"),
+    ("purge", "p", 50),
 ]  # fmt: skip
 """What is purged had replaced the first set_once, and the second shows."""
 

@@ -1,4 +1,4 @@
-"""Versions beside each other: what an older one wrote is read; what a newer one wrote waits, unburied, for an upgrade."""
+"""Versions beside each other: what an older one wrote is read; what a newer one wrote stops, and is not buried."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 PARTITIONS = {COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1}
 
 E98B22B = Reader(Capture | Write | Erase | Record | Merge | Split | Delete | Request | Cancel, {})
-"""Reads the commands that were there at e98b22b. The reader of then had no such rule, and buried what it did not know."""
+"""Reads the commands of e98b22b. The reader of then had no such rule, and buried what it did not know."""
 
 SINCE = {"revive", "purge", "restore"}
 """Ops that came later."""

@@ -34,10 +34,10 @@ class Lookout:
         if now - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = now
-        heads = {head.partition: head.offset for head in await self._log.heads(self._topic)}
+        heads = {head.partition: head.version for head in await self._log.heads(self._topic)}
         before = self._waiting
         self._waiting = {
-            partition: position for partition, position in positions.items() if heads[partition] > position.offset
+            partition: position for partition, position in positions.items() if heads[partition] > position.version
         }
         late = [position for partition, position in self._waiting.items() if before.get(partition) == position]
         if not late:

@@ -38,8 +38,9 @@ from shared.log.embedded import EmbeddedLog
 from shared.log.port import RETENTION_SECONDS, Log
 from shared.runtime import telemetry
 from shared.runtime.clock import SystemClock
-from shared.runtime.lifecycle import serve
+from shared.runtime.lifecycle import serve, url_of
 from shared.runtime.ops import add_ops
+from shared.runtime.processes import announced
 from shared.runtime.settings import Settings
 from shared.runtime.wakeup import Wakeup
 from shared.store.client import Store
@@ -269,17 +270,22 @@ async def run(settings: Settings) -> None:
         app = web.Application()
         add_ops(app, {"ledger": deleter.check, "intake": partial(_stopped, intake)})
         runner = await serve(app, "127.0.0.1", settings.ops_port)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(intake.run(), name="intake")
-            group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
-            group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
-            group.create_task(deleter.purges.run(intake.owns, deleter.woken.purge), name="purges")
-            group.create_task(deleter.forget(intake.owns), name="forget")
+        with announced(settings.data, "deleter", url_of(runner)):
+            await _run(deleter, intake)
     finally:
         if runner is not None:
             await runner.cleanup()
         await log.close()
         await store.close()
+
+
+async def _run(deleter: Deleter, intake: Intake) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(intake.run(), name="intake")
+        group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
+        group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
+        group.create_task(deleter.purges.run(intake.owns, deleter.woken.purge), name="purges")
+        group.create_task(deleter.forget(intake.owns), name="forget")
 
 
 async def _stopped(intake: Intake) -> str:

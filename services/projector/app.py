@@ -18,8 +18,9 @@ from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.connect import connect_log
 from shared.log.port import Log
 from shared.runtime import telemetry
-from shared.runtime.lifecycle import collect_seldom, serve
+from shared.runtime.lifecycle import collect_seldom, serve, url_of
 from shared.runtime.ops import add_ops
+from shared.runtime.processes import announced
 from shared.runtime.settings import Settings
 from shared.runtime.wakeup import Wakeup
 from shared.store.changes import changes_of
@@ -68,17 +69,21 @@ async def run(settings: Settings) -> None:
         runner = await serve(app, "127.0.0.1", settings.ops_port)
         collect_seldom(COLLECTED_OBJECTS)
         feeder = Feeder(store, log.partitions())
-        async with asyncio.TaskGroup() as group:
-            for worker in workers:
-                group.create_task(worker.run(), name="worker")
-            duty = partial(_duty, workers, log.partitions())
-            feeding = feeder.run(flushed, duty, lambda: any(one.behind for one in workers))
-            group.create_task(feeding, name="feeder")
+        with announced(settings.data, "projector", url_of(runner)):
+            await _project(workers, feeder, flushed, log.partitions())
     finally:
         if runner is not None:
             await runner.cleanup()
         await log.close()
         await store.close()
+
+
+async def _project(workers: list[Worker], feeder: Feeder, flushed: Wakeup, counts: Mapping[str, int]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for worker in workers:
+            group.create_task(worker.run(), name="worker")
+        feeding = feeder.run(flushed, partial(_duty, workers, counts), lambda: any(one.behind for one in workers))
+        group.create_task(feeding, name="feeder")
 
 
 def _observe(progress: Progress) -> None:

@@ -13,6 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 
 from tests.e2e.test_former_lives import READS, filled
@@ -69,7 +70,9 @@ def harm(stack: Stack, case: Case) -> float:
     """Stop or kill, and wait until it is there again and the API says that it is ready; when that was."""
     if case.victim == "up":
         if case.how == signal.SIGKILL:
+            children = [psutil.Process(stack.pid(name)) for name in VICTIMS[1:]]
             stack.kill("up")
+            psutil.wait_procs(children, timeout=COMPLETE_SECONDS_MAX)  # the kernel ends them; then their ports are free
         stack.stop()
         stack.start()
         return time.monotonic()

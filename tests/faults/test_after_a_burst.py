@@ -9,6 +9,7 @@ import statistics
 import time
 from collections import defaultdict
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ import pytest
 from tests.e2e.test_former_lives import READS, filled
 from tests.support.bursts import BATCH_EVENTS, Burst, missing
 from tests.support.chaos import UNANSWERED
-from tests.support.processes import Stack, running, wait_for
+from tests.support.processes import Stack, lives, running, wait_for
 from tests.support.tier import sized
 
 MOMENTS, EVENTS = sized(dev=(1, 600), ci=(5, 600), soak=(5, 3_000))
@@ -72,7 +73,8 @@ def harm(stack: Stack, case: Case) -> float:
         if case.how == signal.SIGKILL:
             children = [psutil.Process(stack.pid(name)) for name in VICTIMS[1:]]
             stack.kill("up")
-            psutil.wait_procs(children, timeout=COMPLETE_SECONDS_MAX)  # the kernel ends them; then their ports are free
+            ended = partial(all_ended, children)  # the kernel does it, and then their ports are free
+            wait_for(ended, COMPLETE_SECONDS_MAX, "the children to end")
         stack.stop()
         stack.start()
         return time.monotonic()
@@ -82,6 +84,10 @@ def harm(stack: Stack, case: Case) -> float:
     stack.wait_restarted(case.victim, old, COMPLETE_SECONDS_MAX)
     wait_for(lambda: answers(stack, "/readyz"), COMPLETE_SECONDS_MAX, "the API to be ready")
     return time.monotonic()
+
+
+def all_ended(processes: list[psutil.Process]) -> bool:
+    return not any(lives(process) for process in processes)
 
 
 def answers(stack: Stack, path: str) -> bool:

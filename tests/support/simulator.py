@@ -11,7 +11,9 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import reduce
+from operator import or_
+from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
 from services.projector import fold, worker
@@ -20,24 +22,7 @@ from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
 from services.projector.tables import Loaded
 from services.projector.worker import Worker
-from shared.domain.commands import (
-    Cancel,
-    Capture,
-    Command,
-    Delete,
-    Erase,
-    Merge,
-    Reader,
-    Record,
-    Request,
-    Restore,
-    Revive,
-    Split,
-    Write,
-    decode,
-    encode,
-    route,
-)
+from shared.domain.commands import Cancel, Command, Merge, Purge, Reader, Request, decode, encode, route
 from shared.domain.errors import Fenced
 from shared.domain.ids import COMMANDS, DELETIONS
 from shared.log.memory import MemoryLog
@@ -62,7 +47,7 @@ FORGETFUL, UPGRADED = 5, 4
 """Every so many episodes the readers of the end forget once where to go on, and some workers before it are of a version
 that does not know purges yet."""
 
-OLDER = Reader(Capture | Write | Erase | Revive | Record | Merge | Split | Delete | Restore | Request | Cancel, {})
+OLDER = Reader(reduce(or_, (kind for kind in get_args(Command) if kind is not Purge)), {})
 
 
 class CountingWorker(Worker):

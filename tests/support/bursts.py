@@ -17,7 +17,7 @@ from tests.support.chaos import UNANSWERED
 from tests.support.processes import Answer, Stack
 
 BATCH_EVENTS = 50
-PERSONS_SHARE = 5
+PERSONS_SHARE = 10
 """Events of a burst for each of its persons."""
 
 PURGED_PERSONS = 40

@@ -113,7 +113,7 @@ def asked_of(burst: Burst) -> list[Callable[[], str]]:
 
 
 def complete(wrong: Callable[[], str], ready: float) -> tuple[float, str]:
-    """Ask until nothing is wrong: the second after `ready` at which that question was put, and what was wrong before."""
+    """Ask until nothing is wrong: the second after `ready` at which that was asked, and what was wrong before."""
     told, until = "", time.monotonic() + COMPLETE_SECONDS_MAX
     while (began := time.monotonic()) < until:
         found = wrong()

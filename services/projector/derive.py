@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from services.projector import rows as r
+from shared.domain.errors import NewerVersion
 from shared.domain.fragment import FragmentErased
 from shared.domain.identity import MembershipEvent
 from shared.domain.ids import COMMANDS, IDENTITY
@@ -78,7 +79,7 @@ class Derived(msgspec.Struct):
         try:
             event = event_of(row)
             if event is None:
-                raise ValueError("unknown topic")
+                raise ValueError("no fact of a fragment")
             if self.corrupt:
                 return
             if isinstance(event, MembershipEvent):
@@ -93,7 +94,8 @@ class Derived(msgspec.Struct):
         except Exception as error:  # noqa: BLE001  # whatever a broken row raises: it is named, counted and left out
             self.corrupt = True
             report.corrupt += 1
-            kind = str(error) if type(error) is ValueError else type(error).__name__  # other texts may carry values
+            said = type(error) in (ValueError, NewerVersion)  # other texts may carry values
+            kind = str(error) if said else type(error).__name__
             report.name(f"corrupt: timeline project {row[0]} fragment {row[1]} version {row[2]} topic {row[3]}: {kind}")
 
     def settled(self, topic: str, live: Row | None, report: Report) -> Row | None:

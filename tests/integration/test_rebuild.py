@@ -129,7 +129,7 @@ async def test_rows_that_were_changed_lost_or_invented_are_each_a_difference(sto
     [
         ("after", ["{broken"], "JSONDecodeError"),
         ("kinds", [], "zip() argument 2 is shorter than argument 1"),
-        ("topic", "fragment.vanished", "unknown topic"),
+        ("topic", "fragment.vanished", "Unknown topic: a newer version wrote this."),
         ("created_at", 0, "a change before the birth"),
     ],
 )

@@ -179,14 +179,14 @@ def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]])
 
 
 def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    from shared.runtime.clock import SystemClock
+    from shared.runtime.timekeeping import clock_of
     from shared.store.access import ensure_bootstrap
     from shared.store.migrate import migrate
 
     async def act(store: Any) -> None:
         for name in await migrate(store):
             print(f"applied {name}")
-        await ensure_bootstrap(store, settings.personal_key, settings.project_token, SystemClock().now_us)
+        await ensure_bootstrap(store, settings.personal_key, settings.project_token, clock_of(settings).now_us)
 
     return _with_store(settings, act)
 
@@ -242,13 +242,13 @@ def _key_create(settings: Settings, options: argparse.Namespace, made: bool) -> 
     import secrets
     from uuid import uuid4
 
-    from shared.runtime.clock import SystemClock
+    from shared.runtime.timekeeping import clock_of
     from shared.store.access import SCOPES, KeyRow, create_key
 
     scopes = [scope.strip() for scope in options.scopes.split(",")]
     if unknown := [scope for scope in scopes if scope not in SCOPES]:
         raise SettingsError(f"--scopes: {unknown[0]} is none of {', '.join(SCOPES)}")
-    now = SystemClock().now_us()
+    now = clock_of(settings).now_us()
     expires = _expiry(options.expires, now)
     row = KeyRow(uuid4(), options.name, "", scopes, _projects(options.projects), expires, False)
     plain = "phx_" + secrets.token_urlsafe(32)
@@ -273,11 +273,11 @@ def _key_list(settings: Settings, options: argparse.Namespace, made: bool) -> in
 
 
 def _key_revoke(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    from shared.runtime.clock import SystemClock
+    from shared.runtime.timekeeping import clock_of
     from shared.store.access import revoke_key
 
     async def act(store: Any) -> None:
-        print(f"revoked {(await revoke_key(store, options.key, SystemClock().now_us())).id}")
+        print(f"revoked {(await revoke_key(store, options.key, clock_of(settings).now_us())).id}")
 
     return _with_store(settings, act)
 
@@ -285,12 +285,12 @@ def _key_revoke(settings: Settings, options: argparse.Namespace, made: bool) -> 
 def _project_create(settings: Settings, options: argparse.Namespace, made: bool) -> int:
     import secrets
 
-    from shared.runtime.clock import SystemClock
+    from shared.runtime.timekeeping import clock_of
     from shared.store.access import create_project
 
     async def act(store: Any) -> None:
         token = "phc_" + secrets.token_urlsafe(32)
-        now = SystemClock().now_us()
+        now = clock_of(settings).now_us()
         switches = {"recordings": options.recordings, "delete_everything": options.delete_everything}
         row = await create_project(store, options.name, token, now, **switches)
         print(f"{row.project} {row.token}")
@@ -299,13 +299,13 @@ def _project_create(settings: Settings, options: argparse.Namespace, made: bool)
 
 
 def _project_switch(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    from shared.runtime.clock import SystemClock
+    from shared.runtime.timekeeping import clock_of
     from shared.store.access import set_delete_everything, set_recordings
 
     change = set_recordings if options.named == "recordings" else set_delete_everything
 
     async def act(store: Any) -> None:
-        row = await change(store, options.id, options.switch == "on", SystemClock().now_us())
+        row = await change(store, options.id, options.switch == "on", clock_of(settings).now_us())
         print(f"{options.named} of project {row.project}: {options.switch}")
 
     return _with_store(settings, act)

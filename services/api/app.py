@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
@@ -44,14 +43,15 @@ from shared.domain.ids import COMMANDS, Position
 from shared.log.connect import connect_log
 from shared.log.port import Log
 from shared.runtime import telemetry
-from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.clock import Clock
 from shared.runtime.express import Express
 from shared.runtime.lifecycle import collect_seldom, serve
 from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
+from shared.runtime.timekeeping import agree, clock_of, watch
 from shared.store.changes import Changes, changes_of
 from shared.store.client import Store
-from shared.store.connect import connect_store
+from shared.store.connect import connect_store, judge_of
 from shared.store.objects import Objects
 
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
@@ -79,15 +79,18 @@ async def run(settings: Settings) -> None:
     runner = None
     context = None
     try:
+        clock, judge = clock_of(settings), judge_of(settings, store)
+        if judge is not None:
+            await agree(clock, judge, settings)
         await log.start()
         limits = Limits(settings.key_rate, settings.key_burst)
         changes = changes_of(settings, log.partitions())
-        context = await build(log, store, Objects(settings.objects_url), SystemClock(), limits, changes)
+        context = await build(log, store, Objects(settings.objects_url), clock, limits, changes)
         app = application(context, settings.static)
         express = Express(capture.ExpressCapture(context, _observe_answer), ExpressPerson(context, _observe_answer))
         runner = await serve(app, settings.host, settings.port, reuse_port=True, express=express)
         collect_seldom(COLLECTED_OBJECTS)
-        await asyncio.Event().wait()
+        await watch(clock, settings, judge)
     finally:
         if runner is not None:
             await runner.cleanup()

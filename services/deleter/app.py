@@ -36,12 +36,12 @@ from shared.log.connect import connect_log
 from shared.log.embedded import EmbeddedLog
 from shared.log.port import RETENTION_SECONDS, Log
 from shared.runtime import telemetry
-from shared.runtime.clock import SystemClock
 from shared.runtime.lifecycle import serve
 from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
+from shared.runtime.timekeeping import clock_of, watch
 from shared.store.client import Store
-from shared.store.connect import connect_store
+from shared.store.connect import connect_store, judge_of
 from shared.store.failures import StoreError
 from shared.store.objects import Objects
 
@@ -82,7 +82,8 @@ class Deleter:
     def __init__(self, settings: Settings, log: Log, store: Store) -> None:
         self.window = Window(cron=settings.window, hours=settings.window_hours, zone=settings.window_zone)
         self.ledger = Ledger(store, self.window)
-        self.now_us = SystemClock().now_us
+        self.clock = clock_of(settings)
+        self.now_us = self.clock.now_us
         self.trouble = ""
         self._log, self._store, self._objects = log, store, Objects(settings.objects_url)
         self._days = settings.deletion_days
@@ -246,6 +247,7 @@ async def run(settings: Settings) -> None:
             group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
             group.create_task(deleter.purges.run(intake.owns), name="purges")
             group.create_task(deleter.forget(intake.owns), name="forget")
+            group.create_task(watch(deleter.clock, settings, judge_of(settings, store)), name="clock")
     finally:
         if runner is not None:
             await runner.cleanup()

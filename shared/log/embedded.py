@@ -25,6 +25,7 @@ from shared.log.frames import LENGTHS, PART_BASE, SCHEMA, connect, next_offset, 
 from shared.log.groups import Membership
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 from shared.log.waiting import Appended, Waiting
+from shared.runtime.clock import Clock, SystemClock
 
 COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
@@ -54,8 +55,9 @@ class EmbeddedLog:
     each wait for the other's turn at the interpreter (26 of 60 µs an append).
     """
 
-    def __init__(self, path: Path, partitions: Mapping[str, int]) -> None:
+    def __init__(self, path: Path, partitions: Mapping[str, int], clock: Clock | None = None) -> None:
         self._path, self._wanted = path, dict(partitions)
+        self._clock = clock or SystemClock()
         self._partitions: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
         self._waiting = Waiting(self._take)
@@ -233,7 +235,7 @@ class EmbeddedLog:
                 mine.append(Position(topic, partition, bases[part] + len(frame)))
                 frame.append(LENGTHS.pack(len(key), len(value)) + key + value)
             positions.append(mine)
-        at = time.time_ns() // 1_000
+        at = self._clock.now_us()
         rows = [(part, bases[part], len(frame), at, b"".join(frame)) for part, frame in frames.items()]
         if rows:  # one statement, so one transaction, and one wait for the interpreter's lock: each row had one
             values = ", ".join(["(?, ?, ?, ?, ?)"] * len(rows))

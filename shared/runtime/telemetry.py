@@ -23,6 +23,7 @@ FLUSHED_ROWS = Counter("personlog_flushed_rows", "State rows written, by topic."
 DEAD_LETTERS = Counter("personlog_dead_letters", "Records set aside, by topic.", ["topic"])
 LAG = Gauge("personlog_lag_records", "Records between the head and the position, by topic and partition.",
             ["topic", "partition"])  # fmt: skip
+CLOCK_AHEAD = Gauge("personlog_clock_ahead_seconds", "How far ahead the machine's clock is while it is not followed.")
 DELETIONS = Gauge("personlog_deletion_requests", "Deletion requests by state.", ["state"])
 OLDEST_DELETION = Gauge("personlog_deletion_oldest_seconds", "Age of the oldest deletion request that is not ended.")
 ERASED_ROWS = Counter("personlog_erased_rows", "Rows verified as physically gone, by target.", ["target"])

@@ -14,6 +14,7 @@ from typing import Any
 from services.importing import command as importing
 from services.progress import Progress
 from shared.domain.errors import PersonlogError
+from shared.runtime import preflight
 from shared.runtime.settings import BOOTSTRAP, SECRETS_OF, Settings, SettingsError, read, with_keys
 
 DONE, FOUND_WRONG, BAD_USAGE = 0, 1, 2
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings, made = read(os.environ), False
         if not options.offline:
+            preflight.check(settings)
             settings, made = with_keys(settings, _needed(settings, options.secrets))
         if options.check:
             print("\n".join(settings.describe()))
@@ -40,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PersonlogError as error:
         print(f"personlog: {error.detail}", file=sys.stderr)
         return FOUND_WRONG
+    except OSError as error:  # a full disk, a folder without rights: whoever started this must put it right
+        print(f"personlog: {error}", file=sys.stderr)
+        return BAD_USAGE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -165,12 +170,15 @@ def _serve(main: Any, service: str) -> None:
     run(main)
 
 
-def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]]) -> int:
+def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]], *, migrated: bool = True) -> int:
     from shared.store.client import Store
+    from shared.store.migrate import check_migrated
 
     async def go() -> int:
         store = await Store.connect(settings.store_url("migrator"))
         try:
+            if migrated:
+                await check_migrated(store)
             return await act(store) or DONE
         finally:
             await store.close()
@@ -188,7 +196,7 @@ def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int
             print(f"applied {name}")
         await ensure_bootstrap(store, settings.personal_key, settings.project_token, clock_of(settings).now_us)
 
-    return _with_store(settings, act)
+    return _with_store(settings, act, migrated=False)
 
 
 def _rebuild(settings: Settings, options: argparse.Namespace, made: bool) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 FOLLOWED_US = 60_000_000
-"""How far the machine's clock is followed away from the time that has gone by. NTP steps by less; and what a wrong clock
+"""How far the machine's clock is followed away from the time that has gone by. NTP steps by less; what a wrong clock
 has stamped wins over everything that is written until that time comes."""
 
 

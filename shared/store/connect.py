@@ -10,6 +10,7 @@ from shared.domain.errors import StoreUnavailable
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import Judge
 from shared.store.client import Store
+from shared.store.migrate import check_migrated
 from shared.store.queries import load
 
 START_SECONDS_MAX = 30.0
@@ -19,7 +20,8 @@ WAIT_SECONDS_MAX = 0.5
 
 
 async def connect_store(settings: Settings, user: str) -> Store:
-    """A connected store, as one of the engine's users; StoreUnavailable when it does not answer in time."""
+    """A connected store with all its tables, as one of the engine's users. StoreUnavailable when it does not answer in
+    time, SettingsError when it was not migrated."""
     async for attempt in stamina.retry_context(
         on=StoreUnavailable,
         attempts=None,
@@ -30,6 +32,11 @@ async def connect_store(settings: Settings, user: str) -> Store:
     ):
         with attempt:
             store = await Store.connect(settings.store_url(user))
+    try:
+        await check_migrated(store)
+    except BaseException:
+        await store.close()
+        raise
     return store
 
 

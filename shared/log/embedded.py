@@ -12,16 +12,16 @@ import fcntl
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
 from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import Position
-from shared.log.frames import LENGTHS, PART_BASE, SCHEMA, connect, next_offset, unpack
+from shared.log.frames import PART_BASE, SCHEMA, WITH_SUMS, checked, connect, next_offset, packed
 from shared.log.groups import Membership
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 from shared.log.waiting import Appended, Waiting
@@ -127,6 +127,8 @@ class EmbeddedLog:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with closing(self._turn()) as turn, turn, connect(self._path) as db:
             db.executescript(SCHEMA)
+            if "sums" not in {column[1] for column in db.execute("PRAGMA table_info(frames)")}:
+                db.execute(WITH_SUMS)
             for number, (topic, count) in enumerate(sorted(self._wanted.items())):
                 db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, count))
             for topic, number, count in db.execute("SELECT name, number, partitions FROM topics"):
@@ -137,16 +139,11 @@ class EmbeddedLog:
         return _Flock(self._path / "write.lock")
 
     def _heads(self, topic: str) -> list[Position]:
-        db = connect(self._path)
-        try:
+        with _failures(topic), closing(connect(self._path)) as db:
             return [
                 Position(topic, partition, next_offset(db, self._part(topic, partition)) - 1)
                 for partition in range(self._partitions[topic])
             ]
-        except sqlite3.OperationalError as error:
-            raise LogUnavailable(f"The log cannot be read: {error}") from error
-        finally:
-            db.close()
 
     def _part(self, topic: str, partition: int) -> int:
         return self._numbers[topic] * PART_BASE + partition
@@ -219,7 +216,7 @@ class EmbeddedLog:
             self._pending_bytes -= pending.bytes
 
     def _insert(self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int]) -> list[list[Position]]:
-        frames: dict[int, list[bytes]] = {}
+        frames: dict[int, list[tuple[bytes, bytes]]] = {}
         positions: list[list[Position]] = []
         bases: dict[int, int] = {}
         for pending in group:
@@ -233,14 +230,14 @@ class EmbeddedLog:
                     frame = frames[part] = []
                     bases[part] = offsets[part]
                 mine.append(Position(topic, partition, bases[part] + len(frame)))
-                frame.append(LENGTHS.pack(len(key), len(value)) + key + value)
+                frame.append((key, value))
             positions.append(mine)
         at = self._clock.now_us()
-        rows = [(part, bases[part], len(frame), at, b"".join(frame)) for part, frame in frames.items()]
+        rows = [(part, bases[part], len(frame), at, *packed(frame)) for part, frame in frames.items()]
         if rows:  # one statement, so one transaction, and one wait for the interpreter's lock: each row had one
-            values = ", ".join(["(?, ?, ?, ?, ?)"] * len(rows))
+            values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
             db.execute(f"INSERT INTO frames VALUES {values}", [value for row in rows for value in row])
-        for part, base, count, _, _ in rows:
+        for part, base, count, *_ in rows:
             offsets[part] = base + count
         return positions
 
@@ -255,7 +252,7 @@ class EmbeddedLog:
                     (before_us,),
                 ).rowcount
                 dropped += db.execute(
-                    "UPDATE frames SET data = x'' WHERE at < ? AND data != x''", (before_us,)
+                    "UPDATE frames SET data = x'', sums = NULL WHERE at < ? AND data != x''", (before_us,)
                 ).rowcount
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             return dropped
@@ -303,10 +300,11 @@ class EmbeddedReader:
             if self._membership.rebalance(time.monotonic()):
                 self._next = {part: at for part, at in self._next.items() if part in self._membership.assigned}
                 return []
-            if self._changed() and self._next:
-                found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, records_max)
-                if found:
-                    return found
+            with _failures(self._topic):
+                if self._changed() and self._next:
+                    found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, records_max)
+                    if found:
+                        return found
             rest = deadline - time.monotonic()
             if rest <= 0:
                 return []
@@ -345,20 +343,32 @@ class EmbeddedReader:
             "SELECT max(base) FROM frames WHERE part = ? AND base <= ?", (part, offset)
         ).fetchone()[0]
         rows = self._db.execute(
-            "SELECT base, count, at, data FROM frames WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
+            "SELECT base, count, at, data, sums FROM frames WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
             (part, first or 0, most + 1),
         )
         found: list[Record] = []
-        for base, count, at, data in rows:
+        for base, count, at, data, sums in rows:
             if base > offset + len(found) or (not data and base + count > offset):
                 raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
-            for index, (key, value) in enumerate(unpack(data), start=base):
+            for index, (key, value, fault) in enumerate(checked(data, count, sums), start=base):
                 if index >= offset and len(found) < most:
-                    found.append(Record(self._topic, partition, index, at, key, value))
+                    found.append(Record(self._topic, partition, index, at, key, value, fault))
             if len(found) >= most:
                 break
         self._next[partition] = offset + len(found)
         return found
+
+
+@contextmanager
+def _failures(topic: str) -> Iterator[None]:
+    """What SQLite says while it reads: a file that is damaged is nothing that another try would mend."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise LogUnavailable(f"The log cannot be read: {error}") from error
+    except sqlite3.DatabaseError as error:
+        text = f"The file of the log is damaged where {topic} is read ({error}); restore it from a backup."
+        raise Corrupt(text) from error
 
 
 class _Flock:

@@ -38,7 +38,8 @@ class Entry(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is read. `at` is the append time in microseconds since the epoch, set by the log."""
+    """What is read. `at` is the append time in microseconds since the epoch, set by the log. `fault` says what is wrong
+    with a record whose bytes are no longer those that were appended."""
 
     topic: str
     partition: int
@@ -46,6 +47,7 @@ class Record(NamedTuple):
     at: int
     key: bytes
     value: bytes
+    fault: str = ""
 
     @property
     def position(self) -> Position:

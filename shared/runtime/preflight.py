@@ -41,7 +41,7 @@ def _check_data(data: Path) -> None:
             os.posix_fallocate(descriptor, 0, PROBE_BYTES)
         finally:
             os.close(descriptor)
-            os.unlink(probe)
+            Path(probe).unlink()
     except (FileExistsError, NotADirectoryError):
         raise SettingsError(f"{PREFIX}DATA={data}: it is a file, or lies below one; it must be a folder") from None
     except OSError as error:
@@ -62,7 +62,8 @@ def _check_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     if hard != unlimited and hard < FILES_MIN:
-        raise SettingsError(f"{hard} files may be open here, and {FILES_MIN} are needed; raise the hard limit (ulimit -Hn)")
+        text = f"{hard} files may be open here, and {FILES_MIN} are needed; raise the hard limit (ulimit -Hn)"
+        raise SettingsError(text)
     wanted = FILES_WANTED if hard == unlimited else min(hard, FILES_WANTED)
     if soft != unlimited and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from services import dead
 from services.importing import command as importing
 from services.progress import Progress
 from shared.domain.errors import PersonlogError
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         switch.set_defaults(command=_project_switch, named=name, secrets=SECRETS_OF["operator"])
     projects.add_parser("list").set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
     importing.add(commands)
+    dead.add(commands)
     deletions = commands.add_parser("deletions", help="deletions").add_subparsers(required=True, metavar="COMMAND")
     deletions.add_parser("run", help="one deletion window, now").set_defaults(
         command=_deletions_run, secrets=SECRETS_OF["deleter"]

@@ -80,8 +80,7 @@ def _observe(progress: Progress) -> None:
     for outcome, count in progress.outcomes.items():
         telemetry.PROJECTED.labels(progress.topic, outcome).inc(count)
     telemetry.FLUSHED_ROWS.labels(progress.topic).inc(progress.rows)
-    if progress.dead:
-        telemetry.DEAD_LETTERS.labels(progress.topic).inc(progress.dead)
+    telemetry.dead_letters(progress.dead)
 
 
 async def _stopped(workers: list[Worker]) -> str:

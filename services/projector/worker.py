@@ -8,17 +8,16 @@ wrote has lost the partition, throws everything away and starts again from the t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
-
-import orjson
 
 from services.projector.fold import Batch, Folder
 from services.projector.rows import BEFORE_THE_FIRST, failure_row
 from services.projector.tables import LOAD_IDS_MAX, Loaded, Tables
-from shared.domain.commands import Command, decode, encode, route
+from shared.domain.commands import Command, encode, route
 from shared.domain.errors import BadRecord, Corrupt, Fenced, Transient
 from shared.domain.ids import DEAD, Position, offset_of
+from shared.log.dead import command_of, dead_letter, kind_of
 from shared.log.port import Entry, Log, Reader, Record
 from shared.store.changes import Changes
 from shared.store.timeline import Row
@@ -50,7 +49,8 @@ class Progress(NamedTuple):
     topic: str
     records: int
     outcomes: dict[str, int]
-    dead: int
+    dead: Sequence[tuple[Position, str]]
+    """Records that went to the dead letters, each with the kind of the reason."""
     rows: int
 
 
@@ -213,7 +213,7 @@ class Worker:
 
     def _decode(self, record: Record) -> Command | None:
         try:
-            return decode(record.value)
+            return command_of(record)
         except BadRecord as error:
             self._set_aside[record.position] = error.detail
             return None
@@ -254,7 +254,7 @@ class Worker:
         """Follow-ups, then facts, then state with positions: each step may be repeated, none may come earlier."""
         counts = self._log.partitions()
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
-        entries += [_dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
+        entries += [dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
         if entries:
             await self._log.append(entries)
         failures = [failure_row(record, reason) for record, reason in batch.dead]
@@ -267,7 +267,7 @@ class Worker:
                 topic=self._folder.topic,
                 records=sum(batch.outcomes.values()) + len(batch.dead),
                 outcomes={outcome.name.lower(): count for outcome, count in batch.outcomes.items()},
-                dead=len(batch.dead),
+                dead=[(record.position, kind_of(reason)) for record, reason in batch.dead],
                 rows=len(state),
             )
         )
@@ -308,9 +308,3 @@ class Worker:
         if self._flight is not None:
             flight, self._flight = self._flight, None
             await asyncio.gather(flight, return_exceptions=True)
-
-
-def _dead_letter(record: Record, reason: str, partitions: int) -> Entry:
-    """The original bytes behind one line of JSON that says where they come from and why they are here."""
-    head = {"topic": record.topic, "partition": record.partition, "offset": record.offset, "reason": reason[:1_000]}
-    return Entry(DEAD, record.partition % partitions, record.key, orjson.dumps(head) + b"\n" + record.value)

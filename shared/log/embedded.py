@@ -12,7 +12,7 @@ import fcntl
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import Position
-from shared.log.frames import PART_BASE, SCHEMA, WITH_SUMS, checked, connect, next_offset, packed
+from shared.log.frames import PART_BASE, SCHEMA, WITH_SUMS, checked, connect, first_offset, next_offset, packed
 from shared.log.groups import Membership
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 from shared.log.waiting import Appended, Waiting
@@ -109,9 +109,15 @@ class EmbeddedLog:
         return await self._waiting.result(self.submit(entries))
 
     async def heads(self, topic: str) -> list[Position]:
+        return await self._ends(topic, next_offset)
+
+    async def beginnings(self, topic: str) -> list[Position]:
+        return await self._ends(topic, first_offset)
+
+    async def _ends(self, topic: str, offset: Callable[[sqlite3.Connection, int], int]) -> list[Position]:
         try:
             async with asyncio.timeout(HEADS_SECONDS_MAX):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, self._heads, topic)
+                return await asyncio.get_running_loop().run_in_executor(self._executor, self._look, topic, offset)
         except TimeoutError:
             raise LogUnavailable from None
 
@@ -138,10 +144,11 @@ class EmbeddedLog:
     def _turn(self) -> _Flock:
         return _Flock(self._path / "write.lock")
 
-    def _heads(self, topic: str) -> list[Position]:
+    def _look(self, topic: str, offset: Callable[[sqlite3.Connection, int], int]) -> list[Position]:
+        """The position before the offset that is found, of every partition."""
         with _failures(topic), closing(connect(self._path)) as db:
             return [
-                Position(topic, partition, next_offset(db, self._part(topic, partition)) - 1)
+                Position(topic, partition, offset(db, self._part(topic, partition)) - 1)
                 for partition in range(self._partitions[topic])
             ]
 

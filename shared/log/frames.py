@@ -1,7 +1,7 @@
 """How records lie in the embedded log's SQLite file: a row is a frame, the records of one commit for one partition.
 
-Every frame has sums beside its data: one of the whole, and for each record its lengths and one of its own. So what a disk
-spoils costs the record that it lies in and no other: lengths are there twice, and a sum that is spoilt itself is outvoted.
+Every frame has sums beside its data: one of the whole, and for each record its lengths and one of its own. So what a
+disk spoils costs the record that it lies in and no other: lengths are there twice, and a spoilt sum is outvoted.
 
 Never knows who writes or reads them.
 """
@@ -46,6 +46,12 @@ def connect(path: Path) -> sqlite3.Connection:
 def next_offset(db: sqlite3.Connection, part: int) -> int:
     row = db.execute("SELECT base + count FROM frames WHERE part = ? ORDER BY base DESC LIMIT 1", (part,)).fetchone()
     return int(row[0]) if row else 0
+
+
+def first_offset(db: sqlite3.Connection, part: int) -> int:
+    """Of the first record that was not forgotten."""
+    row = db.execute("SELECT min(base) FROM frames WHERE part = ? AND data != x''", (part,)).fetchone()
+    return next_offset(db, part) if row[0] is None else int(row[0])
 
 
 def packed(records: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:

@@ -85,12 +85,19 @@ class KafkaLog:
         return await self._lanes.append(entries)
 
     async def heads(self, topic: str) -> list[Position]:
+        return await self._ends(topic, AIOKafkaConsumer.end_offsets)
+
+    async def beginnings(self, topic: str) -> list[Position]:
+        return await self._ends(topic, AIOKafkaConsumer.beginning_offsets)
+
+    async def _ends(self, topic: str, offsets: Any) -> list[Position]:
+        """The position before the offset that the consumer's method says, of every partition."""
         if self._watcher is None:
             raise LogUnavailable
         parts = [TopicPartition(topic, partition) for partition in range(self._partitions[topic])]
         try:
             async with asyncio.timeout(HEADS_SECONDS_MAX):
-                ends = await self._watcher.end_offsets(parts)
+                ends = await offsets(self._watcher, parts)
         except (KafkaError, OSError, TimeoutError) as error:
             raise LogUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
         return [Position(topic, part.partition, ends[part] - 1) for part in parts]

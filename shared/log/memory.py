@@ -55,6 +55,12 @@ class MemoryLog:
             for partition in range(self._partitions[topic])
         ]
 
+    async def beginnings(self, topic: str) -> list[Position]:
+        return [
+            Position(topic, partition, self._forgotten.get((topic, partition), 0) - 1)
+            for partition in range(self._partitions[topic])
+        ]
+
     def reader(self, topic: str, group: str) -> MemoryReader:
         return MemoryReader(self, topic, group)
 

@@ -107,5 +107,8 @@ class Log(Protocol):
     async def heads(self, topic: str) -> list[Position]:
         """The position of the last record of every partition; offset -1 for an empty one."""
 
+    async def beginnings(self, topic: str) -> list[Position]:
+        """The position before the first record that is still there, of every partition."""
+
     def reader(self, topic: str, group: str) -> Reader:
         """A new member of `group`, not started."""

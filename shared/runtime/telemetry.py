@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 
 import structlog
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics
+
+from shared.domain.ids import Position, format_positions
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types only part of itself
 
@@ -33,6 +36,14 @@ DELETION_PARTITIONS = Gauge("personlog_deletion_partitions", "Partitions of the 
 DELETION_PAUSES = Counter("personlog_deletion_pauses", "Times that the load guard held a step back.", ["reason"])
 
 NAMES = tuple(sorted({metric.name for metric in REGISTRY.collect() if metric.name.startswith("personlog_")}))
+
+
+def dead_letters(found: Iterable[tuple[Position, str]]) -> None:
+    """Count records that went to the dead letters, and say of each where it lay and of what kind the reason is."""
+    for position, kind in found:
+        DEAD_LETTERS.labels(position.topic).inc()
+        place = format_positions([position])
+        structlog.get_logger().error("dead letter", position=place, reason=kind, see=f"personlog dead show {place}")
 
 
 def setup_logs(service: str) -> structlog.stdlib.BoundLogger:

@@ -83,6 +83,8 @@ class Worker:
         self._set_aside: dict[Position, str] = {}
         self._dead_in_a_row: dict[int, int] = {}
         self.stopped: set[int] = set()
+        self.trouble = ""
+        """What the log or the store said to the last attempt; nothing once all that was read is written."""
         self.behind = False
         """Whether the last batch was a full one: there is more in the log than one flush takes."""
 
@@ -102,7 +104,8 @@ class Worker:
                     backoff = BACKOFF_SECONDS_MIN
                 except Fenced:
                     await self._reset()
-                except Transient:
+                except Transient as error:
+                    self.trouble = error.detail
                     await self._reset()
                     await asyncio.sleep(backoff)
                     backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
@@ -115,7 +118,9 @@ class Worker:
         await self._take_over()
         records = await self._gather()
         if not records:
-            if self._flight is not None and self._flight.done():
+            if self._flight is None:
+                self.trouble = ""
+            elif self._flight.done():
                 await self._land()
             return
         batch = await self._fold(records)
@@ -296,7 +301,7 @@ class Worker:
                 self._confirmed[partition] = position
                 for passed in [at for at in self._set_aside if at.partition == partition and at <= position]:
                     del self._set_aside[passed]
-        self._flying = {}
+        self._flying, self.trouble = {}, ""
 
     async def _reset(self) -> None:
         """Forget everything but the tables; the flush in flight must end first, or it could land after we read."""

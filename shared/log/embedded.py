@@ -8,24 +8,36 @@ holds one frame: the records of one commit for one partition.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from shared.domain.errors import Corrupt, LogUnavailable
+from shared.domain.errors import Corrupt, LogUnavailable, Transient
 from shared.domain.ids import Position
-from shared.log.frames import PART_BASE, SCHEMA, WITH_SUMS, checked, connect, first_offset, next_offset, packed
+from shared.log.flock import Flock
+from shared.log.frames import (
+    PART_BASE,
+    SCHEMA,
+    TOUCH,
+    WITH_SUMS,
+    checked,
+    connect,
+    failures,
+    first_offset,
+    next_offset,
+    packed,
+)
 from shared.log.groups import Membership
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 from shared.log.waiting import Appended, Waiting
 from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.trouble import Trouble, full
 
 COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
@@ -69,9 +81,11 @@ class EmbeddedLog:
         self._groups: SimpleQueue[list[_Pending] | None] = SimpleQueue()
         self._writer: threading.Thread | None = None
         self._executor = ThreadPoolExecutor(1, "log-heads")
+        self._trouble = Trouble("log")
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._open)
+        with failures("it"):
+            await asyncio.to_thread(self._open)
         loop = asyncio.get_running_loop()
         self._writer = threading.Thread(target=self._write, args=(loop,), name="log-writer", daemon=True)
         self._writer.start()
@@ -108,6 +122,12 @@ class EmbeddedLog:
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         return await self._waiting.result(self.submit(entries))
 
+    async def trouble(self) -> str:
+        if self._trouble.detail:
+            with suppress(Transient):
+                await self.append([])
+        return self._trouble.detail
+
     async def heads(self, topic: str) -> list[Position]:
         return await self._ends(topic, next_offset)
 
@@ -127,7 +147,8 @@ class EmbeddedLog:
     async def forget(self, before_us: int) -> int:
         """Retention: forget whole frames older than that; their number. Of a partition's newest its place stays, for
         offsets count on from there."""
-        return await asyncio.to_thread(self._forget, before_us)
+        with failures("it"):
+            return await asyncio.to_thread(self._forget, before_us)
 
     def _open(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -141,12 +162,12 @@ class EmbeddedLog:
                 self._partitions[topic], self._numbers[topic] = count, number
         db.close()
 
-    def _turn(self) -> _Flock:
-        return _Flock(self._path / "write.lock")
+    def _turn(self) -> Flock:
+        return Flock(self._path / "write.lock")
 
     def _look(self, topic: str, offset: Callable[[sqlite3.Connection, int], int]) -> list[Position]:
         """The position before the offset that is found, of every partition."""
-        with _failures(topic), closing(connect(self._path)) as db:
+        with failures(topic), closing(connect(self._path)) as db:
             return [
                 Position(topic, partition, offset(db, self._part(topic, partition)) - 1)
                 for partition in range(self._partitions[topic])
@@ -179,6 +200,10 @@ class EmbeddedLog:
             self._groups.put(None)
 
     def _landed(self, group: list[_Pending], outcome: list[list[Position]] | LogUnavailable) -> None:
+        if isinstance(outcome, LogUnavailable):
+            self._trouble.is_now(outcome.detail)
+        elif self._trouble.detail and not full(self._path):  # on a full disk a small commit may fit between others
+            self._trouble.is_now("")
         for index, pending in enumerate(group):
             self._waiting.tell(pending.future, outcome if isinstance(outcome, LogUnavailable) else outcome[index])
         loop = asyncio.get_running_loop()
@@ -191,7 +216,7 @@ class EmbeddedLog:
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         """The writer thread: one commit after the other. It must not die: nothing but it answers the waiting ones."""
         db: sqlite3.Connection | None = None
-        turn: _Flock | None = None
+        turn: Flock | None = None
         offsets: dict[int, int] = {}
         seen = -1
         while (group := self._groups.get()) is not None:
@@ -244,6 +269,8 @@ class EmbeddedLog:
         if rows:  # one statement, so one transaction, and one wait for the interpreter's lock: each row had one
             values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
             db.execute(f"INSERT INTO frames VALUES {values}", [value for row in rows for value in row])
+        else:
+            db.execute(TOUCH)
         for part, base, count, *_ in rows:
             offsets[part] = base + count
         return positions
@@ -307,7 +334,7 @@ class EmbeddedReader:
             if self._membership.rebalance(time.monotonic()):
                 self._next = {part: at for part, at in self._next.items() if part in self._membership.assigned}
                 return []
-            with _failures(self._topic):
+            with failures(self._topic):
                 if self._changed() and self._next:
                     found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, records_max)
                     if found:
@@ -366,35 +393,7 @@ class EmbeddedReader:
         return found
 
 
-@contextmanager
-def _failures(topic: str) -> Iterator[None]:
-    """What SQLite says while it reads: a file that is damaged is nothing that another try would mend."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise LogUnavailable(f"The log cannot be read: {error}") from error
-    except sqlite3.DatabaseError as error:
-        text = f"The file of the log is damaged where {topic} is read ({error}); restore it from a backup."
-        raise Corrupt(text) from error
-
-
-class _Flock:
-    """Writers of all processes take turns; the kernel lets go of the lock when its holder dies. For one thread."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-
-    def __enter__(self) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _close(*parts: sqlite3.Connection | _Flock | None) -> None:
+def _close(*parts: sqlite3.Connection | Flock | None) -> None:
     for part in parts:
         if part is not None:
             part.close()

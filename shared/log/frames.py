@@ -11,8 +11,11 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from zlib import crc32
+
+from shared.domain.errors import Corrupt, LogUnavailable
 
 SYNC_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "busy_timeout=5000")
 
@@ -25,6 +28,9 @@ CREATE TABLE IF NOT EXISTS frames (
 """
 WITH_SUMS = "ALTER TABLE frames ADD COLUMN sums BLOB"
 """For a file of before there were any; its frames have NULL there."""
+
+TOUCH = "UPDATE topics SET partitions = partitions"
+"""Changes nothing and writes all the same: a full disk refuses it."""
 
 LENGTHS = struct.Struct(">II")
 """In front of each record: the bytes of its key and of its value."""
@@ -46,6 +52,18 @@ def connect(path: Path) -> sqlite3.Connection:
 def next_offset(db: sqlite3.Connection, part: int) -> int:
     row = db.execute("SELECT base + count FROM frames WHERE part = ? ORDER BY base DESC LIMIT 1", (part,)).fetchone()
     return int(row[0]) if row else 0
+
+
+@contextmanager
+def failures(topic: str) -> Iterator[None]:
+    """What SQLite says while it reads: a file that is damaged is nothing that another try would mend."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise LogUnavailable(f"The log cannot be read: {error}") from error
+    except sqlite3.DatabaseError as error:
+        text = f"The file of the log is damaged where {topic} is read ({error}); restore it from a backup."
+        raise Corrupt(text) from error
 
 
 def first_offset(db: sqlite3.Connection, part: int) -> int:

@@ -49,6 +49,9 @@ class MemoryLog:
         self._wake()
         return positions
 
+    async def trouble(self) -> str:
+        return ""
+
     async def heads(self, topic: str) -> list[Position]:
         return [
             Position(topic, partition, len(self._records[topic, partition]) - 1)

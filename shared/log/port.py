@@ -104,6 +104,9 @@ class Log(Protocol):
         already on its way may still arrive. What was not is dropped.
         """
 
+    async def trouble(self) -> str:
+        """What kept the last append from being written, once that was tried again now; nothing when it can be."""
+
     async def heads(self, topic: str) -> list[Position]:
         """The position of the last record of every partition; offset -1 for an empty one."""
 

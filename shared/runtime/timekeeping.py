@@ -19,6 +19,7 @@ from shared.runtime import telemetry
 from shared.runtime.clock import FOLLOWED_US, SystemClock
 from shared.runtime.files import write_whole
 from shared.runtime.settings import Settings
+from shared.runtime.trouble import Trouble
 
 LOOK_SECONDS = 5.0
 """Between two looks at the clock."""
@@ -90,19 +91,15 @@ async def agree(clock: SystemClock, judge: Judge, settings: Settings) -> None:
 
 
 async def watch(clock: SystemClock, settings: Settings, judge: Judge | None = None) -> None:
-    """Say in one line when the clock is no longer followed, and when it is again, until cancelled."""
-    beyond, looks = False, 0
+    """Tell when the clock is no longer followed, and when it is again, until cancelled."""
+    trouble, looks = Trouble("clock"), 0
     while True:
         if judge is not None and looks % round(JUDGE_SECONDS / LOOK_SECONDS) == 0:
             await agree(clock, judge, settings)
         looks += 1
         ahead = clock.ahead_us()
-        trouble = advice(ahead, settings)
-        telemetry.CLOCK_AHEAD.set(ahead / 1e6 if trouble else 0)
-        if bool(trouble) != beyond:
-            beyond = bool(trouble)
-            say = structlog.get_logger()
-            say.warning("clock", trouble=trouble) if beyond else say.info("clock", followed="again")
+        trouble.is_now(advice(ahead, settings))
+        telemetry.CLOCK_AHEAD.set(ahead / 1e6 if trouble.detail else 0)
         await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -15,4 +15,4 @@ def connect_log(settings: Settings) -> Log:
         return KafkaLog(settings.kafka, settings.topics, settings.kafka_replication, settings.instance)
     from shared.log.embedded import EmbeddedLog
 
-    return EmbeddedLog(settings.data / "log", settings.topics, clock_of(settings))
+    return EmbeddedLog(settings.data / "log", settings.topics, clock=clock_of(settings))

@@ -13,7 +13,7 @@ import msgspec
 
 from shared.domain.commands import Command, decode
 from shared.domain.errors import BadRecord, Transient
-from shared.domain.ids import DEAD, Position
+from shared.domain.ids import DEAD, GENERATION_FIRST, Position
 from shared.log.port import Entry, Log, Reader, Record
 
 REASON_CHARS_MAX = 1_000
@@ -35,6 +35,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     topic: str = ""
     partition: int = 0
     offset: int = -1
+    generation: int = GENERATION_FIRST
     reason: str = ""
     replayed: bool = False
 
@@ -50,7 +51,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def source(self) -> Position:
         """Where the record came from."""
-        return Position(self.head.topic, self.head.partition, self.head.offset)
+        return Position(self.head.topic, self.head.partition, self.head.offset, self.head.generation)
 
 
 def command_of(record: Record) -> Command:
@@ -66,16 +67,14 @@ def kind_of(reason: str) -> str:
 
 def dead_letter(record: Record, reason: str, partitions: int) -> Entry:
     """The original bytes behind one line of JSON that says where they come from and why they are here."""
-    head = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-    line = msgspec.json.encode(head | {"reason": reason[:REASON_CHARS_MAX]})
+    line = msgspec.json.encode(record.position._asdict() | {"reason": reason[:REASON_CHARS_MAX]})
     return Entry(DEAD, record.partition % partitions, record.key, line + b"\n" + record.value)
 
 
 def note(letter: Letter, partitions: int) -> Entry:
     """Says that a letter was replayed."""
-    topic, partition, offset = letter.source
-    line = msgspec.json.encode({"topic": topic, "partition": partition, "offset": offset, "replayed": True})
-    return Entry(DEAD, partition % partitions, letter.key, line + b"\n")
+    line = msgspec.json.encode(letter.source._asdict() | {"replayed": True})
+    return Entry(DEAD, letter.head.partition % partitions, letter.key, line + b"\n")
 
 
 async def letters(log: Log, group: str) -> AsyncIterator[Letter]:

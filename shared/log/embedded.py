@@ -19,20 +19,9 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from shared.domain.errors import Corrupt, LogUnavailable, Transient
-from shared.domain.ids import Position
+from shared.domain.ids import GENERATION_FIRST, Position
+from shared.log import frames
 from shared.log.flock import Flock
-from shared.log.frames import (
-    PART_BASE,
-    SCHEMA,
-    TOUCH,
-    WITH_SUMS,
-    checked,
-    connect,
-    failures,
-    first_offset,
-    next_offset,
-    packed,
-)
 from shared.log.groups import Membership
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 from shared.log.waiting import Appended, Waiting
@@ -67,8 +56,15 @@ class EmbeddedLog:
     each wait for the other's turn at the interpreter (26 of 60 µs an append).
     """
 
-    def __init__(self, path: Path, partitions: Mapping[str, int], clock: Clock | None = None) -> None:
-        self._path, self._wanted = path, dict(partitions)
+    def __init__(
+        self,
+        path: Path,
+        partitions: Mapping[str, int],
+        generation: int = GENERATION_FIRST,
+        clock: Clock | None = None,
+    ) -> None:
+        self._path = path if generation == GENERATION_FIRST else path / f"g{generation}"
+        self._wanted, self.generation = dict(partitions), generation
         self._clock = clock or SystemClock()
         self._partitions: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
@@ -84,7 +80,7 @@ class EmbeddedLog:
         self._trouble = Trouble("log")
 
     async def start(self) -> None:
-        with failures("it"):
+        with frames.failures("it"):
             await asyncio.to_thread(self._open)
         loop = asyncio.get_running_loop()
         self._writer = threading.Thread(target=self._write, args=(loop,), name="log-writer", daemon=True)
@@ -129,10 +125,10 @@ class EmbeddedLog:
         return self._trouble.detail
 
     async def heads(self, topic: str) -> list[Position]:
-        return await self._ends(topic, next_offset)
+        return await self._ends(topic, frames.next_offset)
 
     async def beginnings(self, topic: str) -> list[Position]:
-        return await self._ends(topic, first_offset)
+        return await self._ends(topic, frames.first_offset)
 
     async def _ends(self, topic: str, offset: Callable[[sqlite3.Connection, int], int]) -> list[Position]:
         try:
@@ -142,20 +138,21 @@ class EmbeddedLog:
             raise LogUnavailable from None
 
     def reader(self, topic: str, group: str) -> EmbeddedReader:
-        return EmbeddedReader(self._path, topic, group, (self._numbers[topic], self._partitions[topic]))
+        numbered = (self._numbers[topic], self._partitions[topic])
+        return EmbeddedReader(self._path, topic, group, numbered, self.generation)
 
     async def forget(self, before_us: int) -> int:
         """Retention: forget whole frames older than that; their number. Of a partition's newest its place stays, for
         offsets count on from there."""
-        with failures("it"):
+        with frames.failures("it"):
             return await asyncio.to_thread(self._forget, before_us)
 
     def _open(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with closing(self._turn()) as turn, turn, connect(self._path) as db:
-            db.executescript(SCHEMA)
+        with closing(self._turn()) as turn, turn, frames.connect(self._path) as db:
+            db.executescript(frames.SCHEMA)
             if "sums" not in {column[1] for column in db.execute("PRAGMA table_info(frames)")}:
-                db.execute(WITH_SUMS)
+                db.execute(frames.WITH_SUMS)
             for number, (topic, count) in enumerate(sorted(self._wanted.items())):
                 db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, count))
             for topic, number, count in db.execute("SELECT name, number, partitions FROM topics"):
@@ -167,14 +164,14 @@ class EmbeddedLog:
 
     def _look(self, topic: str, offset: Callable[[sqlite3.Connection, int], int]) -> list[Position]:
         """The position before the offset that is found, of every partition."""
-        with failures(topic), closing(connect(self._path)) as db:
+        with frames.failures(topic), closing(frames.connect(self._path)) as db:
             return [
-                Position(topic, partition, offset(db, self._part(topic, partition)) - 1)
+                Position(topic, partition, offset(db, self._part(topic, partition)) - 1, self.generation)
                 for partition in range(self._partitions[topic])
             ]
 
     def _part(self, topic: str, partition: int) -> int:
-        return self._numbers[topic] * PART_BASE + partition
+        return self._numbers[topic] * frames.PART_BASE + partition
 
     def _hand_over(self) -> None:
         """Give the writer what came meanwhile, up to the size of a commit."""
@@ -226,7 +223,7 @@ class EmbeddedLog:
                 with turn:
                     group = [one for one in group if not one.future.done()]  # who gave up meanwhile is not written
                     if db is None:
-                        db = connect(self._path)
+                        db = frames.connect(self._path)
                     version = db.execute("PRAGMA data_version").fetchone()[0]
                     if version != seen:  # another process has written: the remembered offsets are old
                         offsets.clear()
@@ -248,35 +245,35 @@ class EmbeddedLog:
             self._pending_bytes -= pending.bytes
 
     def _insert(self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int]) -> list[list[Position]]:
-        frames: dict[int, list[tuple[bytes, bytes]]] = {}
+        gathered: dict[int, list[tuple[bytes, bytes]]] = {}
         positions: list[list[Position]] = []
         bases: dict[int, int] = {}
         for pending in group:
             mine: list[Position] = []
             for topic, partition, key, value in pending.entries:
                 part = self._part(topic, partition)
-                frame = frames.get(part)
+                frame = gathered.get(part)
                 if frame is None:
                     if part not in offsets:
-                        offsets[part] = next_offset(db, part)
-                    frame = frames[part] = []
+                        offsets[part] = frames.next_offset(db, part)
+                    frame = gathered[part] = []
                     bases[part] = offsets[part]
-                mine.append(Position(topic, partition, bases[part] + len(frame)))
+                mine.append(Position(topic, partition, bases[part] + len(frame), self.generation))
                 frame.append((key, value))
             positions.append(mine)
         at = self._clock.now_us()
-        rows = [(part, bases[part], len(frame), at, *packed(frame)) for part, frame in frames.items()]
+        rows = [(part, bases[part], len(frame), at, *frames.packed(frame)) for part, frame in gathered.items()]
         if rows:  # one statement, so one transaction, and one wait for the interpreter's lock: each row had one
             values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
             db.execute(f"INSERT INTO frames VALUES {values}", [value for row in rows for value in row])
         else:
-            db.execute(TOUCH)
+            db.execute(frames.TOUCH)
         for part, base, count, *_ in rows:
             offsets[part] = base + count
         return positions
 
     def _forget(self, before_us: int) -> int:
-        db = connect(self._path)
+        db = frames.connect(self._path)
         try:
             with closing(self._turn()) as turn, turn, db:
                 db.execute("BEGIN IMMEDIATE")
@@ -297,8 +294,8 @@ class EmbeddedLog:
 class EmbeddedReader:
     """One member of a group. Reads run in a thread of its own; the loop only looks whether anything changed."""
 
-    def __init__(self, path: Path, topic: str, group: str, numbered: tuple[int, int]) -> None:
-        self._path, self._topic = path, topic
+    def __init__(self, path: Path, topic: str, group: str, numbered: tuple[int, int], generation: int) -> None:
+        self._path, self._topic, self._generation = path, topic, generation
         self._number, count = numbered
         self._membership = Membership(path / "groups", f"{group}.{topic}", count)
         self._next: dict[int, int] = {}
@@ -309,7 +306,7 @@ class EmbeddedReader:
         self._turn = 0
 
     async def start(self) -> None:
-        self._db = connect(self._path)
+        self._db = frames.connect(self._path)
         self._membership.join()
 
     async def close(self) -> None:
@@ -334,7 +331,7 @@ class EmbeddedReader:
             if self._membership.rebalance(time.monotonic()):
                 self._next = {part: at for part, at in self._next.items() if part in self._membership.assigned}
                 return []
-            with failures(self._topic):
+            with frames.failures(self._topic):
                 if self._changed() and self._next:
                     found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, records_max)
                     if found:
@@ -372,7 +369,7 @@ class EmbeddedReader:
 
     def _read_partition(self, partition: int, most: int) -> list[Record]:
         assert self._db is not None
-        part, offset = self._number * PART_BASE + partition, self._next[partition]
+        part, offset = self._number * frames.PART_BASE + partition, self._next[partition]
         first = self._db.execute(
             "SELECT max(base) FROM frames WHERE part = ? AND base <= ?", (part, offset)
         ).fetchone()[0]
@@ -384,9 +381,9 @@ class EmbeddedReader:
         for base, count, at, data, sums in rows:
             if base > offset + len(found) or (not data and base + count > offset):
                 raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
-            for index, (key, value, fault) in enumerate(checked(data, count, sums), start=base):
+            for index, (key, value, fault) in enumerate(frames.checked(data, count, sums), start=base):
                 if index >= offset and len(found) < most:
-                    found.append(Record(self._topic, partition, index, at, key, value, fault))
+                    found.append(Record(self._topic, partition, index, at, key, value, self._generation, fault))
             if len(found) >= most:
                 break
         self._next[partition] = offset + len(found)

@@ -229,23 +229,9 @@ def _rebuild(settings: Settings, options: argparse.Namespace, made: bool) -> int
 
 
 def _doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    from shared.domain.ids import COMMANDS
-    from shared.log.connect import connect_log
-    from shared.store.migrate import status
+    from services.doctor import doctor
 
-    async def act(store: Any) -> int:
-        missing = (await status(store)).missing
-        print(f"store: {'ok' if not missing else f'migrations missing: {missing}; run personlog migrate'}")
-        log = connect_log(settings)
-        await log.start()
-        try:
-            records = sum(head.offset + 1 for head in await log.heads(COMMANDS))
-            print(f"log: ok, {records} commands in {log.partitions()[COMMANDS]} partitions")
-        finally:
-            await log.close()
-        return FOUND_WRONG if missing else DONE
-
-    return _with_store(settings, act)
+    return doctor(settings, options, made)
 
 
 def _key_create(settings: Settings, options: argparse.Namespace, made: bool) -> int:

@@ -40,11 +40,16 @@ class Trouble:
 def full(folder: Path) -> str:
     """What is wrong with the disk that a folder is on: that it is full, or cannot be looked at."""
     try:
-        stat = os.statvfs(folder)
+        free = free_bytes(folder)
     except OSError as error:
         return f"{folder}: {error.strerror}"
-    free = stat.f_bavail * stat.f_frsize
     return "" if free >= FREE_BYTES_MIN else f"the disk of {folder} is full: {free:,} bytes are free"
+
+
+def free_bytes(folder: Path) -> int:
+    """What may still be written to the disk of a folder."""
+    stat = os.statvfs(folder)
+    return stat.f_bavail * stat.f_frsize
 
 
 async def watch_disks(folders: Iterable[Path]) -> None:

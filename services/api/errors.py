@@ -22,6 +22,7 @@ from shared.domain.errors import (
     Rejected,
     Transient,
 )
+from shared.runtime.trouble import NO_SPACE
 
 RETRY_SECONDS = 1
 """What Retry-After says: a restart of any part takes about that."""
@@ -142,6 +143,8 @@ def told(error: BaseException, route: str) -> ApiError:
     """What a client is told of any error; what the operator must know is logged."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, OSError) and error.errno in NO_SPACE:  # told by whoever watches the disk, once
+        error = Transient("There is no space left for this answer.")
     if not isinstance(error, PersonlogError):  # the client learns nothing
         structlog.get_logger().error("unexpected", route=route, error=type(error).__name__, exc_info=error)
         error = PersonlogError()

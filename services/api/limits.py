@@ -26,16 +26,16 @@ class Limits:
         """Whether there is a limit at all."""
         return self._interval > 0
 
-    def take(self, key: UUID, now_us: int) -> dict[str, str]:
+    def take(self, key: UUID, elapsed_us: int) -> dict[str, str]:
         """Count one request; the RateLimit headers of its answer, none while limits are off. 429 when too early."""
         if not self._interval:
             return {}
-        due = max(self._due.get(key, 0), now_us)
-        early = due - now_us - (self._burst - 1) * self._interval
+        due = max(self._due.get(key, 0), elapsed_us)
+        early = due - elapsed_us - (self._burst - 1) * self._interval
         if early > 0:
-            raise errors.throttled(-(-early // SECOND_US), self._headers(due - now_us))
+            raise errors.throttled(-(-early // SECOND_US), self._headers(due - elapsed_us))
         self._due[key] = due + self._interval
-        return self._headers(self._due[key] - now_us)
+        return self._headers(self._due[key] - elapsed_us)
 
     def _headers(self, ahead_us: int) -> dict[str, str]:
         """`ahead_us`: how long until the key is as if it had never asked."""

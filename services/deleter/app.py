@@ -37,14 +37,14 @@ from shared.log.connect import connect_log
 from shared.log.embedded import EmbeddedLog
 from shared.log.port import RETENTION_SECONDS, Log
 from shared.runtime import telemetry
-from shared.runtime.clock import SystemClock
 from shared.runtime.lifecycle import serve, url_of
 from shared.runtime.ops import add_ops
 from shared.runtime.processes import announced
 from shared.runtime.settings import Settings
+from shared.runtime.timekeeping import clock_of, watch
 from shared.runtime.wakeup import Wakeup
 from shared.store.client import Store
-from shared.store.connect import connect_store
+from shared.store.connect import connect_store, judge_of
 from shared.store.failures import StoreError
 from shared.store.objects import Objects
 
@@ -104,7 +104,8 @@ class Deleter:
     def __init__(self, settings: Settings, log: Log, store: Store) -> None:
         self.window = Window(cron=settings.window, hours=settings.window_hours, zone=settings.window_zone)
         self.ledger = Ledger(store, self.window)
-        self.now_us = SystemClock().now_us
+        self.clock = clock_of(settings)
+        self.now_us = self.clock.now_us
         self.trouble = self.newer = ""
         self.woken = Wakeups()
         self._log, self._store, self._objects = log, store, Objects(settings.objects_url)
@@ -271,7 +272,7 @@ async def run(settings: Settings) -> None:
         add_ops(app, {"ledger": deleter.check, "intake": partial(_stopped, intake)})
         runner = await serve(app, "127.0.0.1", settings.ops_port)
         with announced(settings.data, "deleter", url_of(runner)):
-            await _run(deleter, intake)
+            await _run(deleter, intake, settings, store)
     finally:
         if runner is not None:
             await runner.cleanup()
@@ -279,13 +280,14 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
-async def _run(deleter: Deleter, intake: Intake) -> None:
+async def _run(deleter: Deleter, intake: Intake, settings: Settings, store: Store) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(intake.run(), name="intake")
         group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
         group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
         group.create_task(deleter.purges.run(intake.owns, deleter.woken.purge), name="purges")
         group.create_task(deleter.forget(intake.owns), name="forget")
+        group.create_task(watch(deleter.clock, settings, judge_of(settings, store)), name="clock")
 
 
 async def _stopped(intake: Intake) -> str:

@@ -9,15 +9,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-import orjson
 import structlog
 
 from services.deleter.ledger import Ledger
-from shared.domain.commands import Cancel, DeletionCommand, Request, decode
+from shared.domain.commands import Cancel, DeletionCommand, Request
 from shared.domain.deletion import NEWER
 from shared.domain.errors import BadRecord, Corrupt, NewerVersion, Transient
 from shared.domain.ids import DEAD, DELETIONS, Position
-from shared.log.port import Entry, Log, Reader, Record
+from shared.log.dead import command_of, dead_letter, kind_of
+from shared.log.port import Log, Reader, Record
 from shared.runtime import telemetry
 
 BATCH_RECORDS_MAX = 500
@@ -99,7 +99,7 @@ class Intake:
 
     async def _take(self, records: list[Record]) -> None:
         commands: list[DeletionCommand] = []
-        dead: list[Entry] = []
+        dead: list[tuple[Record, str]] = []
         last = None
         for record in records:
             try:
@@ -108,14 +108,15 @@ class Intake:
                 self._stop(f"{NEWER} Offset {record.offset}.")
                 break
             except BadRecord as error:
-                dead.append(_dead_letter(record, error.detail))
+                dead.append((record, error.detail))
             last = record.position
         if last is None:
             return
         async with self._lock():
             if dead:
-                await self._log.append(dead)
-                telemetry.DEAD_LETTERS.labels(DELETIONS).inc(len(dead))
+                count = self._log.partitions()[DEAD]
+                await self._log.append([dead_letter(record, reason, count) for record, reason in dead])
+                telemetry.dead_letters((record.position, kind_of(reason)) for record, reason in dead)
             if await self._ledger.position(last.partition) != self._positions[last.partition]:
                 self._positions.clear()  # somebody else has gone on; start again from where they are
                 return
@@ -131,13 +132,7 @@ class Intake:
 
 
 def _command(record: Record) -> DeletionCommand:
-    command = decode(record.value)
+    command = command_of(record)
     if not isinstance(command, Request | Cancel):
         raise BadRecord(f"A {type(command).__name__} does not belong into {DELETIONS}.")
     return command
-
-
-def _dead_letter(record: Record, reason: str) -> Entry:
-    """The original bytes behind one line of JSON that says where they come from and why they are here."""
-    head = {"topic": record.topic, "partition": record.partition, "offset": record.offset, "reason": reason[:1_000]}
-    return Entry(DEAD, 0, record.key, orjson.dumps(head) + b"\n" + record.value)

@@ -28,8 +28,8 @@ from shared.domain.errors import Corrupt, Rejected, Transient
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of, position_of
 from shared.domain.replay import Replay
 from shared.log.connect import connect_log
-from shared.runtime.clock import SystemClock
 from shared.runtime.settings import Settings
+from shared.runtime.timekeeping import clock_of
 from shared.store.changes import all_changing, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store
@@ -70,7 +70,7 @@ async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], 
     try:
         await log.start()
         with _only_one(settings.data / "run"), all_changing(changes_of(settings, log.partitions())):
-            return await Rebuild(store, log.partitions(), SystemClock().now_us, tell).run(verify=verify)
+            return await Rebuild(store, log.partitions(), clock_of(settings).now_us, tell).run(verify=verify)
     finally:
         await log.close()
         await store.close()

@@ -8,10 +8,9 @@ wrote has lost the partition, throws everything away and starts again from the t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import orjson
 import structlog
 
 from services.projector.fold import Batch, Folder
@@ -21,6 +20,7 @@ from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
 from shared.domain.commands import Command, Revive, decode, encode, route
 from shared.domain.errors import BadRecord, Corrupt, Fenced, NewerVersion, Transient
 from shared.domain.ids import DEAD, Position, hash64, position_of
+from shared.log.dead import command_of, dead_letter, kind_of
 from shared.log.port import Entry, Log, Reader, Record
 from shared.store.changes import Changes
 from shared.store.timeline import Row
@@ -52,7 +52,8 @@ class Progress(NamedTuple):
     topic: str
     records: int
     outcomes: dict[str, int]
-    dead: int
+    dead: Sequence[tuple[Position, str]]
+    """Records that went to the dead letters, each with the kind of the reason."""
     rows: int
 
 
@@ -89,6 +90,8 @@ class Worker:
         self.read = decode
         self.stopped: dict[int, str] = {}
         """Why nothing more is folded of a partition. It is tried again by whoever takes it over."""
+        self.trouble = ""
+        """What the log or the store said to the last attempt; nothing once all that was read is written."""
         self.behind = False
         """Whether the last batch was a full one: there is more in the log than one flush takes."""
 
@@ -112,7 +115,8 @@ class Worker:
                     backoff = BACKOFF_SECONDS_MIN
                 except Fenced:
                     await self._reset()
-                except Transient:
+                except Transient as error:
+                    self.trouble = error.detail
                     await self._reset()
                     await asyncio.sleep(backoff)
                     backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
@@ -127,7 +131,9 @@ class Worker:
         if not self.behind:
             await self._lookout.look(self._expected(records))
         if not records:
-            if self._flight is not None and self._flight.done():
+            if self._flight is None:
+                self.trouble = ""
+            elif self._flight.done():
                 await self._land()
             return
         batch = await self._fold(records)
@@ -246,7 +252,7 @@ class Worker:
 
     def _decode(self, record: Record) -> Command | None:
         try:
-            return self.read(record.value)
+            return command_of(record, self.read)
         except BadRecord as error:
             self._set_aside[record.position] = error.detail
         except NewerVersion:
@@ -295,7 +301,7 @@ class Worker:
         """Follow-ups, then facts, then state with positions: each step may be repeated, none may come earlier."""
         counts = self._log.partitions()
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
-        entries += [_dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
+        entries += [dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
         if entries:
             await self._log.append(entries)
         failures = [failure_row(record, reason) for record, reason in batch.dead]
@@ -308,7 +314,7 @@ class Worker:
                 topic=self._folder.topic,
                 records=sum(batch.outcomes.values()) + len(batch.dead),
                 outcomes={outcome.name.lower(): count for outcome, count in batch.outcomes.items()},
-                dead=len(batch.dead),
+                dead=[(record.position, kind_of(reason)) for record, reason in batch.dead],
                 rows=len(state),
             )
         )
@@ -337,7 +343,7 @@ class Worker:
                 self._confirmed[partition] = position
                 for passed in [at for at in self._set_aside if at.partition == partition and at <= position]:
                     del self._set_aside[passed]
-        self._flying = {}
+        self._flying, self.trouble = {}, ""
 
     async def _reset(self) -> None:
         """Forget everything but the tables; the flush in flight must end first, or it could land after we read."""
@@ -353,14 +359,8 @@ class Worker:
 
 def _moved(topic: str) -> Progress:
     """Partitions came or went."""
-    return Progress(topic=topic, records=0, outcomes={}, dead=0, rows=0)
+    return Progress(topic=topic, records=0, outcomes={}, dead=(), rows=0)
 
 
 def _revives(command: Command | None, closed: Closed) -> bool:
     return isinstance(command, Revive) and command.fragment == closed.fragment
-
-
-def _dead_letter(record: Record, reason: str, partitions: int) -> Entry:
-    """The original bytes behind one line of JSON that says where they come from and why they are here."""
-    head = {"topic": record.topic, "partition": record.partition, "offset": record.offset, "reason": reason[:1_000]}
-    return Entry(DEAD, record.partition % partitions, record.key, orjson.dumps(head) + b"\n" + record.value)

@@ -31,7 +31,9 @@ MergeMode = Literal["identify", "alias", "dangerous", "operator"]
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="op"):
     """What every command carries. `v` is its format, written by `encode`; `id` a uuid7 minted by the API; `key` a hash
-    of the Idempotency-Key, `digest` one of what the request asked for: the same key with another digest is refused."""
+    of the Idempotency-Key, `digest` one of what the request asked for: the same key with another digest is refused.
+    `replayed` is a dead letter's, sent again: it counts at its `at`, and not at all when that lies before a deletion.
+    """
 
     v: int = 1
     id: UUID
@@ -40,6 +42,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     project: int
     at: int
     actor: str = ""
+    replayed: bool = False
 
 
 class Capture(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="capture"):

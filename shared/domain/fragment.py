@@ -387,7 +387,10 @@ class Fragment(Aggregate):
 
 
 def imported_at(command: Capture | Write) -> int:
-    """The time that an import brings with it; 0 for what is of now."""
+    """The time that an import brings with it, or that a replayed command was received at; 0 for what is of now."""
     if isinstance(command, Write):
-        return command.since
-    return max(command.timestamp, 1) if command.historical else 0
+        if command.since:
+            return command.since
+    elif command.historical:
+        return max(command.timestamp, 1)
+    return command.at if command.replayed else 0

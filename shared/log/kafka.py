@@ -92,13 +92,24 @@ class KafkaLog:
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         return await self._lanes.append(entries)
 
+    async def trouble(self) -> str:
+        """A broker that cannot write gives its partitions away, or has no heads to tell of."""
+        return ""
+
     async def heads(self, topic: str) -> list[Position]:
+        return await self._ends(topic, AIOKafkaConsumer.end_offsets)
+
+    async def beginnings(self, topic: str) -> list[Position]:
+        return await self._ends(topic, AIOKafkaConsumer.beginning_offsets)
+
+    async def _ends(self, topic: str, offsets: Any) -> list[Position]:
+        """The position before the offset that the consumer's method says, of every partition."""
         if self._watcher is None:
             raise LogUnavailable
         parts = [TopicPartition(self._name(topic), partition) for partition in range(self._partitions[topic])]
         try:
             async with asyncio.timeout(HEADS_SECONDS_MAX):
-                ends = await self._watcher.end_offsets(parts)
+                ends = await offsets(self._watcher, parts)
         except (KafkaError, OSError, TimeoutError) as error:
             raise LogUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
         return [Position(topic, part.partition, ends[part] - 1, self.generation) for part in parts]

@@ -55,9 +55,18 @@ class MemoryLog:
         self._wake()
         return positions
 
+    async def trouble(self) -> str:
+        return ""
+
     async def heads(self, topic: str) -> list[Position]:
         return [
             Position(topic, partition, len(self._records[topic, partition]) - 1, self.generation)
+            for partition in range(self._partitions[topic])
+        ]
+
+    async def beginnings(self, topic: str) -> list[Position]:
+        return [
+            Position(topic, partition, self._forgotten.get((topic, partition), 0) - 1, self.generation)
             for partition in range(self._partitions[topic])
         ]
 

@@ -62,7 +62,16 @@ async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
         task.cancel()
         await asyncio.wait({task}, timeout=STOP_SECONDS_MAX)
         return
-    await task
+    try:
+        await task
+    except ExceptionGroup as group:  # of the service's tasks the first that failed is why it ends
+        raise _first(group) from None
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def collect_seldom(objects: int) -> None:

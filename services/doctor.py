@@ -73,13 +73,11 @@ def doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
 
 
 async def _examine(settings: Settings) -> int:
-    wrong = 0
     async with _connected(settings) as (store, log):
-        wrong += await _tell("disk", lambda: _disk(settings))
-        wrong += await _tell("store", lambda: _store(store))
-        wrong += await _tell("log", lambda: _log(log))
-        if wrong or isinstance(store, str) or isinstance(log, str):
-            print("everything else is looked at once these are well")
+        wrong = await _tell("disk", lambda: _disk(settings))
+        needed = await _tell("store", lambda: _store(store)) + await _tell("log", lambda: _log(log))
+        if needed or isinstance(store, str) or isinstance(log, str):
+            print("everything else is looked at once store and log are well")
             return FOUND_WRONG
         parts = Parts(settings, store, log)
         for name, check in CHECKS.items():

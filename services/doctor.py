@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, NamedTuple
 
+from services.health import lines
 from shared.domain.deletion import OPEN
 from shared.domain.errors import Corrupt, PersonlogError, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position, position_key, position_of
@@ -82,6 +83,9 @@ async def _examine(settings: Settings) -> int:
         parts = Parts(settings, store, log)
         for name, check in CHECKS.items():
             wrong += await _tell(name, lambda check=check: check(parts))  # type: ignore[misc]  # mypy infers no lambda with a default
+        told, ready = await asyncio.to_thread(lines, settings.data)
+        print("\n".join(told), end="\n" if told else "")
+        wrong += not ready
     return FOUND_WRONG if wrong else DONE
 
 

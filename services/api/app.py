@@ -48,8 +48,9 @@ from shared.log.port import Log
 from shared.runtime import telemetry
 from shared.runtime.clock import Clock
 from shared.runtime.express import Express
-from shared.runtime.lifecycle import collect_seldom, serve
+from shared.runtime.lifecycle import collect_seldom, serve, url_of
 from shared.runtime.ops import Check, add_ops
+from shared.runtime.processes import announced
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import agree, clock_of, watch
 from shared.runtime.trouble import full, watch_disks
@@ -95,7 +96,8 @@ async def run(settings: Settings) -> None:
         runner = await serve(app, settings.host, settings.port, reuse_port=True, express=express)
         collect_seldom(COLLECTED_OBJECTS)
         disks = watch_disks((settings.data, Path(gettempdir())))
-        await asyncio.gather(watch(clock, settings, judge), disks)
+        with announced(settings.data, "api", url_of(runner)):
+            await asyncio.gather(watch(clock, settings, judge), disks)
     finally:
         if runner is not None:
             await runner.cleanup()

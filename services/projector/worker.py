@@ -11,11 +11,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import structlog
+
 from services.projector.fold import Batch, Folder
+from services.projector.lookout import Lookout
 from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
-from services.projector.tables import LOAD_IDS_MAX, Loaded, Tables
-from shared.domain.commands import Command, encode, route
-from shared.domain.errors import BadRecord, Corrupt, Fenced, Transient
+from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
+from shared.domain.commands import Command, Revive, decode, encode, route
+from shared.domain.errors import BadRecord, Corrupt, Fenced, NewerVersion, Transient
 from shared.domain.ids import DEAD, Position, hash64, position_of
 from shared.log.dead import command_of, dead_letter, kind_of
 from shared.log.port import Entry, Log, Reader, Record
@@ -44,7 +47,7 @@ LOAD_ROUNDS_MAX = 8
 
 
 class Progress(NamedTuple):
-    """What the worker tells whoever watches it, once a flush."""
+    """What the worker tells whoever watches it: of a flush, or with nothing in it of partitions that came or went."""
 
     topic: str
     records: int
@@ -81,12 +84,20 @@ class Worker:
         self._flushed_at = float("-inf")
         self._leftover: list[Record] = []
         self._set_aside: dict[Position, str] = {}
+        self._newer: set[Position] = set()
         self._dead_in_a_row: dict[int, int] = {}
-        self.stopped: set[int] = set()
+        self._lookout = Lookout(log, folder.topic, monotonic)
+        self.read = decode
+        self.stopped: dict[int, str] = {}
+        """Why nothing more is folded of a partition. It is tried again by whoever takes it over."""
         self.trouble = ""
         """What the log or the store said to the last attempt; nothing once all that was read is written."""
         self.behind = False
         """Whether the last batch was a full one: there is more in the log than one flush takes."""
+
+    @property
+    def topic(self) -> str:
+        return self._folder.topic
 
     @property
     def positions(self) -> dict[int, Position]:
@@ -117,6 +128,8 @@ class Worker:
         """One round: take over partitions, gather what came, fold it, hand it to a flush."""
         await self._take_over()
         records = await self._gather()
+        if not self.behind:
+            await self._lookout.look(self._expected(records))
         if not records:
             if self._flight is None:
                 self.trouble = ""
@@ -125,6 +138,8 @@ class Worker:
             return
         batch = await self._fold(records)
         await self._land()
+        if not batch.last:  # all of it was behind where a partition has stopped
+            return
         self._flying = {partition: record.position for partition, (record, _) in batch.last.items()}
         self._flushed_at = self._monotonic()
         self._folder.trim(batch)
@@ -137,13 +152,16 @@ class Worker:
 
     async def _take_over(self) -> None:
         assigned = self._reader.assigned()
+        for partition in self.stopped.keys() - assigned:
+            del self.stopped[partition]
         if lost := self._confirmed.keys() - assigned:
             await self._land()
             for partition in lost:
                 del self._confirmed[partition]
+            self._observe(_moved(self._folder.topic))
             self._leftover = [record for record in self._leftover if record.partition in assigned]
             self._folder.drop()
-        gained = sorted(assigned - self._confirmed.keys() - self.stopped)
+        gained = sorted(assigned - self._confirmed.keys())
         if not gained:
             return
         topic = self._folder.topic
@@ -157,7 +175,15 @@ class Worker:
             self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
             if self._changes is not None:
                 self._changes.announce(topic, [(partition, version)])
-            self._reader.seek(position)
+            if partition not in self.stopped:
+                self._reader.seek(position)
+        self._observe(_moved(topic))
+
+    def _expected(self, records: list[Record]) -> dict[int, Position]:
+        """Behind which position each partition's next record is expected, now that these have come."""
+        came = {record.partition: record.position for record in records}
+        reached = self._confirmed | self._flying | came
+        return {partition: reached[partition] for partition in self._confirmed.keys() - self.stopped.keys()}
 
     async def _gather(self) -> list[Record]:
         """At once when idle; else what came while the last flush ran, and for at least the floor between two."""
@@ -175,10 +201,12 @@ class Worker:
 
     async def _fetch(self, most: int, seconds: float) -> list[Record]:
         records = await self._reader.fetch(records_max=most, wait_seconds=seconds)
-        return [record for record in records if record.partition in self._confirmed]
+        wanted = self._confirmed.keys() - self.stopped.keys()
+        return [record for record in records if record.partition in wanted]
 
     async def _fold(self, records: list[Record]) -> Batch:
         batch = Batch()
+        self._newer = set()
         decoded = [(record, self._decode(record)) for record in records]
         end = self._folder.cut([command for _, command in decoded])
         self._leftover, decoded = records[end:], decoded[:end]
@@ -189,6 +217,9 @@ class Worker:
                 self._leftover = records[index:]
                 break
             if record.partition in self.stopped:
+                continue
+            if self._newer and record.position in self._newer:  # nearly never
+                self._stop(record.partition, f"{NewerVersion().detail} Offset {record.offset}.")
                 continue
             if command is None or (self._set_aside and record.position in self._set_aside):
                 self._bury(record, batch)
@@ -214,19 +245,30 @@ class Worker:
             if command is None:
                 self._decode(record)  # landing forgets why redelivered records are set aside
         for closed in wanted:
-            self._folder.open(closed, await self._tables.life(closed))
+            try:
+                self._folder.open(closed, await self._tables.life(closed))
+            except NewerVersion:
+                self._newer |= {record.position for record, command in decoded if _revives(command, closed)}
 
     def _decode(self, record: Record) -> Command | None:
         try:
-            return command_of(record)
+            return command_of(record, self.read)
         except BadRecord as error:
             self._set_aside[record.position] = error.detail
-            return None
+        except NewerVersion:
+            self._newer.add(record.position)
+        return None
+
+    def _stop(self, partition: int, why: str) -> None:
+        """Fold nothing more of a partition: going on would lose what we do not understand."""
+        self.stopped[partition] = why
+        log = structlog.get_logger(service="projector")
+        log.error("stopped", topic=self._folder.topic, partition=partition, reason=why)
 
     def _bury(self, record: Record, batch: Batch) -> None:
         in_a_row = self._dead_in_a_row[record.partition] = self._dead_in_a_row.get(record.partition, 0) + 1
         if in_a_row > DEAD_IN_A_ROW_MAX:
-            self.stopped.add(record.partition)
+            self._stop(record.partition, f"More than {DEAD_IN_A_ROW_MAX} dead letters in a row.")
             return
         batch.dead.append((record, self._set_aside[record.position]))
         batch.passed(record, 0)
@@ -313,3 +355,12 @@ class Worker:
         if self._flight is not None:
             flight, self._flight = self._flight, None
             await asyncio.gather(flight, return_exceptions=True)
+
+
+def _moved(topic: str) -> Progress:
+    """Partitions came or went."""
+    return Progress(topic=topic, records=0, outcomes={}, dead=(), rows=0)
+
+
+def _revives(command: Command | None, closed: Closed) -> bool:
+    return isinstance(command, Revive) and command.fragment == closed.fragment

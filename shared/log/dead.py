@@ -6,7 +6,7 @@ ever appended to. Never decides what becomes of a record.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -54,11 +54,11 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
         return Position(self.head.topic, self.head.partition, self.head.offset, self.head.generation)
 
 
-def command_of(record: Record) -> Command:
-    """The command that a record holds. Raises BadRecord, with the reason for its dead letter."""
+def command_of(record: Record, read: Callable[[bytes], Command] = decode) -> Command:
+    """The command that a record holds. Raises BadRecord, with the reason for its dead letter, or as `read` does."""
     if record.fault:
         raise BadRecord(f"{CORRUPT}: {record.fault}")
-    return decode(record.value)
+    return read(record.value)
 
 
 def kind_of(reason: str) -> str:

@@ -24,6 +24,7 @@ KNOWN = Counter("personlog_known_persons", "Persons answered from rows that were
 PROJECTED = Counter("personlog_projected_records", "Records folded, by topic and outcome.", ["topic", "outcome"])
 FLUSHED_ROWS = Counter("personlog_flushed_rows", "State rows written, by topic.", ["topic"])
 DEAD_LETTERS = Counter("personlog_dead_letters", "Records set aside, by topic.", ["topic"])
+STOPPED = Gauge("personlog_stopped_partitions", "Partitions of which nothing more is folded, by topic.", ["topic"])
 LAG = Gauge("personlog_lag_records", "Records between the head and the position, by topic and partition.",
             ["topic", "partition"])  # fmt: skip
 CLOCK_AHEAD = Gauge("personlog_clock_ahead_seconds", "How far ahead the machine's clock is while it is not followed.")

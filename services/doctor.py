@@ -74,17 +74,18 @@ def doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
 
 
 async def _examine(settings: Settings) -> int:
-    wrong = 0
     async with _connected(settings) as (store, log):
-        wrong += await _tell("disk", lambda: _disk(settings))
-        wrong += await _tell("store", lambda: _store(store))
-        wrong += await _tell("log", lambda: _log(log))
-        if wrong or isinstance(store, str) or isinstance(log, str):
-            print("everything else is looked at once these are well")
+        wrong = await _tell("disk", lambda: _disk(settings))
+        needed = await _tell("store", lambda: _store(store)) + await _tell("log", lambda: _log(log))
+        if needed or isinstance(store, str) or isinstance(log, str):
+            print("everything else is looked at once store and log are well")
             return FOUND_WRONG
         parts = Parts(settings, store, log)
         for name, check in CHECKS.items():
             wrong += await _tell(name, lambda check=check: check(parts))  # type: ignore[misc]  # mypy infers no lambda with a default
+        told, ready = await asyncio.to_thread(lines, settings.data)
+        print("\n".join(told), end="\n" if told else "")
+        wrong += not ready
     return FOUND_WRONG if wrong else DONE
 
 
@@ -275,16 +276,7 @@ async def _signing_key(parts: Parts) -> str:
     return f"{signed} receipts"
 
 
-async def _processes(parts: Parts) -> str:
-    found, ready = await asyncio.to_thread(lines, parts.settings.data)
-    print("\n".join(found), end="\n" if found else "")
-    if not ready:
-        raise Wrong("not all of them are ready; each says why")
-    return f"{len(found)} lines above" if found else "none runs on this data folder"
-
-
 CHECKS: dict[str, Check] = {
-    "processes": _processes,
     "clock": _clock,
     "projection": _projection,
     "intake of deletions": _intake,

@@ -12,7 +12,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -272,7 +272,7 @@ async def run(settings: Settings) -> None:
         add_ops(app, {"ledger": deleter.check, "intake": partial(_stopped, intake)})
         runner = await serve(app, "127.0.0.1", settings.ops_port)
         with announced(settings.data, "deleter", url_of(runner)):
-            await _run(deleter, intake, settings, store)
+            await _run(deleter, intake, watch(deleter.clock, settings, judge_of(settings, store)))
     finally:
         if runner is not None:
             await runner.cleanup()
@@ -280,14 +280,14 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
-async def _run(deleter: Deleter, intake: Intake, settings: Settings, store: Store) -> None:
+async def _run(deleter: Deleter, intake: Intake, clock: Coroutine[None, None, None]) -> None:
     async with asyncio.TaskGroup() as group:
+        group.create_task(clock, name="clock")
         group.create_task(intake.run(), name="intake")
         group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
         group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
         group.create_task(deleter.purges.run(intake.owns, deleter.woken.purge), name="purges")
         group.create_task(deleter.forget(intake.owns), name="forget")
-        group.create_task(watch(deleter.clock, settings, judge_of(settings, store)), name="clock")
 
 
 async def _stopped(intake: Intake) -> str:

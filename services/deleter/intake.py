@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 import structlog
 
 from services.deleter.ledger import Ledger
-from shared.domain.commands import Cancel, DeletionCommand, Request
+from shared.domain.commands import Cancel, DeletionCommand, Request, decode
 from shared.domain.deletion import NEWER
 from shared.domain.errors import BadRecord, Corrupt, NewerVersion, Transient
 from shared.domain.ids import DEAD, DELETIONS, Position
@@ -132,7 +132,7 @@ class Intake:
 
 
 def _command(record: Record) -> DeletionCommand:
-    command = command_of(record)
+    command = command_of(record, decode)
     if not isinstance(command, Request | Cancel):
         raise BadRecord(f"A {type(command).__name__} does not belong into {DELETIONS}.")
     return command

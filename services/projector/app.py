@@ -85,11 +85,11 @@ async def run(settings: Settings) -> None:
 
 
 async def _project(log: Log, workers: list[Worker], feeder: Feeder, flushed: Wakeup) -> None:
-    counts = log.partitions()
     async with asyncio.TaskGroup() as group:
         for worker in workers:
             group.create_task(worker.run(), name="worker")
-        feeding = feeder.run(flushed, partial(_duty, workers, counts), lambda: any(one.behind for one in workers))
+        duty = partial(_duty, workers, log.partitions())
+        feeding = feeder.run(flushed, duty, lambda: any(one.behind for one in workers))
         group.create_task(feeding, name="feeder")
         group.create_task(_watch(log, workers), name="watch")
 
@@ -127,11 +127,10 @@ async def _trouble(workers: list[Worker]) -> str:
 
 async def _watch(log: Log, workers: list[Worker]) -> None:
     """Tell what is wrong, once, and measure the lag, until cancelled."""
-    store, partitions = Trouble("log or store"), Trouble("partitions")
+    trouble = Trouble("log or store")
     measured_at = float("-inf")
     while True:
-        store.is_now(await _trouble(workers))
-        partitions.is_now(await _stopped(workers))
+        trouble.is_now(await _trouble(workers))
         if time.monotonic() - measured_at >= LAG_SECONDS:
             measured_at = time.monotonic()
             with suppress(Transient):  # told above, or by the next look

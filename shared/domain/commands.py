@@ -32,8 +32,7 @@ MergeMode = Literal["identify", "alias", "dangerous", "operator"]
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="op"):
     """What every command carries. `v` is its format, written by `encode`; `id` a uuid7 minted by the API; `key` a hash
     of the Idempotency-Key, `digest` one of what the request asked for: the same key with another digest is refused.
-    `replayed` is a dead letter's, sent again: it counts at its `at`, and not at all when that lies before a deletion.
-    """
+    `replayed` is a dead letter's, sent again: it counts at its `at`, and not at all if that lies before a deletion."""
 
     v: int = 1
     id: UUID
@@ -227,6 +226,10 @@ DeletionCommand = Request | Cancel
 FORMATS: dict[type[Command], int] = {}
 """The format that this code writes of a command, and the highest that it reads, where that is not 1."""
 
+REPLAYED = 2
+"""The least format of a command that says `replayed`, of whatever kind: a reader that does not know the word would fold
+it as of now. Of a kind's own formats the next is 3."""
+
 
 class _Head(msgspec.Struct):
     """What every record has, of whatever version."""
@@ -236,6 +239,7 @@ class _Head(msgspec.Struct):
     project: int
     at: int
     v: int = 1
+    replayed: bool = False
 
 
 class Reader:
@@ -264,7 +268,8 @@ class Reader:
             head = self._head.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
-        return head.v > self._ops.get(head.op, 0)
+        known = self._ops.get(head.op, 0)
+        return head.v > (max(known, REPLAYED) if known and head.replayed else known)
 
 
 _encoder = msgspec.json.Encoder()
@@ -273,8 +278,11 @@ decode = Reader(Command, FORMATS).decode
 
 def encode(command: Command) -> bytes:
     """The command as a record's value: JSON, defaults left out."""
-    if FORMATS and command.v != FORMATS.get(type(command), 1):
-        command = msgspec.structs.replace(command, v=FORMATS.get(type(command), 1))
+    if FORMATS or command.replayed:
+        written = FORMATS.get(type(command), 1)
+        written = max(written, REPLAYED) if command.replayed else written
+        if command.v != written:
+            command = msgspec.structs.replace(command, v=written)
     return _encoder.encode(command)
 
 

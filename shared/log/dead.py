@@ -55,7 +55,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def command_of(record: Record, read: Callable[[bytes], Command] = decode) -> Command:
-    """The command that a record holds. Raises BadRecord, with the reason for its dead letter, and NewerVersion."""
+    """The command that a record holds. Raises BadRecord, with the reason for its dead letter, or as `read` does."""
     if record.fault:
         raise BadRecord(f"{CORRUPT}: {record.fault}")
     return read(record.value)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import stamina
+from stamina.instrumentation import set_on_retry_hooks
 
 from shared.domain.errors import StoreUnavailable
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import Judge
+from shared.runtime.trouble import Trouble
 from shared.store.client import Store
 from shared.store.migrate import check_migrated
 from shared.store.queries import load
@@ -22,6 +24,8 @@ WAIT_SECONDS_MAX = 0.5
 async def connect_store(settings: Settings, user: str) -> Store:
     """A connected store with all its tables, as one of the engine's users. StoreUnavailable when it does not answer in
     time, SettingsError when it was not migrated."""
+    set_on_retry_hooks(())  # told here, once
+    trouble = Trouble("store")
     async for attempt in stamina.retry_context(
         on=StoreUnavailable,
         attempts=None,
@@ -31,7 +35,12 @@ async def connect_store(settings: Settings, user: str) -> Store:
         wait_jitter=0.05,
     ):
         with attempt:
-            store = await Store.connect(settings.store_url(user))
+            try:
+                store = await Store.connect(settings.store_url(user))
+            except StoreUnavailable as error:
+                trouble.is_now(error.detail)
+                raise
+    trouble.is_now("")
     try:
         await check_migrated(store)
     except BaseException:

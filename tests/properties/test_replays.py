@@ -10,13 +10,15 @@ from collections.abc import Callable
 from uuid import UUID, uuid5
 
 import msgspec
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.domain import fragment as fragments
 from shared.domain import identity
-from shared.domain.commands import Capture, Delete, Erase, Merge, Write
+from shared.domain.commands import REPLAYED, Capture, Delete, Erase, Merge, Write, decode, encode
+from shared.domain.errors import NewerVersion
 from shared.domain.fragment import Fragment, Outcome
 from shared.domain.identity import Membership, handle
 from shared.domain.ids import fragment_id, version_of
@@ -125,6 +127,15 @@ def test_without_the_rule_it_is_seen(
             except AssertionError:
                 wrong += 1
     assert wrong
+
+
+def test_who_does_not_know_the_word_stops_and_folds_nothing_as_of_now() -> None:
+    replayed = encode(msgspec.structs.replace(command_at(0, "set", 1), replayed=True))
+    assert decode(replayed).replayed
+    assert orjson.loads(replayed)["v"] == REPLAYED
+    assert "v" not in orjson.loads(encode(command_at(0, "set", 1)))
+    with pytest.raises(NewerVersion):
+        decode(replayed.replace(b'"replayed":true', b'"another":true'))
 
 
 class People:

@@ -5,6 +5,7 @@ The events' own folds make the rows; nothing here knows what an operation does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from shared.domain.errors import NewerVersion
 from shared.domain.fragment import FragmentErased
 from shared.domain.identity import MembershipEvent
 from shared.domain.ids import COMMANDS, IDENTITY
+from shared.domain.purged import Cut, without
 from shared.domain.replay import Replay
 from shared.store.timeline import Row, event_of
 
@@ -63,10 +65,11 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 class Derived(msgspec.Struct):
-    """One key's state, folded so far from its facts up to the limits of its partitions."""
+    """One key's state, folded so far from its facts up to the limits of its partitions, without what was purged."""
 
     replay: Replay
     limits: tuple[int, int]
+    cuts: Sequence[Cut] = ()
     corrupt: bool = False
     erased_by: int = 0
 
@@ -83,7 +86,7 @@ class Derived(msgspec.Struct):
                 if event.originator_version <= self.limits[1]:
                     self.replay.apply(event)
             elif event.originator_version <= self.limits[0]:
-                self.replay.apply(event)
+                self.replay.apply(without(event, self.cuts))
                 if isinstance(event, FragmentErased):
                     self.erased_by = event.originator_version
                 if self.replay.fragment.cells and not self.replay.fragment.alive:

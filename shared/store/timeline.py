@@ -63,8 +63,9 @@ def timeline_row(event: Event, command: Command) -> Row:
         return (*head, "", 0, 0, [], [], [], [], *identity, scope, event.erased_at)
     if isinstance(event, f.FragmentPurged):
         nothing_shown = [""] * len(event.names)
-        purged = (list(event.names), list(event.kinds), nothing_shown, nothing_shown)
-        return (*head, "", 0, 0, *purged, NOBODY, [], 0, 0, event.request, "", "", 0)
+        left = ["" if one is None else orjson.dumps(one).decode() for one in event.left]
+        purged = (list(event.names), list(event.kinds), nothing_shown, left)
+        return (*head, "", 0, 0, *purged, NOBODY, [], 0, event.iver, event.request, "", "", 0)
     number = event.number if isinstance(event, f.FragmentErased) else 0
     iver = event.iver if isinstance(event, f.FragmentErased | f.FragmentRestored) else 0
     reason = event.reason if isinstance(event, f.WriteRefused) else ""
@@ -94,7 +95,9 @@ def event_of(row: Row) -> Event | None:
     if topic == f.FragmentRestored.TOPIC:
         return f.FragmentRestored(**head, iver=row[19])
     if topic == f.FragmentPurged.TOPIC:
-        return f.FragmentPurged(**head, names=tuple(row[12]), kinds=tuple(row[13]), request=row[20])
+        left = tuple([tuple(orjson.loads(text)) if text else None for text in row[15]])
+        names, kinds = tuple(row[12]), tuple(row[13])
+        return f.FragmentPurged(**head, names=names, kinds=kinds, left=left, request=row[20], iver=row[19])
     if topic == f.WriteRefused.TOPIC:
         return f.WriteRefused(**head, reason=row[21])
     if topic in _MEMBERSHIP:

@@ -17,6 +17,7 @@ import pytest
 
 from services.deleter.receipts import check, public_key
 from services.projector.search import Feeder
+from shared.domain.errors import Transient
 from shared.domain.ids import fragment_id
 from shared.store.client import Store
 from shared.store.migrate import migrate
@@ -24,7 +25,7 @@ from shared.store.objects import Objects
 from shared.store.queries import Query
 from shared.store.targets import TABLES
 from tests.support.engine import EngineProcess
-from tests.support.erasing import World, clean_at_once, life, working
+from tests.support.erasing import World, clean, clean_when_told, life, working
 from tests.support.processes import ROOT
 from tests.support.proxy import MOMENTS, Moment, Proxy, Stop, proxying
 from tests.support.tier import TIER
@@ -45,6 +46,9 @@ RUNS_MAX = 3
 
 RUN_SECONDS_MAX = 300.0
 """One run: a second or two on a quiet machine."""
+
+CLEAN_SECONDS = 0.2
+"""Between two looks for the files of rewritten parts; a run waits for them once."""
 
 TRIES_MAX = 4
 """Persons for one point: a background merge may rewrite a partition by itself, and then a run has a step less."""
@@ -128,8 +132,8 @@ async def site(folder: Path) -> AsyncIterator[Site]:
         async with proxying(engine.address) as proxy:
             store = await Store.connect(engine.url("kills"))
             await migrate(store)
-            await clean_at_once(store)
-            async with working(store, Objects(str(data / "objects"))) as world:
+            await clean_when_told(store)
+            async with cleaning(store), working(store, Objects(str(data / "objects"))) as world:
                 made = Site(data, engine, proxy, world)
                 await life(world, *(f"{kind}{n}" for n in range(PEOPLE_MAX) for kind in ("person", "bystander")))
                 await made.feeder.feed()
@@ -138,6 +142,24 @@ async def site(folder: Path) -> AsyncIterator[Site]:
                 yield made
     finally:
         engine.stop()
+
+
+@asynccontextmanager
+async def cleaning(store: Store) -> AsyncIterator[None]:
+    """The engine takes files away for runs that are processes of their own, whenever it is there."""
+
+    async def go_on() -> None:
+        while True:
+            with suppress(Transient):
+                await clean(store)
+            await asyncio.sleep(CLEAN_SECONDS)
+
+    task = asyncio.create_task(go_on())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def ended(process: asyncio.subprocess.Process) -> str:

@@ -20,7 +20,6 @@ from services.projector.search import Feeder
 from shared.domain.errors import Transient
 from shared.domain.ids import fragment_id
 from shared.store.client import Store
-from shared.store.migrate import migrate
 from shared.store.objects import Objects
 from shared.store.queries import Query
 from shared.store.targets import TABLES
@@ -129,9 +128,9 @@ async def site(folder: Path) -> AsyncIterator[Site]:
     data, engine = folder / "data", EngineProcess(folder / "engine")
     await asyncio.to_thread(engine.start)
     try:
-        async with proxying(engine.address) as proxy:
+        async with proxying(engine.address) as proxy, AsyncExitStack() as opened:
             store = await Store.connect(engine.url("kills"))
-            await migrate(store)
+            opened.push_async_callback(store.close)
             await clean_when_told(store)
             async with cleaning(store), working(store, Objects(str(data / "objects"))) as world:
                 made = Site(data, engine, proxy, world)

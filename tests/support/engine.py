@@ -118,9 +118,10 @@ SELECT
         (SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase() ORDER BY name)
     ),
     (SELECT count() FROM system.mutations WHERE database = currentDatabase() AND NOT is_done),
-    (SELECT count() FROM system.detached_parts WHERE database = currentDatabase())
+    (SELECT count() FROM system.detached_parts WHERE database = currentDatabase()),
+    (SELECT count() FROM system.processes WHERE current_database = currentDatabase())
 """
-"""What a test may leave beside rows."""
+"""What a test may leave beside rows; the last are statements that nobody waits for any more, and this one."""
 
 Prepare = Callable[[Store], Awaitable[Any]]
 

@@ -310,7 +310,14 @@ RARE = {purges_of_a_closed_life: 13_042}
 """Seeds that find what few others do, tried first."""
 
 
-@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+RARE = (position_check_on_load, a_run_beside_a_restore)
+"""They are missed after hundreds of episodes only, which takes as long as all others together."""
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [pytest.param(plant, id=plant.__name__, marks=[pytest.mark.alone] if plant in RARE else []) for plant in PLANTED],
+)
 def test_a_rule_that_is_taken_away_is_missed(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:

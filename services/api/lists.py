@@ -81,10 +81,9 @@ async def values(call: Call) -> Answer:
     if key:
         await _fed(call.context)
         chosen = Filter(datetime.fromtimestamp(0, UTC))
-        query = call.context.reads.queries["property_values"]
-        sql = query.sql.replace("{{column}}", chosen.column(key))
+        query = call.context.reads.queries["property_values"].filled(column=chosen.column(key))
         found = await call.context.store.rows(
-            Query(name=query.name, sql=sql), project=call.project.id, part=part, limit=VALUES_MAX, **chosen.parameters
+            query, project=call.project.id, part=part, limit=VALUES_MAX, **chosen.parameters
         )
     results = [{"name": name, "count": count} for name, count in found]
     return Answer(body={"results": results, "refreshing": False})
@@ -194,8 +193,7 @@ async def _count(call: Call, chosen: Filter, until: int | None) -> int:
 
 
 def _with(context: Context, name: str, chosen: Filter) -> Query:
-    query = context.reads.queries[name]
-    return Query(name=name, sql=query.sql.replace("{{filter}}", chosen.sql))
+    return context.reads.queries[name].filled(filter=chosen.sql)
 
 
 async def _fed(context: Context) -> None:

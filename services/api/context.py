@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from services.api.access import Access
+from services.api.admission import Gate
 from services.api.blocks import Blocks
 from services.api.limits import Limits
 from services.api.load import Load
@@ -43,6 +44,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     mint: Mint
     blocks: Blocks
+    gate: Gate = msgspec.field(default_factory=Gate)
     load: Load = msgspec.field(default_factory=Load)
     told: Told = msgspec.field(default_factory=Told)
 

@@ -115,6 +115,11 @@ def throttled(seconds: int, limits: dict[str, str]) -> ApiError:
     return error
 
 
+def rate_limits(limit: int, remaining: int, seconds: int) -> dict[str, str]:
+    """The RateLimit headers: how much at once, how much of that is left, until when it is whole again."""
+    return {"RateLimit-Limit": str(limit), "RateLimit-Remaining": str(remaining), "RateLimit-Reset": str(seconds)}
+
+
 def of(error: PersonlogError) -> ApiError:
     """The one table from the tree of errors to the wire."""
     attr = error.attr if isinstance(error, BadInput) else None

@@ -7,7 +7,7 @@ table, once that is fed with everything that reads can see: so a list reflects a
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from uuid import UUID
 
 import orjson
 
+from services.api.admission import always
 from services.api.bodies import PersonPage, Values
 from services.api.calls import Answer, Call, Route
 from services.api.context import Context
@@ -43,6 +44,9 @@ PART = Text("value", "Part of the value, whatever the case.")
 
 VALUES_MAX = 20
 """Values of a property that are told."""
+
+PLAIN = frozenset(("limit", "format", "token", "personal_api_key"))
+"""Parameters that make nothing costly."""
 
 CANNOT_COMPILE = 427
 """The engine's error code for a regular expression that is none."""
@@ -89,12 +93,18 @@ async def values(call: Call) -> Answer:
     return Answer(body={"results": results, "refreshing": False})
 
 
+def _is_costly(query: Mapping[str, str]) -> bool:
+    """All but looking up one distinct id, which scripts do before they write."""
+    asked = {name for name, text in query.items() if text} - PLAIN
+    return asked != {DISTINCT_ID.name}
+
+
 COLLECTION_ROUTES = (
     Route(
         "GET", "", "person:read", page, answers=PersonPage,
-        query=(LIMIT, CURSOR, OFFSET, EMAIL, DISTINCT_ID, SEARCH, PROPERTIES, TOTAL, AS_OF),
+        query=(LIMIT, CURSOR, OFFSET, EMAIL, DISTINCT_ID, SEARCH, PROPERTIES, TOTAL, AS_OF), costly=_is_costly,
     ),
-    Route("GET", "/values", "person:read", values, answers=Values, query=(KEY, PART)),
+    Route("GET", "/values", "person:read", values, answers=Values, query=(KEY, PART), costly=always),
 )  # fmt: skip
 ROUTES = ()
 

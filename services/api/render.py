@@ -15,6 +15,7 @@ import orjson
 import structlog
 from aiohttp import web
 
+from services.api.admission import Place, stepped
 from shared.domain.errors import BadInput
 
 JSON, CSV, ZIP = "application/json", "text/csv; charset=utf-8", "application/zip"
@@ -48,6 +49,10 @@ class Rows:
                 return
         self.whole = True
 
+    def step_by(self, place: Place) -> None:
+        """Make each further batch while such a place is held."""
+        self._batches = stepped(self._batches, place)
+
     async def batches(self) -> AsyncIterator[list[Any]]:
         for batch in self._first:
             yield batch
@@ -70,6 +75,10 @@ class Lines:
         """Read the first part: what goes wrong so far is a proper error."""
         self._first = await anext(self._parts, b"")
 
+    def step_by(self, place: Place) -> None:
+        """Make each further part while such a place is held."""
+        self._parts = stepped(self._parts, place)
+
     async def parts(self) -> AsyncIterator[bytes]:
         yield self._first
         async for part in self._parts:
@@ -82,6 +91,10 @@ class Archive(msgspec.Struct):
     filename: str
     about: dict[str, Any]
     files: dict[str, AsyncIterator[list[Any]]]
+
+    def step_by(self, place: Place) -> None:
+        """Read each batch while such a place is held."""
+        self.files = {name: stepped(batches, place) for name, batches in self.files.items()}
 
 
 async def stream(

@@ -305,7 +305,7 @@ async def _respond(call: Call, answer: Answer) -> web.StreamResponse:
     if call.format == "csv":
         headers |= {"Content-Disposition": 'attachment; filename="persons.csv"'}
     if isinstance(answer.body, Archive | Lines | Rows):
-        return await stream(call.request, answer.body, headers, as_csv=call.format == "csv")
+        return await stream(call.request, answer.body, headers, call.context.spools, as_csv=call.format == "csv")
     headers |= {"Content-Type": CSV if call.format == "csv" else JSON}
     body = csv_body(answer.body) if call.format == "csv" else json_body(answer.body)
     return web.Response(status=answer.status, body=body, headers=headers)

@@ -21,6 +21,7 @@ from shared.domain.errors import (
     Rejected,
     Transient,
 )
+from shared.store.failures import StoreAway
 
 RETRY_SECONDS = 1
 """What Retry-After says: a restart of any part takes about that."""
@@ -137,6 +138,8 @@ def of(error: PersonlogError) -> ApiError:
     for branch, status, kind, code, headers in table:
         if isinstance(error, branch):
             detail = error.detail if status != 500 else "Something went wrong here."
+            if isinstance(error, StoreAway):
+                detail = "The store did not answer; try again."
             return ApiError(status, kind, code, detail, attr=attr, **headers)
     return ApiError(500, "server_error", "error", "Something went wrong here.")
 

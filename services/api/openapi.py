@@ -29,8 +29,8 @@ ALWAYS = {
     403: "The key lacks the scope, or has no access to the project.",
     404: "No such person, project or format.",
     406: "`Accept` allows none of the types.",
-    429: "The key asks more often than its limit: wait for `Retry-After`.",
-    503: "The projection lags, or log or store are away: wait for `Retry-After`.",
+    429: "The key asks more often than its limit, or the project's lists are too many at once: wait for `Retry-After`.",
+    503: "The projection lags, log or store are away, or this process is full: wait for `Retry-After`.",
 }
 WITH_BODY = {408: "The body did not arrive in time.", 413: "The body is too large.", 415: "Forms are not taken."}
 WRITING = {422: "The `Idempotency-Key` came before with another request."}

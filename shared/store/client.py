@@ -23,8 +23,7 @@ from clickhouse_connect.driver.insert import InsertContext
 from clickhouse_connect.driver.query import QueryContext
 from clickhouse_connect.driver.transform import NativeTransform
 
-from shared.domain.errors import StoreUnavailable
-from shared.store.failures import StoreError, exception_in, failure
+from shared.store.failures import StoreAway, StoreError, exception_in, failure
 from shared.store.parameters import bind
 from shared.store.queries import Query
 
@@ -55,6 +54,7 @@ AS_SENT = {"input_format_try_infer_dates": "0", "input_format_try_infer_datetime
 """Texts that look like dates stay texts in JSON, whether it is inserted or read."""
 
 READ_SETTINGS = AS_SENT | {
+    "cancel_http_readonly_queries_on_client_close": "1",  # who gives up frees what the query holds
     "readonly": "1",  # refuses writes, file() and url(), whatever got into a query
     "max_execution_time": str(int(READ_SECONDS_MAX)),
     "max_memory_usage": str(READ_BYTES_MAX),
@@ -229,7 +229,7 @@ async def _failures(name: str, seconds: float) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
-        raise StoreUnavailable(f"{name}: no answer within {seconds:g} s") from error
+        raise StoreAway(f"{name}: no answer within {seconds:g} s") from error
     except ClickHouseError as error:
         raise failure(name, error) from None  # the texts of its causes carry values
     except StoreError as error:

@@ -57,7 +57,9 @@ def test_never_more_than_a_burst_and_the_rate_in_any_span(gaps: list[int], burst
     st.sampled_from([0.5, 1.0, 7.0, 1_000.0]),
     st.integers(1, 20),
 )
-def test_what_is_taken_in_any_span_is_a_burst_and_the_rate(asked: list[tuple[int, int]], rate: float, burst: int) -> None:
+def test_what_is_taken_in_any_span_is_a_burst_and_the_rate(
+    asked: list[tuple[int, int]], rate: float, burst: int
+) -> None:
     quota, now, due, taken = Quota(rate, burst), 0, 0, list[tuple[int, int]]()
     for gap, cost in asked:
         now += gap

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
@@ -42,6 +43,9 @@ T = TypeVar("T")
 
 Costly = Callable[[Mapping[str, str]], bool]
 """Whether a call with this query is costly."""
+
+_HELD: ContextVar[tuple[Gate, int] | None] = ContextVar("held", default=None)
+"""The gate and the project of the place that the call at hand holds."""
 
 Place = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -86,23 +90,35 @@ class Gate:
 
         `begun`: rows of this call were made before, so it waits longer, and behind any number.
         """
-        await self._enter(project, begun=begun)
+        await self._enter(project, STEP_SECONDS_MAX if begun else WAIT_SECONDS_MAX, behind_any=begun)
+        held = _HELD.set((self, project))
         try:
             yield
         finally:
+            _HELD.reset(held)
             self._leave(project)
 
-    async def _enter(self, project: int, *, begun: bool) -> None:
+    @asynccontextmanager
+    async def _aside(self, project: int) -> AsyncIterator[None]:
+        self._leave(project)
+        try:
+            yield
+            await self._enter(project, WAIT_SECONDS_MAX, behind_any=True)
+        except BaseException:
+            self._running[project] += 1  # it is left at once
+            raise
+
+    async def _enter(self, project: int, seconds: float, *, behind_any: bool) -> None:
         mine = self._waiting.get(project, ())
         if not mine and self._may(project):
             self._running[project] += 1
             return
-        if not begun and (len(mine) >= PROJECT_WAITING_MAX or self.waiting >= WAITING_MAX):
+        if not behind_any and (len(mine) >= PROJECT_WAITING_MAX or self.waiting >= WAITING_MAX):
             raise self._full(project)
         future = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(project, deque()).append(future)
         try:
-            async with asyncio.timeout(STEP_SECONDS_MAX if begun else WAIT_SECONDS_MAX):
+            async with asyncio.timeout(seconds):
                 await future
         except BaseException as error:
             if future.done() and not future.cancelled():  # it was given a place in the same round of the loop
@@ -144,6 +160,12 @@ class Gate:
             return Transient("Too many lists, searches and exports are under way.")
         telemetry.REFUSED.labels("project").inc()
         return errors.throttled(RETRY_SECONDS, errors.rate_limits(self._share, 0, RETRY_SECONDS))
+
+
+def aside() -> AbstractAsyncContextManager[None]:
+    """While a costly call waits for something else than its own rows, others have its place. Else nothing."""
+    held = _HELD.get()
+    return nullcontext() if held is None else held[0]._aside(held[1])  # noqa: SLF001  # of this module
 
 
 async def stepped(items: AsyncIterator[T], place: Place) -> AsyncIterator[T]:

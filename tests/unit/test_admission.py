@@ -8,7 +8,7 @@ import random
 import pytest
 
 from services.api import admission
-from services.api.admission import Gate, always, given, never, step, stepped
+from services.api.admission import Gate, always, aside, given, never, step, stepped
 from services.api.app import ROUTES
 from services.api.errors import ApiError
 from shared.domain.errors import Transient
@@ -180,3 +180,34 @@ async def test_an_answer_holds_no_place_while_it_is_sent() -> None:
         assert gate.running == 0
         seen.append(number)
     assert seen == [0, 1, 2]
+
+
+@virtual
+async def test_who_waits_for_the_projection_lends_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(1)
+    order: list[str] = []
+
+    async def waiting(failing: bool) -> None:
+        async with gate.place(1):
+            order.append("holds")
+            async with aside():
+                await asyncio.sleep(1)
+                if failing:
+                    raise Transient
+            order.append("holds again")
+
+    async def other() -> None:
+        await asyncio.sleep(0.5)
+        async with gate.place(2):
+            order.append("other")
+            await asyncio.sleep(1)
+
+    await asyncio.gather(waiting(False), other())
+    assert order == ["holds", "other", "holds again"]
+    for task in (asyncio.create_task(waiting(True)), asyncio.create_task(waiting(False))):
+        await asyncio.sleep(0.1)
+        task.cancel() if not task.done() else None
+        await asyncio.gather(task, return_exceptions=True)
+        assert (gate.running, gate.waiting) == (0, 0)
+    async with aside():  # of a call that holds none
+        assert gate.running == 0

@@ -60,6 +60,11 @@ READ_SETTINGS = AS_SENT | {
     "max_memory_usage": str(READ_BYTES_MAX),
 }
 
+SCAN_SETTINGS = READ_SETTINGS | {
+    "os_threads_nice_value_query": "5",  # reads by key come first where both cores are taken
+    "max_block_size": "8192",  # between two blocks a query hears of its end
+}
+
 HIDDEN_SETTINGS = READ_SETTINGS | {
     "apply_deleted_mask": "0",  # within the query, readonly=1 would refuse it
     "max_execution_time": str(int(COMMAND_SECONDS_MAX)),
@@ -125,7 +130,7 @@ class Store:
         async with _failures(query.name, READ_SECONDS_MAX):
             if query.workload:
                 async with self._scans:
-                    body = await self._read(query, parameters, READ_SETTINGS | {"workload": query.workload})
+                    body = await self._read(query, parameters, SCAN_SETTINGS | {"workload": query.workload})
             else:
                 body = await self._read(query, parameters, READ_SETTINGS)
             return _decode(body) if len(body) <= INLINE_BYTES_MAX else await asyncio.to_thread(_decode, body)

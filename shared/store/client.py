@@ -62,7 +62,7 @@ READ_SETTINGS = AS_SENT | {
 
 SCAN_SETTINGS = READ_SETTINGS | {
     "os_threads_nice_value_query": "5",  # reads by key come first where both cores are taken
-    "max_block_size": "8192",  # between two blocks a query hears of its end
+    "max_block_size": "1024",  # a query hears of its end between two blocks, and a regular expression takes its time
 }
 
 HIDDEN_SETTINGS = READ_SETTINGS | {

@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"personlog: {error.detail}", file=sys.stderr)
         return BAD_USAGE
     except PersonlogError as error:
-        print(f"personlog: {error.detail}", file=sys.stderr)
+        from shared.store.failures import explained
+
+        print(f"personlog: {explained(error)}", file=sys.stderr)
         return FOUND_WRONG
     except OSError as error:  # a full disk, a folder without rights: whoever started this must put it right
         print(f"personlog: {error}", file=sys.stderr)

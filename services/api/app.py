@@ -32,13 +32,15 @@ from services.api import (
     timeline,
 )
 from services.api.access import Access
+from services.api.admission import Gate
 from services.api.blocks import Blocks
 from services.api.calls import LIMITS, Route, mount
-from services.api.context import CONTEXT, Context
+from services.api.context import CONTEXT, Bounds, Context
 from services.api.errors import error_middleware
 from services.api.express import ExpressPerson
-from services.api.limits import Limits
+from services.api.limits import CaptureQuotas, Limits
 from services.api.reads import Reads
+from services.api.spool import Spools
 from services.api.stamps import Stamps, uuid7
 from services.api.watermarks import Watermarks
 from shared.domain.commands import Command
@@ -88,9 +90,8 @@ async def run(settings: Settings) -> None:
         if judge is not None:
             await agree(clock, judge, settings)
         await log.start()
-        limits = Limits(settings.key_rate, settings.key_burst)
         changes = changes_of(settings, log.partitions())
-        context = await build(log, store, Objects(settings.objects_url), clock, limits, changes)
+        context = await build(log, store, Objects(settings.objects_url), clock, bounds_of(settings), changes)
         app = application(context, settings.static, {"disk": lambda: _disk_has_space(settings.data)})
         express = Express(capture.ExpressCapture(context, _observe_answer), ExpressPerson(context, _observe_answer))
         runner = await serve(app, settings.host, settings.port, reuse_port=True, express=express)
@@ -110,15 +111,27 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
+def bounds_of(settings: Settings) -> Bounds:
+    return Bounds(
+        limits=Limits(settings.key_rate, settings.key_burst),
+        quotas=CaptureQuotas(
+            settings.capture_events_per_second, settings.capture_bytes_per_second, settings.capture_burst_seconds
+        ),
+        gate=Gate(settings.scans),
+        spools=Spools(settings.export_bytes),
+    )
+
+
 async def build(
     log: Log,
     store: Store,
     objects: Objects,
     clock: Clock,
-    limits: Limits | None = None,
+    bounds: Bounds | None = None,
     changes: Changes | None = None,
 ) -> Context:
     """The parts of one API process on a started log, a connected store and an object store."""
+    bounds = bounds or Bounds()
     access = Access(store, clock)
     await access.start()
     stamps = Stamps(clock)
@@ -136,7 +149,10 @@ async def build(
         reads=reads,
         watermarks=watermarks,
         fed=Watermarks(store, reads.queries["search_watermarks"], stamps.seen),
-        limits=limits or Limits(0, 1),
+        limits=bounds.limits,
+        quotas=bounds.quotas,
+        gate=bounds.gate,
+        spools=bounds.spools,
         stamps=stamps,
         clock=clock,
         mint=uuid7,

@@ -23,6 +23,7 @@ from shared.domain.errors import (
     Transient,
 )
 from shared.runtime.trouble import NO_SPACE
+from shared.store.failures import StoreAway
 
 RETRY_SECONDS = 1
 """What Retry-After says: a restart of any part takes about that."""
@@ -117,6 +118,11 @@ def throttled(seconds: int, limits: dict[str, str]) -> ApiError:
     return error
 
 
+def rate_limits(limit: int, remaining: int, seconds: int) -> dict[str, str]:
+    """The RateLimit headers: how much at once, how much of that is left, until when it is whole again."""
+    return {"RateLimit-Limit": str(limit), "RateLimit-Remaining": str(remaining), "RateLimit-Reset": str(seconds)}
+
+
 def of(error: PersonlogError) -> ApiError:
     """The one table from the tree of errors to the wire."""
     attr = error.attr if isinstance(error, BadInput) else None
@@ -135,6 +141,8 @@ def of(error: PersonlogError) -> ApiError:
     for branch, status, kind, code, headers in table:
         if isinstance(error, branch):
             detail = error.detail if status != 500 else "Something went wrong here."
+            if isinstance(error, StoreAway):
+                detail = "The store did not answer; try again."
             return ApiError(status, kind, code, detail, attr=attr, **headers)
     return ApiError(500, "server_error", "error", "Something went wrong here.")
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import orjson
 
+from services.api.admission import always
 from services.api.calls import Answer, Call, Route
 from services.api.deletions import requests_of
 from services.api.history import OPERATIONS
@@ -62,7 +63,7 @@ async def export(call: Call) -> Answer:
 
 
 COLLECTION_ROUTES = ()
-ROUTES = (Route("GET", "/{id}/export", "person:read", export, (AS_OF,), produces=ZIP),)
+ROUTES = (Route("GET", "/{id}/export", "person:read", export, (AS_OF,), produces=ZIP, costly=always),)
 
 
 async def _one(rows: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:

@@ -414,5 +414,6 @@ ORDER BY persons DESC, value
 LIMIT {limit:UInt32}
 
 -- name: patterns
+-- workload: scans
 -- Whether the engine can compile these regular expressions; an error says that it cannot.
 SELECT count() FROM (SELECT arrayJoin({patterns:Array(String)}) AS pattern) WHERE match('', pattern)

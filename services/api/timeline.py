@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import orjson
 
+from services.api.admission import always
 from services.api.bodies import PersonAtTime, Timeline
 from services.api.calls import Answer, Call, Route
 from services.api.changes import KEYS, STEP, changes
@@ -131,7 +132,7 @@ async def properties_at_time(call: Call) -> Answer:
 COLLECTION_ROUTES = (
     Route(
         "GET", "/properties_at_time", "person:read", properties_at_time, (DISTINCT_ID, PERSON_ID, TIMESTAMP),
-        answers=PersonAtTime, plain_errors=True,
+        answers=PersonAtTime, plain_errors=True, costly=always,
     ),
 )  # fmt: skip
 ROUTES = (
@@ -139,6 +140,7 @@ ROUTES = (
         "GET", "/{id}/properties_timeline", "person:read", properties_timeline, answers=Timeline,
         query=(SOURCE, EVENTS, ACTIONS, PROPERTIES, BREAKDOWN, BREAKDOWN_TYPE, DATE_FROM, DATE_TO, INTERVAL, DISPLAY,
                KEYS, LIMIT, STEP, AS_OF),
+        costly=always,
     ),
 )  # fmt: skip
 

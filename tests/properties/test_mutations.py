@@ -306,7 +306,7 @@ PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     stopping_at_newer_versions,
 )  # fmt: skip
 
-RARE = {purges_of_a_closed_life: 13_042}
+FOUND_BY = {purges_of_a_closed_life: 13_042}
 """Seeds that find what few others do, tried first."""
 
 
@@ -322,7 +322,7 @@ def test_a_rule_that_is_taken_away_is_missed(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
     plant(monkeypatch)
-    for seed in (*([RARE[plant]] if plant in RARE else []), *range(EPISODES_MAX)):
+    for seed in (*([FOUND_BY[plant]] if plant in FOUND_BY else []), *range(EPISODES_MAX)):
         if found_wrong(seed, Counter()) is not None:
             record_property("planted_fault_found", f"{plant.__name__} by seed {seed}")
             return

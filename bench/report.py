@@ -36,6 +36,7 @@ GOALS = {
     "GETs beside a catching-up projector / alone": "≥ 0.6",
     "p99 of GETs beside a catching-up projector / alone": "≤ 3",
     "p99 of reads of a person beside three endless queries / idle": "≤ 3",
+    "p99 of GETs by": "≤ 3",
     "write to visible at": "≤ 3",
     "PATCH and wait, idle, p50": "≤ 2.2",
     "restart to ready": "≤ 2",

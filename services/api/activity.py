@@ -7,6 +7,7 @@ from uuid import UUID
 
 import orjson
 
+from services.api.admission import always
 from services.api.bodies import ActivityPage
 from services.api.calls import Answer, Call, Route
 from services.api.deletions import recorded
@@ -40,8 +41,12 @@ async def of_project(call: Call) -> Answer:
     return await _activity(call, [])
 
 
-COLLECTION_ROUTES = (Route("GET", "/activity", "activity_log:read", of_project, (LIMIT, PAGE), answers=ActivityPage),)
-ROUTES = (Route("GET", "/{id}/activity", "activity_log:read", of_person, (LIMIT, PAGE), answers=ActivityPage),)
+COLLECTION_ROUTES = (
+    Route("GET", "/activity", "activity_log:read", of_project, (LIMIT, PAGE), answers=ActivityPage, costly=always),
+)
+ROUTES = (
+    Route("GET", "/{id}/activity", "activity_log:read", of_person, (LIMIT, PAGE), answers=ActivityPage, costly=always),
+)
 
 
 async def _activity(call: Call, fragments: list[UUID]) -> Answer:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import orjson
 
+from services.api.admission import always
 from services.api.calls import Answer, Call, Route
 from services.api.deletions import requests_of
 from services.api.history import OPERATIONS
@@ -20,6 +21,7 @@ from services.api.parameters import AS_OF
 from services.api.past import facts
 from services.api.render import ZIP, Archive
 from services.api.sessions import archived_sessions, archived_snapshots
+from shared.domain.fragment import FragmentPurged
 from shared.domain.ids import COMMANDS, IDENTITY, format_positions, partition_of, position_of
 from shared.domain.replay import ENDS, FOREVER
 from shared.store.person import Person, iso
@@ -61,7 +63,7 @@ async def export(call: Call) -> Answer:
 
 
 COLLECTION_ROUTES = ()
-ROUTES = (Route("GET", "/{id}/export", "person:read", export, (AS_OF,), produces=ZIP),)
+ROUTES = (Route("GET", "/{id}/export", "person:read", export, (AS_OF,), produces=ZIP, costly=always),)
 
 
 async def _one(rows: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
@@ -102,20 +104,26 @@ def _change(call: Call, named: dict[UUID, str], row: tuple[Any, ...]) -> dict[st
         "command": str(row[6]),
         "actor": call.context.access.name_of(row[7]),
         "source": row[8],
-        "changes": [
-            {
-                "key": key,
-                "operation": OPERATIONS[kind],
-                "before": orjson.loads(before) if before else None,
-                "value": orjson.loads(after) if after else None,
-            }
-            for key, kind, before, after in zip(*row[12:16], strict=True)
-        ],
+        "changes": operations(row),
         "person": str(row[16]) if person else None,
         "members": [str(one) for one in row[17]],
         "peer": str(row[20]) if person else None,
         "reason": row[21],
     }
+
+
+def operations(row: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """What a row of the timeline did to each property. What a purge left is no change."""
+    purge = row[3] == FragmentPurged.TOPIC
+    return [
+        {
+            "key": key,
+            "operation": "purge" if purge else OPERATIONS[kind],
+            "before": orjson.loads(before) if before else None,
+            "value": orjson.loads(after) if after and not purge else None,
+        }
+        for key, kind, before, after in zip(*row[12:16], strict=True)
+    ]
 
 
 async def _events(call: Call, fragments: list[UUID], until: int) -> AsyncIterator[list[dict[str, Any]]]:

@@ -10,6 +10,7 @@ import msgspec
 import orjson
 
 from services.api import errors
+from services.api.admission import given
 from services.api.bodies import Batch, DeleteProperty, DistinctIds, Success, Update, UpdateProperty, Uuids
 from services.api.bodies import Person as PersonBody
 from services.api.calls import Answer, Call, Route
@@ -102,7 +103,7 @@ async def delete_property(call: Call) -> Answer:
 
 
 ROUTES = (
-    Route("GET", "/{id}", "person:read", retrieve, (AS_OF,), answers=PersonBody),
+    Route("GET", "/{id}", "person:read", retrieve, (AS_OF,), answers=PersonBody, costly=given(AS_OF.name)),
     Route("PATCH", "/{id}", "person:write", update, body=Update, answers=PersonBody, errors=(412,)),
     Route(
         "POST", "/{id}/update_property", "person:write", update_property,
@@ -114,9 +115,12 @@ ROUTES = (
     ),
 )  # fmt: skip
 COLLECTION_ROUTES = (
-    Route("POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids, (AS_OF,), DistinctIds, Batch),
-    Route("POST", "/batch_by_uuids", "person:read", batch_by_uuids, (AS_OF,), Uuids, Batch),
-)
+    Route(
+        "POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids, (AS_OF,), DistinctIds, Batch,
+        costly=given(AS_OF.name),
+    ),
+    Route("POST", "/batch_by_uuids", "person:read", batch_by_uuids, (AS_OF,), Uuids, Batch, costly=given(AS_OF.name)),
+)  # fmt: skip
 
 
 async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:

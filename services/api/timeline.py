@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import orjson
 
+from services.api.admission import always
 from services.api.bodies import PersonAtTime, Timeline
 from services.api.calls import Answer, Call, Route
 from services.api.changes import KEYS, STEP, changes
@@ -101,7 +102,7 @@ async def properties_timeline(call: Call) -> Answer:
             raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
     return Answer(
         body={
-            "points": points(person, events, rows, crucial),
+            "points": points(person, events, rows, crucial, cut),
             "crucial_property_keys": crucial,
             "effective_date_from": since.isoformat(),
             "effective_date_to": until.isoformat(),
@@ -131,7 +132,7 @@ async def properties_at_time(call: Call) -> Answer:
 COLLECTION_ROUTES = (
     Route(
         "GET", "/properties_at_time", "person:read", properties_at_time, (DISTINCT_ID, PERSON_ID, TIMESTAMP),
-        answers=PersonAtTime, plain_errors=True,
+        answers=PersonAtTime, plain_errors=True, costly=always,
     ),
 )  # fmt: skip
 ROUTES = (
@@ -139,6 +140,7 @@ ROUTES = (
         "GET", "/{id}/properties_timeline", "person:read", properties_timeline, answers=Timeline,
         query=(SOURCE, EVENTS, ACTIONS, PROPERTIES, BREAKDOWN, BREAKDOWN_TYPE, DATE_FROM, DATE_TO, INTERVAL, DISPLAY,
                KEYS, LIMIT, STEP, AS_OF),
+        costly=always,
     ),
 )  # fmt: skip
 
@@ -167,14 +169,19 @@ def _span(call: Call) -> tuple[int, int]:
 
 
 def points(
-    person: Person, events: list[tuple[Any, ...]], effects: list[tuple[Any, ...]], crucial: list[str]
+    person: Person,
+    events: list[tuple[Any, ...]],
+    effects: list[tuple[Any, ...]],
+    crucial: list[str],
+    until: int = FOREVER,
 ) -> list[dict[str, Any]]:
     """One point for the first event, and one for each whose crucial values differ from the previous one's.
 
-    Events are (fragment, uuid, name, timestamp, version, received_at), effects are timeline rows; both in the order of
-    arrival. Within a fragment that order is the version; a fact precedes the event that it came from.
+    Events are (fragment, uuid, name, timestamp, version, received_at), effects are timeline rows up to the stamp
+    `until`; both in the order of arrival. Within a fragment that order is the version; a fact precedes the event that
+    it came from.
     """
-    replays = {member.fragment: Replay(person.project, member.fragment) for member in person.members}
+    replays = {member.fragment: Replay(person.project, member.fragment, until) for member in person.members}
     steps: list[tuple[int, int, int, tuple[Any, ...]]] = [
         (fact[4], fact[2], 0, fact) for fact in effects if fact[3].startswith("fragment.")
     ]

@@ -8,17 +8,19 @@ wrote has lost the partition, throws everything away and starts again from the t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import orjson
+import structlog
 
 from services.projector.fold import Batch, Folder
+from services.projector.lookout import Lookout
 from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
-from services.projector.tables import LOAD_IDS_MAX, Loaded, Tables
-from shared.domain.commands import Command, decode, encode, route
-from shared.domain.errors import BadRecord, Corrupt, Fenced, Transient
+from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
+from shared.domain.commands import Command, Revive, decode, encode, route
+from shared.domain.errors import BadRecord, Corrupt, Fenced, NewerVersion, Transient
 from shared.domain.ids import DEAD, Position, hash64, position_of
+from shared.log.dead import command_of, dead_letter, kind_of
 from shared.log.evidence import Standing, check
 from shared.log.port import Entry, Log, Reader, Record
 from shared.store.changes import Changes
@@ -46,12 +48,13 @@ LOAD_ROUNDS_MAX = 8
 
 
 class Progress(NamedTuple):
-    """What the worker tells whoever watches it, once a flush."""
+    """What the worker tells whoever watches it: of a flush, or with nothing in it of partitions that came or went."""
 
     topic: str
     records: int
     outcomes: dict[str, int]
-    dead: int
+    dead: Sequence[tuple[Position, str]]
+    """Records that went to the dead letters, each with the kind of the reason."""
     rows: int
 
 
@@ -82,11 +85,21 @@ class Worker:
         self._flushed_at = float("-inf")
         self._leftover: list[Record] = []
         self._set_aside: dict[Position, str] = {}
+        self._newer: set[Position] = set()
         self._dead_in_a_row: dict[int, int] = {}
         self._puzzled = False
-        self.stopped: set[int] = set()
+        self._lookout = Lookout(log, folder.topic, monotonic)
+        self.read = decode
+        self.stopped: dict[int, str] = {}
+        """Why nothing more is folded of a partition. It is tried again by whoever takes it over."""
+        self.trouble = ""
+        """What the log or the store said to the last attempt; nothing once all that was read is written."""
         self.behind = False
         """Whether the last batch was a full one: there is more in the log than one flush takes."""
+
+    @property
+    def topic(self) -> str:
+        return self._folder.topic
 
     @property
     def positions(self) -> dict[int, Position]:
@@ -104,7 +117,8 @@ class Worker:
                     backoff = BACKOFF_SECONDS_MIN
                 except Fenced:
                     await self._reset()
-                except Transient:
+                except Transient as error:
+                    self.trouble = error.detail
                     await self._reset()
                     await asyncio.sleep(backoff)
                     backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
@@ -116,12 +130,18 @@ class Worker:
         """One round: take over partitions, gather what came, fold it, hand it to a flush."""
         await self._take_over()
         records = await self._gather()
+        if not self.behind:
+            await self._lookout.look(self._expected(records))
         if not records:
-            if self._flight is not None and self._flight.done():
+            if self._flight is None:
+                self.trouble = ""
+            elif self._flight.done():
                 await self._land()
             return
         batch = await self._fold(records)
         await self._land()
+        if not batch.last:  # all of it was behind where a partition has stopped
+            return
         self._flying = {partition: record.position for partition, (record, _) in batch.last.items()}
         self._flushed_at = self._monotonic()
         self._folder.trim(batch)
@@ -134,13 +154,16 @@ class Worker:
 
     async def _take_over(self) -> None:
         assigned = self._reader.assigned()
+        for partition in self.stopped.keys() - assigned:
+            del self.stopped[partition]
         if lost := self._confirmed.keys() - assigned:
             await self._land()
             for partition in lost:
                 del self._confirmed[partition]
+            self._observe(_moved(self._folder.topic))
             self._leftover = [record for record in self._leftover if record.partition in assigned]
             self._folder.drop()
-        gained = sorted(assigned - self._confirmed.keys() - self.stopped)
+        gained = sorted(assigned - self._confirmed.keys())
         if not gained:
             return
         topic = self._folder.topic
@@ -151,7 +174,15 @@ class Worker:
             self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
             if self._changes is not None:
                 self._changes.announce(topic, [(partition, version)])
-            self._reader.seek(position)
+            if partition not in self.stopped:
+                self._reader.seek(position)
+        self._observe(_moved(topic))
+
+    def _expected(self, records: list[Record]) -> dict[int, Position]:
+        """Behind which position each partition's next record is expected, now that these have come."""
+        came = {record.partition: record.position for record in records}
+        reached = self._confirmed | self._flying | came
+        return {partition: reached[partition] for partition in self._confirmed.keys() - self.stopped.keys()}
 
     async def _vouched(self, partitions: list[int]) -> Loaded:
         """Their position rows, which must be of this log. Raises LogMismatch."""
@@ -189,10 +220,12 @@ class Worker:
             self._puzzled = True
             raise Transient(error.detail) from error  # the right log may have come back just now
         self._puzzled = False
-        return [record for record in records if record.partition in self._confirmed]
+        wanted = self._confirmed.keys() - self.stopped.keys()
+        return [record for record in records if record.partition in wanted]
 
     async def _fold(self, records: list[Record]) -> Batch:
         batch = Batch()
+        self._newer = set()
         decoded = [(record, self._decode(record)) for record in records]
         end = self._folder.cut([command for _, command in decoded])
         self._leftover, decoded = records[end:], decoded[:end]
@@ -203,6 +236,9 @@ class Worker:
                 self._leftover = records[index:]
                 break
             if record.partition in self.stopped:
+                continue
+            if self._newer and record.position in self._newer:  # nearly never
+                self._stop(record.partition, f"{NewerVersion().detail} Offset {record.offset}.")
                 continue
             if command is None or (self._set_aside and record.position in self._set_aside):
                 self._bury(record, batch)
@@ -228,19 +264,30 @@ class Worker:
             if command is None:
                 self._decode(record)  # landing forgets why redelivered records are set aside
         for closed in wanted:
-            self._folder.open(closed, await self._tables.life(closed))
+            try:
+                self._folder.open(closed, await self._tables.life(closed))
+            except NewerVersion:
+                self._newer |= {record.position for record, command in decoded if _revives(command, closed)}
 
     def _decode(self, record: Record) -> Command | None:
         try:
-            return decode(record.value)
+            return command_of(record, self.read)
         except BadRecord as error:
             self._set_aside[record.position] = error.detail
-            return None
+        except NewerVersion:
+            self._newer.add(record.position)
+        return None
+
+    def _stop(self, partition: int, why: str) -> None:
+        """Fold nothing more of a partition: going on would lose what we do not understand."""
+        self.stopped[partition] = why
+        log = structlog.get_logger(service="projector")
+        log.error("stopped", topic=self._folder.topic, partition=partition, reason=why)
 
     def _bury(self, record: Record, batch: Batch) -> None:
         in_a_row = self._dead_in_a_row[record.partition] = self._dead_in_a_row.get(record.partition, 0) + 1
         if in_a_row > DEAD_IN_A_ROW_MAX:
-            self.stopped.add(record.partition)
+            self._stop(record.partition, f"More than {DEAD_IN_A_ROW_MAX} dead letters in a row.")
             return
         batch.dead.append((record, self._set_aside[record.position]))
         batch.passed(record, 0)
@@ -274,7 +321,7 @@ class Worker:
         await self._log.assure(self._folder.topic)
         counts = self._log.partitions()
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
-        entries += [_dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
+        entries += [dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
         if entries:
             await self._log.append(entries)
         failures = [failure_row(record, reason) for record, reason in batch.dead]
@@ -287,7 +334,7 @@ class Worker:
                 topic=self._folder.topic,
                 records=sum(batch.outcomes.values()) + len(batch.dead),
                 outcomes={outcome.name.lower(): count for outcome, count in batch.outcomes.items()},
-                dead=len(batch.dead),
+                dead=[(record.position, kind_of(reason)) for record, reason in batch.dead],
                 rows=len(state),
             )
         )
@@ -316,7 +363,7 @@ class Worker:
                 self._confirmed[partition] = position
                 for passed in [at for at in self._set_aside if at.partition == partition and at <= position]:
                     del self._set_aside[passed]
-        self._flying = {}
+        self._flying, self.trouble = {}, ""
 
     async def _reset(self) -> None:
         """Forget everything but the tables; the flush in flight must end first, or it could land after we read."""
@@ -330,7 +377,10 @@ class Worker:
             await asyncio.gather(flight, return_exceptions=True)
 
 
-def _dead_letter(record: Record, reason: str, partitions: int) -> Entry:
-    """The original bytes behind one line of JSON that says where they come from and why they are here."""
-    head = {"topic": record.topic, "partition": record.partition, "offset": record.offset, "reason": reason[:1_000]}
-    return Entry(DEAD, record.partition % partitions, record.key, orjson.dumps(head) + b"\n" + record.value)
+def _moved(topic: str) -> Progress:
+    """Partitions came or went."""
+    return Progress(topic=topic, records=0, outcomes={}, dead=(), rows=0)
+
+
+def _revives(command: Command | None, closed: Closed) -> bool:
+    return isinstance(command, Revive) and command.fragment == closed.fragment

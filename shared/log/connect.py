@@ -6,6 +6,7 @@ from shared.domain.ids import GENERATION_FIRST
 from shared.log.identity import Generation
 from shared.log.port import Log
 from shared.runtime.settings import Settings
+from shared.runtime.timekeeping import clock_of
 
 
 def connect_log(settings: Settings, known: Generation | None = None) -> Log:
@@ -20,4 +21,6 @@ def connect_log(settings: Settings, known: Generation | None = None) -> Log:
         )
     from shared.log.embedded import EmbeddedLog
 
-    return EmbeddedLog(settings.data / "log", counts, number, create=known is None)
+    return EmbeddedLog(
+        settings.data / "log", counts, number, create=known is None, clock=clock_of(settings)
+    )

@@ -8,10 +8,8 @@ holds one frame: the records of one commit for one partition.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -20,24 +18,17 @@ from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 from uuid import uuid4
 
-from shared.domain.errors import LogUnavailable
+from shared.domain.errors import LogUnavailable, Transient
 from shared.domain.ids import GENERATION_FIRST, Position
+from shared.log import frames
 from shared.log.doubts import Doubts
 from shared.log.embedded_reader import EmbeddedReader
-from shared.log.frames import (
-    LENGTHS,
-    PART_BASE,
-    SCHEMA,
-    connect,
-    file_of,
-    first_offset,
-    identity_of,
-    next_offset,
-    record_at,
-)
+from shared.log.flock import Flock
 from shared.log.identity import LogIdentity
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 from shared.log.waiting import Appended, Waiting
+from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.trouble import Trouble, full
 
 COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
@@ -73,12 +64,15 @@ class EmbeddedLog:
         generation: int = GENERATION_FIRST,
         *,
         create: bool = True,
+        clock: Clock | None = None,
         mint: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
         self._path = path if generation == GENERATION_FIRST else path / f"g{generation}"
         self.generation, self._create, self._mint = generation, create, mint
         self._partitions = dict(partitions)
         self._numbers = {topic: number for number, topic in enumerate(sorted(partitions))}
+        self._clock = clock or SystemClock()
+        self._trouble = Trouble("log")
         self._doubts = Doubts()
         self._file: tuple[int, int] | None = None
         self._compared: tuple[int, int] | None = None
@@ -108,8 +102,9 @@ class EmbeddedLog:
 
     async def start(self) -> None:
         if self._create:
-            await asyncio.to_thread(self._open)
-        self._file = self._compared = file_of(self._path)
+            with frames.failures("it"):
+                await asyncio.to_thread(self._open)
+        self._file = self._compared = frames.file_of(self._path)
         loop = asyncio.get_running_loop()
         self._writer = threading.Thread(target=self._write, args=(loop,), name="log-writer", daemon=True)
         self._writer.start()
@@ -146,19 +141,28 @@ class EmbeddedLog:
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         return await self._waiting.result(self.submit(entries))
 
+    async def trouble(self) -> str:
+        if self._trouble.detail:
+            with suppress(Transient):
+                await self.append([])
+        return self._trouble.detail
+
     async def heads(self, topic: str) -> list[Position]:
         seen = self._doubts.seen()
-        heads = await self._look(lambda db: self._ends(db, topic, next_offset, -1))
+        heads = await self._look(lambda db: self._ends(db, topic, frames.next_offset, -1))
         self._doubts.heads(heads, seen)
         return heads
 
     async def starts(self, topic: str) -> list[Position]:
-        return await self._look(lambda db: self._ends(db, topic, first_offset, 0))
+        return await self._look(lambda db: self._ends(db, topic, frames.first_offset, 0))
 
     async def read(self, position: Position) -> Record | None:
         topic, partition, offset, _ = position
-        found = await self._look(lambda db: record_at(db, self._part(topic, partition), offset))
-        return Record(topic, partition, offset, *found, self.generation) if found else None
+        found = await self._look(lambda db: frames.record_at(db, self._part(topic, partition), offset))
+        if found is None:
+            return None
+        at, key, value, fault = found
+        return Record(topic, partition, offset, at, key, value, self.generation, fault)
 
     async def identity(self) -> LogIdentity:
         return await self._in_time(self._identify)
@@ -170,21 +174,24 @@ class EmbeddedLog:
     async def forget(self, before_us: int) -> int:
         """Retention: forget whole frames older than that; their number. Of a partition's newest its place stays, for
         offsets count on from there."""
-        return await asyncio.to_thread(self._forget, before_us)
+        with frames.failures("it"):
+            return await asyncio.to_thread(self._forget, before_us)
 
     def _open(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with closing(self._turn()) as turn, turn, closing(connect(self._path, create=True)) as db:
-            db.executescript(SCHEMA)
+        with closing(self._turn()) as turn, turn, closing(frames.connect(self._path, create=True)) as db:
+            db.executescript(frames.SCHEMA)
+            if "sums" not in {column[1] for column in db.execute("PRAGMA table_info(frames)")}:
+                db.execute(frames.WITH_SUMS)
             db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", (self._mint(),))
             for topic, number in self._numbers.items():
                 db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, self._partitions[topic]))
-            _, topics = identity_of(db)
+            _, topics = frames.identity_of(db)
         for topic, (number, count) in topics.items():
             self._partitions[topic], self._numbers[topic] = count, number
 
-    def _turn(self) -> _Flock:
-        return _Flock(self._path / "write.lock")
+    def _turn(self) -> Flock:
+        return Flock(self._path / "write.lock")
 
     async def _look(self, ask: Callable[[sqlite3.Connection], T]) -> T:
         """What the file under the path says; raises LogUnavailable."""
@@ -207,18 +214,15 @@ class EmbeddedLog:
         """The file under the path, for reading. Another one than before is odd."""
         with suppress(LogUnavailable):
             self._check_file()
-        try:
-            with closing(connect(self._path)) as db:
-                yield db
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"The log cannot be read: {error}") from error
+        with frames.failures("it"), closing(frames.connect(self._path)) as db:
+            yield db
 
     def _identify(self) -> LogIdentity:
-        file = file_of(self._path)
+        file = frames.file_of(self._path)
         if file is None:
             return LogIdentity(id="")
         with self._session() as db:
-            name, topics = identity_of(db)
+            name, topics = frames.identity_of(db)
         self._compared = file
         self._numbers |= {topic: number for topic, (number, _) in topics.items()}
         return LogIdentity(id=name, partitions={topic: count for topic, (_, count) in topics.items()})
@@ -232,7 +236,7 @@ class EmbeddedLog:
         ]
 
     def _part(self, topic: str, partition: int) -> int:
-        return self._numbers[topic] * PART_BASE + partition
+        return self._numbers[topic] * frames.PART_BASE + partition
 
     def _hand_over(self) -> None:
         """Give the writer what came meanwhile, up to the size of a commit."""
@@ -258,6 +262,10 @@ class EmbeddedLog:
             self._groups.put(None)
 
     def _landed(self, group: list[_Pending], outcome: list[list[Position]] | LogUnavailable) -> None:
+        if isinstance(outcome, LogUnavailable):
+            self._trouble.is_now(outcome.detail)
+        elif self._trouble.detail and not full(self._path):  # on a full disk a small commit may fit between others
+            self._trouble.is_now("")
         for index, pending in enumerate(group):
             self._waiting.tell(pending.future, outcome if isinstance(outcome, LogUnavailable) else outcome[index])
         loop = asyncio.get_running_loop()
@@ -270,7 +278,7 @@ class EmbeddedLog:
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         """The writer thread: one commit after the other. It must not die: nothing but it answers the waiting ones."""
         db: sqlite3.Connection | None = None
-        turn: _Flock | None = None
+        turn: Flock | None = None
         offsets: dict[int, int] = {}
         seen, opened = -1, self._file
         while (group := self._groups.get()) is not None:
@@ -282,7 +290,7 @@ class EmbeddedLog:
                     self._check_file()
                     if db is None or opened != self._file:
                         _close(db)
-                        db, opened, seen = connect(self._path), self._file, -1
+                        db, opened, seen = frames.connect(self._path), self._file, -1
                         self._check_file()
                     version = db.execute("PRAGMA data_version").fetchone()[0]
                     if version != seen:  # another process has written: the remembered offsets are old
@@ -290,10 +298,11 @@ class EmbeddedLog:
                         seen = version
                     outcome = self._insert(db, group, offsets)
                     self._check_file()  # what was written to a file that is gone would never appear
-            except (sqlite3.Error, OSError, LogUnavailable) as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is: who waits is told, and the next commit is tried
                 _close(db, turn)
                 db = turn = None
-                outcome = LogUnavailable(f"The log could not be written: {error}")
+                said = error if isinstance(error, sqlite3.Error | OSError | LogUnavailable) else type(error).__name__
+                outcome = LogUnavailable(f"The log could not be written: {said}")
             if loop.is_closed():  # nobody is there to hear it
                 break
             loop.call_soon_threadsafe(self._landed, group, outcome)
@@ -301,7 +310,7 @@ class EmbeddedLog:
 
     def _check_file(self) -> None:
         """The file under the path must be the one that was compared with the tables. Raises LogUnavailable."""
-        if not self._doubts.pending and file_of(self._path) != self._file:
+        if not self._doubts.pending and frames.file_of(self._path) != self._file:
             self._doubts.add()
         self._doubts.check()
 
@@ -311,29 +320,31 @@ class EmbeddedLog:
             self._pending_bytes -= pending.bytes
 
     def _insert(self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int]) -> list[list[Position]]:
-        frames: dict[int, list[bytes]] = {}
+        gathered: dict[int, list[tuple[bytes, bytes]]] = {}
         positions: list[list[Position]] = []
         firsts: dict[int, Position] = {}
         for pending in group:
             mine: list[Position] = []
             for topic, partition, key, value in pending.entries:
                 part = self._part(topic, partition)
-                frame = frames.get(part)
+                frame = gathered.get(part)
                 if frame is None:
                     if part not in offsets:
-                        offsets[part] = next_offset(db, part)
-                    frame = frames[part] = []
+                        offsets[part] = frames.next_offset(db, part)
+                    frame = gathered[part] = []
                     firsts[part] = Position(topic, partition, offsets[part], self.generation)
                     self._doubts.rises(firsts[part], self._doubts.floor(topic, partition))
                 mine.append(Position(topic, partition, firsts[part].offset + len(frame), self.generation))
-                frame.append(LENGTHS.pack(len(key), len(value)) + key + value)
+                frame.append((key, value))
             positions.append(mine)
-        at = time.time_ns() // 1_000
-        rows = [(part, firsts[part].offset, len(frame), at, b"".join(frame)) for part, frame in frames.items()]
+        at = self._clock.now_us()
+        rows = [(part, firsts[part].offset, len(frame), at, *frames.packed(frame)) for part, frame in gathered.items()]
         if rows:  # one statement, so one transaction, and one wait for the interpreter's lock: each row had one
-            values = ", ".join(["(?, ?, ?, ?, ?)"] * len(rows))
+            values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
             db.execute(f"INSERT INTO frames VALUES {values}", [value for row in rows for value in row])
-        for part, base, count, _, _ in rows:
+        else:
+            db.execute(frames.TOUCH)
+        for part, base, count, *_ in rows:
             offsets[part] = base + count
             self._doubts.raised(firsts[part]._replace(offset=base + count - 1))
         return positions
@@ -349,29 +360,13 @@ class EmbeddedLog:
                     (before_us,),
                 ).rowcount
                 dropped += db.execute(
-                    "UPDATE frames SET data = x'' WHERE at < ? AND data != x''", (before_us,)
+                    "UPDATE frames SET data = x'', sums = NULL WHERE at < ? AND data != x''", (before_us,)
                 ).rowcount
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             return dropped
 
 
-class _Flock:
-    """Writers of all processes take turns; the kernel lets go of the lock when its holder dies. For one thread."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-
-    def __enter__(self) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _close(*parts: sqlite3.Connection | _Flock | None) -> None:
+def _close(*parts: sqlite3.Connection | Flock | None) -> None:
     for part in parts:
         if part is not None:
             part.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import Position
-from shared.log.frames import PART_BASE, connect, file_of, unpack
+from shared.log import frames
 from shared.log.groups import Membership
 from shared.log.port import Record
 
@@ -60,10 +60,11 @@ class EmbeddedReader:
             if self._membership.rebalance(time.monotonic()):
                 self._next = {part: at for part, at in self._next.items() if part in self._membership.assigned}
                 return []
-            if self._changed() and self._next:
-                found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, records_max)
-                if found:
-                    return found
+            with frames.failures(self._topic):
+                if self._changed() and self._next:
+                    found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, records_max)
+                    if found:
+                        return found
             rest = deadline - time.monotonic()
             if rest <= 0:
                 return []
@@ -76,19 +77,17 @@ class EmbeddedReader:
     def _check_file(self) -> None:
         """Whoever reads on from another file than the one that lies under the path would never hear of what comes.
         Raises LogUnavailable; the partitions are to be sought again."""
-        file = file_of(self._path)
+        file = frames.file_of(self._path)
         if self._db is not None and file == self._file:
             return
         again, self._next = self._db is not None, {}
         if self._db is not None:
             self._db.close()
             self._db = None
-        try:
-            self._db = connect(self._path)
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"The log cannot be read: {error}") from error
+        with frames.failures(self._topic):
+            self._db = frames.connect(self._path)
         self._file, self._seen = file, -1
-        if again or file != file_of(self._path):
+        if again or file != frames.file_of(self._path):
             raise LogUnavailable("The log's file is another one.")
 
     def _changed(self) -> bool:
@@ -115,21 +114,21 @@ class EmbeddedReader:
 
     def _read_partition(self, partition: int, most: int) -> list[Record]:
         assert self._db is not None
-        part, offset = self._number * PART_BASE + partition, self._next[partition]
+        part, offset = self._number * frames.PART_BASE + partition, self._next[partition]
         first = self._db.execute(
             "SELECT max(base) FROM frames WHERE part = ? AND base <= ?", (part, offset)
         ).fetchone()[0]
         rows = self._db.execute(
-            "SELECT base, count, at, data FROM frames WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
+            "SELECT base, count, at, data, sums FROM frames WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
             (part, first or 0, most + 1),
         )
         found: list[Record] = []
-        for base, count, at, data in rows:
+        for base, count, at, data, sums in rows:
             if base > offset + len(found) or (not data and base + count > offset):
                 raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
-            for index, (key, value) in enumerate(unpack(data), start=base):
+            for index, (key, value, fault) in enumerate(frames.checked(data, count, sums), start=base):
                 if index >= offset and len(found) < most:
-                    found.append(Record(self._topic, partition, index, at, key, value, self._generation))
+                    found.append(Record(self._topic, partition, index, at, key, value, self._generation, fault))
             if len(found) >= most:
                 break
         self._next[partition] = offset + len(found)

@@ -92,6 +92,9 @@ class MemoryLog:
         self._wake()
         return positions
 
+    async def trouble(self) -> str:
+        return ""
+
     async def heads(self, topic: str) -> list[Position]:
         heads = self._heads(topic)
         self._doubts.heads(heads, self._doubts.seen())

@@ -39,7 +39,8 @@ class Entry(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is read. `at` is the append time in microseconds since the epoch, set by the log."""
+    """What is read. `at` is the append time in microseconds since the epoch, set by the log. `fault` says what is wrong
+    with a record whose bytes are no longer those that were appended."""
 
     topic: str
     partition: int
@@ -48,6 +49,7 @@ class Record(NamedTuple):
     key: bytes
     value: bytes
     generation: int = GENERATION_FIRST
+    fault: str = ""
 
     @property
     def position(self) -> Position:
@@ -112,6 +114,9 @@ class Log(Protocol):
         already on its way may still arrive. What was not is dropped. Not acknowledged either: an offset that does not
         lie above all that were seen in its partition.
         """
+
+    async def trouble(self) -> str:
+        """What kept the last append from being written, once that was tried again now; nothing when it can be."""
 
     async def heads(self, topic: str) -> list[Position]:
         """The position of the last record of every partition; offset -1 for an empty one."""

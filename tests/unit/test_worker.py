@@ -12,9 +12,11 @@ import pytest
 from services.projector import rows as r
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
-from services.projector.worker import DEAD_IN_A_ROW_MAX, Worker
+from services.projector.worker import DEAD_IN_A_ROW_MAX, Progress, Worker
 from shared.domain.commands import Command, Delete, Merge, Write, decode, encode, route
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id
+from shared.log.dead import CORRUPT, letters
+from shared.log.frames import SPOILT
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from tests.support.oracle import Oracle
@@ -163,6 +165,25 @@ async def test_a_record_that_cannot_be_read_goes_to_the_dead_letters_and_harms_n
 
 
 @virtual
+async def test_a_record_whose_bytes_are_spoilt_goes_to_the_dead_letters_though_it_can_be_read() -> None:
+    log, tables = MemoryLog({COMMANDS: 1, IDENTITY: 1, DELETIONS: 1, DEAD: 1}), MemoryTables()
+    await append(log, write("a", 1, set={"x": 1}), write("a", 2, set={"x": 2}), write("a", 3, set={"y": 3}))
+    records = log._records[COMMANDS, 0]
+    records[1] = records[1]._replace(fault=SPOILT)
+    told: list[Progress] = []
+    one = worker(log, tables, COMMANDS)
+    one._observe = told.append
+    task = asyncio.create_task(one.run())
+    await caught_up(log, tables, COMMANDS)
+    await stop(task)
+    assert r.fragment_of(tables.state[COMMANDS][1, fragment_id(1, "a")]).properties == {"x": 1, "y": 3}
+    assert [dead for progress in told for dead in progress.dead] == [(Position(COMMANDS, 0, 1), CORRUPT)]
+    (letter,) = [one async for one in letters(log, "g")]
+    assert letter.value == records[1].value
+    assert letter.source == Position(COMMANDS, 0, 1)
+
+
+@virtual
 async def test_too_many_dead_letters_in_a_row_stop_the_partition_and_lose_nothing() -> None:
     log, tables = MemoryLog({COMMANDS: 1, IDENTITY: 1, DELETIONS: 1, DEAD: 1}), MemoryTables()
     await log.append([Entry(COMMANDS, 0, b"k", b"garbage")] * (DEAD_IN_A_ROW_MAX + 5))
@@ -173,7 +194,7 @@ async def test_too_many_dead_letters_in_a_row_stop_the_partition_and_lose_nothin
             break
         await asyncio.sleep(0.05)
     await stop(task)
-    assert one.stopped == {0}
+    assert one.stopped.keys() == {0}
     assert len(log.records(DEAD)) == DEAD_IN_A_ROW_MAX
     loaded = await tables.load(COMMANDS, [0], [])
     assert loaded.positions[0][0] == Position(COMMANDS, 0, DEAD_IN_A_ROW_MAX - 1).version

@@ -279,7 +279,7 @@ WITH
     {{lives_of_fragments}}
 SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at) AS at, stamp, command, actor, source, distinct_id,
     number, created_at, {{keys_left}} AS keys, {{kinds_left}} AS kinds, {{before_left}} AS before, {{after_left}} AS after,
-    root, members, identified, erase, peer, reason, scope, erased_at
+    root, members, identified, erase, peer, reason, scope, erased_at, left_out
 FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
 WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND {{replayed}} AND {{cut}}
     AND (fragment, version, toString(topic)) > ({fragment:UUID}, {version:UInt64}, {topic:String})

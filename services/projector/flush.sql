@@ -19,7 +19,8 @@ LIMIT 1 BY project, fragment
 -- name: ends_of_lives
 -- Where the lives of a fragment ended, and what of that was taken back, up to a version.
 SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at) AS at, stamp, command, actor, source, distinct_id,
-    number, created_at, keys, kinds, before, after, root, members, identified, erase, peer, reason, scope, erased_at
+    number, created_at, keys, kinds, before, after, root, members, identified, erase, peer, reason, scope, erased_at,
+    left_out
 FROM timeline
 WHERE project = {project:UInt32} AND fragment = {fragment:UUID} AND version < {until:UInt64}
     AND topic IN ('fragment.erased', 'fragment.restored')
@@ -30,7 +31,7 @@ LIMIT 1 BY version
 -- What happened to a fragment between two versions, page by page; one record tells at most one fact of it.
 SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at) AS at, stamp, command, actor, source, distinct_id,
     number, created_at, keys, kinds, '' AS before, after, root, members, identified, erase, peer, reason, scope,
-    erased_at
+    erased_at, left_out
 FROM timeline
 WHERE project = {project:UInt32} AND fragment = {fragment:UUID} AND version > {after:UInt64}
     AND version < {until:UInt64} AND startsWith(topic, 'fragment.')

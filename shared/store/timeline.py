@@ -15,13 +15,14 @@ from shared.domain import fragment as f
 from shared.domain import identity as i
 from shared.domain.cells import UNSET
 from shared.domain.commands import Capture, Command, Purge, Write
+from shared.domain.operations import LeftOut
 
 Row = tuple[Any, ...]
 
 TIMELINE = (
     "project", "fragment", "version", "topic", "at", "stamp", "command", "actor", "source", "distinct_id", "number",
     "created_at", "keys", "kinds", "before", "after", "root", "members", "identified", "erase", "peer", "reason",
-    "scope", "erased_at",
+    "scope", "erased_at", "left_out",
 )  # fmt: skip
 
 NOBODY = UUID(int=0)
@@ -52,19 +53,21 @@ def timeline_row(event: Event, command: Command) -> Row:
         applied = zip(event.kinds, event.values, strict=True)
         after = ["" if kind == UNSET else json(value).decode() for kind, value in applied]
         born = (event.distinct_id, event.number, event.created_at)
-        return (*head, *born, list(event.names), list(event.kinds), before, after, NOBODY, [], 0, 0, NOBODY, "", "", 0)
+        changed = (list(event.names), list(event.kinds), before, after)
+        return (*head, *born, *changed, NOBODY, [], 0, 0, NOBODY, "", "", 0, _text_of(event.left_out))
     if isinstance(event, i.MembershipEvent):
         identity = (event.root, list(event.members), int(event.identified), event.erase, event.peer, event.reason)
         scope = event.scope if isinstance(event, i.PersonDeleted) else ""
-        return (*head, "", 0, 0, [], [], [], [], *identity, scope, event.erased_at)
+        return (*head, "", 0, 0, [], [], [], [], *identity, scope, event.erased_at, "")
     if isinstance(event, f.FragmentPurged):
         nothing_shown = [""] * len(event.names)
         purged = (list(event.names), list(event.kinds), nothing_shown, nothing_shown)
-        return (*head, "", 0, 0, *purged, NOBODY, [], 0, 0, event.request, "", "", 0)
+        return (*head, "", 0, 0, *purged, NOBODY, [], 0, 0, event.request, "", "", 0, "")
     number = event.number if isinstance(event, f.FragmentErased) else 0
     iver = event.iver if isinstance(event, f.FragmentErased | f.FragmentRestored) else 0
     reason = event.reason if isinstance(event, f.WriteRefused) else ""
-    return (*head, "", number, 0, [], [], [], [], NOBODY, [], 0, iver, NOBODY, reason, "", 0)
+    left_out = _text_of(event.left_out) if isinstance(event, f.PropertiesLeftOut) else ""
+    return (*head, "", number, 0, [], [], [], [], NOBODY, [], 0, iver, NOBODY, reason, "", 0, left_out)
 
 
 def event_of(row: Row) -> Event | None:
@@ -81,6 +84,7 @@ def event_of(row: Row) -> Event | None:
             kinds=tuple(row[13]),
             before=tuple([_value(text) for text in row[14]]),
             values=tuple([None if text == "" else orjson.loads(text) for text in row[15]]),
+            left_out=msgspec.json.decode(row[24], type=LeftOut) if row[24] else None,
         )
     if topic == f.FragmentErased.TOPIC:
         return f.FragmentErased(**head, iver=row[19], at=row[4], number=row[10])
@@ -90,6 +94,8 @@ def event_of(row: Row) -> Event | None:
         return f.FragmentPurged(**head, names=tuple(row[12]), kinds=tuple(row[13]), request=row[20])
     if topic == f.WriteRefused.TOPIC:
         return f.WriteRefused(**head, reason=row[21])
+    if topic == f.PropertiesLeftOut.TOPIC:
+        return f.PropertiesLeftOut(**head, left_out=msgspec.json.decode(row[24], type=LeftOut))
     if topic in _MEMBERSHIP:
         scope = {"scope": row[22]} if topic == i.PersonDeleted.TOPIC else {}
         return _MEMBERSHIP[topic](
@@ -106,6 +112,10 @@ def source_of(command: Command) -> str:
     if isinstance(command, Purge):
         return PURGE
     return command.reason if isinstance(command, Write) else type(command).__name__.lower()
+
+
+def _text_of(left_out: LeftOut | None) -> str:
+    return msgspec.json.encode(left_out).decode() if left_out is not None else ""
 
 
 def _value(text: str) -> Any:

@@ -20,10 +20,12 @@ from services.projector.memory import MemoryTables
 from services.projector.tables import Closed, Facts
 from services.projector.worker import Worker
 from shared.domain import identity
+from shared.domain.cells import EMPTY, moved
 from shared.domain.commands import Revive
-from shared.domain.fragment import Fragment, FragmentPurged, FragmentRestored, Outcome
+from shared.domain.fragment import Fragment, FragmentChanged, FragmentPurged, FragmentRestored, Outcome
 from shared.domain.identity import Decision, Membership
 from shared.domain.ids import IDENTITY, version_of
+from shared.domain.operations import UNWEIGHED, Weight, fitting
 from shared.domain.purged import Cut, cuts_of
 from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
@@ -273,12 +275,38 @@ def purge_of_facts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(invariants, "cuts_of", endless)
 
 
+def decided_when_folded(patch: pytest.MonkeyPatch) -> None:
+    """A replay decides again for which operations there is room."""
+    apply = FragmentChanged.apply
+
+    def again(self: FragmentChanged, fragment: Fragment) -> None:
+        asked = list(zip(self.names, self.kinds, self.values, strict=True))
+        effects = [
+            one for one in asked if moved(fragment.cells.get(one[0], EMPTY), one[1], self.timestamp) is not None
+        ]
+        kept, _ = fitting(Weight(UNWEIGHED), fragment.cells, fragment.properties, effects, self.timestamp)
+        names, kinds, values = zip(*kept, strict=True) if kept else ((), (), ())
+        apply(msgspec.structs.replace(self, names=names, kinds=kinds, values=values), fragment)
+
+    patch.setattr(FragmentChanged, "apply", again)
+
+
+def exact_bounds(patch: pytest.MonkeyPatch) -> None:
+    """Whether there is room is judged by the estimate that a loaded row has."""
+
+    def certain(self: Weight, most: int = 0) -> None:
+        self.bytes, self.exact = most, True
+
+    patch.setattr(Weight, "__init__", certain)
+
+
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     skip_by_version, key_dedup, position_before_state, state_before_timeline, identity_in_pieces, monotone_stamp,
     erase_dedup, position_check_on_load, imports_before_a_delete, deletes_since_the_look, births_behind_the_erasure,
     births_of_their_own_delete, late_erase_after_a_restore, restores_in_any_order, former_lives,
     batch_cut_before_a_restore, landing_before_a_restore, membership_before_a_restore, a_run_beside_a_restore,
     waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts,
+    decided_when_folded, exact_bounds,
 )  # fmt: skip
 
 

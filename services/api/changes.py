@@ -21,7 +21,7 @@ from services.api.past import facts
 from shared.domain.cells import same
 from shared.domain.errors import BadInput
 from shared.domain.identity import MEMBERS_MAX
-from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
+from shared.domain.ids import COMMANDS, IDENTITY, format_positions, partition_of, position_of
 from shared.domain.replay import FOREVER, Replay, members_of
 from shared.domain.view import merged_properties, ordered_distinct_ids
 from shared.store.person import iso
@@ -150,7 +150,7 @@ def _point(call: Call, change: Change) -> dict[str, Any]:
         "properties": change.after,
         "relevant_event_count": 1,
         "distinct_ids": change.distinct_ids,
-        "position": format_positions([Position(COMMANDS if commands else IDENTITY, partition, offset_of(row[2]))]),
+        "position": format_positions([position_of(COMMANDS if commands else IDENTITY, partition, row[2])]),
         "actor": call.context.access.name_of(row[7]),
         "cause": {
             "command": str(row[6]),

@@ -20,7 +20,7 @@ from services.api.parameters import AS_OF
 from services.api.past import facts
 from services.api.render import ZIP, Archive
 from services.api.sessions import archived_sessions, archived_snapshots
-from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
+from shared.domain.ids import COMMANDS, IDENTITY, format_positions, partition_of, position_of
 from shared.domain.replay import ENDS, FOREVER
 from shared.store.person import Person, iso
 
@@ -98,7 +98,7 @@ def _change(call: Call, named: dict[UUID, str], row: tuple[Any, ...]) -> dict[st
         "fact": row[3],
         "timestamp": iso(row[5]),
         "received_at": iso(row[4]),
-        "position": format_positions([Position(IDENTITY if person else COMMANDS, partition, offset_of(row[2]))]),
+        "position": format_positions([position_of(IDENTITY if person else COMMANDS, partition, row[2])]),
         "command": str(row[6]),
         "actor": call.context.access.name_of(row[7]),
         "source": row[8],

@@ -131,11 +131,11 @@ async def stamp_of(context: Context, project: int, positions: Sequence[Position]
     """The latest moment of the positions; 0 when this project has no fact at or before them."""
     latest, counts = 0, context.log.partitions()
     for position in positions:
-        topic, partition, offset = position
+        topic, partition = position.topic, position.partition
         if topic not in (COMMANDS, IDENTITY) or partition >= counts[topic]:
             raise BadInput(f"{attr} must be a position of commands or identity.", attr=attr)
-        heads = {head.partition: head.offset for head in await context.log.heads(topic)}
-        if offset > heads[partition]:
+        heads = {head.partition: head.version for head in await context.log.heads(topic)}
+        if position.version > heads[partition]:
             raise BadInput(f"{attr} lies in the future.", attr=attr)
         await context.watermarks.wait([position])
         if topic == IDENTITY and project % counts[topic] != partition:

@@ -80,7 +80,7 @@ class Intake:
         heads = {head.partition: head for head in await self._log.heads(DELETIONS)} if gained else {}
         for partition in gained:
             position = await self._ledger.position(partition)
-            if position.offset > heads[partition].offset:
+            if position.version > heads[partition].version:
                 raise Corrupt(f"The ledger is ahead of the log: {position} after {heads[partition]}.")
             self._reader.seek(position)
             self._positions[partition] = position

@@ -15,7 +15,7 @@ from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
 from shared.domain.fragment import Fragment, FragmentChanged, Outcome
 from shared.domain.identity import Membership, addressed, handle
-from shared.domain.ids import COMMANDS, IDENTITY, Position, version_of
+from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.port import Record
 from shared.store.timeline import Row, timeline_row
 
@@ -55,27 +55,23 @@ class Batch:
         self.dead: list[tuple[Record, str]] = []
         self.outcomes: Counter[Outcome] = Counter()
         self.bytes = 0
-        self._passed: dict[int, tuple[str, int, int]] = {}
+        self._last: dict[int, tuple[Record, int]] = {}
 
     @property
     def full(self) -> bool:
         return self.bytes >= STATE_BYTES_MAX or len(self.touched) >= STATE_ROWS_MAX
 
     @property
-    def positions(self) -> dict[int, tuple[Position, int]]:
+    def last(self) -> dict[int, tuple[Record, int]]:
         """By partition, the last record that has its outcome, and the highest stamp that one gave."""
-        return {
-            partition: (Position(topic, partition, offset), stamp)
-            for partition, (topic, offset, stamp) in self._passed.items()
-        }
+        return self._last
 
     def passed(self, record: Record, stamp: int) -> None:
         """This record has its outcome; `stamp` is the highest it gave. A redelivered one takes no position back."""
-        topic, partition, offset = record[:3]
-        held = self._passed.get(partition)
+        held = self._last.get(record.partition)
         if held is not None:
-            offset, stamp = max(offset, held[1]), max(stamp, held[2])
-        self._passed[partition] = (topic, offset, stamp)
+            record, stamp = (record if record.offset > held[0].offset else held[0]), max(stamp, held[1])
+        self._last[record.partition] = (record, stamp)
 
 
 class Folder(Protocol):
@@ -157,7 +153,7 @@ class FragmentFolder:
         found = []
         for command, record in commands:
             if isinstance(command, Revive):
-                fragment, version = self._cache[command.fragment.int].fragment, version_of(record.offset)
+                fragment, version = self._cache[command.fragment.int].fragment, record.version
                 if fragment.version < version and fragment.erased == command.iver:
                     found.append(Closed(command.project, command.fragment, command.iver, version))
         return found
@@ -166,7 +162,7 @@ class FragmentFolder:
         self._lives[closed.fragment.int, closed.version] = life
 
     def fold(self, command: Command, record: Record, batch: Batch) -> None:
-        version = version_of(record.offset)
+        version = record.version
         if isinstance(command, RecordCommand):  # its row is a function of the record alone
             batch.facts.blocks.append(r.block_row(command, version))
             batch.outcomes[Outcome.RECORDED] += 1
@@ -251,7 +247,7 @@ class IdentityFolder:
     def fold(self, command: Command, record: Record, batch: Batch) -> None:
         if not isinstance(command, IDENTITY_COMMANDS):
             raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
-        decision = handle(command, version_of(record.offset), self._cache.__getitem__)
+        decision = handle(command, record.version, self._cache.__getitem__)
         for membership in decision.touched:
             for event in membership.collect_events():
                 batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event

@@ -12,10 +12,11 @@ from uuid import UUID
 import orjson
 
 from services.projector import rows as r
+from services.projector.rows import Vouched
 from services.projector.tables import Closed, Facts, Loaded, events_of
 from shared.domain.errors import StoreUnavailable
 from shared.domain.fragment import Fragment, FragmentErased, FragmentRestored
-from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
+from shared.domain.ids import COMMANDS, IDENTITY, position_key
 from shared.domain.restore import ClosedLife
 from shared.store.timeline import Row
 
@@ -53,9 +54,9 @@ class MemoryTables:
         for row in facts.timeline:
             self.timeline[row[0], row[1], row[2], row[3]] = row
 
-    async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int, int]]) -> None:
+    async def write_state(self, topic: str, state: list[Row], positions: Sequence[Vouched]) -> None:
         table = self.state[topic]
-        if any(epoch != self.epochs[topic] for _, _, epoch in positions):
+        if any(one[2] != self.epochs[topic] for one in positions):
             raise StoreUnavailable("The table is of another epoch.")
         for row in [*state, *(r.position_row(*position) for position in positions)]:
             held = table.get((row[0], row[1]))

@@ -24,7 +24,7 @@ from services.projector.derive import END, START, Derived, Key, Report
 from services.projector.search import Feeder
 from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Corrupt, Rejected, Transient
-from shared.domain.ids import COMMANDS, IDENTITY, Position, offset_of, partition_of
+from shared.domain.ids import COMMANDS, IDENTITY, partition_of, position_of
 from shared.domain.replay import Replay
 from shared.log.connect import connect_log
 from shared.runtime.clock import SystemClock
@@ -343,13 +343,12 @@ class Rebuild:
 
     async def _vouch(self, topic: str, table: str, marks: dict[int, r.Mark]) -> None:
         """Position rows for every partition, of this epoch: what no worker of the table before it can write."""
-        names = r.FRAGMENTS if topic == COMMANDS else r.IDENTITY
-        rows = []
+        vouched = []
         for partition in range(self._partitions[topic]):
             mark = marks.get(partition, r.BEFORE_THE_FIRST)
-            position = Position(topic, partition, offset_of(mark.version) if mark.version else -1)
-            rows.append(r.position_row(position, mark.stamp, self._epoch))
-        await self._store.insert(f"{table}_rebuild", r.columns(names, rows))
+            position = position_of(topic, partition, mark.version)
+            vouched.append(r.Vouched(position, mark.stamp, self._epoch, mark.record))
+        await self._store.insert(f"{table}_rebuild", r.state_columns(topic, [], vouched))
 
     async def _marks(self) -> Marks:
         return {

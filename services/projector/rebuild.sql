@@ -108,10 +108,10 @@ ALTER TABLE {table:Identifier} DROP CONSTRAINT IF EXISTS epoch
 
 -- name: epoch_of_fragments
 -- Position rows of another epoch are refused, and with them the block that they came in.
-ALTER TABLE fragments_rebuild ADD CONSTRAINT IF NOT EXISTS epoch CHECK project != 0 OR number = {epoch:UInt64}
+ALTER TABLE fragments_rebuild ADD CONSTRAINT IF NOT EXISTS epoch CHECK project != 0 OR epoch = {epoch:UInt64}
 
 -- name: epoch_of_identity
-ALTER TABLE identity_rebuild ADD CONSTRAINT IF NOT EXISTS epoch CHECK project != 0 OR erase = {epoch:UInt64}
+ALTER TABLE identity_rebuild ADD CONSTRAINT IF NOT EXISTS epoch CHECK project != 0 OR epoch = {epoch:UInt64}
 
 -- name: hold
 -- Refuse every batch for a while; a rebuild that dies lets go by itself.

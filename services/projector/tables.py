@@ -9,9 +9,9 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from services.projector import rows as r
-from services.projector.rows import Mark
+from services.projector.rows import Mark, Vouched
 from shared.domain.fragment import Fragment, FragmentEvent
-from shared.domain.ids import COMMANDS, Position, position_key
+from shared.domain.ids import COMMANDS, position_key
 from shared.domain.restore import ClosedLife
 from shared.store.client import Store
 from shared.store.queries import load as load_queries
@@ -67,8 +67,8 @@ class Tables(Protocol):
 
     async def write_facts(self, facts: Facts) -> None: ...
 
-    async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int, int]]) -> None:
-        """Rows and the position rows (position, highest stamp, epoch) in one INSERT block: all or nothing.
+    async def write_state(self, topic: str, state: list[Row], positions: Sequence[Vouched]) -> None:
+        """Rows and the position rows in one INSERT block: all or nothing.
 
         Raises Transient when the table is of another epoch: it was rebuilt since, or a rebuild holds it.
         """
@@ -119,10 +119,9 @@ class ClickHouseTables:
             if outcome is not None:
                 raise outcome
 
-    async def write_state(self, topic: str, state: list[Row], positions: Sequence[tuple[Position, int, int]]) -> None:
-        rows = [*state, *(r.position_row(*position) for position in positions)]
-        table, names = ("fragments", r.FRAGMENTS) if topic == COMMANDS else ("identity", r.IDENTITY)
-        await self._store.insert(table, r.columns(names, rows))
+    async def write_state(self, topic: str, state: list[Row], positions: Sequence[Vouched]) -> None:
+        table = "fragments" if topic == COMMANDS else "identity"
+        await self._store.insert(table, r.state_columns(topic, state, positions))
 
 
 def events_of(rows: Sequence[Row]) -> list[FragmentEvent]:

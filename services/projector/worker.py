@@ -14,11 +14,11 @@ from typing import NamedTuple
 import orjson
 
 from services.projector.fold import Batch, Folder
-from services.projector.rows import BEFORE_THE_FIRST, failure_row
+from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
 from services.projector.tables import LOAD_IDS_MAX, Loaded, Tables
 from shared.domain.commands import Command, decode, encode, route
 from shared.domain.errors import BadRecord, Corrupt, Fenced, Transient
-from shared.domain.ids import DEAD, Position, offset_of
+from shared.domain.ids import DEAD, Position, hash64, position_of
 from shared.log.port import Entry, Log, Reader, Record
 from shared.store.changes import Changes
 from shared.store.timeline import Row
@@ -120,13 +120,13 @@ class Worker:
             return
         batch = await self._fold(records)
         await self._land()
-        self._flying = {partition: position for partition, (position, _) in batch.positions.items()}
+        self._flying = {partition: record.position for partition, (record, _) in batch.last.items()}
         self._flushed_at = self._monotonic()
         self._folder.trim(batch)
         state = self._folder.state(batch)  # built now: the next fold changes the same objects
         vouched = [
-            (position, self._stamps[partition], self._epochs[partition])
-            for partition, position in self._flying.items()
+            Vouched(record.position, self._stamps[partition], self._epochs[partition], hash64(record.value))
+            for partition, (record, _) in batch.last.items()
         ]
         self._flight = asyncio.create_task(self._flush(batch, state, vouched), name=f"flush {self._folder.topic}")
 
@@ -145,9 +145,9 @@ class Worker:
         loaded = await self._tables.load(topic, gained, [])
         heads = {head.partition: head for head in await self._log.heads(topic)}
         for partition in gained:
-            version, stamp, epoch = loaded.positions.get(partition, BEFORE_THE_FIRST)
-            position = Position(topic, partition, offset_of(version) if version else -1)
-            if position.offset > heads[partition].offset:
+            version, stamp, epoch, _ = loaded.positions.get(partition, BEFORE_THE_FIRST)
+            position = position_of(topic, partition, version)
+            if position.version > heads[partition].version:
                 raise Corrupt(f"The store is ahead of the log: {position} after {heads[partition]}.")
             self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
             if self._changes is not None:
@@ -195,7 +195,7 @@ class Worker:
                 raise Fenced("A record could not be folded; its batch is folded again without it.") from error
             if self._dead_in_a_row:
                 self._dead_in_a_row.pop(record.partition, None)
-        for partition, (_, stamp) in batch.positions.items():
+        for partition, (_, stamp) in batch.last.items():
             self._stamps[partition] = max(stamp, self._stamps.get(partition, 0))
         return batch
 
@@ -243,14 +243,14 @@ class Worker:
     def _check(self, partitions: list[int], loaded: Loaded) -> None:
         """The tables must stand where we left them, or where the flush in flight will leave them, and be the same."""
         for partition in partitions:
-            version, _, epoch = loaded.positions.get(partition, BEFORE_THE_FIRST)
+            version, _, epoch, _ = loaded.positions.get(partition, BEFORE_THE_FIRST)
             ours = self._confirmed[partition]
             if version not in (ours.version, self._flying.get(partition, ours).version):
                 raise Fenced(f"Partition {partition} of {self._folder.topic} was moved on by somebody else.")
             if epoch != self._epochs[partition]:
                 raise Fenced(f"The table of {self._folder.topic} was rebuilt.")
 
-    async def _flush(self, batch: Batch, state: list[Row], vouched: list[tuple[Position, int, int]]) -> None:
+    async def _flush(self, batch: Batch, state: list[Row], vouched: list[Vouched]) -> None:
         """Follow-ups, then facts, then state with positions: each step may be repeated, none may come earlier."""
         counts = self._log.partitions()
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
@@ -261,7 +261,7 @@ class Worker:
         facts = batch.facts._replace(timeline=[*batch.facts.timeline, *failures])
         await self._tables.write_facts(facts)
         await self._write_state(state, vouched)
-        await self._reader.commit([position for position, _, _ in vouched])
+        await self._reader.commit([one.position for one in vouched])
         self._observe(
             Progress(
                 topic=self._folder.topic,
@@ -272,18 +272,18 @@ class Worker:
             )
         )
 
-    async def _write_state(self, state: list[Row], vouched: list[tuple[Position, int, int]]) -> None:
+    async def _write_state(self, state: list[Row], vouched: list[Vouched]) -> None:
         topic, changes = self._folder.topic, self._changes
         if changes is None:
             await self._tables.write_state(topic, state, vouched)
             return
         slots = [changes.slot(topic, row[0], row[1].int) for row in state]
         changes.mark(slots, self._nonce | 1)
-        changes.announce(topic, ((position.partition, position.version) for position, _, _ in vouched))
+        changes.announce(topic, ((one.position.partition, one.position.version) for one in vouched))
         await self._tables.write_state(topic, state, vouched)
         self._nonce = self._nonce + 2 & _EVEN
         changes.mark(slots, self._nonce)
-        changes.confirm(topic, ((position.partition, position.version, stamp) for position, stamp, _ in vouched))
+        changes.confirm(topic, ((one.position.partition, one.position.version, one.stamp) for one in vouched))
 
     async def _land(self) -> None:
         """Wait for the flush in flight; its positions are confirmed, or its error is ours."""

@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from shared.domain.errors import Corrupt, LogUnavailable
-from shared.domain.ids import Position
+from shared.domain.ids import GENERATION_FIRST, Position
 from shared.log.frames import LENGTHS, PART_BASE, SCHEMA, connect, next_offset, unpack
 from shared.log.groups import Membership
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
@@ -54,8 +54,9 @@ class EmbeddedLog:
     each wait for the other's turn at the interpreter (26 of 60 µs an append).
     """
 
-    def __init__(self, path: Path, partitions: Mapping[str, int]) -> None:
-        self._path, self._wanted = path, dict(partitions)
+    def __init__(self, path: Path, partitions: Mapping[str, int], generation: int = GENERATION_FIRST) -> None:
+        self._path = path if generation == GENERATION_FIRST else path / f"g{generation}"
+        self._wanted, self.generation = dict(partitions), generation
         self._partitions: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
         self._waiting = Waiting(self._take)
@@ -114,7 +115,8 @@ class EmbeddedLog:
             raise LogUnavailable from None
 
     def reader(self, topic: str, group: str) -> EmbeddedReader:
-        return EmbeddedReader(self._path, topic, group, (self._numbers[topic], self._partitions[topic]))
+        numbered = (self._numbers[topic], self._partitions[topic])
+        return EmbeddedReader(self._path, topic, group, numbered, self.generation)
 
     async def forget(self, before_us: int) -> int:
         """Retention: forget whole frames older than that; their number. Of a partition's newest its place stays, for
@@ -138,7 +140,7 @@ class EmbeddedLog:
         db = connect(self._path)
         try:
             return [
-                Position(topic, partition, next_offset(db, self._part(topic, partition)) - 1)
+                Position(topic, partition, next_offset(db, self._part(topic, partition)) - 1, self.generation)
                 for partition in range(self._partitions[topic])
             ]
         except sqlite3.OperationalError as error:
@@ -230,7 +232,7 @@ class EmbeddedLog:
                         offsets[part] = next_offset(db, part)
                     frame = frames[part] = []
                     bases[part] = offsets[part]
-                mine.append(Position(topic, partition, bases[part] + len(frame)))
+                mine.append(Position(topic, partition, bases[part] + len(frame), self.generation))
                 frame.append(LENGTHS.pack(len(key), len(value)) + key + value)
             positions.append(mine)
         at = time.time_ns() // 1_000
@@ -264,8 +266,8 @@ class EmbeddedLog:
 class EmbeddedReader:
     """One member of a group. Reads run in a thread of its own; the loop only looks whether anything changed."""
 
-    def __init__(self, path: Path, topic: str, group: str, numbered: tuple[int, int]) -> None:
-        self._path, self._topic = path, topic
+    def __init__(self, path: Path, topic: str, group: str, numbered: tuple[int, int], generation: int) -> None:
+        self._path, self._topic, self._generation = path, topic, generation
         self._number, count = numbered
         self._membership = Membership(path / "groups", f"{group}.{topic}", count)
         self._next: dict[int, int] = {}
@@ -352,7 +354,7 @@ class EmbeddedReader:
                 raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
             for index, (key, value) in enumerate(unpack(data), start=base):
                 if index >= offset and len(found) < most:
-                    found.append(Record(self._topic, partition, index, at, key, value))
+                    found.append(Record(self._topic, partition, index, at, key, value, self._generation))
             if len(found) >= most:
                 break
         self._next[partition] = offset + len(found)

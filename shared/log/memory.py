@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from shared.domain.errors import Corrupt
-from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST, IDENTITY, Position
 from shared.log.port import Entry, Record
 
 PARTITIONS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}
@@ -15,7 +15,13 @@ PARTITIONS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}
 class MemoryLog:
     """One log for everybody who holds the object."""
 
-    def __init__(self, partitions: Mapping[str, int] | None = None, now_us: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        partitions: Mapping[str, int] | None = None,
+        now_us: Callable[[], int] = lambda: 0,
+        generation: int = GENERATION_FIRST,
+    ) -> None:
+        self.generation = generation
         self._partitions = dict(partitions or PARTITIONS)
         self._now_us = now_us
         self._records: dict[tuple[str, int], list[Record]] = {
@@ -44,14 +50,14 @@ class MemoryLog:
         positions = []
         for topic, partition, key, value in entries:
             records = self._records[topic, partition]
-            records.append(Record(topic, partition, len(records), self._now_us(), key, value))
+            records.append(Record(topic, partition, len(records), self._now_us(), key, value, self.generation))
             positions.append(records[-1].position)
         self._wake()
         return positions
 
     async def heads(self, topic: str) -> list[Position]:
         return [
-            Position(topic, partition, len(self._records[topic, partition]) - 1)
+            Position(topic, partition, len(self._records[topic, partition]) - 1, self.generation)
             for partition in range(self._partitions[topic])
         ]
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from shared.domain.ids import Position
+from shared.domain.ids import GENERATION_FIRST, Position, version_of
 
 APPEND_SECONDS_MAX = 7.0
 """An append that is not acknowledged by then answers LogUnavailable: a client must never hang past 10 s."""
@@ -46,10 +46,16 @@ class Record(NamedTuple):
     at: int
     key: bytes
     value: bytes
+    generation: int = GENERATION_FIRST
 
     @property
     def position(self) -> Position:
-        return Position(self.topic, self.partition, self.offset)
+        return Position(self.topic, self.partition, self.offset, self.generation)
+
+    @property
+    def version(self) -> int:
+        """As rows have it."""
+        return version_of(self.offset, self.generation)
 
 
 class Reader(Protocol):
@@ -81,7 +87,9 @@ class Reader(Protocol):
 
 
 class Log(Protocol):
-    """Where commands are appended."""
+    """Where commands are appended: one generation of it, which all its positions name."""
+
+    generation: int
 
     async def start(self) -> None:
         """Connect; create the topics that are missing. Raises Transient when the log is away."""

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from services.projector.memory import MemoryTables
+from services.projector.rows import Vouched
 from services.projector.tables import Closed, Facts, Loaded
 from shared.domain.errors import LogUnavailable, StoreUnavailable
 from shared.domain.fragment import Fragment
@@ -80,10 +81,10 @@ class GatedTables:
             await self.tables.write_facts(part)
             await self.gate.after(StoreUnavailable)
 
-    async def write_state(self, topic: str, state: list[Any], positions: Sequence[tuple[Position, int, int]]) -> None:
+    async def write_state(self, topic: str, state: list[Any], positions: Sequence[Vouched]) -> None:
         await self.gate.before(StoreUnavailable)
         await self.tables.write_state(topic, state, positions)
-        self.expected.visible(self.tables, topic, [position for position, _, _ in positions])
+        self.expected.visible(self.tables, topic, [position for position, *_ in positions])
         await self.gate.after(StoreUnavailable)
 
 

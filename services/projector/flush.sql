@@ -1,9 +1,11 @@
 -- name: load_fragments
 -- The newest row of each fragment asked for, the position rows (project 0) among them: one SELECT, one snapshot.
--- LIMIT 1 BY, not FINAL: 3-4 times faster over unmerged parts.
+-- LIMIT 1 BY, not FINAL: 3-4 times faster over unmerged parts. A row above the bound comes without its texts and with
+-- their size as `large`.
 SELECT project, fragment, version, distinct_id, number, created_at, effect, stamp, erased, erased_at, seen_at,
-    properties, cells, keys, key_digests, key_versions, events, restored, purged, kind, epoch,
-    generation, record
+    if(large = 0, properties, '') AS shown, if(large = 0, cells, '') AS moved, keys, key_digests, key_versions, events,
+    restored, purged, kind, epoch, generation, record,
+    if(length(properties) + length(cells) > {row_bytes_max:UInt64}, length(properties) + length(cells), 0) AS large
 FROM fragments
 WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
 ORDER BY project, fragment, version DESC

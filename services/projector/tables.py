@@ -20,6 +20,10 @@ from shared.store.timeline import TIMELINE, Row, event_of
 LOAD_IDS_MAX = 10_000
 """Rows asked for in one SELECT: a whole batch; 10,000 ids as one parameter take 50 ms."""
 
+LOAD_ROW_BYTES_MAX = 16_384
+"""Of a row that is loaded with all others: 10,000 are 160 MB then. A person of twenty properties has 1,500."""
+
+UNBOUNDED = 2**63 - 1
 
 FACTS_PAGE = 5_000
 """Facts of a closed life read at once, folded page by page: one fragment may have any number of them."""
@@ -39,6 +43,8 @@ class Loaded(NamedTuple):
 
     positions: dict[int, Mark]
     rows: list[Row]
+    large: dict[tuple[int, UUID], int]
+    """The rows that were left out for their size, and their bytes."""
 
 
 class Facts(NamedTuple):
@@ -53,10 +59,13 @@ class Facts(NamedTuple):
 class Tables(Protocol):
     """The port; `ClickHouseTables` and the in-memory twin in `memory` keep it."""
 
-    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+    async def load(
+        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+    ) -> Loaded:
         """The position rows of `partitions` and the newest rows of `wanted` (project, fragment), in one SELECT.
 
-        A partition without a position row is missing from the answer. Raises Transient.
+        Rows above LOAD_ROW_BYTES_MAX are left out, and told, unless `whole` asks for them: 10,000 fragments may hold
+        10 GB. A partition without a position row is missing from the answer. Raises Transient.
         """
 
     async def life(self, closed: Closed) -> Fragment:
@@ -81,15 +90,22 @@ class ClickHouseTables:
         self._store = store
         self._queries = load_queries(Path(__file__).with_name("flush.sql"))
 
-    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+    async def load(
+        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+    ) -> Loaded:
         keys = {position_key(topic, partition): partition for partition in partitions}
         found = await self._store.rows(
             self._queries["load_fragments" if topic == COMMANDS else "load_identity"],
             projects=sorted({0, *(project for project, _ in wanted)}),
             fragments=[*keys, *(fragment for _, fragment in wanted)],
+            **({"row_bytes_max": UNBOUNDED if whole else LOAD_ROW_BYTES_MAX} if topic == COMMANDS else {}),
         )
         positions = {keys[row[1]]: r.mark_of(topic, row) for row in found if row[0] == 0 and row[1] in keys}
-        return Loaded(positions, [row for row in found if row[0] != 0])
+        rows = [row for row in found if row[0] != 0]
+        if topic != COMMANDS:
+            return Loaded(positions, rows, {})
+        large = {(row[0], row[1]): row[-1] for row in rows if row[-1]}
+        return Loaded(positions, [row for row in rows if not row[-1]] if large else rows, large)
 
     async def life(self, closed: Closed) -> Fragment:
         key = {"project": closed.project, "fragment": closed.fragment, "until": closed.version}

@@ -12,7 +12,7 @@ import fcntl
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +28,9 @@ from shared.log.waiting import Appended, Waiting
 
 COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
+
+FETCH_BYTES_MAX = 2_000_000
+"""Of one partition at once: its other records, if they are that heavy, are read when these are folded."""
 
 CROWD, CROWD_ENOUGH, CROWD_SECONDS = 8, 64, 0.002
 """After a commit of more appends than the first, the next waits for as many as the second, but no longer than this
@@ -295,7 +298,7 @@ class EmbeddedReader:
             self._next[position.partition] = position.next
             self._more = True
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
         assert self._db is not None
         deadline = time.monotonic() + wait_seconds
         pause = POLL_SECONDS_MIN
@@ -304,7 +307,9 @@ class EmbeddedReader:
                 self._next = {part: at for part, at in self._next.items() if part in self._membership.assigned}
                 return []
             if self._changed() and self._next:
-                found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, records_max)
+                found = await asyncio.get_running_loop().run_in_executor(
+                    self._executor, self._read, records_max, without
+                )
                 if found:
                     return found
             rest = deadline - time.monotonic()
@@ -324,18 +329,20 @@ class EmbeddedReader:
             self._more = True
         return self._more
 
-    def _read(self, records_max: int) -> list[Record]:
+    def _read(self, records_max: int, without: Collection[int]) -> list[Record]:
         """Partition by partition; the one after the last comes first next time, so that none starves."""
         assert self._db is not None
         found: list[Record] = []
-        partitions = sorted(self._next)
-        start = self._turn % len(partitions)
+        self._more = bool(without)
+        partitions = sorted(self._next.keys() - without)
+        start = self._turn % max(len(partitions), 1)
         for partition in partitions[start:] + partitions[:start]:
             if len(found) >= records_max:
+                self._more = True
                 return found
             found += self._read_partition(partition, records_max - len(found))
             self._turn += 1
-        self._more = len(found) >= records_max
+        self._more |= len(found) >= records_max
         return found
 
     def _read_partition(self, partition: int, most: int) -> list[Record]:
@@ -349,13 +356,18 @@ class EmbeddedReader:
             (part, first or 0, most + 1),
         )
         found: list[Record] = []
+        size = 0
         for base, count, at, data in rows:
             if base > offset + len(found) or (not data and base + count > offset):
                 raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
             for index, (key, value) in enumerate(unpack(data), start=base):
                 if index >= offset and len(found) < most:
                     found.append(Record(self._topic, partition, index, at, key, value, self._generation))
+            size += len(data)
             if len(found) >= most:
+                break
+            if size >= FETCH_BYTES_MAX:
+                self._more = True
                 break
         self._next[partition] = offset + len(found)
         return found

@@ -17,6 +17,7 @@ from services.deleter.restores import Restores
 from services.projector import worker as worker_module
 from services.projector.fold import FragmentFolder
 from services.projector.memory import MemoryTables
+from services.projector.shares import key_of
 from services.projector.tables import Closed, Facts
 from services.projector.worker import Worker
 from shared.domain import identity
@@ -281,9 +282,7 @@ def decided_when_folded(patch: pytest.MonkeyPatch) -> None:
 
     def again(self: FragmentChanged, fragment: Fragment) -> None:
         asked = list(zip(self.names, self.kinds, self.values, strict=True))
-        effects = [
-            one for one in asked if moved(fragment.cells.get(one[0], EMPTY), one[1], self.timestamp) is not None
-        ]
+        effects = [one for one in asked if moved(fragment.cells.get(one[0], EMPTY), one[1], self.timestamp) is not None]
         kept, _ = fitting(Weight(UNWEIGHED), fragment.cells, fragment.properties, effects, self.timestamp)
         names, kinds, values = zip(*kept, strict=True) if kept else ((), (), ())
         apply(msgspec.structs.replace(self, names=names, kinds=kinds, values=values), fragment)
@@ -300,13 +299,24 @@ def exact_bounds(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Weight, "__init__", certain)
 
 
+def order_behind_a_heavy_record(patch: pytest.MonkeyPatch) -> None:
+    """Light records are folded though a heavy one before them in their partition waits."""
+
+    def overtaking(decoded: Sequence[Any], unloaded: Any) -> tuple[list[Any], list[Any]]:
+        waits = [key_of(command) in unloaded for _, command in decoded]
+        pairs = list(zip(decoded, waits, strict=True))
+        return [one for one, late in pairs if not late], [one for one, late in pairs if late]
+
+    patch.setattr(worker_module, "loaded", overtaking)
+
+
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     skip_by_version, key_dedup, position_before_state, state_before_timeline, identity_in_pieces, monotone_stamp,
     erase_dedup, position_check_on_load, imports_before_a_delete, deletes_since_the_look, births_behind_the_erasure,
     births_of_their_own_delete, late_erase_after_a_restore, restores_in_any_order, former_lives,
     batch_cut_before_a_restore, landing_before_a_restore, membership_before_a_restore, a_run_beside_a_restore,
     waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts,
-    decided_when_folded, exact_bounds,
+    decided_when_folded, exact_bounds, order_behind_a_heavy_record,
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from services.projector import fold, worker
+from services.projector import fold, shares, tables, worker
 from services.projector import rows as r
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
@@ -305,11 +305,14 @@ def _fault(one: Episode, counts: Counter[str]) -> str | None:
 
 @contextmanager
 def limits(seed: int) -> Iterator[None]:
-    """Every third episode has bounds so small that caches are trimmed and batches cut, every other one such that
-    fragments are full; else they are the real ones."""
+    """Every third episode has bounds so small that caches are trimmed and batches cut, every fifth such that records
+    are heavy and rows large, every other one such that fragments are full; else they are the real ones."""
     small: list[tuple[Any, str, int]] = []
     if seed % 3 == 0:
         small += [(fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
+    if seed % 5 == 0:
+        small += [(shares, "SHARE_BYTES", 300), (shares, "RECORD_BYTES_USUAL", 200), (shares, "LOAD_BYTES_MAX", 50)]
+        small += [(tables, "LOAD_ROW_BYTES_MAX", 30), (fold, "CACHE_BYTES_MAX", 300)]
     if seed % 2 == 0:
         small += [(operations, "FRAGMENT_BYTES_MAX", 14), (operations, "FRAGMENT_NAMES_MAX", 2)]
     kept = [(module, name, getattr(module, name)) for module, name, _ in small]

@@ -18,6 +18,9 @@ RECORD_BYTES_USUAL = 4_096
 SHARE_BYTES = 2_000_000
 """Beyond what is usual, of one partition in one batch: about 25 ms of the projector and as much of the engine."""
 
+ROWS_BYTES = 2_000_000
+"""Of large rows that are loaded for one partition in one batch."""
+
 LOAD_BYTES_MAX = 32_000_000
 """Large rows loaded in one SELECT."""
 
@@ -67,21 +70,21 @@ def heavy(records: Iterable[Record]) -> set[int]:
 
 
 def affordable(decoded: Iterable[Decoded], large: Mapping[Key, int]) -> list[list[Key]]:
-    """Which large rows are loaded for this batch, in SELECTs of LOAD_BYTES_MAX: of each partition up to its share."""
-    shares = Shares()
+    """Which large rows are loaded for this batch, in SELECTs of LOAD_BYTES_MAX: of each partition ROWS_BYTES."""
+    taken: dict[int, int] = {}
     blocked: set[int] = set()
     parts: list[list[Key]] = [[]]
-    loaded: set[Key] = set()
+    chosen: set[Key] = set()
     size = 0
     for record, command in decoded:
         key = key_of(command)
-        if key is None or key not in large or key in loaded or record.partition in blocked:
+        if key is None or key not in large or key in chosen or record.partition in blocked:
             continue
-        if record.partition in shares.over:
+        if taken.get(record.partition, 0) >= ROWS_BYTES:
             blocked.add(record.partition)
             continue
-        shares.take(record.partition, large[key])
-        loaded.add(key)
+        taken[record.partition] = taken.get(record.partition, 0) + large[key]
+        chosen.add(key)
         if parts[-1] and size + large[key] > LOAD_BYTES_MAX:
             parts.append([])
             size = 0

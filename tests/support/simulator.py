@@ -311,7 +311,7 @@ def limits(seed: int) -> Iterator[None]:
     if seed % 3 == 0:
         small += [(fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
     if seed % 5 == 0:
-        small += [(shares, "SHARE_BYTES", 300), (shares, "RECORD_BYTES_USUAL", 200), (shares, "LOAD_BYTES_MAX", 50)]
+        small += [(shares, "SHARE_BYTES", 300), (shares, "RECORD_BYTES_USUAL", 200), (shares, "ROWS_BYTES", 1)]
         small += [(tables, "LOAD_ROW_BYTES_MAX", 30), (fold, "CACHE_BYTES_MAX", 300)]
     if seed % 2 == 0:
         small += [(operations, "FRAGMENT_BYTES_MAX", 14), (operations, "FRAGMENT_NAMES_MAX", 2)]

@@ -20,11 +20,12 @@ from services.api.parameters import LIMIT, Text
 from services.api.past import facts
 from shared.domain.cells import same
 from shared.domain.errors import BadInput
+from shared.domain.fragment import FragmentEvent
 from shared.domain.identity import MEMBERS_MAX
 from shared.domain.ids import COMMANDS, IDENTITY, format_positions, partition_of, position_of
 from shared.domain.replay import FOREVER, Replay, members_of
-from shared.domain.view import merged_properties, ordered_distinct_ids
-from shared.store.person import iso
+from shared.domain.view import ordered_distinct_ids
+from shared.store.person import iso, shown_of, size_of
 from shared.store.timeline import event_of
 
 FACTS_MAX = 20_000
@@ -88,6 +89,7 @@ def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Chang
     `rows` are timeline rows of the present lives of every fragment that was ever one with it.
     """
     replays: dict[UUID, Replay] = {}
+    sizes: dict[UUID, int] = {}
     before: dict[str, Any] = {}
     ids: list[str] = []
     ordered = sorted(rows, key=lambda row: (row[5], row[3].startswith("person."), row[2], row[6]))
@@ -100,11 +102,13 @@ def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Chang
                 told = _replay_of(replays, project, row[1])
                 told.fragment.version = told.membership.version = 0  # by stamps, an import comes before older versions
                 told.apply(event)
+                if isinstance(event, FragmentEvent):
+                    sizes[row[1]] = size_of(told.fragment)
         mine = _replay_of(replays, project, addressed).membership
         root = _replay_of(replays, project, mine.root).membership
         members = (_replay_of(replays, project, one).fragment for one in members_of(mine, root))
         group = [one for one in members if one.alive]
-        shown = merged_properties((one.id, one.cells, one.properties) for one in group)
+        shown = shown_of(group, sizes)
         names = ordered_distinct_ids(one.distinct_id for one in group)
         changed = [key for key in sorted(before.keys() | shown.keys()) if _differ(before, shown, key)]
         if first is not None and (changed or names != ids):

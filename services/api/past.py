@@ -155,6 +155,7 @@ async def stamp_of(context: Context, project: int, positions: Sequence[Position]
 def _member(past: Replay) -> Member:
     """As the present's rows would have it. When somebody was last seen is no part of the timeline."""
     fragment, membership = past.fragment, past.membership
+    properties, cells = orjson.dumps(fragment.properties), orjson.dumps(fragment.cells)
     return Member(
         fragment=fragment.id,
         distinct_id=fragment.distinct_id,
@@ -163,8 +164,9 @@ def _member(past: Replay) -> Member:
         effect=fragment.effect,
         erased=fragment.erased,
         seen_at=0,
-        properties=orjson.dumps(fragment.properties).decode(),
-        cells=orjson.dumps(fragment.cells).decode(),
+        properties=properties.decode(),
+        cells=cells.decode(),
+        size=len(properties) + len(cells),
         root=membership.root,
         identified=membership.identified,
         erase=membership.erase,

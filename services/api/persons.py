@@ -85,9 +85,7 @@ async def delete_property(call: Call) -> Answer:
     if outcome is None:
         person = await call.holder(sent.fragment)
         call.tags(person)
-        showing = [
-            member for member in person.members if any(name in orjson.loads(member.properties) for name in names)
-        ]
+        showing = [member for member in person.members if _may_show(member, names)]
         targets = {one.fragment: one for one in (member_named(person.members, sent.fragment), *showing)}
         at, command = call.context.stamps.reserve(len(targets)), call.context.mint()  # one id: it is one act
         commands = [
@@ -163,6 +161,11 @@ def write_of(project: int, actor: str, member: Member, sent: Keyed, **changes: A
 def member_named(members: Sequence[Member], fragment: UUID) -> Member:
     """Whom a write to a person goes to: the member that was named, while it lives."""
     return next((one for one in members if one.fragment is fragment or one.fragment == fragment), members[0])
+
+
+def _may_show(member: Member, names: Sequence[str]) -> bool:
+    """Whether a member shows any of these names; of one that the person has no room to show it is not known."""
+    return not member.properties or not orjson.loads(member.properties).keys().isdisjoint(names)
 
 
 def _answer(outcome: Outcome, body: Any) -> Answer:

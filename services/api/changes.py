@@ -1,7 +1,8 @@
 """properties_timeline?source=changes: every effective change of a person, with what caused it (CONTRACT §5, ours).
 
 Never guesses: the person's own facts and those of everybody it was ever one with are replayed by the events' own folds;
-a point is a record after which the person shows something else, or is another set of distinct ids.
+a point is a record after which the person shows something else, or is another set of distinct ids, or of which
+something was left out because there was no room.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from uuid import UUID
 import msgspec
 
 from services.api.calls import Answer, Call
+from services.api.left_out import told
 from services.api.parameters import LIMIT, Text
 from services.api.past import facts
 from shared.domain.cells import same
@@ -50,6 +52,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     after: dict[str, Any]
     keys: list[str]
     distinct_ids: list[str]
+    left_out: str = ""
 
 
 async def changes(call: Call, span: tuple[int, int]) -> Answer:
@@ -111,8 +114,9 @@ def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Chang
         shown = shown_of(group, sizes)
         names = ordered_distinct_ids(one.distinct_id for one in group)
         changed = [key for key in sorted(before.keys() | shown.keys()) if _differ(before, shown, key)]
-        if first is not None and (changed or names != ids):
-            yield Change(row=first, before=before, after=shown, keys=changed, distinct_ids=names)
+        left_out = first[24] if first is not None and any(one.id == first[1] for one in group) else ""
+        if first is not None and (changed or names != ids or left_out):
+            yield Change(row=first, before=before, after=shown, keys=changed, distinct_ids=names, left_out=left_out)
         before, ids = shown, names
 
 
@@ -164,6 +168,7 @@ def _point(call: Call, change: Change) -> dict[str, Any]:
         "keys": change.keys,
         "before": {key: change.before[key] for key in change.keys if key in change.before},
         "after": {key: change.after[key] for key in change.keys if key in change.after},
+        **({"left_out": told(change.left_out)} if change.left_out else {}),
     }
 
 

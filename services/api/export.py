@@ -16,6 +16,7 @@ import orjson
 from services.api.calls import Answer, Call, Route
 from services.api.deletions import requests_of
 from services.api.history import OPERATIONS
+from services.api.left_out import told
 from services.api.parameters import AS_OF
 from services.api.past import facts
 from services.api.render import ZIP, Archive
@@ -120,6 +121,7 @@ def _change(call: Call, named: dict[UUID, str], row: tuple[Any, ...]) -> dict[st
         "members": [str(one) for one in row[17]],
         "peer": str(row[20]) if person else None,
         "reason": row[21],
+        "left_out": told(row[24]),
     }
 
 

@@ -80,6 +80,8 @@ def _observe(progress: Progress) -> None:
     for outcome, count in progress.outcomes.items():
         telemetry.PROJECTED.labels(progress.topic, outcome).inc(count)
     telemetry.FLUSHED_ROWS.labels(progress.topic).inc(progress.rows)
+    if progress.left_out:
+        telemetry.LEFT_OUT.inc(progress.left_out)
     if progress.dead:
         telemetry.DEAD_LETTERS.labels(progress.topic).inc(progress.dead)
 

@@ -18,7 +18,7 @@ from shared.domain.fragment import Fragment, FragmentChanged, Outcome
 from shared.domain.identity import Membership, addressed, handle
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.port import Record
-from shared.store.timeline import Row, timeline_row
+from shared.store.timeline import LEFT_OUT, Row, timeline_row
 
 CACHE_MAX = 50_000
 """Fragments or memberships kept in memory: about 100 MB of persons with twenty properties."""
@@ -57,7 +57,7 @@ class Batch:
         self.followups: list[Command] = []
         self.dead: list[tuple[Record, str]] = []
         self.outcomes: Counter[Outcome] = Counter()
-        self.bytes = 0
+        self.bytes = self.left_out = 0
         self._last: dict[int, tuple[Record, int]] = {}
 
     @property
@@ -183,7 +183,10 @@ class FragmentFolder:
         outcome = fragment.handle(command, version, record.partition, life)
         if fragment.pending_events:
             for event in fragment.collect_events():
-                batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event
+                fact = timeline_row(event, command)  # type: ignore[arg-type]  # the library does not say which event
+                batch.facts.timeline.append(fact)
+                if fact[LEFT_OUT]:
+                    batch.left_out += event.left_out.names  # type: ignore[attr-defined]  # only these events have it
                 if isinstance(event, FragmentChanged) and event.number:
                     batch.facts.numbers.append((command.project, event.number, fragment.id))
         if outcome not in UNSEEN and isinstance(command, Capture):

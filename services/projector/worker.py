@@ -53,6 +53,7 @@ class Progress(NamedTuple):
     outcomes: dict[str, int]
     dead: int
     rows: int
+    left_out: int = 0
 
 
 class Worker:
@@ -306,6 +307,7 @@ class Worker:
                 outcomes={outcome.name.lower(): count for outcome, count in batch.outcomes.items()},
                 dead=len(batch.dead),
                 rows=len(state),
+                left_out=batch.left_out,
             )
         )
 

@@ -25,6 +25,8 @@ TIMELINE = (
     "scope", "erased_at", "left_out",
 )  # fmt: skip
 
+LEFT_OUT = TIMELINE.index("left_out")
+
 NOBODY = UUID(int=0)
 
 PURGE = "purge_property"

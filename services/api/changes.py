@@ -19,7 +19,7 @@ import msgspec
 from services.api.calls import Answer, Call
 from services.api.left_out import told
 from services.api.parameters import LIMIT, Text
-from services.api.past import facts
+from services.api.past import check_size, facts
 from shared.domain.cells import same
 from shared.domain.errors import BadInput
 from shared.domain.fragment import FragmentEvent
@@ -131,12 +131,14 @@ async def _related(call: Call, addressed: UUID, until: int) -> list[Row]:
     found: list[Row] = []
     known: set[UUID] = set()
     wanted = {addressed}
+    size = 0
     for _ in range(ROUNDS_MAX):
         known |= wanted
         related: set[UUID] = set()
         async for part in facts(call.context, call.project.id, sorted(wanted), until):
             rows = [row for row in part if row[5] <= until]
             found += rows
+            size = check_size(rows, size)
             for row in rows:
                 if row[3] in ("person.merged", "person.joined", "person.split", "person.left", "person.rerooted"):
                     related |= {row[16], row[20], *row[17]}

@@ -27,7 +27,7 @@ from services.api.parameters import (
     Choice,
     Text,
 )
-from services.api.past import facts, moment, persons_at
+from services.api.past import check_size, facts, moment, persons_at
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.fragment import FragmentEvent
 from shared.domain.ids import fragment_id
@@ -93,8 +93,10 @@ async def properties_timeline(call: Call) -> Answer:
     )
     cut = FOREVER if until_stamp is None else until_stamp
     rows: list[tuple[Any, ...]] = []
+    size = 0
     async for part in facts(call.context, call.project.id, fragments, cut):
         rows += [row for row in part if row[5] <= cut]
+        size = check_size(part, size)
         if len(rows) > FACTS_MAX:
             raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
     return Answer(

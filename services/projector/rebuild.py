@@ -33,11 +33,10 @@ from shared.store.changes import all_changing, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store
 from shared.store.queries import load as load_queries
-from shared.store.timeline import Row
+from shared.store.timeline import PAGE_ROWS_MIN, Row, next_page
 
-PAGE_ROWS_MIN, PAGE_ROWS_MAX = 200, 50_000
-PAGE_BYTES = 32_000_000
-"""Rows of the timeline in memory: as many as were of this size on the page before."""
+PAGE_ROWS_MAX = 50_000
+"""Rows of the timeline in memory, where they are small."""
 
 WRITE_BYTES_MAX = 32_000_000
 """Rows of a shadow that are written together."""
@@ -206,8 +205,7 @@ class Rebuild:
                 rows = await reading
                 last = len(rows) < limit
                 if not last:
-                    size = sum(len(text) for row in rows for text in row[15]) // len(rows) + 300
-                    limit = max(PAGE_ROWS_MIN, min(PAGE_ROWS_MAX, PAGE_BYTES // size, limit * 8))
+                    limit = next_page(rows, PAGE_ROWS_MAX)
                     end = rows[-1]
                     following = (end[0], end[1], end[2], end[3])
                     reading = asyncio.create_task(self._page(fragments, following, limit), name="page")

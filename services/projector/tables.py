@@ -15,7 +15,7 @@ from shared.domain.ids import COMMANDS, position_key
 from shared.domain.restore import ClosedLife
 from shared.store.client import Store
 from shared.store.queries import load as load_queries
-from shared.store.timeline import TIMELINE, Row, event_of
+from shared.store.timeline import PAGE_ROWS_MIN, TIMELINE, Row, event_of, next_page
 
 LOAD_IDS_MAX = 10_000
 """Rows asked for in one SELECT: a whole batch; 10,000 ids as one parameter take 50 ms."""
@@ -112,10 +112,11 @@ class ClickHouseTables:
         ends = events_of(await self._store.rows(self._queries["ends_of_lives"], **key))
         life = ClosedLife(closed.project, closed.fragment, closed.iver, ends)
         after = life.since - 1 if life.since else 0
-        while rows := await self._store.rows(self._queries["facts_of_life"], **key, after=after, limit=FACTS_PAGE):
+        page = min(PAGE_ROWS_MIN, FACTS_PAGE)
+        while rows := await self._store.rows(self._queries["facts_of_life"], **key, after=after, limit=page):
             for event in events_of(rows):
                 life.replay(event)
-            after = rows[-1][2]
+            after, page = rows[-1][2], next_page(rows, FACTS_PAGE)
         ((newest,),) = await self._store.rows(self._queries["last_seen"], **key, since=life.since)
         life.seen(newest)
         return life.fragment

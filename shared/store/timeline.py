@@ -5,6 +5,7 @@ Never reads or writes a table itself. The projector writes these rows; reads, as
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +32,12 @@ NOBODY = UUID(int=0)
 
 PURGE = "purge_property"
 """The source of what a purge did."""
+
+PAGE_BYTES = 32_000_000
+"""Of facts read at once: one may have a megabyte, most have one thousandth of it."""
+
+PAGE_ROWS_MIN = 200
+"""Of the first page, before anything is known of their size: most histories end within it."""
 
 _MEMBERSHIP: dict[str, type[i.MembershipEvent]] = {
     event.TOPIC: event
@@ -105,6 +112,18 @@ def event_of(row: Row) -> Event | None:
             reason=row[21], erased_at=row[23], **scope,
         )  # fmt: skip
     return None
+
+
+def bytes_of(rows: Sequence[Row]) -> int:
+    """About how many bytes rows hold."""
+    return sum(len(text) for row in rows for column in (row[14], row[15]) for text in column) + 300 * len(rows)
+
+
+def next_page(rows: Sequence[Row], most: int) -> int:
+    """How many rows to read after these: as many as PAGE_BYTES were of their size, not many times more than they were,
+    and at most `most`."""
+    fitting = PAGE_BYTES // (bytes_of(rows) // len(rows) or 1)
+    return min(most, max(PAGE_ROWS_MIN // 4, min(fitting, 8 * len(rows))))
 
 
 def source_of(command: Command) -> str:

@@ -4,8 +4,9 @@
 -- their size as `large`.
 SELECT project, fragment, version, distinct_id, number, created_at, effect, stamp, erased, erased_at, seen_at,
     if(large = 0, properties, '') AS shown, if(large = 0, cells, '') AS moved, keys, key_digests, key_versions, events,
-    restored, purged, kind, epoch, generation, record,
-    if(length(properties) + length(cells) > {row_bytes_max:UInt64}, length(properties) + length(cells), 0) AS large
+    restored, purged,
+    if(length(properties) + length(cells) > {row_bytes_max:UInt64}, length(properties) + length(cells), 0) AS large,
+    kind, epoch, generation, record
 FROM fragments
 WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
 ORDER BY project, fragment, version DESC

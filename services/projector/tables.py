@@ -25,6 +25,9 @@ LOAD_ROW_BYTES_MAX = 16_384
 
 UNBOUNDED = 2**63 - 1
 
+LARGE = len(r.FRAGMENTS)
+"""Where a loaded row says what it has been left out for: behind the columns of a fragment, before those of a position."""
+
 FACTS_PAGE = 5_000
 """Facts of a closed life read at once, folded page by page: one fragment may have any number of them."""
 
@@ -104,8 +107,8 @@ class ClickHouseTables:
         rows = [row for row in found if row[0] != 0]
         if topic != COMMANDS:
             return Loaded(positions, rows, {})
-        large = {(row[0], row[1]): row[-1] for row in rows if row[-1]}
-        return Loaded(positions, [row for row in rows if not row[-1]] if large else rows, large)
+        large = {(row[0], row[1]): row[LARGE] for row in rows if row[LARGE]}
+        return Loaded(positions, [row for row in rows if not row[LARGE]] if large else rows, large)
 
     async def life(self, closed: Closed) -> Fragment:
         key = {"project": closed.project, "fragment": closed.fragment, "until": closed.version}

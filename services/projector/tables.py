@@ -26,7 +26,7 @@ LOAD_ROW_BYTES_MAX = 16_384
 UNBOUNDED = 2**63 - 1
 
 LARGE = len(r.FRAGMENTS)
-"""Where a loaded row says what it has been left out for: behind the columns of a fragment, before those of a position."""
+"""Where a loaded row says its bytes if it was left out: behind the columns of a fragment, before a position's."""
 
 FACTS_PAGE = 5_000
 """Facts of a closed life read at once, folded page by page: one fragment may have any number of them."""

@@ -27,6 +27,9 @@ REQUESTS, NAMES, NAME_CHARS = 310, 1_000, 395
 PROBERS, PROBES_PAUSE_SECONDS = 4, 0.05
 """Clients that write and wait, and their rest between two writes: 25/s or so, of any partition."""
 
+RETRIES_MAX, RETRY_SECONDS = 100, 0.05
+"""Of a request that was refused for load or lag: its time goes on until it is answered."""
+
 PEOPLE = 2_000
 ALONE_SECONDS = 12.0
 LOOK_SECONDS = 0.1
@@ -93,12 +96,10 @@ async def _prober(stack: Stack, seed: int, meanwhile: asyncio.Future[object]) ->
             name = f"person-{chosen.randrange(PEOPLE)}"
             sent = {"api_key": TOKEN, "event": "e", "distinct_id": name, "properties": {"$set": {"n": len(found)}}}
             began = time.perf_counter()
-            writer.write(post("/capture/", orjson.dumps(sent)))
-            head = await _answered(reader)
+            head = await _answered(reader, writer, post("/capture/", orjson.dumps(sent)))
             position = next(line[10:] for line in head.split(b"\r\n") if line.lower().startswith(b"position: "))
             path = f"/api/projects/1/persons/{fragment_id(1, name)}/"
-            writer.write(get(path, b"Min-Position: " + position))
-            await _answered(reader)
+            await _answered(reader, writer, get(path, b"Min-Position: " + position))
             found.append(time.perf_counter() - began)
             await asyncio.sleep(PROBES_PAUSE_SECONDS)
     finally:
@@ -110,12 +111,10 @@ async def _fill(stack: Stack, name: str) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
     position = b""
     for request in range(REQUESTS):
-        writer.write(await asyncio.to_thread(_names, name, request))
-        await writer.drain()
-        head = await _answered(reader)
+        head = await _answered(reader, writer, await asyncio.to_thread(_names, name, request))
         position = next(line[10:] for line in head.split(b"\r\n") if line.lower().startswith(b"position: "))
-    writer.write(get(f"/api/projects/1/persons/{fragment_id(1, name)}/", b"Min-Position: " + position))
-    await _answered(reader)
+    path = f"/api/projects/1/persons/{fragment_id(1, name)}/"
+    await _answered(reader, writer, get(path, b"Min-Position: " + position))
     writer.close()
 
 
@@ -132,11 +131,17 @@ async def _watch(stack: Stack, peaks: Peaks) -> None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _answered(reader: asyncio.StreamReader) -> bytes:
-    head = await reader.readuntil(b"\r\n\r\n")
+async def _answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
+    """The head of the answer, which must be 2xx, to this request: one that was refused for load is sent again."""
+    for _ in range(RETRIES_MAX):
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+        if head[9:12] != b"503":
+            break
+        await asyncio.sleep(RETRY_SECONDS)
     if head[9:10] != b"2":
         raise RuntimeError(head.decode())
-    await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
     return head
 
 

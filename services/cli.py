@@ -219,6 +219,7 @@ def _rebuild(settings: Settings, options: argparse.Namespace, made: bool) -> int
 
 
 def _doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from services.health import lines
     from shared.domain.ids import COMMANDS
     from shared.log.connect import connect_log
     from shared.store.migrate import status
@@ -233,7 +234,9 @@ def _doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
             print(f"log: ok, {records} commands in {log.partitions()[COMMANDS]} partitions")
         finally:
             await log.close()
-        return FOUND_WRONG if missing else DONE
+        told, ready = await asyncio.to_thread(lines, settings.data)
+        print("\n".join(told), end="\n" if told else "")
+        return FOUND_WRONG if missing or not ready else DONE
 
     return _with_store(settings, act)
 

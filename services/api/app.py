@@ -46,8 +46,9 @@ from shared.log.port import Log
 from shared.runtime import telemetry
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.express import Express
-from shared.runtime.lifecycle import collect_seldom, serve
+from shared.runtime.lifecycle import collect_seldom, serve, url_of
 from shared.runtime.ops import add_ops
+from shared.runtime.processes import announced
 from shared.runtime.settings import Settings
 from shared.store.changes import Changes, changes_of
 from shared.store.client import Store
@@ -87,7 +88,8 @@ async def run(settings: Settings) -> None:
         express = Express(capture.ExpressCapture(context, _observe_answer), ExpressPerson(context, _observe_answer))
         runner = await serve(app, settings.host, settings.port, reuse_port=True, express=express)
         collect_seldom(COLLECTED_OBJECTS)
-        await asyncio.Event().wait()
+        with announced(settings.data, "api", url_of(runner)):
+            await asyncio.Event().wait()
     finally:
         if runner is not None:
             await runner.cleanup()

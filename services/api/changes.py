@@ -22,9 +22,10 @@ from services.api.parameters import LIMIT, Text
 from services.api.past import check_size, facts
 from shared.domain.cells import same
 from shared.domain.errors import BadInput
-from shared.domain.fragment import FragmentEvent
+from shared.domain.fragment import FragmentEvent, FragmentPurged
 from shared.domain.identity import MEMBERS_MAX
 from shared.domain.ids import COMMANDS, IDENTITY, format_positions, partition_of, position_of
+from shared.domain.purged import at_moment
 from shared.domain.replay import FOREVER, Replay, members_of
 from shared.domain.view import ordered_distinct_ids
 from shared.store.person import iso, shown_of, size_of
@@ -101,6 +102,8 @@ def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Chang
         for row in record:
             first = first or row
             event = event_of(row)
+            if isinstance(event, FragmentPurged):  # what it left has its own place in this order
+                event = at_moment(event, event.timestamp)
             if event is not None:
                 told = _replay_of(replays, project, row[1])
                 told.fragment.version = told.membership.version = 0  # by stamps, an import comes before older versions

@@ -14,6 +14,7 @@ from aiohttp.web_exceptions import HTTPException, HTTPMethodNotAllowed, HTTPNotF
 from shared.domain.errors import (
     BadInput,
     Corrupt,
+    NewerVersion,
     NotFound,
     NotYet,
     PersonlogError,
@@ -127,6 +128,7 @@ def of(error: PersonlogError) -> ApiError:
         (Rejected, 400, "validation_error", error.slug, {}),
         (NotYet, 503, "server_error", "projection_lag", retry),
         (Transient, 503, "server_error", "unavailable", retry),
+        (NewerVersion, 503, "server_error", "unavailable", retry),
         (Corrupt, 500, "server_error", "error", {}),
     )
     for branch, status, kind, code, headers in table:

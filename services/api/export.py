@@ -21,6 +21,7 @@ from services.api.parameters import AS_OF
 from services.api.past import facts
 from services.api.render import ZIP, Archive
 from services.api.sessions import archived_sessions, archived_snapshots
+from shared.domain.fragment import FragmentPurged
 from shared.domain.ids import COMMANDS, IDENTITY, format_positions, partition_of, position_of
 from shared.domain.replay import ENDS, FOREVER
 from shared.store.person import Person, iso
@@ -108,21 +109,27 @@ def _change(call: Call, named: dict[UUID, str], row: tuple[Any, ...]) -> dict[st
         "command": str(row[6]),
         "actor": call.context.access.name_of(row[7]),
         "source": row[8],
-        "changes": [
-            {
-                "key": key,
-                "operation": OPERATIONS[kind],
-                "before": orjson.loads(before) if before else None,
-                "value": orjson.loads(after) if after else None,
-            }
-            for key, kind, before, after in zip(*row[12:16], strict=True)
-        ],
+        "changes": operations(row),
         "person": str(row[16]) if person else None,
         "members": [str(one) for one in row[17]],
         "peer": str(row[20]) if person else None,
         "reason": row[21],
         "left_out": told(row[24]),
     }
+
+
+def operations(row: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """What a row of the timeline did to each property. What a purge left is no change."""
+    purge = row[3] == FragmentPurged.TOPIC
+    return [
+        {
+            "key": key,
+            "operation": "purge" if purge else OPERATIONS[kind],
+            "before": orjson.loads(before) if before else None,
+            "value": orjson.loads(after) if after and not purge else None,
+        }
+        for key, kind, before, after in zip(*row[12:16], strict=True)
+    ]
 
 
 async def _events(call: Call, fragments: list[UUID], until: int) -> AsyncIterator[list[dict[str, Any]]]:

@@ -349,7 +349,8 @@ WITH
     operations AS
     (
         SELECT timeline.fragment AS fragment, version, topic, at, stamp, command, actor, source, {{keys_left}} AS names,
-            indexOf(names, {key:String}) AS i, {{kinds_left}}[i] AS kind, {{before_left}}[i] AS old, {{after_left}}[i] AS new
+            indexOf(names, {key:String}) AS i, {{kinds_left}}[i] AS kind, {{before_left}}[i] AS old,
+            if(topic = 'fragment.purged', '', {{after_left}}[i]) AS new
         FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
         WHERE project = {project:UInt32} AND timeline.fragment IN {fragments:Array(UUID)} AND has(keys, {key:String})
             AND {{present}} AND stamp <= {until:Int64} AND i > 0

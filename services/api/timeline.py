@@ -101,7 +101,7 @@ async def properties_timeline(call: Call) -> Answer:
             raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
     return Answer(
         body={
-            "points": points(person, events, rows, crucial),
+            "points": points(person, events, rows, crucial, cut),
             "crucial_property_keys": crucial,
             "effective_date_from": since.isoformat(),
             "effective_date_to": until.isoformat(),
@@ -167,14 +167,19 @@ def _span(call: Call) -> tuple[int, int]:
 
 
 def points(
-    person: Person, events: list[tuple[Any, ...]], effects: list[tuple[Any, ...]], crucial: list[str]
+    person: Person,
+    events: list[tuple[Any, ...]],
+    effects: list[tuple[Any, ...]],
+    crucial: list[str],
+    until: int = FOREVER,
 ) -> list[dict[str, Any]]:
     """One point for the first event, and one for each whose crucial values differ from the previous one's.
 
-    Events are (fragment, uuid, name, timestamp, version, received_at), effects are timeline rows; both in the order of
-    arrival. Within a fragment that order is the version; a fact precedes the event that it came from.
+    Events are (fragment, uuid, name, timestamp, version, received_at), effects are timeline rows up to the stamp
+    `until`; both in the order of arrival. Within a fragment that order is the version; a fact precedes the event that
+    it came from.
     """
-    replays = {member.fragment: Replay(person.project, member.fragment) for member in person.members}
+    replays = {member.fragment: Replay(person.project, member.fragment, until) for member in person.members}
     sizes: dict[UUID, int] = {}
     steps: list[tuple[int, int, int, tuple[Any, ...]]] = [
         (fact[4], fact[2], 0, fact) for fact in effects if fact[3].startswith("fragment.")

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Mapping
+from functools import partial
 
 from aiohttp import web
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
-from services.projector.search import Feeder
+from services.projector.search import Duty, Feeder
 from services.projector.tables import ClickHouseTables
 from services.projector.worker import Progress, Worker
+from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.connect import connect_log
 from shared.log.port import Log
 from shared.runtime import telemetry
-from shared.runtime.lifecycle import collect_seldom, serve
+from shared.runtime.lifecycle import collect_seldom, serve, url_of
 from shared.runtime.ops import add_ops
+from shared.runtime.processes import announced
 from shared.runtime.settings import Settings
+from shared.runtime.wakeup import Wakeup
 from shared.store.changes import changes_of
 from shared.store.connect import connect_store
 
@@ -36,8 +41,7 @@ async def run(settings: Settings) -> None:
     try:
         await log.start()
         tables = ClickHouseTables(store)
-        flushed = asyncio.Event()
-        flushed.set()  # what an earlier process flushed may not be fed yet
+        flushed = Wakeup()
 
         def observe(progress: Progress) -> None:
             _observe(progress)
@@ -58,22 +62,28 @@ async def run(settings: Settings) -> None:
             )
             for folder in folders
         ]
+        for worker in workers:
+            telemetry.STOPPED.labels(worker.topic).set_function(partial(_stopped_count, worker))
         app = web.Application()
         add_ops(app, {"partitions": lambda: _stopped(workers), "lag": lambda: _lag(log, workers)})
         runner = await serve(app, "127.0.0.1", settings.ops_port)
         collect_seldom(COLLECTED_OBJECTS)
         feeder = Feeder(store, log.partitions())
-        async with asyncio.TaskGroup() as group:
-            for worker in workers:
-                group.create_task(worker.run(), name="worker")
-            # One process feeds for all: it that holds the first partition. Two that both believe so do no harm.
-            feeding = feeder.run(flushed, lambda: 0 in workers[0].positions, lambda: any(one.behind for one in workers))
-            group.create_task(feeding, name="feeder")
+        with announced(settings.data, "projector", url_of(runner)):
+            await _project(workers, feeder, flushed, log.partitions())
     finally:
         if runner is not None:
             await runner.cleanup()
         await log.close()
         await store.close()
+
+
+async def _project(workers: list[Worker], feeder: Feeder, flushed: Wakeup, counts: Mapping[str, int]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for worker in workers:
+            group.create_task(worker.run(), name="worker")
+        feeding = feeder.run(flushed, partial(_duty, workers, counts), lambda: any(one.behind for one in workers))
+        group.create_task(feeding, name="feeder")
 
 
 def _observe(progress: Progress) -> None:
@@ -86,9 +96,24 @@ def _observe(progress: Progress) -> None:
         telemetry.DEAD_LETTERS.labels(progress.topic).inc(progress.dead)
 
 
+def _duty(workers: list[Worker], counts: Mapping[str, int]) -> Duty:
+    """One process feeds for all: it that holds the first partition. Two that both believe so do no harm."""
+    held = [one for worker in workers for one in worker.positions.values()]
+    if not any(one.topic == COMMANDS and one.partition == 0 for one in held):
+        return Duty.OTHERS
+    return Duty.ALONE if len(held) == counts[COMMANDS] + counts[IDENTITY] else Duty.SHARED
+
+
+def _stopped_count(worker: Worker) -> int:
+    return len(worker.stopped)
+
+
 async def _stopped(workers: list[Worker]) -> str:
-    stopped = sorted(partition for worker in workers for partition in worker.stopped)
-    return f"stopped after too many dead letters: partitions {stopped}" if stopped else ""
+    return " ".join(
+        f"{worker.topic}/{partition} is stopped: {why}"
+        for worker in workers
+        for partition, why in sorted(worker.stopped.items())
+    )
 
 
 async def _lag(log: Log, workers: list[Worker]) -> str:

@@ -22,13 +22,13 @@ ORDER BY project, fragment, version DESC
 LIMIT 1 BY project, fragment
 
 -- name: ends_of_lives
--- Where the lives of a fragment ended, and what of that was taken back, up to a version.
+-- Where the lives of a fragment ended, what of that was taken back, and what was purged, up to a version.
 SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at) AS at, stamp, command, actor, source, distinct_id,
     number, created_at, keys, kinds, before, after, root, members, identified, erase, peer, reason, scope, erased_at,
     left_out
 FROM timeline
 WHERE project = {project:UInt32} AND fragment = {fragment:UUID} AND version < {until:UInt64}
-    AND topic IN ('fragment.erased', 'fragment.restored')
+    AND topic IN ('fragment.erased', 'fragment.restored', 'fragment.purged')
 ORDER BY version
 LIMIT 1 BY version
 

@@ -16,7 +16,7 @@ from services.projector import tables
 from services.projector.rows import Vouched
 from services.projector.tables import Closed, Facts, Loaded, events_of
 from shared.domain.errors import StoreUnavailable
-from shared.domain.fragment import Fragment, FragmentErased, FragmentRestored
+from shared.domain.fragment import Fragment, FragmentErased, FragmentPurged, FragmentRestored
 from shared.domain.ids import COMMANDS, IDENTITY, position_key
 from shared.domain.restore import ClosedLife
 from shared.store.timeline import Row
@@ -77,7 +77,8 @@ def life_of(timeline: Iterable[Row], captured: Iterable[Row], closed: Closed) ->
     key = (closed.project, closed.fragment)
     rows = [row for row in timeline if row[:2] == key and row[2] < closed.version]
     events = events_of(sorted(rows, key=lambda row: row[2]))
-    life = ClosedLife(*key, closed.iver, [one for one in events if isinstance(one, FragmentErased | FragmentRestored)])
+    ends = [one for one in events if isinstance(one, FragmentErased | FragmentRestored | FragmentPurged)]
+    life = ClosedLife(*key, closed.iver, ends)
     for event in events:
         if event.originator_version >= life.since:
             life.replay(event)

@@ -20,7 +20,7 @@ from shared.domain.operations import Weight
 from shared.domain.purged import stripped
 from shared.domain.retries import Remembered
 from shared.log.port import Record
-from shared.store.timeline import NOBODY, Row
+from shared.store.timeline import FAILED, NOBODY, Row
 
 FRAGMENTS = (
     "project", "fragment", "version", "distinct_id", "number", "created_at", "effect", "stamp", "erased", "erased_at",
@@ -160,7 +160,7 @@ def failure_row(record: Record, reason: str) -> Row:
     """
     kind = reason.partition(":")[0]
     return (
-        0, position_key(record.topic, record.partition), record.position.version, "command.failed", record.at,
+        0, position_key(record.topic, record.partition), record.position.version, FAILED, record.at,
         record.at, NOBODY, "", record.topic,
         "", 0, 0, [], [], [], [], NOBODY, [], 0, 0, NOBODY, f"partition {record.partition}: {kind}"[:200],
         "", 0, "",

@@ -7,8 +7,8 @@ all that it was made from, so the newest reading wins.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,7 @@ from services.projector.rows import BEFORE_THE_FIRST
 from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY, position_key
+from shared.runtime.wakeup import Wakeup
 from shared.store.client import Store
 from shared.store.person import (
     PERSON_QUERIES,
@@ -53,7 +54,17 @@ round in between took a tenth of the time of both."""
 RETRY_SECONDS = 1.0
 """After a round that failed while the store was away."""
 
+LOOK_SECONDS, SHARED_LOOK_SECONDS = 2.0, 0.5
+"""Between two looks when nothing was told: alone, and where other projectors flush too, whose flushes nobody tells of.
+A look at which nothing has changed reads two sets of position rows."""
+
 Key = tuple[int, UUID]
+
+
+class Duty(Enum):
+    """Who feeds: another projector; this one, for all that flush; this one, which is alone."""
+
+    OTHERS, SHARED, ALONE = range(3)
 
 
 class Feeder:
@@ -65,22 +76,24 @@ class Feeder:
         self._queries = load_queries(Path(__file__).with_name("search.sql"))
         self._fed: dict[str, list[int]] | None = None
 
-    async def run(self, woken: asyncio.Event, ours: Callable[[], bool], behind: Callable[[], bool]) -> None:
-        """Feed whenever something was flushed and it is ours to do, seldom while projection is behind; for ever."""
-        began = time.monotonic()
+    async def run(self, woken: Wakeup, duty: Callable[[], Duty], behind: Callable[[], bool]) -> None:
+        """Feed when woken, which is after a flush and a change of duty, and now and then unasked; seldom while
+        projection is behind; for ever."""
+        time = asyncio.get_running_loop().time
+        began = time()
         while True:
-            await woken.wait()
-            if behind() and time.monotonic() - began < BEHIND_SECONDS_MAX:
+            await woken.wait(SHARED_LOOK_SECONDS if duty() is Duty.SHARED else LOOK_SECONDS)
+            if behind() and time() - began < BEHIND_SECONDS_MAX:
+                woken.set()
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
-            woken.clear()
-            began = time.monotonic()
+            began = time()
             try:
-                if ours():
-                    await self.feed()
-                else:
+                if duty() is Duty.OTHERS:
                     self._fed = None
-                await asyncio.sleep(min(max(PAUSE_SECONDS, 2 * (time.monotonic() - began)), PAUSE_SECONDS_MAX))
+                else:
+                    await self.feed()
+                await asyncio.sleep(min(max(PAUSE_SECONDS, 2 * (time() - began)), PAUSE_SECONDS_MAX))
             except Transient:
                 self._fed = None
                 woken.set()

@@ -12,13 +12,15 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import orjson
+import structlog
 
 from services.projector.fold import Batch, Folder
+from services.projector.lookout import Lookout
 from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
 from services.projector.shares import Decoded, Key, Shares, affordable, divided, heavy, loaded
-from services.projector.tables import LOAD_IDS_MAX, Loaded, Tables
-from shared.domain.commands import Command, decode, encode, route
-from shared.domain.errors import BadRecord, Corrupt, Fenced, Transient
+from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
+from shared.domain.commands import Command, Revive, decode, encode, route
+from shared.domain.errors import BadRecord, Corrupt, Fenced, NewerVersion, Transient
 from shared.domain.ids import DEAD, Position, hash64, position_of
 from shared.log.port import Entry, Log, Reader, Record
 from shared.store.changes import Changes
@@ -46,7 +48,7 @@ LOAD_ROUNDS_MAX = 8
 
 
 class Progress(NamedTuple):
-    """What the worker tells whoever watches it, once a flush."""
+    """What the worker tells whoever watches it: of a flush, or with nothing in it of partitions that came or went."""
 
     topic: str
     records: int
@@ -84,10 +86,18 @@ class Worker:
         self._leftover: list[Record] = []
         self._waiting: set[int] = set()  # partitions of which some of that was too heavy for the last batch
         self._set_aside: dict[Position, str] = {}
+        self._newer: set[Position] = set()
         self._dead_in_a_row: dict[int, int] = {}
-        self.stopped: set[int] = set()
+        self._lookout = Lookout(log, folder.topic, monotonic)
+        self.read = decode
+        self.stopped: dict[int, str] = {}
+        """Why nothing more is folded of a partition. It is tried again by whoever takes it over."""
         self.behind = False
         """Whether the last batch was a full one: there is more in the log than one flush takes."""
+
+    @property
+    def topic(self) -> str:
+        return self._folder.topic
 
     @property
     def positions(self) -> dict[int, Position]:
@@ -117,12 +127,16 @@ class Worker:
         """One round: take over partitions, gather what came, fold it, hand it to a flush."""
         await self._take_over()
         records = await self._gather()
+        if not self.behind:
+            await self._lookout.look(self._expected(records))
         if not records:
             if self._flight is not None and self._flight.done():
                 await self._land()
             return
         batch = await self._fold(records)
         await self._land()
+        if not batch.last:  # all of it was behind where a partition has stopped
+            return
         self._flying = {partition: record.position for partition, (record, _) in batch.last.items()}
         self._flushed_at = self._monotonic()
         self._folder.trim(batch)
@@ -135,14 +149,17 @@ class Worker:
 
     async def _take_over(self) -> None:
         assigned = self._reader.assigned()
+        for partition in self.stopped.keys() - assigned:
+            del self.stopped[partition]
         if lost := self._confirmed.keys() - assigned:
             await self._land()
             for partition in lost:
                 del self._confirmed[partition]
+            self._observe(_moved(self._folder.topic))
             self._leftover = [record for record in self._leftover if record.partition in assigned]
             self._waiting &= assigned
             self._folder.drop()
-        gained = sorted(assigned - self._confirmed.keys() - self.stopped)
+        gained = sorted(assigned - self._confirmed.keys())
         if not gained:
             return
         topic = self._folder.topic
@@ -156,13 +173,21 @@ class Worker:
             self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
             if self._changes is not None:
                 self._changes.announce(topic, [(partition, version)])
-            self._reader.seek(position)
+            if partition not in self.stopped:
+                self._reader.seek(position)
+        self._observe(_moved(topic))
+
+    def _expected(self, records: list[Record]) -> dict[int, Position]:
+        """Behind which position each partition's next record is expected, now that these have come: of those that are
+        asked for more."""
+        came = {record.partition: record.position for record in records}
+        reached = self._confirmed | self._flying | came
+        waiting = self._waiting | {record.partition for record in self._leftover}
+        return {one: reached[one] for one in self._confirmed.keys() - self.stopped.keys() - waiting}
 
     async def _gather(self) -> list[Record]:
-        """At once when idle; else what came while the last flush ran, and for at least the floor between two.
-
-        Of a partition whose records wait for their share, nothing more is fetched.
-        """
+        """At once when idle; else what came while the last flush ran, and for at least the floor between two. Nothing
+        more is fetched of a partition whose records wait for their share."""
         records, waiting = self._leftover, self._waiting
         most = BATCH_RECORDS_MAX - sum(record.partition not in waiting for record in records)
         seconds = 0.0 if records else FETCH_SECONDS
@@ -185,10 +210,12 @@ class Worker:
 
     async def _fetch(self, most: int, seconds: float, waiting: Collection[int]) -> list[Record]:
         records = await self._reader.fetch(records_max=most, wait_seconds=seconds, without=waiting)
-        return [record for record in records if record.partition in self._confirmed]
+        wanted = self._confirmed.keys() - self.stopped.keys()
+        return [record for record in records if record.partition in wanted]
 
     async def _fold(self, records: list[Record]) -> Batch:
         batch, shares = Batch(), Shares()
+        self._newer = set()
         decoded = [(record, self._decode(record)) for record in records]
         end = self._folder.cut([command for _, command in decoded])
         decoded, unloaded = loaded(decoded[:end], await self._load(decoded[:end]))
@@ -203,6 +230,9 @@ class Worker:
             if shares.over and record.partition in shares.over:
                 deferred.append(record)
                 continue
+            if self._newer and record.position in self._newer:  # nearly never
+                self._stop(record.partition, f"{NewerVersion().detail} Offset {record.offset}.")
+                continue
             if command is None or (self._set_aside and record.position in self._set_aside):
                 self._bury(record, batch)
                 continue
@@ -215,15 +245,12 @@ class Worker:
             if self._dead_in_a_row:
                 self._dead_in_a_row.pop(record.partition, None)
             shares.take(record.partition, len(record.value) + batch.bytes - size)
-        self._wait([*deferred, *(record for record, _ in unloaded)], records[end:])
+        deferred += [record for record, _ in unloaded]
+        self._waiting = {record.partition for record in (*deferred, *self._leftover)}
+        self._leftover = [*deferred, *records[end:], *self._leftover]  # each partition in its order
         for partition, (_, stamp) in batch.last.items():
             self._stamps[partition] = max(stamp, self._stamps.get(partition, 0))
         return batch
-
-    def _wait(self, deferred: list[Record], uncut: list[Record]) -> None:
-        """What the next batches begin with, in the order of each partition: after these, what was too heavy to fold."""
-        self._waiting = {record.partition for record in (*deferred, *self._leftover)}
-        self._leftover = [*deferred, *uncut, *self._leftover]
 
     async def _open(self, decoded: list[tuple[Record, Command | None]]) -> None:
         """Load the closed lives that the fold needs, once everything that was folded before is visible."""
@@ -235,19 +262,30 @@ class Worker:
             if command is None:
                 self._decode(record)  # landing forgets why redelivered records are set aside
         for closed in wanted:
-            self._folder.open(closed, await self._tables.life(closed))
+            try:
+                self._folder.open(closed, await self._tables.life(closed))
+            except NewerVersion:
+                self._newer |= {record.position for record, command in decoded if _revives(command, closed)}
 
     def _decode(self, record: Record) -> Command | None:
         try:
-            return decode(record.value)
+            return self.read(record.value)
         except BadRecord as error:
             self._set_aside[record.position] = error.detail
-            return None
+        except NewerVersion:
+            self._newer.add(record.position)
+        return None
+
+    def _stop(self, partition: int, why: str) -> None:
+        """Fold nothing more of a partition: going on would lose what we do not understand."""
+        self.stopped[partition] = why
+        log = structlog.get_logger(service="projector")
+        log.error("stopped", topic=self._folder.topic, partition=partition, reason=why)
 
     def _bury(self, record: Record, batch: Batch) -> None:
         in_a_row = self._dead_in_a_row[record.partition] = self._dead_in_a_row.get(record.partition, 0) + 1
         if in_a_row > DEAD_IN_A_ROW_MAX:
-            self.stopped.add(record.partition)
+            self._stop(record.partition, f"More than {DEAD_IN_A_ROW_MAX} dead letters in a row.")
             return
         batch.dead.append((record, self._set_aside[record.position]))
         batch.passed(record, 0)
@@ -261,9 +299,7 @@ class Worker:
         wanted = self._folder.missing(commands)
         for _ in range(LOAD_ROUNDS_MAX + len(decoded)):
             large |= await self._load_part(partitions, wanted[:LOAD_IDS_MAX])
-            wanted = self._folder.missing(commands)
-            if large:
-                wanted = [key for key in wanted if key not in large]
+            wanted = [key for key in self._folder.missing(commands) if key not in large]
             if not wanted:
                 break
         else:
@@ -347,6 +383,15 @@ class Worker:
         if self._flight is not None:
             flight, self._flight = self._flight, None
             await asyncio.gather(flight, return_exceptions=True)
+
+
+def _moved(topic: str) -> Progress:
+    """Partitions came or went."""
+    return Progress(topic=topic, records=0, outcomes={}, dead=0, rows=0)
+
+
+def _revives(command: Command | None, closed: Closed) -> bool:
+    return isinstance(command, Revive) and command.fragment == closed.fragment
 
 
 def _dead_letter(record: Record, reason: str, partitions: int) -> Entry:

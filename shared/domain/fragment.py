@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
-from shared.domain.cells import EMPTY, NULL, ONCE, SET, UNSET, Cell, moved, put
+from shared.domain.cells import EMPTY, ONCE, UNSET, Cell, bury, moved, once_above, put
 from shared.domain.commands import Capture, Erase, FragmentCommand, Properties, Purge, Revive, Write
 from shared.domain.ids import number_of
 from shared.domain.operations import UNWEIGHED, LeftOut, Weight, effective, fitting
@@ -139,37 +139,31 @@ class FragmentPurged(FragmentEvent, frozen=True, kw_only=True):
     """What was set under `names` up to the stamp `timestamp` is gone, and a tombstone stays: imports of before count no
     more. What was set later stays.
 
-    `kinds[i]` says what is left above the tombstone: ONCE for a set_once of after the cut-off, UNSET for none; ONCE
-    where this life has no cell, for a closed one may be given back. The facts that stay do not tell it: an import that
-    is purged may have replaced a later set_once. The cell goes to the end, where it is as well when it is derived from
-    those facts alone.
+    `kinds[i]` says what is left above the tombstone: ONCE for a set_once of after the cut-off, UNSET for none.
+    `left[i]` says which, stamp and value, for the facts that stay do not tell it: an import that is purged may have
+    replaced a later set_once. It counts in the life that the erasure `iver` began; in a closed life that is given back,
+    and where it is None though the kind is ONCE (the name had no cell), what those facts make counts.
     """
 
     TOPIC = "fragment.purged"
     names: tuple[str, ...]
     kinds: tuple[int, ...]
+    left: tuple[tuple[int, Any] | None, ...]
     request: UUID
+    iver: int = 0
 
     def apply(self, fragment: Fragment) -> None:
-        for name, kind in zip(self.names, self.kinds, strict=True):
-            fragment.purged[name] = max(self.timestamp, fragment.purged.get(name, 0))
-            if fragment.alive:
-                self._bury(fragment, name, kind)
+        cells, properties, stamp = fragment.cells, fragment.properties, self.timestamp
+        for name, kind, left in zip(self.names, self.kinds, self.left, strict=True):
+            fragment.purged[name] = max(stamp, fragment.purged.get(name, 0))
+            if not fragment.alive:
+                continue
+            if kind == ONCE and (left is None or self.iver != fragment.erased):
+                left = once_above(cells, properties, name, stamp)
+            bury(cells, properties, name, stamp, left)
         fragment.weight = Weight(UNWEIGHED)
-        fragment.stamp = max(fragment.stamp, self.timestamp)
+        fragment.stamp = max(fragment.stamp, stamp)
         fragment.effect = self.originator_version
-
-    def _bury(self, fragment: Fragment, name: str, kind: int) -> None:
-        held, hard, once = fragment.cells.pop(name, EMPTY)
-        value = fragment.properties.pop(name, None)
-        if hard <= self.timestamp:
-            held, hard = UNSET, self.timestamp
-        once = once if kind == ONCE and once > self.timestamp else 0
-        fragment.cells[name] = held, hard, once
-        if once or held == SET:
-            fragment.properties[name] = value
-        elif held == NULL:
-            fragment.properties[name] = None
 
 
 class WriteRefused(FragmentEvent, frozen=True, kw_only=True):
@@ -289,15 +283,18 @@ class Fragment(Aggregate):
         names = tuple(name for name in command.names if self.purged.get(name, 0) < command.before)
         if not names:
             return Outcome.NOTHING
-        left = [name not in self.cells or self.cells[name][2] > command.before for name in names]
+        left = [once_above(self.cells, self.properties, name, command.before) for name in names]
+        held = [name in self.cells and one is None for name, one in zip(names, left, strict=True)]
         self._trigger(
             FragmentPurged(
                 originator_id=self.id,
                 originator_version=version,
                 timestamp=command.before,
                 names=names,
-                kinds=tuple(ONCE if later else UNSET for later in left),
+                kinds=tuple(UNSET if nothing_left else ONCE for nothing_left in held),
+                left=tuple(left),
                 request=command.request,
+                iver=self.erased,
             )
         )
         return Outcome.CHANGED

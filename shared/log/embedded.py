@@ -206,11 +206,12 @@ class EmbeddedLog:
                         offsets.clear()
                         seen = version
                     outcome = self._insert(db, group, offsets)
-            except (sqlite3.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is: who waits is told, and the next commit is tried
                 seen = -1
                 _close(db, turn)
                 db = turn = None
-                outcome = LogUnavailable(f"The log could not be written: {error}")
+                said = error if isinstance(error, sqlite3.Error | OSError) else type(error).__name__
+                outcome = LogUnavailable(f"The log could not be written: {said}")
             if loop.is_closed():  # nobody is there to hear it
                 break
             loop.call_soon_threadsafe(self._landed, group, outcome)

@@ -91,6 +91,12 @@ async def serve(
     return runner
 
 
+def url_of(runner: web.AppRunner) -> str:
+    """Where a started server answers on this machine; for port 0 it took one that was free."""
+    host, port = runner.addresses[0][:2]
+    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
+
+
 class _Runner(web.AppRunner):
     """With a bound on connections, which aiohttp has no setting for."""
 

@@ -114,6 +114,7 @@ class GatedReader(MemoryReader):
     def __init__(self, log: MemoryLog, topic: str, gate: Gate) -> None:
         super().__init__(log, topic, "simulated")
         self.gate = gate
+        self.forgetful = False
         self.assign(frozenset(range(PARTITIONS[topic])))
 
     async def start(self) -> None: ...
@@ -126,4 +127,8 @@ class GatedReader(MemoryReader):
             partition = self.gate.decide.choice(sorted(self._next))
             self._next[partition] = max(0, self._next[partition] - self.gate.decide.randrange(1, 6))
             self.gate.counts["redeliveries"] += 1
+        if self.forgetful and self._next:  # as one whose partitions went and came back between two looks
+            self.forgetful = False
+            self._next.clear()
+            self.gate.counts["forgotten"] += 1
         return await super().fetch(records_max=records_max, wait_seconds=wait_seconds, without=without)

@@ -83,8 +83,8 @@ class Oracle:
         one["hour"] = max(one["hour"], before["hour"])
         for kind, what in since:  # in the order in which it came while the life was closed
             one["ops"] += [what] if kind == "op" else []
-            if kind == "cut" and one["cuts"].get(what[0], 0) < what[1]:
-                self._cut(one, *what)
+            if kind == "cut":
+                self._cut_later(one, *what)
 
     def _erase(self, command: Erase, version: int) -> None:
         one = self.fragment(command.fragment)
@@ -99,11 +99,20 @@ class Oracle:
         """Of a name there is what still counts of after the cut-off, and an unset at it."""
         one = self.fragment(command.fragment)
         for name in [name for name in command.names if one["cuts"].get(name, 0) < command.before]:
-            self._cut(one, name, command.before)
-            one["log"].append(("cut", (name, command.before)))
+            nothing = all(op[1] != name for op in one["ops"])
+            kept = self._cut(one, name, command.before)
+            one["log"].append(("cut", (name, command.before, kept or nothing)))
             one |= {"effect": version, "stamp": max(one["stamp"], command.before)}
 
-    def _cut(self, one: dict[str, Any], name: str, before: int) -> None:
+    def _cut_later(self, one: dict[str, Any], name: str, before: int, kept: bool) -> None:
+        """The same of a closed life that is given back, by what is left of all that it and the next were told: a window
+        may have taken the rest. `kept` is whether the next life had nothing of the name, or still a set_once."""
+        one["ops"] = [op for op in one["ops"] if op[1] != name or (op[0] > before and (kept or op[2] != "once"))]
+        one["ops"] += [(before, name, "unset", None)] if one["born"] is not None else []
+        one["cuts"][name] = max(before, one["cuts"].get(name, 0))
+
+    def _cut(self, one: dict[str, Any], name: str, before: int) -> bool:
+        """Whether a set_once is left."""
         hard, once = self._cells(one["ops"], name)
         one["ops"] = [op for op in one["ops"] if op[1] != name]
         one["cuts"][name] = before
@@ -111,6 +120,7 @@ class Oracle:
             one["ops"].append((before, name, "unset", None))
             one["ops"] += [(hard[0], name, *hard[1:])] if hard and hard[0] > before else []
             one["ops"] += [(once[0], name, "once", once[1])] if once and once[0] > before else []
+        return once is not None and once[0] > before
 
     def _write(self, command: Write | Capture, version: int) -> None:
         one = self.fragment(command.fragment)

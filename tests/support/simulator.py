@@ -11,7 +11,9 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import reduce
+from operator import or_
+from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
 from services.projector import fold, shares, tables, worker
@@ -21,7 +23,7 @@ from services.projector.memory import MemoryTables
 from services.projector.tables import Loaded
 from services.projector.worker import Worker
 from shared.domain import operations
-from shared.domain.commands import Cancel, Command, Merge, Request, decode, encode, route
+from shared.domain.commands import Cancel, Command, Merge, Purge, Reader, Request, decode, encode, route
 from shared.domain.errors import Fenced
 from shared.domain.ids import COMMANDS, DELETIONS
 from shared.log.memory import MemoryLog
@@ -41,6 +43,12 @@ TURNS_MAX = 20_000
 """Waits until everything must have been projected: hundreds of times what it takes."""
 
 SHRINK_RUNS_MAX = 400
+
+FORGETFUL, UPGRADED = 5, 4
+"""Every so many episodes the readers of the end forget once where to go on, and some workers before it are of a version
+that does not know purges yet."""
+
+OLDER = Reader(reduce(or_, (kind for kind in get_args(Command) if kind is not Purge)), {})
 
 
 class CountingWorker(Worker):
@@ -73,6 +81,7 @@ class Simulation:
 
     def __init__(self, seed: int, counts: Counter[str]) -> None:
         self.decide = random.Random(seed ^ 0x5EED)
+        self.forgetful, self.upgraded = seed % FORGETFUL == 0, seed % UPGRADED == 3
         self.counts = counts
         self.log, self.tables = MemoryLog(PARTITIONS), MemoryTables()
         self.expected = Expected(self.log)
@@ -134,6 +143,10 @@ class Simulation:
             monotonic=asyncio.get_running_loop().time,
         )
         made.counts = self.counts
+        reader.forgetful = calm and self.forgetful
+        if self.upgraded and not calm and self.decide.random() < 0.5:
+            self.counts["older workers"] += 1
+            made.read = OLDER.decode
         self.members.append(Member(made, asyncio.create_task(made.run()), gate, reader))
 
     async def _cancel(self, number: int) -> None:
@@ -176,6 +189,7 @@ class Simulation:
             flight.cancel()
         member.task.cancel()
         await asyncio.gather(member.task, *([flight] if flight else []), return_exceptions=True)
+        self.counts["stopped partitions"] += len(member.worker.stopped)
         if not member.task.cancelled() and member.task.exception() is not None:
             raise AssertionError("a worker gave up") from member.task.exception()
 

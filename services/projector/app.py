@@ -98,6 +98,8 @@ def _observe(progress: Progress) -> None:
     for outcome, count in progress.outcomes.items():
         telemetry.PROJECTED.labels(progress.topic, outcome).inc(count)
     telemetry.FLUSHED_ROWS.labels(progress.topic).inc(progress.rows)
+    if progress.left_out:
+        telemetry.LEFT_OUT.inc(progress.left_out)
     telemetry.dead_letters(progress.dead)
 
 

@@ -11,7 +11,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -30,6 +30,9 @@ from shared.runtime.trouble import Trouble, full
 
 COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
+
+FETCH_BYTES_MAX = 2_000_000
+"""Of one partition at once: its other records, if they are that heavy, are read when these are folded."""
 
 CROWD, CROWD_ENOUGH, CROWD_SECONDS = 8, 64, 0.002
 """After a commit of more appends than the first, the next waits for as many as the second, but no longer than this
@@ -324,7 +327,7 @@ class EmbeddedReader:
             self._next[position.partition] = position.next
             self._more = True
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
         assert self._db is not None
         deadline = time.monotonic() + wait_seconds
         pause = POLL_SECONDS_MIN
@@ -334,7 +337,9 @@ class EmbeddedReader:
                 return []
             with frames.failures(self._topic):
                 if self._changed() and self._next:
-                    found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, records_max)
+                    found = await asyncio.get_running_loop().run_in_executor(
+                        self._executor, self._read, records_max, without
+                    )
                     if found:
                         return found
             rest = deadline - time.monotonic()
@@ -354,18 +359,20 @@ class EmbeddedReader:
             self._more = True
         return self._more
 
-    def _read(self, records_max: int) -> list[Record]:
+    def _read(self, records_max: int, without: Collection[int]) -> list[Record]:
         """Partition by partition; the one after the last comes first next time, so that none starves."""
         assert self._db is not None
         found: list[Record] = []
-        partitions = sorted(self._next)
-        start = self._turn % len(partitions)
+        self._more = bool(without)
+        partitions = sorted(self._next.keys() - without)
+        start = self._turn % max(len(partitions), 1)
         for partition in partitions[start:] + partitions[:start]:
             if len(found) >= records_max:
+                self._more = True
                 return found
             found += self._read_partition(partition, records_max - len(found))
             self._turn += 1
-        self._more = len(found) >= records_max
+        self._more |= len(found) >= records_max
         return found
 
     def _read_partition(self, partition: int, most: int) -> list[Record]:
@@ -379,13 +386,18 @@ class EmbeddedReader:
             (part, first or 0, most + 1),
         )
         found: list[Record] = []
+        size = 0
         for base, count, at, data, sums in rows:
             if base > offset + len(found) or (not data and base + count > offset):
                 raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
             for index, (key, value, fault) in enumerate(frames.checked(data, count, sums), start=base):
                 if index >= offset and len(found) < most:
                     found.append(Record(self._topic, partition, index, at, key, value, self._generation, fault))
+            size += len(data)
             if len(found) >= most:
+                break
+            if size >= FETCH_BYTES_MAX:
+                self._more = True
                 break
         self._next[partition] = offset + len(found)
         return found

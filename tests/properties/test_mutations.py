@@ -18,13 +18,23 @@ from services.projector import worker as worker_module
 from services.projector.fold import FragmentFolder
 from services.projector.lookout import Lookout
 from services.projector.memory import MemoryTables
+from services.projector.shares import key_of
 from services.projector.tables import Closed, Facts
 from services.projector.worker import Worker
 from shared.domain import identity
+from shared.domain.cells import EMPTY, moved
 from shared.domain.commands import Reader, Revive
-from shared.domain.fragment import Fragment, FragmentEvent, FragmentPurged, FragmentRestored, Outcome
+from shared.domain.fragment import (
+    Fragment,
+    FragmentChanged,
+    FragmentEvent,
+    FragmentPurged,
+    FragmentRestored,
+    Outcome,
+)
 from shared.domain.identity import Decision, Membership
 from shared.domain.ids import IDENTITY, version_of
+from shared.domain.operations import UNWEIGHED, Weight, fitting
 from shared.domain.purged import Cut, cuts_of
 from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
@@ -274,6 +284,40 @@ def purge_of_facts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(invariants, "cuts_of", endless)
 
 
+def decided_when_folded(patch: pytest.MonkeyPatch) -> None:
+    """A replay decides again for which operations there is room."""
+    apply = FragmentChanged.apply
+
+    def again(self: FragmentChanged, fragment: Fragment) -> None:
+        asked = list(zip(self.names, self.kinds, self.values, strict=True))
+        effects = [one for one in asked if moved(fragment.cells.get(one[0], EMPTY), one[1], self.timestamp) is not None]
+        kept, _ = fitting(Weight(UNWEIGHED), fragment.cells, fragment.properties, effects, self.timestamp)
+        names, kinds, values = zip(*kept, strict=True) if kept else ((), (), ())
+        apply(msgspec.structs.replace(self, names=names, kinds=kinds, values=values), fragment)
+
+    patch.setattr(FragmentChanged, "apply", again)
+
+
+def exact_bounds(patch: pytest.MonkeyPatch) -> None:
+    """Whether there is room is judged by the estimate that a loaded row has."""
+
+    def certain(self: Weight, most: int = 0) -> None:
+        self.bytes, self.exact = most, True
+
+    patch.setattr(Weight, "__init__", certain)
+
+
+def order_behind_a_heavy_record(patch: pytest.MonkeyPatch) -> None:
+    """Light records are folded though a heavy one before them in their partition waits."""
+
+    def overtaking(decoded: Sequence[Any], unloaded: Any) -> tuple[list[Any], list[Any]]:
+        waits = [key_of(command) in unloaded for _, command in decoded]
+        pairs = list(zip(decoded, waits, strict=True))
+        return [one for one, late in pairs if not late], [one for one, late in pairs if late]
+
+    patch.setattr(worker_module, "loaded", overtaking)
+
+
 def purges_of_a_closed_life(patch: pytest.MonkeyPatch) -> None:
     """A closed life is given back of facts that a window has not taken purged values from."""
 
@@ -304,6 +348,7 @@ PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts, purges_of_a_closed_life,
     looking_at_the_heads,
     stopping_at_newer_versions,
+    decided_when_folded, exact_bounds, order_behind_a_heavy_record,
 )  # fmt: skip
 
 FOUND_BY = {purges_of_a_closed_life: 13_042}

@@ -12,9 +12,10 @@ from functools import partial
 from aiohttp import web
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
+from services.projector.progress import Progress
 from services.projector.search import Duty, Feeder
 from services.projector.tables import ClickHouseTables
-from services.projector.worker import Progress, Worker
+from services.projector.worker import Worker
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.connect import connect_log
@@ -109,6 +110,8 @@ def _observe(progress: Progress) -> None:
     for outcome, count in progress.outcomes.items():
         telemetry.PROJECTED.labels(progress.topic, outcome).inc(count)
     telemetry.FLUSHED_ROWS.labels(progress.topic).inc(progress.rows)
+    if progress.left_out:
+        telemetry.LEFT_OUT.inc(progress.left_out)
     telemetry.dead_letters(progress.dead)
 
 

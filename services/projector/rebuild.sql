@@ -7,7 +7,7 @@ SELECT project, toLowCardinality(fragment) AS one_fragment, version, topic,
     if(topic = 'fragment.erased', toUnixTimestamp64Micro(at), 0) AS at, stamp, '' AS command, '' AS actor, '' AS source,
     distinct_id, number, created_at, keys, kinds, '' AS before, after, toLowCardinality(root) AS one_root, members,
     identified, erase, toLowCardinality(toUUID('00000000-0000-0000-0000-000000000000')) AS peer, '' AS reason,
-    scope, erased_at
+    scope, erased_at, left_out
 FROM timeline
 WHERE project != 0 AND project >= {project:UInt32} AND (project > {project:UInt32} OR fragment >= {fragment:UUID})
     AND (topic != 'fragment.erased' OR (project, fragment, erase) NOT IN (

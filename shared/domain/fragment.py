@@ -13,9 +13,10 @@ from uuid import UUID
 import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
-from shared.domain.cells import EMPTY, NULL, ONCE, SET, UNSET, Cell, bury, moved, once_above, put, same
+from shared.domain.cells import EMPTY, ONCE, UNSET, Cell, bury, moved, once_above, put
 from shared.domain.commands import Capture, Erase, FragmentCommand, Properties, Purge, Revive, Write
 from shared.domain.ids import number_of
+from shared.domain.operations import UNWEIGHED, LeftOut, Weight, effective, fitting
 from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
 EVENTS_MAX = 256
@@ -70,7 +71,7 @@ class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
     older than the birth is the birth from then on. A birth after an erasure that was taken back is none.
 
     `values[i]` is the value of the operation `kinds[i]` on `names[i]`; `before[i]` what showed before it, with
-    UNSET for nothing. `timestamp` is the stamp of the changed cells.
+    UNSET for nothing. `timestamp` is the stamp of the changed cells. `left_out` is what there was no room for.
     """
 
     TOPIC = "fragment.changed"
@@ -81,6 +82,7 @@ class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
     distinct_id: str = ""
     number: int = 0
     created_at: int = 0
+    left_out: LeftOut | None = None
 
     def apply(self, fragment: Fragment) -> None:
         if self.created_at and not 0 < fragment.created_at <= self.created_at:
@@ -109,7 +111,7 @@ class FragmentErased(FragmentEvent, frozen=True, kw_only=True):
     number: int = 0
 
     def apply(self, fragment: Fragment) -> None:
-        fragment.cells, fragment.properties = {}, {}
+        fragment.cells, fragment.properties, fragment.weight = {}, {}, Weight()
         fragment.distinct_id, fragment.created_at, fragment.seen_at = "", 0, 0
         fragment.erased, fragment.erased_at, fragment.restored = self.iver, self.at, 0
         fragment.purged = {}
@@ -159,6 +161,7 @@ class FragmentPurged(FragmentEvent, frozen=True, kw_only=True):
             if kind == ONCE and (left is None or self.iver != fragment.erased):
                 left = once_above(cells, properties, name, stamp)
             bury(cells, properties, name, stamp, left)
+        fragment.weight = Weight(UNWEIGHED)
         fragment.stamp = max(fragment.stamp, stamp)
         fragment.effect = self.originator_version
 
@@ -171,6 +174,16 @@ class WriteRefused(FragmentEvent, frozen=True, kw_only=True):
 
     def apply(self, fragment: Fragment) -> None:
         """A refusal leaves the fragment as it is."""
+
+
+class PropertiesLeftOut(FragmentEvent, frozen=True, kw_only=True):
+    """There was no room for anything that the command asked for; nothing changed."""
+
+    TOPIC = "fragment.left_out"
+    left_out: LeftOut
+
+    def apply(self, fragment: Fragment) -> None:
+        """What is left out leaves the fragment as it is."""
 
 
 class Fragment(Aggregate):
@@ -197,6 +210,7 @@ class Fragment(Aggregate):
     seen_at: int
     properties: Properties
     cells: dict[str, Cell]
+    weight: Weight
     keys: list[Remembered]
     events: list[int]
 
@@ -211,7 +225,7 @@ class Fragment(Aggregate):
         self.project, self.distinct_id, self.number, self.created_at = project, "", 0, 0
         self.effect = self.stamp = self.erased = self.erased_at = self.restored = self.seen_at = 0
         self.properties, self.cells, self.keys, self.events = {}, {}, [], []
-        self.purged = {}
+        self.purged, self.weight = {}, Weight()
         return self
 
     @property
@@ -256,6 +270,7 @@ class Fragment(Aggregate):
         assert life is not None, "the facts of the closed life were not loaded"
         for name in _LIFE:
             setattr(self, name, getattr(life, name))
+        self.weight = Weight(UNWEIGHED)
         self.seen_at = max(self.seen_at, life.seen_at)
         stamp = max(command.at, self.stamp)
         self._trigger(
@@ -322,64 +337,43 @@ class Fragment(Aggregate):
         return max(outcome, Outcome.REMEMBERED)
 
     def _change(self, command: Capture | Write, version: int, stamp: int, partition: int) -> Outcome:
-        names, kinds, values = self._effective(command, stamp)
+        asked, left = effective(self.cells, self.properties, self.purged, command, stamp), None
+        if asked:
+            asked, left = fitting(self.weight, self.cells, self.properties, asked, stamp)
         since = imported_at(command)
         born = not self.created_at or 0 < since < self.created_at
-        if not names and not born:
-            return Outcome.NOTHING
+        if not asked and not born:
+            return self._leave_out(left, version, stamp)
+        names, kinds, values = zip(*asked, strict=True) if asked else ((), (), ())
         shown = self.properties.get
         self._trigger(
             FragmentChanged(
                 originator_id=self.id,
                 originator_version=version,
                 timestamp=stamp,
-                names=tuple(names),
-                kinds=tuple(kinds),
-                values=tuple(values),
+                names=names,
+                kinds=kinds,
+                values=values,
                 before=tuple([shown(name, msgspec.UNSET) for name in names]),
                 distinct_id=command.distinct_id if born else "",
                 number=(self.number or number_of(partition, version)) if born else 0,
                 created_at=(since or command.at) if born else 0,
+                left_out=left,
             )
         )
         return Outcome.CHANGED
 
-    def _effective(self, command: Capture | Write, stamp: int) -> tuple[list[str], list[int], list[Any]]:
-        """Names, kinds and values of the operations that change a cell, one a name: within a command unset beats set
-        beats set_once."""
-        gone, sets = dict.fromkeys(command.unset), command.set
-        lifted = command.lifted if isinstance(command, Capture) else {}
-        asked: list[tuple[str, int, Any]] = [(name, UNSET, None) for name in gone]
-        asked += [(name, NULL if value is None else SET, value) for name, value in sets.items() if name not in gone]
-        if lifted:
-            asked += [
-                (name, NULL if value is None else SET, value)
-                for name, value in lifted.items()
-                if name not in gone and name not in sets and not self._shows(name, value)
-            ]
-        asked += [
-            (name, ONCE, value)
-            for name, value in command.set_once.items()
-            if value is not None and name not in gone and name not in sets and name not in lifted
-        ]
-        names: list[str] = []
-        kinds: list[int] = []
-        values: list[Any] = []
-        cell_of = self.cells.get
-        if self.purged:
-            asked = [one for one in asked if self.purged.get(one[0], 0) < stamp]
-        for name, kind, value in asked:
-            if moved(cell_of(name, EMPTY), kind, stamp) is not None:
-                names.append(name)
-                kinds.append(kind)
-                values.append(value)
-        return names, kinds, values
+    def _leave_out(self, left: LeftOut | None, version: int, stamp: int) -> Outcome:
+        """Nothing took effect: for lack of room, or because nothing would."""
+        if left is None:
+            return Outcome.NOTHING
+        self._trigger(
+            PropertiesLeftOut(originator_id=self.id, originator_version=version, timestamp=stamp, left_out=left)
+        )
+        return Outcome.REFUSED
 
     def _stamp(self, command: Capture | Write) -> int:
         return imported_at(command) or max(command.at, self.stamp + 1)
-
-    def _shows(self, name: str, value: Any) -> bool:
-        return name in self.properties and same(self.properties[name], value)
 
     def _trigger(self, event: FragmentEvent) -> None:
         event.mutate(self)

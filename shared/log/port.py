@@ -7,7 +7,7 @@ and simulation), `embedded` (SQLite, shared by the processes of one machine) and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from shared.domain.ids import GENERATION_FIRST, Position, version_of
@@ -78,8 +78,9 @@ class Reader(Protocol):
     def seek(self, position: Position) -> None:
         """Fetch from `position.next` on. A partition that was never sought since it was assigned is not fetched."""
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
-        """Up to `records_max` records, in offset order within a partition, without gaps.
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
+        """Up to `records_max` records, in offset order within a partition, without gaps; none of the partitions
+        `without`, which go on where they were when they are asked for again.
 
         Returns at once when there are any, else after `wait_seconds` with none, or earlier when the assignment
         changed. Raises Corrupt when records at a sought position are gone, Transient when the log is away.

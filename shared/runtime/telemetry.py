@@ -24,6 +24,7 @@ KNOWN = Counter("personlog_known_persons", "Persons answered from rows that were
 PROJECTED = Counter("personlog_projected_records", "Records folded, by topic and outcome.", ["topic", "outcome"])
 FLUSHED_ROWS = Counter("personlog_flushed_rows", "State rows written, by topic.", ["topic"])
 DEAD_LETTERS = Counter("personlog_dead_letters", "Records set aside, by topic.", ["topic"])
+LEFT_OUT = Counter("personlog_left_out_properties", "Operations on properties that a distinct id had no room for.")
 STOPPED = Gauge("personlog_stopped_partitions", "Partitions of which nothing more is folded, by topic.", ["topic"])
 LAG = Gauge("personlog_lag_records", "Records between the head and the position, by topic and partition.",
             ["topic", "partition"])  # fmt: skip

@@ -18,23 +18,29 @@ from services.projector import worker as worker_module
 from services.projector.fold import FragmentFolder
 from services.projector.lookout import Lookout
 from services.projector.memory import MemoryTables
+from services.projector.shares import key_of
 from services.projector.tables import Closed, Facts
 from services.projector.worker import Worker
 from shared.domain import identity
+from shared.domain.cells import EMPTY, moved
 from shared.domain.commands import Reader, Revive
-from shared.domain.fragment import Fragment, FragmentEvent, FragmentPurged, FragmentRestored, Outcome
+from shared.domain.fragment import (
+    Fragment,
+    FragmentChanged,
+    FragmentEvent,
+    FragmentPurged,
+    FragmentRestored,
+    Outcome,
+)
 from shared.domain.identity import Decision, Membership
 from shared.domain.ids import IDENTITY, version_of
+from shared.domain.operations import UNWEIGHED, Weight, fitting
 from shared.domain.purged import Cut, cuts_of
 from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
-from shared.log import evidence
-from shared.log import identity as log_identity
-from shared.log.doubts import Doubts
-from shared.log.identity import Evidence
-from shared.log.memory import MemoryLog
 from tests.support import deleting, invariants
 from tests.support.gates import GatedTables
+from tests.support.planted_logs import PLANTED_LOGS
 from tests.support.simulator import found_wrong
 
 EPISODES_MAX = 6_000
@@ -279,41 +285,38 @@ def purge_of_facts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(invariants, "cuts_of", endless)
 
 
-def records_of_position_rows(patch: pytest.MonkeyPatch) -> None:
-    """Whoever starts compares heads with positions, and not the records there."""
+def decided_when_folded(patch: pytest.MonkeyPatch) -> None:
+    """A replay decides again for which operations there is room."""
+    apply = FragmentChanged.apply
 
-    async def trusting(log: Any, one: Evidence) -> Evidence:
-        return one
+    def again(self: FragmentChanged, fragment: Fragment) -> None:
+        asked = list(zip(self.names, self.kinds, self.values, strict=True))
+        effects = [one for one in asked if moved(fragment.cells.get(one[0], EMPTY), one[1], self.timestamp) is not None]
+        kept, _ = fitting(Weight(UNWEIGHED), fragment.cells, fragment.properties, effects, self.timestamp)
+        names, kinds, values = zip(*kept, strict=True) if kept else ((), (), ())
+        apply(msgspec.structs.replace(self, names=names, kinds=kinds, values=values), fragment)
 
-    patch.setattr(evidence, "_whole", trusting)
-
-
-def heads_below_positions(patch: pytest.MonkeyPatch) -> None:
-    """A log that ends before the tables' positions is taken for theirs."""
-    older = log_identity._older
-
-    def generous(one: Evidence) -> Any:
-        return older(one) if one.offset <= one.head.offset else None
-
-    patch.setattr(log_identity, "_older", generous)
+    patch.setattr(FragmentChanged, "apply", again)
 
 
-def identities_of_logs(patch: pytest.MonkeyPatch) -> None:
-    """Whoever starts does not ask by what the log is known."""
-    patch.setattr(log_identity, "_identities", lambda known, actual: None)
+def exact_bounds(patch: pytest.MonkeyPatch) -> None:
+    """Whether there is room is judged by the estimate that a loaded row has."""
+
+    def certain(self: Weight, most: int = 0) -> None:
+        self.bytes, self.exact = most, True
+
+    patch.setattr(Weight, "__init__", certain)
 
 
-def offsets_that_rise(patch: pytest.MonkeyPatch) -> None:
-    """An append is acknowledged wherever it landed."""
-    patch.setattr(Doubts, "rises", lambda self, first, floor: self.check())
+def order_behind_a_heavy_record(patch: pytest.MonkeyPatch) -> None:
+    """Light records are folded though a heavy one before them in their partition waits."""
 
+    def overtaking(decoded: Sequence[Any], unloaded: Any) -> tuple[list[Any], list[Any]]:
+        waits = [key_of(command) in unloaded for _, command in decoded]
+        pairs = list(zip(decoded, waits, strict=True))
+        return [one for one, late in pairs if not late], [one for one, late in pairs if late]
 
-def assurance_before_a_flush(patch: pytest.MonkeyPatch) -> None:
-    """A worker goes on when another log has come to lie there."""
-
-    async def assured(self: MemoryLog, topic: str) -> None: ...
-
-    patch.setattr(MemoryLog, "assure", assured)
+    patch.setattr(worker_module, "loaded", overtaking)
 
 
 def purges_of_a_closed_life(patch: pytest.MonkeyPatch) -> None:
@@ -346,7 +349,8 @@ PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts, purges_of_a_closed_life,
     looking_at_the_heads,
     stopping_at_newer_versions,
-    records_of_position_rows, heads_below_positions, identities_of_logs, offsets_that_rise, assurance_before_a_flush,
+    *PLANTED_LOGS,
+    decided_when_folded, exact_bounds, order_behind_a_heavy_record,
 )  # fmt: skip
 
 FOUND_BY = {purges_of_a_closed_life: 13_042}

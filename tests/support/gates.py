@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -64,9 +64,11 @@ class GatedTables:
     def __init__(self, tables: MemoryTables, gate: Gate, expected: Expected) -> None:
         self.tables, self.gate, self.expected = tables, gate, expected
 
-    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+    async def load(
+        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+    ) -> Loaded:
         await self.gate.before(StoreUnavailable)
-        loaded = await self.tables.load(topic, partitions, wanted)
+        loaded = await self.tables.load(topic, partitions, wanted, whole=whole)
         await self.gate.after(StoreUnavailable)
         return loaded
 
@@ -133,7 +135,7 @@ class GatedReader(MemoryReader):
 
     async def close(self) -> None: ...
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
         await self.gate.before(LogUnavailable)
         if self._next and not self.gate.calm and self.gate.decide.random() < REDELIVER:
             partition = self.gate.decide.choice(sorted(self._next))
@@ -143,4 +145,4 @@ class GatedReader(MemoryReader):
             self.forgetful = False
             self._next.clear()
             self.gate.counts["forgotten"] += 1
-        return await super().fetch(records_max=records_max, wait_seconds=wait_seconds)
+        return await super().fetch(records_max=records_max, wait_seconds=wait_seconds, without=without)

@@ -5,8 +5,11 @@ A fragment is the list of all its operations, replayed in the order of their sta
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from typing import Any
 
+from shared.domain import operations
 from shared.domain.commands import Capture, Delete, Erase, Merge, Purge, Record, Restore, Revive, Split, Write
 
 BAD = set("anonymous guest distinctid distinct_id id not_authenticated email undefined true false".split())
@@ -148,15 +151,30 @@ class Oracle:
         unset = dict.fromkeys(command.unset)
         ranked = ("once", command.set_once), ("set", lifted), ("set", command.set), ("unset", unset)
         final = {name: (kind, value) for kind, part in ranked for name, value in part.items()}
-        for name, (kind, value) in final.items():
+        for name in {name: None for _, part in reversed(ranked) for name in part}:
+            kind, value = final[name]
             same = name in shown and type(shown[name]) is type(value) and shown[name] == value
             equal_lifted = name in lifted and name not in command.set and kind == "set" and same
             if equal_lifted or (kind == "once" and value is None) or stamp <= one["cuts"].get(name, 0):
                 continue
             candidate = (stamp, name, kind, value)
-            if self._cells([*one["ops"], candidate], name) != self._cells(one["ops"], name):
+            moves = self._cells([*one["ops"], candidate], name) != self._cells(one["ops"], name)
+            if moves and self._room(one["ops"], candidate):
                 one["ops"].append(candidate)
                 one["log"].append(("op", candidate))
+
+    def _room(self, ops: list[Any], candidate: Any) -> bool:
+        """Whether a fragment of these operations may take one more: what takes no more bytes than before always may."""
+        before, after = self._bytes(ops), self._bytes([*ops, candidate])
+        names = {op[1] for op in ops}
+        fits = after <= max(before, operations.FRAGMENT_BYTES_MAX)
+        return fits and (candidate[1] in names or len(names) < operations.FRAGMENT_NAMES_MAX)
+
+    def _bytes(self, ops: list[Any]) -> int:
+        """JSON of names and what they show: `"name":value,`, or `"name",` for one that shows nothing."""
+        shown, text = self.shown({"ops": ops}), partial(json.dumps, separators=(",", ":"), ensure_ascii=False)
+        parts = [text(name) + (f":{text(shown[name])}" if name in shown else "") for name in {op[1] for op in ops}]
+        return sum(len(part.encode()) + 1 for part in parts)
 
     @staticmethod
     def _cells(ops: Any, name: str) -> Any:

@@ -16,12 +16,13 @@ from operator import or_
 from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
-from services.projector import fold, worker
+from services.projector import fold, shares, tables, worker
 from services.projector import rows as r
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
 from services.projector.tables import Loaded
 from services.projector.worker import Worker
+from shared.domain import operations
 from shared.domain.commands import Cancel, Command, Merge, Purge, Reader, Request, decode, encode, route
 from shared.domain.errors import Fenced, LogMismatch, LogUnavailable
 from shared.domain.ids import COMMANDS, DELETIONS
@@ -32,7 +33,7 @@ from tests.support.door import let_in
 from tests.support.episodes import TOPICS, Episode, Step, episode
 from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables
 from tests.support.invariants import Expected, check_episode, rebuilt
-from tests.support.swapping import looked, swap_of
+from tests.support.swapping import looked, put_back, swap
 from tests.support.virtual import VirtualLoop
 
 DELETERS_MAX = 2
@@ -103,6 +104,7 @@ class Simulation:
             check_cancels(self.ledger, self.expected.timeline)
             self.counts["restored"] += sum(key[3] == "person.restored" for key in self.expected.timeline)
             self.counts["episodes with restores"] += any(key[3] == "person.restored" for key in self.expected.timeline)
+            self.counts["left out"] += sum(bool(row[24]) for row in self.expected.timeline.values())
             self.counts["refused"] += sum(key[3] == "person.restore_refused" for key in self.expected.timeline)
         finally:
             await self._end()
@@ -139,36 +141,10 @@ class Simulation:
 
     async def _swap(self, number: int) -> None:
         """Another log comes to lie there, or the right one again."""
-        if self.swapped:
-            await self._back()
-            return
-        swap = await swap_of(self.log, self.tables, number)
-        if swap is None:
-            return
-        while self.deleters:
-            await self._end_deleter(self.deleters.pop())
-        self.counts["swaps"] += 1
-        self.expected.right = self.log.copy()
-        self.log.put(swap.records, swap.name, seen=swap.seen)
-        for topic in TOPICS:  # some process starts meanwhile
-            await self._start(topic)
+        await (self._back() if self.swapped else swap(self, number))
 
     async def _back(self) -> None:
-        """The right log again: who has ended because of the other one is started, and who has not goes on."""
-        right = self.expected.right
-        if right is None:
-            return
-        self.log.put(right)
-        ended = [member for member in self.members if member.task.done()]
-        for member in ended:
-            self.members.remove(member)
-            await self._stop(member)
-        self.expected.right = None
-        for log in (self.log, *(member.worker._log for member in self.members)):
-            await log.identity()
-            log.trust(log.doubts)
-        for member in ended:
-            await self._start(member.reader.topic)
+        await put_back(self)
 
     async def _turns(self, number: int) -> None:
         for _ in range(number % 16):
@@ -378,11 +354,16 @@ def _fault(one: Episode, counts: Counter[str]) -> str | None:
 
 @contextmanager
 def limits(seed: int) -> Iterator[None]:
-    """Every third episode has bounds so small that caches are trimmed and batches cut; else they are the real ones."""
-    if seed % 3:
-        yield
-        return
-    small = ((fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5))
+    """Every third episode has bounds so small that caches are trimmed and batches cut, every fifth such that records
+    are heavy and rows large, every other one such that fragments are full; else they are the real ones."""
+    small: list[tuple[Any, str, int]] = []
+    if seed % 3 == 0:
+        small += [(fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
+    if seed % 5 == 0:
+        small += [(shares, "SHARE_BYTES", 300), (shares, "RECORD_BYTES_USUAL", 200), (shares, "ROWS_BYTES", 1)]
+        small += [(tables, "LOAD_ROW_BYTES_MAX", 30), (fold, "CACHE_BYTES_MAX", 300)]
+    if seed % 2 == 0:
+        small += [(operations, "FRAGMENT_BYTES_MAX", 14), (operations, "FRAGMENT_NAMES_MAX", 2)]
     kept = [(module, name, getattr(module, name)) for module, name, _ in small]
     for module, name, bound in small:
         setattr(module, name, bound)

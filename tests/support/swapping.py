@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from services.projector import rows as r
 from services.projector.memory import MemoryTables
@@ -73,3 +73,35 @@ async def looked(log: MemoryLog, tables: MemoryTables) -> Mismatch | None:
         mine = {partition: one for (of, partition), one in (await standings(tables)).items() if of == topic}
         found += await evidence(log, topic, mine, starts)
     return compare(KNOWN, await log.identity(), found)
+
+
+async def swap(simulation: Any, number: int) -> None:
+    """Another log comes to lie there; some process starts meanwhile."""
+    found = await swap_of(simulation.log, simulation.tables, number)
+    if found is None:
+        return
+    while simulation.deleters:
+        await simulation._end_deleter(simulation.deleters.pop())
+    simulation.counts["swaps"] += 1
+    simulation.expected.right = simulation.log.copy()
+    simulation.log.put(found.records, found.name, seen=found.seen)
+    for topic in (COMMANDS, IDENTITY):
+        await simulation._start(topic)
+
+
+async def put_back(simulation: Any) -> None:
+    """The right log again: who has ended because of the other one is started, and who has not goes on."""
+    right = simulation.expected.right
+    if right is None:
+        return
+    simulation.log.put(right)
+    ended = [member for member in simulation.members if member.task.done()]
+    for member in ended:
+        simulation.members.remove(member)
+        await simulation._stop(member)
+    simulation.expected.right = None
+    for log in (simulation.log, *(member.worker._log for member in simulation.members)):
+        await log.identity()
+        log.trust(log.doubts)
+    for member in ended:
+        await simulation._start(member.reader.topic)

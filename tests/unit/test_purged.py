@@ -248,7 +248,7 @@ def test_points_of_events_stop_before_what_a_purge_left() -> None:
     times = {"created_at": 10, "seen_at": 0}
     member = Member(
         fragment=KEY, distinct_id="ada", number=1, effect=0, erased=0, properties={}, cells={}, root=KEY,
-        identified=False, erase=0, **times,
+        identified=False, erase=0, size=0, **times,
     )  # fmt: skip
     person = Person(
         project=1, uuid=KEY, number=1, distinct_ids=["ada"], properties={}, identified=False, members=[member], **times

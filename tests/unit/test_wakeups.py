@@ -198,7 +198,7 @@ async def test_a_worker_whose_reader_gives_nothing_for_good_ends_so_that_another
     time = asyncio.get_running_loop().time
     worker = Worker(log=log, reader=reader, tables=MemoryTables(), folder=FragmentFolder(), monotonic=time)
 
-    async def hanging(*, records_max: int, wait_seconds: float) -> list[Any]:
+    async def hanging(*, records_max: int, wait_seconds: float, without: Any = ()) -> list[Any]:
         await asyncio.sleep(wait_seconds)
         return []
 

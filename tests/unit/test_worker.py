@@ -12,9 +12,11 @@ import pytest
 from services.projector import rows as r
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
+from services.projector.shares import SHARE_BYTES
+from services.projector.tables import Loaded
 from services.projector.worker import DEAD_IN_A_ROW_MAX, Progress, Worker
 from shared.domain.commands import Command, Delete, Merge, Write, decode, encode, route
-from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id, partition_of
 from shared.log.dead import CORRUPT, letters
 from shared.log.frames import SPOILT
 from shared.log.memory import MemoryLog
@@ -227,3 +229,64 @@ async def test_the_caches_stay_within_their_bound_and_nothing_is_folded_on_an_ol
         row = tables.state[COMMANDS][1, fragment_id(1, name)]
         assert r.fragment_of(row).properties == {f"t{turn}": turn for turn in range(1, 8)}
     check(log, tables)
+
+
+def in_partition(partition: int, count: int) -> list[str]:
+    """Distinct ids whose fragments lie in this partition of two."""
+    names = (f"person-{number}" for number in range(10_000))
+    return [name for name in names if partition_of(fragment_id(1, name), 2) == partition][:count]
+
+
+@virtual
+async def test_heavy_records_of_one_partition_wait_while_the_others_become_visible() -> None:
+    """And become visible themselves, in their order, batch by batch."""
+    log, tables = MemoryLog({COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1}), MemoryTables()
+    (giant,), others = in_partition(0, 1), in_partition(1, 20)
+    flushes: list[tuple[int, int]] = []  # offsets that became visible in both partitions
+    original = tables.write_state
+
+    async def spy(topic: str, state: list[Any], positions: Sequence[Any]) -> None:
+        await original(topic, state, positions)
+        seen = {one.position.partition: one.position.offset for one in positions}
+        flushes.append((seen.get(0, -1), seen.get(1, -1)))
+
+    tables.write_state = spy  # type: ignore[method-assign]
+    heavy = [write(giant, number, set={"x": "x" * 400_000, "n": number}) for number in range(40)]
+    await append(log, *heavy, *(write(name, 100, set={"y": 1}) for name in others))
+    task = asyncio.create_task(worker(log, tables, COMMANDS).run())
+    await caught_up(log, tables, COMMANDS)
+    await stop(task)
+    assert flushes[0][1] == len(others) - 1
+    steps = [first for first, _ in flushes]
+    assert steps[0] * 400_000 < 2 * SHARE_BYTES
+    assert steps == sorted(set(steps))
+    assert r.fragment_of(tables.state[COMMANDS][1, fragment_id(1, giant)]).properties["n"] == 39
+    assert len(tables.timeline) == 40 + len(others)
+
+
+@virtual
+async def test_large_rows_are_loaded_by_shares_and_small_ones_beside_them_at_once() -> None:
+    """Tiny records may rewrite large rows: what they load is bounded before it is loaded."""
+    log, tables = MemoryLog({COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1}), MemoryTables()
+    giants, others = in_partition(0, 12), in_partition(1, 5)
+    await append(log, *(write(name, 1, set={"x": "x" * 400_000}) for name in giants))
+    first = asyncio.create_task(worker(log, tables, COMMANDS).run())
+    await caught_up(log, tables, COMMANDS)
+    await stop(first)
+    loads: list[int] = []
+    original = tables.load
+
+    async def spy(*args: Any, whole: bool = False) -> Loaded:
+        found = await original(*args, whole=whole)
+        loads.append(sum(len(row[11]) for row in found.rows))
+        return found
+
+    tables.load = spy  # type: ignore[method-assign]
+    await append(log, *(write(name, 2, set={"y": 1}) for name in (*giants, *others)))
+    second = asyncio.create_task(worker(log, tables, COMMANDS).run())
+    await caught_up(log, tables, COMMANDS)
+    await stop(second)
+    assert max(loads) < SHARE_BYTES + 500_000
+    shown = [r.fragment_of(tables.state[COMMANDS][1, fragment_id(1, name)]).properties for name in (*giants, *others)]
+    assert [one["y"] for one in shown] == [1] * 17
+    assert [len(one.get("x", "")) for one in shown] == [400_000] * 12 + [0] * 5

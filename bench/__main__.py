@@ -17,6 +17,7 @@ from bench.analytics import analytics
 from bench.appends import appends
 from bench.beside import beside
 from bench.deletion import deletions
+from bench.giant import giant
 from bench.life import life
 from bench.peer import Missing
 from bench.peers import peers
@@ -37,6 +38,7 @@ QUESTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "persons": persons,  # keyed lookups and projection from 10 k to 1 M persons, and lists of them
     "beside": beside,  # reads beside a projector that catches up
     "readers": readers,  # reads by key beside a crowd of lists
+    "giant": giant,  # other persons' writes beside one that somebody fills without end, and memory
     "scaling": scaling,  # two projectors against one, and up to 16 simulated
 }
 LONG: dict[str, Callable[[Path], list[Row]]] = {

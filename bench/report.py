@@ -38,6 +38,7 @@ GOALS = {
     "p99 of reads of a person beside three endless queries / idle": "≤ 3",
     "p99 of GETs by": "≤ 3",
     "write to visible at": "≤ 3",
+    "write to visible of others beside a giant person": "≤ 2",
     "PATCH and wait, idle, p50": "≤ 2.2",
     "restart to ready": "≤ 2",
     "rebuilt facts, compared and swapped / projected commands": "≥ 1.5",

@@ -44,6 +44,9 @@ LOG_BYTES_MAX = 10_000_000
 LINE_BYTES_MAX = 65_536
 """A longer line of a child's output is cut there."""
 
+BAD_USAGE = 2
+"""How a process ends that cannot work with these settings on this machine."""
+
 OPS_PORT_OFFSETS = {"deleter": 1}
 """Children share the machine, so each has its own port from PERSONLOG_OPS_PORT on; the projector has the first."""
 
@@ -82,6 +85,7 @@ class Supervisor:
         self._run = settings.data / "run"
         self._logs = settings.data / "logs"
         self._stopping = asyncio.Event()
+        self._served = self._refused = False
         self._processes: dict[str, asyncio.subprocess.Process] = {}
 
     async def run(self) -> int:
@@ -102,11 +106,12 @@ class Supervisor:
             host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host
             await self._until(lambda: _answers(f"http://{host}:{self._settings.port}/readyz"), "api")
             if not self._stopping.is_set():
+                self._served = True
                 print(f"ready http://{host}:{self._settings.port}", flush=True)
             await self._stopping.wait()
-            return 0
+            return BAD_USAGE if self._refused else 0
         except SettingsError as error:
-            print(f"personlog: {error.detail}", file=sys.stderr, flush=True)
+            _say(f"personlog: {error.detail}")
             return 1
         finally:
             self._stopping.set()
@@ -121,8 +126,12 @@ class Supervisor:
             code = await process.wait()
             if self._stopping.is_set():
                 return
+            if code == BAD_USAGE and not self._served:  # it has said why, and would say it again for ever
+                self._refused = True
+                self._stopping.set()
+                return
             backoff = next_backoff(backoff, time.monotonic() - began)
-            print(f"personlog: {name} ended with {code}; starting it again", file=sys.stderr, flush=True)
+            _say(f"personlog: {name} ended with {code}; starting it again")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
 
@@ -160,8 +169,7 @@ class Supervisor:
                     return
                 log.write(line)
                 if b'"level": "info"' not in line and b'"level":"info"' not in line:
-                    sys.stderr.buffer.write(f"{name}: ".encode() + line)
-                    sys.stderr.flush()
+                    _say(f"{name}: {line.decode(errors='replace').rstrip()}")
         finally:
             log.close()
 
@@ -221,21 +229,25 @@ class Supervisor:
 
 
 class BoundedLog:
-    """A log file that is moved to .1 when it is full."""
+    """A log file that is moved to .1 when it is full. On a full disk lines are lost: who writes must not be held up."""
 
     def __init__(self, path: Path, most: int = LOG_BYTES_MAX) -> None:
         self._path, self._most = path, most
-        self._file: IO[bytes] = path.open("ab", buffering=0)
+        self._file: IO[bytes] | None = None
 
     def write(self, line: bytes) -> None:
-        if self._file.tell() + len(line) > self._most:
-            self._file.close()
-            self._path.replace(self._path.with_suffix(".log.1"))
-            self._file = self._path.open("ab", buffering=0)
-        self._file.write(line)
+        with contextlib.suppress(OSError):
+            if self._file is not None and self._file.tell() + len(line) > self._most:
+                self.close()
+                self._path.replace(self._path.with_suffix(".log.1"))
+            if self._file is None:
+                self._file = self._path.open("ab", buffering=0)
+            self._file.write(line)
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def next_backoff(backoff: float, ran_seconds: float) -> float:
@@ -285,13 +297,23 @@ def _die_with(parent: int) -> Callable[[], None]:
     return prepare
 
 
+def _say(line: str) -> None:
+    """To standard error, which may be a file on a full disk: then nobody hears it, and supervising goes on."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
 def _write_pid(path: Path, pid: int) -> None:
+    """A disk that is full keeps no child from being started again: then the file names the one before."""
     scratch = path.with_suffix(".new")
-    scratch.write_text(f"{pid}\n")
-    scratch.replace(path)
+    try:
+        scratch.write_text(f"{pid}\n")
+        scratch.replace(path)
+    except OSError as error:
+        _say(f"personlog: {path.name} cannot be written: {error.strerror}")
 
 
 def _owned(task: asyncio.Task[None]) -> None:
     """A pump ends with its child; what it raised is the supervisor's to see."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        print(f"personlog: {task.get_name()}: {error}", file=sys.stderr, flush=True)
+        _say(f"personlog: {task.get_name()}: {error}")

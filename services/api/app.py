@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
+from tempfile import gettempdir
 
 from aiohttp import web
 from prometheus_client import Histogram
@@ -46,14 +48,17 @@ from shared.domain.ids import COMMANDS, Position
 from shared.log.connect import connect_log
 from shared.log.port import Log
 from shared.runtime import telemetry
-from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.clock import Clock
 from shared.runtime.express import Express
-from shared.runtime.lifecycle import collect_seldom, serve
-from shared.runtime.ops import add_ops
+from shared.runtime.lifecycle import collect_seldom, serve, url_of
+from shared.runtime.ops import Check, add_ops
+from shared.runtime.processes import announced
 from shared.runtime.settings import Settings
+from shared.runtime.timekeeping import agree, clock_of, watch
+from shared.runtime.trouble import full, watch_disks
 from shared.store.changes import Changes, changes_of
 from shared.store.client import Store
-from shared.store.connect import connect_store
+from shared.store.connect import connect_store, judge_of
 from shared.store.objects import Objects
 
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
@@ -81,14 +86,19 @@ async def run(settings: Settings) -> None:
     runner = None
     context = None
     try:
+        clock, judge = clock_of(settings), judge_of(settings, store)
+        if judge is not None:
+            await agree(clock, judge, settings)
         await log.start()
         changes = changes_of(settings, log.partitions())
-        context = await build(log, store, Objects(settings.objects_url), SystemClock(), bounds_of(settings), changes)
-        app = application(context, settings.static)
+        context = await build(log, store, Objects(settings.objects_url), clock, bounds_of(settings), changes)
+        app = application(context, settings.static, {"disk": lambda: _disk_has_space(settings.data)})
         express = Express(capture.ExpressCapture(context, _observe_answer), ExpressPerson(context, _observe_answer))
         runner = await serve(app, settings.host, settings.port, reuse_port=True, express=express)
         collect_seldom(COLLECTED_OBJECTS)
-        await asyncio.Event().wait()
+        disks = watch_disks((settings.data, Path(gettempdir())))
+        with announced(settings.data, "api", url_of(runner)):
+            await asyncio.gather(watch(clock, settings, judge), disks)
     finally:
         if runner is not None:
             await runner.cleanup()
@@ -151,8 +161,8 @@ async def build(
     return context
 
 
-def application(context: Context, static: str = "") -> web.Application:
-    """All routes; `static` is the folder of posthog-js's files."""
+def application(context: Context, static: str = "", checks: Mapping[str, Check] | None = None) -> web.Application:
+    """All routes; `static` is the folder of posthog-js's files, `checks` are what else `ready` means."""
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_observe, error_middleware])
     app[CONTEXT] = context
     app.on_response_prepare.append(_add_headers)
@@ -162,7 +172,9 @@ def application(context: Context, static: str = "") -> web.Application:
     sdk.register(app, static)
     mount(app, ROUTES)
     openapi.register(app, ROUTES)
-    add_ops(app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context)})
+    add_ops(
+        app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context), **(checks or {})}
+    )
     return app
 
 
@@ -200,7 +212,11 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
 
 async def _log_answers(context: Context) -> str:
     await context.log.heads(COMMANDS)
-    return ""
+    return await context.log.trouble()
+
+
+async def _disk_has_space(folder: Path) -> str:
+    return full(folder)
 
 
 async def _store_answers(context: Context) -> str:

@@ -243,7 +243,7 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
     async def handle(request: web.Request) -> web.StreamResponse:
         context = request.app[CONTEXT]
         key = await _authenticate(request, context)
-        request[LIMITS] = context.limits.take(key.id, context.clock.now_us())
+        request[LIMITS] = context.limits.take(key.id, context.clock.elapsed_us())
         project = _project(request, context, key)
         if not key.may(route.scope):
             raise errors.permission_denied(route.scope)

@@ -18,7 +18,7 @@ from services.api.stamps import Mint, Stamps
 from services.api.watermarks import Watermarks
 from shared.domain.commands import Command, encode, route
 from shared.domain.errors import BadInput, NotYet
-from shared.domain.ids import DELETIONS, Position, format_positions, offset_of
+from shared.domain.ids import DELETIONS, Position, format_positions, position_of
 from shared.log.port import RECORD_BYTES_MAX, Entry, Log
 from shared.runtime.clock import Clock
 from shared.store.client import Store
@@ -73,9 +73,9 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
                 versions[key] = max(version, versions.get(key, 0))
             told.known = known
             told.token = format_positions([
-                Position(*key, offset_of(version))
+                position
                 for key, version in versions.items()
-                if version and key[0] != DELETIONS
+                if key[0] != DELETIONS and (position := position_of(*key, version)).offset >= 0
             ])  # persons are a matter of the other two topics, and `as_of` takes what a read has answered with
         return told.token
 
@@ -87,11 +87,11 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         if self.watermarks.passed(positions):
             return
         ends = {
-            (head.topic, head.partition): head.offset
+            (head.topic, head.partition): head.version
             for topic in {position.topic for position in positions}
             for head in await self.log.heads(topic)
         }
-        if any(position.offset > ends.get(position[:2], -1) for position in positions):
+        if any(position.version > ends.get(position[:2], 0) for position in positions):
             raise NotYet("No write has answered with this position yet.")
         await self.watermarks.wait(positions)
 

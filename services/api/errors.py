@@ -14,6 +14,7 @@ from aiohttp.web_exceptions import HTTPException, HTTPMethodNotAllowed, HTTPNotF
 from shared.domain.errors import (
     BadInput,
     Corrupt,
+    NewerVersion,
     NotFound,
     NotYet,
     PersonlogError,
@@ -21,6 +22,7 @@ from shared.domain.errors import (
     Rejected,
     Transient,
 )
+from shared.runtime.trouble import NO_SPACE
 from shared.store.failures import StoreAway
 
 RETRY_SECONDS = 1
@@ -133,6 +135,7 @@ def of(error: PersonlogError) -> ApiError:
         (Rejected, 400, "validation_error", error.slug, {}),
         (NotYet, 503, "server_error", "projection_lag", retry),
         (Transient, 503, "server_error", "unavailable", retry),
+        (NewerVersion, 503, "server_error", "unavailable", retry),
         (Corrupt, 500, "server_error", "error", {}),
     )
     for branch, status, kind, code, headers in table:
@@ -148,6 +151,8 @@ def told(error: BaseException, route: str) -> ApiError:
     """What a client is told of any error; what the operator must know is logged."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, OSError) and error.errno in NO_SPACE:  # told by whoever watches the disk, once
+        error = Transient("There is no space left for this answer.")
     if not isinstance(error, PersonlogError):  # the client learns nothing
         structlog.get_logger().error("unexpected", route=route, error=type(error).__name__, exc_info=error)
         error = PersonlogError()

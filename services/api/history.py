@@ -14,7 +14,7 @@ from services.api.values import NAME_CHARS_MAX
 from shared.domain.cells import NULL, ONCE, SET, UNSET
 from shared.domain.errors import BadInput
 from shared.domain.identity import MEMBERS_MAX, FragmentJoined, FragmentLeft, FragmentRerooted, PersonDeleted
-from shared.domain.ids import COMMANDS, IDENTITY, Position, format_positions, offset_of, partition_of
+from shared.domain.ids import COMMANDS, IDENTITY, format_positions, partition_of, position_of
 from shared.domain.replay import FOREVER
 from shared.domain.view import decisive
 from shared.store.person import Person, cells_of, iso
@@ -89,7 +89,7 @@ def _value(call: Call, person: Person, row: tuple[Any, ...]) -> dict[str, Any]:
         "distinct_id": next(member.distinct_id for member in person.members if member.fragment == fragment),
         "timestamp": iso(stamp),
         "received_at": iso(at),
-        "position": format_positions([Position(COMMANDS, partition, offset_of(version))]),
+        "position": format_positions([position_of(COMMANDS, partition, version)]),
         "command": str(command),
         "actor": call.context.access.name_of(actor),
         "source": source,
@@ -110,7 +110,7 @@ def _path(call: Call, steps: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
                     "from": str(peer),
                     "into": str(root),
                     "at": iso(at),
-                    "position": format_positions([Position(IDENTITY, call.project.id % count, offset_of(version))]),
+                    "position": format_positions([position_of(IDENTITY, call.project.id % count, version)]),
                     "command": str(command),
                     "actor": call.context.access.name_of(actor),
                 }

@@ -36,9 +36,9 @@ class Limits:
         """Whether there is a limit at all."""
         return self._quota is not None
 
-    def take(self, key: UUID, now_us: int) -> dict[str, str]:
+    def take(self, key: UUID, elapsed_us: int) -> dict[str, str]:
         """Count one request; the RateLimit headers of its answer, none while limits are off. 429 when too early."""
-        quota, now = self._quota, now_us * MICROSECOND_NS
+        quota, now = self._quota, elapsed_us * MICROSECOND_NS
         if quota is None:
             return {}
         due, wait = quota.spend(self._due.get(key, 0), now, 1)

@@ -26,7 +26,7 @@ from services.api.reads import CURSOR_START, Candidates, Cursor, Walk, page_of
 from services.api.render import Rows
 from services.api.values import NAME_CHARS_MAX
 from shared.domain.errors import BadInput
-from shared.domain.ids import COMMANDS, IDENTITY, Position, fragment_id, offset_of
+from shared.domain.ids import COMMANDS, IDENTITY, fragment_id, position_of
 from shared.store.failures import StoreError
 from shared.store.person import Person
 from shared.store.queries import Query
@@ -211,7 +211,7 @@ async def _fed(context: Context) -> None:
     await context.watermarks.refresh()
     await context.fed.wait(
         [
-            Position(topic, partition, offset_of(version))
+            position_of(topic, partition, version)
             for (topic, partition), version in context.watermarks.versions().items()
             if version and topic in (COMMANDS, IDENTITY)
         ]

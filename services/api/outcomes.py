@@ -17,7 +17,7 @@ from services.api.past import persons_at, stamp_of
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, PreconditionFailed
 from shared.domain.identity import DELETED
-from shared.domain.ids import COMMANDS, Position, hash64, offset_of, partition_of
+from shared.domain.ids import COMMANDS, Position, hash64, partition_of, position_of
 from shared.domain.retries import KEY_REUSED
 from shared.store.person import Person
 
@@ -127,7 +127,7 @@ async def _first(call: Call, topic: str, sent: Keyed) -> Position | None:
         if key == sent.key:
             if digest != sent.digest:
                 raise errors.key_reused()
-            return Position(topic, partition, offset_of(version))
+            return position_of(topic, partition, version)
     return None
 
 

@@ -6,16 +6,18 @@ Rows first, then the position: a crash between the two replays records, and the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-import orjson
+import structlog
 
 from services.deleter.ledger import Ledger
 from shared.domain.commands import Cancel, DeletionCommand, Request, decode
-from shared.domain.errors import BadRecord, Corrupt, Transient
+from shared.domain.deletion import NEWER
+from shared.domain.errors import BadRecord, Corrupt, NewerVersion, Transient
 from shared.domain.ids import DEAD, DELETIONS, Position
-from shared.log.port import Entry, Log, Reader, Record
+from shared.log.dead import command_of, dead_letter, kind_of
+from shared.log.port import Log, Reader, Record
 from shared.runtime import telemetry
 
 BATCH_RECORDS_MAX = 500
@@ -38,16 +40,18 @@ class Intake:
         ledger: Ledger,
         lock: Callable[[], AbstractAsyncContextManager[None]],
         now_us: Callable[[], int],
-        cancelled: Callable[[], None] = lambda: None,
+        taken: Callable[[Sequence[DeletionCommand]], None] = lambda commands: None,
     ) -> None:
-        """`cancelled` hears when something was asked to be cancelled."""
-        self._cancelled = cancelled
+        """`taken` hears of what is in the ledger since; of nothing when the partition was taken over."""
+        self._taken = taken
         self._log, self._reader, self._ledger = log, reader, ledger
         self._lock, self._now_us = lock, now_us
         self._positions: dict[int, Position] = {}
+        self.stopped = ""
+        """Why nothing more is taken over. Nothing is erased either: who knows what the rest would say of it."""
 
     def owns(self) -> bool:
-        return bool(self._positions)
+        return bool(self._positions) and not self.stopped
 
     async def run(self) -> None:
         """Take requests over until cancelled."""
@@ -70,7 +74,12 @@ class Intake:
         await self._take_over()
         records = await self._reader.fetch(records_max=BATCH_RECORDS_MAX, wait_seconds=FETCH_SECONDS)
         for partition in {record.partition for record in records} & self._positions.keys():
-            await self._take([record for record in records if record.partition == partition])
+            if self.stopped:
+                return
+            try:
+                await self._take([record for record in records if record.partition == partition])
+            except NewerVersion as error:  # of a request that the ledger holds
+                self._stop(error.detail)
 
     async def _take_over(self) -> None:
         assigned = self._reader.assigned()
@@ -80,43 +89,50 @@ class Intake:
         heads = {head.partition: head for head in await self._log.heads(DELETIONS)} if gained else {}
         for partition in gained:
             position = await self._ledger.position(partition)
-            if position.offset > heads[partition].offset:
+            if position.version > heads[partition].version:
                 raise Corrupt(f"The ledger is ahead of the log: {position} after {heads[partition]}.")
             self._reader.seek(position)
             self._positions[partition] = position
+        if gained:
+            self.stopped = ""
+            self._taken([])
 
     async def _take(self, records: list[Record]) -> None:
         commands: list[DeletionCommand] = []
-        dead: list[Entry] = []
+        dead: list[tuple[Record, str]] = []
+        last = None
         for record in records:
             try:
                 commands.append(_command(record))
+            except NewerVersion:
+                self._stop(f"{NEWER} Offset {record.offset}.")
+                break
             except BadRecord as error:
-                dead.append(_dead_letter(record, error.detail))
-        last = records[-1].position
+                dead.append((record, error.detail))
+            last = record.position
+        if last is None:
+            return
         async with self._lock():
             if dead:
-                await self._log.append(dead)
-                telemetry.DEAD_LETTERS.labels(DELETIONS).inc(len(dead))
+                count = self._log.partitions()[DEAD]
+                await self._log.append([dead_letter(record, reason, count) for record, reason in dead])
+                telemetry.dead_letters((record.position, kind_of(reason)) for record, reason in dead)
             if await self._ledger.position(last.partition) != self._positions[last.partition]:
                 self._positions.clear()  # somebody else has gone on; start again from where they are
                 return
             await self._ledger.take(commands, self._now_us())
             await self._ledger.advance(last)
         self._positions[last.partition] = last
-        if any(isinstance(command, Cancel) for command in commands):
-            self._cancelled()
+        self._taken(commands)
         await self._reader.commit([last])
+
+    def _stop(self, why: str) -> None:
+        self.stopped = why
+        structlog.get_logger(service="deleter").error("stopped", topic=DELETIONS, reason=why)
 
 
 def _command(record: Record) -> DeletionCommand:
-    command = decode(record.value)
+    command = command_of(record, decode)
     if not isinstance(command, Request | Cancel):
         raise BadRecord(f"A {type(command).__name__} does not belong into {DELETIONS}.")
     return command
-
-
-def _dead_letter(record: Record, reason: str) -> Entry:
-    """The original bytes behind one line of JSON that says where they come from and why they are here."""
-    head = {"topic": record.topic, "partition": record.partition, "offset": record.offset, "reason": reason[:1_000]}
-    return Entry(DEAD, 0, record.key, orjson.dumps(head) + b"\n" + record.value)

@@ -14,7 +14,7 @@ from uuid import UUID
 from services.deleter.window import Window
 from shared.domain.commands import Cancel, DeletionCommand, Request
 from shared.domain.deletion import OPEN, DeletionRequest, State, load
-from shared.domain.ids import DELETIONS, Position, offset_of
+from shared.domain.ids import DELETIONS, Position, position_of
 from shared.store.client import Store
 from shared.store.person import iso
 from shared.store.queries import load as load_queries
@@ -93,7 +93,7 @@ class Ledger:
     async def position(self, partition: int) -> Position:
         """Where to go on reading the deletions topic."""
         ((version,),) = await self._store.rows(self._queries["position"], partition=partition)
-        return Position(DELETIONS, partition, offset_of(version) if version else -1)
+        return position_of(DELETIONS, partition, version)
 
     async def advance(self, position: Position) -> None:
         """Everything up to here is in the ledger. Call it after `take`."""

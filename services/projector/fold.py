@@ -8,19 +8,23 @@ from typing import Protocol
 from uuid import UUID
 
 from services.projector import rows as r
+from services.projector.shares import FRAGMENT_COMMANDS
 from services.projector.tables import Closed, Facts
-from shared.domain.commands import Capture, Command, Erase, Merge, Purge, Restore, Revive, Split, Write
+from shared.domain.commands import Capture, Command, Merge, Restore, Revive, Split
 from shared.domain.commands import Delete as DeleteCommand
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
 from shared.domain.fragment import Fragment, FragmentChanged, Outcome
 from shared.domain.identity import Membership, addressed, handle
-from shared.domain.ids import COMMANDS, IDENTITY, Position, version_of
+from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.port import Record
-from shared.store.timeline import Row, timeline_row
+from shared.store.timeline import LEFT_OUT, Row, timeline_row
 
 CACHE_MAX = 50_000
 """Fragments or memberships kept in memory: about 100 MB of persons with twenty properties."""
+
+CACHE_BYTES_MAX = 64_000_000
+"""Of the rows of cached fragments, about; in memory they are three times as large. Persons may have a megabyte each."""
 
 STATE_BYTES_MAX = 64_000_000
 """Rows of one state INSERT: far below the 256 MB at which the engine would make a second part of it."""
@@ -34,7 +38,6 @@ ROW_BYTES = 200
 REVIVED_MAX = 100
 """Closed lives opened again in one batch: each is read from the timeline."""
 
-FRAGMENT_COMMANDS = (Capture, Write, Erase, Revive, Purge)
 IDENTITY_COMMANDS = (Merge, Split, DeleteCommand, Restore)
 UNSEEN = frozenset((Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED))
 """Outcomes of a captured event that is no event of its own."""
@@ -54,28 +57,24 @@ class Batch:
         self.followups: list[Command] = []
         self.dead: list[tuple[Record, str]] = []
         self.outcomes: Counter[Outcome] = Counter()
-        self.bytes = 0
-        self._passed: dict[int, tuple[str, int, int]] = {}
+        self.bytes = self.left_out = 0
+        self._last: dict[int, tuple[Record, int]] = {}
 
     @property
     def full(self) -> bool:
         return self.bytes >= STATE_BYTES_MAX or len(self.touched) >= STATE_ROWS_MAX
 
     @property
-    def positions(self) -> dict[int, tuple[Position, int]]:
+    def last(self) -> dict[int, tuple[Record, int]]:
         """By partition, the last record that has its outcome, and the highest stamp that one gave."""
-        return {
-            partition: (Position(topic, partition, offset), stamp)
-            for partition, (topic, offset, stamp) in self._passed.items()
-        }
+        return self._last
 
     def passed(self, record: Record, stamp: int) -> None:
         """This record has its outcome; `stamp` is the highest it gave. A redelivered one takes no position back."""
-        topic, partition, offset = record[:3]
-        held = self._passed.get(partition)
+        held = self._last.get(record.partition)
         if held is not None:
-            offset, stamp = max(offset, held[1]), max(stamp, held[2])
-        self._passed[partition] = (topic, offset, stamp)
+            record, stamp = (record if record.offset > held[0].offset else held[0]), max(stamp, held[1])
+        self._last[record.partition] = (record, stamp)
 
 
 class Folder(Protocol):
@@ -118,6 +117,7 @@ class FragmentFolder:
 
     def __init__(self) -> None:
         self._cache: OrderedDict[int, _Held] = OrderedDict()  # by the uuid's integer
+        self._bytes = 0
         self._lives: dict[tuple[int, int], Fragment] = {}  # by the uuid's integer and the version that opens it
 
     def missing(self, commands: Iterable[Command]) -> list[Key]:
@@ -134,10 +134,12 @@ class FragmentFolder:
 
     def admit(self, wanted: list[Key], rows: list[Row]) -> None:
         for row in rows:
-            self._cache[row[1].int] = _Held(r.fragment_of(row), len(row[11]) + len(row[12]))
+            self._cache[row[1].int] = held = _Held(r.fragment_of(row), len(row[11]) + len(row[12]))
+            self._bytes += held.size
         for project, fragment in wanted:
             if fragment.int not in self._cache:
                 self._cache[fragment.int] = _Held(Fragment.blank(project, fragment), ROW_BYTES)
+                self._bytes += ROW_BYTES
 
     def cut(self, commands: Sequence[Command | None]) -> int:
         if not any(type(command) is Revive for command in commands):  # nearly always
@@ -157,7 +159,7 @@ class FragmentFolder:
         found = []
         for command, record in commands:
             if isinstance(command, Revive):
-                fragment, version = self._cache[command.fragment.int].fragment, version_of(record.offset)
+                fragment, version = self._cache[command.fragment.int].fragment, record.version
                 if fragment.version < version and fragment.erased == command.iver:
                     found.append(Closed(command.project, command.fragment, command.iver, version))
         return found
@@ -166,7 +168,7 @@ class FragmentFolder:
         self._lives[closed.fragment.int, closed.version] = life
 
     def fold(self, command: Command, record: Record, batch: Batch) -> None:
-        version = version_of(record.offset)
+        version = record.version
         if isinstance(command, RecordCommand):  # its row is a function of the record alone
             batch.facts.blocks.append(r.block_row(command, version))
             batch.outcomes[Outcome.RECORDED] += 1
@@ -181,7 +183,10 @@ class FragmentFolder:
         outcome = fragment.handle(command, version, record.partition, life)
         if fragment.pending_events:
             for event in fragment.collect_events():
-                batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event
+                fact = timeline_row(event, command)  # type: ignore[arg-type]  # the library does not say which event
+                batch.facts.timeline.append(fact)
+                if fact[LEFT_OUT]:
+                    batch.left_out += event.left_out.names  # type: ignore[attr-defined]  # only these events have it
                 if isinstance(event, FragmentChanged) and event.number:
                     batch.facts.numbers.append((command.project, event.number, fragment.id))
         if outcome not in UNSEEN and isinstance(command, Capture):
@@ -189,20 +194,30 @@ class FragmentFolder:
         if outcome in WRITTEN and fragment.version == version:
             size = len(record.value) if life is None else _size(life)
             held.size += size
+            self._bytes += size
             batch.bytes += size if key in batch.touched else held.size
             batch.touched[key] = fragment
         batch.outcomes[outcome] += 1
         batch.passed(record, fragment.stamp)
 
     def trim(self, batch: Batch) -> None:
-        while len(self._cache) > CACHE_MAX and next(iter(self._cache)) not in batch.touched:
-            self._cache.popitem(last=False)
+        cache = self._cache
+        while len(cache) > CACHE_MAX or (self._bytes > CACHE_BYTES_MAX and cache):
+            if next(iter(cache)) in batch.touched:
+                return
+            self._bytes -= cache.popitem(last=False)[1].size
 
     def state(self, batch: Batch) -> list[Row]:
-        return [r.fragment_row(fragment) for fragment in batch.touched.values() if isinstance(fragment, Fragment)]
+        rows = [r.fragment_row(fragment) for fragment in batch.touched.values() if isinstance(fragment, Fragment)]
+        for key, row in zip(batch.touched, rows, strict=True):  # what was only added up until now is known again
+            held, size = self._cache[key], len(row[11]) + len(row[12]) + ROW_BYTES
+            self._bytes += size - held.size
+            held.size = size
+        return rows
 
     def drop(self) -> None:
         self._cache.clear()
+        self._bytes = 0
         self._lives.clear()
 
 
@@ -251,7 +266,7 @@ class IdentityFolder:
     def fold(self, command: Command, record: Record, batch: Batch) -> None:
         if not isinstance(command, IDENTITY_COMMANDS):
             raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
-        decision = handle(command, version_of(record.offset), self._cache.__getitem__)
+        decision = handle(command, record.version, self._cache.__getitem__)
         for membership in decision.touched:
             for event in membership.collect_events():
                 batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event

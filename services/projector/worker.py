@@ -8,17 +8,20 @@ wrote has lost the partition, throws everything away and starts again from the t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-import orjson
+import structlog
 
 from services.projector.fold import Batch, Folder
-from services.projector.rows import BEFORE_THE_FIRST, failure_row
-from services.projector.tables import LOAD_IDS_MAX, Loaded, Tables
-from shared.domain.commands import Command, decode, encode, route
-from shared.domain.errors import BadRecord, Corrupt, Fenced, Transient
-from shared.domain.ids import DEAD, Position, offset_of
+from services.projector.lookout import Lookout
+from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
+from services.projector.shares import Decoded, Key, Shares, affordable, divided, heavy, loaded
+from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
+from shared.domain.commands import Command, Revive, decode, encode, route
+from shared.domain.errors import BadRecord, Corrupt, Fenced, NewerVersion, Transient
+from shared.domain.ids import DEAD, Position, hash64, position_of
+from shared.log.dead import command_of, dead_letter, kind_of
 from shared.log.port import Entry, Log, Reader, Record
 from shared.store.changes import Changes
 from shared.store.timeline import Row
@@ -45,13 +48,15 @@ LOAD_ROUNDS_MAX = 8
 
 
 class Progress(NamedTuple):
-    """What the worker tells whoever watches it, once a flush."""
+    """What the worker tells whoever watches it: of a flush, or with nothing in it of partitions that came or went."""
 
     topic: str
     records: int
     outcomes: dict[str, int]
-    dead: int
+    dead: Sequence[tuple[Position, str]]
+    """Records that went to the dead letters, each with the kind of the reason."""
     rows: int
+    left_out: int = 0
 
 
 class Worker:
@@ -80,11 +85,22 @@ class Worker:
         self._flight: asyncio.Task[None] | None = None
         self._flushed_at = float("-inf")
         self._leftover: list[Record] = []
+        self._waiting: set[int] = set()  # partitions of which some of that was too heavy for the last batch
         self._set_aside: dict[Position, str] = {}
+        self._newer: set[Position] = set()
         self._dead_in_a_row: dict[int, int] = {}
-        self.stopped: set[int] = set()
+        self._lookout = Lookout(log, folder.topic, monotonic)
+        self.read = decode
+        self.stopped: dict[int, str] = {}
+        """Why nothing more is folded of a partition. It is tried again by whoever takes it over."""
+        self.trouble = ""
+        """What the log or the store said to the last attempt; nothing once all that was read is written."""
         self.behind = False
         """Whether the last batch was a full one: there is more in the log than one flush takes."""
+
+    @property
+    def topic(self) -> str:
+        return self._folder.topic
 
     @property
     def positions(self) -> dict[int, Position]:
@@ -102,7 +118,8 @@ class Worker:
                     backoff = BACKOFF_SECONDS_MIN
                 except Fenced:
                     await self._reset()
-                except Transient:
+                except Transient as error:
+                    self.trouble = error.detail
                     await self._reset()
                     await asyncio.sleep(backoff)
                     backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
@@ -114,80 +131,118 @@ class Worker:
         """One round: take over partitions, gather what came, fold it, hand it to a flush."""
         await self._take_over()
         records = await self._gather()
+        if not self.behind:
+            await self._lookout.look(self._expected(records))
         if not records:
-            if self._flight is not None and self._flight.done():
+            if self._flight is None:
+                self.trouble = ""
+            elif self._flight.done():
                 await self._land()
             return
         batch = await self._fold(records)
         await self._land()
-        self._flying = {partition: position for partition, (position, _) in batch.positions.items()}
+        if not batch.last:  # all of it was behind where a partition has stopped
+            return
+        self._flying = {partition: record.position for partition, (record, _) in batch.last.items()}
         self._flushed_at = self._monotonic()
         self._folder.trim(batch)
         state = self._folder.state(batch)  # built now: the next fold changes the same objects
         vouched = [
-            (position, self._stamps[partition], self._epochs[partition])
-            for partition, position in self._flying.items()
+            Vouched(record.position, self._stamps[partition], self._epochs[partition], hash64(record.value))
+            for partition, (record, _) in batch.last.items()
         ]
         self._flight = asyncio.create_task(self._flush(batch, state, vouched), name=f"flush {self._folder.topic}")
 
     async def _take_over(self) -> None:
         assigned = self._reader.assigned()
+        for partition in self.stopped.keys() - assigned:
+            del self.stopped[partition]
         if lost := self._confirmed.keys() - assigned:
             await self._land()
             for partition in lost:
                 del self._confirmed[partition]
+            self._observe(_moved(self._folder.topic))
             self._leftover = [record for record in self._leftover if record.partition in assigned]
+            self._waiting &= assigned
             self._folder.drop()
-        gained = sorted(assigned - self._confirmed.keys() - self.stopped)
+        gained = sorted(assigned - self._confirmed.keys())
         if not gained:
             return
         topic = self._folder.topic
         loaded = await self._tables.load(topic, gained, [])
         heads = {head.partition: head for head in await self._log.heads(topic)}
         for partition in gained:
-            version, stamp, epoch = loaded.positions.get(partition, BEFORE_THE_FIRST)
-            position = Position(topic, partition, offset_of(version) if version else -1)
-            if position.offset > heads[partition].offset:
+            version, stamp, epoch, _ = loaded.positions.get(partition, BEFORE_THE_FIRST)
+            position = position_of(topic, partition, version)
+            if position.version > heads[partition].version:
                 raise Corrupt(f"The store is ahead of the log: {position} after {heads[partition]}.")
             self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
             if self._changes is not None:
                 self._changes.announce(topic, [(partition, version)])
-            self._reader.seek(position)
+            if partition not in self.stopped:
+                self._reader.seek(position)
+        self._observe(_moved(topic))
+
+    def _expected(self, records: list[Record]) -> dict[int, Position]:
+        """Behind which position each partition's next record is expected, now that these have come: of those that are
+        asked for more."""
+        came = {record.partition: record.position for record in records}
+        reached = self._confirmed | self._flying | came
+        waiting = self._waiting | {record.partition for record in self._leftover}
+        return {one: reached[one] for one in self._confirmed.keys() - self.stopped.keys() - waiting}
 
     async def _gather(self) -> list[Record]:
-        """At once when idle; else what came while the last flush ran, and for at least the floor between two."""
-        records, self._leftover = self._leftover, []
-        if not records:
-            records = await self._fetch(BATCH_RECORDS_MAX, FETCH_SECONDS)
-        while records and len(records) < BATCH_RECORDS_MAX:
+        """At once when idle; else what came while the last flush ran, and for at least the floor between two. Nothing
+        more is fetched of a partition whose records wait for their share."""
+        records, waiting = self._leftover, self._waiting
+        most = BATCH_RECORDS_MAX - sum(record.partition not in waiting for record in records)
+        seconds = 0.0 if records else FETCH_SECONDS
+        self._leftover = []
+        while most > 0:
+            came = await self._fetch(most, seconds, waiting)
+            records += came
+            most -= len(came)
+            if not records:
+                break
             rest = self._flushed_at + FLUSH_SECONDS_MIN - self._monotonic()
             busy = self._flight is not None and not self._flight.done()
             if rest <= 0 and not busy:
                 break
-            records += await self._fetch(BATCH_RECORDS_MAX - len(records), max(rest, 0.005))
-        self.behind = len(records) >= BATCH_RECORDS_MAX
+            seconds = max(rest, 0.005)
+            waiting |= heavy(records)
+        self.behind = most <= 0
+        records, self._leftover = divided(records)
         return records
 
-    async def _fetch(self, most: int, seconds: float) -> list[Record]:
-        records = await self._reader.fetch(records_max=most, wait_seconds=seconds)
-        return [record for record in records if record.partition in self._confirmed]
+    async def _fetch(self, most: int, seconds: float, waiting: Collection[int]) -> list[Record]:
+        records = await self._reader.fetch(records_max=most, wait_seconds=seconds, without=waiting)
+        wanted = self._confirmed.keys() - self.stopped.keys()
+        return [record for record in records if record.partition in wanted]
 
     async def _fold(self, records: list[Record]) -> Batch:
-        batch = Batch()
+        batch, shares = Batch(), Shares()
+        self._newer = set()
         decoded = [(record, self._decode(record)) for record in records]
         end = self._folder.cut([command for _, command in decoded])
-        self._leftover, decoded = records[end:], decoded[:end]
-        await self._load(records[:end], [command for _, command in decoded if command is not None])
+        decoded, unloaded = loaded(decoded[:end], await self._load(decoded[:end]))
         await self._open(decoded)
+        deferred: list[Record] = []
         for index, (record, command) in enumerate(decoded):
             if batch.full:
-                self._leftover = records[index:]
+                deferred += [one for one, _ in decoded[index:]]
                 break
             if record.partition in self.stopped:
+                continue
+            if shares.over and record.partition in shares.over:
+                deferred.append(record)
+                continue
+            if self._newer and record.position in self._newer:  # nearly never
+                self._stop(record.partition, f"{NewerVersion().detail} Offset {record.offset}.")
                 continue
             if command is None or (self._set_aside and record.position in self._set_aside):
                 self._bury(record, batch)
                 continue
+            size = batch.bytes
             try:
                 self._folder.fold(command, record, batch)
             except Exception as error:  # whatever it is, only this record may suffer: it goes to the dead letters
@@ -195,7 +250,11 @@ class Worker:
                 raise Fenced("A record could not be folded; its batch is folded again without it.") from error
             if self._dead_in_a_row:
                 self._dead_in_a_row.pop(record.partition, None)
-        for partition, (_, stamp) in batch.positions.items():
+            shares.take(record.partition, len(record.value) + batch.bytes - size)
+        deferred += [record for record, _ in unloaded]
+        self._waiting = {record.partition for record in (*deferred, *self._leftover)}
+        self._leftover = [*deferred, *records[end:], *self._leftover]  # each partition in its order
+        for partition, (_, stamp) in batch.last.items():
             self._stamps[partition] = max(stamp, self._stamps.get(partition, 0))
         return batch
 
@@ -209,81 +268,103 @@ class Worker:
             if command is None:
                 self._decode(record)  # landing forgets why redelivered records are set aside
         for closed in wanted:
-            self._folder.open(closed, await self._tables.life(closed))
+            try:
+                self._folder.open(closed, await self._tables.life(closed))
+            except NewerVersion:
+                self._newer |= {record.position for record, command in decoded if _revives(command, closed)}
 
     def _decode(self, record: Record) -> Command | None:
         try:
-            return decode(record.value)
+            return command_of(record, self.read)
         except BadRecord as error:
             self._set_aside[record.position] = error.detail
-            return None
+        except NewerVersion:
+            self._newer.add(record.position)
+        return None
+
+    def _stop(self, partition: int, why: str) -> None:
+        """Fold nothing more of a partition: going on would lose what we do not understand."""
+        self.stopped[partition] = why
+        log = structlog.get_logger(service="projector")
+        log.error("stopped", topic=self._folder.topic, partition=partition, reason=why)
 
     def _bury(self, record: Record, batch: Batch) -> None:
         in_a_row = self._dead_in_a_row[record.partition] = self._dead_in_a_row.get(record.partition, 0) + 1
         if in_a_row > DEAD_IN_A_ROW_MAX:
-            self.stopped.add(record.partition)
+            self._stop(record.partition, f"More than {DEAD_IN_A_ROW_MAX} dead letters in a row.")
             return
         batch.dead.append((record, self._set_aside[record.position]))
         batch.passed(record, 0)
 
-    async def _load(self, records: list[Record], commands: list[Command]) -> None:
-        """Everything the fold needs, each answer checked to be of a time when the partitions were ours."""
-        partitions = sorted({record.partition for record in records})
+    async def _load(self, decoded: list[Decoded]) -> Collection[Key]:
+        """Everything the fold needs, each answer checked to be of a time when the partitions were ours; but of large
+        rows only what the partitions' shares allow. Which were not loaded."""
+        partitions = sorted({record.partition for record, _ in decoded})
+        commands = [command for _, command in decoded if command is not None]
+        large: dict[Key, int] = {}
         wanted = self._folder.missing(commands)
-        for _ in range(LOAD_ROUNDS_MAX + len(records)):
-            part = wanted[:LOAD_IDS_MAX]
-            loaded = await self._tables.load(self._folder.topic, partitions, part)
-            self._check(partitions, loaded)
-            self._folder.admit(part, loaded.rows)
-            wanted = self._folder.missing(commands)
+        for _ in range(LOAD_ROUNDS_MAX + len(decoded)):
+            large |= await self._load_part(partitions, wanted[:LOAD_IDS_MAX])
+            wanted = [key for key in self._folder.missing(commands) if key not in large]
             if not wanted:
-                return
-        raise Corrupt("Loading does not come to an end: the identity rows contradict each other.")
+                break
+        else:
+            raise Corrupt("Loading does not come to an end: the identity rows contradict each other.")
+        for part in affordable(decoded, large) if large else ():
+            await self._load_part(partitions, part, whole=True)
+        return set(self._folder.missing(commands)) if large else ()
+
+    async def _load_part(self, partitions: list[int], part: list[Key], *, whole: bool = False) -> dict[Key, int]:
+        found = await self._tables.load(self._folder.topic, partitions, part, whole=whole)
+        self._check(partitions, found)
+        self._folder.admit([key for key in part if key not in found.large], found.rows)
+        return found.large
 
     def _check(self, partitions: list[int], loaded: Loaded) -> None:
         """The tables must stand where we left them, or where the flush in flight will leave them, and be the same."""
         for partition in partitions:
-            version, _, epoch = loaded.positions.get(partition, BEFORE_THE_FIRST)
+            version, _, epoch, _ = loaded.positions.get(partition, BEFORE_THE_FIRST)
             ours = self._confirmed[partition]
             if version not in (ours.version, self._flying.get(partition, ours).version):
                 raise Fenced(f"Partition {partition} of {self._folder.topic} was moved on by somebody else.")
             if epoch != self._epochs[partition]:
                 raise Fenced(f"The table of {self._folder.topic} was rebuilt.")
 
-    async def _flush(self, batch: Batch, state: list[Row], vouched: list[tuple[Position, int, int]]) -> None:
+    async def _flush(self, batch: Batch, state: list[Row], vouched: list[Vouched]) -> None:
         """Follow-ups, then facts, then state with positions: each step may be repeated, none may come earlier."""
         counts = self._log.partitions()
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
-        entries += [_dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
+        entries += [dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
         if entries:
             await self._log.append(entries)
         failures = [failure_row(record, reason) for record, reason in batch.dead]
         facts = batch.facts._replace(timeline=[*batch.facts.timeline, *failures])
         await self._tables.write_facts(facts)
         await self._write_state(state, vouched)
-        await self._reader.commit([position for position, _, _ in vouched])
+        await self._reader.commit([one.position for one in vouched])
         self._observe(
             Progress(
                 topic=self._folder.topic,
                 records=sum(batch.outcomes.values()) + len(batch.dead),
                 outcomes={outcome.name.lower(): count for outcome, count in batch.outcomes.items()},
-                dead=len(batch.dead),
+                dead=[(record.position, kind_of(reason)) for record, reason in batch.dead],
                 rows=len(state),
+                left_out=batch.left_out,
             )
         )
 
-    async def _write_state(self, state: list[Row], vouched: list[tuple[Position, int, int]]) -> None:
+    async def _write_state(self, state: list[Row], vouched: list[Vouched]) -> None:
         topic, changes = self._folder.topic, self._changes
         if changes is None:
             await self._tables.write_state(topic, state, vouched)
             return
         slots = [changes.slot(topic, row[0], row[1].int) for row in state]
         changes.mark(slots, self._nonce | 1)
-        changes.announce(topic, ((position.partition, position.version) for position, _, _ in vouched))
+        changes.announce(topic, ((one.position.partition, one.position.version) for one in vouched))
         await self._tables.write_state(topic, state, vouched)
         self._nonce = self._nonce + 2 & _EVEN
         changes.mark(slots, self._nonce)
-        changes.confirm(topic, ((position.partition, position.version, stamp) for position, stamp, _ in vouched))
+        changes.confirm(topic, ((one.position.partition, one.position.version, one.stamp) for one in vouched))
 
     async def _land(self) -> None:
         """Wait for the flush in flight; its positions are confirmed, or its error is ours."""
@@ -296,13 +377,13 @@ class Worker:
                 self._confirmed[partition] = position
                 for passed in [at for at in self._set_aside if at.partition == partition and at <= position]:
                     del self._set_aside[passed]
-        self._flying = {}
+        self._flying, self.trouble = {}, ""
 
     async def _reset(self) -> None:
         """Forget everything but the tables; the flush in flight must end first, or it could land after we read."""
         await self._abandon()
         self._folder.drop()
-        self._confirmed, self._flying, self._leftover = {}, {}, []
+        self._confirmed, self._flying, self._leftover, self._waiting = {}, {}, [], set()
 
     async def _abandon(self) -> None:
         if self._flight is not None:
@@ -310,7 +391,10 @@ class Worker:
             await asyncio.gather(flight, return_exceptions=True)
 
 
-def _dead_letter(record: Record, reason: str, partitions: int) -> Entry:
-    """The original bytes behind one line of JSON that says where they come from and why they are here."""
-    head = {"topic": record.topic, "partition": record.partition, "offset": record.offset, "reason": reason[:1_000]}
-    return Entry(DEAD, record.partition % partitions, record.key, orjson.dumps(head) + b"\n" + record.value)
+def _moved(topic: str) -> Progress:
+    """Partitions came or went."""
+    return Progress(topic=topic, records=0, outcomes={}, dead=(), rows=0)
+
+
+def _revives(command: Command | None, closed: Closed) -> bool:
+    return isinstance(command, Revive) and command.fragment == closed.fragment

@@ -11,6 +11,7 @@ PersonlogError
 │   └── StoreUnavailable    ClickHouse did not answer
 └── Corrupt             stop: going on would cost data
     ├── BadRecord           a record that cannot be decoded or folded
+    ├── NewerVersion        written by a later version: whoever is upgraded goes on here
     └── Fenced              somebody else owns the partition now
 """
 
@@ -84,6 +85,10 @@ class Corrupt(PersonlogError):
 
 class BadRecord(Corrupt):
     """A record of the log cannot be read."""
+
+
+class NewerVersion(Corrupt):
+    """A newer version wrote this; upgrade the projectors first."""
 
 
 class Fenced(Corrupt):

@@ -11,8 +11,8 @@ from shared.domain.errors import BadInput
 
 NAMESPACE = UUID("932979b4-65c3-4424-8467-0b66ec27bc22")
 
-GENERATION = 1
-"""The generation of the topics; a new partition count is a new generation, never a change in place."""
+GENERATION_FIRST, GENERATIONS_MAX = 1, 63
+"""Generations of the log: a new partition count, or a log that was lost, is a new one. A number has 6 bits for it."""
 
 COMMANDS, IDENTITY, DELETIONS, DEAD = (
     "personlog.commands",
@@ -37,6 +37,7 @@ DISTINCT_ID_CHARS_MAX = 400
 CAPTURED_ID_CHARS_MAX = 200
 """Capture v0 cuts there, as the original does."""
 
+_OFFSET_MAX = (1 << OFFSET_BITS) - 1
 _NAMESPACE = NAMESPACE.bytes
 _NOT_VERSION = ~(0xF << 76 | 0x3 << 62)
 _VERSION_5 = 0x5 << 76 | 0x2 << 62
@@ -44,16 +45,17 @@ _VERSION_5 = 0x5 << 76 | 0x2 << 62
 _set_int, _set_safe = (vars(UUID)[slot].__set__ for slot in ("int", "is_safe"))
 _SAFE = SafeUUID.unknown
 
-_TOKEN = re.compile(r"([cid])\.(\d{1,4})\.(\d{1,15})")
+_TOKEN = re.compile(r"([cid])\.(\d{1,4})\.(\d{1,15})(?:\.(\d{1,2}))?")
 _ANONYMOUS = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+){4}")
 
 
 class Position(NamedTuple):
-    """`offset` is that of the last command applied in (topic, partition); -1 is before the first."""
+    """`offset` is that of the last command applied in (topic, partition) of this generation; -1 is before the first."""
 
     topic: str
     partition: int
     offset: int
+    generation: int = GENERATION_FIRST
 
     @property
     def next(self) -> int:
@@ -62,8 +64,11 @@ class Position(NamedTuple):
 
     @property
     def version(self) -> int:
-        """As stored in a position row; 0 before the first command, when there is no row."""
-        return version_of(self.offset) if self.offset >= 0 else 0
+        """As stored in a position row; above every version of earlier generations. 0 before the first command of all,
+        when there is no row."""
+        if self.offset < 0 and self.generation == GENERATION_FIRST:
+            return 0
+        return (self.generation << OFFSET_BITS) + self.offset
 
 
 def fragment_id(project: int, distinct_id: str) -> UUID:
@@ -91,12 +96,22 @@ def partition_of_integer(fragment: int, partitions: int) -> int:
     return (fragment >> 64) % partitions
 
 
-def version_of(offset: int, generation: int = GENERATION) -> int:
+def version_of(offset: int, generation: int = GENERATION_FIRST) -> int:
     return generation << OFFSET_BITS | offset
 
 
 def offset_of(version: int) -> int:
-    return version & ((1 << OFFSET_BITS) - 1)
+    return version & _OFFSET_MAX
+
+
+def position_of(topic: str, partition: int, version: int) -> Position:
+    """The position whose version this is: of a fact, or of a position row."""
+    if version == 0:
+        return Position(topic, partition, -1)
+    generation, offset = version >> OFFSET_BITS, version & _OFFSET_MAX
+    if offset == _OFFSET_MAX:  # no log gets there: before the first of the next generation
+        return Position(topic, partition, -1, generation + 1)
+    return Position(topic, partition, offset, generation)
 
 
 def number_of(partition: int, version: int) -> int:
@@ -116,9 +131,10 @@ def position_key(topic: str, partition: int) -> UUID:
     return UUID(int=partition << 64 | ord(TOPIC_LETTERS[topic]))
 
 
-def hash64(text: str) -> int:
+def hash64(text: str | bytes) -> int:
     """A stable 64-bit hash, for recent keys: 32 of them collide once in 10**16."""
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+    raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "big")
 
 
 def is_anonymous(distinct_id: str) -> bool:
@@ -127,15 +143,16 @@ def is_anonymous(distinct_id: str) -> bool:
 
 
 def format_positions(positions: list[Position] | tuple[Position, ...]) -> str:
-    """The `Position` header: `c.17.123456,i.2.88`, the highest offset of each partition."""
+    """The `Position` header: `c.17.123456,i.2.88.3`, the highest offset of each partition; behind it the generation,
+    which the first one leaves out."""
     if len(positions) == 1:
-        ((topic, partition, offset),) = positions
-        return f"{TOPIC_LETTERS[topic]}.{partition}.{offset}"
-    highest: dict[tuple[str, int], int] = {}
-    for topic, partition, offset in positions:
-        key = (TOPIC_LETTERS[topic], partition)
-        highest[key] = max(offset, highest.get(key, -1))
-    return ",".join([f"{letter}.{partition}.{offset}" for (letter, partition), offset in sorted(highest.items())])
+        return _part(TOPIC_LETTERS[positions[0].topic], positions[0])
+    highest: dict[tuple[str, int], Position] = {}
+    for position in positions:
+        key = (TOPIC_LETTERS[position.topic], position.partition)
+        if key not in highest or position.version > highest[key].version:
+            highest[key] = position
+    return ",".join([_part(letter, position) for (letter, _), position in sorted(highest.items())])
 
 
 def parse_positions(text: str, attr: str | None = None) -> list[Position]:
@@ -150,5 +167,14 @@ def parse_positions(text: str, attr: str | None = None) -> list[Position]:
         if match is None:
             name = attr or "Min-Position"
             raise BadInput(f"{name} must look like c.17.123456, several joined by commas.", attr=attr)
-        positions.append(Position(topics[match[1]], int(match[2]), int(match[3])))
+        generation = int(match[4]) if match[4] else GENERATION_FIRST
+        if not GENERATION_FIRST <= generation <= GENERATIONS_MAX:
+            raise BadInput(f"There are generations {GENERATION_FIRST} to {GENERATIONS_MAX}.", attr=attr)
+        positions.append(Position(topics[match[1]], int(match[2]), int(match[3]), generation))
     return positions
+
+
+def _part(letter: str, position: Position) -> str:
+    _, partition, offset, generation = position
+    later = f".{generation}" if generation != GENERATION_FIRST else ""
+    return f"{letter}.{partition}.{offset}{later}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shared.log.port import Log
 from shared.runtime.settings import Settings
+from shared.runtime.timekeeping import clock_of
 
 
 def connect_log(settings: Settings) -> Log:
@@ -14,4 +15,4 @@ def connect_log(settings: Settings) -> Log:
         return KafkaLog(settings.kafka, settings.topics, settings.kafka_replication, settings.instance)
     from shared.log.embedded import EmbeddedLog
 
-    return EmbeddedLog(settings.data / "log", settings.topics)
+    return EmbeddedLog(settings.data / "log", settings.topics, clock=clock_of(settings))

@@ -8,26 +8,31 @@ holds one frame: the records of one commit for one partition.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from shared.domain.errors import Corrupt, LogUnavailable
-from shared.domain.ids import Position
-from shared.log.frames import LENGTHS, PART_BASE, SCHEMA, connect, next_offset, unpack
+from shared.domain.errors import Corrupt, LogUnavailable, Transient
+from shared.domain.ids import GENERATION_FIRST, Position
+from shared.log import frames
+from shared.log.flock import Flock
 from shared.log.groups import Membership
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 from shared.log.waiting import Appended, Waiting
+from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.trouble import Trouble, full
 
 COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
+
+FETCH_BYTES_MAX = 2_000_000
+"""Of one partition at once: its other records, if they are that heavy, are read when these are folded."""
 
 CROWD, CROWD_ENOUGH, CROWD_SECONDS = 8, 64, 0.002
 """After a commit of more appends than the first, the next waits for as many as the second, but no longer than this
@@ -54,8 +59,16 @@ class EmbeddedLog:
     each wait for the other's turn at the interpreter (26 of 60 µs an append).
     """
 
-    def __init__(self, path: Path, partitions: Mapping[str, int]) -> None:
-        self._path, self._wanted = path, dict(partitions)
+    def __init__(
+        self,
+        path: Path,
+        partitions: Mapping[str, int],
+        generation: int = GENERATION_FIRST,
+        clock: Clock | None = None,
+    ) -> None:
+        self._path = path if generation == GENERATION_FIRST else path / f"g{generation}"
+        self._wanted, self.generation = dict(partitions), generation
+        self._clock = clock or SystemClock()
         self._partitions: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
         self._waiting = Waiting(self._take)
@@ -67,9 +80,11 @@ class EmbeddedLog:
         self._groups: SimpleQueue[list[_Pending] | None] = SimpleQueue()
         self._writer: threading.Thread | None = None
         self._executor = ThreadPoolExecutor(1, "log-heads")
+        self._trouble = Trouble("log")
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._open)
+        with frames.failures("it"):
+            await asyncio.to_thread(self._open)
         loop = asyncio.get_running_loop()
         self._writer = threading.Thread(target=self._write, args=(loop,), name="log-writer", daemon=True)
         self._writer.start()
@@ -106,48 +121,60 @@ class EmbeddedLog:
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         return await self._waiting.result(self.submit(entries))
 
+    async def trouble(self) -> str:
+        if self._trouble.detail:
+            with suppress(Transient):
+                await self.append([])
+        return self._trouble.detail
+
     async def heads(self, topic: str) -> list[Position]:
+        return await self._ends(topic, frames.next_offset)
+
+    async def beginnings(self, topic: str) -> list[Position]:
+        return await self._ends(topic, frames.first_offset)
+
+    async def _ends(self, topic: str, offset: Callable[[sqlite3.Connection, int], int]) -> list[Position]:
         try:
             async with asyncio.timeout(HEADS_SECONDS_MAX):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, self._heads, topic)
+                return await asyncio.get_running_loop().run_in_executor(self._executor, self._look, topic, offset)
         except TimeoutError:
             raise LogUnavailable from None
 
     def reader(self, topic: str, group: str) -> EmbeddedReader:
-        return EmbeddedReader(self._path, topic, group, (self._numbers[topic], self._partitions[topic]))
+        numbered = (self._numbers[topic], self._partitions[topic])
+        return EmbeddedReader(self._path, topic, group, numbered, self.generation)
 
     async def forget(self, before_us: int) -> int:
         """Retention: forget whole frames older than that; their number. Of a partition's newest its place stays, for
         offsets count on from there."""
-        return await asyncio.to_thread(self._forget, before_us)
+        with frames.failures("it"):
+            return await asyncio.to_thread(self._forget, before_us)
 
     def _open(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with closing(self._turn()) as turn, turn, connect(self._path) as db:
-            db.executescript(SCHEMA)
+        with closing(self._turn()) as turn, turn, frames.connect(self._path) as db:
+            db.executescript(frames.SCHEMA)
+            if "sums" not in {column[1] for column in db.execute("PRAGMA table_info(frames)")}:
+                db.execute(frames.WITH_SUMS)
             for number, (topic, count) in enumerate(sorted(self._wanted.items())):
                 db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, count))
             for topic, number, count in db.execute("SELECT name, number, partitions FROM topics"):
                 self._partitions[topic], self._numbers[topic] = count, number
         db.close()
 
-    def _turn(self) -> _Flock:
-        return _Flock(self._path / "write.lock")
+    def _turn(self) -> Flock:
+        return Flock(self._path / "write.lock")
 
-    def _heads(self, topic: str) -> list[Position]:
-        db = connect(self._path)
-        try:
+    def _look(self, topic: str, offset: Callable[[sqlite3.Connection, int], int]) -> list[Position]:
+        """The position before the offset that is found, of every partition."""
+        with frames.failures(topic), closing(frames.connect(self._path)) as db:
             return [
-                Position(topic, partition, next_offset(db, self._part(topic, partition)) - 1)
+                Position(topic, partition, offset(db, self._part(topic, partition)) - 1, self.generation)
                 for partition in range(self._partitions[topic])
             ]
-        except sqlite3.OperationalError as error:
-            raise LogUnavailable(f"The log cannot be read: {error}") from error
-        finally:
-            db.close()
 
     def _part(self, topic: str, partition: int) -> int:
-        return self._numbers[topic] * PART_BASE + partition
+        return self._numbers[topic] * frames.PART_BASE + partition
 
     def _hand_over(self) -> None:
         """Give the writer what came meanwhile, up to the size of a commit."""
@@ -173,6 +200,10 @@ class EmbeddedLog:
             self._groups.put(None)
 
     def _landed(self, group: list[_Pending], outcome: list[list[Position]] | LogUnavailable) -> None:
+        if isinstance(outcome, LogUnavailable):
+            self._trouble.is_now(outcome.detail)
+        elif self._trouble.detail and not full(self._path):  # on a full disk a small commit may fit between others
+            self._trouble.is_now("")
         for index, pending in enumerate(group):
             self._waiting.tell(pending.future, outcome if isinstance(outcome, LogUnavailable) else outcome[index])
         loop = asyncio.get_running_loop()
@@ -185,7 +216,7 @@ class EmbeddedLog:
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         """The writer thread: one commit after the other. It must not die: nothing but it answers the waiting ones."""
         db: sqlite3.Connection | None = None
-        turn: _Flock | None = None
+        turn: Flock | None = None
         offsets: dict[int, int] = {}
         seen = -1
         while (group := self._groups.get()) is not None:
@@ -195,17 +226,18 @@ class EmbeddedLog:
                 with turn:
                     group = [one for one in group if not one.future.done()]  # who gave up meanwhile is not written
                     if db is None:
-                        db = connect(self._path)
+                        db = frames.connect(self._path)
                     version = db.execute("PRAGMA data_version").fetchone()[0]
                     if version != seen:  # another process has written: the remembered offsets are old
                         offsets.clear()
                         seen = version
                     outcome = self._insert(db, group, offsets)
-            except (sqlite3.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is: who waits is told, and the next commit is tried
                 seen = -1
                 _close(db, turn)
                 db = turn = None
-                outcome = LogUnavailable(f"The log could not be written: {error}")
+                said = error if isinstance(error, sqlite3.Error | OSError) else type(error).__name__
+                outcome = LogUnavailable(f"The log could not be written: {said}")
             if loop.is_closed():  # nobody is there to hear it
                 break
             loop.call_soon_threadsafe(self._landed, group, outcome)
@@ -217,33 +249,35 @@ class EmbeddedLog:
             self._pending_bytes -= pending.bytes
 
     def _insert(self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int]) -> list[list[Position]]:
-        frames: dict[int, list[bytes]] = {}
+        gathered: dict[int, list[tuple[bytes, bytes]]] = {}
         positions: list[list[Position]] = []
         bases: dict[int, int] = {}
         for pending in group:
             mine: list[Position] = []
             for topic, partition, key, value in pending.entries:
                 part = self._part(topic, partition)
-                frame = frames.get(part)
+                frame = gathered.get(part)
                 if frame is None:
                     if part not in offsets:
-                        offsets[part] = next_offset(db, part)
-                    frame = frames[part] = []
+                        offsets[part] = frames.next_offset(db, part)
+                    frame = gathered[part] = []
                     bases[part] = offsets[part]
-                mine.append(Position(topic, partition, bases[part] + len(frame)))
-                frame.append(LENGTHS.pack(len(key), len(value)) + key + value)
+                mine.append(Position(topic, partition, bases[part] + len(frame), self.generation))
+                frame.append((key, value))
             positions.append(mine)
-        at = time.time_ns() // 1_000
-        rows = [(part, bases[part], len(frame), at, b"".join(frame)) for part, frame in frames.items()]
+        at = self._clock.now_us()
+        rows = [(part, bases[part], len(frame), at, *frames.packed(frame)) for part, frame in gathered.items()]
         if rows:  # one statement, so one transaction, and one wait for the interpreter's lock: each row had one
-            values = ", ".join(["(?, ?, ?, ?, ?)"] * len(rows))
+            values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
             db.execute(f"INSERT INTO frames VALUES {values}", [value for row in rows for value in row])
-        for part, base, count, _, _ in rows:
+        else:
+            db.execute(frames.TOUCH)
+        for part, base, count, *_ in rows:
             offsets[part] = base + count
         return positions
 
     def _forget(self, before_us: int) -> int:
-        db = connect(self._path)
+        db = frames.connect(self._path)
         try:
             with closing(self._turn()) as turn, turn, db:
                 db.execute("BEGIN IMMEDIATE")
@@ -253,7 +287,7 @@ class EmbeddedLog:
                     (before_us,),
                 ).rowcount
                 dropped += db.execute(
-                    "UPDATE frames SET data = x'' WHERE at < ? AND data != x''", (before_us,)
+                    "UPDATE frames SET data = x'', sums = NULL WHERE at < ? AND data != x''", (before_us,)
                 ).rowcount
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             return dropped
@@ -264,8 +298,8 @@ class EmbeddedLog:
 class EmbeddedReader:
     """One member of a group. Reads run in a thread of its own; the loop only looks whether anything changed."""
 
-    def __init__(self, path: Path, topic: str, group: str, numbered: tuple[int, int]) -> None:
-        self._path, self._topic = path, topic
+    def __init__(self, path: Path, topic: str, group: str, numbered: tuple[int, int], generation: int) -> None:
+        self._path, self._topic, self._generation = path, topic, generation
         self._number, count = numbered
         self._membership = Membership(path / "groups", f"{group}.{topic}", count)
         self._next: dict[int, int] = {}
@@ -276,7 +310,7 @@ class EmbeddedReader:
         self._turn = 0
 
     async def start(self) -> None:
-        self._db = connect(self._path)
+        self._db = frames.connect(self._path)
         self._membership.join()
 
     async def close(self) -> None:
@@ -293,7 +327,7 @@ class EmbeddedReader:
             self._next[position.partition] = position.next
             self._more = True
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
         assert self._db is not None
         deadline = time.monotonic() + wait_seconds
         pause = POLL_SECONDS_MIN
@@ -301,10 +335,13 @@ class EmbeddedReader:
             if self._membership.rebalance(time.monotonic()):
                 self._next = {part: at for part, at in self._next.items() if part in self._membership.assigned}
                 return []
-            if self._changed() and self._next:
-                found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, records_max)
-                if found:
-                    return found
+            with frames.failures(self._topic):
+                if self._changed() and self._next:
+                    found = await asyncio.get_running_loop().run_in_executor(
+                        self._executor, self._read, records_max, without
+                    )
+                    if found:
+                        return found
             rest = deadline - time.monotonic()
             if rest <= 0:
                 return []
@@ -322,60 +359,51 @@ class EmbeddedReader:
             self._more = True
         return self._more
 
-    def _read(self, records_max: int) -> list[Record]:
+    def _read(self, records_max: int, without: Collection[int]) -> list[Record]:
         """Partition by partition; the one after the last comes first next time, so that none starves."""
         assert self._db is not None
         found: list[Record] = []
-        partitions = sorted(self._next)
-        start = self._turn % len(partitions)
+        self._more = bool(without)
+        partitions = sorted(self._next.keys() - without)
+        start = self._turn % max(len(partitions), 1)
         for partition in partitions[start:] + partitions[:start]:
             if len(found) >= records_max:
+                self._more = True
                 return found
             found += self._read_partition(partition, records_max - len(found))
             self._turn += 1
-        self._more = len(found) >= records_max
+        self._more |= len(found) >= records_max
         return found
 
     def _read_partition(self, partition: int, most: int) -> list[Record]:
         assert self._db is not None
-        part, offset = self._number * PART_BASE + partition, self._next[partition]
+        part, offset = self._number * frames.PART_BASE + partition, self._next[partition]
         first = self._db.execute(
             "SELECT max(base) FROM frames WHERE part = ? AND base <= ?", (part, offset)
         ).fetchone()[0]
         rows = self._db.execute(
-            "SELECT base, count, at, data FROM frames WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
+            "SELECT base, count, at, data, sums FROM frames WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
             (part, first or 0, most + 1),
         )
         found: list[Record] = []
-        for base, count, at, data in rows:
+        size = 0
+        for base, count, at, data, sums in rows:
             if base > offset + len(found) or (not data and base + count > offset):
                 raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
-            for index, (key, value) in enumerate(unpack(data), start=base):
+            for index, (key, value, fault) in enumerate(frames.checked(data, count, sums), start=base):
                 if index >= offset and len(found) < most:
-                    found.append(Record(self._topic, partition, index, at, key, value))
+                    found.append(Record(self._topic, partition, index, at, key, value, self._generation, fault))
+            size += len(data)
             if len(found) >= most:
+                break
+            if size >= FETCH_BYTES_MAX:
+                self._more = True
                 break
         self._next[partition] = offset + len(found)
         return found
 
 
-class _Flock:
-    """Writers of all processes take turns; the kernel lets go of the lock when its holder dies. For one thread."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-
-    def __enter__(self) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _close(*parts: sqlite3.Connection | _Flock | None) -> None:
+def _close(*parts: sqlite3.Connection | Flock | None) -> None:
     for part in parts:
         if part is not None:
             part.close()

@@ -1,5 +1,8 @@
 """How records lie in the embedded log's SQLite file: a row is a frame, the records of one commit for one partition.
 
+Every frame has sums beside its data: one of the whole, and for each record its lengths and one of its own. So what a
+disk spoils costs the record that it lies in and no other: lengths are there twice, and a spoilt sum is outvoted.
+
 Never knows who writes or reads them.
 """
 
@@ -7,8 +10,12 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from zlib import crc32
+
+from shared.domain.errors import Corrupt, LogUnavailable
 
 SYNC_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "busy_timeout=5000")
 
@@ -16,10 +23,22 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, partitions INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS frames (
     part INTEGER NOT NULL, base INTEGER NOT NULL, count INTEGER NOT NULL, at INTEGER NOT NULL, data BLOB NOT NULL,
-    UNIQUE (part, base)
+    sums BLOB, UNIQUE (part, base)
 );
 """
+WITH_SUMS = "ALTER TABLE frames ADD COLUMN sums BLOB"
+"""For a file of before there were any; its frames have NULL there."""
+
+TOUCH = "UPDATE topics SET partitions = partitions"
+"""Changes nothing and writes all the same: a full disk refuses it."""
+
 LENGTHS = struct.Struct(">II")
+"""In front of each record: the bytes of its key and of its value."""
+
+SUM, RECORD_SUM = struct.Struct(">I"), struct.Struct(">III")
+"""Of a frame's data; of each record behind that: both lengths again, and the CRC-32 of key and value."""
+
+SPOILT = "its bytes are not those that were written"
 PART_BASE = 1_000_000
 
 
@@ -35,6 +54,37 @@ def next_offset(db: sqlite3.Connection, part: int) -> int:
     return int(row[0]) if row else 0
 
 
+@contextmanager
+def failures(topic: str) -> Iterator[None]:
+    """What SQLite says while it reads: a file that is damaged is nothing that another try would mend."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise LogUnavailable(f"The log cannot be read: {error}") from error
+    except sqlite3.DatabaseError as error:
+        text = f"The file of the log is damaged where {topic} is read ({error}); restore it from a backup."
+        raise Corrupt(text) from error
+
+
+def first_offset(db: sqlite3.Connection, part: int) -> int:
+    """Of the first record that was not forgotten."""
+    row = db.execute("SELECT min(base) FROM frames WHERE part = ? AND data != x''", (part,)).fetchone()
+    return next_offset(db, part) if row[0] is None else int(row[0])
+
+
+def packed(records: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+    """The data and the sums of a frame with these keys and values."""
+    data: list[bytes] = []
+    sums = [b""]
+    for key, value in records:
+        body = key + value
+        data.append(LENGTHS.pack(len(key), len(value)) + body)
+        sums.append(RECORD_SUM.pack(len(key), len(value), crc32(body)))
+    whole = b"".join(data)
+    sums[0] = SUM.pack(crc32(whole))
+    return whole, b"".join(sums)
+
+
 def unpack(data: bytes) -> Iterable[tuple[bytes, bytes]]:
     at = 0
     while at < len(data):
@@ -42,3 +92,48 @@ def unpack(data: bytes) -> Iterable[tuple[bytes, bytes]]:
         at += LENGTHS.size
         yield data[at : at + key], data[at + key : at + key + value]
         at += key + value
+
+
+def checked(data: bytes, count: int, sums: bytes | None) -> Iterator[tuple[bytes, bytes, str]]:
+    """Key, value and what is wrong with each record of a frame: nothing, or SPOILT."""
+    if not sums:
+        yield from _without_sums(data, count)
+    elif crc32(data) == SUM.unpack_from(sums)[0]:
+        for key, value in unpack(data):
+            yield key, value, ""
+    else:
+        yield from _salvaged(data, sums)
+
+
+def _salvaged(data: bytes, sums: bytes) -> Iterator[tuple[bytes, bytes, str]]:
+    """Record by record: the lengths beside its sum, or else those in front of it, lead to bytes that fit the sum."""
+    at = 0
+    whole = len(sums) - (len(sums) - SUM.size) % RECORD_SUM.size
+    for *beside, expected in RECORD_SUM.iter_unpack(sums[SUM.size : whole]):
+        before = LENGTHS.unpack_from(data, at) if at + LENGTHS.size <= len(data) else beside
+        at += LENGTHS.size
+        for key, value in (beside, before):
+            body = data[at : at + key + value]
+            if crc32(body) == expected:
+                yield body[:key], body[key:], ""
+                break
+        else:
+            key, value = beside
+            body = data[at : at + key + value]
+            yield body[:key], body[key:], SPOILT
+        at += key + value
+
+
+def _without_sums(data: bytes, count: int) -> Iterator[tuple[bytes, bytes, str]]:
+    """What the lengths lead to; from the first one that leads nowhere on, the rest is spoilt."""
+    at = 0
+    for index in range(count):
+        start = at + LENGTHS.size
+        key, value = LENGTHS.unpack_from(data, at) if start <= len(data) else (0, len(data))
+        end = start + key + value
+        if end > len(data) or (index == count - 1 and end != len(data)):
+            for place in range(count - index):
+                yield b"", data[at:] if not place else b"", SPOILT
+            return
+        yield data[start : start + key], data[start + key : end], ""
+        at = end

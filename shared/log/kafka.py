@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
@@ -18,7 +18,7 @@ from aiokafka.errors import (
 )
 
 from shared.domain.errors import Corrupt, LogUnavailable
-from shared.domain.ids import Position
+from shared.domain.ids import GENERATION_FIRST, Position
 from shared.log.lanes import BATCH_BYTES_MAX, Lanes
 from shared.log.port import HEADS_SECONDS_MAX, RETENTION_SECONDS, Entry, Record
 from shared.log.waiting import Appended
@@ -36,15 +36,23 @@ SEGMENT_SECONDS = 86_400
 
 
 class KafkaLog:
-    """The log on a cluster; topics that are missing are created with the wanted partition counts."""
+    """The log on a cluster; topics that are missing are created with the wanted partition counts. Those of a later
+    generation have its number in their names."""
 
-    def __init__(self, bootstrap: str, partitions: Mapping[str, int], replication: int = 1, instance: str = "") -> None:
-        self._instance = instance
+    def __init__(
+        self,
+        bootstrap: str,
+        partitions: Mapping[str, int],
+        replication: int = 1,
+        instance: str = "",
+        generation: int = GENERATION_FIRST,
+    ) -> None:
+        self._instance, self.generation = instance, generation
         self._bootstrap, self._wanted, self._replication = bootstrap.split(","), dict(partitions), replication
         self._partitions: dict[str, int] = {}
         self._producer: AIOKafkaProducer | None = None
         self._watcher: AIOKafkaConsumer | None = None
-        self._lanes = Lanes(self._send)
+        self._lanes = Lanes(self._send, generation)
         self._renewing: asyncio.Lock = asyncio.Lock()
 
     async def start(self) -> None:
@@ -59,7 +67,7 @@ class KafkaLog:
                     await self._watcher.start()
                     self._producer = await self._new_producer()
                     for topic in self._wanted:
-                        self._partitions[topic] = len(await self._producer.partitions_for(topic))
+                        self._partitions[topic] = len(await self._producer.partitions_for(self._name(topic)))
                 return
             except (KafkaError, OSError, TimeoutError) as error:
                 await self.close()
@@ -84,19 +92,34 @@ class KafkaLog:
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         return await self._lanes.append(entries)
 
+    async def trouble(self) -> str:
+        """A broker that cannot write gives its partitions away, or has no heads to tell of."""
+        return ""
+
     async def heads(self, topic: str) -> list[Position]:
+        return await self._ends(topic, AIOKafkaConsumer.end_offsets)
+
+    async def beginnings(self, topic: str) -> list[Position]:
+        return await self._ends(topic, AIOKafkaConsumer.beginning_offsets)
+
+    async def _ends(self, topic: str, offsets: Any) -> list[Position]:
+        """The position before the offset that the consumer's method says, of every partition."""
         if self._watcher is None:
             raise LogUnavailable
-        parts = [TopicPartition(topic, partition) for partition in range(self._partitions[topic])]
+        parts = [TopicPartition(self._name(topic), partition) for partition in range(self._partitions[topic])]
         try:
             async with asyncio.timeout(HEADS_SECONDS_MAX):
-                ends = await self._watcher.end_offsets(parts)
+                ends = await offsets(self._watcher, parts)
         except (KafkaError, OSError, TimeoutError) as error:
             raise LogUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
-        return [Position(topic, part.partition, ends[part] - 1) for part in parts]
+        return [Position(topic, part.partition, ends[part] - 1, self.generation) for part in parts]
 
     def reader(self, topic: str, group: str) -> KafkaReader:
-        return KafkaReader(self._bootstrap, topic, group, self._instance)
+        return KafkaReader(self._bootstrap, (topic, self._name(topic)), group, self._instance, self.generation)
+
+    def _name(self, topic: str) -> str:
+        """The topic's name on the cluster."""
+        return topic if self.generation == GENERATION_FIRST else f"{topic}.g{self.generation}"
 
     async def _send(self, topic: str, partition: int, records: list[tuple[bytes, bytes]]) -> list[int]:
         """One batch from the front of `records`: the offsets it got; raises LogUnavailable."""
@@ -111,7 +134,7 @@ class KafkaLog:
             taken += 1
         batch.close()
         try:
-            sent = await producer.send_batch(batch, topic, partition=partition)
+            sent = await producer.send_batch(batch, self._name(topic), partition=partition)
             base = (await sent).offset
         except (KafkaError, OSError) as error:
             await self._renew(producer, error)
@@ -150,7 +173,7 @@ class KafkaLog:
         try:
             await admin.start()
             known = set(await admin.list_topics())
-            missing = [topic for topic in self._wanted if topic not in known]
+            missing = [topic for topic in self._wanted if self._name(topic) not in known]
             if missing:
                 await admin.create_topics([self._new_topic(topic) for topic in missing])
         except TopicAlreadyExistsError:
@@ -160,7 +183,7 @@ class KafkaLog:
 
     def _new_topic(self, topic: str) -> NewTopic:
         return NewTopic(
-            name=topic,
+            name=self._name(topic),
             num_partitions=self._wanted[topic],
             replication_factor=self._replication,
             topic_configs={
@@ -180,13 +203,16 @@ class KafkaReader:
     partitions back at once, instead of after the time-out (6 s, the least that a broker allows).
     """
 
-    def __init__(self, bootstrap: Sequence[str], topic: str, group: str, instance: str = "") -> None:
-        self._topic = topic
+    def __init__(
+        self, bootstrap: Sequence[str], topic: tuple[str, str], group: str, instance: str, generation: int
+    ) -> None:
+        """`topic` is our name for it, and the cluster's."""
+        (self._topic, self._name), self._generation = topic, generation
         self._next: dict[int, int] = {}
         self._assigned: frozenset[int] = frozenset()
         self._committed_at = 0.0
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=list(bootstrap), group_id=f"personlog-{group}-{topic}", enable_auto_commit=False,
+            bootstrap_servers=list(bootstrap), group_id=f"personlog-{group}-{self._name}", enable_auto_commit=False,
             auto_offset_reset="none", fetch_min_bytes=1, fetch_max_wait_ms=200, fetch_max_bytes=8 * BATCH_BYTES_MAX,
             max_partition_fetch_bytes=4 * BATCH_BYTES_MAX, session_timeout_ms=6_000, heartbeat_interval_ms=1_500,
             rebalance_timeout_ms=10_000, max_poll_interval_ms=300_000, check_crcs=True,
@@ -199,7 +225,7 @@ class KafkaReader:
             await self._consumer.start()
         except (KafkaError, OSError) as error:
             raise LogUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
-        self._consumer.subscribe([self._topic], listener=_Listener(self))
+        self._consumer.subscribe([self._name], listener=_Listener(self))
 
     async def close(self) -> None:
         await _stop(self._consumer)
@@ -215,7 +241,7 @@ class KafkaReader:
         """
         self._next = {partition: offset for partition, offset in self._next.items() if partition in partitions}
         for partition in partitions:
-            at = TopicPartition(self._topic, partition)
+            at = TopicPartition(self._name, partition)
             self._consumer.seek(at, self._next.get(partition, 0))
             if partition not in self._next:
                 self._consumer.pause(at)
@@ -226,7 +252,7 @@ class KafkaReader:
         self._assigned = frozenset()
 
     def seek(self, position: Position) -> None:
-        at = TopicPartition(self._topic, position.partition)
+        at = TopicPartition(self._name, position.partition)
         try:
             self._consumer.seek(at, position.next)
             self._consumer.resume(at)
@@ -234,10 +260,14 @@ class KafkaReader:
             return  # lost in this very moment; the assignment says so
         self._next[position.partition] = position.next
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
+        wanted = [TopicPartition(self._topic, one) for one in self._next if one not in without] if without else []
+        if without and not wanted:  # none means all to the client
+            await asyncio.sleep(wait_seconds)
+            return []
         try:
             found: dict[Any, list[Any]] = await self._consumer.getmany(
-                timeout_ms=int(wait_seconds * 1_000), max_records=records_max
+                *wanted, timeout_ms=int(wait_seconds * 1_000), max_records=records_max
             )
         except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
             raise Corrupt(f"Records of {self._topic} at a sought position are gone: {error}") from error
@@ -249,7 +279,13 @@ class KafkaReader:
                 self._next[at.partition] = records[-1].offset + 1
                 taken += [
                     Record(
-                        self._topic, at.partition, one.offset, one.timestamp * 1_000, one.key or b"", one.value or b""
+                        self._topic,
+                        at.partition,
+                        one.offset,
+                        one.timestamp * 1_000,
+                        one.key or b"",
+                        one.value or b"",
+                        self._generation,
                     )
                     for one in records
                 ]
@@ -260,7 +296,7 @@ class KafkaReader:
         if now - self._committed_at < COMMIT_SECONDS_MIN:
             return
         self._committed_at = now
-        offsets = {TopicPartition(self._topic, one.partition): one.next for one in positions}
+        offsets = {TopicPartition(self._name, one.partition): one.next for one in positions}
         try:
             async with asyncio.timeout(COMMIT_SECONDS_MAX):
                 await self._consumer.commit(offsets)

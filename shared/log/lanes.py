@@ -27,8 +27,8 @@ Send = Callable[[str, int, list[tuple[bytes, bytes]]], Awaitable[list[int]]]
 class Lanes:
     """Every partition that something was appended to, and the appends that are not durable yet."""
 
-    def __init__(self, send: Send) -> None:
-        self.send = send
+    def __init__(self, send: Send, generation: int) -> None:
+        self.send, self._generation = send, generation
         self.pending_bytes = 0
         self._lanes: dict[tuple[str, int], _Lane] = {}
         self._appends: dict[Appended, _Append] = {}
@@ -67,7 +67,7 @@ class Lanes:
         """A part of an append is durable, at these offsets."""
         append = part.append
         for offset, index in zip(offsets, part.indices, strict=True):
-            append.positions[index] = Position(lane.topic, lane.partition, offset)
+            append.positions[index] = Position(lane.topic, lane.partition, offset, self._generation)
         append.missing -= len(part.indices)
         if append.missing == 0:
             self._appends.pop(append.future, None)

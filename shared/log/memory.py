@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from shared.domain.errors import Corrupt
-from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST, IDENTITY, Position
 from shared.log.port import Entry, Record
 
 PARTITIONS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}
@@ -15,7 +15,13 @@ PARTITIONS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}
 class MemoryLog:
     """One log for everybody who holds the object."""
 
-    def __init__(self, partitions: Mapping[str, int] | None = None, now_us: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        partitions: Mapping[str, int] | None = None,
+        now_us: Callable[[], int] = lambda: 0,
+        generation: int = GENERATION_FIRST,
+    ) -> None:
+        self.generation = generation
         self._partitions = dict(partitions or PARTITIONS)
         self._now_us = now_us
         self._records: dict[tuple[str, int], list[Record]] = {
@@ -44,14 +50,23 @@ class MemoryLog:
         positions = []
         for topic, partition, key, value in entries:
             records = self._records[topic, partition]
-            records.append(Record(topic, partition, len(records), self._now_us(), key, value))
+            records.append(Record(topic, partition, len(records), self._now_us(), key, value, self.generation))
             positions.append(records[-1].position)
         self._wake()
         return positions
 
+    async def trouble(self) -> str:
+        return ""
+
     async def heads(self, topic: str) -> list[Position]:
         return [
-            Position(topic, partition, len(self._records[topic, partition]) - 1)
+            Position(topic, partition, len(self._records[topic, partition]) - 1, self.generation)
+            for partition in range(self._partitions[topic])
+        ]
+
+    async def beginnings(self, topic: str) -> list[Position]:
+        return [
+            Position(topic, partition, self._forgotten.get((topic, partition), 0) - 1, self.generation)
             for partition in range(self._partitions[topic])
         ]
 
@@ -117,9 +132,9 @@ class MemoryReader:
         if position.partition in self._assigned:
             self._next[position.partition] = position.next
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
         before, changed = self._assigned, self._log._changed  # noqa: SLF001
-        found = self._take(records_max)
+        found = self._take(records_max, without)
         if found or self._assigned != before:
             return found
         try:
@@ -127,13 +142,13 @@ class MemoryReader:
                 await changed.wait()
         except TimeoutError:
             return []
-        return self._take(records_max)
+        return self._take(records_max, without)
 
     async def commit(self, positions: Sequence[Position]) -> None: ...
 
-    def _take(self, most: int) -> list[Record]:
+    def _take(self, most: int, without: Collection[int]) -> list[Record]:
         found: list[Record] = []
-        for partition in sorted(self._next):
+        for partition in sorted(self._next.keys() - without):
             if len(found) >= most:
                 break
             records = self._log._read(self.topic, partition, self._next[partition], most - len(found))  # noqa: SLF001

@@ -7,10 +7,10 @@ and simulation), `embedded` (SQLite, shared by the processes of one machine) and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
-from shared.domain.ids import Position
+from shared.domain.ids import GENERATION_FIRST, Position, version_of
 
 APPEND_SECONDS_MAX = 7.0
 """An append that is not acknowledged by then answers LogUnavailable: a client must never hang past 10 s."""
@@ -38,7 +38,8 @@ class Entry(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is read. `at` is the append time in microseconds since the epoch, set by the log."""
+    """What is read. `at` is the append time in microseconds since the epoch, set by the log. `fault` says what is wrong
+    with a record whose bytes are no longer those that were appended."""
 
     topic: str
     partition: int
@@ -46,10 +47,17 @@ class Record(NamedTuple):
     at: int
     key: bytes
     value: bytes
+    generation: int = GENERATION_FIRST
+    fault: str = ""
 
     @property
     def position(self) -> Position:
-        return Position(self.topic, self.partition, self.offset)
+        return Position(self.topic, self.partition, self.offset, self.generation)
+
+    @property
+    def version(self) -> int:
+        """As rows have it."""
+        return version_of(self.offset, self.generation)
 
 
 class Reader(Protocol):
@@ -69,8 +77,9 @@ class Reader(Protocol):
     def seek(self, position: Position) -> None:
         """Fetch from `position.next` on. A partition that was never sought since it was assigned is not fetched."""
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
-        """Up to `records_max` records, in offset order within a partition, without gaps.
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
+        """Up to `records_max` records, in offset order within a partition, without gaps; none of the partitions
+        `without`, which go on where they were when they are asked for again.
 
         Returns at once when there are any, else after `wait_seconds` with none, or earlier when the assignment
         changed. Raises Corrupt when records at a sought position are gone, Transient when the log is away.
@@ -81,7 +90,9 @@ class Reader(Protocol):
 
 
 class Log(Protocol):
-    """Where commands are appended."""
+    """Where commands are appended: one generation of it, which all its positions name."""
+
+    generation: int
 
     async def start(self) -> None:
         """Connect; create the topics that are missing. Raises Transient when the log is away."""
@@ -102,8 +113,14 @@ class Log(Protocol):
         already on its way may still arrive. What was not is dropped.
         """
 
+    async def trouble(self) -> str:
+        """What kept the last append from being written, once that was tried again now; nothing when it can be."""
+
     async def heads(self, topic: str) -> list[Position]:
         """The position of the last record of every partition; offset -1 for an empty one."""
+
+    async def beginnings(self, topic: str) -> list[Position]:
+        """The position before the first record that is still there, of every partition."""
 
     def reader(self, topic: str, group: str) -> Reader:
         """A new member of `group`, not started."""

@@ -62,7 +62,16 @@ async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
         task.cancel()
         await asyncio.wait({task}, timeout=STOP_SECONDS_MAX)
         return
-    await task
+    try:
+        await task
+    except ExceptionGroup as group:  # of the service's tasks the first that failed is why it ends
+        raise _first(group) from None
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def collect_seldom(objects: int) -> None:
@@ -89,6 +98,12 @@ async def serve(
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=CONNECTIONS_BACKLOG, reuse_port=reuse_port or None).start()
     return runner
+
+
+def url_of(runner: web.AppRunner) -> str:
+    """Where a started server answers on this machine; for port 0 it took one that was free."""
+    host, port = runner.addresses[0][:2]
+    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
 
 
 class _Runner(web.AppRunner):

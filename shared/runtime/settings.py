@@ -117,7 +117,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def objects_url(self) -> str:
         """Where the blocks of recordings lie."""
-        return self.objects or str(self.data / "objects")
+        return self.objects or str(self.data.absolute() / "objects")
 
     @property
     def topics(self) -> dict[str, int]:

@@ -50,6 +50,10 @@ READ_BYTES_MAX = 1 << 30
 INLINE_BYTES_MAX, INLINE_ROWS_MAX = 65_536, 256
 """Smaller answers and inserts are coded on the event loop (under a millisecond); larger ones in a thread."""
 
+IN_MEMORY = {"buffer_size": str(READ_BYTES_MAX)}
+"""The client asks for answers that begin when they are whole, so that failures are told by their code. What a server
+has no room for in memory it puts on its disk then, and when that is full, it answers with less, or nothing, and 200."""
+
 AS_SENT = {"input_format_try_infer_dates": "0", "input_format_try_infer_datetimes": "0"}
 """Texts that look like dates stay texts in JSON, whether it is inserted or read."""
 
@@ -115,6 +119,7 @@ class Store:
                 query_retries=0,
                 connector_limit=CONNECTIONS_MAX,
                 connector_limit_per_host=CONNECTIONS_MAX,
+                settings=IN_MEMORY,
             )
         client.database = database
         store = cls(client, database)

@@ -156,6 +156,7 @@ def text_of(cuts: Sequence[Cut]) -> str:
 
 _UNPURGED = _QUERIES["unpurged"].filled(
     cuts=purged.cuts(),
+    forever=str(FOREVER),
     stripped=purged.stripped("{names:Array(String)}"),
     lifted=_LIFTED,
 )

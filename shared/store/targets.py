@@ -84,6 +84,7 @@ STAYS = {
     "api_keys": "keys of operators, hashed",
     "rebuilds": "counts of rebuilds",
     "migrations": "which migrations ran",
+    "log_generations": "by what each log is known, and its partition counts",
     "property_changes": "a view over the timeline: it holds nothing itself",
     "holders": "a view over identity: it holds nothing itself",
     "persons": "a view over search: it holds nothing itself",
@@ -107,6 +108,7 @@ ELSEWHERE = {
 TECHNICAL = frozenset({
     "project", "fragment", "block", "version", "number", "effect", "stamp", "erased", "erased_at", "topic", "at",
     "command", "actor", "root", "members", "identified", "erase", "peer", "reason", "living", "scope", "restored",
+    "kind", "epoch", "generation", "record",
 })  # fmt: skip
 """Columns of the targets' tables that say nothing of a person: ids, positions, and who wrote."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from shared.domain.errors import Corrupt
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
 from shared.log.embedded import EmbeddedLog
+from shared.log.frames import LENGTHS, SCHEMA
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry, Log, Reader, Record
 
@@ -92,6 +94,34 @@ async def holding(reader: Reader, *partitions: int) -> None:
     while not reader.assigned() >= set(partitions):
         assert time.monotonic() < deadline, f"only {reader.assigned()} assigned"
         await reader.fetch(records_max=10, wait_seconds=0.05)
+
+
+async def test_partitions_that_are_left_out_of_a_fetch_go_on_where_they_were(log: Log) -> None:
+    await log.append([entry(number % 4, str(number)) for number in range(40)])
+    reader = log.reader(COMMANDS, "g")
+    await sought(reader, 0, 1, 2, 3)
+    found: list[Record] = []
+    deadline = time.monotonic() + SECONDS_MAX
+    while len(found) < 20:
+        assert time.monotonic() < deadline, f"{len(found)} of 20 records came"
+        found += await reader.fetch(records_max=1_000, wait_seconds=0.1, without={1, 3})
+    assert await reader.fetch(records_max=1_000, wait_seconds=0.0, without={0, 1, 2, 3}) == []
+    assert {record.partition for record in found} == {0, 2}
+    rest = await read(reader, 20)
+    await reader.close()
+    assert [record.value for record in rest if record.partition == 3] == [f"{n}".encode() for n in range(3, 40, 4)]
+    assert {record.partition for record in rest} == {1, 3}
+
+
+async def test_records_of_any_size_come_all(log: Log) -> None:
+    """However much one partition has: a fetch may be bounded in bytes, and goes on without being woken."""
+    await log.append([entry(0, str(number) * 300_000) for number in range(10)])
+    await log.append([entry(0, "y" * 700_000) for _ in range(10)])
+    reader = log.reader(COMMANDS, "g")
+    await sought(reader, 0, 1, 2, 3)
+    found = await read(reader, 20)
+    await reader.close()
+    assert [record.offset for record in found] == list(range(20))
 
 
 async def test_submit_is_append_without_a_task(log: Log) -> None:
@@ -272,6 +302,86 @@ async def test_records_that_are_gone_are_an_error_and_never_a_gap(log: Log) -> N
     with pytest.raises(Corrupt):
         await read(reader, 1)
     await reader.close()
+
+
+async def test_a_partition_begins_before_its_first_record(log: Log) -> None:
+    await log.append([entry(0, "a"), entry(0, "b")])
+    assert {begin.offset for begin in await log.beginnings(COMMANDS)} == {-1}
+    if isinstance(log, MemoryLog):
+        log.forget(COMMANDS, 0, 2)
+    elif isinstance(log, EmbeddedLog):
+        await log.forget(2**62)
+    else:
+        return  # a broker forgets by its own clock
+    begins = await log.beginnings(COMMANDS)
+    assert begins[0].offset == 1
+
+
+async def spoilt(path: Path, before: bytes, after: bytes) -> None:
+    """Change bytes of the log's file as a disk would."""
+    db = sqlite3.connect(path / "log.sqlite")
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+    content = (path / "log.sqlite").read_bytes()
+    assert content.count(before) == 1
+    (path / "log.sqlite").write_bytes(content.replace(before, after))
+
+
+async def test_a_flipped_byte_costs_one_record_and_is_told(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path, {COMMANDS: 1})
+    await log.start()
+    await log.append([entry(0, "before"), entry(0, "the spoilt one"), entry(0, "behind")])
+    await log.append([entry(0, "later")])
+    await log.close()
+    await spoilt(tmp_path, b"the spoilt one", b"the sp\x6filt 0ne")
+    again = EmbeddedLog(tmp_path, {COMMANDS: 1})
+    await again.start()
+    reader = again.reader(COMMANDS, "g")
+    await sought(reader, 0)
+    found = await read(reader, 4)
+    assert [(one.offset, one.value, bool(one.fault)) for one in found] == [
+        (0, b"before", False), (1, b"the spoilt 0ne", True), (2, b"behind", False), (3, b"later", False),
+    ]  # fmt: skip
+    await reader.close()
+    await again.close()
+
+
+async def test_a_file_of_before_there_were_sums_is_read_and_written(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / "log.sqlite")
+    db.executescript(SCHEMA.replace("sums BLOB, ", ""))
+    db.execute("INSERT INTO topics VALUES (?, 0, 1)", (COMMANDS,))
+    old = LENGTHS.pack(1, 3) + b"kold"
+    db.execute("INSERT INTO frames VALUES (0, 0, 1, 5, ?)", (old,))
+    db.commit()
+    db.close()
+    log = EmbeddedLog(tmp_path, {COMMANDS: 1})
+    await log.start()
+    await log.append([entry(0, "new")])
+    reader = log.reader(COMMANDS, "g")
+    await sought(reader, 0)
+    assert [(one.value, one.fault) for one in await read(reader, 2)] == [(b"old", ""), (b"new", "")]
+    await reader.close()
+    await log.close()
+
+
+async def test_a_file_that_sqlite_cannot_read_is_no_reason_to_try_again(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path, {COMMANDS: 1})
+    await log.start()
+    for number in range(200):
+        await log.append([entry(0, f"{number}" * 200)])
+    await log.close()
+    content = bytearray((tmp_path / "log.sqlite").read_bytes())
+    content[-8_192:] = bytes(8_192)
+    (tmp_path / "log.sqlite").write_bytes(content)
+    again = EmbeddedLog(tmp_path, {COMMANDS: 1})
+    await again.start()
+    reader = again.reader(COMMANDS, "g")
+    await reader.start()
+    reader.seek(Position(COMMANDS, 0, -1))
+    with pytest.raises(Corrupt, match=r"damaged|are gone"):
+        await read(reader, 200)
+    await reader.close()
+    await again.close()
 
 
 async def test_the_embedded_log_forgets_a_partitions_last_record_too_and_counts_on(tmp_path: Path) -> None:

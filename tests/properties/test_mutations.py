@@ -16,14 +16,25 @@ from services.deleter.planner import plan
 from services.deleter.restores import Restores
 from services.projector import worker as worker_module
 from services.projector.fold import FragmentFolder
+from services.projector.lookout import Lookout
 from services.projector.memory import MemoryTables
+from services.projector.shares import key_of
 from services.projector.tables import Closed, Facts
 from services.projector.worker import Worker
 from shared.domain import identity
-from shared.domain.commands import Revive
-from shared.domain.fragment import Fragment, FragmentPurged, FragmentRestored, Outcome
+from shared.domain.cells import EMPTY, moved
+from shared.domain.commands import Reader, Revive
+from shared.domain.fragment import (
+    Fragment,
+    FragmentChanged,
+    FragmentEvent,
+    FragmentPurged,
+    FragmentRestored,
+    Outcome,
+)
 from shared.domain.identity import Decision, Membership
 from shared.domain.ids import IDENTITY, version_of
+from shared.domain.operations import UNWEIGHED, Weight, fitting
 from shared.domain.purged import Cut, cuts_of
 from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
@@ -273,22 +284,91 @@ def purge_of_facts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(invariants, "cuts_of", endless)
 
 
+def decided_when_folded(patch: pytest.MonkeyPatch) -> None:
+    """A replay decides again for which operations there is room."""
+    apply = FragmentChanged.apply
+
+    def again(self: FragmentChanged, fragment: Fragment) -> None:
+        asked = list(zip(self.names, self.kinds, self.values, strict=True))
+        effects = [one for one in asked if moved(fragment.cells.get(one[0], EMPTY), one[1], self.timestamp) is not None]
+        kept, _ = fitting(Weight(UNWEIGHED), fragment.cells, fragment.properties, effects, self.timestamp)
+        names, kinds, values = zip(*kept, strict=True) if kept else ((), (), ())
+        apply(msgspec.structs.replace(self, names=names, kinds=kinds, values=values), fragment)
+
+    patch.setattr(FragmentChanged, "apply", again)
+
+
+def exact_bounds(patch: pytest.MonkeyPatch) -> None:
+    """Whether there is room is judged by the estimate that a loaded row has."""
+
+    def certain(self: Weight, most: int = 0) -> None:
+        self.bytes, self.exact = most, True
+
+    patch.setattr(Weight, "__init__", certain)
+
+
+def order_behind_a_heavy_record(patch: pytest.MonkeyPatch) -> None:
+    """Light records are folded though a heavy one before them in their partition waits."""
+
+    def overtaking(decoded: Sequence[Any], unloaded: Any) -> tuple[list[Any], list[Any]]:
+        waits = [key_of(command) in unloaded for _, command in decoded]
+        pairs = list(zip(decoded, waits, strict=True))
+        return [one for one, late in pairs if not late], [one for one, late in pairs if late]
+
+    patch.setattr(worker_module, "loaded", overtaking)
+
+
+def purges_of_a_closed_life(patch: pytest.MonkeyPatch) -> None:
+    """A closed life is given back of facts that a window has not taken purged values from."""
+
+    def whole(self: ClosedLife, event: FragmentEvent) -> None:
+        self._replay.apply(event)
+
+    patch.setattr(ClosedLife, "replay", whole)
+
+
+def looking_at_the_heads(patch: pytest.MonkeyPatch) -> None:
+    """Records that do not come are waited for."""
+
+    async def trusting(self: Lookout, positions: Any) -> None: ...
+
+    patch.setattr(Lookout, "look", trusting)
+
+
+def stopping_at_newer_versions(patch: pytest.MonkeyPatch) -> None:
+    """A record that a newer version wrote goes to the dead letters."""
+    patch.setattr(Reader, "_is_newer", lambda self, value: False)
+
+
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     skip_by_version, key_dedup, position_before_state, state_before_timeline, identity_in_pieces, monotone_stamp,
     erase_dedup, position_check_on_load, imports_before_a_delete, deletes_since_the_look, births_behind_the_erasure,
     births_of_their_own_delete, late_erase_after_a_restore, restores_in_any_order, former_lives,
     batch_cut_before_a_restore, landing_before_a_restore, membership_before_a_restore, a_run_beside_a_restore,
-    waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts,
+    waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts, purges_of_a_closed_life,
+    looking_at_the_heads,
+    stopping_at_newer_versions,
+    decided_when_folded, exact_bounds, order_behind_a_heavy_record,
 )  # fmt: skip
 
+FOUND_BY = {purges_of_a_closed_life: 13_042}
+"""Seeds that find what few others do, tried first."""
 
-@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+
+RARE = (position_check_on_load, a_run_beside_a_restore)
+"""They are missed after hundreds of episodes only, which takes as long as all others together."""
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [pytest.param(plant, id=plant.__name__, marks=[pytest.mark.alone] if plant in RARE else []) for plant in PLANTED],
+)
 def test_a_rule_that_is_taken_away_is_missed(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
     plant(monkeypatch)
-    for seed in range(EPISODES_MAX):
+    for seed in (*([FOUND_BY[plant]] if plant in FOUND_BY else []), *range(EPISODES_MAX)):
         if found_wrong(seed, Counter()) is not None:
-            record_property("planted_fault_found", f"{plant.__name__} after {seed + 1}")
+            record_property("planted_fault_found", f"{plant.__name__} by seed {seed}")
             return
     pytest.fail(f"{plant.__name__} was not missed in {EPISODES_MAX} episodes")

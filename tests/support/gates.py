@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from uuid import UUID
 
 from services.projector.memory import MemoryTables
+from services.projector.rows import Vouched
 from services.projector.tables import Closed, Facts, Loaded
 from shared.domain.errors import LogUnavailable, StoreUnavailable
 from shared.domain.fragment import Fragment
@@ -62,9 +63,11 @@ class GatedTables:
     def __init__(self, tables: MemoryTables, gate: Gate, expected: Expected) -> None:
         self.tables, self.gate, self.expected = tables, gate, expected
 
-    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+    async def load(
+        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+    ) -> Loaded:
         await self.gate.before(StoreUnavailable)
-        loaded = await self.tables.load(topic, partitions, wanted)
+        loaded = await self.tables.load(topic, partitions, wanted, whole=whole)
         await self.gate.after(StoreUnavailable)
         return loaded
 
@@ -80,10 +83,10 @@ class GatedTables:
             await self.tables.write_facts(part)
             await self.gate.after(StoreUnavailable)
 
-    async def write_state(self, topic: str, state: list[Any], positions: Sequence[tuple[Position, int, int]]) -> None:
+    async def write_state(self, topic: str, state: list[Any], positions: Sequence[Vouched]) -> None:
         await self.gate.before(StoreUnavailable)
         await self.tables.write_state(topic, state, positions)
-        self.expected.visible(self.tables, topic, [position for position, _, _ in positions])
+        self.expected.visible(self.tables, topic, [position for position, *_ in positions])
         await self.gate.after(StoreUnavailable)
 
 
@@ -111,16 +114,21 @@ class GatedReader(MemoryReader):
     def __init__(self, log: MemoryLog, topic: str, gate: Gate) -> None:
         super().__init__(log, topic, "simulated")
         self.gate = gate
+        self.forgetful = False
         self.assign(frozenset(range(PARTITIONS[topic])))
 
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
         await self.gate.before(LogUnavailable)
         if self._next and not self.gate.calm and self.gate.decide.random() < REDELIVER:
             partition = self.gate.decide.choice(sorted(self._next))
             self._next[partition] = max(0, self._next[partition] - self.gate.decide.randrange(1, 6))
             self.gate.counts["redeliveries"] += 1
-        return await super().fetch(records_max=records_max, wait_seconds=wait_seconds)
+        if self.forgetful and self._next:  # as one whose partitions went and came back between two looks
+            self.forgetful = False
+            self._next.clear()
+            self.gate.counts["forgotten"] += 1
+        return await super().fetch(records_max=records_max, wait_seconds=wait_seconds, without=without)

@@ -11,16 +11,19 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import reduce
+from operator import or_
+from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
-from services.projector import fold, worker
+from services.projector import fold, shares, tables, worker
 from services.projector import rows as r
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
 from services.projector.tables import Loaded
 from services.projector.worker import Worker
-from shared.domain.commands import Cancel, Command, Merge, Request, decode, encode, route
+from shared.domain import operations
+from shared.domain.commands import Cancel, Command, Merge, Purge, Reader, Request, decode, encode, route
 from shared.domain.errors import Fenced
 from shared.domain.ids import COMMANDS, DELETIONS
 from shared.log.memory import MemoryLog
@@ -40,6 +43,12 @@ TURNS_MAX = 20_000
 """Waits until everything must have been projected: hundreds of times what it takes."""
 
 SHRINK_RUNS_MAX = 400
+
+FORGETFUL, UPGRADED = 5, 4
+"""Every so many episodes the readers of the end forget once where to go on, and some workers before it are of a version
+that does not know purges yet."""
+
+OLDER = Reader(reduce(or_, (kind for kind in get_args(Command) if kind is not Purge)), {})
 
 
 class CountingWorker(Worker):
@@ -72,6 +81,7 @@ class Simulation:
 
     def __init__(self, seed: int, counts: Counter[str]) -> None:
         self.decide = random.Random(seed ^ 0x5EED)
+        self.forgetful, self.upgraded = seed % FORGETFUL == 0, seed % UPGRADED == 3
         self.counts = counts
         self.log, self.tables = MemoryLog(PARTITIONS), MemoryTables()
         self.expected = Expected(self.log)
@@ -90,6 +100,7 @@ class Simulation:
             check_cancels(self.ledger, self.expected.timeline)
             self.counts["restored"] += sum(key[3] == "person.restored" for key in self.expected.timeline)
             self.counts["episodes with restores"] += any(key[3] == "person.restored" for key in self.expected.timeline)
+            self.counts["left out"] += sum(bool(row[24]) for row in self.expected.timeline.values())
             self.counts["refused"] += sum(key[3] == "person.restore_refused" for key in self.expected.timeline)
         finally:
             await self._end()
@@ -132,6 +143,10 @@ class Simulation:
             monotonic=asyncio.get_running_loop().time,
         )
         made.counts = self.counts
+        reader.forgetful = calm and self.forgetful
+        if self.upgraded and not calm and self.decide.random() < 0.5:
+            self.counts["older workers"] += 1
+            made.read = OLDER.decode
         self.members.append(Member(made, asyncio.create_task(made.run()), gate, reader))
 
     async def _cancel(self, number: int) -> None:
@@ -174,6 +189,7 @@ class Simulation:
             flight.cancel()
         member.task.cancel()
         await asyncio.gather(member.task, *([flight] if flight else []), return_exceptions=True)
+        self.counts["stopped partitions"] += len(member.worker.stopped)
         if not member.task.cancelled() and member.task.exception() is not None:
             raise AssertionError("a worker gave up") from member.task.exception()
 
@@ -303,11 +319,16 @@ def _fault(one: Episode, counts: Counter[str]) -> str | None:
 
 @contextmanager
 def limits(seed: int) -> Iterator[None]:
-    """Every third episode has bounds so small that caches are trimmed and batches cut; else they are the real ones."""
-    if seed % 3:
-        yield
-        return
-    small = ((fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5))
+    """Every third episode has bounds so small that caches are trimmed and batches cut, every fifth such that records
+    are heavy and rows large, every other one such that fragments are full; else they are the real ones."""
+    small: list[tuple[Any, str, int]] = []
+    if seed % 3 == 0:
+        small += [(fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
+    if seed % 5 == 0:
+        small += [(shares, "SHARE_BYTES", 300), (shares, "RECORD_BYTES_USUAL", 200), (shares, "ROWS_BYTES", 1)]
+        small += [(tables, "LOAD_ROW_BYTES_MAX", 30), (fold, "CACHE_BYTES_MAX", 300)]
+    if seed % 2 == 0:
+        small += [(operations, "FRAGMENT_BYTES_MAX", 14), (operations, "FRAGMENT_NAMES_MAX", 2)]
     kept = [(module, name, getattr(module, name)) for module, name, _ in small]
     for module, name, bound in small:
         setattr(module, name, bound)

@@ -140,7 +140,7 @@ class Writer:
                 self.acknowledged[at] = value
 
 
-async def project(log: KafkaLog, store: Store) -> None:
+async def project(log: KafkaLog, store: Store) -> bool:
     """Position rows at the heads, as a projector leaves them."""
     tables = ClickHouseTables(store)
     for topic in (COMMANDS, IDENTITY):
@@ -151,6 +151,7 @@ async def project(log: KafkaLog, store: Store) -> None:
                 vouched.append(Vouched(head, 0, 0, hash64(record.value)))
         if vouched:
             await tables.write_state(topic, [], vouched)
+    return True
 
 
 async def done(value: Any) -> Any:
@@ -178,33 +179,49 @@ async def admin(broker: Broker, act: Callable[[Any], Awaitable[Any]]) -> None:
         await client.close()
 
 
-async def removed(broker: Broker) -> None:
+async def removed(broker: Broker, writer: Writer) -> None:
+    """A broker takes records until it has heard of it: those are gone with the topic, as all that was in it."""
+    kept = dict(writer.acknowledged)
     await admin(broker, lambda client: client.delete_topics([COMMANDS]))
+    writer.go_on()
+    refused = writer.refused
+    await eventually(lambda: done(writer.refused > refused), "the topic to be gone")
+    writer.acknowledged = kept
 
 
-async def remade(broker: Broker) -> None:
-    await removed(broker)
+async def remade(broker: Broker, writer: Writer) -> None:
+    await removed(broker, writer)
     log = KafkaLog(broker.bootstrap, COUNTS)
     await log.start()
     await log.close()
 
 
-async def more_partitions(broker: Broker) -> None:
+async def more_partitions(broker: Broker, writer: Writer) -> None:
     from aiokafka.admin import NewPartitions
 
     counts = {COMMANDS: NewPartitions(COUNTS[COMMANDS] + 1)}
     await admin(broker, lambda client: client.create_partitions(counts))
 
 
-async def older_copy(broker: Broker) -> None:
+async def older_copy(broker: Broker, writer: Writer) -> None:
+    await away(broker, writer)
     await asyncio.to_thread(broker.put, "older")
 
 
-async def another_cluster(broker: Broker) -> None:
+async def another_cluster(broker: Broker, writer: Writer) -> None:
+    await away(broker, writer)
     await asyncio.to_thread(broker.be_another)
 
 
-MISCHIEFS = {
+async def away(broker: Broker, writer: Writer) -> None:
+    """Who writes goes on, while the broker is away and when it comes back."""
+    await asyncio.to_thread(broker.cluster.kill, 1)
+    writer.go_on()
+
+
+Mischief = Callable[[Broker, Writer], Awaitable[None]]
+
+MISCHIEFS: dict[Mischief, str] = {
     removed: "removed", remade: "another", more_partitions: "partitions", older_copy: "older",
     another_cluster: "another",
 }  # fmt: skip
@@ -212,28 +229,27 @@ MISCHIEFS = {
 
 @pytest.mark.parametrize("mischief", MISCHIEFS, ids=lambda mischief: mischief.__name__)
 async def test_another_log_acknowledges_nothing_and_the_right_one_has_everything(
-    broker: Broker, store: Store, known: Generation, log: KafkaLog, mischief: Callable[[Broker], Awaitable[None]]
+    broker: Broker, store: Store, known: Generation, log: KafkaLog, mischief: Mischief
 ) -> None:
     watch = LogWatch(log, store, known)
     await watch.start()
     writer = Writer(log)
     await writer.more(30)
     await writer.pause()
-    await project(log, store)
+    await eventually(lambda: project(log, store), "positions")
     await asyncio.to_thread(broker.keep, "older")
     writer.go_on()
     await writer.more(30)
     await writer.pause()
-    await project(log, store)
+    await eventually(lambda: project(log, store), "positions")
     await asyncio.to_thread(broker.keep, "right")
     following = asyncio.create_task(watch.follow())
-    acting = asyncio.create_task(mischief(broker))
-    if mischief in (older_copy, another_cluster):
-        writer.go_on()  # it goes away as it is
     before = len(writer.acknowledged)
-    await acting
-    writer.go_on()
+    await mischief(broker, writer)
+    if mischief is not more_partitions:  # until that is seen records go where they belong
+        writer.go_on()
     await eventually(lambda: done(watch.mismatch), "a mismatch")
+    writer.go_on()
     assert watch.mismatch is not None
     assert watch.mismatch.kind == MISCHIEFS[mischief]
     refused = writer.refused
@@ -257,7 +273,7 @@ async def test_records_that_retention_took_before_they_were_projected(
     broker: Broker, store: Store, known: Generation, log: KafkaLog
 ) -> None:
     await log.append([Entry(COMMANDS, 0, b"", b"%d" % number) for number in range(10)])
-    await project(log, store)
+    await eventually(lambda: project(log, store), "positions")
     await forget(broker, Position(COMMANDS, 0, 9))
     await LogWatch(log, store, known).start()
     await log.append([Entry(COMMANDS, 0, b"", b"late %d" % number) for number in range(10)])

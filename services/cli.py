@@ -13,6 +13,7 @@ from typing import Any
 
 from services.importing import command as importing
 from services.progress import Progress
+from services.renewing import command as renewing
 from shared.domain.errors import PersonlogError
 from shared.runtime.settings import BOOTSTRAP, SECRETS_OF, Settings, SettingsError, read, with_keys
 
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         switch.set_defaults(command=_project_switch, named=name, secrets=SECRETS_OF["operator"])
     projects.add_parser("list").set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
     importing.add(commands)
+    renewing.add(commands)
     deletions = commands.add_parser("deletions", help="deletions").add_subparsers(required=True, metavar="COMMAND")
     deletions.add_parser("run", help="one deletion window, now").set_defaults(
         command=_deletions_run, secrets=SECRETS_OF["deleter"]

@@ -81,7 +81,7 @@ async def run(settings: Settings) -> None:
     try:
         await log.start()
         limits = Limits(settings.key_rate, settings.key_burst)
-        changes = changes_of(settings, log.partitions())
+        changes = changes_of(settings, log.partitions(), log.generation)
         context = await build(log, store, Objects(settings.objects_url), SystemClock(), limits, changes)
         app = application(context, settings.static)
         express = Express(capture.ExpressCapture(context, _observe_answer), ExpressPerson(context, _observe_answer))

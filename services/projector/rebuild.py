@@ -9,10 +9,9 @@ older copy of the database had been restored, which it is made for.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -24,10 +23,11 @@ from services.projector.derive import END, START, Derived, Key, Report
 from services.projector.search import Feeder
 from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Corrupt, Rejected, Transient
-from shared.domain.ids import COMMANDS, IDENTITY, partition_of, position_of
+from shared.domain.ids import COMMANDS, IDENTITY, PARTITIONS_MAX, partition_of, position_of
 from shared.domain.replay import Replay
 from shared.log.connect import connect_log
 from shared.runtime.clock import SystemClock
+from shared.runtime.files import held
 from shared.runtime.settings import Settings
 from shared.store.changes import all_changing, changes_of
 from shared.store.client import Store
@@ -72,7 +72,7 @@ async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], 
     store = await connect_store(settings, "migrator")
     try:
         await log.start()
-        with _only_one(settings.data / "run"), all_changing(changes_of(settings, log.partitions())):
+        with only_rebuild(settings.data / "run"), all_changing(changes_of(settings, log.partitions(), log.generation)):
             return await Rebuild(store, log.partitions(), SystemClock().now_us, tell).run(verify=verify)
     finally:
         await log.close()
@@ -130,11 +130,13 @@ class Rebuild:
             self._epoch, self._saved = newest[0][0], newest[0][1]
             self.report = msgspec.json.decode(newest[0][2], type=Report)
         begun = self.report.state == "deriving" and self.report.cursor != START
-        resumed = begun and self._store.has_table("fragments_rebuild")
         marks = await self._marks()
+        generation = _generation(marks)
+        same = generation == self.report.generation  # else its positions are of other partitions
+        resumed = begun and same and self._store.has_table("fragments_rebuild")
         if not resumed:
             epochs = [mark.epoch for partitions in marks.values() for mark in partitions.values()]
-            self._epoch, self._saved, self.report = max(self._epoch, *epochs, 0) + 1, 0, Report()
+            self._epoch, self._saved, self.report = max(self._epoch, *epochs, 0) + 1, 0, Report(generation=generation)
             self.report.positions = _versions(marks, self._partitions)
             self.report.total = (await self._store.rows(self._queries["facts"]))[0][0]
             await self._save()  # before the shadows: nobody may take empty ones for those of an older rebuild
@@ -342,9 +344,10 @@ class Rebuild:
             raise Corrupt(f"{table}_rebuild has {shadow} keys, {table} {live}: nothing is swapped.")
 
     async def _vouch(self, topic: str, table: str, marks: dict[int, r.Mark]) -> None:
-        """Position rows for every partition, of this epoch: what no worker of the table before it can write."""
+        """Position rows for every partition, of this epoch: what no worker of the table before it can write. Those that
+        a former generation had more stay too, for the generation after this one may have them again."""
         vouched = []
-        for partition in range(self._partitions[topic]):
+        for partition in sorted({*range(self._partitions[topic]), *marks}):
             mark = marks.get(partition, r.BEFORE_THE_FIRST)
             position = position_of(topic, partition, mark.version)
             vouched.append(r.Vouched(position, mark.stamp, self._epoch, mark.record))
@@ -352,7 +355,7 @@ class Rebuild:
 
     async def _marks(self) -> Marks:
         return {
-            topic: (await self._tables.load(topic, range(self._partitions[topic]), [])).positions
+            topic: (await self._tables.load(topic, range(PARTITIONS_MAX), [])).positions
             for topic in (COMMANDS, IDENTITY)
         }
 
@@ -376,6 +379,12 @@ class Rebuild:
         await self._store.command(self._queries[name], **parameters)
 
 
+def _generation(marks: Marks) -> int:
+    """That of the log which the tables were projected from; 0 without any row."""
+    rows = [(topic, partition, mark) for topic, found in marks.items() for partition, mark in found.items()]
+    return max((position_of(topic, partition, mark.version).generation for topic, partition, mark in rows), default=0)
+
+
 def _versions(marks: Marks, partitions: dict[str, int]) -> dict[str, list[int]]:
     return {
         topic: [marks[topic].get(partition, r.BEFORE_THE_FIRST).version for partition in range(partitions[topic])]
@@ -383,13 +392,6 @@ def _versions(marks: Marks, partitions: dict[str, int]) -> dict[str, list[int]]:
     }
 
 
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """A flock: two rebuilds would fill one shadow."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "rebuild.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Rejected("Another rebuild is running here.") from None
-        yield
+def only_rebuild(folder: Path) -> AbstractContextManager[None]:
+    """The lock of rebuilds on this machine: two would fill one shadow, and none lasts longer than its generation."""
+    return held(folder / "rebuild.lock", Rejected("Another rebuild is running here."))

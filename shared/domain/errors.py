@@ -11,7 +11,8 @@ PersonlogError
 │   └── StoreUnavailable    ClickHouse did not answer
 └── Corrupt             stop: going on would cost data
     ├── BadRecord           a record that cannot be decoded or folded
-    └── Fenced              somebody else owns the partition now
+    ├── Fenced              somebody else owns the partition now
+    └── LogMismatch         log and tables do not belong together
 """
 
 
@@ -88,3 +89,7 @@ class BadRecord(Corrupt):
 
 class Fenced(Corrupt):
     """Another worker owns this partition now."""
+
+
+class LogMismatch(Corrupt):
+    """The log is not the one that the tables belong to."""

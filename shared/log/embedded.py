@@ -12,17 +12,30 @@ import fcntl
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+from uuid import uuid4
 
-from shared.domain.errors import Corrupt, LogUnavailable
+from shared.domain.errors import LogUnavailable
 from shared.domain.ids import GENERATION_FIRST, Position
-from shared.log.frames import LENGTHS, PART_BASE, SCHEMA, connect, next_offset, unpack
-from shared.log.groups import Membership
+from shared.log.doubts import Doubts
+from shared.log.embedded_reader import EmbeddedReader
+from shared.log.frames import (
+    LENGTHS,
+    PART_BASE,
+    SCHEMA,
+    connect,
+    file_of,
+    first_offset,
+    identity_of,
+    next_offset,
+    record_at,
+)
+from shared.log.identity import LogIdentity
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 from shared.log.waiting import Appended, Waiting
 
@@ -37,8 +50,7 @@ every 0.6 ms, and an append cost 21 µs of the writer thread instead of 12. Fewe
 CLOSE_SECONDS_MAX = 5.0
 """The writer may hang on a disk or on the lock of a frozen process; what is pending then was never acknowledged."""
 
-POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.002, 0.004
-"""A reader looks at `PRAGMA data_version` every 2 ms while records come, every 4 ms when idle: 10 µs each."""
+T = TypeVar("T")
 
 
 class _Pending(NamedTuple):
@@ -48,17 +60,28 @@ class _Pending(NamedTuple):
 
 
 class EmbeddedLog:
-    """The log under `path`; `partitions` count only when the log is new.
+    """The log under `path`; `partitions` count when the log is new, or known to the store: then it is not made either.
 
     What waits belongs to the event loop, and the writer thread gets whole groups of it: a lock that both take makes
     each wait for the other's turn at the interpreter (26 of 60 µs an append).
     """
 
-    def __init__(self, path: Path, partitions: Mapping[str, int], generation: int = GENERATION_FIRST) -> None:
+    def __init__(
+        self,
+        path: Path,
+        partitions: Mapping[str, int],
+        generation: int = GENERATION_FIRST,
+        *,
+        create: bool = True,
+        mint: Callable[[], str] = lambda: uuid4().hex,
+    ) -> None:
         self._path = path if generation == GENERATION_FIRST else path / f"g{generation}"
-        self._wanted, self.generation = dict(partitions), generation
-        self._partitions: dict[str, int] = {}
-        self._numbers: dict[str, int] = {}
+        self.generation, self._create, self._mint = generation, create, mint
+        self._partitions = dict(partitions)
+        self._numbers = {topic: number for number, topic in enumerate(sorted(partitions))}
+        self._doubts = Doubts()
+        self._file: tuple[int, int] | None = None
+        self._compared: tuple[int, int] | None = None
         self._waiting = Waiting(self._take)
         self._pending: dict[Appended, _Pending] = {}  # in the order of coming
         self._pending_bytes = 0
@@ -69,8 +92,21 @@ class EmbeddedLog:
         self._writer: threading.Thread | None = None
         self._executor = ThreadPoolExecutor(1, "log-heads")
 
+    @property
+    def doubts(self) -> int:
+        return self._doubts.count
+
+    def doubt(self) -> None:
+        self._doubts.add()
+
+    def trust(self, doubts: int) -> None:
+        if self._doubts.trust(doubts):
+            self._file = self._compared
+
     async def start(self) -> None:
-        await asyncio.to_thread(self._open)
+        if self._create:
+            await asyncio.to_thread(self._open)
+        self._file = self._compared = file_of(self._path)
         loop = asyncio.get_running_loop()
         self._writer = threading.Thread(target=self._write, args=(loop,), name="log-writer", daemon=True)
         self._writer.start()
@@ -108,11 +144,21 @@ class EmbeddedLog:
         return await self._waiting.result(self.submit(entries))
 
     async def heads(self, topic: str) -> list[Position]:
-        try:
-            async with asyncio.timeout(HEADS_SECONDS_MAX):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, self._heads, topic)
-        except TimeoutError:
-            raise LogUnavailable from None
+        seen = self._doubts.seen()
+        heads = await self._look(lambda db: self._ends(db, topic, next_offset, -1))
+        self._doubts.heads(heads, seen)
+        return heads
+
+    async def starts(self, topic: str) -> list[Position]:
+        return await self._look(lambda db: self._ends(db, topic, first_offset, 0))
+
+    async def read(self, position: Position) -> Record | None:
+        topic, partition, offset, _ = position
+        found = await self._look(lambda db: record_at(db, self._part(topic, partition), offset))
+        return Record(topic, partition, offset, *found, self.generation) if found else None
+
+    async def identity(self) -> LogIdentity:
+        return await self._in_time(self._identify)
 
     def reader(self, topic: str, group: str) -> EmbeddedReader:
         numbered = (self._numbers[topic], self._partitions[topic])
@@ -125,28 +171,62 @@ class EmbeddedLog:
 
     def _open(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with closing(self._turn()) as turn, turn, connect(self._path) as db:
+        with closing(self._turn()) as turn, turn, closing(connect(self._path, create=True)) as db:
             db.executescript(SCHEMA)
-            for number, (topic, count) in enumerate(sorted(self._wanted.items())):
-                db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, count))
-            for topic, number, count in db.execute("SELECT name, number, partitions FROM topics"):
-                self._partitions[topic], self._numbers[topic] = count, number
-        db.close()
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", (self._mint(),))
+            for topic, number in self._numbers.items():
+                db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, self._partitions[topic]))
+            _, topics = identity_of(db)
+        for topic, (number, count) in topics.items():
+            self._partitions[topic], self._numbers[topic] = count, number
 
     def _turn(self) -> _Flock:
         return _Flock(self._path / "write.lock")
 
-    def _heads(self, topic: str) -> list[Position]:
-        db = connect(self._path)
+    async def _look(self, ask: Callable[[sqlite3.Connection], T]) -> T:
+        """What the file under the path says; raises LogUnavailable."""
+
+        def asked() -> T:
+            with self._session() as db:
+                return ask(db)
+
+        return await self._in_time(asked)
+
+    async def _in_time(self, ask: Callable[[], T]) -> T:
         try:
-            return [
-                Position(topic, partition, next_offset(db, self._part(topic, partition)) - 1, self.generation)
-                for partition in range(self._partitions[topic])
-            ]
-        except sqlite3.OperationalError as error:
+            async with asyncio.timeout(HEADS_SECONDS_MAX):
+                return await asyncio.get_running_loop().run_in_executor(self._executor, ask)
+        except TimeoutError:
+            raise LogUnavailable from None
+
+    @contextmanager
+    def _session(self) -> Iterator[sqlite3.Connection]:
+        """The file under the path, for reading. Another one than before is odd."""
+        if file_of(self._path) != self._file and not self._doubts.pending:
+            self._doubts.add()
+        try:
+            with closing(connect(self._path)) as db:
+                yield db
+        except sqlite3.Error as error:
             raise LogUnavailable(f"The log cannot be read: {error}") from error
-        finally:
-            db.close()
+
+    def _identify(self) -> LogIdentity:
+        file = file_of(self._path)
+        if file is None:
+            return LogIdentity(id="")
+        with self._session() as db:
+            name, topics = identity_of(db)
+        self._compared = file
+        self._numbers |= {topic: number for topic, (number, _) in topics.items()}
+        return LogIdentity(id=name, partitions={topic: count for topic, (_, count) in topics.items()})
+
+    def _ends(
+        self, db: sqlite3.Connection, topic: str, offset: Callable[[sqlite3.Connection, int], int], less: int
+    ) -> list[Position]:
+        return [
+            Position(topic, partition, offset(db, self._part(topic, partition)) + less, self.generation)
+            for partition in range(self._partitions[topic])
+        ]
 
     def _part(self, topic: str, partition: int) -> int:
         return self._numbers[topic] * PART_BASE + partition
@@ -189,22 +269,25 @@ class EmbeddedLog:
         db: sqlite3.Connection | None = None
         turn: _Flock | None = None
         offsets: dict[int, int] = {}
-        seen = -1
+        seen, opened = -1, self._file
         while (group := self._groups.get()) is not None:
             outcome: list[list[Position]] | LogUnavailable
             try:
                 turn = turn or self._turn()
                 with turn:
                     group = [one for one in group if not one.future.done()]  # who gave up meanwhile is not written
-                    if db is None:
-                        db = connect(self._path)
+                    self._check_file()
+                    if db is None or opened != self._file:
+                        _close(db)
+                        db, opened, seen = connect(self._path), self._file, -1
+                        self._check_file()
                     version = db.execute("PRAGMA data_version").fetchone()[0]
                     if version != seen:  # another process has written: the remembered offsets are old
                         offsets.clear()
                         seen = version
                     outcome = self._insert(db, group, offsets)
-            except (sqlite3.Error, OSError) as error:
-                seen = -1
+                    self._check_file()  # what was written to a file that is gone would never appear
+            except (sqlite3.Error, OSError, LogUnavailable) as error:
                 _close(db, turn)
                 db = turn = None
                 outcome = LogUnavailable(f"The log could not be written: {error}")
@@ -212,6 +295,12 @@ class EmbeddedLog:
                 break
             loop.call_soon_threadsafe(self._landed, group, outcome)
         _close(db, turn)
+
+    def _check_file(self) -> None:
+        """The file under the path must be the one that was compared with the tables. Raises LogUnavailable."""
+        if file_of(self._path) != self._file:
+            self._doubts.add()
+        self._doubts.check()
 
     def _take(self, future: Appended) -> None:
         pending = self._pending.pop(future, None)
@@ -221,7 +310,7 @@ class EmbeddedLog:
     def _insert(self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int]) -> list[list[Position]]:
         frames: dict[int, list[bytes]] = {}
         positions: list[list[Position]] = []
-        bases: dict[int, int] = {}
+        firsts: dict[int, Position] = {}
         for pending in group:
             mine: list[Position] = []
             for topic, partition, key, value in pending.entries:
@@ -231,22 +320,23 @@ class EmbeddedLog:
                     if part not in offsets:
                         offsets[part] = next_offset(db, part)
                     frame = frames[part] = []
-                    bases[part] = offsets[part]
-                mine.append(Position(topic, partition, bases[part] + len(frame), self.generation))
+                    firsts[part] = Position(topic, partition, offsets[part], self.generation)
+                    self._doubts.rises(firsts[part], self._doubts.floor(topic, partition))
+                mine.append(Position(topic, partition, firsts[part].offset + len(frame), self.generation))
                 frame.append(LENGTHS.pack(len(key), len(value)) + key + value)
             positions.append(mine)
         at = time.time_ns() // 1_000
-        rows = [(part, bases[part], len(frame), at, b"".join(frame)) for part, frame in frames.items()]
+        rows = [(part, firsts[part].offset, len(frame), at, b"".join(frame)) for part, frame in frames.items()]
         if rows:  # one statement, so one transaction, and one wait for the interpreter's lock: each row had one
             values = ", ".join(["(?, ?, ?, ?, ?)"] * len(rows))
             db.execute(f"INSERT INTO frames VALUES {values}", [value for row in rows for value in row])
         for part, base, count, _, _ in rows:
             offsets[part] = base + count
+            self._doubts.raised(firsts[part]._replace(offset=base + count - 1))
         return positions
 
     def _forget(self, before_us: int) -> int:
-        db = connect(self._path)
-        try:
+        with self._session() as db:
             with closing(self._turn()) as turn, turn, db:
                 db.execute("BEGIN IMMEDIATE")
                 dropped = db.execute(
@@ -259,106 +349,6 @@ class EmbeddedLog:
                 ).rowcount
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             return dropped
-        finally:
-            db.close()
-
-
-class EmbeddedReader:
-    """One member of a group. Reads run in a thread of its own; the loop only looks whether anything changed."""
-
-    def __init__(self, path: Path, topic: str, group: str, numbered: tuple[int, int], generation: int) -> None:
-        self._path, self._topic, self._generation = path, topic, generation
-        self._number, count = numbered
-        self._membership = Membership(path / "groups", f"{group}.{topic}", count)
-        self._next: dict[int, int] = {}
-        self._db: sqlite3.Connection | None = None
-        self._executor = ThreadPoolExecutor(1, "log-reader")
-        self._seen = -1
-        self._more = True
-        self._turn = 0
-
-    async def start(self) -> None:
-        self._db = connect(self._path)
-        self._membership.join()
-
-    async def close(self) -> None:
-        self._membership.leave()
-        self._executor.shutdown()
-        if self._db is not None:
-            self._db.close()
-
-    def assigned(self) -> frozenset[int]:
-        return self._membership.assigned
-
-    def seek(self, position: Position) -> None:
-        if position.partition in self._membership.assigned:
-            self._next[position.partition] = position.next
-            self._more = True
-
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
-        assert self._db is not None
-        deadline = time.monotonic() + wait_seconds
-        pause = POLL_SECONDS_MIN
-        while True:
-            if self._membership.rebalance(time.monotonic()):
-                self._next = {part: at for part, at in self._next.items() if part in self._membership.assigned}
-                return []
-            if self._changed() and self._next:
-                found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, records_max)
-                if found:
-                    return found
-            rest = deadline - time.monotonic()
-            if rest <= 0:
-                return []
-            await asyncio.sleep(min(pause, rest))
-            pause = min(pause * 1.2, POLL_SECONDS_MAX)
-
-    async def commit(self, positions: Sequence[Position]) -> None:
-        """Nobody reads it: lag is head minus the position rows."""
-
-    def _changed(self) -> bool:
-        assert self._db is not None
-        version = self._db.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._seen:
-            self._seen = version
-            self._more = True
-        return self._more
-
-    def _read(self, records_max: int) -> list[Record]:
-        """Partition by partition; the one after the last comes first next time, so that none starves."""
-        assert self._db is not None
-        found: list[Record] = []
-        partitions = sorted(self._next)
-        start = self._turn % len(partitions)
-        for partition in partitions[start:] + partitions[:start]:
-            if len(found) >= records_max:
-                return found
-            found += self._read_partition(partition, records_max - len(found))
-            self._turn += 1
-        self._more = len(found) >= records_max
-        return found
-
-    def _read_partition(self, partition: int, most: int) -> list[Record]:
-        assert self._db is not None
-        part, offset = self._number * PART_BASE + partition, self._next[partition]
-        first = self._db.execute(
-            "SELECT max(base) FROM frames WHERE part = ? AND base <= ?", (part, offset)
-        ).fetchone()[0]
-        rows = self._db.execute(
-            "SELECT base, count, at, data FROM frames WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
-            (part, first or 0, most + 1),
-        )
-        found: list[Record] = []
-        for base, count, at, data in rows:
-            if base > offset + len(found) or (not data and base + count > offset):
-                raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
-            for index, (key, value) in enumerate(unpack(data), start=base):
-                if index >= offset and len(found) < most:
-                    found.append(Record(self._topic, partition, index, at, key, value, self._generation))
-            if len(found) >= most:
-                break
-        self._next[partition] = offset + len(found)
-        return found
 
 
 class _Flock:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from shared.domain.errors import Corrupt
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST, IDENTITY, Position
+from shared.log.doubts import Doubts
+from shared.log.identity import LogIdentity
 from shared.log.port import Entry, Record
 
 PARTITIONS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}
@@ -20,8 +22,11 @@ class MemoryLog:
         partitions: Mapping[str, int] | None = None,
         now_us: Callable[[], int] = lambda: 0,
         generation: int = GENERATION_FIRST,
+        name: str = "memory",
     ) -> None:
-        self.generation = generation
+        """`name` is the id by which the log is known."""
+        self.generation, self._name = generation, [name]
+        self._doubts = Doubts()
         self._partitions = dict(partitions or PARTITIONS)
         self._now_us = now_us
         self._records: dict[tuple[str, int], list[Record]] = {
@@ -46,16 +51,46 @@ class MemoryLog:
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         return self._append(entries)
 
+    @property
+    def doubts(self) -> int:
+        return self._doubts.count
+
+    def doubt(self) -> None:
+        self._doubts.add()
+
+    def trust(self, doubts: int) -> None:
+        self._doubts.trust(doubts)
+
     def _append(self, entries: Sequence[Entry]) -> list[Position]:
+        self._doubts.check()
         positions = []
         for topic, partition, key, value in entries:
             records = self._records[topic, partition]
             records.append(Record(topic, partition, len(records), self._now_us(), key, value, self.generation))
             positions.append(records[-1].position)
+            self._doubts.rises(positions[-1], self._doubts.floor(topic, partition))
+            self._doubts.raised(positions[-1])
         self._wake()
         return positions
 
     async def heads(self, topic: str) -> list[Position]:
+        heads = self._heads(topic)
+        self._doubts.heads(heads, self._doubts.seen())
+        return heads
+
+    async def starts(self, topic: str) -> list[Position]:
+        return [head._replace(offset=min(self._forgotten.get(head[:2], 0), head.next)) for head in self._heads(topic)]
+
+    async def read(self, position: Position) -> Record | None:
+        topic, partition, offset, _ = position
+        records = self._records[topic, partition]
+        there = self._forgotten.get((topic, partition), 0) <= offset < len(records)
+        return records[offset] if there else None
+
+    async def identity(self) -> LogIdentity:
+        return LogIdentity(id=self._name[0], partitions=dict(self._partitions))
+
+    def _heads(self, topic: str) -> list[Position]:
         return [
             Position(topic, partition, len(self._records[topic, partition]) - 1, self.generation)
             for partition in range(self._partitions[topic])
@@ -71,6 +106,17 @@ class MemoryLog:
     def forget(self, topic: str, partition: int, before: int) -> None:
         """Retention: the records below offset `before` can no longer be fetched."""
         self._forgotten[topic, partition] = before
+
+    def copy(self) -> dict[tuple[str, int], list[Record]]:
+        """All records as they are now."""
+        return {key: list(records) for key, records in self._records.items()}
+
+    def put(self, records: Mapping[tuple[str, int], Sequence[Record]], name: str = "memory") -> None:
+        """Another log lies where this one was, under the feet of whoever uses it: an older copy, or one made anew."""
+        self._name[0] = name
+        for key, mine in self._records.items():
+            mine[:] = records.get(key, ())
+        self._wake()
 
     def _join(self, reader: MemoryReader) -> None:
         self._groups.setdefault((reader.topic, reader.group), []).append(reader)

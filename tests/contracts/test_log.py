@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shared.domain.errors import Corrupt
+from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
 from shared.log.embedded import EmbeddedLog
 from shared.log.memory import MemoryLog
@@ -291,3 +291,67 @@ async def test_the_embedded_log_forgets_a_partitions_last_record_too_and_counts_
     assert [record.value for record in await read(reader, 1)] == [b"b"]
     await reader.close()
     await log.close()
+
+
+async def delete_records(log: Any, position: Position) -> None:
+    """Kafka's records up to a position, as retention would, but at once."""
+    from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+    from aiokafka.structs import TopicPartition
+
+    admin = AIOKafkaAdminClient(bootstrap_servers=log._bootstrap)
+    await admin.start()
+    await admin.delete_records({
+        TopicPartition(position.topic, position.partition): RecordsToDelete(before_offset=position.next)
+    })
+    await admin.close()
+
+
+async def test_a_log_is_known_by_its_identity_whoever_opens_it(opened: Open) -> None:
+    log, other = await opened(), await opened()
+    identity = await log.identity()
+    assert identity.id
+    assert identity.partitions == PARTITIONS
+    assert await other.identity() == identity
+
+
+async def test_starts_are_where_reading_may_begin(log: Log) -> None:
+    assert [position.offset for position in await log.starts(COMMANDS)] == [0, 0, 0, 0]
+    await log.append([entry(0, "a"), entry(1, "b")])
+    await log.append([entry(0, "c")])
+    assert [position.offset for position in await log.starts(COMMANDS)] == [0, 0, 0, 0]
+    if isinstance(log, MemoryLog):
+        log.forget(COMMANDS, 0, 2)
+    elif isinstance(log, EmbeddedLog):
+        await log.forget(2**62)
+        assert [position.offset for position in await log.starts(COMMANDS)] == [2, 1, 0, 0]
+    else:
+        await delete_records(log, Position(COMMANDS, 0, 1))
+    assert (await log.starts(COMMANDS))[0] == Position(COMMANDS, 0, 2)
+    assert await log.read(Position(COMMANDS, 0, 1)) is None
+
+
+async def test_a_record_is_read_by_its_position(log: Log) -> None:
+    await log.append([entry(0, str(number)) for number in range(5)])
+    await log.append([entry(0, "last"), entry(3, "other")])
+    for offset, text in ((0, b"0"), (3, b"3"), (5, b"last")):
+        record = await log.read(Position(COMMANDS, 0, offset))
+        assert record is not None
+        assert (record.position, record.key, record.value) == (Position(COMMANDS, 0, offset), b"key", text)
+    assert await log.read(Position(COMMANDS, 0, 6)) is None
+    assert await log.read(Position(COMMANDS, 1, 0)) is None
+    assert await log.read(Position(COMMANDS, 0, -1)) is None
+
+
+async def test_while_a_log_is_doubted_it_acknowledges_nothing(log: Log) -> None:
+    await log.append([entry(0, "a")])
+    log.doubt()
+    doubts = log.doubts
+    with pytest.raises(LogUnavailable):
+        await log.append([entry(0, "b")])
+    log.doubt()
+    log.trust(doubts)
+    with pytest.raises(LogUnavailable):
+        await log.append([entry(0, "c")])
+    log.trust(log.doubts)
+    (position,) = await log.append([entry(0, "d")])
+    assert position.offset > 0

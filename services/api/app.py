@@ -52,6 +52,7 @@ from shared.runtime.settings import Settings
 from shared.store.changes import Changes, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store
+from shared.store.generations import counted
 from shared.store.objects import Objects
 
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
@@ -121,6 +122,7 @@ async def build(
 
     context = Context(
         log=log,
+        generations=await counted(store, log),
         store=store,
         access=access,
         reads=reads,

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 
 import orjson
 
 from services.deleter.ledger import Ledger
 from shared.domain.commands import Cancel, DeletionCommand, Request, decode
-from shared.domain.errors import BadRecord, Corrupt, Transient
+from shared.domain.errors import BadRecord, Corrupt, LogClosed, Superseded, Transient
 from shared.domain.ids import DEAD, DELETIONS, Position
-from shared.log.port import Entry, Log, Reader, Record
+from shared.log.port import EMPTY, Entry, Log, Reader, Record
 from shared.runtime import telemetry
 
 BATCH_RECORDS_MAX = 500
@@ -80,6 +80,8 @@ class Intake:
         heads = {head.partition: head for head in await self._log.heads(DELETIONS)} if gained else {}
         for partition in gained:
             position = await self._ledger.position(partition)
+            if position.generation > self._log.generation:
+                raise Superseded
             if position.version > heads[partition].version:
                 raise Corrupt(f"The ledger is ahead of the log: {position} after {heads[partition]}.")
             self._reader.seek(position)
@@ -88,7 +90,7 @@ class Intake:
     async def _take(self, records: list[Record]) -> None:
         commands: list[DeletionCommand] = []
         dead: list[Entry] = []
-        for record in records:
+        for record in [one for one in records if one.value != EMPTY]:
             try:
                 commands.append(_command(record))
             except BadRecord as error:
@@ -96,7 +98,8 @@ class Intake:
         last = records[-1].position
         async with self._lock():
             if dead:
-                await self._log.append(dead)
+                with suppress(LogClosed):  # closed when all that goes there is there: this was done before
+                    await self._log.append(dead)
                 telemetry.DEAD_LETTERS.labels(DELETIONS).inc(len(dead))
             if await self._ledger.position(last.partition) != self._positions[last.partition]:
                 self._positions.clear()  # somebody else has gone on; start again from where they are

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import orjson
@@ -17,9 +18,9 @@ from services.projector.fold import Batch, Folder
 from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
 from services.projector.tables import LOAD_IDS_MAX, Loaded, Tables
 from shared.domain.commands import Command, decode, encode, route
-from shared.domain.errors import BadRecord, Corrupt, Fenced, Transient
+from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, LogMismatch, Superseded, Transient
 from shared.domain.ids import DEAD, Position, hash64, position_of
-from shared.log.port import Entry, Log, Reader, Record
+from shared.log.port import EMPTY, Entry, Log, Reader, Record
 from shared.store.changes import Changes
 from shared.store.timeline import Row
 
@@ -147,12 +148,20 @@ class Worker:
         for partition in gained:
             version, stamp, epoch, _ = loaded.positions.get(partition, BEFORE_THE_FIRST)
             position = position_of(topic, partition, version)
+            self._check_generation(position)
             if position.version > heads[partition].version:
                 raise Corrupt(f"The store is ahead of the log: {position} after {heads[partition]}.")
             self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
             if self._changes is not None:
                 self._changes.announce(topic, [(partition, version)])
             self._reader.seek(position)
+
+    def _check_generation(self, position: Position) -> None:
+        """Tables and log must be of one generation; whoever starts again takes the one that the store names."""
+        if position.generation > self._log.generation:
+            raise Superseded
+        if position.generation < self._log.generation:
+            raise LogMismatch(f"{position} is of a generation before the log's {self._log.generation}.")
 
     async def _gather(self) -> list[Record]:
         """At once when idle; else what came while the last flush ran, and for at least the floor between two."""
@@ -185,6 +194,9 @@ class Worker:
                 break
             if record.partition in self.stopped:
                 continue
+            if record.value == EMPTY:
+                batch.passed(record, 0)
+                continue
             if command is None or (self._set_aside and record.position in self._set_aside):
                 self._bury(record, batch)
                 continue
@@ -212,6 +224,8 @@ class Worker:
             self._folder.open(closed, await self._tables.life(closed))
 
     def _decode(self, record: Record) -> Command | None:
+        if record.value == EMPTY:
+            return None
         try:
             return decode(record.value)
         except BadRecord as error:
@@ -256,7 +270,8 @@ class Worker:
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
         entries += [_dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
         if entries:
-            await self._log.append(entries)
+            with suppress(LogClosed):  # a topic is closed when all that goes there is there: this was done before
+                await self._log.append(entries)
         failures = [failure_row(record, reason) for record, reason in batch.dead]
         facts = batch.facts._replace(timeline=[*batch.facts.timeline, *failures])
         await self._tables.write_facts(facts)

@@ -6,18 +6,17 @@ any generation had: a rebuild takes a missing one for a partition of which nothi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from shared.log.identity import Generation
-from shared.store.generations import write
 
 from services.projector.rows import BEFORE_THE_FIRST, Mark, Vouched
 from services.projector.search import Feeder, position_lines
 from services.projector.tables import ClickHouseTables
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, PARTITIONS_MAX, Position, position_of
+from shared.log.identity import Generation
 from shared.log.renewal import Counts
 from shared.store.client import Store
+from shared.store.generations import write
 from shared.store.queries import load as load_queries
 
 FOLDED = (COMMANDS, IDENTITY)
@@ -27,8 +26,8 @@ FOLDED = (COMMANDS, IDENTITY)
 class StoreBooks:
     """The port `Books` of shared/log/renewal.py. `counts` are those of the ending generation."""
 
-    def __init__(self, store: Store, counts: Counts) -> None:
-        self._store, self._counts = store, counts
+    def __init__(self, store: Store, counts: Counts, now_us: Callable[[], int]) -> None:
+        self._store, self._counts, self._now_us = store, counts, now_us
         self._tables = ClickHouseTables(store)
         self._queries = load_queries(Path(__file__).with_name("books.sql"))
 
@@ -57,8 +56,8 @@ class StoreBooks:
         await self._store.insert_json("search", position_lines(versions))
         await self._take_over(first[DELETIONS])
 
-    async def write(self, generations: Sequence[Generation]) -> None:
-        await write(self._store, generations)
+    async def write(self, generation: Generation) -> None:
+        await write(self._store, generation, self._now_us())
 
     async def _marks(self, topic: str) -> dict[int, Mark]:
         return (await self._tables.load(topic, range(PARTITIONS_MAX), [])).positions

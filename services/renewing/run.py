@@ -13,9 +13,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
-from shared.log.identity import Generation, LogIdentity, Mismatch
-from shared.store.generations import compared, current, generations
-
 from services.deleter.app import GROUP as DELETERS
 from services.deleter.app import LOCK_SECONDS_MAX, locked
 from services.deleter.intake import Intake
@@ -29,18 +26,20 @@ from services.renewing.books import StoreBooks
 from shared.domain.errors import Rejected, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, GENERATION_FIRST
 from shared.log.connect import connect_log
+from shared.log.identity import Generation, LogIdentity, Mismatch
 from shared.log.port import Log
 from shared.log.renewal import PROJECTED, Counts, Lost, Renewal, next_number
 from shared.runtime.clock import SystemClock
 from shared.runtime.settings import Settings
 from shared.store.changes import changes_of, supersede
 from shared.store.client import Store
+from shared.store.generations import compared, current, generations
 
 Tell = Callable[[str], None]
 
 STILL_PROJECTED = ("passed", "partitions")
-"""Mismatches of a log that is the right one all the same: what it has forgotten is passed over, and partitions that were
-added to its topics hold nothing of ours."""
+"""Mismatches of a log that is the right one all the same: what it has forgotten is passed over, and partitions that
+were added to its topics hold nothing of ours."""
 
 
 class Outlook(NamedTuple):
@@ -62,17 +61,17 @@ async def renew(
     settings: Settings, store: Store, partitions: int | None, agreed: Callable[[Outlook], bool], tell: Tell
 ) -> Generation | None:
     """Renew the log when `agreed`; the generation that is open now, None without consent. Raises Rejected, Corrupt."""
-    number_known = await current(store)
-    log = connect_log(settings, number_known)
+    known = await current(store)
+    log = connect_log(settings, known)
     await log.start()
     try:
-        outlook = await _look(settings, store, log, number_known)
+        outlook = await _look(store, log, known)
         next_number(outlook.ending)  # refused before anything is done
         if not agreed(outlook):
             return None
         counts: dict[str, int] = dict(outlook.ending.partitions)
         wanted = counts | ({COMMANDS: partitions} if partitions else {})
-        books = StoreBooks(store, counts)
+        books = StoreBooks(store, counts, SystemClock().now_us)
         async with _projecting(settings, log, store, outlook) as check:
             renewal = Renewal(books=books, make=partial(_make, settings), check=check, tell=tell)
             for line in await _ended(renewal, log, outlook):
@@ -90,7 +89,7 @@ async def _ended(renewal: Renewal, log: Log, outlook: Outlook) -> Sequence[Lost]
     return await renewal.abandon(outlook.ending.partitions)
 
 
-async def _look(settings: Settings, store: Store, log: Log, known: Generation | None) -> Outlook:
+async def _look(store: Store, log: Log, known: Generation | None) -> Outlook:
     """Raises LogUnavailable when the log does not answer; a log that is not there is a mismatch."""
     if known is None:  # of before generations were written down
         known = Generation(number=GENERATION_FIRST, identity=LogIdentity(id="", partitions=log.partitions()))
@@ -99,7 +98,7 @@ async def _look(settings: Settings, store: Store, log: Log, known: Generation | 
             known = Generation(number=GENERATION_FIRST, identity=await log.identity())
     else:
         mismatch = await compared(log, store, known)
-    books = StoreBooks(store, known.partitions)
+    books = StoreBooks(store, known.partitions, SystemClock().now_us)
     rows = [row for topic in PROJECTED for row in (await books.positions(topic)).values()]
     begun = any(row.generation > known.number for row in rows)
     return Outlook(await generations(store), known, None if begun else mismatch, begun)
@@ -143,7 +142,8 @@ async def _projecting(
         lock=partial(locked, settings.data / "run" / "ledger.lock", LOCK_SECONDS_MAX),
         now_us=SystemClock().now_us,
     )
-    tasks = [asyncio.create_task(one.run(), name="renewal") for one in (*workers, intake)]
+    running = [*(worker.run() for worker in workers), intake.run()]
+    tasks = [asyncio.create_task(one, name="renewal") for one in running]
 
     def check() -> None:
         for task in tasks:

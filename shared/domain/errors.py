@@ -8,10 +8,12 @@ PersonlogError
 ├── NotYet              wait: the projection has not reached a position
 ├── Transient           retry, a bounded number of times
 │   ├── LogUnavailable      an append's outcome may be unknown
+│   │   └── LogClosed           the generation takes nothing more; look for the next one
 │   └── StoreUnavailable    ClickHouse did not answer
 └── Corrupt             stop: going on would cost data
     ├── BadRecord           a record that cannot be decoded or folded
     ├── Fenced              somebody else owns the partition now
+    ├── Superseded          the log was renewed; start again on its next generation
     └── LogMismatch         log and tables do not belong together
 """
 
@@ -73,6 +75,10 @@ class LogUnavailable(Transient):
     """The log did not acknowledge in time; the outcome is unknown."""
 
 
+class LogClosed(LogUnavailable):
+    """The log is being renewed: this generation of it takes nothing more."""
+
+
 class StoreUnavailable(Transient):
     """The store did not answer."""
 
@@ -89,6 +95,10 @@ class BadRecord(Corrupt):
 
 class Fenced(Corrupt):
     """Another worker owns this partition now."""
+
+
+class Superseded(Corrupt):
+    """The log was renewed: this process goes on when it starts again."""
 
 
 class LogMismatch(Corrupt):

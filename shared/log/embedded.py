@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 from uuid import uuid4
 
-from shared.domain.errors import LogUnavailable
+from shared.domain.errors import LogClosed, LogUnavailable
 from shared.domain.ids import GENERATION_FIRST, Position
 from shared.log.doubts import Doubts
 from shared.log.embedded_reader import EmbeddedReader
@@ -28,6 +28,8 @@ from shared.log.frames import (
     LENGTHS,
     PART_BASE,
     SCHEMA,
+    close_topics,
+    closed_topics,
     connect,
     file_of,
     first_offset,
@@ -51,6 +53,9 @@ CLOSE_SECONDS_MAX = 5.0
 """The writer may hang on a disk or on the lock of a frozen process; what is pending then was never acknowledged."""
 
 T = TypeVar("T")
+
+Outcomes = list[list[Position] | LogUnavailable]
+"""Of the appends of one commit."""
 
 
 class _Pending(NamedTuple):
@@ -164,6 +169,13 @@ class EmbeddedLog:
         numbered = (self._numbers[topic], self._partitions[topic])
         return EmbeddedReader(self._path, topic, group, numbered, self.generation)
 
+    async def seal(self, topics: Sequence[str]) -> None:
+        def close() -> None:
+            with self._session() as db, closing(self._turn()) as turn, turn:
+                close_topics(db, topics)
+
+        await asyncio.to_thread(close)
+
     async def forget(self, before_us: int) -> int:
         """Retention: forget whole frames older than that; their number. Of a partition's newest its place stays, for
         offsets count on from there."""
@@ -254,7 +266,7 @@ class EmbeddedLog:
         if self._closing:
             self._groups.put(None)
 
-    def _landed(self, group: list[_Pending], outcome: list[list[Position]] | LogUnavailable) -> None:
+    def _landed(self, group: list[_Pending], outcome: Outcomes | LogUnavailable) -> None:
         for index, pending in enumerate(group):
             self._waiting.tell(pending.future, outcome if isinstance(outcome, LogUnavailable) else outcome[index])
         loop = asyncio.get_running_loop()
@@ -269,9 +281,10 @@ class EmbeddedLog:
         db: sqlite3.Connection | None = None
         turn: _Flock | None = None
         offsets: dict[int, int] = {}
+        closed: set[str] = set()
         seen, opened = -1, self._file
         while (group := self._groups.get()) is not None:
-            outcome: list[list[Position]] | LogUnavailable
+            outcome: Outcomes | LogUnavailable
             try:
                 turn = turn or self._turn()
                 with turn:
@@ -282,10 +295,11 @@ class EmbeddedLog:
                         db, opened, seen = connect(self._path), self._file, -1
                         self._check_file()
                     version = db.execute("PRAGMA data_version").fetchone()[0]
-                    if version != seen:  # another process has written: the remembered offsets are old
+                    if version != seen:  # another connection has written: what is remembered is old
                         offsets.clear()
+                        closed = closed_topics(db)
                         seen = version
-                    outcome = self._insert(db, group, offsets)
+                    outcome = self._insert(db, group, offsets, closed)
                     self._check_file()  # what was written to a file that is gone would never appear
             except (sqlite3.Error, OSError, LogUnavailable) as error:
                 _close(db, turn)
@@ -307,11 +321,16 @@ class EmbeddedLog:
         if pending is not None:
             self._pending_bytes -= pending.bytes
 
-    def _insert(self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int]) -> list[list[Position]]:
+    def _insert(
+        self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int], closed: set[str]
+    ) -> Outcomes:
         frames: dict[int, list[bytes]] = {}
-        positions: list[list[Position]] = []
+        positions: Outcomes = []
         firsts: dict[int, Position] = {}
         for pending in group:
+            if closed and not closed.isdisjoint(entry.topic for entry in pending.entries):
+                positions.append(LogClosed())
+                continue
             mine: list[Position] = []
             for topic, partition, key, value in pending.entries:
                 part = self._part(topic, partition)

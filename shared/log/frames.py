@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS frames (
 );
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-"""`meta` has the log's `id`."""
+"""`meta` has the log's `id`, and a row for each topic that is closed."""
 
 LENGTHS = struct.Struct(">II")
 PART_BASE = 1_000_000
@@ -54,6 +54,20 @@ def identity_of(db: sqlite3.Connection) -> tuple[str, dict[str, tuple[int, int]]
     found = db.execute("SELECT value FROM meta WHERE name = 'id'").fetchone()
     topics = db.execute("SELECT name, number, partitions FROM topics")
     return found[0] if found else "", {name: (number, count) for name, number, count in topics}
+
+
+CLOSED = "closed "
+"""Before a topic's name in `meta`."""
+
+
+def close_topics(db: sqlite3.Connection, topics: Iterable[str]) -> None:
+    db.executemany("INSERT OR IGNORE INTO meta VALUES (?, '')", [(CLOSED + topic,) for topic in topics])
+
+
+def closed_topics(db: sqlite3.Connection) -> set[str]:
+    """Topics that take nothing more."""
+    rows = db.execute("SELECT name FROM meta WHERE name LIKE ?", (f"{CLOSED}%",))
+    return {name.removeprefix(CLOSED) for (name,) in rows}
 
 
 def next_offset(db: sqlite3.Connection, part: int) -> int:

@@ -1,4 +1,4 @@
-"""Closing topics on Kafka: the least message that they take is made larger than any. Beside kafka.py only for its length.
+"""Closing topics on Kafka: from then on no message is small enough for them. Beside kafka.py only for its length.
 
 A closing record would not do: a producer that is on its way does not know that one lies before its own batch, and
 would be acknowledged behind it. So the brokers refuse: `max.message.bytes` is 0 from then on. A broker hears of that
@@ -18,6 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from shared.domain.errors import LogUnavailable
+from shared.log.kafka_reader import CALL_SECONDS_MAX
 from shared.log.port import EMPTY
 
 REFUSE_ALL = ("max.message.bytes", "0")
@@ -41,10 +42,22 @@ async def seal(bootstrap: list[str], producer: AIOKafkaProducer, topics: Mapping
                 await _refuse_all(admin, name)
             for name, partitions in topics.items():
                 for partition in range(partitions):
-                    while await _takes(producer, name, partition):
-                        await asyncio.sleep(TRIAL_SECONDS)
+                    await _until_refused(producer, name, partition)
     except (KafkaError, OSError, TimeoutError) as error:
         raise LogUnavailable(f"Kafka did not close the log: {type(error).__name__}") from error
+    finally:
+        await admin.close()
+
+
+async def is_sealed(bootstrap: list[str], name: str) -> bool:
+    """Whether a topic was closed, or has an operator's limit that a batch was beyond. Raises LogUnavailable."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        async with asyncio.timeout(CALL_SECONDS_MAX):
+            await admin.start()
+            return (await _own_settings(admin, name)).get(REFUSE_ALL[0]) == REFUSE_ALL[1]
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise LogUnavailable(f"Kafka does not tell the settings of {name}: {type(error).__name__}") from error
     finally:
         await admin.close()
 
@@ -70,13 +83,13 @@ async def _own_settings(admin: AIOKafkaAdminClient, name: str) -> dict[str, Any]
     return {entry[0]: entry[1] for entry in entries if (entry[3] == _OWN_VALUE if newer else not entry[3])}
 
 
-async def _takes(producer: AIOKafkaProducer, name: str, partition: int) -> bool:
-    """Whether a partition still takes records."""
-    batch = producer.create_batch()
-    batch.append(key=b"", value=EMPTY, timestamp=None)
-    batch.close()
-    try:
-        await (await producer.send_batch(batch, name, partition=partition))
-    except MessageSizeTooLargeError:
-        return False
-    return True
+async def _until_refused(producer: AIOKafkaProducer, name: str, partition: int) -> None:
+    while True:
+        batch = producer.create_batch()
+        batch.append(key=b"", value=EMPTY, timestamp=None)
+        batch.close()
+        try:
+            await (await producer.send_batch(batch, name, partition=partition))
+        except MessageSizeTooLargeError:
+            return
+        await asyncio.sleep(TRIAL_SECONDS)

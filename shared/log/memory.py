@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
-from shared.domain.errors import Corrupt
+from shared.domain.errors import Corrupt, LogClosed
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST, IDENTITY, Position
 from shared.log.doubts import Doubts
 from shared.log.identity import LogIdentity
@@ -27,6 +27,7 @@ class MemoryLog:
         """`name` is the id by which the log is known."""
         self.generation, self._name = generation, [name]
         self._doubts = Doubts()
+        self._sealed: set[str] = set()
         self._partitions = dict(partitions or PARTITIONS)
         self._now_us = now_us
         self._records: dict[tuple[str, int], list[Record]] = {
@@ -63,6 +64,8 @@ class MemoryLog:
 
     def _append(self, entries: Sequence[Entry]) -> list[Position]:
         self._doubts.check()
+        if not self._sealed.isdisjoint(entry.topic for entry in entries):
+            raise LogClosed
         positions = []
         for topic, partition, key, value in entries:
             records = self._records[topic, partition]
@@ -89,6 +92,9 @@ class MemoryLog:
 
     async def identity(self) -> LogIdentity:
         return LogIdentity(id=self._name[0], partitions=dict(self._partitions))
+
+    async def seal(self, topics: Sequence[str]) -> None:
+        self._sealed.update(topics)
 
     def _heads(self, topic: str) -> list[Position]:
         return [

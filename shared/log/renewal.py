@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from shared.domain.errors import Rejected, Transient
+from shared.domain.errors import Rejected
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATIONS_MAX, IDENTITY, Position
 from shared.log.identity import Generation, LogIdentity
 from shared.log.port import Log
@@ -60,8 +60,8 @@ class Books(Protocol):
     async def begin(self, generation: int, counts: Counts) -> None:
         """Put the position rows of every table before the first records of a generation, for so many partitions."""
 
-    async def write(self, generations: Sequence[Generation]) -> None:
-        """Write these rows of `log_generations`, all or none."""
+    async def write(self, generation: Generation) -> None:
+        """Write the row of a generation."""
 
 
 class Renewal:
@@ -115,9 +115,9 @@ class Renewal:
             for topic in PROJECTED
         }
         await self._books.begin(number, widest)
-        closed = Generation(number=ending.number, identity=ending.identity, state="closed")
         opened = Generation(number=number, identity=identity)
-        await self._books.write([closed, opened])
+        await self._books.write(opened)  # the newest open one is the log's, so the other may come later
+        await self._books.write(Generation(number=ending.number, identity=ending.identity, state="closed"))
         return opened
 
     async def _pass_gaps(self, log: Log) -> list[Lost]:
@@ -168,14 +168,3 @@ def next_number(ending: Generation) -> int:
     if ending.number >= GENERATIONS_MAX:
         raise Rejected(f"The log was renewed {GENERATIONS_MAX - 1} times: there are no more generations.")
     return ending.number + 1
-
-
-async def patiently(attempt: Callable[[], Awaitable[None]], pauses: Sequence[float]) -> None:
-    """Try again while a part is away, after each of these pauses; the last error is the caller's."""
-    for pause in pauses:
-        try:
-            await attempt()
-            return
-        except Transient:
-            await asyncio.sleep(pause)
-    await attempt()

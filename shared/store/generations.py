@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from shared.domain.errors import LogMismatch
+from shared.domain.generations import Generations
 from shared.domain.ids import TOPIC_LETTERS, Position, hash64, position_of
 from shared.log.identity import TOPICS, Evidence, Generation, LogIdentity, Mismatch, compare
 from shared.log.port import Log
@@ -36,6 +37,12 @@ async def current(store: Store) -> Generation | None:
     """The generation that the tables belong to: the newest open one. Raises Transient."""
     found = [one for one in await generations(store) if one.state == "open"]
     return found[-1] if found else None
+
+
+async def counted(store: Store, log: Log) -> Generations:
+    """The partition counts of the log's generation and of those before it. Raises Transient."""
+    former = {one.number: one.partitions for one in await generations(store) if one.number < log.generation}
+    return Generations(former | {log.generation: log.partitions()})
 
 
 async def write(store: Store, generation: Generation, now_us: int) -> None:

@@ -149,13 +149,13 @@ class KafkaLog:
         self._doubts.trust(doubts)
 
     async def seal(self, topics: Sequence[str]) -> None:
-        if self._producer is None:
-            raise LogUnavailable
         counts = {self._name(topic): self._partitions[topic] for topic in topics}
+        with answering():
+            producer = await self._new_producer()  # the other one ends when an append of its own is refused
         try:
-            await seal(self._bootstrap, self._producer, counts)
+            await seal(self._bootstrap, producer, counts)
         finally:
-            await self._renew(self._producer, MessageSizeTooLargeError())
+            await stop(producer)
 
     def reader(self, topic: str, group: str) -> KafkaReader:
         return KafkaReader(self._bootstrap, (topic, self._name(topic)), group, self._instance, self.generation)

@@ -31,8 +31,8 @@ class Episode(NamedTuple):
 
 
 def episode(seed: int) -> Episode:
-    """An episode of SENDS client commands among starts, kills, freezes, restored copies, rebuilds and
-    windows; some of its deletes are cancelled."""
+    """An episode of SENDS client commands among starts, kills, freezes, restored copies, rebuilds,
+    renewals of the log and windows; some of its deletes are cancelled."""
     chosen = random.Random(seed)
     steps: list[Step] = [("start", topic) for topic in TOPICS]
     sent: list[Command] = []
@@ -55,11 +55,13 @@ def episode(seed: int) -> Episode:
         if chosen.random() < 0.55:
             kind = chosen.choice(_SCHEDULER)
             steps.append((kind, chosen.choice(TOPICS) if kind == "start" else chosen.randrange(1 << 16)))
+            if kind == "renew":  # which waits for the workers, several times
+                steps += [("wait", 0)] * chosen.randrange(12)
     return Episode(seed, tuple(steps))
 
 
 _SCHEDULER = (
-    "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign window".split()
+    "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign window renew".split()
 )
 
 

@@ -20,6 +20,7 @@ from shared.log.port import Entry, Record
 from tests.support.invariants import Expected
 
 PARTITIONS = {COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1}
+"""Of the first generation."""
 
 FAIL, AMBIGUOUS, YIELD = 0.05, 0.05, 0.35
 """Chances at one await."""
@@ -112,7 +113,7 @@ class GatedReader(MemoryReader):
     def __init__(self, log: MemoryLog, topic: str, gate: Gate) -> None:
         super().__init__(log, topic, "simulated")
         self.gate = gate
-        self.assign(frozenset(range(PARTITIONS[topic])))
+        self.assign(frozenset(range(log.partitions()[topic])))
 
     async def start(self) -> None: ...
 

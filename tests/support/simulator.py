@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -21,8 +21,8 @@ from services.projector.memory import MemoryTables
 from services.projector.tables import Loaded
 from services.projector.worker import Worker
 from shared.domain.commands import Cancel, Command, Merge, Request, decode, encode, route
-from shared.domain.errors import Fenced
-from shared.domain.ids import COMMANDS, DELETIONS
+from shared.domain.errors import Fenced, LogClosed, Rejected, Superseded, Transient
+from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from tests.support.deleting import MemoryLedger, SimulatedDeleter, check_cancels, sweep
@@ -30,9 +30,13 @@ from tests.support.door import let_in
 from tests.support.episodes import TOPICS, Episode, Step, episode
 from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables
 from tests.support.invariants import Expected, check_episode, rebuilt
+from tests.support.renewing import SimulatedRenewal
 from tests.support.virtual import VirtualLoop
 
 DELETERS_MAX = 2
+GENERATIONS = 5
+"""Of one episode, at most."""
+
 WORKERS_MAX = 6
 """Workers that hold the same partitions at once."""
 
@@ -67,26 +71,41 @@ class Deleting(NamedTuple):
     task: asyncio.Task[None]
 
 
+class Renewing(NamedTuple):
+    renewal: SimulatedRenewal
+    task: asyncio.Task[None]
+
+
 class Simulation:
     """One episode being run."""
 
     def __init__(self, seed: int, counts: Counter[str]) -> None:
         self.decide = random.Random(seed ^ 0x5EED)
         self.counts = counts
-        self.log, self.tables = MemoryLog(PARTITIONS), MemoryTables()
-        self.expected = Expected(self.log)
+        self.logs = [MemoryLog(PARTITIONS)]
+        """The generations of the log. Nothing takes one back, whatever copy of the database is restored."""
+        self.api = 1
+        """The generation that the API appends to."""
+        self.tables = MemoryTables()
+        self.expected = Expected(self.logs)
         self.members: list[Member] = []
         self.looked: dict[UUID, Merge | None] = {}
         self.deleters: list[Deleting] = []
         self.ledger = MemoryLedger()
         self.copies: list[tuple[dict[str, Any], MemoryLedger]] = []
+        self.renewal: Renewing | None = None
+
+    @property
+    def log(self) -> MemoryLog:
+        """The generation that a process takes that starts now."""
+        return self.logs[self.ledger.generation.number - 1]
 
     async def run(self, steps: Sequence[Step]) -> None:
         try:
             for kind, what in steps:
                 await getattr(self, f"_{kind}")(what)
             await self._drain(0)
-            check_episode(self.log, self.tables, self.expected)
+            check_episode(self.logs, self.tables, self.expected)
             check_cancels(self.ledger, self.expected.timeline)
             self.counts["restored"] += sum(key[3] == "person.restored" for key in self.expected.timeline)
             self.counts["episodes with restores"] += any(key[3] == "person.restored" for key in self.expected.timeline)
@@ -104,11 +123,21 @@ class Simulation:
                 self.counts["not found"] += 1
                 return
             command = found
-        self.counts["commands"] += 1
-        await self.log.append([Entry(*route(command, PARTITIONS), encode(command))])
+        log = self.logs[self.api - 1]
+        await self._append(Entry(*route(command, log.partitions()), encode(command)))
 
     async def _garbage(self, partition: int) -> None:
-        await self.log.append([Entry(COMMANDS, partition, b"garbage", b"garbage")])
+        partition %= self.logs[self.api - 1].partitions()[COMMANDS]
+        await self._append(Entry(COMMANDS, partition, b"garbage", b"garbage"))
+
+    async def _append(self, entry: Entry) -> None:
+        """As the API: when the log is closed it answers 503, and starts again on the store's generation."""
+        try:
+            await self.logs[self.api - 1].append([entry])
+            self.counts["commands"] += 1
+        except LogClosed:
+            self.counts["closed"] += 1
+            self.api = self.ledger.generation.number
 
     async def _turns(self, number: int) -> None:
         for _ in range(number % 16):
@@ -116,6 +145,12 @@ class Simulation:
 
     async def _wait(self, number: int) -> None:
         await asyncio.sleep(0.06)
+        for member in list(self.members):  # who hears of another generation ends, and is started again
+            former = member.reader._log.generation < self.log.generation and member.gate.open.is_set()
+            if former or member.task.done():
+                self.members.remove(member)
+                await self._stop(member)
+                await self._start(member.reader.topic)
 
     async def _start(self, topic: str, *, calm: bool = False) -> None:
         if sum(one.reader.topic == topic for one in self.members) >= WORKERS_MAX:
@@ -136,7 +171,7 @@ class Simulation:
 
     async def _cancel(self, number: int) -> None:
         """Somebody cancels a deletion, and a deleter is there."""
-        asked = [decode(record.value) for record in self.log.records(DELETIONS)]
+        asked = [decode(record.value) for log in self.logs for record in log.records(DELETIONS)]
         requests = [one for one in asked if isinstance(one, Request)]
         if not requests:
             return
@@ -155,14 +190,17 @@ class Simulation:
 
     async def _window(self, number: int) -> None:
         async with self.ledger.lock:
-            self.ledger.take(self.log)
+            with suppress(Superseded):
+                self.ledger.take(self.log)
             gone = sweep(self.ledger, self.tables)
         self.counts["swept"] += bool(gone)
         self.expected.swept |= gone
 
     async def _kill(self, number: int) -> None:
         """kill -9: the loop and the flush in flight stop wherever they await."""
-        if self.deleters and number % 3 == 0:
+        if self.renewal is not None and number % 4 == 1:
+            await self._end_renewal()
+        elif self.deleters and number % 3 == 0:
             await self._end_deleter(self.deleters.pop(0))
         elif self.members:
             await self._stop(self.members.pop(number % len(self.members)))
@@ -174,15 +212,41 @@ class Simulation:
             flight.cancel()
         member.task.cancel()
         await asyncio.gather(member.task, *([flight] if flight else []), return_exceptions=True)
-        if not member.task.cancelled() and member.task.exception() is not None:
-            raise AssertionError("a worker gave up") from member.task.exception()
+        _judge(member.task, "a worker gave up", Superseded)
 
     async def _end_deleter(self, deleting: Deleting) -> None:
         self.counts["deleters killed"] += 1
         deleting.task.cancel()
         await asyncio.gather(deleting.task, return_exceptions=True)
-        if not deleting.task.cancelled() and deleting.task.exception() is not None:
-            raise AssertionError("a deleter gave up") from deleting.task.exception()
+        _judge(deleting.task, "a deleter gave up", Superseded)
+
+    async def _renew(self, number: int, *, calm: bool = False) -> None:
+        """An operator renews the log, with other partition counts; what is cut off is gone on with by the next one."""
+        if self.renewal is not None and self.renewal.task.done():
+            await self._end_renewal()
+        if self.renewal is not None or len(self.logs) >= GENERATIONS:
+            return
+        gate = Gate(self.decide, self.counts)
+        gate.calm = calm
+        wanted = PARTITIONS | {COMMANDS: 1 + number % 4, IDENTITY: 1 + number // 4 % 2}
+        made = SimulatedRenewal(self.logs, self.tables, lambda: self.ledger, wanted, gate)
+        made.ended = self._ended
+        self.renewal = Renewing(made, asyncio.create_task(made.run()))
+
+    def _ended(self, log: MemoryLog) -> None:
+        """I3: all of a generation is visible when it has ended."""
+        self.counts["generations ended"] += 1
+        for topic in TOPICS:
+            self.expected.visible(self.tables, topic, log._heads(topic))
+
+    async def _end_renewal(self) -> None:
+        if self.renewal is not None:
+            renewal, self.renewal = self.renewal, None
+            self.counts["renewals killed"] += not renewal.task.done()
+            renewal.task.cancel()
+            await asyncio.gather(renewal.task, return_exceptions=True)
+            _judge(renewal.task, "a renewal gave up", Transient, Rejected)
+            self.counts["renewals"] += not renewal.task.cancelled() and renewal.task.exception() is None
 
     async def _freeze(self, number: int) -> None:
         if self.members:
@@ -197,8 +261,9 @@ class Simulation:
         """A rebalance: one member holds some partitions, or none."""
         if self.members:
             reader = self.members[number % len(self.members)].reader
-            reader.assign(frozenset(p for p in range(PARTITIONS[reader.topic]) if number >> (4 + p) & 1))
-            self.log._wake()
+            count = reader._log.partitions()[reader.topic]
+            reader.assign(frozenset(p for p in range(count) if number >> (4 + p) & 1))
+            reader._log._wake()
 
     async def _snapshot(self, number: int) -> None:
         copied = ("state", "timeline", "captured", "numbers", "blocks", "epochs")
@@ -216,6 +281,7 @@ class Simulation:
             await self._stop(self.members.pop())
         while self.deleters:
             await self._end_deleter(self.deleters.pop())
+        await self._end_renewal()
         copy, ledger = self.copies[number % len(self.copies)]
         self.ledger = ledger.copy()
         for name, rows in copy.items():
@@ -228,11 +294,26 @@ class Simulation:
     async def _rebuild(self, number: int) -> None:
         """Tables derived from the timeline up to their positions are swapped in while workers run."""
         self.counts["rebuilds"] += 1
-        rebuilt(self.tables, PARTITIONS)
+        rebuilt(self.tables, self.log.partitions())
         self.expected.forget()
 
     async def _drain(self, number: int) -> None:
-        """Stop everybody, start fresh workers without faults, and wait until they stand at the log's heads."""
+        """Stop everybody, start fresh processes without faults, and wait until they stand at the log's heads. A renewal
+        that was begun is ended before, and one that an older copy of the database knows nothing of is done again."""
+        await self._end_renewal()
+        while self.log._sealed or self.log is not self.logs[-1]:
+            await self._restart()
+            await self._renew(number, calm=True)
+            await self._until(lambda: self._renewed(), "the renewal does not end")
+            await self._end_renewal()
+        await self._restart()
+        await self._until(self._projected, "not everything was projected to its head")
+        for member in self.members:
+            member.gate.calm = False
+        while self.deleters:
+            await self._end_deleter(self.deleters.pop())
+
+    async def _restart(self) -> None:
         while self.members:
             await self._stop(self.members.pop())
         while self.deleters:
@@ -240,31 +321,39 @@ class Simulation:
         for topic in TOPICS:
             await self._start(topic, calm=True)
         self._delete(calm=True)
+
+    async def _until(self, reached: Callable[[], Awaitable[bool]], refusal: str) -> None:
         for _ in range(TURNS_MAX):
-            if self._settled() and all([await self._at_head(topic) for topic in TOPICS]):
-                break
+            if await reached():
+                return
             for one in (*self.members, *self.deleters):
                 if one.task.done():
-                    raise AssertionError("a process gave up") from one.task.exception()
+                    _judge(one.task, "a process gave up", *([Superseded] if self.renewal is not None else []))
             await asyncio.sleep(0.05)
-        else:
-            raise AssertionError("not everything was projected to its head")
-        for member in self.members:
-            member.gate.calm = False
-        while self.deleters:
-            await self._end_deleter(self.deleters.pop())
+        raise AssertionError(refusal)
+
+    async def _renewed(self) -> bool:
+        assert self.renewal is not None
+        return self.renewal.task.done()
+
+    async def _projected(self) -> bool:
+        return self._settled() and all([await self._at_head(topic) for topic in TOPICS])
 
     async def _at_head(self, topic: str) -> bool:
-        heads = await self.log.heads(topic)
-        loaded = await self.tables.load(topic, range(PARTITIONS[topic]), [])
+        heads = self.log._heads(topic)
+        loaded = await self.tables.load(topic, range(len(heads)), [])
         return all(loaded.positions.get(head.partition, r.BEFORE_THE_FIRST)[0] == head.version for head in heads)
 
     def _settled(self) -> bool:
         """Whether the ledger knows all of the topic, and nothing is being cancelled."""
-        taken = self.ledger.taken == len(self.log.records(DELETIONS))
+        (head,) = self.log._heads(DELETIONS)
+        taken = self.ledger.position == head
         return taken and not any(request.state == "cancelling" for request in self.ledger.all())
 
     async def _end(self) -> None:
+        if self.renewal is not None:
+            self.renewal.task.cancel()
+            await asyncio.gather(self.renewal.task, return_exceptions=True)
         for deleting in self.deleters:
             deleting.task.cancel()
         await asyncio.gather(*(deleting.task for deleting in self.deleters), return_exceptions=True)
@@ -273,6 +362,13 @@ class Simulation:
                 member.worker._flight.cancel()
             member.task.cancel()
         await asyncio.gather(*(member.task for member in self.members), return_exceptions=True)
+
+
+def _judge(task: asyncio.Task[None], what: str, *allowed: type[BaseException]) -> None:
+    """Raise when a process ended by an error that it must not meet."""
+    if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+        if not isinstance(error, allowed):
+            raise AssertionError(what) from error
 
 
 def found_wrong(seed: int, counts: Counter[str]) -> str | None:

@@ -23,12 +23,16 @@ from shared.domain import identity
 from shared.domain.commands import Revive
 from shared.domain.fragment import Fragment, FragmentPurged, FragmentRestored, Outcome
 from shared.domain.identity import Decision, Membership
-from shared.domain.ids import IDENTITY, version_of
+from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, version_of
 from shared.domain.purged import Cut, cuts_of
 from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
+from shared.log.memory import MemoryLog
+from shared.log.port import Record
+from shared.log.renewal import Renewal
 from tests.support import deleting, invariants
 from tests.support.gates import GatedTables
+from tests.support.renewing import MemoryBooks
 from tests.support.simulator import found_wrong
 
 EPISODES_MAX = 6_000
@@ -273,12 +277,69 @@ def purge_of_facts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(invariants, "cuts_of", endless)
 
 
+def before_the_first_of_identity(patch: pytest.MonkeyPatch) -> None:
+    """A generation begins without the position rows of one table."""
+    vouch = MemoryBooks._vouch
+
+    async def forgetful(self: MemoryBooks, topic: str, positions: Sequence[Any]) -> None:
+        await vouch(self, topic, [one for one in positions if topic != IDENTITY or one.offset >= 0])
+
+    patch.setattr(MemoryBooks, "_vouch", forgetful)
+
+
+def before_the_first_of_partitions_that_were_added(patch: pytest.MonkeyPatch) -> None:
+    """A generation begins with the position rows of the ending one's partitions only."""
+    vouch = MemoryBooks._vouch
+
+    async def narrow(self: MemoryBooks, topic: str, positions: Sequence[Any]) -> None:
+        counts = self.ledger().generation.partitions
+        await vouch(self, topic, [one for one in positions if one.offset >= 0 or one.partition < counts[topic]])
+
+    patch.setattr(MemoryBooks, "_vouch", narrow)
+
+
+def generations_in_versions(patch: pytest.MonkeyPatch) -> None:
+    """What a later generation changes has the versions of the first."""
+    patch.setattr(Record, "version", property(lambda self: version_of(self.offset)))
+
+
+def all_of_a_generation_before_the_next(patch: pytest.MonkeyPatch) -> None:
+    """The next generation begins while records of the last one are not projected."""
+
+    async def hasty(self: Renewal, log: Any, topics: Any) -> None:
+        return
+
+    patch.setattr(Renewal, "_projected", hasty)
+
+
+def identity_closed_before_commands(patch: pytest.MonkeyPatch) -> None:
+    """All topics are closed at once, and what identity still has to tell fragments is refused."""
+    end = Renewal.end
+
+    async def at_once(self: Renewal, log: Any) -> Any:
+        await log.seal((COMMANDS, IDENTITY, DELETIONS))
+        return await end(self, log)
+
+    patch.setattr(Renewal, "end", at_once)
+
+
+def closed_topics(patch: pytest.MonkeyPatch) -> None:
+    """A generation that has ended still takes records."""
+
+    async def open_(self: MemoryLog, topics: Any) -> None:
+        return
+
+    patch.setattr(MemoryLog, "seal", open_)
+
+
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     skip_by_version, key_dedup, position_before_state, state_before_timeline, identity_in_pieces, monotone_stamp,
     erase_dedup, position_check_on_load, imports_before_a_delete, deletes_since_the_look, births_behind_the_erasure,
     births_of_their_own_delete, late_erase_after_a_restore, restores_in_any_order, former_lives,
     batch_cut_before_a_restore, landing_before_a_restore, membership_before_a_restore, a_run_beside_a_restore,
-    waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts,
+    waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts, before_the_first_of_identity,
+    before_the_first_of_partitions_that_were_added, generations_in_versions, all_of_a_generation_before_the_next,
+    identity_closed_before_commands, closed_topics,
 )  # fmt: skip
 
 

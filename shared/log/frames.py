@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
+from shared.domain.ids import GENERATION_FIRST
+
 SYNC_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "busy_timeout=5000")
 
 SCHEMA = """
@@ -73,6 +75,23 @@ def closed_topics(db: sqlite3.Connection) -> set[str]:
 def next_offset(db: sqlite3.Connection, part: int) -> int:
     row = db.execute("SELECT base + count FROM frames WHERE part = ? ORDER BY base DESC LIMIT 1", (part,)).fetchone()
     return int(row[0]) if row else 0
+
+
+def folder_of(root: Path, generation: int) -> Path:
+    """Where the file of a generation lies."""
+    return root if generation == GENERATION_FIRST else root / f"g{generation}"
+
+
+def forget(db: sqlite3.Connection, before_us: int) -> int:
+    """Drop frames older than that; their number. Of a partition's newest its place stays, without its records."""
+    db.execute("BEGIN IMMEDIATE")
+    dropped = db.execute(
+        "DELETE FROM frames WHERE at < ? AND base < (SELECT max(base) FROM frames newest"
+        " WHERE newest.part = frames.part)",
+        (before_us,),
+    ).rowcount
+    dropped += db.execute("UPDATE frames SET data = x'' WHERE at < ? AND data != x''", (before_us,)).rowcount
+    return int(dropped)
 
 
 def unpack(data: bytes) -> Iterable[tuple[bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""A topic that is closed takes nothing more, whoever appends, and keeps what it has; another generation lies beside it."""
+"""A closed topic takes nothing more, whoever appends, and keeps what it has; the next generation lies beside it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 
 TOPICS = (COMMANDS, IDENTITY)
 SENDS = 24
+SHRINK_RUNS_MAX = 400
 SKEWS = (0, 7_001, -4_003)
 """Clocks of the API hosts, in microseconds off. No two give one time: a delete is told from another by it."""
 
@@ -61,8 +62,9 @@ def episode(seed: int) -> Episode:
 
 
 _SCHEDULER = (
-    "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign window renew".split()
-)
+    "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign window"
+    " renew"
+).split()
 
 
 def _command(chosen: random.Random, number: int) -> Command:
@@ -129,3 +131,19 @@ def _again(chosen: random.Random, sent: Sequence[Command], number: int) -> Comma
     first = chosen.choice(keyed)
     at = 1_000_000 + number * 1_000 + chosen.choice(SKEWS)
     return msgspec.structs.replace(first, id=UUID(int=chosen.getrandbits(128)), at=at)
+
+
+def shrink(failing: Episode, fails: Callable[[Episode], bool]) -> Episode:
+    """Fewer steps that fail as well: first halves are left out, then smaller parts, then single steps."""
+    runs, size = 0, len(failing.steps) // 2
+    while size and runs < SHRINK_RUNS_MAX:
+        start = 0
+        while start < len(failing.steps) and runs < SHRINK_RUNS_MAX:
+            fewer = Episode(failing.seed, failing.steps[:start] + failing.steps[start + size :])
+            runs += 1
+            if fails(fewer):
+                failing = fewer
+            else:
+                start += size
+        size //= 2
+    return failing

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+from services.projector import fold, worker
 from services.projector.memory import MemoryTables
 from services.projector.rows import Vouched
 from services.projector.tables import Closed, Facts, Loaded
@@ -126,3 +128,20 @@ class GatedReader(MemoryReader):
             self._next[partition] = max(0, self._next[partition] - self.gate.decide.randrange(1, 6))
             self.gate.counts["redeliveries"] += 1
         return await super().fetch(records_max=records_max, wait_seconds=wait_seconds)
+
+
+@contextmanager
+def limits(seed: int) -> Iterator[None]:
+    """Every third episode has bounds so small that caches are trimmed and batches cut; else they are the real ones."""
+    if seed % 3:
+        yield
+        return
+    small = ((fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5))
+    kept = [(module, name, getattr(module, name)) for module, name, _ in small]
+    for module, name, bound in small:
+        setattr(module, name, bound)
+    try:
+        yield
+    finally:
+        for module, name, bound in kept:
+            setattr(module, name, bound)

@@ -1,4 +1,4 @@
-"""The simulator's renewals: the real procedure on logs, tables and a ledger in memory, which may fail at every await."""
+"""The simulator's renewals: the real procedure on logs, tables and a ledger in memory; each await may fail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from shared.log.memory import MemoryLog
 from shared.log.renewal import Counts, Renewal
 from tests.support.deleting import MemoryLedger
 from tests.support.gates import Gate, GatedLog
-
 
 ATTEMPTS = 30
 
@@ -75,7 +74,12 @@ class SimulatedRenewal:
     or is there already when the store is an older copy."""
 
     def __init__(
-        self, logs: list[MemoryLog], tables: MemoryTables, ledger: Callable[[], MemoryLedger], wanted: Counts, gate: Gate
+        self,
+        logs: list[MemoryLog],
+        tables: MemoryTables,
+        ledger: Callable[[], MemoryLedger],
+        wanted: Counts,
+        gate: Gate,
     ) -> None:
         self.logs, self.ledger, self.wanted, self.gate = logs, ledger, dict(wanted), gate
         self.books = MemoryBooks(tables, ledger, gate)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from services.projector import fold, worker
 from services.projector import rows as r
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
@@ -27,8 +26,8 @@ from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from tests.support.deleting import MemoryLedger, SimulatedDeleter, check_cancels, sweep
 from tests.support.door import let_in
-from tests.support.episodes import TOPICS, Episode, Step, episode
-from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables
+from tests.support.episodes import TOPICS, Episode, Step, episode, shrink
+from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables, limits
 from tests.support.invariants import Expected, check_episode, rebuilt
 from tests.support.renewing import SimulatedRenewal
 from tests.support.virtual import VirtualLoop
@@ -42,8 +41,6 @@ WORKERS_MAX = 6
 
 TURNS_MAX = 20_000
 """Waits until everything must have been projected: hundreds of times what it takes."""
-
-SHRINK_RUNS_MAX = 400
 
 
 class CountingWorker(Worker):
@@ -366,9 +363,9 @@ class Simulation:
 
 def _judge(task: asyncio.Task[None], what: str, *allowed: type[BaseException]) -> None:
     """Raise when a process ended by an error that it must not meet."""
-    if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-        if not isinstance(error, allowed):
-            raise AssertionError(what) from error
+    error = task.exception() if task.done() and not task.cancelled() else None
+    if error is not None and not isinstance(error, allowed):
+        raise AssertionError(what) from error
 
 
 def found_wrong(seed: int, counts: Counter[str]) -> str | None:
@@ -395,36 +392,3 @@ def _fault(one: Episode, counts: Counter[str]) -> str | None:
     finally:
         loop.close()
     return None
-
-
-@contextmanager
-def limits(seed: int) -> Iterator[None]:
-    """Every third episode has bounds so small that caches are trimmed and batches cut; else they are the real ones."""
-    if seed % 3:
-        yield
-        return
-    small = ((fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5))
-    kept = [(module, name, getattr(module, name)) for module, name, _ in small]
-    for module, name, bound in small:
-        setattr(module, name, bound)
-    try:
-        yield
-    finally:
-        for module, name, bound in kept:
-            setattr(module, name, bound)
-
-
-def shrink(failing: Episode, fails: Callable[[Episode], bool]) -> Episode:
-    """Fewer steps that fail as well: first halves are left out, then smaller parts, then single steps."""
-    runs, size = 0, len(failing.steps) // 2
-    while size and runs < SHRINK_RUNS_MAX:
-        start = 0
-        while start < len(failing.steps) and runs < SHRINK_RUNS_MAX:
-            fewer = Episode(failing.seed, failing.steps[:start] + failing.steps[start + size :])
-            runs += 1
-            if fails(fewer):
-                failing = fewer
-            else:
-                start += size
-        size //= 2
-    return failing

@@ -14,15 +14,15 @@ from typing import Any
 from services.importing import command as importing
 from services.progress import Progress
 from services.renewing import command as renewing
-from shared.domain.errors import PersonlogError
+from shared.domain.errors import LogMismatch, PersonlogError
+from shared.runtime.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
 from shared.runtime.settings import BOOTSTRAP, SECRETS_OF, Settings, SettingsError, read, with_keys
 
-DONE, FOUND_WRONG, BAD_USAGE = 0, 1, 2
 DAY_US = 86_400_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 1 found something wrong, 2 bad usage or settings."""
+    """Run one command; the exit code, as in `shared/runtime/exits.py`."""
     options = _parser().parse_args(arguments)
     try:
         settings, made = read(os.environ), False
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_USAGE
     except PersonlogError as error:
         print(f"personlog: {error.detail}", file=sys.stderr)
-        return FOUND_WRONG
+        return WRONG_LOG if isinstance(error, LogMismatch) else FOUND_WRONG
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,12 +183,16 @@ def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]])
 def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int:
     from shared.runtime.clock import SystemClock
     from shared.store.access import ensure_bootstrap
+    from shared.store.generations import take_on
+    from shared.store.logwatch import the_log
     from shared.store.migrate import migrate
 
     async def act(store: Any) -> None:
         for name in await migrate(store):
             print(f"applied {name}")
         await ensure_bootstrap(store, settings.personal_key, settings.project_token, SystemClock().now_us)
+        async with the_log(settings, store) as (log, _):
+            await take_on(log, store, SystemClock().now_us())
 
     return _with_store(settings, act)
 
@@ -222,20 +226,22 @@ def _rebuild(settings: Settings, options: argparse.Namespace, made: bool) -> int
 
 def _doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
     from shared.domain.ids import COMMANDS
-    from shared.log.connect import connect_log
+    from shared.store.generations import compared
+    from shared.store.logwatch import the_log
     from shared.store.migrate import status
 
     async def act(store: Any) -> int:
         missing = (await status(store)).missing
         print(f"store: {'ok' if not missing else f'migrations missing: {missing}; run personlog migrate'}")
-        log = connect_log(settings)
-        await log.start()
-        try:
+        if missing:
+            return FOUND_WRONG
+        async with the_log(settings, store) as (log, known):
+            if mismatch := await compared(log, store, known):
+                print(f"log: {mismatch.line}")
+                return FOUND_WRONG
             records = sum(head.offset + 1 for head in await log.heads(COMMANDS))
             print(f"log: ok, {records} commands in {log.partitions()[COMMANDS]} partitions")
-        finally:
-            await log.close()
-        return FOUND_WRONG if missing else DONE
+        return DONE
 
     return _with_store(settings, act)
 

@@ -23,6 +23,7 @@ from typing import IO
 import msgspec
 
 from shared.domain.ids import hash64
+from shared.runtime.exits import DONE, WRONG_LOG
 from shared.runtime.ports import check_port
 from shared.runtime.settings import GENERATED, PREFIX, SECRETS_OF, Settings, SettingsError
 
@@ -55,7 +56,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def up(settings: Settings, *, announce_keys: bool) -> int:
-    """Supervise until SIGTERM or SIGINT; 0 when everything ended cleanly."""
+    """Supervise until SIGTERM or SIGINT, or until a child finds that the log is not the tables'; the exit code."""
     run = settings.data / "run"
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     with only_one(run / "up.lock", settings.data):
@@ -83,6 +84,8 @@ class Supervisor:
         self._logs = settings.data / "logs"
         self._stopping = asyncio.Event()
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._pumps: dict[str, asyncio.Task[str]] = {}
+        self._code = DONE
 
     async def run(self) -> int:
         self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -104,7 +107,7 @@ class Supervisor:
             if not self._stopping.is_set():
                 print(f"ready http://{host}:{self._settings.port}", flush=True)
             await self._stopping.wait()
-            return 0
+            return self._code
         except SettingsError as error:
             print(f"personlog: {error.detail}", file=sys.stderr, flush=True)
             return 1
@@ -121,10 +124,21 @@ class Supervisor:
             code = await process.wait()
             if self._stopping.is_set():
                 return
+            if code == WRONG_LOG:
+                await self._give_up(name)
+                return
             backoff = next_backoff(backoff, time.monotonic() - began)
             print(f"personlog: {name} ended with {code}; starting it again", file=sys.stderr, flush=True)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
+
+    async def _give_up(self, name: str) -> None:
+        """End with what the child has said last: starting it again does not help."""
+        await asyncio.wait({self._pumps[name]}, timeout=STOP_SECONDS_MAX)
+        if not self._stopping.is_set():
+            self._code = WRONG_LOG
+            self._stopping.set()
+            print(self._pumps[name].result() if self._pumps[name].done() else "", file=sys.stderr, flush=True)
 
     async def _start(self, name: str) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
@@ -142,13 +156,15 @@ class Supervisor:
         )
         self._processes[name] = process
         _write_pid(self._run / f"{name}.pid", process.pid)
-        asyncio.create_task(self._pump(name, process), name=f"log of {name}").add_done_callback(_owned)
+        self._pumps[name] = asyncio.create_task(self._pump(name, process), name=f"log of {name}")
+        self._pumps[name].add_done_callback(_owned)
         return process
 
-    async def _pump(self, name: str, process: asyncio.subprocess.Process) -> None:
-        """A child's output goes into its file; what a person should see goes to the terminal too."""
+    async def _pump(self, name: str, process: asyncio.subprocess.Process) -> str:
+        """A child's output goes into its file; what a person should see goes to the terminal too. Its last line."""
         assert process.stdout is not None
         log = BoundedLog(self._logs / f"{name}.log")
+        line = b""
         try:
             while True:
                 try:
@@ -157,7 +173,7 @@ class Supervisor:
                     line = await process.stdout.readexactly(error.consumed)
                 except asyncio.IncompleteReadError as error:
                     log.write(error.partial)
-                    return
+                    return line.decode(errors="replace").rstrip()
                 log.write(line)
                 if b'"level": "info"' not in line and b'"level":"info"' not in line:
                     sys.stderr.buffer.write(f"{name}: ".encode() + line)
@@ -171,7 +187,11 @@ class Supervisor:
             env=self._environment("migrate"), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
             preexec_fn=_die_with(os.getpid()),
         )  # fmt: skip
-        if await process.wait() != 0:
+        code = await process.wait()
+        if code == WRONG_LOG:  # it has said so
+            self._code = code
+            self._stopping.set()
+        elif code != DONE:
             raise SettingsError("the tables could not be created; see above")
 
     async def _until(self, check: Callable[[], bool], what: str) -> None:
@@ -292,7 +312,7 @@ def _write_pid(path: Path, pid: int) -> None:
     scratch.replace(path)
 
 
-def _owned(task: asyncio.Task[None]) -> None:
+def _owned(task: asyncio.Task[str]) -> None:
     """A pump ends with its child; what it raised is the supervisor's to see."""
     if not task.cancelled() and (error := task.exception()) is not None:
         print(f"personlog: {task.get_name()}: {error}", file=sys.stderr, flush=True)

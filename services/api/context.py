@@ -21,6 +21,7 @@ from shared.domain.ids import DELETIONS, Position, format_positions, position_of
 from shared.log.port import RECORD_BYTES_MAX, Entry, Log
 from shared.runtime.clock import Clock
 from shared.store.client import Store
+from shared.store.logwatch import LogWatch
 
 
 class Told:
@@ -35,6 +36,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
     log: Log
     generations: Generations
+    watch: LogWatch
     store: Store
     access: Access
     reads: Reads

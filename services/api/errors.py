@@ -14,6 +14,7 @@ from aiohttp.web_exceptions import HTTPException, HTTPMethodNotAllowed, HTTPNotF
 from shared.domain.errors import (
     BadInput,
     Corrupt,
+    LogMismatch,
     NotFound,
     NotYet,
     PersonlogError,
@@ -127,6 +128,7 @@ def of(error: PersonlogError) -> ApiError:
         (Rejected, 400, "validation_error", error.slug, {}),
         (NotYet, 503, "server_error", "projection_lag", retry),
         (Transient, 503, "server_error", "unavailable", retry),
+        (LogMismatch, 503, "server_error", "unavailable", retry),
         (Corrupt, 500, "server_error", "error", {}),
     )
     for branch, status, kind, code, headers in table:
@@ -143,7 +145,7 @@ def told(error: BaseException, route: str) -> ApiError:
     if not isinstance(error, PersonlogError):  # the client learns nothing
         structlog.get_logger().error("unexpected", route=route, error=type(error).__name__, exc_info=error)
         error = PersonlogError()
-    elif isinstance(error, Corrupt):
+    elif isinstance(error, Corrupt) and not isinstance(error, LogMismatch):  # that is logged once
         structlog.get_logger().error("request failed", route=route, error=error.detail)
     return of(error)
 

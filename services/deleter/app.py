@@ -43,6 +43,8 @@ from shared.runtime.settings import Settings
 from shared.store.client import Store
 from shared.store.connect import connect_store
 from shared.store.failures import StoreError
+from shared.store.generations import current
+from shared.store.logwatch import LogWatch, the_log
 from shared.store.objects import Objects
 
 GROUP = "deleter"
@@ -224,10 +226,14 @@ class Deleter:
 async def run(settings: Settings) -> None:
     """Take requests over and sweep in the windows, until cancelled."""
     os.nice(NICE)
-    log, store = connect_log(settings), await connect_store(settings, "deleter")
+    store = await connect_store(settings, "deleter")
+    known = await current(store)
+    log = connect_log(settings, known)
+    watch = LogWatch(log, store, known)
     runner = None
     try:
         await log.start()
+        await watch.start()
         deleter = Deleter(settings, log, store)
         intake = Intake(
             log=log,
@@ -238,9 +244,10 @@ async def run(settings: Settings) -> None:
             cancelled=deleter.cancelled.set,
         )
         app = web.Application()
-        add_ops(app, {"ledger": deleter.check})
+        add_ops(app, {"log": watch.check, "ledger": deleter.check})
         runner = await serve(app, "127.0.0.1", settings.ops_port)
         async with asyncio.TaskGroup() as group:
+            group.create_task(watch.guard(), name="log watch")
             group.create_task(intake.run(), name="intake")
             group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
             group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
@@ -256,14 +263,14 @@ async def run(settings: Settings) -> None:
 async def run_once(settings: Settings, tell: Tell = quiet) -> tuple[list[DeletionRequest], int]:
     """Sweep once, now, whatever the window; the requests that it ended, and how many are left open."""
     os.nice(NICE)
-    log, store = connect_log(settings), await connect_store(settings, "deleter")
+    store = await connect_store(settings, "deleter")
     try:
-        await log.start()
-        deleter = Deleter(settings, log, store)
-        ended = await deleter.sweep(None, tell)
-        left = sum(count for state, count in (await deleter.ledger.states()).items() if state in OPEN)
+        async with the_log(settings, store) as (log, known):
+            await LogWatch(log, store, known).start()
+            deleter = Deleter(settings, log, store)
+            ended = await deleter.sweep(None, tell)
+            left = sum(count for state, count in (await deleter.ledger.states()).items() if state in OPEN)
     finally:
-        await log.close()
         await store.close()
     return ended, left
 

@@ -6,15 +6,16 @@ Rows first, then the position: a crash between the two replays records, and the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 
 import orjson
 
 from services.deleter.ledger import Ledger
 from shared.domain.commands import Cancel, DeletionCommand, Request, decode
-from shared.domain.errors import BadRecord, Corrupt, LogClosed, Superseded, Transient
-from shared.domain.ids import DEAD, DELETIONS, Position
+from shared.domain.errors import BadRecord, Corrupt, LogClosed, Transient
+from shared.domain.ids import DEAD, DELETIONS, Position, hash64
+from shared.log.evidence import Standing, check
 from shared.log.port import EMPTY, Entry, Log, Reader, Record
 from shared.runtime import telemetry
 
@@ -68,7 +69,7 @@ class Intake:
     async def turn(self) -> None:
         """One fetch: partition by partition into the ledger."""
         await self._take_over()
-        records = await self._reader.fetch(records_max=BATCH_RECORDS_MAX, wait_seconds=FETCH_SECONDS)
+        records = await self._fetch()
         for partition in {record.partition for record in records} & self._positions.keys():
             await self._take([record for record in records if record.partition == partition])
 
@@ -77,15 +78,25 @@ class Intake:
         for lost in self._positions.keys() - assigned:
             del self._positions[lost]
         gained = sorted(assigned - self._positions.keys())
-        heads = {head.partition: head for head in await self._log.heads(DELETIONS)} if gained else {}
-        for partition in gained:
-            position = await self._ledger.position(partition)
-            if position.generation > self._log.generation:
-                raise Superseded
-            if position.version > heads[partition].version:
-                raise Corrupt(f"The ledger is ahead of the log: {position} after {heads[partition]}.")
+        for partition, (position, _) in (await self._vouched(gained)).items():
             self._reader.seek(position)
             self._positions[partition] = position
+
+    async def _vouched(self, partitions: Sequence[int]) -> dict[int, Standing]:
+        """Where the ledger stands, which must be in this log. Raises LogMismatch."""
+        if not partitions:
+            return {}
+        starts = await self._log.starts(DELETIONS)
+        found = {partition: await self._ledger.vouched(partition) for partition in partitions}
+        await check(self._log, DELETIONS, found, starts)
+        return found
+
+    async def _fetch(self) -> list[Record]:
+        try:
+            return await self._reader.fetch(records_max=BATCH_RECORDS_MAX, wait_seconds=FETCH_SECONDS)
+        except Corrupt:
+            await self._vouched(sorted(self._positions))  # says what is wrong with the log, if that is it
+            raise
 
     async def _take(self, records: list[Record]) -> None:
         commands: list[DeletionCommand] = []
@@ -105,7 +116,7 @@ class Intake:
                 self._positions.clear()  # somebody else has gone on; start again from where they are
                 return
             await self._ledger.take(commands, self._now_us())
-            await self._ledger.advance(last)
+            await self._ledger.advance(last, hash64(records[-1].value))
         self._positions[last.partition] = last
         if any(isinstance(command, Cancel) for command in commands):
             self._cancelled()

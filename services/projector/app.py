@@ -20,6 +20,8 @@ from shared.runtime.ops import add_ops
 from shared.runtime.settings import Settings
 from shared.store.changes import changes_of
 from shared.store.connect import connect_store
+from shared.store.generations import current
+from shared.store.logwatch import LogWatch
 
 GROUP = "projector"
 
@@ -30,11 +32,14 @@ COLLECTED_OBJECTS = 2_000_000
 
 async def run(settings: Settings) -> None:
     """Project until cancelled."""
-    log = connect_log(settings)
     store = await connect_store(settings, "writer")
+    known = await current(store)
+    log = connect_log(settings, known)
+    watch = LogWatch(log, store, known)
     runner = None
     try:
         await log.start()
+        await watch.start()
         tables = ClickHouseTables(store)
         flushed = asyncio.Event()
         flushed.set()  # what an earlier process flushed may not be fed yet
@@ -59,11 +64,13 @@ async def run(settings: Settings) -> None:
             for folder in folders
         ]
         app = web.Application()
-        add_ops(app, {"partitions": lambda: _stopped(workers), "lag": lambda: _lag(log, workers)})
+        checks = {"log": watch.check, "partitions": lambda: _stopped(workers), "lag": lambda: _lag(log, workers)}
+        add_ops(app, checks)
         runner = await serve(app, "127.0.0.1", settings.ops_port)
         collect_seldom(COLLECTED_OBJECTS)
         feeder = Feeder(store, log.partitions())
         async with asyncio.TaskGroup() as group:
+            group.create_task(watch.guard(), name="log watch")
             for worker in workers:
                 group.create_task(worker.run(), name="worker")
             # One process feeds for all: it that holds the first partition. Two that both believe so do no harm.

@@ -25,13 +25,13 @@ from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Corrupt, Rejected, Transient
 from shared.domain.ids import COMMANDS, IDENTITY, PARTITIONS_MAX, partition_of, position_of
 from shared.domain.replay import Replay
-from shared.log.connect import connect_log
 from shared.runtime.clock import SystemClock
 from shared.runtime.files import held
 from shared.runtime.settings import Settings
 from shared.store.changes import all_changing, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store
+from shared.store.logwatch import LogWatch, the_log
 from shared.store.queries import load as load_queries
 from shared.store.timeline import Row
 
@@ -67,15 +67,15 @@ Marks = dict[str, dict[int, r.Mark]]
 
 async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], None]) -> Report:
     """One rebuild on the configured log and store; `tell` is called after every page. Raises Rejected when another one
-    runs on this machine."""
-    log = connect_log(settings)
+    runs on this machine, and LogMismatch."""
     store = await connect_store(settings, "migrator")
     try:
-        await log.start()
-        with only_rebuild(settings.data / "run"), all_changing(changes_of(settings, log.partitions(), log.generation)):
-            return await Rebuild(store, log.partitions(), SystemClock().now_us, tell).run(verify=verify)
+        async with the_log(settings, store) as (log, known):
+            await LogWatch(log, store, known).start()
+            changes = changes_of(settings, log.partitions(), log.generation)
+            with only_rebuild(settings.data / "run"), all_changing(changes):
+                return await Rebuild(store, log.partitions(), SystemClock().now_us, tell).run(verify=verify)
     finally:
-        await log.close()
         await store.close()
 
 

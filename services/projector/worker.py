@@ -18,8 +18,9 @@ from services.projector.fold import Batch, Folder
 from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
 from services.projector.tables import LOAD_IDS_MAX, Loaded, Tables
 from shared.domain.commands import Command, decode, encode, route
-from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, LogMismatch, Superseded, Transient
+from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, Transient
 from shared.domain.ids import DEAD, Position, hash64, position_of
+from shared.log.evidence import Standing, check
 from shared.log.port import EMPTY, Entry, Log, Reader, Record
 from shared.store.changes import Changes
 from shared.store.timeline import Row
@@ -143,25 +144,24 @@ class Worker:
         if not gained:
             return
         topic = self._folder.topic
-        loaded = await self._tables.load(topic, gained, [])
-        heads = {head.partition: head for head in await self._log.heads(topic)}
+        loaded = await self._vouched(gained)
         for partition in gained:
             version, stamp, epoch, _ = loaded.positions.get(partition, BEFORE_THE_FIRST)
             position = position_of(topic, partition, version)
-            self._check_generation(position)
-            if position.version > heads[partition].version:
-                raise Corrupt(f"The store is ahead of the log: {position} after {heads[partition]}.")
             self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
             if self._changes is not None:
                 self._changes.announce(topic, [(partition, version)])
             self._reader.seek(position)
 
-    def _check_generation(self, position: Position) -> None:
-        """Tables and log must be of one generation; whoever starts again takes the one that the store names."""
-        if position.generation > self._log.generation:
-            raise Superseded
-        if position.generation < self._log.generation:
-            raise LogMismatch(f"{position} is of a generation before the log's {self._log.generation}.")
+    async def _vouched(self, partitions: list[int]) -> Loaded:
+        """Their position rows, which must be of this log. Raises LogMismatch."""
+        topic = self._folder.topic
+        starts = await self._log.starts(topic)
+        loaded = await self._tables.load(topic, partitions, [])
+        marks = {partition: loaded.positions.get(partition, BEFORE_THE_FIRST) for partition in partitions}
+        tables = {one: Standing(position_of(topic, one, mark.version), mark.record) for one, mark in marks.items()}
+        await check(self._log, topic, tables, starts)
+        return loaded
 
     async def _gather(self) -> list[Record]:
         """At once when idle; else what came while the last flush ran, and for at least the floor between two."""
@@ -178,7 +178,12 @@ class Worker:
         return records
 
     async def _fetch(self, most: int, seconds: float) -> list[Record]:
-        records = await self._reader.fetch(records_max=most, wait_seconds=seconds)
+        try:
+            records = await self._reader.fetch(records_max=most, wait_seconds=seconds)
+        except Corrupt:
+            await self._land()
+            await self._vouched(sorted(self._confirmed))  # says what is wrong with the log, if that is it
+            raise
         return [record for record in records if record.partition in self._confirmed]
 
     async def _fold(self, records: list[Record]) -> Batch:

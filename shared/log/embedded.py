@@ -88,7 +88,7 @@ class EmbeddedLog:
         self.generation, self._create, self._mint = generation, create, mint
         self._partitions = dict(partitions)
         self._numbers = {topic: number for number, topic in enumerate(sorted(partitions))}
-        self._doubts = Doubts()
+        self._doubts, self.refused = Doubts(), False
         self._file: tuple[int, int] | None = None
         self._compared: tuple[int, int] | None = None
         self._waiting = Waiting(self._take)
@@ -179,6 +179,9 @@ class EmbeddedLog:
                 close_topics(db, topics)
 
         await asyncio.to_thread(close)
+
+    async def sealed(self, topic: str) -> bool:
+        return topic in await self._look(closed_topics)
 
     async def forget(self, before_us: int) -> int:
         """Retention: forget whole frames older than that, of former generations too; their number. Of a partition's
@@ -333,6 +336,7 @@ class EmbeddedLog:
         firsts: dict[int, Position] = {}
         for pending in group:
             if closed and not closed.isdisjoint(entry.topic for entry in pending.entries):
+                self.refused = True
                 positions.append(LogClosed())
                 continue
             mine: list[Position] = []

@@ -52,6 +52,7 @@ class KafkaLog:
         self._bootstrap, self._wanted, self._replication = bootstrap.split(","), dict(partitions), replication
         self._partitions = dict(partitions)
         self._doubts = Doubts()
+        self.refused = False
         self._identity: LogIdentity | None = None
         self._producer: AIOKafkaProducer | None = None
         self._watcher: AIOKafkaConsumer | None = None
@@ -157,6 +158,9 @@ class KafkaLog:
         finally:
             await stop(producer)
 
+    async def sealed(self, topic: str) -> bool:
+        return await is_sealed(self._bootstrap, self._name(topic))
+
     def reader(self, topic: str, group: str) -> KafkaReader:
         return KafkaReader(self._bootstrap, (topic, self._name(topic)), group, self._instance, self.generation)
 
@@ -184,6 +188,7 @@ class KafkaLog:
         except (KafkaError, OSError) as error:
             await self._renew(producer, error)
             if isinstance(error, MessageSizeTooLargeError) and await is_sealed(self._bootstrap, self._name(topic)):
+                self.refused = True
                 raise LogClosed from error
             raise LogUnavailable(f"Kafka did not take the batch: {type(error).__name__}") from error
         if base < 0:

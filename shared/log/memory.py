@@ -28,6 +28,7 @@ class MemoryLog:
         self.generation, self._name = generation, [name]
         self._doubts = Doubts()
         self._sealed: set[str] = set()
+        self.refused = False
         self._partitions = dict(partitions or PARTITIONS)
         self._now_us = now_us
         self._records: dict[tuple[str, int], list[Record]] = {
@@ -65,6 +66,7 @@ class MemoryLog:
     def _append(self, entries: Sequence[Entry]) -> list[Position]:
         self._doubts.check()
         if not self._sealed.isdisjoint(entry.topic for entry in entries):
+            self.refused = True
             raise LogClosed
         positions = []
         for topic, partition, key, value in entries:
@@ -95,6 +97,9 @@ class MemoryLog:
 
     async def seal(self, topics: Sequence[str]) -> None:
         self._sealed.update(topics)
+
+    async def sealed(self, topic: str) -> bool:
+        return topic in self._sealed
 
     def _heads(self, topic: str) -> list[Position]:
         return [

@@ -95,6 +95,9 @@ class Log(Protocol):
 
     generation: int
 
+    refused: bool
+    """Whether an append of this object was refused because its topic is closed."""
+
     async def start(self) -> None:
         """Connect; create the topics that are missing, unless the log was made for a store that knows it already.
         Raises Transient when the log is away."""
@@ -142,6 +145,9 @@ class Log(Protocol):
     async def seal(self, topics: Sequence[str]) -> None:
         """Have these topics take nothing more, for ever: from the return on their heads are final, and appends raise
         LogClosed. What a renewal needs; harmless when done twice. Raises LogUnavailable."""
+
+    async def sealed(self, topic: str) -> bool:
+        """Whether a topic is closed. Raises LogUnavailable."""
 
     def reader(self, topic: str, group: str) -> Reader:
         """A new member of `group`, not started."""

@@ -6,11 +6,13 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiohttp import web
 
+from shared.domain.errors import LogMismatch, Superseded
 from shared.runtime import telemetry
 from shared.runtime.express import Express, Server
 
@@ -62,7 +64,8 @@ async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
         task.cancel()
         await asyncio.wait({task}, timeout=STOP_SECONDS_MAX)
         return
-    await task
+    with _first_reason(LogMismatch, Superseded):
+        await task
 
 
 def collect_seldom(objects: int) -> None:
@@ -89,6 +92,23 @@ async def serve(
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=CONNECTIONS_BACKLOG, reuse_port=reuse_port or None).start()
     return runner
+
+
+@contextmanager
+def _first_reason(*kinds: type[Exception]) -> Iterator[None]:
+    """Of tasks that end together, raise the one error that says what the others stumble over."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        for kind in kinds:
+            if found := group.subgroup(kind):
+                raise _leaf(found) from None
+        raise
+
+
+def _leaf(group: BaseExceptionGroup[Any]) -> BaseException:
+    first = group.exceptions[0]
+    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 class _Runner(web.AppRunner):

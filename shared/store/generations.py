@@ -1,19 +1,18 @@
 """Which log the tables belong to: the generations that the store knows, and the comparison of the log with them.
 
-Every process compares at start and whenever something is odd (`shared/runtime/kinship.py`); `personlog migrate` takes a
+Every process compares at start and whenever something is odd (`shared/store/logwatch.py`); `personlog migrate` takes a
 log on that no store knows yet. Never begins another generation.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from uuid import UUID
 
 import msgspec
 
-from shared.domain.errors import LogMismatch
 from shared.domain.generations import Generations
-from shared.domain.ids import TOPIC_LETTERS, Position, hash64, position_of
+from shared.domain.ids import TOPIC_LETTERS, Position, position_key, position_of
+from shared.log.evidence import Standing, evidence
 from shared.log.identity import TOPICS, Evidence, Generation, LogIdentity, Mismatch, compare
 from shared.log.port import Log
 from shared.store.client import Store
@@ -59,13 +58,14 @@ async def write(store: Store, generation: Generation, now_us: int) -> None:
     )
 
 
-async def vouched(store: Store) -> dict[tuple[str, int], tuple[int, int]]:
-    """Of every position row its version, and the hash of the record that it vouches for; by topic and partition."""
-    return {
-        (_TOPICS_BY_LETTER[key.int & 0xFF], key.int >> 64): (version, record)
-        for key, version, record in await store.rows(load(_QUERIES)["positions"])
-        if _is_position(key)
-    }
+async def positions(store: Store) -> dict[str, dict[int, Standing]]:
+    """What every position row says, by topic and partition. Raises Transient."""
+    found: dict[str, dict[int, Standing]] = {topic: {} for topic in TOPICS}
+    for key, version, record in await store.rows(load(_QUERIES)["positions"]):
+        topic, partition = _TOPICS_BY_LETTER.get(key.int & 0xFF, ""), key.int >> 64
+        if topic and key == position_key(topic, partition):
+            found[topic][partition] = Standing(position_of(topic, partition, version), record)
+    return found
 
 
 async def compared(log: Log, store: Store, known: Generation | None) -> Mismatch | None:
@@ -74,36 +74,23 @@ async def compared(log: Log, store: Store, known: Generation | None) -> Mismatch
     mismatch = compare(known, identity, ())
     if mismatch is not None or not identity.id:
         return mismatch
-    starts = [start for topic in TOPICS for start in await log.starts(topic)]  # before the tables: both only rise
-    tables = await vouched(store)
-    heads = [head for topic in TOPICS for head in await log.heads(topic)]
-    evidence = []
-    for start, head in zip(starts, heads, strict=True):
-        version, record = tables.get((head.topic, head.partition), (0, 0))
-        evidence.append(await evidence_of(log, position_of(head.topic, head.partition, version), record, start, head))
-    return compare(known, identity, evidence)
-
-
-async def evidence_of(log: Log, position: Position, record: int, start: Position, head: Position) -> Evidence:
-    """The same with the log's record at the tables' position, where both have one."""
-    evidence = Evidence(position, record, start, head)
-    if not record or not start.offset <= evidence.offset <= head.offset:
-        return evidence
-    there = await log.read(position)
-    return evidence._replace(found=hash64(there.value) if there is not None else None)
+    starts = {topic: await log.starts(topic) for topic in TOPICS}
+    tables = await positions(store)
+    found: list[Evidence] = []
+    for topic in TOPICS:
+        nothing = {start.partition: Standing(Position(topic, start.partition, -1), 0) for start in starts[topic]}
+        found += await evidence(log, topic, nothing | tables[topic], starts[topic])
+    return compare(known, identity, found)
 
 
 async def take_on(log: Log, store: Store, now_us: int) -> Generation:
-    """The generation of the started log, written down when the store knows none. Raises LogMismatch, and Transient."""
+    """The generation of the started log, written down when the store knows none. Raises LogMismatch, Superseded and
+    Transient."""
     known = await current(store)
     mismatch = await compared(log, store, known)
     if mismatch is not None:
-        raise LogMismatch(mismatch.line)
+        raise mismatch.error
     if known is None:
         known = Generation(number=log.generation, identity=await log.identity())
         await write(store, known, now_us)
     return known
-
-
-def _is_position(key: UUID) -> bool:
-    return (key.int & 0xFF) in _TOPICS_BY_LETTER

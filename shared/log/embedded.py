@@ -8,7 +8,6 @@ holds one frame: the records of one commit for one partition.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import sqlite3
 import threading
 import time
@@ -24,6 +23,7 @@ from shared.domain.errors import LogClosed, LogUnavailable
 from shared.domain.ids import GENERATION_FIRST, Position
 from shared.log.doubts import Doubts
 from shared.log.embedded_reader import EmbeddedReader
+from shared.log.flock import Flock
 from shared.log.frames import (
     LENGTHS,
     PART_BASE,
@@ -199,8 +199,8 @@ class EmbeddedLog:
         for topic, (number, count) in topics.items():
             self._partitions[topic], self._numbers[topic] = count, number
 
-    def _turn(self) -> _Flock:
-        return _Flock(self._path / LOCK)
+    def _turn(self) -> Flock:
+        return Flock(self._path / LOCK)
 
     async def _look(self, ask: Callable[[sqlite3.Connection], T]) -> T:
         """What the file under the path says; raises LogUnavailable."""
@@ -286,7 +286,7 @@ class EmbeddedLog:
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         """The writer thread: one commit after the other. It must not die: nothing but it answers the waiting ones."""
         db: sqlite3.Connection | None = None
-        turn: _Flock | None = None
+        turn: Flock | None = None
         offsets: dict[int, int] = {}
         closed: set[str] = set()
         seen, opened = -1, self._file
@@ -374,29 +374,13 @@ class EmbeddedLog:
 
 
 def _forget_in(path: Path, db: sqlite3.Connection, before_us: int) -> int:
-    with closing(_Flock(path / LOCK)) as turn, turn, db:
+    with closing(Flock(path / LOCK)) as turn, turn, db:
         dropped = forget(db, before_us)
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return dropped
 
 
-class _Flock:
-    """Writers of all processes take turns; the kernel lets go of the lock when its holder dies. For one thread."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-
-    def __enter__(self) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _close(*parts: sqlite3.Connection | _Flock | None) -> None:
+def _close(*parts: sqlite3.Connection | Flock | None) -> None:
     for part in parts:
         if part is not None:
             part.close()

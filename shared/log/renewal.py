@@ -9,7 +9,7 @@ twice, so a renewal that was cut off is gone on with by the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from shared.domain.errors import Rejected
@@ -133,13 +133,14 @@ class Renewal:
         await self._books.move(moved)
         return lost
 
-    async def _projected(self, log: Log, topics: Collection[str]) -> None:
-        """Wait until the tables are where the log ends. Raises Rejected when nothing moves any more."""
+    async def _projected(self, log: Log, topics: Sequence[str]) -> None:
+        """Wait until the tables are where the log ends now. Raises Rejected when nothing moves any more."""
+        heads = {topic: await log.heads(topic) for topic in topics}
         loop = asyncio.get_running_loop()
         moved_at, last = loop.time(), -1
         while True:
             self._check()
-            missing = await self._missing(log, topics)
+            missing = await self._missing(heads)
             if missing == 0:
                 return
             if missing != last:
@@ -149,17 +150,14 @@ class Renewal:
                 raise Rejected(f"{missing} records of the log are not projected, and nothing moves: see `doctor`.")
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _missing(self, log: Log, topics: Collection[str]) -> int:
-        """How many records of these topics the tables have not seen."""
+    async def _missing(self, heads: Mapping[str, Sequence[Position]]) -> int:
+        """How many records up to these the tables have not seen."""
         missing = 0
-        for topic in topics:
-            heads = await log.heads(topic)
+        for topic, ends in heads.items():
             positions = await self._books.positions(topic)
-            for head in heads:
+            for head in ends:
                 held = positions.get(head.partition)
-                if held is not None and held.generation > head.generation:  # cut off after `begin`
-                    continue
-                missing += head.offset - (held.offset if held is not None else -1)
+                missing += max(0, head.offset - (held.offset if held is not None else -1))
         return missing
 
 

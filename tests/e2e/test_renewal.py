@@ -76,7 +76,8 @@ def complete(stack: Stack, *parts: str) -> None:
             found = stack.persons("/batch_by_distinct_ids/", "POST", {"distinct_ids": some}).json["results"]
             assert sorted(found) == sorted(some)
             assert all(one["properties"][part] == 1 for one in found.values())
-        assert count(stack, properties=f'[{{"key":"{part}","value":"1"}}]') == PERSONS
+        written = PERSONS if part == "before" else 2 * PERSONS
+        assert count(stack, properties=f'[{{"key":"{part}","value":"1"}}]') == written
 
 
 def renewed(stack: Stack, partitions: int, generation: int) -> subprocess.CompletedProcess[str]:

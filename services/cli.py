@@ -183,16 +183,14 @@ def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]])
 def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int:
     from shared.runtime.clock import SystemClock
     from shared.store.access import ensure_bootstrap
-    from shared.store.generations import take_on
-    from shared.store.logwatch import the_log
+    from shared.store.logwatch import take_on_log
     from shared.store.migrate import migrate
 
     async def act(store: Any) -> None:
         for name in await migrate(store):
             print(f"applied {name}")
         await ensure_bootstrap(store, settings.personal_key, settings.project_token, SystemClock().now_us)
-        async with the_log(settings, store) as (log, _):
-            await take_on(log, store, SystemClock().now_us())
+        await take_on_log(settings, store, SystemClock().now_us)
 
     return _with_store(settings, act)
 

@@ -46,6 +46,7 @@ class Intake:
         self._log, self._reader, self._ledger = log, reader, ledger
         self._lock, self._now_us = lock, now_us
         self._positions: dict[int, Position] = {}
+        self._puzzled = False
 
     def owns(self) -> bool:
         return bool(self._positions)
@@ -89,14 +90,20 @@ class Intake:
         starts = await self._log.starts(DELETIONS)
         found = {partition: await self._ledger.vouched(partition) for partition in partitions}
         await check(self._log, DELETIONS, found, starts)
+        await self._log.assure(DELETIONS)
         return found
 
     async def _fetch(self) -> list[Record]:
         try:
-            return await self._reader.fetch(records_max=BATCH_RECORDS_MAX, wait_seconds=FETCH_SECONDS)
-        except Corrupt:
+            records = await self._reader.fetch(records_max=BATCH_RECORDS_MAX, wait_seconds=FETCH_SECONDS)
+        except Corrupt as error:
             await self._vouched(sorted(self._positions))  # says what is wrong with the log, if that is it
-            raise
+            if self._puzzled:
+                raise
+            self._puzzled = True
+            raise Transient(error.detail) from error  # the right log may have come back just now
+        self._puzzled = False
+        return records
 
     async def _take(self, records: list[Record]) -> None:
         commands: list[DeletionCommand] = []
@@ -108,6 +115,7 @@ class Intake:
                 dead.append(_dead_letter(record, error.detail))
         last = records[-1].position
         async with self._lock():
+            await self._log.assure(DELETIONS)
             if dead:
                 with suppress(LogClosed):  # closed when all that goes there is there: this was done before
                     await self._log.append(dead)

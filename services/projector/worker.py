@@ -84,6 +84,7 @@ class Worker:
         self._leftover: list[Record] = []
         self._set_aside: dict[Position, str] = {}
         self._dead_in_a_row: dict[int, int] = {}
+        self._puzzled = False
         self.stopped: set[int] = set()
         self.behind = False
         """Whether the last batch was a full one: there is more in the log than one flush takes."""
@@ -161,6 +162,7 @@ class Worker:
         marks = {partition: loaded.positions.get(partition, BEFORE_THE_FIRST) for partition in partitions}
         tables = {one: Standing(position_of(topic, one, mark.version), mark.record) for one, mark in marks.items()}
         await check(self._log, topic, tables, starts)
+        await self._log.assure(topic)
         return loaded
 
     async def _gather(self) -> list[Record]:
@@ -180,10 +182,14 @@ class Worker:
     async def _fetch(self, most: int, seconds: float) -> list[Record]:
         try:
             records = await self._reader.fetch(records_max=most, wait_seconds=seconds)
-        except Corrupt:
+        except Corrupt as error:
             await self._land()
             await self._vouched(sorted(self._confirmed))  # says what is wrong with the log, if that is it
-            raise
+            if self._puzzled:
+                raise
+            self._puzzled = True
+            raise Transient(error.detail) from error  # the right log may have come back just now
+        self._puzzled = False
         return [record for record in records if record.partition in self._confirmed]
 
     async def _fold(self, records: list[Record]) -> Batch:
@@ -271,6 +277,7 @@ class Worker:
 
     async def _flush(self, batch: Batch, state: list[Row], vouched: list[Vouched]) -> None:
         """Follow-ups, then facts, then state with positions: each step may be repeated, none may come earlier."""
+        await self._log.assure(self._folder.topic)
         counts = self._log.partitions()
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
         entries += [_dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]

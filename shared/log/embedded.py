@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
@@ -100,6 +100,9 @@ class EmbeddedLog:
         self._groups: SimpleQueue[list[_Pending] | None] = SimpleQueue()
         self._writer: threading.Thread | None = None
         self._executor = ThreadPoolExecutor(1, "log-heads")
+
+    async def assure(self, topic: str) -> None:
+        self._check_file()
 
     @property
     def doubts(self) -> int:
@@ -221,8 +224,8 @@ class EmbeddedLog:
     @contextmanager
     def _session(self) -> Iterator[sqlite3.Connection]:
         """The file under the path, for reading. Another one than before is odd."""
-        if file_of(self._path) != self._file and not self._doubts.pending:
-            self._doubts.add()
+        with suppress(LogUnavailable):
+            self._check_file()
         try:
             with closing(connect(self._path)) as db:
                 yield db
@@ -319,7 +322,7 @@ class EmbeddedLog:
 
     def _check_file(self) -> None:
         """The file under the path must be the one that was compared with the tables. Raises LogUnavailable."""
-        if file_of(self._path) != self._file:
+        if not self._doubts.pending and file_of(self._path) != self._file:
             self._doubts.add()
         self._doubts.check()
 
@@ -363,6 +366,7 @@ class EmbeddedLog:
         return positions
 
     def _forget(self, before_us: int) -> int:
+        self._check_file()
         with self._session() as db:
             dropped = _forget_in(self._path, db, before_us)
         for number in range(GENERATION_FIRST, self.generation):

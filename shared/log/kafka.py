@@ -30,6 +30,9 @@ from shared.log.waiting import Appended
 START_ATTEMPTS_MAX = 5
 """A broker that is just starting answers within a few; then the supervisor starts us again."""
 
+NODE_SECONDS_MAX = 1.0
+"""One broker's answer to what any of them knows; then the next is asked."""
+
 SEGMENT_SECONDS = 86_400
 
 
@@ -53,7 +56,9 @@ class KafkaLog:
         self._partitions = dict(partitions)
         self._doubts = Doubts()
         self.refused = False
+        self._node: int | None = None
         self._identity: LogIdentity | None = None
+        self._compared: LogIdentity | None = None
         self._producer: AIOKafkaProducer | None = None
         self._watcher: AIOKafkaConsumer | None = None
         self._lanes = Lanes(self._send, generation)
@@ -76,7 +81,7 @@ class KafkaLog:
                     missing = self._wanted.keys() - identity.partitions.keys()
                     if missing and (self._create or attempt < START_ATTEMPTS_MAX):  # a broker that just starts
                         raise KafkaTimeoutError(f"no {min(missing)} yet")
-                    self._identity = identity
+                    self._identity = self._compared = identity
                     if self._create:
                         self._partitions |= identity.partitions
                 return
@@ -137,7 +142,13 @@ class KafkaLog:
             raise LogUnavailable
         with answering():
             async with asyncio.timeout(HEADS_SECONDS_MAX):
-                return await self._identity_from(self._producer)
+                self._compared = await self._identity_from(self._producer)
+        return self._compared
+
+    async def assure(self, topic: str) -> None:
+        if await self.identity() != self._identity:
+            self._doubts.add()
+        self._doubts.check()
 
     @property
     def doubts(self) -> int:
@@ -147,7 +158,8 @@ class KafkaLog:
         self._doubts.add()
 
     def trust(self, doubts: int) -> None:
-        self._doubts.trust(doubts)
+        if self._doubts.trust(doubts):
+            self._identity = self._compared
 
     async def seal(self, topics: Sequence[str]) -> None:
         counts = {self._name(topic): self._partitions[topic] for topic in topics}
@@ -212,9 +224,20 @@ class KafkaLog:
         return self._watcher
 
     async def _identity_from(self, producer: AIOKafkaProducer) -> LogIdentity:
+        """As the first broker says that answers; that of last time is asked first, for one may hang."""
         names = {self._name(topic): topic for topic in self._wanted}
-        node = producer.client.get_random_node()
-        return identity_in(await producer.client.send(node, IdentityRequest(list(names))), names)
+        failure: Exception = LogUnavailable()
+        nodes = [broker.nodeId for broker in producer.client.cluster.brokers()]
+        for node in sorted(nodes, key=lambda node: node != self._node):
+            try:
+                async with asyncio.timeout(NODE_SECONDS_MAX):
+                    answer = await producer.client.send(node, IdentityRequest(list(names)))
+            except (KafkaError, OSError, TimeoutError) as error:
+                failure = error
+            else:
+                self._node = node
+                return identity_in(answer, names)
+        raise failure
 
     async def _renew(self, broken: AIOKafkaProducer, error: Exception) -> None:
         """After an error that is not retriable (lost sequence numbers, fencing) only a new producer goes on."""

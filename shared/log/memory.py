@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from shared.domain.errors import Corrupt, LogClosed
+from shared.domain.errors import Corrupt, LogClosed, LogUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST, IDENTITY, Position
 from shared.log.doubts import Doubts
 from shared.log.identity import LogIdentity
@@ -25,10 +26,14 @@ class MemoryLog:
         name: str = "memory",
     ) -> None:
         """`name` is the id by which the log is known."""
-        self.generation, self._name = generation, [name]
+        self.generation = generation
         self._doubts = Doubts()
         self._sealed: set[str] = set()
         self.refused = False
+        self._lies: list[Any] = [name, 0]
+        """Shared by all who hold the log: its id, and how often another one came to lie in its place."""
+        self._trusted: tuple[Any, ...] = tuple(self._lies)
+        self._compared = self._trusted
         self._partitions = dict(partitions or PARTITIONS)
         self._now_us = now_us
         self._records: dict[tuple[str, int], list[Record]] = {
@@ -61,10 +66,22 @@ class MemoryLog:
         self._doubts.add()
 
     def trust(self, doubts: int) -> None:
-        self._doubts.trust(doubts)
+        if self._doubts.trust(doubts):
+            self._trusted = self._compared
+
+    async def assure(self, topic: str) -> None:
+        if self._trusted[0] != self._lies[0]:
+            self._doubts.add()
+        self._check()
+
+    def _check(self) -> None:
+        """What lies there must be what was compared with the tables. Raises LogUnavailable."""
+        if not self._doubts.pending and self._trusted[1] != self._lies[1]:
+            self._doubts.add()
+        self._doubts.check()
 
     def _append(self, entries: Sequence[Entry]) -> list[Position]:
-        self._doubts.check()
+        self._check()
         if not self._sealed.isdisjoint(entry.topic for entry in entries):
             self.refused = True
             raise LogClosed
@@ -73,6 +90,8 @@ class MemoryLog:
             records = self._records[topic, partition]
             records.append(Record(topic, partition, len(records), self._now_us(), key, value, self.generation))
             positions.append(records[-1].position)
+            if self._doubts.floor(topic, partition) < 0 and self._trusted[0] != self._lies[0]:
+                self._doubts.add()
             self._doubts.rises(positions[-1], self._doubts.floor(topic, partition))
             self._doubts.raised(positions[-1])
         self._wake()
@@ -93,7 +112,8 @@ class MemoryLog:
         return records[offset] if there else None
 
     async def identity(self) -> LogIdentity:
-        return LogIdentity(id=self._name[0], partitions=dict(self._partitions))
+        self._compared = tuple(self._lies)
+        return LogIdentity(id=str(self._lies[0]), partitions=dict(self._partitions))
 
     async def seal(self, topics: Sequence[str]) -> None:
         self._sealed.update(topics)
@@ -122,9 +142,12 @@ class MemoryLog:
         """All records as they are now."""
         return {key: list(records) for key, records in self._records.items()}
 
-    def put(self, records: Mapping[tuple[str, int], Sequence[Record]], name: str = "memory") -> None:
-        """Another log lies where this one was, under the feet of whoever uses it: an older copy, or one made anew."""
-        self._name[0] = name
+    def put(
+        self, records: Mapping[tuple[str, int], Sequence[Record]], name: str = "memory", *, seen: bool = True
+    ) -> None:
+        """Another log lies where this one was, under the feet of whoever uses it: an older copy, or one made anew. That
+        of a file is seen; that of topics is not."""
+        self._lies[:] = [name, self._lies[1] + seen]
         for key, mine in self._records.items():
             mine[:] = records.get(key, ())
         self._wake()
@@ -150,6 +173,8 @@ class MemoryLog:
     def _read(self, topic: str, partition: int, offset: int, most: int) -> list[Record]:
         if offset < self._forgotten.get((topic, partition), 0):
             raise Corrupt(f"The records of {topic}/{partition} from {offset} on are gone.")
+        if offset > len(self._records[topic, partition]):
+            raise Corrupt(f"{topic}/{partition} ends before {offset}.")
         return self._records[topic, partition][offset : offset + most]
 
 
@@ -160,6 +185,7 @@ class MemoryReader:
         self._log, self.topic, self.group = log, topic, group
         self._assigned: frozenset[int] = frozenset()
         self._next: dict[int, int] = {}
+        self._lies = log._lies[1]  # noqa: SLF001
 
     async def start(self) -> None:
         self._log._join(self)  # noqa: SLF001  # one module, one implementation
@@ -195,6 +221,9 @@ class MemoryReader:
     async def commit(self, positions: Sequence[Position]) -> None: ...
 
     def _take(self, most: int) -> list[Record]:
+        if self._lies != self._log._lies[1]:  # noqa: SLF001
+            self._lies, self._next = self._log._lies[1], {}  # noqa: SLF001
+            raise LogUnavailable("Another log lies there.")
         found: list[Record] = []
         for partition in sorted(self._next):
             if len(found) >= most:

@@ -131,6 +131,10 @@ class Log(Protocol):
     async def identity(self) -> LogIdentity:
         """What this log is known by, as it is now; with an empty id where there is none. Raises Transient."""
 
+    async def assure(self, topic: str) -> None:
+        """Raise LogUnavailable when this may not be the log any more that was compared with the tables. Cheap: whoever
+        writes tables asks before each write, for what is folded from another log cannot be taken back."""
+
     @property
     def doubts(self) -> int:
         """How often something was odd so far: an offset that did not rise, another file under the path. Nothing is

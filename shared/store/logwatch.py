@@ -6,22 +6,27 @@ Never mends anything. While the answer is not known to be yes, the log acknowled
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import stamina
 import structlog
 
-from shared.domain.errors import Superseded, Transient
+from shared.domain.errors import LogUnavailable, Superseded, Transient
 from shared.log.connect import connect_log
 from shared.log.identity import TOPICS, Generation, Mismatch, compare
 from shared.log.port import Log
 from shared.runtime.settings import Settings
 from shared.store.client import Store
-from shared.store.generations import compared, current
+from shared.store.failures import StoreError
+from shared.store.generations import compared, current, take_on
 
 LOOK_SECONDS = 2.0
 """Between two looks at the log alone: what it is known by, and whether it has become shorter. On Kafka four requests;
 the tables are only asked which generation is open, unless something is odd."""
+
+START_SECONDS_MAX = 60.0
+"""A broker may be started with us."""
 
 DOUBT_SECONDS = 0.05
 """Until a doubt is looked at: appends are refused meanwhile."""
@@ -39,6 +44,17 @@ async def the_log(settings: Settings, store: Store) -> AsyncIterator[tuple[Log, 
         await log.close()
 
 
+async def take_on_log(settings: Settings, store: Store, now_us: Callable[[], int]) -> None:
+    """Make the log if the tables know none, and take it on. Waits for one that is just starting. Raises LogMismatch and
+    Transient."""
+    async for attempt in stamina.retry_context(
+        on=LogUnavailable, attempts=None, timeout=START_SECONDS_MAX, wait_initial=0.2, wait_max=1.0, wait_jitter=0.1
+    ):
+        with attempt:
+            async with the_log(settings, store) as (log, _):
+                await take_on(log, store, now_us())
+
+
 class LogWatch:
     """One process's eye on its log."""
 
@@ -47,6 +63,7 @@ class LogWatch:
         self._log, self._store, self._known = log, store, known
         self._settled = 0
         self._looking = asyncio.Lock()
+        self._away = False  # what was away may come back as another
         self.mismatch: Mismatch | None = None
         """What is wrong, as of the last look."""
 
@@ -68,7 +85,7 @@ class LogWatch:
             newest = await current(self._store)
             if newest is not None and newest.number != self._log.generation:
                 raise Superseded
-            if self.mismatch is None and self._log.doubts == self._settled:
+            if self.mismatch is None and self._log.doubts == self._settled and not self._away:
                 if await self._same():
                     return None
                 self._log.doubt()
@@ -78,6 +95,8 @@ class LogWatch:
             if mismatch is None:
                 self._log.trust(doubts)
                 self._settled = doubts
+            elif doubts == self._settled:
+                self._log.doubt()
             self._tell(mismatch)
             return mismatch
 
@@ -104,10 +123,14 @@ class LogWatch:
 
     async def _calmly(self) -> Mismatch | None:
         try:
-            return await self.look()
-        except Transient as error:
-            structlog.get_logger().warning("log watch", trouble=error.detail)
+            mismatch = await self.look()
+        except (Transient, StoreError) as error:
+            if not self._away:
+                structlog.get_logger().warning("log watch", trouble=error.detail)
+            self._away = True
             return self.mismatch
+        self._away = False
+        return mismatch
 
     async def _same(self) -> bool:
         """Whether the log is known by what it was, and has not become shorter."""
@@ -118,11 +141,17 @@ class LogWatch:
         return self._log.doubts == self._settled
 
     async def _pause(self) -> None:
-        """Until the next look is due, which is at once when a doubt comes up."""
+        """Until the next look is due, which is soon when a doubt comes up."""
         loop = asyncio.get_running_loop()
         until = loop.time() + LOOK_SECONDS
-        while loop.time() < until and (self.mismatch is not None or self._log.doubts == self._settled):  # noqa: ASYNC110
-            await asyncio.sleep(DOUBT_SECONDS)  # polled, for the log's writer is a thread and can set no event of ours
+        await asyncio.sleep(DOUBT_SECONDS)
+        while loop.time() < until and self._calm:  # noqa: ASYNC110  # the log's writer is a thread, and sets no event
+            await asyncio.sleep(DOUBT_SECONDS)
+
+    @property
+    def _calm(self) -> bool:
+        """Whether nothing has come up that was not looked at."""
+        return self.mismatch is not None or self._away or self._log.doubts == self._settled
 
     def _tell(self, mismatch: Mismatch | None) -> None:
         before, self.mismatch = self.mismatch, mismatch

@@ -71,6 +71,13 @@ async def fill(folder: Path, text: str) -> None:
     await log.close()
 
 
+async def forget(folder: Path) -> None:
+    log = EmbeddedLog(folder, COUNTS, create=False)
+    await log.start()
+    await log.forget(2**62)
+    await log.close()
+
+
 MISCHIEFS: dict[Callable[[Path, Path], None], str] = {
     removed: "The log is gone",
     remade: "This is another log",
@@ -107,8 +114,7 @@ def test_another_log_acknowledges_nothing_and_the_right_one_has_everything(
 def test_records_that_retention_took_before_they_were_projected(parts: Parts) -> None:
     """It ends with one line; `personlog log renew` mends it. What was projected may be forgotten."""
     stack = parts.stack
-    log = EmbeddedLog(stack.data / "log", COUNTS, create=False)
-    asyncio.run(log.forget(2**62))
+    asyncio.run(forget(stack.data / "log"))
     parts.run_again("projector")
     parts.wait_ready()
     assert stack.call("doctor").returncode == 0
@@ -116,13 +122,35 @@ def test_records_that_retention_took_before_they_were_projected(parts: Parts) ->
     parts.code("projector")
     sent = [stack.capture(event="came", distinct_id=f"late-{number}") for number in range(20)]
     assert all(one.status == 200 for one in sent)
-    asyncio.run(log.forget(2**62))
+    asyncio.run(forget(stack.data / "log"))
     parts.run("projector")
     assert parts.code("projector") == WRONG_LOG
     assert "before they were projected" in parts.last_line("projector")
     doctor = stack.call("doctor")
     assert doctor.returncode == FOUND_WRONG
     assert "before they were projected" in doctor.stdout
+
+
+def test_up_ends_with_the_line_and_starts_again_when_the_log_is_back(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "data")
+    log, aside = stack.data / "log", stack.data / "aside"
+    try:
+        stack.start()
+        sent = stack.capture(event="came", distinct_id="ann")
+        assert stack.persons("/?distinct_id=ann", Min_Position=sent.headers["Position"]).json["results"]
+        log.rename(aside)
+        for _ in ("while it runs", "at its start"):
+            assert stack.ended(READY_SECONDS_MAX) == WRONG_LOG
+            assert (stack.data / "up.log").read_text().splitlines()[-1].startswith("personlog: The log is gone")
+            assert not log.exists()
+            stack.begin()
+        assert stack.ended(READY_SECONDS_MAX) == WRONG_LOG
+        aside.rename(log)
+        stack.start()
+        assert stack.persons("/?distinct_id=ann").json["results"]
+        assert stack.call("doctor").returncode == 0
+    finally:
+        stack.stop()
 
 
 def copy(log: Path, older: Path) -> None:
@@ -167,8 +195,11 @@ def put_back(parts: Parts, log: Path, aside: Path) -> None:
 
 def check_all_there(stack: Stack, writer: Writer) -> None:
     names = list(writer.acknowledged)
-    for name in names:
-        wait_for(
-            lambda name=name: stack.persons(f"/?distinct_id={name}").json["results"],  # type: ignore[misc]
-            READY_SECONDS_MAX, f"{name}, whose event was acknowledged",
-        )  # fmt: skip
+    for start in range(0, len(names), 100):
+        page = names[start : start + 100]
+        wait_for(lambda page=page: all_there(stack, page), READY_SECONDS_MAX, f"all of {page[0]} and on")  # type: ignore[misc]
+
+
+def all_there(stack: Stack, names: list[str]) -> bool:
+    answer = stack.persons("/batch_by_distinct_ids/", "POST", {"distinct_ids": names})
+    return answer.status == 200 and set(names) <= answer.json["results"].keys()

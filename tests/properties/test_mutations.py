@@ -27,6 +27,10 @@ from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, version_of
 from shared.domain.purged import Cut, cuts_of
 from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
+from shared.log import evidence
+from shared.log import identity as log_identity
+from shared.log.doubts import Doubts
+from shared.log.identity import Evidence
 from shared.log.memory import MemoryLog
 from shared.log.port import Record
 from shared.log.renewal import Renewal
@@ -330,6 +334,41 @@ def closed_topics(patch: pytest.MonkeyPatch) -> None:
         return
 
     patch.setattr(MemoryLog, "seal", open_)
+def records_of_position_rows(patch: pytest.MonkeyPatch) -> None:
+    """Whoever starts compares heads with positions, and not the records there."""
+
+    async def trusting(log: Any, one: Evidence) -> Evidence:
+        return one
+
+    patch.setattr(evidence, "_whole", trusting)
+
+
+def heads_below_positions(patch: pytest.MonkeyPatch) -> None:
+    """A log that ends before the tables' positions is taken for theirs."""
+    older = log_identity._older
+
+    def generous(one: Evidence) -> Any:
+        return older(one) if one.offset <= one.head.offset else None
+
+    patch.setattr(log_identity, "_older", generous)
+
+
+def identities_of_logs(patch: pytest.MonkeyPatch) -> None:
+    """Whoever starts does not ask by what the log is known."""
+    patch.setattr(log_identity, "_identities", lambda known, actual: None)
+
+
+def offsets_that_rise(patch: pytest.MonkeyPatch) -> None:
+    """An append is acknowledged wherever it landed."""
+    patch.setattr(Doubts, "rises", lambda self, first, floor: self.check())
+
+
+def assurance_before_a_flush(patch: pytest.MonkeyPatch) -> None:
+    """A worker goes on when another log has come to lie there."""
+
+    async def assured(self: MemoryLog, topic: str) -> None: ...
+
+    patch.setattr(MemoryLog, "assure", assured)
 
 
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
@@ -340,6 +379,7 @@ PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts, before_the_first_of_identity,
     before_the_first_of_partitions_that_were_added, generations_in_versions, all_of_a_generation_before_the_next,
     identity_closed_before_commands, closed_topics,
+    records_of_position_rows, heads_below_positions, identities_of_logs, offsets_that_rise, assurance_before_a_flush,
 )  # fmt: skip
 
 

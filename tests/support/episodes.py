@@ -33,7 +33,7 @@ class Episode(NamedTuple):
 
 def episode(seed: int) -> Episode:
     """An episode of SENDS client commands among starts, kills, freezes, restored copies, rebuilds,
-    renewals of the log and windows; some of its deletes are cancelled."""
+    renewals of the log, windows and logs in the place of the right one; some of its deletes are cancelled."""
     chosen = random.Random(seed)
     steps: list[Step] = [("start", topic) for topic in TOPICS]
     sent: list[Command] = []
@@ -62,7 +62,7 @@ def episode(seed: int) -> Episode:
 
 
 _SCHEDULER = (
-    "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign window"
+    "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign window swap"
     " renew"
 ).split()
 

@@ -96,12 +96,12 @@ class GatedLog(MemoryLog):
     """One worker's way to the shared log: the same records and groups, its own failures."""
 
     def __init__(self, log: MemoryLog, gate: Gate) -> None:
-        self.__dict__ = log.__dict__ | {"gate": gate, "_doubts": Doubts()}
+        self.__dict__ = log.__dict__ | {"gate": gate, "_doubts": Doubts(), "_trusted": tuple(log._lies)}
         self.log = log
 
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         await self.gate.before(LogUnavailable)
-        self._doubts.check()
+        self._check()
         floors = self._doubts.seen()
         positions = await self.log.append(entries)
         for position in positions:

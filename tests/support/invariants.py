@@ -34,6 +34,8 @@ class Expected:
     def __init__(self, logs: Sequence[MemoryLog]) -> None:
         """`logs` are the generations so far; others may come."""
         self._logs = logs
+        self.right: dict[tuple[str, int], list[Record]] | None = None
+        """The right log's records, while another one lies in its place, which happens in the first generation only."""
         self.fragments: dict[UUID, Fragment] = {}
         self.memberships: dict[UUID, Membership] = {}
         self.timeline: dict[tuple[int, UUID, int, str], Row] = {}
@@ -56,9 +58,10 @@ class Expected:
             key = (position.generation, topic, position.partition)
             done = self._folded.setdefault(key, [])
             for former in self._logs[: position.generation - 1]:  # a partition takes over from several of those
-                for (other, partition), records in former._records.items():
+                for (other, partition), records in self._records(former).items():
                     self._catch_up((former.generation, other, partition), records)
-            self._catch_up(key, self._logs[position.generation - 1]._records[key[1:]][: position.offset + 1])
+            records = self._records(self._logs[position.generation - 1])[topic, position.partition]
+            self._catch_up(key, records[: position.offset + 1])
             for offset in range(self._verified.get(key, 0), position.offset + 1):
                 facts, touched = done[offset]
                 for fact in facts:
@@ -76,6 +79,10 @@ class Expected:
         for log in self._logs:
             for (topic, partition), records in log._records.items():
                 self._catch_up((log.generation, topic, partition), records)
+
+    def _records(self, log: MemoryLog) -> dict[tuple[str, int], list[Record]]:
+        """What lies there, or would."""
+        return log._records if self.right is None else self.right
 
     def _catch_up(self, key: tuple[int, str, int], records: Sequence[Record]) -> None:
         done = self._folded.setdefault(key, [])

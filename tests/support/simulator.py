@@ -20,7 +20,7 @@ from services.projector.memory import MemoryTables
 from services.projector.tables import Loaded
 from services.projector.worker import Worker
 from shared.domain.commands import Cancel, Command, Merge, Request, decode, encode, route
-from shared.domain.errors import Fenced, LogClosed, Rejected, Superseded, Transient
+from shared.domain.errors import Fenced, LogClosed, LogMismatch, LogUnavailable, Rejected, Superseded, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
@@ -30,6 +30,7 @@ from tests.support.episodes import TOPICS, Episode, Step, episode, shrink
 from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables, limits
 from tests.support.invariants import Expected, check_episode, rebuilt
 from tests.support.renewing import SimulatedRenewal
+from tests.support.swapping import looked, swap_of
 from tests.support.virtual import VirtualLoop
 
 DELETERS_MAX = 2
@@ -91,6 +92,7 @@ class Simulation:
         self.ledger = MemoryLedger()
         self.copies: list[tuple[dict[str, Any], MemoryLedger]] = []
         self.renewal: Renewing | None = None
+        self.acknowledged: set[bytes] = set()
 
     @property
     def log(self) -> MemoryLog:
@@ -102,6 +104,8 @@ class Simulation:
             for kind, what in steps:
                 await getattr(self, f"_{kind}")(what)
             await self._drain(0)
+            there = {record.value for log in self.logs for topic in PARTITIONS for record in log.records(topic)}
+            assert self.acknowledged <= there, "what was acknowledged is in the log"
             check_episode(self.logs, self.tables, self.expected)
             check_cancels(self.ledger, self.expected.timeline)
             self.counts["restored"] += sum(key[3] == "person.restored" for key in self.expected.timeline)
@@ -131,10 +135,55 @@ class Simulation:
         """As the API: when the log is closed it answers 503, and starts again on the store's generation."""
         try:
             await self.logs[self.api - 1].append([entry])
-            self.counts["commands"] += 1
         except LogClosed:
             self.counts["closed"] += 1
             self.api = self.ledger.generation.number
+        except LogUnavailable:
+            assert self.swapped, "the right log takes everything"
+            self.counts["not acknowledged"] += 1
+        else:
+            self.counts["commands"] += 1
+            self.acknowledged.add(entry.value)
+
+    @property
+    def swapped(self) -> bool:
+        """Whether another log lies in the place of the right one."""
+        return self.expected.right is not None
+
+    async def _swap(self, number: int) -> None:
+        """Another log comes to lie there, or the right one again."""
+        if self.swapped:
+            await self._back()
+            return
+        if self.renewal is not None or self.log._sealed or len(self.logs) > 1:
+            return
+        swap = await swap_of(self.log, self.tables, number)
+        if swap is None:
+            return
+        while self.deleters:
+            await self._end_deleter(self.deleters.pop())
+        self.counts["swaps"] += 1
+        self.expected.right = self.log.copy()
+        self.log.put(swap.records, swap.name, seen=swap.seen)
+        for topic in TOPICS:  # some process starts meanwhile
+            await self._start(topic)
+
+    async def _back(self) -> None:
+        """The right log again: who has ended because of the other one is started, and who has not goes on."""
+        right = self.expected.right
+        if right is None:
+            return
+        self.log.put(right)
+        ended = [member for member in self.members if member.task.done()]
+        for member in ended:
+            self.members.remove(member)
+            await self._stop(member)
+        self.expected.right = None
+        for log in (self.log, *(member.worker._log for member in self.members)):
+            await log.identity()
+            log.trust(log.doubts)
+        for member in ended:
+            await self._start(member.reader.topic)
 
     async def _turns(self, number: int) -> None:
         for _ in range(number % 16):
@@ -152,6 +201,9 @@ class Simulation:
     async def _start(self, topic: str, *, calm: bool = False) -> None:
         if sum(one.reader.topic == topic for one in self.members) >= WORKERS_MAX:
             return
+        if self.swapped and await looked(self.log, self.tables) is not None:
+            self.counts["mismatches"] += 1
+            return
         gate = Gate(self.decide, self.counts)
         gate.calm = calm
         reader = GatedReader(self.log, topic, gate)
@@ -168,6 +220,8 @@ class Simulation:
 
     async def _cancel(self, number: int) -> None:
         """Somebody cancels a deletion, and a deleter is there."""
+        if self.swapped:
+            return
         asked = [decode(record.value) for log in self.logs for record in log.records(DELETIONS)]
         requests = [one for one in asked if isinstance(one, Request)]
         if not requests:
@@ -186,6 +240,8 @@ class Simulation:
         self.deleters.append(Deleting(made, asyncio.create_task(made.run())))
 
     async def _window(self, number: int) -> None:
+        if self.swapped:
+            return
         async with self.ledger.lock:
             with suppress(Superseded):
                 self.ledger.take(self.log)
@@ -209,7 +265,8 @@ class Simulation:
             flight.cancel()
         member.task.cancel()
         await asyncio.gather(member.task, *([flight] if flight else []), return_exceptions=True)
-        _judge(member.task, "a worker gave up", Superseded)
+        allowed = (Superseded, LogMismatch) if self.swapped else (Superseded,)
+        self.counts["mismatches"] += _judge(member.task, "a worker gave up", *allowed)
 
     async def _end_deleter(self, deleting: Deleting) -> None:
         self.counts["deleters killed"] += 1
@@ -221,7 +278,7 @@ class Simulation:
         """An operator renews the log, with other partition counts; what is cut off is gone on with by the next one."""
         if self.renewal is not None and self.renewal.task.done():
             await self._end_renewal()
-        if self.renewal is not None or len(self.logs) >= GENERATIONS:
+        if self.renewal is not None or len(self.logs) >= GENERATIONS or self.swapped:
             return
         gate = Gate(self.decide, self.counts)
         gate.calm = calm
@@ -297,6 +354,7 @@ class Simulation:
     async def _drain(self, number: int) -> None:
         """Stop everybody, start fresh processes without faults, and wait until they stand at the log's heads. A renewal
         that was begun is ended before, and one that an older copy of the database knows nothing of is done again."""
+        await self._back()
         await self._end_renewal()
         while self.log._sealed or self.log is not self.logs[-1]:
             await self._restart()
@@ -361,11 +419,12 @@ class Simulation:
         await asyncio.gather(*(member.task for member in self.members), return_exceptions=True)
 
 
-def _judge(task: asyncio.Task[None], what: str, *allowed: type[BaseException]) -> None:
-    """Raise when a process ended by an error that it must not meet."""
+def _judge(task: asyncio.Task[None], what: str, *allowed: type[BaseException]) -> bool:
+    """Raise when a process ended by an error that it must not meet; whether the log was the wrong one."""
     error = task.exception() if task.done() and not task.cancelled() else None
     if error is not None and not isinstance(error, allowed):
         raise AssertionError(what) from error
+    return isinstance(error, LogMismatch)
 
 
 def found_wrong(seed: int, counts: Counter[str]) -> str | None:

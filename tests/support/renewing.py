@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from services.projector import rows as r
 from services.projector.memory import MemoryTables
 from services.projector.rows import Vouched
 from services.renewing.books import before_the_first
-from shared.domain.errors import LogUnavailable, StoreUnavailable, Transient
+from shared.domain.errors import LogMismatch, LogUnavailable, Rejected, StoreUnavailable, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, PARTITIONS_MAX, Position, position_of
 from shared.log.identity import Generation
 from shared.log.memory import MemoryLog
 from shared.log.renewal import Counts, Renewal
 from tests.support.deleting import MemoryLedger
-from tests.support.gates import Gate, GatedLog
+from tests.support.episodes import TOPICS
+from tests.support.gates import PARTITIONS, Gate, GatedLog
 
 ATTEMPTS = 30
+
+GENERATIONS = 5
+"""Of one episode, at most."""
 
 
 class MemoryBooks:
@@ -110,3 +115,61 @@ class SimulatedRenewal:
             self.logs.append(MemoryLog(counts, generation=number, name=f"g{number}"))
         await self.gate.after(LogUnavailable)
         return self.logs[number - 1]
+
+
+def judge(task: asyncio.Task[None], what: str, *allowed: type[BaseException]) -> bool:
+    """Raise when a process ended by an error that it must not meet; whether the log was the wrong one."""
+    error = task.exception() if task.done() and not task.cancelled() else None
+    if error is not None and not isinstance(error, allowed):
+        raise AssertionError(what) from error
+    return isinstance(error, LogMismatch)
+
+
+class Renewing(NamedTuple):
+    renewal: SimulatedRenewal
+    task: asyncio.Task[None]
+
+
+class Renewals:
+    """An operator at work; a part of `simulator.Simulation`."""
+
+    decide: Any
+    counts: Any
+    logs: Any
+    tables: Any
+    ledger: Any
+    expected: Any
+    swapped: bool
+    renewal: Renewing | None
+
+    async def _renew(self, number: int, *, calm: bool = False) -> None:
+        """An operator renews the log, with other partition counts; what is cut off is gone on with by the next one."""
+        if self.renewal is not None and self.renewal.task.done():
+            await self._end_renewal()
+        if self.renewal is not None or len(self.logs) >= GENERATIONS or self.swapped:
+            return
+        gate = Gate(self.decide, self.counts)
+        gate.calm = calm
+        wanted = PARTITIONS | {COMMANDS: 1 + number % 4, IDENTITY: 1 + number // 4 % 2}
+        made = SimulatedRenewal(self.logs, self.tables, lambda: self.ledger, wanted, gate)
+        made.ended = self._ended
+        self.renewal = Renewing(made, asyncio.create_task(made.run()))
+
+    def _ended(self, log: MemoryLog) -> None:
+        """I3: all of a generation is visible when it has ended."""
+        self.counts["generations ended"] += 1
+        for topic in TOPICS:
+            self.expected.visible(self.tables, topic, log._heads(topic))
+
+    async def _end_renewal(self) -> None:
+        if self.renewal is not None:
+            renewal, self.renewal = self.renewal, None
+            self.counts["renewals killed"] += not renewal.task.done()
+            renewal.task.cancel()
+            await asyncio.gather(renewal.task, return_exceptions=True)
+            judge(renewal.task, "a renewal gave up", Transient, Rejected)
+            self.counts["renewals"] += not renewal.task.cancelled() and renewal.task.exception() is None
+
+    async def _renewed(self) -> bool:
+        assert self.renewal is not None
+        return self.renewal.task.done()

@@ -20,8 +20,8 @@ from services.projector.memory import MemoryTables
 from services.projector.tables import Loaded
 from services.projector.worker import Worker
 from shared.domain.commands import Cancel, Command, Merge, Request, decode, encode, route
-from shared.domain.errors import Fenced, LogClosed, LogMismatch, LogUnavailable, Rejected, Superseded, Transient
-from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY
+from shared.domain.errors import Fenced, LogClosed, LogMismatch, LogUnavailable, Superseded
+from shared.domain.ids import COMMANDS, DELETIONS
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from tests.support.deleting import MemoryLedger, SimulatedDeleter, check_cancels, sweep
@@ -29,14 +29,11 @@ from tests.support.door import let_in
 from tests.support.episodes import TOPICS, Episode, Step, episode, shrink
 from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables, limits
 from tests.support.invariants import Expected, check_episode, rebuilt
-from tests.support.renewing import SimulatedRenewal
-from tests.support.swapping import looked, swap_of
+from tests.support.renewing import Renewals, Renewing, judge
+from tests.support.swapping import Swapping, looked
 from tests.support.virtual import VirtualLoop
 
 DELETERS_MAX = 2
-GENERATIONS = 5
-"""Of one episode, at most."""
-
 WORKERS_MAX = 6
 """Workers that hold the same partitions at once."""
 
@@ -69,12 +66,7 @@ class Deleting(NamedTuple):
     task: asyncio.Task[None]
 
 
-class Renewing(NamedTuple):
-    renewal: SimulatedRenewal
-    task: asyncio.Task[None]
-
-
-class Simulation:
+class Simulation(Swapping, Renewals):
     """One episode being run."""
 
     def __init__(self, seed: int, counts: Counter[str]) -> None:
@@ -144,46 +136,6 @@ class Simulation:
         else:
             self.counts["commands"] += 1
             self.acknowledged.add(entry.value)
-
-    @property
-    def swapped(self) -> bool:
-        """Whether another log lies in the place of the right one."""
-        return self.expected.right is not None
-
-    async def _swap(self, number: int) -> None:
-        """Another log comes to lie there, or the right one again."""
-        if self.swapped:
-            await self._back()
-            return
-        if self.renewal is not None or self.log._sealed or len(self.logs) > 1:
-            return
-        swap = await swap_of(self.log, self.tables, number)
-        if swap is None:
-            return
-        while self.deleters:
-            await self._end_deleter(self.deleters.pop())
-        self.counts["swaps"] += 1
-        self.expected.right = self.log.copy()
-        self.log.put(swap.records, swap.name, seen=swap.seen)
-        for topic in TOPICS:  # some process starts meanwhile
-            await self._start(topic)
-
-    async def _back(self) -> None:
-        """The right log again: who has ended because of the other one is started, and who has not goes on."""
-        right = self.expected.right
-        if right is None:
-            return
-        self.log.put(right)
-        ended = [member for member in self.members if member.task.done()]
-        for member in ended:
-            self.members.remove(member)
-            await self._stop(member)
-        self.expected.right = None
-        for log in (self.log, *(member.worker._log for member in self.members)):
-            await log.identity()
-            log.trust(log.doubts)
-        for member in ended:
-            await self._start(member.reader.topic)
 
     async def _turns(self, number: int) -> None:
         for _ in range(number % 16):
@@ -266,41 +218,13 @@ class Simulation:
         member.task.cancel()
         await asyncio.gather(member.task, *([flight] if flight else []), return_exceptions=True)
         allowed = (Superseded, LogMismatch) if self.swapped else (Superseded,)
-        self.counts["mismatches"] += _judge(member.task, "a worker gave up", *allowed)
+        self.counts["mismatches"] += judge(member.task, "a worker gave up", *allowed)
 
     async def _end_deleter(self, deleting: Deleting) -> None:
         self.counts["deleters killed"] += 1
         deleting.task.cancel()
         await asyncio.gather(deleting.task, return_exceptions=True)
-        _judge(deleting.task, "a deleter gave up", Superseded)
-
-    async def _renew(self, number: int, *, calm: bool = False) -> None:
-        """An operator renews the log, with other partition counts; what is cut off is gone on with by the next one."""
-        if self.renewal is not None and self.renewal.task.done():
-            await self._end_renewal()
-        if self.renewal is not None or len(self.logs) >= GENERATIONS or self.swapped:
-            return
-        gate = Gate(self.decide, self.counts)
-        gate.calm = calm
-        wanted = PARTITIONS | {COMMANDS: 1 + number % 4, IDENTITY: 1 + number // 4 % 2}
-        made = SimulatedRenewal(self.logs, self.tables, lambda: self.ledger, wanted, gate)
-        made.ended = self._ended
-        self.renewal = Renewing(made, asyncio.create_task(made.run()))
-
-    def _ended(self, log: MemoryLog) -> None:
-        """I3: all of a generation is visible when it has ended."""
-        self.counts["generations ended"] += 1
-        for topic in TOPICS:
-            self.expected.visible(self.tables, topic, log._heads(topic))
-
-    async def _end_renewal(self) -> None:
-        if self.renewal is not None:
-            renewal, self.renewal = self.renewal, None
-            self.counts["renewals killed"] += not renewal.task.done()
-            renewal.task.cancel()
-            await asyncio.gather(renewal.task, return_exceptions=True)
-            _judge(renewal.task, "a renewal gave up", Transient, Rejected)
-            self.counts["renewals"] += not renewal.task.cancelled() and renewal.task.exception() is None
+        judge(deleting.task, "a deleter gave up", Superseded)
 
     async def _freeze(self, number: int) -> None:
         if self.members:
@@ -383,13 +307,9 @@ class Simulation:
                 return
             for one in (*self.members, *self.deleters):
                 if one.task.done():
-                    _judge(one.task, "a process gave up", *([Superseded] if self.renewal is not None else []))
+                    judge(one.task, "a process gave up", *([Superseded] if self.renewal is not None else []))
             await asyncio.sleep(0.05)
         raise AssertionError(refusal)
-
-    async def _renewed(self) -> bool:
-        assert self.renewal is not None
-        return self.renewal.task.done()
 
     async def _projected(self) -> bool:
         return self._settled() and all([await self._at_head(topic) for topic in TOPICS])
@@ -417,14 +337,6 @@ class Simulation:
                 member.worker._flight.cancel()
             member.task.cancel()
         await asyncio.gather(*(member.task for member in self.members), return_exceptions=True)
-
-
-def _judge(task: asyncio.Task[None], what: str, *allowed: type[BaseException]) -> bool:
-    """Raise when a process ended by an error that it must not meet; whether the log was the wrong one."""
-    error = task.exception() if task.done() and not task.cancelled() else None
-    if error is not None and not isinstance(error, allowed):
-        raise AssertionError(what) from error
-    return isinstance(error, LogMismatch)
 
 
 def found_wrong(seed: int, counts: Counter[str]) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from services.projector import rows as r
 from services.projector.memory import MemoryTables
@@ -16,6 +16,7 @@ from shared.log.evidence import Standing, evidence
 from shared.log.identity import Generation, LogIdentity, Mismatch, compare
 from shared.log.memory import MemoryLog
 from shared.log.port import Record
+from tests.support.episodes import TOPICS
 from tests.support.gates import PARTITIONS
 
 RIGHT, OTHER = "memory", "another"
@@ -73,3 +74,59 @@ async def looked(log: MemoryLog, tables: MemoryTables) -> Mismatch | None:
         mine = {partition: one for (of, partition), one in (await standings(tables)).items() if of == topic}
         found += await evidence(log, topic, mine, starts)
     return compare(KNOWN, await log.identity(), found)
+
+
+class Swapping:
+    """What befalls the simulation's log, in the first generation; a part of `simulator.Simulation`."""
+
+    expected: Any
+    log: Any
+    logs: Any
+    members: Any
+    deleters: Any
+    counts: Any
+    tables: Any
+    renewal: Any
+    _start: Any
+    _stop: Any
+    _end_deleter: Any
+
+    @property
+    def swapped(self) -> bool:
+        """Whether another log lies in the place of the right one."""
+        return self.expected.right is not None
+
+    async def _swap(self, number: int) -> None:
+        """Another log comes to lie there, or the right one again."""
+        if self.swapped:
+            await self._back()
+            return
+        if self.renewal is not None or self.log._sealed or len(self.logs) > 1:
+            return
+        swap = await swap_of(self.log, self.tables, number)
+        if swap is None:
+            return
+        while self.deleters:
+            await self._end_deleter(self.deleters.pop())
+        self.counts["swaps"] += 1
+        self.expected.right = self.log.copy()
+        self.log.put(swap.records, swap.name, seen=swap.seen)
+        for topic in TOPICS:  # some process starts meanwhile
+            await self._start(topic)
+
+    async def _back(self) -> None:
+        """The right log again: who has ended because of the other one is started, and who has not goes on."""
+        right = self.expected.right
+        if right is None:
+            return
+        self.log.put(right)
+        ended = [member for member in self.members if member.task.done()]
+        for member in ended:
+            self.members.remove(member)
+            await self._stop(member)
+        self.expected.right = None
+        for log in (self.log, *(member.worker._log for member in self.members)):
+            await log.identity()
+            log.trust(log.doubts)
+        for member in ended:
+            await self._start(member.reader.topic)

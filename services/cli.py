@@ -14,7 +14,7 @@ from typing import Any
 from services.importing import command as importing
 from services.progress import Progress
 from services.renewing import command as renewing
-from shared.domain.errors import LogMismatch, PersonlogError
+from shared.domain.errors import LogClosed, LogMismatch, PersonlogError
 from shared.runtime.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
 from shared.runtime.settings import BOOTSTRAP, SECRETS_OF, Settings, SettingsError, read, with_keys
 
@@ -236,6 +236,9 @@ def _doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
         async with the_log(settings, store) as (log, known):
             if mismatch := await compared(log, store, known):
                 print(f"log: {mismatch.line}")
+                return FOUND_WRONG
+            if await log.sealed(COMMANDS):
+                print(f"log: {LogClosed().detail} If none runs, `personlog log renew` must go on.")
                 return FOUND_WRONG
             records = sum(head.offset + 1 for head in await log.heads(COMMANDS))
             print(f"log: ok, {records} commands in {log.partitions()[COMMANDS]} partitions")

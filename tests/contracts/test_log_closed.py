@@ -110,3 +110,22 @@ async def test_the_next_generation_begins_anew_beside_the_closed_one(log: Any, s
     (record,) = await read(reader, 1)
     assert (record.value, record.generation) == (b"second", 2)
     await reader.close()
+
+
+async def test_the_embedded_log_forgets_what_former_generations_hold_too(tmp_path: Path) -> None:
+    logs = [EmbeddedLog(tmp_path, {COMMANDS: 1}, number) for number in (1, 2, 3)]
+    for number, one in enumerate(logs, start=1):
+        await one.start()
+        await one.append([Entry(COMMANDS, 0, b"", f"ann{number}@example.com".encode())])
+        await one.append([Entry(COMMANDS, 0, b"", f"bob{number}@example.com".encode())])
+    await logs[0].seal([COMMANDS])
+    assert await logs[1].forget(2**62) == 4  # its own and that of the first; the third is not its affair
+    held = b"".join(path.read_bytes() for path in tmp_path.rglob("log.sqlite*"))
+    assert [number for number in (1, 2, 3) if b"@example.com" in held and f"ann{number}@".encode() in held] == [3]
+    assert await logs[2].forget(2**62) == 2
+    assert b"@example.com" not in b"".join(path.read_bytes() for path in tmp_path.rglob("log.sqlite*"))
+    assert [(await one.heads(COMMANDS))[0].offset for one in logs] == [1, 1, 1]
+    with pytest.raises(LogClosed):
+        await logs[0].append([Entry(COMMANDS, 0, b"", b"x")])
+    for one in logs:
+        await one.close()

@@ -124,8 +124,8 @@ async def test_nothing_of_a_person_changes_and_projection_goes_on_in_other_parti
     for topic in MANY:
         whole._records[topic, 0] = [record for log in world.logs for record in log.records(topic)]
     assert history.same_as_oracle(whole, await world.state())
-    await world.rebuilt()
     assert await Feeder(world.store, MANY).feed() > 0
+    await world.rebuilt()
     assert await world.books.positions(COMMANDS) == {
         head.partition: head for head in (await second.heads(COMMANDS))[: FEW[COMMANDS]]
     }

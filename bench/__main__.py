@@ -17,11 +17,13 @@ from bench.analytics import analytics
 from bench.appends import appends
 from bench.beside import beside
 from bench.deletion import deletions
+from bench.giant import giant
 from bench.life import life
 from bench.peer import Missing
 from bench.peers import peers
 from bench.persons import persons, ten_million
 from bench.projection import projection
+from bench.readers import readers
 from bench.report import Row, keep, report
 from bench.scaling import scaling
 
@@ -35,6 +37,8 @@ QUESTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "life": life,  # until a write is visible, memory, disk, a restart
     "persons": persons,  # keyed lookups and projection from 10 k to 1 M persons, and lists of them
     "beside": beside,  # reads beside a projector that catches up
+    "readers": readers,  # reads by key beside a crowd of lists
+    "giant": giant,  # other persons' writes beside one that somebody fills without end, and memory
     "scaling": scaling,  # two projectors against one, and up to 16 simulated
 }
 LONG: dict[str, Callable[[Path], list[Row]]] = {

@@ -11,10 +11,12 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from services import dead
 from services.importing import command as importing
 from services.progress import Progress
 from services.renewing import command as renewing
-from shared.domain.errors import LogClosed, LogMismatch, PersonlogError
+from shared.domain.errors import LogMismatch, PersonlogError
+from shared.runtime import preflight
 from shared.runtime.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
 from shared.runtime.settings import BOOTSTRAP, SECRETS_OF, Settings, SettingsError, read, with_keys
 
@@ -27,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings, made = read(os.environ), False
         if not options.offline:
+            preflight.check(settings)
             settings, made = with_keys(settings, _needed(settings, options.secrets))
         if options.check:
             print("\n".join(settings.describe()))
@@ -39,8 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"personlog: {error.detail}", file=sys.stderr)
         return BAD_USAGE
     except PersonlogError as error:
-        print(f"personlog: {error.detail}", file=sys.stderr)
+        from shared.store.failures import explained
+
+        print(f"personlog: {explained(error)}", file=sys.stderr)
         return WRONG_LOG if isinstance(error, LogMismatch) else FOUND_WRONG
+    except OSError as error:  # a full disk, a folder without rights: whoever started this must put it right
+        print(f"personlog: {error}", file=sys.stderr)
+        return BAD_USAGE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     projects.add_parser("list").set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
     importing.add(commands)
     renewing.add(commands)
+    dead.add(commands)
     deletions = commands.add_parser("deletions", help="deletions").add_subparsers(required=True, metavar="COMMAND")
     deletions.add_parser("run", help="one deletion window, now").set_defaults(
         command=_deletions_run, secrets=SECRETS_OF["deleter"]
@@ -167,12 +176,15 @@ def _serve(main: Any, service: str) -> None:
     run(main)
 
 
-def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]]) -> int:
+def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]], *, migrated: bool = True) -> int:
     from shared.store.client import Store
+    from shared.store.migrate import check_migrated
 
     async def go() -> int:
         store = await Store.connect(settings.store_url("migrator"))
         try:
+            if migrated:
+                await check_migrated(store)
             return await act(store) or DONE
         finally:
             await store.close()
@@ -181,7 +193,7 @@ def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]])
 
 
 def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    from shared.runtime.clock import SystemClock
+    from shared.runtime.timekeeping import clock_of
     from shared.store.access import ensure_bootstrap
     from shared.store.logwatch import take_on_log
     from shared.store.migrate import migrate
@@ -189,10 +201,10 @@ def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int
     async def act(store: Any) -> None:
         for name in await migrate(store):
             print(f"applied {name}")
-        await ensure_bootstrap(store, settings.personal_key, settings.project_token, SystemClock().now_us)
-        await take_on_log(settings, store, SystemClock().now_us)
+        await ensure_bootstrap(store, settings.personal_key, settings.project_token, clock_of(settings).now_us)
+        await take_on_log(settings, store, clock_of(settings).now_us)
 
-    return _with_store(settings, act)
+    return _with_store(settings, act, migrated=False)
 
 
 def _rebuild(settings: Settings, options: argparse.Namespace, made: bool) -> int:
@@ -223,41 +235,22 @@ def _rebuild(settings: Settings, options: argparse.Namespace, made: bool) -> int
 
 
 def _doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    from shared.domain.ids import COMMANDS
-    from shared.store.generations import compared
-    from shared.store.logwatch import the_log
-    from shared.store.migrate import status
+    from services.doctor import doctor
 
-    async def act(store: Any) -> int:
-        missing = (await status(store)).missing
-        print(f"store: {'ok' if not missing else f'migrations missing: {missing}; run personlog migrate'}")
-        if missing:
-            return FOUND_WRONG
-        async with the_log(settings, store) as (log, known):
-            if mismatch := await compared(log, store, known):
-                print(f"log: {mismatch.line}")
-                return FOUND_WRONG
-            if await log.sealed(COMMANDS):
-                print(f"log: {LogClosed().detail} If none runs, `personlog log renew` must go on.")
-                return FOUND_WRONG
-            records = sum(head.offset + 1 for head in await log.heads(COMMANDS))
-            print(f"log: ok, {records} commands in {log.partitions()[COMMANDS]} partitions")
-        return DONE
-
-    return _with_store(settings, act)
+    return doctor(settings, options, made)
 
 
 def _key_create(settings: Settings, options: argparse.Namespace, made: bool) -> int:
     import secrets
     from uuid import uuid4
 
-    from shared.runtime.clock import SystemClock
+    from shared.runtime.timekeeping import clock_of
     from shared.store.access import SCOPES, KeyRow, create_key
 
     scopes = [scope.strip() for scope in options.scopes.split(",")]
     if unknown := [scope for scope in scopes if scope not in SCOPES]:
         raise SettingsError(f"--scopes: {unknown[0]} is none of {', '.join(SCOPES)}")
-    now = SystemClock().now_us()
+    now = clock_of(settings).now_us()
     expires = _expiry(options.expires, now)
     row = KeyRow(uuid4(), options.name, "", scopes, _projects(options.projects), expires, False)
     plain = "phx_" + secrets.token_urlsafe(32)
@@ -282,11 +275,11 @@ def _key_list(settings: Settings, options: argparse.Namespace, made: bool) -> in
 
 
 def _key_revoke(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    from shared.runtime.clock import SystemClock
+    from shared.runtime.timekeeping import clock_of
     from shared.store.access import revoke_key
 
     async def act(store: Any) -> None:
-        print(f"revoked {(await revoke_key(store, options.key, SystemClock().now_us())).id}")
+        print(f"revoked {(await revoke_key(store, options.key, clock_of(settings).now_us())).id}")
 
     return _with_store(settings, act)
 
@@ -294,12 +287,12 @@ def _key_revoke(settings: Settings, options: argparse.Namespace, made: bool) -> 
 def _project_create(settings: Settings, options: argparse.Namespace, made: bool) -> int:
     import secrets
 
-    from shared.runtime.clock import SystemClock
+    from shared.runtime.timekeeping import clock_of
     from shared.store.access import create_project
 
     async def act(store: Any) -> None:
         token = "phc_" + secrets.token_urlsafe(32)
-        now = SystemClock().now_us()
+        now = clock_of(settings).now_us()
         switches = {"recordings": options.recordings, "delete_everything": options.delete_everything}
         row = await create_project(store, options.name, token, now, **switches)
         print(f"{row.project} {row.token}")
@@ -308,13 +301,13 @@ def _project_create(settings: Settings, options: argparse.Namespace, made: bool)
 
 
 def _project_switch(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    from shared.runtime.clock import SystemClock
+    from shared.runtime.timekeeping import clock_of
     from shared.store.access import set_delete_everything, set_recordings
 
     change = set_recordings if options.named == "recordings" else set_delete_everything
 
     async def act(store: Any) -> None:
-        row = await change(store, options.id, options.switch == "on", SystemClock().now_us())
+        row = await change(store, options.id, options.switch == "on", clock_of(settings).now_us())
         print(f"{options.named} of project {row.project}: {options.switch}")
 
     return _with_store(settings, act)

@@ -23,7 +23,7 @@ from typing import IO
 import msgspec
 
 from shared.domain.ids import hash64
-from shared.runtime.exits import DONE, WRONG_LOG
+from shared.runtime.exits import BAD_USAGE, DONE, WRONG_LOG
 from shared.runtime.ports import check_port
 from shared.runtime.settings import GENERATED, PREFIX, SECRETS_OF, Settings, SettingsError
 
@@ -44,6 +44,7 @@ LOG_BYTES_MAX = 10_000_000
 
 LINE_BYTES_MAX = 65_536
 """A longer line of a child's output is cut there."""
+
 
 OPS_PORT_OFFSETS = {"deleter": 1}
 """Children share the machine, so each has its own port from PERSONLOG_OPS_PORT on; the projector has the first."""
@@ -83,6 +84,7 @@ class Supervisor:
         self._run = settings.data / "run"
         self._logs = settings.data / "logs"
         self._stopping = asyncio.Event()
+        self._served = False
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._pumps: dict[str, asyncio.Task[str]] = {}
         self._code = DONE
@@ -105,11 +107,12 @@ class Supervisor:
             host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host
             await self._until(lambda: _answers(f"http://{host}:{self._settings.port}/readyz"), "api")
             if not self._stopping.is_set():
+                self._served = True
                 print(f"ready http://{host}:{self._settings.port}", flush=True)
             await self._stopping.wait()
             return self._code
         except SettingsError as error:
-            print(f"personlog: {error.detail}", file=sys.stderr, flush=True)
+            _say(f"personlog: {error.detail}")
             return 1
         finally:
             self._stopping.set()
@@ -127,8 +130,12 @@ class Supervisor:
             if code == WRONG_LOG:
                 await self._give_up(name)
                 return
+            if code == BAD_USAGE and not self._served:  # it has said why, and would say it again for ever
+                self._code = code
+                self._stopping.set()
+                return
             backoff = next_backoff(backoff, time.monotonic() - began)
-            print(f"personlog: {name} ended with {code}; starting it again", file=sys.stderr, flush=True)
+            _say(f"personlog: {name} ended with {code}; starting it again")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
 
@@ -138,7 +145,8 @@ class Supervisor:
         if not self._stopping.is_set():
             self._code = WRONG_LOG
             self._stopping.set()
-            print(self._pumps[name].result() if self._pumps[name].done() else "", file=sys.stderr, flush=True)
+            said = self._pumps[name].result() if self._pumps[name].done() else ""
+            _say(said or f"personlog: the log is not the tables' own; see {self._logs / name}.log")
 
     async def _start(self, name: str) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
@@ -176,8 +184,7 @@ class Supervisor:
                     return line.decode(errors="replace").rstrip()
                 log.write(line)
                 if b'"level": "info"' not in line and b'"level":"info"' not in line:
-                    sys.stderr.buffer.write(f"{name}: ".encode() + line)
-                    sys.stderr.flush()
+                    _say(f"{name}: {line.decode(errors='replace').rstrip()}")
         finally:
             log.close()
 
@@ -241,21 +248,25 @@ class Supervisor:
 
 
 class BoundedLog:
-    """A log file that is moved to .1 when it is full."""
+    """A log file that is moved to .1 when it is full. On a full disk lines are lost: who writes must not be held up."""
 
     def __init__(self, path: Path, most: int = LOG_BYTES_MAX) -> None:
         self._path, self._most = path, most
-        self._file: IO[bytes] = path.open("ab", buffering=0)
+        self._file: IO[bytes] | None = None
 
     def write(self, line: bytes) -> None:
-        if self._file.tell() + len(line) > self._most:
-            self._file.close()
-            self._path.replace(self._path.with_suffix(".log.1"))
-            self._file = self._path.open("ab", buffering=0)
-        self._file.write(line)
+        with contextlib.suppress(OSError):
+            if self._file is not None and self._file.tell() + len(line) > self._most:
+                self.close()
+                self._path.replace(self._path.with_suffix(".log.1"))
+            if self._file is None:
+                self._file = self._path.open("ab", buffering=0)
+            self._file.write(line)
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def next_backoff(backoff: float, ran_seconds: float) -> float:
@@ -306,13 +317,23 @@ def _die_with(parent: int) -> Callable[[], None]:
     return prepare
 
 
+def _say(line: str) -> None:
+    """To standard error, which may be a file on a full disk: then nobody hears it, and supervising goes on."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
 def _write_pid(path: Path, pid: int) -> None:
+    """A disk that is full keeps no child from being started again: then the file names the one before."""
     scratch = path.with_suffix(".new")
-    scratch.write_text(f"{pid}\n")
-    scratch.replace(path)
+    try:
+        scratch.write_text(f"{pid}\n")
+        scratch.replace(path)
+    except OSError as error:
+        _say(f"personlog: {path.name} cannot be written: {error.strerror}")
 
 
 def _owned(task: asyncio.Task[str]) -> None:
     """A pump ends with its child; what it raised is the supervisor's to see."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        print(f"personlog: {task.get_name()}: {error}", file=sys.stderr, flush=True)
+        _say(f"personlog: {task.get_name()}: {error}")

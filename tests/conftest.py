@@ -12,7 +12,7 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.tier import LEFT_OUT, TIER, sized
+from tests.support.tier import LEFT_OUT, TIER, sized, temporary_root
 
 SIMULATED = (
     "episodes",
@@ -40,6 +40,12 @@ settings.register_profile(
 settings.load_profile(TIER)
 
 _left_out: Counter[str] = Counter()
+
+
+def pytest_configure() -> None:
+    """Data folders lie in memory where they may; pytest makes its own folder there, and keeps those of what failed."""
+    if root := temporary_root(TIER):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(root))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain.errors import Transient
+from shared.domain.errors import PersonlogError
 from shared.runtime.clock import Clock
 from shared.store import access as tables
 from shared.store.client import Store
@@ -129,8 +129,8 @@ class Access:
             await asyncio.sleep(POLL_SECONDS)
             try:
                 await self.refresh()
-            except Transient:  # the store is away: keys stay as they were, and reads answer 503 by themselves
-                continue
+            except PersonlogError:  # keys stay as they were, and reads say by themselves what is wrong
+                continue  # whatever it was: a poll that ended would never hear of a revocation
 
 
 def _actor(key: UUID) -> str:

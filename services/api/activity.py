@@ -7,9 +7,11 @@ from uuid import UUID
 
 import orjson
 
+from services.api.admission import always
 from services.api.bodies import ActivityPage
 from services.api.calls import Answer, Call, Route
 from services.api.deletions import recorded
+from services.api.left_out import told
 from services.api.parameters import PAGE_MAX, Integer
 from shared.domain.cells import UNSET
 from shared.store.person import iso
@@ -40,8 +42,12 @@ async def of_project(call: Call) -> Answer:
     return await _activity(call, [])
 
 
-COLLECTION_ROUTES = (Route("GET", "/activity", "activity_log:read", of_project, (LIMIT, PAGE), answers=ActivityPage),)
-ROUTES = (Route("GET", "/{id}/activity", "activity_log:read", of_person, (LIMIT, PAGE), answers=ActivityPage),)
+COLLECTION_ROUTES = (
+    Route("GET", "/activity", "activity_log:read", of_project, (LIMIT, PAGE), answers=ActivityPage, costly=always),
+)
+ROUTES = (
+    Route("GET", "/{id}/activity", "activity_log:read", of_person, (LIMIT, PAGE), answers=ActivityPage, costly=always),
+)
 
 
 async def _activity(call: Call, fragments: list[UUID]) -> Answer:
@@ -71,25 +77,31 @@ async def _activity(call: Call, fragments: list[UUID]) -> Answer:
 
 
 def _item(call: Call, row: tuple[Any, ...], name: str, number: int | None) -> dict[str, Any]:
-    fragment, version, topic, at, command, actor, source, keys, kinds, before, after, members, peer, reason, _ = row
+    fragment, version, topic, at, command, actor, source, keys, kinds, before, after, members, peer, reason = row[:14]
     activity = _ACTIVITIES.get(topic) or (topic if source == "request" else _EDITS[source])
+    left_out = told(row[15])
+    changes = []
     if keys:
         change = _change(
             "changed",
             {key: orjson.loads(text) for key, text in zip(keys, before, strict=True) if text},
             {key: orjson.loads(text) for key, kind, text in zip(keys, kinds, after, strict=True) if kind != UNSET},
         )
-    else:
+        changes.append(change)
+    elif left_out is None:
         change = _change(activity, None, {"with": str(peer), "members": [str(one) for one in members]})
         if reason:
             change["after"]["key" if topic == PURGE else "reason"] = reason
+        changes.append(change)
+    if left_out is not None:
+        changes.append(_change("left_out", None, left_out))
     return {
         "id": f"{command}-{version:x}-{str(fragment)[:8]}",
         "user": {"first_name": call.context.access.name_of(actor), "email": ""},
         "activity": activity,
         "scope": "Person",
         "item_id": str(number if number is not None else fragment),
-        "detail": {"name": name, "changes": [change]},
+        "detail": {"name": name, "changes": changes},
         "created_at": iso(at),
     }
 

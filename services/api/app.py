@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
+from tempfile import gettempdir
 
 from aiohttp import web
 from prometheus_client import Histogram
@@ -30,13 +33,15 @@ from services.api import (
     timeline,
 )
 from services.api.access import Access
+from services.api.admission import Gate
 from services.api.blocks import Blocks
 from services.api.calls import LIMITS, Route, mount
-from services.api.context import CONTEXT, Context
+from services.api.context import CONTEXT, Bounds, Context
 from services.api.errors import error_middleware
 from services.api.express import ExpressPerson
-from services.api.limits import Limits
+from services.api.limits import CaptureQuotas, Limits
 from services.api.reads import Reads
+from services.api.spool import Spools
 from services.api.stamps import Stamps, uuid7
 from services.api.watermarks import Watermarks
 from shared.domain.commands import Command
@@ -45,14 +50,17 @@ from shared.domain.ids import COMMANDS, Position
 from shared.log.connect import connect_log
 from shared.log.port import Log
 from shared.runtime import telemetry
-from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.clock import Clock
 from shared.runtime.express import Express
-from shared.runtime.lifecycle import collect_seldom, serve
-from shared.runtime.ops import add_ops
+from shared.runtime.lifecycle import collect_seldom, serve, url_of
+from shared.runtime.ops import Check, add_ops
+from shared.runtime.processes import announced
 from shared.runtime.settings import Settings
+from shared.runtime.timekeeping import agree, clock_of, watch
+from shared.runtime.trouble import full, watch_disks
 from shared.store.changes import Changes, changes_of
 from shared.store.client import Store
-from shared.store.connect import connect_store
+from shared.store.connect import connect_store, judge_of
 from shared.store.generations import counted, current
 from shared.store.logwatch import LogWatch
 from shared.store.objects import Objects
@@ -86,18 +94,22 @@ async def run(settings: Settings) -> None:
     runner = None
     context = None
     try:
+        clock, judge = clock_of(settings), judge_of(settings, store)
+        if judge is not None:
+            await agree(clock, judge, settings)
         await log.start()
-        watch = LogWatch(log, store, known)
+        log_watch = LogWatch(log, store, known)
         with suppress(LogMismatch, Superseded, Transient):  # the answers say it, until the right log is there
-            await watch.start()
-        limits = Limits(settings.key_rate, settings.key_burst)
+            await log_watch.start()
         changes = changes_of(settings, log.partitions(), log.generation)
-        context = await build(log, store, Objects(settings.objects_url), SystemClock(), limits, changes, watch)
-        app = application(context, settings.static)
+        context = await build(log, store, Objects(settings.objects_url), clock, bounds_of(settings), changes, log_watch)
+        app = application(context, settings.static, {"disk": lambda: _disk_has_space(settings.data)})
         express = Express(capture.ExpressCapture(context, _observe_answer), ExpressPerson(context, _observe_answer))
         runner = await serve(app, settings.host, settings.port, reuse_port=True, express=express)
         collect_seldom(COLLECTED_OBJECTS)
-        await watch.follow()
+        disks = watch_disks((settings.data, Path(gettempdir())))
+        with announced(settings.data, "api", url_of(runner)):
+            await asyncio.gather(watch(clock, settings, judge), disks, log_watch.follow())
     finally:
         if runner is not None:
             await runner.cleanup()
@@ -110,16 +122,28 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
+def bounds_of(settings: Settings) -> Bounds:
+    return Bounds(
+        limits=Limits(settings.key_rate, settings.key_burst),
+        quotas=CaptureQuotas(
+            settings.capture_events_per_second, settings.capture_bytes_per_second, settings.capture_burst_seconds
+        ),
+        gate=Gate(settings.scans),
+        spools=Spools(settings.export_bytes),
+    )
+
+
 async def build(
     log: Log,
     store: Store,
     objects: Objects,
     clock: Clock,
-    limits: Limits | None = None,
+    bounds: Bounds | None = None,
     changes: Changes | None = None,
     watch: LogWatch | None = None,
 ) -> Context:
     """The parts of one API process on a started log, a connected store and an object store."""
+    bounds = bounds or Bounds()
     access = Access(store, clock)
     await access.start()
     stamps = Stamps(clock)
@@ -139,7 +163,10 @@ async def build(
         reads=reads,
         watermarks=watermarks,
         fed=Watermarks(store, reads.queries["search_watermarks"], stamps.seen),
-        limits=limits or Limits(0, 1),
+        limits=bounds.limits,
+        quotas=bounds.quotas,
+        gate=bounds.gate,
+        spools=bounds.spools,
         stamps=stamps,
         clock=clock,
         mint=uuid7,
@@ -148,8 +175,8 @@ async def build(
     return context
 
 
-def application(context: Context, static: str = "") -> web.Application:
-    """All routes; `static` is the folder of posthog-js's files."""
+def application(context: Context, static: str = "", checks: Mapping[str, Check] | None = None) -> web.Application:
+    """All routes; `static` is the folder of posthog-js's files, `checks` are what else `ready` means."""
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_observe, error_middleware, _gate])
     app[CONTEXT] = context
     app.on_response_prepare.append(_add_headers)
@@ -162,7 +189,9 @@ def application(context: Context, static: str = "") -> web.Application:
     mount(app, ROUTES)
     app[GATED] = _paths(app) - stubs
     openapi.register(app, ROUTES)
-    add_ops(app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context)})
+    add_ops(
+        app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context), **(checks or {})}
+    )
     return app
 
 
@@ -218,7 +247,13 @@ async def _log_answers(context: Context) -> str:
     if context.watch.wrong:
         return context.watch.wrong
     await context.log.heads(COMMANDS)
-    return LogClosed().detail if context.log.refused else ""
+    if context.log.refused:
+        return LogClosed().detail
+    return await context.log.trouble()
+
+
+async def _disk_has_space(folder: Path) -> str:
+    return full(folder)
 
 
 async def _store_answers(context: Context) -> str:

@@ -147,7 +147,7 @@ class Blocks:
         if not blocks:
             return []
         self._home = self._home or await self._objects.home(make=self._mint())
-        path, began = f"{self._home}/{self._mint()}", self._clock.now_us()
+        path, began = f"{self._home}/{self._mint()}", self._clock.elapsed_us()
         first = self._stamps.reserve(len(blocks))
         content = b"".join(block.content for block in blocks)
         starts = accumulate((len(block.content) for block in blocks), initial=0)
@@ -161,7 +161,7 @@ class Blocks:
         ]  # fmt: skip
         positions = await self._append(commands)
         await self._objects.put(path, content)
-        if self._clock.now_us() - began > LANDED_SECONDS_MAX * 1e6:
+        if self._clock.elapsed_us() - began > LANDED_SECONDS_MAX * 1e6:
             await self._objects.erase(path, [Span(0, len(content))])
             raise StoreUnavailable("The object store took too long.")
         return positions

@@ -72,8 +72,14 @@ class ResetDistinctId(Struct):
     distinct_id: Annotated[DistinctId, Meta(min_length=1, examples=["ada@example.com"])]
 
 
+class Distinct(Struct):
+    """Of how many distinct ids the person has no room to show the properties."""
+
+    distinct_ids: int
+
+
 class Person(Struct):
-    """A person as it is, or was."""
+    """A person as it is, or was. `properties_left_out` when its distinct ids hold more than one person can show."""
 
     id: int
     name: str
@@ -83,9 +89,29 @@ class Person(Struct):
     uuid: UUID
     last_seen_at: datetime | None
     is_identified: bool
+    properties_left_out: Distinct | UnsetType = UNSET
 
 
-class PersonRow(Person):
+class LeftOut(Struct):
+    """What there was no room for: how many names, their bytes with the values, and the first few names."""
+
+    names: int
+    bytes: int
+    first: list[str]
+
+
+class Warned(LeftOut):
+    field: Literal["properties"]
+    why: str
+
+
+class Updated(Person, kw_only=True):
+    """The person after a write; `warnings` when a part of it had no room."""
+
+    warnings: list[Warned] | UnsetType = UNSET
+
+
+class PersonRow(Person, kw_only=True):
     """A person in a list."""
 
     type: Literal["person"]
@@ -104,6 +130,12 @@ class PersonPage(Struct):
 
 class Success(Struct):
     success: Literal[True]
+
+
+class UpdatedProperty(Success):
+    """`warnings` when there was no room for the value."""
+
+    warnings: list[Warned] | UnsetType = UNSET
 
 
 class Involved(Struct):
@@ -163,7 +195,7 @@ class PointInTime(Struct):
     distinct_ids_count: int
 
 
-class PersonAtTime(Person):
+class PersonAtTime(Person, kw_only=True):
     point_in_time_metadata: PointInTime
 
 
@@ -188,6 +220,7 @@ class Point(Struct):
     keys: list[str] | UnsetType = UNSET
     before: dict[str, Any] | UnsetType = UNSET
     after: dict[str, Any] | UnsetType = UNSET
+    left_out: LeftOut | UnsetType = UNSET
 
 
 class Timeline(Struct):

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from services.api import errors
+from services.api.admission import given
 from services.api.calls import Answer, Call, Route
 from services.api.deletion_bodies import Bulk, BulkDelete, DryRun
 from services.api.deletions import recorded
@@ -60,8 +61,11 @@ async def bulk_delete(call: Call) -> Answer:
 
 ROUTES: tuple[Route, ...] = ()
 COLLECTION_ROUTES = (
-    Route("POST", "/bulk_delete", "person:write", bulk_delete, (DRY_RUN,), BulkDelete, Bulk, 202, preview=DryRun),
-)
+    Route(
+        "POST", "/bulk_delete", "person:write", bulk_delete, (DRY_RUN,), BulkDelete, Bulk, 202, preview=DryRun,
+        costly=given(DRY_RUN.name),
+    ),
+)  # fmt: skip
 
 
 async def _persons_named(call: Call, asked: list[Any], fragments: dict[str, UUID]) -> tuple[list[Person], list[Any]]:

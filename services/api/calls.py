@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -17,8 +17,10 @@ from aiohttp import web
 
 from services.api import errors
 from services.api.access import Key, Project
+from services.api.admission import Costly, never, step, while_connected
 from services.api.capture_body import GZIP, inflate
 from services.api.context import CONTEXT, POSITION_HEADER, Context
+from services.api.formats import Format, format_of
 from services.api.load import BODY, unfolded
 from services.api.parameters import AS_OF, Parameter
 from services.api.past import moment, persons_at
@@ -51,15 +53,12 @@ KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
 
 _FIELD = re.compile(r"`\$\.([^`.\[]+)")
 _OTHER_FORMAT = re.compile(r"(\d+|[0-9a-fA-F-]{36})\.[a-zA-Z]\w*")
-_WEIGHT = re.compile(r"[01](\.\d{0,3})?")
 _TAGS = re.compile(r'\*|(W/)?"[!#-~]*"(\s*,\s*(W/)?"[!#-~]*")*')
 _WAIT = re.compile(r"\bwait\s*=\s*\"?(\d{1,4})\b")
 _MISSING = re.compile(r"missing required field `([^`]+)`")
 
 B = TypeVar("B")
 V = TypeVar("V")
-
-Format = Literal["json", "csv"]
 
 LIMITS = web.RequestKey("ratelimit", dict)
 """Where a request keeps the RateLimit headers of its answer, whatever that will be."""
@@ -204,7 +203,8 @@ class Route(msgspec.Struct, frozen=True):
     `query`, `body` and `answers` are what the OpenAPI document shows, and what requests are judged by. `errors` are the
     statuses beyond those that every route may answer; `produces` is the type of an answer that is neither JSON nor CSV;
     with `plain_errors` they are `{"error": text}`, as the original has them there; `preview` is what dry_run answers,
-    with 200, where success has another status; `headers` are those of success beside the Position, and what they say.
+    with 200, where success has another status; `headers` are those of success beside the Position, and what they say;
+    `costly` says which calls pass the gate.
     """
 
     method: str
@@ -220,6 +220,7 @@ class Route(msgspec.Struct, frozen=True):
     plain_errors: bool = False
     preview: type | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    costly: Costly = never
 
 
 def mount(app: web.Application, routes: Sequence[Route]) -> None:
@@ -242,11 +243,11 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
     async def handle(request: web.Request) -> web.StreamResponse:
         context = request.app[CONTEXT]
         key = await _authenticate(request, context)
-        request[LIMITS] = context.limits.take(key.id, context.clock.now_us())
+        request[LIMITS] = context.limits.take(key.id, context.clock.elapsed_us())
         project = _project(request, context, key)
         if not key.may(route.scope):
             raise errors.permission_denied(route.scope)
-        kind = _format(request, route.produces)
+        kind = format_of(request, route.produces)
         call = Call(request=request, context=context, project=project, key=key, format=kind, route=route)
         asked = request.headers.get("Min-Position")
         if asked is not None:
@@ -254,17 +255,37 @@ def endpoint(route: Route) -> Callable[[web.Request], Awaitable[web.StreamRespon
         _judge_key(request, route)
         if 412 in route.errors and not _TAGS.fullmatch(request.headers.get("If-Match", "*")):
             raise BadInput('If-Match must be * or entity tags: "3-1f".')
-        try:
-            for parameter in route.query:  # each is judged, whether this call has a use for it or not
-                parameter.of(request.query)
-            answer = await route.handler(call)
-        except (BadInput, NotFound) as error:
-            if not route.plain_errors:
-                raise
-            answer = Answer(status=errors.of(error).status, body={"error": error.detail})
-        return await _respond(call, answer)
+        if route.costly(request.query):
+            return await while_connected(request, _admitted(call))
+        return await _respond(call, await _answered(call))
 
     return handle
+
+
+async def _admitted(call: Call) -> web.StreamResponse:
+    """A costly call: its rows are made while it holds a place, and sent while it holds none."""
+    gate, project = call.context.gate, call.project.id
+    async with gate.place(project):
+        answer = await _answered(call)
+    if isinstance(answer.body, Archive | Lines | Rows):
+        answer.body.step_by(step(gate, project))
+    return await _respond(call, answer)
+
+
+async def _answered(call: Call) -> Answer:
+    """What the handler says, begun if it is made while it is sent."""
+    route = call.route
+    try:
+        for parameter in route.query:  # each is judged, whether this call has a use for it or not
+            parameter.of(call.request.query)
+        answer = await route.handler(call)
+    except (BadInput, NotFound) as error:
+        if not route.plain_errors:
+            raise
+        answer = Answer(status=errors.of(error).status, body={"error": error.detail})
+    if isinstance(answer.body, Rows | Lines):  # before the position is told: it must not be newer than what is read
+        await answer.body.start()
+    return answer
 
 
 def _judge_key(request: web.Request, route: Route) -> None:
@@ -277,8 +298,6 @@ def _judge_key(request: web.Request, route: Route) -> None:
 
 
 async def _respond(call: Call, answer: Answer) -> web.StreamResponse:
-    if isinstance(answer.body, Rows | Lines):  # before the position is told: it must not be newer than what is read
-        await answer.body.start()
     token = call.context.reflected() if answer.positions is None else format_positions(list(answer.positions))
     headers = answer.headers | ({POSITION_HEADER: token} if token else {})
     if answer.body is None:
@@ -286,7 +305,7 @@ async def _respond(call: Call, answer: Answer) -> web.StreamResponse:
     if call.format == "csv":
         headers |= {"Content-Disposition": 'attachment; filename="persons.csv"'}
     if isinstance(answer.body, Archive | Lines | Rows):
-        return await stream(call.request, answer.body, headers, as_csv=call.format == "csv")
+        return await stream(call.request, answer.body, headers, call.context.spools, as_csv=call.format == "csv")
     headers |= {"Content-Type": CSV if call.format == "csv" else JSON}
     body = csv_body(answer.body) if call.format == "csv" else json_body(answer.body)
     return web.Response(status=answer.status, body=body, headers=headers)
@@ -370,28 +389,3 @@ def _project(request: web.Request, context: Context, key: Key) -> Project:
     if not key.covers(project.id):
         raise errors.permission_denied(None)
     return project
-
-
-def _format(request: web.Request, only: str) -> Format:
-    """What the URL or `Accept` asks for; a route that produces something else has nothing but that."""
-    asked = request.match_info.get("suffix", "").lstrip(".") or request.query.get("format", "")
-    if asked:
-        if asked not in ("json", "csv") or only:
-            raise errors.not_found("Not found.")
-        return "csv" if asked == "csv" else "json"
-    takes: dict[str, Format] = {only: "json"} if only else {"application/json": "json", "text/csv": "csv"}
-    for kind in _accepted(request.headers.get("Accept", "*/*")):
-        for made, shown in takes.items():
-            if kind in ("", "*/*", made, made.partition("/")[0] + "/*"):
-                return shown
-    raise errors.not_acceptable(" or ".join(takes))
-
-
-def _accepted(header: str) -> list[str]:
-    """The types that `Accept` allows, the most wanted first."""
-    weighed = []
-    for part in header.split(","):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        weight = next((one[2:] for one in parameters if one.startswith("q=")), "1")
-        weighed.append((float(weight) if _WEIGHT.fullmatch(weight) else 1.0, kind))
-    return [kind for weight, kind in sorted(weighed, key=lambda one: -one[0]) if weight > 0]

@@ -64,6 +64,7 @@ async def capture(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, BODY_BYTES_MAX)
     captured = decode(body, request.content_type, request.query, request.headers.get("Content-Encoding", ""))
     project = project_of(context, captured)
+    context.quotas.take(project.id, len(captured.events), captured.size)
     outcomes = outcomes_of(context, captured, project, unnamed=unnamed_at(request.path))
     refused = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, BadInput)]
     refusal = refusal_of(captured, refused, sum(map(is_stored, outcomes)))
@@ -91,18 +92,22 @@ class ExpressCapture:
         return headers.get("Content-Encoding", "")
 
     def take(self, head: Head, body: bytes) -> Taken | None:
-        context = self._context
+        context, before = self._context, None
         if context.watch.mismatch is not None or not context.load.spare(unfolded(body)):
             return None
         try:
             captured = decode(body, "", {}, head.headers)
             project = project_of(context, captured)
+            before = context.quotas.take(project.id, len(captured.events), captured.size)
             outcomes = outcomes_of(context, captured, project, unnamed=unnamed_at(head.line))
             entries = [entry for outcome in outcomes if not isinstance(outcome, BadInput) for entry in outcome]
             if not entries or any(isinstance(outcome, BadInput) for outcome in outcomes):
+                context.quotas.restore(project.id, before)
                 return None
             return Taken(context.log.submit(entries), sum(map(bool, outcomes)))
         except (PersonlogError, errors.ApiError):
+            if before is not None:
+                context.quotas.restore(project.id, before)
             return None
 
     def answer(self, head: Head, taken: Taken, seconds: float) -> bytes:
@@ -174,7 +179,7 @@ def cors(request: web.Request) -> dict[str, str]:
         "Access-Control-Allow-Credentials": "true",
         "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
         "Access-Control-Allow-Headers": asked,
-        "Access-Control-Expose-Headers": "Position, Retry-After",
+        "Access-Control-Expose-Headers": "Position, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset",
         "Vary": "Origin",
     }
 

@@ -65,11 +65,14 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
     sent_at: Any = None
     historical: bool = False
     batch: bool = False
+    size: int = 0
+    """Bytes of its JSON, unpacked."""
 
 
 def decode(body: bytes, content_type: str, query: Mapping[str, str], encoding: str = "") -> Captured:
     """The events of a request. Raises ApiError or BadInput in the documented shapes."""
-    return shape(parse(plain(body, content_type, query, encoding)), query)
+    body = plain(body, content_type, query, encoding)
+    return shape(parse(body), query, len(body))
 
 
 def plain(body: bytes, content_type: str, query: Mapping[str, str], encoding: str = "") -> bytes:
@@ -162,11 +165,11 @@ def _clean(value: Any, attr: str, depth: int) -> Any:
     return value
 
 
-def shape(value: Any, query: Mapping[str, str]) -> Captured:
+def shape(value: Any, query: Mapping[str, str], size: int) -> Captured:
     """The events of a decoded body, whichever of the three shapes it has."""
     sent_at = _sent_at(query)
     if isinstance(value, list):
-        captured = Captured(events=value, sent_at=sent_at, batch=True)
+        captured = Captured(events=value, sent_at=sent_at, batch=True, size=size)
     elif isinstance(value, dict) and isinstance(value.get("batch"), list):
         token = next((value[key] for key in TOKEN_PLACES if isinstance(value.get(key), str)), None)
         captured = Captured(
@@ -175,9 +178,11 @@ def shape(value: Any, query: Mapping[str, str]) -> Captured:
             sent_at=value.get("sent_at", sent_at),
             historical=value.get("historical_migration") is True,
             batch=True,
+            size=size,
         )
     elif isinstance(value, dict):
-        captured = Captured(events=[value], sent_at=sent_at, historical=value.get("historical_migration") is True)
+        historical = value.get("historical_migration") is True
+        captured = Captured(events=[value], sent_at=sent_at, historical=historical, size=size)
     else:
         raise errors.parse_error("The body must be an event, a list of events, or a batch.")
     if not captured.events:

@@ -1,7 +1,7 @@
 """Capture v1: what newer SDKs send, with an answer for each event. What an event means is v0's to say, never said here.
 
-While the log is away the whole request is 503 with `Retry-After`, and no single event `retry`: both make SDKs send it
-again, but who only reads the status must not take a 200 for stored.
+While the log is away the whole request is 503 with `Retry-After`, above the project's quota 429, and no single event
+`retry`: both make SDKs send it again, but who only reads the status must not take a 200 for stored.
 """
 
 from __future__ import annotations
@@ -101,8 +101,10 @@ async def _events(request: web.Request) -> web.StreamResponse:
     if not body:
         raise _wrong("empty_body", "The body is empty.")
     encoding = _encoding(request)
-    batch = parse(unpack(body, encoding) if encoding else body)
+    body = unpack(body, encoding) if encoding else body
+    batch = parse(body)
     uuids = _uuids(batch)
+    context.quotas.take(project.id, len(uuids), len(body))
     said = _sdk(request.headers["PostHog-Sdk-Info"])
     shaped: list[dict[str, Any] | BadInput] = []
     for event, uuid in zip(batch["batch"], uuids, strict=True):

@@ -1,7 +1,8 @@
 """properties_timeline?source=changes: every effective change of a person, with what caused it (CONTRACT §5, ours).
 
 Never guesses: the person's own facts and those of everybody it was ever one with are replayed by the events' own folds;
-a point is a record after which the person shows something else, or is another set of distinct ids.
+a point is a record after which the person shows something else, or is another set of distinct ids, or of which
+something was left out because there was no room.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from uuid import UUID
 import msgspec
 
 from services.api.calls import Answer, Call
+from services.api.left_out import told
 from services.api.parameters import LIMIT, Text
-from services.api.past import facts
+from services.api.past import check_size, facts
 from shared.domain.cells import same
 from shared.domain.errors import BadInput
+from shared.domain.fragment import FragmentEvent, FragmentPurged
 from shared.domain.identity import MEMBERS_MAX
 from shared.domain.ids import format_positions
+from shared.domain.purged import at_moment
 from shared.domain.replay import FOREVER, Replay, members_of
-from shared.domain.view import merged_properties, ordered_distinct_ids
-from shared.store.person import iso
+from shared.domain.view import ordered_distinct_ids
+from shared.store.person import iso, shown_of, size_of
 from shared.store.timeline import event_of
 
 FACTS_MAX = 20_000
@@ -49,6 +53,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     after: dict[str, Any]
     keys: list[str]
     distinct_ids: list[str]
+    left_out: str = ""
 
 
 async def changes(call: Call, span: tuple[int, int]) -> Answer:
@@ -88,6 +93,7 @@ def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Chang
     `rows` are timeline rows of the present lives of every fragment that was ever one with it.
     """
     replays: dict[UUID, Replay] = {}
+    sizes: dict[UUID, int] = {}
     before: dict[str, Any] = {}
     ids: list[str] = []
     ordered = sorted(rows, key=lambda row: (row[5], row[3].startswith("person."), row[2], row[6]))
@@ -96,19 +102,24 @@ def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Chang
         for row in record:
             first = first or row
             event = event_of(row)
+            if isinstance(event, FragmentPurged):  # what it left has its own place in this order
+                event = at_moment(event, event.timestamp)
             if event is not None:
                 told = _replay_of(replays, project, row[1])
                 told.fragment.version = told.membership.version = 0  # by stamps, an import comes before older versions
                 told.apply(event)
+                if isinstance(event, FragmentEvent):
+                    sizes[row[1]] = size_of(told.fragment)
         mine = _replay_of(replays, project, addressed).membership
         root = _replay_of(replays, project, mine.root).membership
         members = (_replay_of(replays, project, one).fragment for one in members_of(mine, root))
         group = [one for one in members if one.alive]
-        shown = merged_properties((one.id, one.cells, one.properties) for one in group)
+        shown = shown_of(group, sizes)
         names = ordered_distinct_ids(one.distinct_id for one in group)
         changed = [key for key in sorted(before.keys() | shown.keys()) if _differ(before, shown, key)]
-        if first is not None and (changed or names != ids):
-            yield Change(row=first, before=before, after=shown, keys=changed, distinct_ids=names)
+        left_out = first[24] if first is not None and any(one.id == first[1] for one in group) else ""
+        if first is not None and (changed or names != ids or left_out):
+            yield Change(row=first, before=before, after=shown, keys=changed, distinct_ids=names, left_out=left_out)
         before, ids = shown, names
 
 
@@ -123,12 +134,14 @@ async def _related(call: Call, addressed: UUID, until: int) -> list[Row]:
     found: list[Row] = []
     known: set[UUID] = set()
     wanted = {addressed}
+    size = 0
     for _ in range(ROUNDS_MAX):
         known |= wanted
         related: set[UUID] = set()
         async for part in facts(call.context, call.project.id, sorted(wanted), until):
             rows = [row for row in part if row[5] <= until]
             found += rows
+            size = check_size(rows, size)
             for row in rows:
                 if row[3] in ("person.merged", "person.joined", "person.split", "person.left", "person.rerooted"):
                     related |= {row[16], row[20], *row[17]}
@@ -160,6 +173,7 @@ def _point(call: Call, change: Change) -> dict[str, Any]:
         "keys": change.keys,
         "before": {key: change.before[key] for key in change.keys if key in change.before},
         "after": {key: change.after[key] for key in change.keys if key in change.after},
+        **({"left_out": told(change.left_out)} if change.left_out else {}),
     }
 
 

@@ -8,10 +8,12 @@ import msgspec
 from aiohttp import web
 
 from services.api.access import Access
+from services.api.admission import Gate
 from services.api.blocks import Blocks
-from services.api.limits import Limits
+from services.api.limits import CaptureQuotas, Limits
 from services.api.load import Load
 from services.api.reads import Reads
+from services.api.spool import Spools
 from services.api.stamps import Mint, Stamps
 from services.api.watermarks import Watermarks
 from shared.domain.commands import Command, encode, route
@@ -31,6 +33,15 @@ class Told:
     token = ""
 
 
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """What clients may take of one API process."""
+
+    limits: Limits = msgspec.field(default_factory=lambda: Limits(0, 1))
+    quotas: CaptureQuotas = msgspec.field(default_factory=CaptureQuotas)
+    gate: Gate = msgspec.field(default_factory=Gate)
+    spools: Spools = msgspec.field(default_factory=Spools)
+
+
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of one API process."""
 
@@ -43,10 +54,13 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     watermarks: Watermarks
     fed: Watermarks
     limits: Limits
+    quotas: CaptureQuotas
     stamps: Stamps
     clock: Clock
     mint: Mint
     blocks: Blocks
+    gate: Gate
+    spools: Spools
     load: Load = msgspec.field(default_factory=Load)
     told: Told = msgspec.field(default_factory=Told)
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid5
 import orjson
 
 from services.api import errors
+from services.api.admission import always, given
 from services.api.calls import Answer, Call, Route
 from services.api.deletion_bodies import DeletionRequest, DeletionRequests, DeletionStatus, DryRun
 from services.api.dry_run import preview
@@ -123,25 +124,27 @@ async def status(call: Call) -> Answer:
 ROUTES = (
     Route(
         "DELETE", "/{id}", "person:write", delete, (DELETE_EVENTS, DELETE_RECORDINGS, KEEP_PERSON, DRY_RUN), status=204,
-        errors=(412,), preview=DryRun, headers=(
+        errors=(412,), preview=DryRun, costly=given(DRY_RUN.name), headers=(
             ("Location", "The deletion request."),
             (STAYS, "What the request does not cover, of `profile`, `events`, `recordings`; absent for nothing."),
         ),
     ),
     Route(
         "POST", "/{id}/delete_events", "person:write", delete_events, (DRY_RUN,), answers=(DeletionRequest, DryRun),
-        errors=(412,),
+        errors=(412,), costly=given(DRY_RUN.name),
     ),
     Route(
         "POST", "/{id}/delete_recordings", "person:write", delete_recordings, (DRY_RUN,),
-        answers=(DeletionRequest, DryRun), errors=(412,),
+        answers=(DeletionRequest, DryRun), errors=(412,), costly=given(DRY_RUN.name),
     ),
 )  # fmt: skip
 COLLECTION_ROUTES = (
     Route(
-        "GET", "/deletion_status", "person:read", status, (STATUS, PERSON_UUID, LIMIT, OFFSET), answers=DeletionStatus
+        "GET", "/deletion_status", "person:read", status, (STATUS, PERSON_UUID, LIMIT, OFFSET), answers=DeletionStatus,
+        costly=always,
     ),
-    Route("GET", "/deletion_requests", "person:read", requests, (LIMIT, OFFSET), answers=DeletionRequests),
+    Route("GET", "/deletion_requests", "person:read", requests, (LIMIT, OFFSET), answers=DeletionRequests,
+        costly=always),
     Route("GET", "/deletion_requests/{request}", "person:read", request, answers=DeletionRequest),
 )
 

@@ -15,13 +15,17 @@ from shared.domain.errors import (
     BadInput,
     Corrupt,
     LogMismatch,
+    NewerVersion,
     NotFound,
     NotYet,
     PersonlogError,
     PreconditionFailed,
     Rejected,
+    Superseded,
     Transient,
 )
+from shared.runtime.trouble import NO_SPACE
+from shared.store.failures import StoreAway
 
 RETRY_SECONDS = 1
 """What Retry-After says: a restart of any part takes about that."""
@@ -116,6 +120,11 @@ def throttled(seconds: int, limits: dict[str, str]) -> ApiError:
     return error
 
 
+def rate_limits(limit: int, remaining: int, seconds: int) -> dict[str, str]:
+    """The RateLimit headers: how much at once, how much of that is left, until when it is whole again."""
+    return {"RateLimit-Limit": str(limit), "RateLimit-Remaining": str(remaining), "RateLimit-Reset": str(seconds)}
+
+
 def of(error: PersonlogError) -> ApiError:
     """The one table from the tree of errors to the wire."""
     attr = error.attr if isinstance(error, BadInput) else None
@@ -129,11 +138,15 @@ def of(error: PersonlogError) -> ApiError:
         (NotYet, 503, "server_error", "projection_lag", retry),
         (Transient, 503, "server_error", "unavailable", retry),
         (LogMismatch, 503, "server_error", "unavailable", retry),
+        (Superseded, 503, "server_error", "unavailable", retry),
+        (NewerVersion, 503, "server_error", "unavailable", retry),
         (Corrupt, 500, "server_error", "error", {}),
     )
     for branch, status, kind, code, headers in table:
         if isinstance(error, branch):
             detail = error.detail if status != 500 else "Something went wrong here."
+            if isinstance(error, StoreAway):
+                detail = "The store did not answer; try again."
             return ApiError(status, kind, code, detail, attr=attr, **headers)
     return ApiError(500, "server_error", "error", "Something went wrong here.")
 
@@ -142,10 +155,12 @@ def told(error: BaseException, route: str) -> ApiError:
     """What a client is told of any error; what the operator must know is logged."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, OSError) and error.errno in NO_SPACE:  # told by whoever watches the disk, once
+        error = Transient("There is no space left for this answer.")
     if not isinstance(error, PersonlogError):  # the client learns nothing
         structlog.get_logger().error("unexpected", route=route, error=type(error).__name__, exc_info=error)
         error = PersonlogError()
-    elif isinstance(error, Corrupt) and not isinstance(error, LogMismatch):  # that is logged once
+    elif isinstance(error, Corrupt) and not isinstance(error, LogMismatch | Superseded):  # those are logged once
         structlog.get_logger().error("request failed", route=route, error=error.detail)
     return of(error)
 

@@ -13,13 +13,16 @@ from uuid import UUID
 
 import orjson
 
+from services.api.admission import always
 from services.api.calls import Answer, Call, Route
 from services.api.deletions import requests_of
 from services.api.history import OPERATIONS
+from services.api.left_out import told
 from services.api.parameters import AS_OF
 from services.api.past import facts
 from services.api.render import ZIP, Archive
 from services.api.sessions import archived_sessions, archived_snapshots
+from shared.domain.fragment import FragmentPurged
 from shared.domain.ids import format_positions
 from shared.domain.replay import ENDS, FOREVER
 from shared.store.person import Person, iso
@@ -49,7 +52,7 @@ async def export(call: Call) -> Answer:
             about,
             {
                 "person": _one([person.shown()]),
-                "distinct_ids": _one(_distinct_ids(person)),
+                "distinct_ids": _distinct_ids(call, person),
                 "changes": _changes(call, named, until),
                 "events": _events(call, list(named), until),
                 "recordings": archived_sessions(call, person, until),
@@ -61,26 +64,31 @@ async def export(call: Call) -> Answer:
 
 
 COLLECTION_ROUTES = ()
-ROUTES = (Route("GET", "/{id}/export", "person:read", export, (AS_OF,), produces=ZIP),)
+ROUTES = (Route("GET", "/{id}/export", "person:read", export, (AS_OF,), produces=ZIP, costly=always),)
 
 
 async def _one(rows: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
     yield rows
 
 
-def _distinct_ids(person: Person) -> list[dict[str, Any]]:
-    return [
-        {
-            "distinct_id": member.distinct_id,
-            "id": member.number,
-            "uuid": str(member.fragment),
-            "created_at": iso(member.created_at),
-            "last_seen_at": iso(member.seen_at) if member.seen_at else None,
-            "is_identified": member.identified,
-            "properties": orjson.loads(member.properties),
-        }
-        for member in person.members
-    ]
+async def _distinct_ids(call: Call, person: Person) -> AsyncIterator[list[dict[str, Any]]]:
+    """What was set through each, of those that the person has no room to show too."""
+    for member in person.members:
+        properties = member.properties
+        if not properties:
+            row = await call.context.reads.row_of(call.project.id, member.fragment)
+            properties = row[10] if row is not None else "{}"
+        yield [
+            {
+                "distinct_id": member.distinct_id,
+                "id": member.number,
+                "uuid": str(member.fragment),
+                "created_at": iso(member.created_at),
+                "last_seen_at": iso(member.seen_at) if member.seen_at else None,
+                "is_identified": member.identified,
+                "properties": orjson.loads(properties),
+            }
+        ]
 
 
 async def _changes(call: Call, named: dict[UUID, str], until: int) -> AsyncIterator[list[dict[str, Any]]]:
@@ -102,20 +110,27 @@ def _change(call: Call, named: dict[UUID, str], row: tuple[Any, ...]) -> dict[st
         "command": str(row[6]),
         "actor": call.context.access.name_of(row[7]),
         "source": row[8],
-        "changes": [
-            {
-                "key": key,
-                "operation": OPERATIONS[kind],
-                "before": orjson.loads(before) if before else None,
-                "value": orjson.loads(after) if after else None,
-            }
-            for key, kind, before, after in zip(*row[12:16], strict=True)
-        ],
+        "changes": operations(row),
         "person": str(row[16]) if person else None,
         "members": [str(one) for one in row[17]],
         "peer": str(row[20]) if person else None,
         "reason": row[21],
+        "left_out": told(row[24]),
     }
+
+
+def operations(row: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """What a row of the timeline did to each property. What a purge left is no change."""
+    purge = row[3] == FragmentPurged.TOPIC
+    return [
+        {
+            "key": key,
+            "operation": "purge" if purge else OPERATIONS[kind],
+            "before": orjson.loads(before) if before else None,
+            "value": orjson.loads(after) if after and not purge else None,
+        }
+        for key, kind, before, after in zip(*row[12:16], strict=True)
+    ]
 
 
 async def _events(call: Call, fragments: list[UUID], until: int) -> AsyncIterator[list[dict[str, Any]]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from services.api.patterns import PATTERN_CHARS_MAX, judge
 from shared.domain.errors import BadInput
 from shared.store.search import path_of
 
@@ -25,9 +26,6 @@ DEPTH_MAX = 8
 
 VALUES_MAX = 200
 """Values of one condition; more would not fit into a URL."""
-
-PATTERN_CHARS_MAX = 1_000
-"""A regular expression."""
 
 _TEXT = "({path}::Nullable(String))"
 _NUMBER = "toFloat64OrNull({text})"
@@ -65,6 +63,7 @@ class Filter:
         self._now = now
         self._conditions: list[str] = []
         self._count = 0
+        self._patterns: list[tuple[str, str]] = []
         self.parameters: dict[str, Any] = {}
 
     def __len__(self) -> int:
@@ -77,7 +76,7 @@ class Filter:
     @property
     def patterns(self) -> list[str]:
         """The regular expressions in it; whether they are any only the engine can say."""
-        return [value for name, value in self.parameters.items() if name.startswith("pattern")]
+        return [pattern for _, pattern in self._patterns]
 
     def column(self, key: str) -> str:
         """A property as text, for a query of its own."""
@@ -107,6 +106,7 @@ class Filter:
             value = [value]
         if value not in ([], {}):
             self._conditions.append(self._group(value, 1))
+        judge(self._patterns, "properties")
 
     def _group(self, value: Any, depth: int) -> str:
         if depth > DEPTH_MAX:
@@ -140,9 +140,10 @@ class Filter:
         kind_of, read = _VALUES[kind]
         text = _text(self._path(key))
         if kind_of:
-            bound = self._bind(
-                kind_of, read(self, sent.get("value"), operator), "pattern" if kind == "pattern" else "value"
-            )
+            value = read(self, sent.get("value"), operator)
+            if kind == "pattern":
+                self._patterns.append((key, value))
+            bound = self._bind(kind_of, value)
             name = bound[1:-1].partition(":")[0]
             condition = condition.replace("{value:", f"{{{name}:")
         condition = condition.replace("{text}", text)
@@ -156,8 +157,8 @@ class Filter:
             return f"getSubcolumn(properties, {self._bind('String', path)})"
         return self._bind("Identifier", f"properties.{path}")
 
-    def _bind(self, kind: str, value: Any, prefix: str = "value") -> str:
-        name = f"{prefix}{len(self.parameters)}"
+    def _bind(self, kind: str, value: Any) -> str:
+        name = f"value{len(self.parameters)}"
         self.parameters[name] = value
         return f"{{{name}:{kind}}}"
 

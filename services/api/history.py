@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from services.api.admission import always
 from services.api.bodies import PropertyHistory
 from services.api.calls import Answer, Call, Route
 from services.api.parameters import AS_OF, LIMIT, OFFSET
@@ -73,7 +74,7 @@ COLLECTION_ROUTES = ()
 ROUTES = (
     Route(
         "GET", "/{id}/properties/{key}/history", "person:read", of_property,
-        query=(LIMIT, OFFSET, AS_OF), answers=PropertyHistory,
+        query=(LIMIT, OFFSET, AS_OF), answers=PropertyHistory, costly=always,
     ),
 )  # fmt: skip
 

@@ -1,46 +1,90 @@
-"""How often a key may ask: GCRA, one number of memory a key. Never shared between API processes, so a key's limit is
-that of one process; off unless the settings say otherwise.
-
-A key may send `burst` requests at once, and from then on `rate` a second, evenly: there is no window to wait out.
+"""How often a key may ask, and how much a project may capture. Never shared between API processes: a limit is that of
+one process. Memory is one state for each key or project that is known.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from uuid import UUID
 
 from services.api import errors
+from shared.domain.quota import Quota, seconds
+from shared.runtime import telemetry
 
-SECOND_US = 1_000_000
+MICROSECOND_NS = 1_000
+
+CAPTURE_EVENTS, CAPTURE_BYTES = 50_000, 50_000_000
+"""A second, of one project: more than one process takes of single events, a tenth above what it takes in batches."""
+
+CAPTURE_BURST_SECONDS = 10
+"""What a project may send at once: a device that was offline, an import."""
+
+States = tuple[int, int]
+"""Of a project: when nothing is owed any more, of events and of bytes."""
 
 
 class Limits:
-    """When each key's next request would be due, in microseconds: its theoretical arrival time."""
+    """When each key owes nothing any more. Off unless the settings say otherwise."""
 
     def __init__(self, rate: float, burst: int) -> None:
-        self._burst = max(burst, 1)
-        self._interval = int(SECOND_US / rate) if rate > 0 else 0
-        self._due: dict[UUID, int] = {}  # as many as there are keys
+        self._quota = Quota(rate, max(burst, 1)) if rate > 0 else None
+        self._due: dict[UUID, int] = {}
 
     @property
     def counting(self) -> bool:
         """Whether there is a limit at all."""
-        return self._interval > 0
+        return self._quota is not None
 
-    def take(self, key: UUID, now_us: int) -> dict[str, str]:
+    def take(self, key: UUID, elapsed_us: int) -> dict[str, str]:
         """Count one request; the RateLimit headers of its answer, none while limits are off. 429 when too early."""
-        if not self._interval:
+        quota, now = self._quota, elapsed_us * MICROSECOND_NS
+        if quota is None:
             return {}
-        due = max(self._due.get(key, 0), now_us)
-        early = due - now_us - (self._burst - 1) * self._interval
-        if early > 0:
-            raise errors.throttled(-(-early // SECOND_US), self._headers(due - now_us))
-        self._due[key] = due + self._interval
-        return self._headers(self._due[key] - now_us)
+        due, wait = quota.spend(self._due.get(key, 0), now, 1)
+        headers = errors.rate_limits(quota.burst, quota.left(due, now), seconds(due - now))
+        if wait:
+            raise errors.throttled(seconds(wait), headers)
+        self._due[key] = due
+        return headers
 
-    def _headers(self, ahead_us: int) -> dict[str, str]:
-        """`ahead_us`: how long until the key is as if it had never asked."""
-        return {
-            "RateLimit-Limit": str(self._burst),
-            "RateLimit-Remaining": str(max(0, self._burst - -(-ahead_us // self._interval))),
-            "RateLimit-Reset": str(-(-ahead_us // SECOND_US)),
-        }
+
+class CaptureQuotas:
+    """What each project has sent with its token: events, and bytes of JSON. A rate of 0 is no limit."""
+
+    def __init__(
+        self,
+        events: int = CAPTURE_EVENTS,
+        size: int = CAPTURE_BYTES,
+        burst_seconds: int = CAPTURE_BURST_SECONDS,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._events, self._bytes = (
+            Quota(rate, rate * burst_seconds) if rate > 0 else None for rate in (events, size)
+        )
+        self._now = monotonic_ns
+        self._due: dict[int, States] = {}
+
+    def take(self, project: int, events: int, size: int) -> States:
+        """Count a request, or raise 429 with when to send it again. What `restore` takes if it is not carried out."""
+        before, now = self._due.get(project, (0, 0)), self._now()
+        first, second = before
+        if self._events is not None:
+            first, wait = self._events.spend(first, now, events)
+            if wait:
+                raise self._refusal(self._events, first, now, wait)
+        if self._bytes is not None:
+            second, wait = self._bytes.spend(second, now, size)
+            if wait:
+                raise self._refusal(self._bytes, second, now, wait)
+        self._due[project] = first, second
+        return before
+
+    def restore(self, project: int, before: States) -> None:
+        """As if the request had not come; nothing may have been counted since."""
+        self._due[project] = before
+
+    def _refusal(self, quota: Quota, due: int, now: int, wait: int) -> errors.ApiError:
+        telemetry.REFUSED.labels("quota").inc()
+        limits = errors.rate_limits(quota.burst, quota.left(due, now), seconds(due - now))
+        return errors.throttled(seconds(wait), limits)

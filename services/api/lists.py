@@ -7,7 +7,7 @@ table, once that is fed with everything that reads can see: so a list reflects a
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from uuid import UUID
 
 import orjson
 
+from services.api.admission import always
 from services.api.bodies import PersonPage, Values
 from services.api.calls import Answer, Call, Route
 from services.api.context import Context
@@ -43,6 +44,9 @@ PART = Text("value", "Part of the value, whatever the case.")
 
 VALUES_MAX = 20
 """Values of a property that are told."""
+
+PLAIN = frozenset(("limit", "format", "token", "personal_api_key"))
+"""Parameters that make nothing costly."""
 
 CANNOT_COMPILE = 427
 """The engine's error code for a regular expression that is none."""
@@ -81,21 +85,26 @@ async def values(call: Call) -> Answer:
     if key:
         await _fed(call.context)
         chosen = Filter(datetime.fromtimestamp(0, UTC))
-        query = call.context.reads.queries["property_values"]
-        sql = query.sql.replace("{{column}}", chosen.column(key))
+        query = call.context.reads.queries["property_values"].filled(column=chosen.column(key))
         found = await call.context.store.rows(
-            Query(name=query.name, sql=sql), project=call.project.id, part=part, limit=VALUES_MAX, **chosen.parameters
+            query, project=call.project.id, part=part, limit=VALUES_MAX, **chosen.parameters
         )
     results = [{"name": name, "count": count} for name, count in found]
     return Answer(body={"results": results, "refreshing": False})
 
 
+def _is_costly(query: Mapping[str, str]) -> bool:
+    """All but looking up one distinct id, which scripts do before they write."""
+    asked = {name for name, text in query.items() if text} - PLAIN
+    return asked != {DISTINCT_ID.name}
+
+
 COLLECTION_ROUTES = (
     Route(
         "GET", "", "person:read", page, answers=PersonPage,
-        query=(LIMIT, CURSOR, OFFSET, EMAIL, DISTINCT_ID, SEARCH, PROPERTIES, TOTAL, AS_OF),
+        query=(LIMIT, CURSOR, OFFSET, EMAIL, DISTINCT_ID, SEARCH, PROPERTIES, TOTAL, AS_OF), costly=_is_costly,
     ),
-    Route("GET", "/values", "person:read", values, answers=Values, query=(KEY, PART)),
+    Route("GET", "/values", "person:read", values, answers=Values, query=(KEY, PART), costly=always),
 )  # fmt: skip
 ROUTES = ()
 
@@ -194,8 +203,7 @@ async def _count(call: Call, chosen: Filter, until: int | None) -> int:
 
 
 def _with(context: Context, name: str, chosen: Filter) -> Query:
-    query = context.reads.queries[name]
-    return Query(name=name, sql=query.sql.replace("{{filter}}", chosen.sql))
+    return context.reads.queries[name].filled(filter=chosen.sql)
 
 
 async def _fed(context: Context) -> None:

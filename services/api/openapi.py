@@ -29,10 +29,11 @@ ALWAYS = {
     403: "The key lacks the scope, or has no access to the project.",
     404: "No such person, project or format.",
     406: "`Accept` allows none of the types.",
-    429: "The key asks more often than its limit: wait for `Retry-After`.",
-    503: "The projection lags, or log or store are away: wait for `Retry-After`.",
+    429: "The key asks more often than its limit, or the project's lists are too many at once: wait for `Retry-After`.",
+    503: "The projection lags, log or store are away, or this process is full: wait for `Retry-After`.",
 }
 WITH_BODY = {408: "The body did not arrive in time.", 413: "The body is too large.", 415: "Forms are not taken."}
+QUOTA = "More than the project's quota: wait for `Retry-After`."
 WRITING = {422: "The `Idempotency-Key` came before with another request."}
 SOMETIMES = {
     409: "It is too late to cancel, or the person cannot be restored: `detail` says why.",
@@ -317,7 +318,7 @@ def _capture_v1() -> dict[str, Any]:
     error = {JSON: {"schema": {"type": "object", "properties": said, "required": list(said)}}}
     told = {400: "A header, the batch or a uuid is wrong: nothing is stored.", 401: "No project has this token.",
             408: WITH_BODY[408], 413: WITH_BODY[413], 415: "Another Content-Type or Content-Encoding.",
-            503: "The log is away: send it again."}  # fmt: skip
+            429: QUOTA, 503: "The log is away: send it again."}  # fmt: skip
     return {
         "operationId": "capture v1", "summary": "What newer SDKs send, with an answer for each event.",
         "security": [{"token": []}], "tags": ["capture"],
@@ -358,7 +359,7 @@ def _capture_responses() -> dict[str, Any]:
     error = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
     ok = {JSON: {"schema": {"type": "object", "properties": {"status": {"const": "Ok"}}, "required": ["status"]}}}
     told = {400: ALWAYS[400], 401: "No project has this token.", 408: WITH_BODY[408], 413: WITH_BODY[413],
-            503: "The log or the object store is away: send it again."}  # fmt: skip
+            429: QUOTA, 503: "The log or the object store is away: send it again."}  # fmt: skip
     return {
         "200": {"description": "Every event is durable.", "content": ok},
         "204": {"description": "The same, to a beacon."},

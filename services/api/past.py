@@ -21,10 +21,13 @@ from shared.domain.replay import Replay, members_of
 from shared.domain.view import Member
 from shared.log.port import APPEND_SECONDS_MAX
 from shared.store.person import Person, assemble
-from shared.store.timeline import event_of
+from shared.store.timeline import PAGE_ROWS_MIN, bytes_of, event_of, next_page
 
 FACTS_PER_QUERY_MAX = 20_000
-"""Rows of the timeline held at once; a person with more is read in pages."""
+"""Rows of the timeline held at once; a person with more is read in pages, and in smaller ones where they are large."""
+
+FACTS_BYTES_MAX = 64_000_000
+"""Of the facts of one person that are all held at once."""
 
 PAGES_MAX = 1_000
 """Pages of one read: twenty million facts are more than any person has."""
@@ -95,20 +98,30 @@ async def facts(
 ) -> AsyncIterator[list[tuple[Any, ...]]]:
     """The timeline rows that make these fragments what they were, in pages: by fragment, in the order of versions."""
     cursor: dict[str, Any] = {"fragment": UUID(int=0), "version": 0, "topic": ""}
+    limit = PAGE_ROWS_MIN
     for _ in range(PAGES_MAX):
         rows = await context.store.rows(
             context.reads.queries["facts"],
             project=project,
             fragments=list(fragments),
             until=until,
-            limit=FACTS_PER_QUERY_MAX,
+            limit=limit,
             **cursor,
         )
         yield rows
-        if len(rows) < FACTS_PER_QUERY_MAX:
+        if len(rows) < limit:
             return
+        limit = next_page(rows, FACTS_PER_QUERY_MAX)
         cursor = {"fragment": rows[-1][1], "version": rows[-1][2], "topic": rows[-1][3]}
     raise BadInput("This history is too long to be read at once.")
+
+
+def check_size(rows: Sequence[tuple[Any, ...]], held: int) -> int:
+    """How many bytes are held with these rows; BadInput when they are too many."""
+    size = held + bytes_of(rows)
+    if size > FACTS_BYTES_MAX:
+        raise BadInput(f"More than {FACTS_BYTES_MAX} bytes of changes: too many for one timeline.")
+    return size
 
 
 async def _replay(
@@ -157,6 +170,7 @@ async def stamp_of(context: Context, project: int, positions: Sequence[Position]
 def _member(past: Replay) -> Member:
     """As the present's rows would have it. When somebody was last seen is no part of the timeline."""
     fragment, membership = past.fragment, past.membership
+    properties, cells = orjson.dumps(fragment.properties), orjson.dumps(fragment.cells)
     return Member(
         fragment=fragment.id,
         distinct_id=fragment.distinct_id,
@@ -165,8 +179,9 @@ def _member(past: Replay) -> Member:
         effect=fragment.effect,
         erased=fragment.erased,
         seen_at=0,
-        properties=orjson.dumps(fragment.properties).decode(),
-        cells=orjson.dumps(fragment.cells).decode(),
+        properties=properties.decode(),
+        cells=cells.decode(),
+        size=len(properties) + len(cells),
         root=membership.root,
         identified=membership.identified,
         erase=membership.erase,

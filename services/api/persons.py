@@ -10,10 +10,22 @@ import msgspec
 import orjson
 
 from services.api import errors
-from services.api.bodies import Batch, DeleteProperty, DistinctIds, Success, Update, UpdateProperty, Uuids
+from services.api.admission import given
+from services.api.bodies import (
+    Batch,
+    DeleteProperty,
+    DistinctIds,
+    Success,
+    Update,
+    Updated,
+    UpdatedProperty,
+    UpdateProperty,
+    Uuids,
+)
 from services.api.bodies import Person as PersonBody
 from services.api.calls import Answer, Call, Route
 from services.api.context import Context
+from services.api.left_out import warnings_of
 from services.api.outcomes import Keyed, Outcome, carry_out, earlier, keyed, person_after
 from services.api.parameters import AS_OF, Text
 from services.api.values import NAME_CHARS_MAX, check_properties
@@ -58,7 +70,8 @@ async def update(call: Call) -> Answer:
         return _answer(outcome, None)
     after = await person_after(call, fragment, outcome)
     etag = {} if outcome.first else {"ETag": after.etag}
-    return Answer(body=after.shown(), positions=outcome.positions, headers=outcome.headers | etag)
+    warned = await warnings_of(call, fragment, outcome, properties, member_named(after.members, fragment))
+    return Answer(body=after.shown() | warned, positions=outcome.positions, headers=outcome.headers | etag)
 
 
 async def update_property(call: Call) -> Answer:
@@ -69,8 +82,13 @@ async def update_property(call: Call) -> Answer:
             raise errors.field_required(field)
     body = await call.read(UpdateProperty)
     check_properties({body.key: body.value}, "value")
-    outcome, _ = await _set(call, {body.key: body.value})
-    return _answer(outcome, {"success": True})
+    properties = {body.key: body.value}
+    outcome, fragment = await _set(call, properties)
+    if not outcome.visible:
+        return _answer(outcome, None)
+    after = await call.context.reads.by_fragment(call.project.id, fragment)
+    member = member_named(after.members, fragment) if after is not None else None
+    return _answer(outcome, {"success": True} | await warnings_of(call, fragment, outcome, properties, member))
 
 
 async def delete_property(call: Call) -> Answer:
@@ -85,9 +103,7 @@ async def delete_property(call: Call) -> Answer:
     if outcome is None:
         person = await call.holder(sent.fragment)
         call.tags(person)
-        showing = [
-            member for member in person.members if any(name in orjson.loads(member.properties) for name in names)
-        ]
+        showing = [member for member in person.members if _may_show(member, names)]
         targets = {one.fragment: one for one in (member_named(person.members, sent.fragment), *showing)}
         at, command = call.context.stamps.reserve(len(targets)), call.context.mint()  # one id: it is one act
         commands = [
@@ -102,11 +118,11 @@ async def delete_property(call: Call) -> Answer:
 
 
 ROUTES = (
-    Route("GET", "/{id}", "person:read", retrieve, (AS_OF,), answers=PersonBody),
-    Route("PATCH", "/{id}", "person:write", update, body=Update, answers=PersonBody, errors=(412,)),
+    Route("GET", "/{id}", "person:read", retrieve, (AS_OF,), answers=PersonBody, costly=given(AS_OF.name)),
+    Route("PATCH", "/{id}", "person:write", update, body=Update, answers=Updated, errors=(412,)),
     Route(
         "POST", "/{id}/update_property", "person:write", update_property,
-        body=UpdateProperty, answers=Success, errors=(412,),
+        body=UpdateProperty, answers=UpdatedProperty, errors=(412,),
     ),
     Route(
         "POST", "/{id}/delete_property", "person:write", delete_property, (UNSET,), DeleteProperty, Success,
@@ -114,9 +130,12 @@ ROUTES = (
     ),
 )  # fmt: skip
 COLLECTION_ROUTES = (
-    Route("POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids, (AS_OF,), DistinctIds, Batch),
-    Route("POST", "/batch_by_uuids", "person:read", batch_by_uuids, (AS_OF,), Uuids, Batch),
-)
+    Route(
+        "POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids, (AS_OF,), DistinctIds, Batch,
+        costly=given(AS_OF.name),
+    ),
+    Route("POST", "/batch_by_uuids", "person:read", batch_by_uuids, (AS_OF,), Uuids, Batch, costly=given(AS_OF.name)),
+)  # fmt: skip
 
 
 async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
@@ -163,6 +182,11 @@ def write_of(project: int, actor: str, member: Member, sent: Keyed, **changes: A
 def member_named(members: Sequence[Member], fragment: UUID) -> Member:
     """Whom a write to a person goes to: the member that was named, while it lives."""
     return next((one for one in members if one.fragment is fragment or one.fragment == fragment), members[0])
+
+
+def _may_show(member: Member, names: Sequence[str]) -> bool:
+    """Whether a member shows any of these names; of one that the person has no room to show it is not known."""
+    return not member.properties or not orjson.loads(member.properties).keys().isdisjoint(names)
 
 
 def _answer(outcome: Outcome, body: Any) -> Answer:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from services.api.admission import always, given
 from services.api.calls import Answer, Call, Route
 from services.api.deletion_bodies import DeletionRequest, DryRun, PurgeProperty
 from services.api.deletions import ask, request_of
@@ -55,12 +56,13 @@ async def of_project(call: Call) -> Answer:
 ROUTES = (
     Route(
         "POST", "/{id}/purge_property", "person:write", of_person, (DRY_RUN,), PurgeProperty, (DeletionRequest, DryRun),
-        errors=(412,),
+        errors=(412,), costly=given(DRY_RUN.name),
     ),
 )  # fmt: skip
 COLLECTION_ROUTES = (
     Route(
-        "POST", "/purge_property", "person:write", of_project, (DRY_RUN,), PurgeProperty, (DeletionRequest, DryRun)
+        "POST", "/purge_property", "person:write", of_project, (DRY_RUN,), PurgeProperty, (DeletionRequest, DryRun),
+        costly=always,
     ),
 )
 

@@ -19,7 +19,18 @@ from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position
 from shared.store.changes import Changes
 from shared.store.client import Store
 from shared.store.lives import load_with_lives
-from shared.store.person import PERSON_QUERIES, Loaded, Person, group_of, person_of, root_of
+from shared.store.person import (
+    PERSON_QUERIES,
+    ROW_BYTES_ANY,
+    ROW_BYTES_WHOLE,
+    Loaded,
+    Person,
+    group_of,
+    is_cut,
+    person_of,
+    root_of,
+    unread_of,
+)
 from shared.store.queries import Query
 from shared.store.timeline import Row
 
@@ -73,6 +84,7 @@ class Reads:
         self._store, self._partitions, self._seen = store, partitions, seen
         self.queries = load_with_lives(Path(__file__).with_name("reads.sql"))
         self._rows: Coalesced[Key, Rows] = Coalesced(self._load_rows)
+        self._whole: Coalesced[Key, Row] = Coalesced(self._load_whole)
         self._numbers: Coalesced[tuple[int, int], UUID] = Coalesced(self._load_numbers)
         self.reached: dict[tuple[str, int], int] = {}
         self.loads = 0
@@ -111,11 +123,27 @@ class Reads:
             rows |= await self._round(project, unread.values())
         if attempts > 1 and any(root_of(root, rows[root.int][1]) != root for root, _ in groups.values()):
             return await self.by_fragments(project, fragments, attempts - 1)  # merged between two rounds
+        loaded = {key: (root, [(one, *rows[one.int]) for one in group]) for key, (root, group) in groups.items()}
         built = {
-            key: person_of(project, root, [(one, *rows[one.int]) for one in group])
-            for key, (root, group) in groups.items()
+            key: person_of(project, root, await self._with_texts(project, group))
+            for key, (root, group) in loaded.items()
         }
         return [built[root.int] for root in roots]
+
+    async def row_of(self, project: int, fragment: UUID) -> Row | None:
+        """The row of a fragment, whole, however large it is."""
+        return await self._whole.get((project, fragment.int))
+
+    async def _with_texts(self, project: int, group: list[Loaded]) -> list[Loaded]:
+        """The members of a person, with the texts of all that it shows."""
+        for _ in range(ATTEMPTS_MAX):  # they may have grown meanwhile
+            unread = unread_of(group)
+            if not unread:
+                break
+            read = await asyncio.gather(*self._whole.ask([(project, fragment.int) for fragment in unread]))
+            whole = dict(zip(unread, read, strict=True))
+            group = [(fragment, whole.get(fragment) or row, identity) for fragment, row, identity in group]
+        return group
 
     async def numbers_of(self, project: int, fragments: Sequence[UUID]) -> list[int | None]:
         """The integer ids of fragments, of erased ones too; None for one that never lived."""
@@ -170,8 +198,8 @@ class Reads:
     async def _load_rows(self, keys: Sequence[Key]) -> dict[Key, Rows]:
         counts = self._partitions()
         commands = {partition_of_integer(fragment, counts[COMMANDS]) for _, fragment in keys}
-        found: list[Any] = await asyncio.gather(
-            self._load("fragments", COMMANDS, keys, commands),
+        found: Sequence[Any] = await asyncio.gather(
+            self._load("fragments", COMMANDS, keys, commands, row_bytes_max=ROW_BYTES_WHOLE),
             self._load("identities", IDENTITY, keys, {project % counts[IDENTITY] for project, _ in keys}),
             return_exceptions=True,  # both have ended when one has failed: no query runs beside the next
         )
@@ -179,9 +207,14 @@ class Reads:
             raise failed[0]
         return {key: (found[0].get(key), found[1].get(key)) for key in found[0].keys() | found[1].keys()}
 
+    async def _load_whole(self, keys: Sequence[Key]) -> dict[Key, Row]:
+        count = self._partitions()[COMMANDS]
+        partitions = {partition_of_integer(fragment, count) for _, fragment in keys}
+        return await self._load("fragments", COMMANDS, keys, partitions, row_bytes_max=ROW_BYTES_ANY)
+
     async def _load(
-        self, query: str, topic: str, keys: Sequence[Key], partitions: Iterable[int]
-    ) -> dict[Key, tuple[Any, ...]]:
+        self, query: str, topic: str, keys: Sequence[Key], partitions: Iterable[int], **bounds: int
+    ) -> dict[Key, Row]:
         positions = {position_key(topic, partition).int: partition for partition in partitions}
         kept = self._kept[topic]
         looked = kept.looked(keys)
@@ -189,12 +222,15 @@ class Reads:
             PERSON_QUERIES[query],
             projects=sorted({0, *(project for project, _ in keys)}),
             fragments=[f"{fragment:032x}" for fragment in (*positions, *(fragment for _, fragment in keys))],
+            **bounds,
         )
         for row in rows:
             if row[0] == 0 and row[1].int in positions:
                 self.reached[topic, positions[row[1].int]] = row[2]
                 self._seen(row[7])
         found = {(row[0], row[1].int): row for row in rows if row[0] != 0}
+        if topic == COMMANDS:  # a row without its texts is of no use to the next reader
+            looked = {key: at for key, at in looked.items() if key not in found or not is_cut(found[key])}
         kept.keep(looked, found, self.reached)
         self.loads += 1
         return found

@@ -52,6 +52,13 @@ WHERE project = {project:UInt32} AND ({fragments:Array(UUID)} = [] OR fragment I
     AND version = {version:UInt64} AND topic IN {topics:Array(String)} AND reason != ''
 LIMIT 1
 
+-- name: left_out
+-- What the record at this version asked for and the fragment had no room for.
+SELECT left_out
+FROM timeline
+WHERE project = {project:UInt32} AND fragment = {fragment:UUID} AND version = {version:UInt64} AND left_out != ''
+LIMIT 1
+
 -- name: fragment_keys
 -- The recent Idempotency-Keys of a fragment, with the digests of their requests and the versions they came with.
 SELECT keys, key_digests, key_versions
@@ -192,28 +199,28 @@ WITH
         SELECT timeline.fragment AS fragment, version, toString(topic) AS topic, toUnixTimestamp64Micro(at) AS moment, stamp,
             command, toString(actor) AS actor, toString(source) AS source,
             arrayMap(one -> toString(one), {{keys_left}}) AS keys, {{kinds_left}} AS kinds, {{before_left}} AS before,
-            {{after_left}} AS after, members, peer, toString(reason) AS reason
+            {{after_left}} AS after, members, peer, toString(reason) AS reason, left_out
         FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
         WHERE project = {project:UInt32}
             AND ({fragments:Array(UUID)} = [] OR timeline.fragment IN {fragments:Array(UUID)})
             AND {{told}}
             AND (topic IN ('person.merged', 'person.merge_refused', 'person.split', 'person.deleted', 'person.restored')
-                OR (topic = 'fragment.changed' AND source IN ('update', 'delete_property')))
+                OR (topic IN ('fragment.changed', 'fragment.left_out') AND source IN ('update', 'delete_property')))
         ORDER BY fragment, version DESC
         LIMIT 1 BY fragment, version, topic
     ),
     calls AS
     (
         SELECT * FROM facts
-        WHERE topic != 'fragment.changed' OR notEmpty(keys)
+        WHERE topic != 'fragment.changed' OR notEmpty(keys) OR left_out != ''
         ORDER BY command, fragment = peer DESC, arrayExists(one -> one != '', before) DESC, fragment
-        LIMIT 1 BY command, topic, if(topic IN ('fragment.changed', 'person.deleted', 'person.restored'), command, fragment)
+        LIMIT 1 BY command, topic, if(topic IN ('fragment.changed', 'fragment.left_out', 'person.deleted', 'person.restored'), command, fragment)
     ),
     requests AS
     (
         SELECT person AS fragment, version, kind.2 AS topic, created_at AS moment, created_at AS stamp, request AS command,
             actor, 'request' AS source, [] AS keys, [] AS kinds, [] AS before, [] AS after, members, person AS peer,
-            purge AS reason
+            purge AS reason, '' AS left_out
         FROM
         (
             SELECT * FROM deletion_requests
@@ -226,7 +233,7 @@ WITH
         WHERE kind.1 = 1
     )
 SELECT items.fragment, version, topic, moment, command, actor, source, keys, kinds, before, after, members, peer, reason,
-    count() OVER () AS total
+    count() OVER () AS total, left_out
 FROM (SELECT * FROM calls UNION ALL SELECT * FROM requests) AS items LEFT JOIN lives ON items.fragment = lives.fragment
 WHERE stamp >= lives.asked
 ORDER BY moment DESC, version DESC
@@ -279,7 +286,7 @@ WITH
     {{lives_of_fragments}}
 SELECT project, fragment, version, topic, toUnixTimestamp64Micro(at) AS at, stamp, command, actor, source, distinct_id,
     number, created_at, {{keys_left}} AS keys, {{kinds_left}} AS kinds, {{before_left}} AS before, {{after_left}} AS after,
-    root, members, identified, erase, peer, reason, scope, erased_at
+    root, members, identified, erase, peer, reason, scope, erased_at, left_out
 FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
 WHERE project = {project:UInt32} AND fragment IN {fragments:Array(UUID)} AND {{replayed}} AND {{cut}}
     AND (fragment, version, toString(topic)) > ({fragment:UUID}, {version:UInt64}, {topic:String})
@@ -342,7 +349,8 @@ WITH
     operations AS
     (
         SELECT timeline.fragment AS fragment, version, topic, at, stamp, command, actor, source, {{keys_left}} AS names,
-            indexOf(names, {key:String}) AS i, {{kinds_left}}[i] AS kind, {{before_left}}[i] AS old, {{after_left}}[i] AS new
+            indexOf(names, {key:String}) AS i, {{kinds_left}}[i] AS kind, {{before_left}}[i] AS old,
+            if(topic = 'fragment.purged', '', {{after_left}}[i]) AS new
         FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
         WHERE project = {project:UInt32} AND timeline.fragment IN {fragments:Array(UUID)} AND has(keys, {key:String})
             AND {{present}} AND stamp <= {until:Int64} AND i > 0
@@ -413,5 +421,6 @@ ORDER BY persons DESC, value
 LIMIT {limit:UInt32}
 
 -- name: patterns
+-- workload: scans
 -- Whether the engine can compile these regular expressions; an error says that it cannot.
 SELECT count() FROM (SELECT arrayJoin({patterns:Array(String)}) AS pattern) WHERE match('', pattern)

@@ -68,7 +68,9 @@ async def _judged(request: web.Request, context: Context) -> tuple[list[Block], 
     body = await read_body(request, BODY_BYTES_MAX)
     encoding = request.headers.get("Content-Encoding", "")
     captured = await _aside(body, lambda: decode(plain(body, request.content_type, request.query, encoding), request))
-    scene = scene_of(context, captured, project_of(context, captured))
+    project = project_of(context, captured)
+    context.quotas.take(project.id, len(captured.events), captured.size)
+    scene = scene_of(context, captured, project)
     good, refused = await _aside(body, lambda: _blocks(captured, scene))
     return good, len(refused), refusal_of(captured, refused, len(good))
 
@@ -93,7 +95,7 @@ def decode(body: bytes, request: web.Request) -> Captured:
         }
     else:
         value = _event(body)
-    return shape(value, request.query)
+    return shape(value, request.query, len(body))
 
 
 def _members(raw: bytes) -> Any:

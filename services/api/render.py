@@ -6,7 +6,6 @@ import asyncio
 import csv
 import io
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from tempfile import SpooledTemporaryFile
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -15,17 +14,17 @@ import orjson
 import structlog
 from aiohttp import web
 
-from shared.domain.errors import BadInput
+from services.api.admission import Place, stepped
+from services.api.spool import Spools
 
 JSON, CSV, ZIP = "application/json", "text/csv; charset=utf-8", "application/zip"
 NDJSON = "application/x-ndjson"
 
-SPOOL_MEMORY_BYTES, SPOOL_BYTES_MAX = 1_048_576, 16 * 1_073_741_824
-"""The rows of a CSV, and an archive, wait in a file, nameless and gone with the request, until they are whole. From the
-first size on it is one; the second is the most that a request may put on the disk."""
-
 WRITE_BYTES = 262_144
 """Bytes given to the connection at once."""
+
+WRITE_SECONDS_MAX = 60.0
+"""A client takes so long for them at most: what waits for it takes space that others need."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -47,6 +46,10 @@ class Rows:
             if len(self._first) == 2:
                 return
         self.whole = True
+
+    def step_by(self, place: Place) -> None:
+        """Make each further batch while such a place is held."""
+        self._batches = stepped(self._batches, place)
 
     async def batches(self) -> AsyncIterator[list[Any]]:
         for batch in self._first:
@@ -70,6 +73,10 @@ class Lines:
         """Read the first part: what goes wrong so far is a proper error."""
         self._first = await anext(self._parts, b"")
 
+    def step_by(self, place: Place) -> None:
+        """Make each further part while such a place is held."""
+        self._parts = stepped(self._parts, place)
+
     async def parts(self) -> AsyncIterator[bytes]:
         yield self._first
         async for part in self._parts:
@@ -83,16 +90,22 @@ class Archive(msgspec.Struct):
     about: dict[str, Any]
     files: dict[str, AsyncIterator[list[Any]]]
 
+    def step_by(self, place: Place) -> None:
+        """Read each batch while such a place is held."""
+        self.files = {name: stepped(batches, place) for name, batches in self.files.items()}
+
 
 async def stream(
-    request: web.Request, body: Archive | Lines | Rows, headers: Mapping[str, str], *, as_csv: bool
+    request: web.Request, body: Archive | Lines | Rows, headers: Mapping[str, str], spools: Spools, *, as_csv: bool
 ) -> web.StreamResponse:
     """An answer of any length."""
     if isinstance(body, Archive):
-        return await send_archive(request, body, headers)
+        return await send_archive(request, body, headers, spools)
     if isinstance(body, Lines):
         return await send(request, body.parts(), headers, NDJSON)
-    return await (send_csv if as_csv else send_json)(request, body, headers)
+    if as_csv:
+        return await send_csv(request, body, headers, spools)
+    return await send_json(request, body, headers)
 
 
 async def send_json(request: web.Request, rows: Rows, headers: Mapping[str, str]) -> web.StreamResponse:
@@ -110,53 +123,52 @@ async def send_json(request: web.Request, rows: Rows, headers: Mapping[str, str]
     return await send(request, parts(), headers, JSON)
 
 
-async def send_csv(request: web.Request, rows: Rows, headers: Mapping[str, str]) -> web.StreamResponse:
+async def send_csv(
+    request: web.Request, rows: Rows, headers: Mapping[str, str], spools: Spools
+) -> web.StreamResponse:
     """All rows are there before the first byte is sent: an error is a proper answer, and the header knows them all."""
     names: set[str] = set()
-    with SpooledTemporaryFile(SPOOL_MEMORY_BYTES) as spool:
+    with spools.open() as spool:
         async for batch in rows.batches():
             for row in _flat_rows(batch):
                 names |= row.keys()
-                spool.write(orjson.dumps(row) + b"\n")
-            _check_size(spool.tell())
-        spool.seek(0)
+                spool.file.write(orjson.dumps(row) + b"\n")
+            spool.check()
+        spool.file.seek(0)
         header = sorted(names)
 
         async def parts() -> AsyncIterator[bytes]:
             yield _csv([header])
-            while lines := spool.readlines(WRITE_BYTES):
+            while lines := spool.file.readlines(WRITE_BYTES):
                 yield _csv(_cells(header, orjson.loads(line)) for line in lines)
 
         return await send(request, parts(), headers, CSV)
 
 
-async def send_archive(request: web.Request, archive: Archive, headers: Mapping[str, str]) -> web.StreamResponse:
+async def send_archive(
+    request: web.Request, archive: Archive, headers: Mapping[str, str], spools: Spools
+) -> web.StreamResponse:
     """All of it is there before the first byte is sent, so an error is a proper answer."""
-    with SpooledTemporaryFile(SPOOL_MEMORY_BYTES) as spool:
+    with spools.open() as spool:
         counts: dict[str, int] = {}
-        with ZipFile(spool, "w", ZIP_DEFLATED) as made:
+        with ZipFile(spool.file, "w", ZIP_DEFLATED) as made:
             for name, batches in archive.files.items():
                 counts[name] = 0
                 with made.open(f"{name}.ndjson", "w", force_zip64=True) as file:
                     async for batch in batches:
                         counts[name] += len(batch)
                         await asyncio.to_thread(file.write, b"".join(json_body(row) + b"\n" for row in batch))
-                        _check_size(spool.tell())
+                        spool.check()
             made.writestr("manifest.json", orjson.dumps(archive.about | {"rows": counts}, option=orjson.OPT_INDENT_2))
-        length = spool.tell()
-        spool.seek(0)
+        length = spool.file.tell()
+        spool.file.seek(0)
 
         async def parts() -> AsyncIterator[bytes]:
-            while part := spool.read(WRITE_BYTES):
+            while part := spool.file.read(WRITE_BYTES):
                 yield part
 
         disposition = {"Content-Disposition": f'attachment; filename="{archive.filename}"'}
         return await send(request, parts(), {**headers, **disposition, "Content-Length": str(length)}, ZIP)
-
-
-def _check_size(size: int) -> None:
-    if size > SPOOL_BYTES_MAX:
-        raise BadInput(f"More than {SPOOL_BYTES_MAX} bytes: ask for less.")
 
 
 async def send(
@@ -167,7 +179,8 @@ async def send(
     await response.prepare(request)
     try:
         async for part in parts:
-            await response.write(part)
+            async with asyncio.timeout(WRITE_SECONDS_MAX):
+                await response.write(part)
         await response.write_eof()
     except Exception as error:  # noqa: BLE001  # the status is sent; a broken connection is all that is left to say
         structlog.get_logger().error("an answer broke off", route=request.path, error=type(error).__name__)

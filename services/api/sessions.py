@@ -9,6 +9,7 @@ from uuid import UUID
 
 import orjson
 
+from services.api.admission import always
 from services.api.blocks import Copy
 from services.api.bodies import RecordingPage
 from services.api.calls import Answer, Call, Route
@@ -68,8 +69,8 @@ async def recording(call: Call) -> Answer:
 
 COLLECTION_ROUTES = ()
 ROUTES = (
-    Route("GET", "/{id}/recordings", "person:read", recordings, (LIMIT, CURSOR), answers=RecordingPage),
-    Route("GET", "/{id}/recordings/{session}", "person:read", recording, produces=NDJSON),
+    Route("GET", "/{id}/recordings", "person:read", recordings, (LIMIT, CURSOR), answers=RecordingPage, costly=always),
+    Route("GET", "/{id}/recordings/{session}", "person:read", recording, produces=NDJSON, costly=always),
 )
 
 

@@ -5,7 +5,6 @@ every point is the fold of the person's own timeline, stopped at that event.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,6 +13,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import orjson
 
+from services.api.admission import always
 from services.api.bodies import PersonAtTime, Timeline
 from services.api.calls import Answer, Call, Route
 from services.api.changes import KEYS, STEP, changes
@@ -28,13 +28,12 @@ from services.api.parameters import (
     Choice,
     Text,
 )
-from services.api.past import facts, moment, persons_at
+from services.api.past import check_size, facts, moment, persons_at
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.fragment import FragmentEvent
 from shared.domain.ids import fragment_id
 from shared.domain.replay import FOREVER, Replay
-from shared.domain.view import merged_properties
-from shared.store.person import Person, iso
+from shared.store.person import Person, iso, shown_of, size_of
 from shared.store.timeline import event_of
 
 FACTS_MAX = 100_000
@@ -95,13 +94,15 @@ async def properties_timeline(call: Call) -> Answer:
     )
     cut = FOREVER if until_stamp is None else until_stamp
     rows: list[tuple[Any, ...]] = []
+    size = 0
     async for part in facts(call.context, call.project.id, fragments, cut):
         rows += [row for row in part if row[5] <= cut]
+        size = check_size(part, size)
         if len(rows) > FACTS_MAX:
             raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
     return Answer(
         body={
-            "points": points(person, events, rows, crucial),
+            "points": points(person, events, rows, crucial, cut),
             "crucial_property_keys": crucial,
             "effective_date_from": since.isoformat(),
             "effective_date_to": until.isoformat(),
@@ -131,7 +132,7 @@ async def properties_at_time(call: Call) -> Answer:
 COLLECTION_ROUTES = (
     Route(
         "GET", "/properties_at_time", "person:read", properties_at_time, (DISTINCT_ID, PERSON_ID, TIMESTAMP),
-        answers=PersonAtTime, plain_errors=True,
+        answers=PersonAtTime, plain_errors=True, costly=always,
     ),
 )  # fmt: skip
 ROUTES = (
@@ -139,6 +140,7 @@ ROUTES = (
         "GET", "/{id}/properties_timeline", "person:read", properties_timeline, answers=Timeline,
         query=(SOURCE, EVENTS, ACTIONS, PROPERTIES, BREAKDOWN, BREAKDOWN_TYPE, DATE_FROM, DATE_TO, INTERVAL, DISPLAY,
                KEYS, LIMIT, STEP, AS_OF),
+        costly=always,
     ),
 )  # fmt: skip
 
@@ -167,14 +169,20 @@ def _span(call: Call) -> tuple[int, int]:
 
 
 def points(
-    person: Person, events: list[tuple[Any, ...]], effects: list[tuple[Any, ...]], crucial: list[str]
+    person: Person,
+    events: list[tuple[Any, ...]],
+    effects: list[tuple[Any, ...]],
+    crucial: list[str],
+    until: int = FOREVER,
 ) -> list[dict[str, Any]]:
     """One point for the first event, and one for each whose crucial values differ from the previous one's.
 
-    Events are (fragment, uuid, name, timestamp, version, received_at), effects are timeline rows; both in the order of
-    arrival. Within a fragment that order is the version; a fact precedes the event that it came from.
+    Events are (fragment, uuid, name, timestamp, version, received_at), effects are timeline rows up to the stamp
+    `until`; both in the order of arrival. Within a fragment that order is the version; a fact precedes the event that
+    it came from.
     """
-    replays = {member.fragment: Replay(person.project, member.fragment) for member in person.members}
+    replays = {member.fragment: Replay(person.project, member.fragment, until) for member in person.members}
+    sizes: dict[UUID, int] = {}
     steps: list[tuple[int, int, int, tuple[Any, ...]]] = [
         (fact[4], fact[2], 0, fact) for fact in effects if fact[3].startswith("fragment.")
     ]
@@ -188,21 +196,17 @@ def points(
             event = event_of(row)
             if isinstance(event, FragmentEvent) and event.originator_version > replays[row[1]].fragment.version:
                 replays[row[1]].apply(event)
+                sizes[row[1]] = size_of(replays[row[1]].fragment)
                 shown = None
             continue
         if shown is None:
-            shown = _properties(replays.values())
+            shown = shown_of((one.fragment for one in replays.values() if one.fragment.alive), sizes)
         values = [shown.get(key, msgspec.UNSET) for key in crucial]
         if not found or values != previous:
             found.append({"timestamp": iso(row[3]), "properties": shown, "relevant_event_count": 0})
         previous = values
         found[-1]["relevant_event_count"] += 1
     return found
-
-
-def _properties(replays: Iterable[Replay]) -> dict[str, Any]:
-    fragments = (replay.fragment for replay in replays)
-    return merged_properties((one.id, one.cells, one.properties) for one in fragments if one.alive)
 
 
 def _crucial(call: Call, series: list[dict[str, Any]]) -> list[str]:

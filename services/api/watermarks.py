@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from services.api.admission import aside
 from shared.domain.errors import NotYet
 from shared.domain.ids import DELETIONS, TOPIC_LETTERS, Position, position_key
 from shared.store.changes import Changes
@@ -52,7 +53,7 @@ class Watermarks:
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll(), name="watermarks")
         try:
-            async with asyncio.timeout(seconds):
+            async with aside(), asyncio.timeout(seconds):
                 await future
         except TimeoutError:
             raise NotYet from None

@@ -12,8 +12,8 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -29,19 +29,22 @@ from services.deleter.receipts import Receipts
 from services.deleter.restores import Restores, TimelineHistory
 from services.deleter.sweep import Sweep, Tell, quiet
 from services.deleter.window import Window
+from shared.domain.commands import Cancel, DeletionCommand, Request
 from shared.domain.deletion import OPEN, DeletionRequest
-from shared.domain.errors import Transient
+from shared.domain.errors import NewerVersion, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position
 from shared.log.connect import connect_log
 from shared.log.embedded import EmbeddedLog
 from shared.log.port import RETENTION_SECONDS, Log
 from shared.runtime import telemetry
-from shared.runtime.clock import SystemClock
-from shared.runtime.lifecycle import serve
+from shared.runtime.lifecycle import serve, url_of
 from shared.runtime.ops import add_ops
+from shared.runtime.processes import announced
 from shared.runtime.settings import Settings
+from shared.runtime.timekeeping import clock_of, watch
+from shared.runtime.wakeup import Wakeup
 from shared.store.client import Store
-from shared.store.connect import connect_store
+from shared.store.connect import connect_store, judge_of
 from shared.store.failures import StoreError
 from shared.store.generations import current
 from shared.store.logwatch import LogWatch, the_log
@@ -53,7 +56,8 @@ SWEEP_SECONDS = 60.0
 """Between two looks: requests that come while the window is open share a sweep, for each rewrites whole partitions."""
 
 RETRY_SECONDS = 900.0
-"""After a sweep with failures: what failed seldom helps itself sooner, and each attempt lengthens the history."""
+"""After a sweep with failures: what failed seldom helps itself sooner, and each attempt lengthens the history. A store
+that was away is tried again like any other sweep."""
 
 PROJECTED_SECONDS_MAX = 10.0
 """How long a sweep waits for the projector to pass what the log holds; else only erased profiles are worked on."""
@@ -78,19 +82,38 @@ NICE = 10
 HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
 
 
+class Wakeups:
+    """What ends the waits of the process's tasks, each of which looks by itself as well."""
+
+    def __init__(self) -> None:
+        self.sweep, self.restore, self.purge, self.forget = Wakeup(), Wakeup(), Wakeup(), Wakeup()
+
+    def taken(self, commands: Sequence[DeletionCommand]) -> None:
+        """These are in the ledger now; none of them says that this process has become the owner. Requests do not wake
+        the sweep: those that come while the window is open share one."""
+        if not commands:
+            for wakeup in (self.sweep, self.restore, self.purge, self.forget):
+                wakeup.set()
+        if any(isinstance(command, Cancel) for command in commands):
+            self.restore.set()
+        if any(isinstance(command, Request) and command.scope.purge for command in commands):
+            self.purge.set()
+
+
 class Deleter:
     """The parts of the process, and what they do together."""
 
     def __init__(self, settings: Settings, log: Log, store: Store) -> None:
         self.window = Window(cron=settings.window, hours=settings.window_hours, zone=settings.window_zone)
         self.ledger = Ledger(store, self.window)
-        self.now_us = SystemClock().now_us
-        self.trouble = ""
+        self.clock = clock_of(settings)
+        self.now_us = self.clock.now_us
+        self.trouble = self.newer = ""
+        self.woken = Wakeups()
         self._log, self._store, self._objects = log, store, Objects(settings.objects_url)
         self._days = settings.deletion_days
         self._locks = settings.data / "run"
         self._receipts = Receipts(store, settings.data / "receipts")
-        self.cancelled = asyncio.Event()
         self._restores = Restores(
             log=log,
             history=TimelineHistory(store),
@@ -133,35 +156,40 @@ class Deleter:
 
     async def sweep_in_windows(self, owns: Callable[[], bool]) -> None:
         """Sweep whenever the window is open and this process is the owner, until cancelled."""
+        pause = SWEEP_SECONDS
         while True:
-            pause = SWEEP_SECONDS
-            if owns():
-                try:
-                    closes_at = await self.closes_at()
-                    if closes_at is not None:
-                        ended = await self.sweep(closes_at)
-                        failed = [request.reason for request in ended if request.state == "failed"]
-                        self.trouble = f"{len(failed)} requests failed: {failed[0]}" if failed else ""
-                except (Transient, StoreError) as error:
-                    self.trouble = error.detail
-                if self.trouble:
-                    pause = RETRY_SECONDS
-                    self._say.warning("sweep", trouble=self.trouble)
-            await asyncio.sleep(pause)
+            await self.woken.sweep.wait(pause)
+            self.trouble, pause = "", SWEEP_SECONDS
+            if not owns():
+                continue
+            try:
+                closes_at = await self.closes_at()
+                if closes_at is not None:
+                    ended = await self.sweep(closes_at)
+                    failed = [request.reason for request in ended if request.state == "failed"]
+                    if failed:
+                        self.trouble, pause = f"{len(failed)} requests failed: {failed[0]}", RETRY_SECONDS
+            except Transient as error:
+                self.trouble = error.detail
+            except (StoreError, NewerVersion) as error:
+                self.trouble, pause = error.detail, RETRY_SECONDS
+                if isinstance(error, NewerVersion):
+                    self.newer = error.detail
+            if self.trouble:
+                self._say.warning("sweep", trouble=self.trouble)
 
     async def restore_cancelled(self, owns: Callable[[], bool]) -> None:
         """Give back who is being cancelled, as soon as that is heard of, until cancelled."""
+        pause = CANCELLING_SECONDS
         while True:
+            await self.woken.restore.wait(pause)
             pause = CANCELLING_SECONDS
-            self.cancelled.clear()
             try:
-                if not owns() or await self._restores.round():
+                if owns() and await self._restores.round():
                     pause = CANCELLING_RETRY_SECONDS
-            except (Transient, StoreError) as error:
+            except (Transient, StoreError, NewerVersion) as error:
                 pause = CANCELLING_RETRY_SECONDS
                 self._say.warning("restore", trouble=error.detail)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.cancelled.wait(), pause)
 
     async def closes_at(self) -> int | None:
         """When a sweep that begins now must end; None for none. A request that has waited for too long opens a window
@@ -182,7 +210,9 @@ class Deleter:
 
     async def forget(self, owns: Callable[[], bool]) -> None:
         """Keep the embedded log's retention, once a day, until cancelled; Kafka keeps its own."""
+        pause = FORGET_RETRY_SECONDS
         while isinstance(self._log, EmbeddedLog):
+            await self.woken.forget.wait(pause)
             pause = FORGET_RETRY_SECONDS
             try:
                 if owns() and await self._all_taken_over():
@@ -190,12 +220,12 @@ class Deleter:
                     pause = FORGET_SECONDS
             except Transient as error:
                 self._say.warning("forget", trouble=error.detail)
-            await asyncio.sleep(pause)
 
     async def check(self) -> str:
-        """What is wrong, for /readyz: a failed sweep is in the ledger, and does not make the process unready."""
+        """What is wrong, for /readyz: that a newer version wrote the ledger. A failed sweep is in the ledger, and does
+        not make the process unready."""
         await self._observe()
-        return ""
+        return self.newer
 
     async def _all_taken_over(self) -> bool:
         """Whether everything in the log now is in the tables: only then may the old be forgotten."""
@@ -229,11 +259,11 @@ async def run(settings: Settings) -> None:
     store = await connect_store(settings, "deleter")
     known = await current(store)
     log = connect_log(settings, known)
-    watch = LogWatch(log, store, known)
+    log_watch = LogWatch(log, store, known)
     runner = None
     try:
         await log.start()
-        await watch.start()
+        await log_watch.start()
         deleter = Deleter(settings, log, store)
         intake = Intake(
             log=log,
@@ -241,23 +271,34 @@ async def run(settings: Settings) -> None:
             ledger=deleter.ledger,
             lock=partial(deleter.lock, "ledger"),
             now_us=deleter.now_us,
-            cancelled=deleter.cancelled.set,
+            taken=deleter.woken.taken,
         )
+        telemetry.STOPPED.labels(DELETIONS).set_function(lambda: int(bool(intake.stopped)))
         app = web.Application()
-        add_ops(app, {"log": watch.check, "ledger": deleter.check})
+        add_ops(app, {"log": log_watch.check, "ledger": deleter.check, "intake": partial(_stopped, intake)})
         runner = await serve(app, "127.0.0.1", settings.ops_port)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(watch.guard(), name="log watch")
-            group.create_task(intake.run(), name="intake")
-            group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
-            group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
-            group.create_task(deleter.purges.run(intake.owns), name="purges")
-            group.create_task(deleter.forget(intake.owns), name="forget")
+        with announced(settings.data, "deleter", url_of(runner)):
+            await _run(deleter, intake, watch(deleter.clock, settings, judge_of(settings, store)), log_watch.guard())
     finally:
         if runner is not None:
             await runner.cleanup()
         await log.close()
         await store.close()
+
+
+async def _run(deleter: Deleter, intake: Intake, *watches: Coroutine[None, None, None]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for one in watches:
+            group.create_task(one, name="watch")
+        group.create_task(intake.run(), name="intake")
+        group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
+        group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
+        group.create_task(deleter.purges.run(intake.owns, deleter.woken.purge), name="purges")
+        group.create_task(deleter.forget(intake.owns), name="forget")
+
+
+async def _stopped(intake: Intake) -> str:
+    return intake.stopped
 
 
 async def run_once(settings: Settings, tell: Tell = quiet) -> tuple[list[DeletionRequest], int]:

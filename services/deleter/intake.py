@@ -9,14 +9,16 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 
-import orjson
+import structlog
 
 from services.deleter.ledger import Ledger
 from shared.domain.commands import Cancel, DeletionCommand, Request, decode
-from shared.domain.errors import BadRecord, Corrupt, LogClosed, Transient
+from shared.domain.deletion import NEWER
+from shared.domain.errors import BadRecord, Corrupt, LogClosed, NewerVersion, Transient
 from shared.domain.ids import DEAD, DELETIONS, Position, hash64
+from shared.log.dead import command_of, dead_letter, kind_of
 from shared.log.evidence import Standing, check
-from shared.log.port import EMPTY, Entry, Log, Reader, Record
+from shared.log.port import EMPTY, Log, Reader, Record
 from shared.runtime import telemetry
 
 BATCH_RECORDS_MAX = 500
@@ -39,17 +41,19 @@ class Intake:
         ledger: Ledger,
         lock: Callable[[], AbstractAsyncContextManager[None]],
         now_us: Callable[[], int],
-        cancelled: Callable[[], None] = lambda: None,
+        taken: Callable[[Sequence[DeletionCommand]], None] = lambda commands: None,
     ) -> None:
-        """`cancelled` hears when something was asked to be cancelled."""
-        self._cancelled = cancelled
+        """`taken` hears of what is in the ledger since; of nothing when the partition was taken over."""
+        self._taken = taken
         self._log, self._reader, self._ledger = log, reader, ledger
         self._lock, self._now_us = lock, now_us
         self._positions: dict[int, Position] = {}
         self._puzzled = False
+        self.stopped = ""
+        """Why nothing more is taken over. Nothing is erased either: who knows what the rest would say of it."""
 
     def owns(self) -> bool:
-        return bool(self._positions)
+        return bool(self._positions) and not self.stopped
 
     async def run(self) -> None:
         """Take requests over until cancelled."""
@@ -72,7 +76,12 @@ class Intake:
         await self._take_over()
         records = await self._fetch()
         for partition in {record.partition for record in records} & self._positions.keys():
-            await self._take([record for record in records if record.partition == partition])
+            if self.stopped:
+                return
+            try:
+                await self._take([record for record in records if record.partition == partition])
+            except NewerVersion as error:  # of a request that the ledger holds
+                self._stop(error.detail)
 
     async def _take_over(self) -> None:
         assigned = self._reader.assigned()
@@ -82,6 +91,9 @@ class Intake:
         for partition, (position, _) in (await self._vouched(gained)).items():
             self._reader.seek(position)
             self._positions[partition] = position
+        if gained:
+            self.stopped = ""
+            self._taken([])
 
     async def _vouched(self, partitions: Sequence[int]) -> dict[int, Standing]:
         """Where the ledger stands, which must be in this log. Raises LogMismatch."""
@@ -107,38 +119,43 @@ class Intake:
 
     async def _take(self, records: list[Record]) -> None:
         commands: list[DeletionCommand] = []
-        dead: list[Entry] = []
-        for record in [one for one in records if one.value != EMPTY]:
+        dead: list[tuple[Record, str]] = []
+        last, value = None, b""
+        for record in records:
             try:
-                commands.append(_command(record))
+                if record.value != EMPTY:
+                    commands.append(_command(record))
+            except NewerVersion:
+                self._stop(f"{NEWER} Offset {record.offset}.")
+                break
             except BadRecord as error:
-                dead.append(_dead_letter(record, error.detail))
-        last = records[-1].position
+                dead.append((record, error.detail))
+            last, value = record.position, record.value
+        if last is None:
+            return
         async with self._lock():
             await self._log.assure(DELETIONS)
             if dead:
+                count = self._log.partitions()[DEAD]
                 with suppress(LogClosed):  # closed when all that goes there is there: this was done before
-                    await self._log.append(dead)
-                telemetry.DEAD_LETTERS.labels(DELETIONS).inc(len(dead))
+                    await self._log.append([dead_letter(record, reason, count) for record, reason in dead])
+                telemetry.dead_letters((record.position, kind_of(reason)) for record, reason in dead)
             if await self._ledger.position(last.partition) != self._positions[last.partition]:
                 self._positions.clear()  # somebody else has gone on; start again from where they are
                 return
             await self._ledger.take(commands, self._now_us())
-            await self._ledger.advance(last, hash64(records[-1].value))
+            await self._ledger.advance(last, hash64(value))
         self._positions[last.partition] = last
-        if any(isinstance(command, Cancel) for command in commands):
-            self._cancelled()
+        self._taken(commands)
         await self._reader.commit([last])
+
+    def _stop(self, why: str) -> None:
+        self.stopped = why
+        structlog.get_logger(service="deleter").error("stopped", topic=DELETIONS, reason=why)
 
 
 def _command(record: Record) -> DeletionCommand:
-    command = decode(record.value)
+    command = command_of(record, decode)
     if not isinstance(command, Request | Cancel):
         raise BadRecord(f"A {type(command).__name__} does not belong into {DELETIONS}.")
     return command
-
-
-def _dead_letter(record: Record, reason: str) -> Entry:
-    """The original bytes behind one line of JSON that says where they come from and why they are here."""
-    head = {"topic": record.topic, "partition": record.partition, "offset": record.offset, "reason": reason[:1_000]}
-    return Entry(DEAD, 0, record.key, orjson.dumps(head) + b"\n" + record.value)

@@ -6,17 +6,17 @@ once, and who has taken it has a fact that says so. So nothing is kept of how fa
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID, uuid5
 
 from services.deleter.ledger import Ledger
 from shared.domain.commands import Purge, encode, route
 from shared.domain.deletion import DeletionRequest
-from shared.domain.errors import Transient
+from shared.domain.errors import NewerVersion, Transient
 from shared.domain.ids import COMMANDS, IDENTITY, position_key
 from shared.domain.lifted import copies
 from shared.log.port import Entry, Log
+from shared.runtime.wakeup import Wakeup
 from shared.store.client import Store
 from shared.store.failures import StoreError
 from shared.store.purging import NOBODY, cuts, fed, unpurged
@@ -27,8 +27,12 @@ FRAGMENTS_AT_ONCE = 100_000
 COMMANDS_AT_ONCE = 1_000
 """Commands of one append."""
 
-LOOK_SECONDS = 2.0
-"""Between two looks for new purges: a large project's has answered 202, and its values still show."""
+LOOK_SECONDS = 30.0
+"""Between two looks for purges when nothing was told: another deleter may have left something."""
+
+RETRY_SECONDS = 2.0
+"""The same while some are left to send, and the projector or the store is behind: a large project's has answered 202,
+and its values still show."""
 
 
 class Purges:
@@ -45,15 +49,23 @@ class Purges:
         self._log, self._store, self._ledger, self._now_us, self._projected = log, store, ledger, now_us, projected
         self._spread: set[UUID] = set()
 
-    async def run(self, owns: Callable[[], bool]) -> None:
+    async def run(self, owns: Callable[[], bool], woken: Wakeup) -> None:
         """Send what is left to send, as long as this process is the owner, until cancelled."""
+        pause = LOOK_SECONDS
         while True:
+            await woken.wait(pause)
+            pause = LOOK_SECONDS
             try:
-                if owns():
-                    await self.spread()
-            except (Transient, StoreError):  # the sweep looks again, and says what is wrong
+                if owns() and await self.round():
+                    pause = RETRY_SECONDS
+            except (Transient, StoreError, NewerVersion):  # the sweep looks again, and says what is wrong
                 self._spread.clear()
-            await asyncio.sleep(LOOK_SECONDS)
+                pause = RETRY_SECONDS
+
+    async def round(self) -> bool:
+        """Send what is left to send; whether some of it is left."""
+        requests = await self._ledger.purges()
+        return bool({one.id for one in requests} - await self.spread())
 
     async def spread(self, *, again: bool = False) -> set[UUID]:
         """Send what is left to send; the purges of which nothing is. `again`: look at those of earlier looks too."""

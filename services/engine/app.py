@@ -23,6 +23,7 @@ from typing import NoReturn
 from services.engine import config, library
 from shared.domain.errors import Corrupt
 from shared.runtime.ports import check_port
+from shared.runtime.processes import announced
 from shared.runtime.settings import Settings, SettingsError
 from shared.runtime.telemetry import setup_logs
 from shared.store.changes import newest, renew
@@ -73,8 +74,9 @@ def run(settings: Settings) -> None:
             _ended(lines)
         warden.prepare()
         log.info("started", http=settings.engine_port, native=tcp_port)
-        while server.alive() and not _asked_to_stop(LOOK_SECONDS):
-            pass
+        with announced(data.parent, "engine", f"http://{HOST}:{settings.engine_port}"):
+            while server.alive() and not _asked_to_stop(LOOK_SECONDS):
+                pass
         if not server.alive():
             _ended(lines)
         warden.drain(server.alive)

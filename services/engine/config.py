@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
@@ -155,6 +156,5 @@ def _add_user(
 
 
 def _filled(template: str, places: Mapping[str, str]) -> str:
-    for name, text in places.items():
-        template = template.replace(f"{{{{{name}}}}}", escape(text))
-    return template
+    """All places at once: a path may have another place's name in it."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: escape(places[found[1]]), template)

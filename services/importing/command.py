@@ -13,6 +13,7 @@ from typing import Any
 
 from services.progress import Progress
 from shared.domain.errors import BadInput
+from shared.runtime import preflight
 from shared.runtime.settings import BOOTSTRAP, Settings, SettingsError, with_keys
 
 SOURCE_KEY = "POSTHOG_PERSONAL_API_KEY"
@@ -44,6 +45,8 @@ def _import(settings: Settings, options: argparse.Namespace, made: bool) -> int:
     from shared.runtime.lifecycle import run
 
     set_on_retry_hooks([_waiting])
+    if settings.data.exists() or _remote(options.source):
+        preflight.check(settings)
     if (settings.data / "keys.env").exists():
         settings = with_keys(settings, BOOTSTRAP)[0]
     codes: list[int] = []
@@ -68,7 +71,7 @@ async def _go(settings: Settings, options: argparse.Namespace, codes: list[int])
     if not token:
         raise SettingsError("Which project? --token phc_…, or PERSONLOG_PROJECT_TOKEN.")
     key = options.to_key or ("" if options.to else settings.personal_key)
-    remote = options.source.startswith(("http://", "https://"))
+    remote = _remote(options.source)
     client = Client()
     source: Any = None
     progress, began = Progress(terminal=sys.stdout.isatty(), began=time.monotonic()), time.monotonic()
@@ -105,6 +108,10 @@ async def _go(settings: Settings, options: argparse.Namespace, codes: list[int])
     if state.refused:
         print(f"{state.refused:,} rows refused, in whole or in part: {errors}")
     codes.append(1 if state.refused else 0)
+
+
+def _remote(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
 
 
 def _waiting(details: Any) -> None:

@@ -5,25 +5,37 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 
 from aiohttp import web
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
-from services.projector.search import Feeder
+from services.projector.progress import Progress
+from services.projector.search import Duty, Feeder
 from services.projector.tables import ClickHouseTables
-from services.projector.worker import Progress, Worker
+from services.projector.worker import Worker
+from shared.domain.errors import Transient
+from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.connect import connect_log
 from shared.log.port import Log
 from shared.runtime import telemetry
-from shared.runtime.lifecycle import collect_seldom, serve
+from shared.runtime.lifecycle import collect_seldom, serve, url_of
 from shared.runtime.ops import add_ops
+from shared.runtime.processes import announced
 from shared.runtime.settings import Settings
+from shared.runtime.trouble import Trouble
+from shared.runtime.wakeup import Wakeup
 from shared.store.changes import changes_of
 from shared.store.connect import connect_store
 from shared.store.generations import current
 from shared.store.logwatch import LogWatch
 
 GROUP = "projector"
+
+LOOK_SECONDS, LAG_SECONDS = 1.0, 5.0
+"""Between two looks at what is wrong; between two measurements of the lag, each of which asks the log for its heads."""
 
 COLLECTED_OBJECTS = 2_000_000
 """Rows and events make no cycles, and a collection in the middle of a batch walks all of it: 25.7 k commands/s against
@@ -35,14 +47,13 @@ async def run(settings: Settings) -> None:
     store = await connect_store(settings, "writer")
     known = await current(store)
     log = connect_log(settings, known)
-    watch = LogWatch(log, store, known)
+    log_watch = LogWatch(log, store, known)
     runner = None
     try:
         await log.start()
-        await watch.start()
+        await log_watch.start()
         tables = ClickHouseTables(store)
-        flushed = asyncio.Event()
-        flushed.set()  # what an earlier process flushed may not be fed yet
+        flushed = Wakeup()
 
         def observe(progress: Progress) -> None:
             _observe(progress)
@@ -63,19 +74,18 @@ async def run(settings: Settings) -> None:
             )
             for folder in folders
         ]
+        for worker in workers:
+            telemetry.STOPPED.labels(worker.topic).set_function(partial(_stopped_count, worker))
         app = web.Application()
-        checks = {"log": watch.check, "partitions": lambda: _stopped(workers), "lag": lambda: _lag(log, workers)}
+        checks = {
+            "log": log_watch.check, "partitions": lambda: _stopped(workers), "store": lambda: _trouble(workers),
+        }  # fmt: skip
         add_ops(app, checks)
         runner = await serve(app, "127.0.0.1", settings.ops_port)
         collect_seldom(COLLECTED_OBJECTS)
         feeder = Feeder(store, log.partitions())
-        async with asyncio.TaskGroup() as group:
-            group.create_task(watch.guard(), name="log watch")
-            for worker in workers:
-                group.create_task(worker.run(), name="worker")
-            # One process feeds for all: it that holds the first partition. Two that both believe so do no harm.
-            feeding = feeder.run(flushed, lambda: 0 in workers[0].positions, lambda: any(one.behind for one in workers))
-            group.create_task(feeding, name="feeder")
+        with announced(settings.data, "projector", url_of(runner)):
+            await _project(log, workers, feeder, flushed, log_watch)
     finally:
         if runner is not None:
             await runner.cleanup()
@@ -83,24 +93,74 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
+async def _project(
+    log: Log, workers: list[Worker], feeder: Feeder, flushed: Wakeup, log_watch: LogWatch
+) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(log_watch.guard(), name="log watch")
+        for worker in workers:
+            group.create_task(worker.run(), name="worker")
+        duty = partial(_duty, workers, log.partitions())
+        feeding = feeder.run(flushed, duty, lambda: any(one.behind for one in workers))
+        group.create_task(feeding, name="feeder")
+        group.create_task(_watch(log, workers), name="watch")
+
+
 def _observe(progress: Progress) -> None:
     for outcome, count in progress.outcomes.items():
         telemetry.PROJECTED.labels(progress.topic, outcome).inc(count)
     telemetry.FLUSHED_ROWS.labels(progress.topic).inc(progress.rows)
-    if progress.dead:
-        telemetry.DEAD_LETTERS.labels(progress.topic).inc(progress.dead)
+    if progress.left_out:
+        telemetry.LEFT_OUT.inc(progress.left_out)
+    telemetry.dead_letters(progress.dead)
+
+
+def _duty(workers: list[Worker], counts: Mapping[str, int]) -> Duty:
+    """One process feeds for all: it that holds the first partition. Two that both believe so do no harm."""
+    held = [one for worker in workers for one in worker.positions.values()]
+    if not any(one.topic == COMMANDS and one.partition == 0 for one in held):
+        return Duty.OTHERS
+    return Duty.ALONE if len(held) == counts[COMMANDS] + counts[IDENTITY] else Duty.SHARED
+
+
+def _stopped_count(worker: Worker) -> int:
+    return len(worker.stopped)
 
 
 async def _stopped(workers: list[Worker]) -> str:
-    stopped = sorted(partition for worker in workers for partition in worker.stopped)
-    return f"stopped after too many dead letters: partitions {stopped}" if stopped else ""
+    return " ".join(
+        f"{worker.topic}/{partition} is stopped: {why}"
+        for worker in workers
+        for partition, why in sorted(worker.stopped.items())
+    )
 
 
-async def _lag(log: Log, workers: list[Worker]) -> str:
-    """Lag never makes a projector unready; it is measured here because somebody asks here."""
-    telemetry.LAG.clear()
+async def _trouble(workers: list[Worker]) -> str:
+    return "; ".join(sorted({worker.trouble for worker in workers if worker.trouble}))
+
+
+async def _watch(log: Log, workers: list[Worker]) -> None:
+    """Tell what is wrong, once, and measure the lag, until cancelled."""
+    trouble = Trouble("log or store")
+    measured_at = float("-inf")
+    while True:
+        trouble.is_now(await _trouble(workers))
+        if time.monotonic() - measured_at >= LAG_SECONDS:
+            measured_at = time.monotonic()
+            with suppress(Transient):  # told above, or by the next look
+                await measure_lag(log, workers)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def measure_lag(log: Log, workers: list[Worker]) -> None:
+    """Set the metric for the partitions that are held here, and drop it for all others. Raises Transient."""
+    found: dict[tuple[str, int], int] = {}
     for worker in workers:
-        for partition, position in worker.positions.items():
-            heads = {head.partition: head.offset for head in await log.heads(position.topic)}
-            telemetry.LAG.labels(position.topic, partition).set(heads[partition] - position.offset)
-    return ""
+        positions = worker.positions
+        for topic in {position.topic for position in positions.values()}:
+            for head in await log.heads(topic):
+                if head.partition in positions:
+                    found[topic, head.partition] = max(0, head.offset - positions[head.partition].offset)
+    telemetry.LAG.clear()
+    for labels, records in found.items():
+        telemetry.LAG.labels(*labels).set(records)

@@ -5,15 +5,18 @@ The events' own folds make the rows; nothing here knows what an operation does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from services.projector import rows as r
+from shared.domain.errors import NewerVersion
 from shared.domain.fragment import FragmentErased
 from shared.domain.identity import MembershipEvent
 from shared.domain.ids import COMMANDS, IDENTITY
+from shared.domain.purged import Cut, without
 from shared.domain.replay import Replay
 from shared.store.timeline import Row, event_of
 
@@ -63,10 +66,11 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 class Derived(msgspec.Struct):
-    """One key's state, folded so far from its facts up to the limits of its partitions."""
+    """One key's state, folded so far from its facts up to the limits of its partitions, without what was purged."""
 
     replay: Replay
     limits: tuple[int, int]
+    cuts: Sequence[Cut] = ()
     corrupt: bool = False
     erased_by: int = 0
 
@@ -76,14 +80,14 @@ class Derived(msgspec.Struct):
         try:
             event = event_of(row)
             if event is None:
-                raise ValueError("unknown topic")
+                raise ValueError("no fact of a fragment")
             if self.corrupt:
                 return
             if isinstance(event, MembershipEvent):
                 if event.originator_version <= self.limits[1]:
                     self.replay.apply(event)
             elif event.originator_version <= self.limits[0]:
-                self.replay.apply(event)
+                self.replay.apply(without(event, self.cuts))
                 if isinstance(event, FragmentErased):
                     self.erased_by = event.originator_version
                 if self.replay.fragment.cells and not self.replay.fragment.alive:
@@ -91,7 +95,8 @@ class Derived(msgspec.Struct):
         except Exception as error:  # noqa: BLE001  # whatever a broken row raises: it is named, counted and left out
             self.corrupt = True
             report.corrupt += 1
-            kind = str(error) if type(error) is ValueError else type(error).__name__  # other texts may carry values
+            said = type(error) in (ValueError, NewerVersion)  # other texts may carry values
+            kind = str(error) if said else type(error).__name__
             report.name(f"corrupt: timeline project {row[0]} fragment {row[1]} version {row[2]} topic {row[3]}: {kind}")
 
     def settled(self, topic: str, live: Row | None, report: Report) -> Row | None:

@@ -8,8 +8,9 @@ from typing import Protocol
 from uuid import UUID
 
 from services.projector import rows as r
+from services.projector.shares import FRAGMENT_COMMANDS
 from services.projector.tables import Closed, Facts
-from shared.domain.commands import Capture, Command, Erase, Merge, Purge, Restore, Revive, Split, Write
+from shared.domain.commands import Capture, Command, Merge, Restore, Revive, Split
 from shared.domain.commands import Delete as DeleteCommand
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
@@ -17,10 +18,13 @@ from shared.domain.fragment import Fragment, FragmentChanged, Outcome
 from shared.domain.identity import Membership, addressed, handle
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.port import Record
-from shared.store.timeline import Row, timeline_row
+from shared.store.timeline import LEFT_OUT, Row, timeline_row
 
 CACHE_MAX = 50_000
 """Fragments or memberships kept in memory: about 100 MB of persons with twenty properties."""
+
+CACHE_BYTES_MAX = 64_000_000
+"""Of the rows of cached fragments, about; in memory they are three times as large. Persons may have a megabyte each."""
 
 STATE_BYTES_MAX = 64_000_000
 """Rows of one state INSERT: far below the 256 MB at which the engine would make a second part of it."""
@@ -34,7 +38,6 @@ ROW_BYTES = 200
 REVIVED_MAX = 100
 """Closed lives opened again in one batch: each is read from the timeline."""
 
-FRAGMENT_COMMANDS = (Capture, Write, Erase, Revive, Purge)
 IDENTITY_COMMANDS = (Merge, Split, DeleteCommand, Restore)
 UNSEEN = frozenset((Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED))
 """Outcomes of a captured event that is no event of its own."""
@@ -54,7 +57,7 @@ class Batch:
         self.followups: list[Command] = []
         self.dead: list[tuple[Record, str]] = []
         self.outcomes: Counter[Outcome] = Counter()
-        self.bytes = 0
+        self.bytes = self.left_out = 0
         self._last: dict[int, tuple[Record, int]] = {}
 
     @property
@@ -114,6 +117,7 @@ class FragmentFolder:
 
     def __init__(self) -> None:
         self._cache: OrderedDict[int, _Held] = OrderedDict()  # by the uuid's integer
+        self._bytes = 0
         self._lives: dict[tuple[int, int], Fragment] = {}  # by the uuid's integer and the version that opens it
 
     def missing(self, commands: Iterable[Command]) -> list[Key]:
@@ -130,10 +134,12 @@ class FragmentFolder:
 
     def admit(self, wanted: list[Key], rows: list[Row]) -> None:
         for row in rows:
-            self._cache[row[1].int] = _Held(r.fragment_of(row), len(row[11]) + len(row[12]))
+            self._cache[row[1].int] = held = _Held(r.fragment_of(row), len(row[11]) + len(row[12]))
+            self._bytes += held.size
         for project, fragment in wanted:
             if fragment.int not in self._cache:
                 self._cache[fragment.int] = _Held(Fragment.blank(project, fragment), ROW_BYTES)
+                self._bytes += ROW_BYTES
 
     def cut(self, commands: Sequence[Command | None]) -> int:
         if not any(type(command) is Revive for command in commands):  # nearly always
@@ -177,7 +183,10 @@ class FragmentFolder:
         outcome = fragment.handle(command, version, record.partition, life)
         if fragment.pending_events:
             for event in fragment.collect_events():
-                batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event
+                fact = timeline_row(event, command)  # type: ignore[arg-type]  # the library does not say which event
+                batch.facts.timeline.append(fact)
+                if fact[LEFT_OUT]:
+                    batch.left_out += event.left_out.names  # type: ignore[attr-defined]  # only these events have it
                 if isinstance(event, FragmentChanged) and event.number:
                     batch.facts.numbers.append((command.project, event.number, fragment.id))
         if outcome not in UNSEEN and isinstance(command, Capture):
@@ -185,20 +194,30 @@ class FragmentFolder:
         if outcome in WRITTEN and fragment.version == version:
             size = len(record.value) if life is None else _size(life)
             held.size += size
+            self._bytes += size
             batch.bytes += size if key in batch.touched else held.size
             batch.touched[key] = fragment
         batch.outcomes[outcome] += 1
         batch.passed(record, fragment.stamp)
 
     def trim(self, batch: Batch) -> None:
-        while len(self._cache) > CACHE_MAX and next(iter(self._cache)) not in batch.touched:
-            self._cache.popitem(last=False)
+        cache = self._cache
+        while len(cache) > CACHE_MAX or (self._bytes > CACHE_BYTES_MAX and cache):
+            if next(iter(cache)) in batch.touched:
+                return
+            self._bytes -= cache.popitem(last=False)[1].size
 
     def state(self, batch: Batch) -> list[Row]:
-        return [r.fragment_row(fragment) for fragment in batch.touched.values() if isinstance(fragment, Fragment)]
+        rows = [r.fragment_row(fragment) for fragment in batch.touched.values() if isinstance(fragment, Fragment)]
+        for key, row in zip(batch.touched, rows, strict=True):  # what was only added up until now is known again
+            held, size = self._cache[key], len(row[11]) + len(row[12]) + ROW_BYTES
+            self._bytes += size - held.size
+            held.size = size
+        return rows
 
     def drop(self) -> None:
         self._cache.clear()
+        self._bytes = 0
         self._lives.clear()
 
 

@@ -12,10 +12,11 @@ from uuid import UUID
 import orjson
 
 from services.projector import rows as r
+from services.projector import tables
 from services.projector.rows import Vouched
 from services.projector.tables import Closed, Facts, Loaded, events_of
 from shared.domain.errors import StoreUnavailable
-from shared.domain.fragment import Fragment, FragmentErased, FragmentRestored
+from shared.domain.fragment import Fragment, FragmentErased, FragmentPurged, FragmentRestored
 from shared.domain.ids import COMMANDS, IDENTITY, position_key
 from shared.domain.restore import ClosedLife
 from shared.store.timeline import Row
@@ -32,14 +33,21 @@ class MemoryTables:
         self.numbers: dict[tuple[int, int], UUID] = {}
         self.blocks: dict[tuple[int, UUID, str, UUID], Row] = {}
 
-    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+    async def load(
+        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+    ) -> Loaded:
         table = self.state[topic]
         positions = {
             partition: r.mark_of(topic, row)
             for partition in partitions
             if (row := table.get((0, position_key(topic, partition)))) is not None
         }
-        return Loaded(positions, [table[key] for key in wanted if key in table])
+        rows = [table[key] for key in wanted if key in table]
+        if topic != COMMANDS or whole:
+            return Loaded(positions, rows, {})
+        sizes = {(row[0], row[1]): len(row[11].encode()) + len(row[12].encode()) for row in rows}
+        large = {key: size for key, size in sizes.items() if size > tables.LOAD_ROW_BYTES_MAX}
+        return Loaded(positions, [row for row in rows if (row[0], row[1]) not in large], large)
 
     async def life(self, closed: Closed) -> Fragment:
         return life_of(self.timeline.values(), self.captured.values(), closed)
@@ -69,7 +77,8 @@ def life_of(timeline: Iterable[Row], captured: Iterable[Row], closed: Closed) ->
     key = (closed.project, closed.fragment)
     rows = [row for row in timeline if row[:2] == key and row[2] < closed.version]
     events = events_of(sorted(rows, key=lambda row: row[2]))
-    life = ClosedLife(*key, closed.iver, [one for one in events if isinstance(one, FragmentErased | FragmentRestored)])
+    ends = [one for one in events if isinstance(one, FragmentErased | FragmentRestored | FragmentPurged)]
+    life = ClosedLife(*key, closed.iver, ends)
     for event in events:
         if event.originator_version >= life.since:
             life.replay(event)

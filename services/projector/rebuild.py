@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,21 @@ import msgspec
 
 from services.projector import rows as r
 from services.projector.derive import END, START, Derived, Key, Report
+from services.projector.facts import FactReader
 from services.projector.search import Feeder
 from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Corrupt, Rejected, Transient
 from shared.domain.ids import COMMANDS, IDENTITY, PARTITIONS_MAX, partition_of, position_of
 from shared.domain.replay import Replay
-from shared.runtime.clock import SystemClock
 from shared.runtime.files import held
 from shared.runtime.settings import Settings
+from shared.runtime.timekeeping import clock_of
 from shared.store.changes import all_changing, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store
 from shared.store.logwatch import LogWatch, the_log
 from shared.store.queries import load as load_queries
 from shared.store.timeline import Row
-
-PAGE_ROWS_MIN, PAGE_ROWS_MAX = 200, 50_000
-PAGE_BYTES = 32_000_000
-"""Rows of the timeline in memory: as many as were of this size on the page before."""
 
 WRITE_BYTES_MAX = 32_000_000
 """Rows of a shadow that are written together."""
@@ -74,7 +71,7 @@ async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], 
             await LogWatch(log, store, known).start()
             changes = changes_of(settings, log.partitions(), log.generation)
             with only_rebuild(settings.data / "run"), all_changing(changes):
-                return await Rebuild(store, log.partitions(), SystemClock().now_us, tell).run(verify=verify)
+                return await Rebuild(store, log.partitions(), clock_of(settings).now_us, tell).run(verify=verify)
     finally:
         await store.close()
 
@@ -181,58 +178,25 @@ class Rebuild:
         after = self.report.cursor if fragments is None else START
         current: tuple[Key, Derived] | None = None
         finished: list[tuple[Key, Derived]] = []
-        async for rows, last in self._pages(fragments, after):
-            for row in rows:
+        reader = FactReader(self._store, self._queries, self.report.positions[COMMANDS])
+        async for page in reader.pages(fragments, after):
+            for row in page.rows:
                 key = (row[0], row[1])
                 if current is None or current[0] != key:
                     finished += [current] if current else []
                     current = (key, self._blank(key))
+                    current[1].cuts = page.cuts.get(key, ())
                 current[1].fold(row, self.report)
-            if last:
+            if page.last:
                 finished += [current] if current else []
-            if finished or last:
-                upto = END if last else finished[-1][0]
+            if finished or page.last:
+                upto = END if page.last else finished[-1][0]
                 await self._settle(finished, (after, upto), fragments)
                 after, finished = upto, []
             if fragments is None:
                 self.report.cursor = after
                 await self._save()
             self._tell(self.report)
-
-    async def _pages(self, fragments: Sequence[UUID] | None, after: Key) -> AsyncIterator[tuple[list[Row], bool]]:
-        """(rows, whether they are the last); the next page is read while this one is folded."""
-        limit = PAGE_ROWS_MIN
-        reading = asyncio.create_task(self._page(fragments, (*after, 2**64 - 1, "~"), limit), name="page")
-        try:
-            while True:
-                rows = await reading
-                last = len(rows) < limit
-                if not last:
-                    size = sum(len(text) for row in rows for text in row[15]) // len(rows) + 300
-                    limit = max(PAGE_ROWS_MIN, min(PAGE_ROWS_MAX, PAGE_BYTES // size, limit * 8))
-                    end = rows[-1]
-                    following = (end[0], end[1], end[2], end[3])
-                    reading = asyncio.create_task(self._page(fragments, following, limit), name="page")
-                yield rows, last
-                if last:
-                    return
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
-
-    async def _page(self, fragments: Sequence[UUID] | None, after: tuple[int, UUID, int, str], limit: int) -> list[Row]:
-        return await self._store.rows(
-            self._queries["page"],
-            everybody=int(fragments is None),
-            fragments=list(fragments or ()),
-            project=after[0],
-            fragment=after[1],
-            version=after[2],
-            topic=after[3],
-            commands=self.report.positions[COMMANDS],
-            partitions=self._partitions[COMMANDS],
-            limit=limit,
-        )
 
     def _blank(self, key: Key) -> Derived:
         project, fragment = key

@@ -7,7 +7,7 @@ SELECT project, toLowCardinality(fragment) AS one_fragment, version, topic,
     if(topic = 'fragment.erased', toUnixTimestamp64Micro(at), 0) AS at, stamp, '' AS command, '' AS actor, '' AS source,
     distinct_id, number, created_at, keys, kinds, '' AS before, after, toLowCardinality(root) AS one_root, members,
     identified, erase, toLowCardinality(toUUID('00000000-0000-0000-0000-000000000000')) AS peer, '' AS reason,
-    scope, erased_at
+    scope, erased_at, left_out
 FROM timeline
 WHERE project != 0 AND project >= {project:UInt32} AND (project > {project:UInt32} OR fragment >= {fragment:UUID})
     AND (topic != 'fragment.erased' OR (project, fragment, erase) NOT IN (
@@ -20,6 +20,18 @@ WHERE project != 0 AND project >= {project:UInt32} AND (project > {project:UInt3
 ORDER BY project, fragment, version, topic
 LIMIT 1 BY project, fragment, version, topic
 LIMIT {limit:UInt32}
+
+-- name: cuts
+-- What was purged up to the positions that are derived, of the fragments from one key up to another: everybody, or some.
+SELECT project, fragment, {{cuts}}
+FROM timeline
+WHERE topic = 'fragment.purged'
+    AND project >= {project:UInt32} AND (project > {project:UInt32} OR fragment >= {fragment:UUID})
+    AND project <= {last_project:UInt32} AND (project < {last_project:UInt32} OR fragment <= {last_fragment:UUID})
+    AND ({everybody:UInt8} = 1 OR fragment IN {fragments:Array(UUID)})
+    AND version <= arrayElement(
+        {commands:Array(UInt64)}, toUInt32(bitShiftRight(toUInt128(fragment), 64) % {partitions:UInt32}) + 1)
+GROUP BY project, fragment
 
 -- name: live_fragments
 -- The rows that are to be derived again, from behind one key up to another: what they hold of retries is carried over.

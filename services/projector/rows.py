@@ -16,10 +16,11 @@ from shared.domain.commands import Record as RecordCommand
 from shared.domain.fragment import Fragment, imported_at
 from shared.domain.identity import Membership
 from shared.domain.ids import COMMANDS, Position, position_key
+from shared.domain.operations import Weight
 from shared.domain.purged import stripped
 from shared.domain.retries import Remembered
 from shared.log.port import Record
-from shared.store.timeline import NOBODY, Row
+from shared.store.timeline import FAILED, NOBODY, Row
 
 FRAGMENTS = (
     "project", "fragment", "version", "distinct_id", "number", "created_at", "effect", "stamp", "erased", "erased_at",
@@ -41,12 +42,15 @@ BLOCKS = (
 DEFAULTS: dict[str, Any] = {
     "distinct_id": "", "number": 0, "created_at": 0, "erased": 0, "erased_at": 0, "keys": [], "key_digests": [],
     "key_versions": [], "events": [], "root": NOBODY, "members": [], "identified": 0, "erase": 0, "peer": NOBODY,
-    "reason": "", "scope": "", "restored": 0, "purged": "",
+    "reason": "", "scope": "", "restored": 0, "purged": "", "left_out": "",
 }  # fmt: skip
 """Columns that often have nothing to say, and what their types default to."""
 
 TIME_US_MIN, TIME_US_MAX = -2_208_988_800_000_000, 10_413_791_999_000_000
 """DateTime64 holds the years 1900 to 2299; what lies outside is clamped rather than wrapped."""
+
+CHARACTER_BYTES_MAX = 4
+"""Of UTF-8."""
 
 
 POSITION = ("kind", "epoch", "generation", "record")
@@ -98,6 +102,7 @@ def fragment_of(row: Row) -> Fragment:
     fragment.cells = {name: (kind, hard, once) for name, (kind, hard, once) in orjson.loads(row[12]).items()}
     fragment.keys, fragment.events, fragment.restored = _remembered(row[13:16]), list(row[16]), row[17]
     fragment.purged = orjson.loads(row[18]) if row[18] else {}
+    fragment.weight = Weight(CHARACTER_BYTES_MAX * (len(row[11]) + len(row[12])))
     return fragment
 
 
@@ -155,10 +160,10 @@ def failure_row(record: Record, reason: str) -> Row:
     """
     kind = reason.partition(":")[0]
     return (
-        0, position_key(record.topic, record.partition), record.position.version, "command.failed", record.at,
+        0, position_key(record.topic, record.partition), record.position.version, FAILED, record.at,
         record.at, NOBODY, "", record.topic,
         "", 0, 0, [], [], [], [], NOBODY, [], 0, 0, NOBODY, f"partition {record.partition}: {kind}"[:200],
-        "", 0,
+        "", 0, "",
     )  # fmt: skip
 
 

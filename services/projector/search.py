@@ -7,8 +7,8 @@ all that it was made from, so the newest reading wins.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,8 +19,18 @@ from services.projector.rows import BEFORE_THE_FIRST
 from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY, position_key
+from shared.runtime.wakeup import Wakeup
 from shared.store.client import Store
-from shared.store.person import PERSON_QUERIES, Person, group_of, person_of, root_of
+from shared.store.person import (
+    PERSON_QUERIES,
+    ROW_BYTES_ANY,
+    ROW_BYTES_WHOLE,
+    Person,
+    group_of,
+    person_of,
+    root_of,
+    unread_of,
+)
 from shared.store.queries import load as load_queries
 from shared.store.search import document_of
 
@@ -44,7 +54,17 @@ round in between took a tenth of the time of both."""
 RETRY_SECONDS = 1.0
 """After a round that failed while the store was away."""
 
+LOOK_SECONDS, SHARED_LOOK_SECONDS = 2.0, 0.5
+"""Between two looks when nothing was told: alone, and where other projectors flush too, whose flushes nobody tells of.
+A look at which nothing has changed reads two sets of position rows."""
+
 Key = tuple[int, UUID]
+
+
+class Duty(Enum):
+    """Who feeds: another projector; this one, for all that flush; this one, which is alone."""
+
+    OTHERS, SHARED, ALONE = range(3)
 
 
 class Feeder:
@@ -56,22 +76,24 @@ class Feeder:
         self._queries = load_queries(Path(__file__).with_name("search.sql"))
         self._fed: dict[str, list[int]] | None = None
 
-    async def run(self, woken: asyncio.Event, ours: Callable[[], bool], behind: Callable[[], bool]) -> None:
-        """Feed whenever something was flushed and it is ours to do, seldom while projection is behind; for ever."""
-        began = time.monotonic()
+    async def run(self, woken: Wakeup, duty: Callable[[], Duty], behind: Callable[[], bool]) -> None:
+        """Feed when woken, which is after a flush and a change of duty, and now and then unasked; seldom while
+        projection is behind; for ever."""
+        time = asyncio.get_running_loop().time
+        began = time()
         while True:
-            await woken.wait()
-            if behind() and time.monotonic() - began < BEHIND_SECONDS_MAX:
+            await woken.wait(SHARED_LOOK_SECONDS if duty() is Duty.SHARED else LOOK_SECONDS)
+            if behind() and time() - began < BEHIND_SECONDS_MAX:
+                woken.set()
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
-            woken.clear()
-            began = time.monotonic()
+            began = time()
             try:
-                if ours():
-                    await self.feed()
-                else:
+                if duty() is Duty.OTHERS:
                     self._fed = None
-                await asyncio.sleep(min(max(PAUSE_SECONDS, 2 * (time.monotonic() - began)), PAUSE_SECONDS_MAX))
+                else:
+                    await self.feed()
+                await asyncio.sleep(min(max(PAUSE_SECONDS, 2 * (time() - began)), PAUSE_SECONDS_MAX))
             except Transient:
                 self._fed = None
                 woken.set()
@@ -97,11 +119,11 @@ class Feeder:
                 limit=CHUNK_FRAGMENTS_MAX,
             )
             if keys:
-                written += await self._write(await self._lines(keys))
+                written += await self._write(self._lines(keys))
                 cursor = keys[-1]
             if len(keys) < CHUNK_FRAGMENTS_MAX:
                 break
-        await self._write(position_lines(reached))
+        await self._store.insert_json(self._table, position_lines(reached))
         self._fed = reached
         return written
 
@@ -118,7 +140,7 @@ class Feeder:
             for topic in (COMMANDS, IDENTITY)
         }
 
-    async def _lines(self, keys: Sequence[Key]) -> list[bytes]:
+    async def _lines(self, keys: Sequence[Key]) -> AsyncIterator[bytes]:
         """The rows of the persons that hold these fragments now, and of those of the fragments that are no root."""
         identities: dict[Key, tuple[Any, ...]] = await self._newest("identities", keys)
         asked = set(keys)  # who had no row then has none in this round: a merge that came since would lend its version
@@ -133,17 +155,20 @@ class Feeder:
         }
         members = dict.fromkeys((root[0], one) for root, group in groups.items() for one in group)
         identities |= await self._newest("identities", [one for one in members if one not in asked])
-        rows = await self._newest("fragments", members)
-        lines = []
+        rows = await self._newest("fragments", members, row_bytes_max=ROW_BYTES_WHOLE)
         for (project, root), group in groups.items():
             found = [(one, rows.get((project, one)), identities.get((project, one))) for one in group]
+            if unread := unread_of(found):  # one person's at a time: it may have megabytes
+                whole = await self._newest("fragments", [(project, one) for one in unread], row_bytes_max=ROW_BYTES_ANY)
+                found = [(one, whole.get((project, one), row), identity) for one, row, identity in found]
             identity = identities.get((project, root))
             version = (identity[2] if identity else 0) << 64 | sum(row[2] for _, row, _ in found if row)
-            lines.append(_line(project, root, version, person_of(project, root, found)))
+            yield _line(project, root, version, person_of(project, root, found))
         absorbed = [key for key in dict.fromkeys((*keys, *roots)) if key not in groups]  # as a root it is no more
-        return lines + [_line(*key, identities[key][2] << 64, None) for key in absorbed]
+        for key in absorbed:
+            yield _line(*key, identities[key][2] << 64, None)
 
-    async def _newest(self, query: str, keys: Iterable[Key]) -> dict[Key, tuple[Any, ...]]:
+    async def _newest(self, query: str, keys: Iterable[Key], **bounds: int) -> dict[Key, tuple[Any, ...]]:
         wanted = list(keys)
         if not wanted:
             return {}
@@ -151,20 +176,22 @@ class Feeder:
             PERSON_QUERIES[query],
             projects=sorted({project for project, _ in wanted}),
             fragments=[fragment for _, fragment in wanted],
+            **bounds,
         )
         return {(row[0], row[1]): row for row in rows}
 
-    async def _write(self, lines: list[bytes]) -> int:
+    async def _write(self, lines: AsyncIterator[bytes]) -> int:
         batch: list[bytes] = []
-        size = 0
-        for line in lines:
+        size = written = 0
+        async for line in lines:
             batch.append(line)
             size += len(line)
+            written += 1
             if size > WRITE_BYTES_MAX:
                 await self._store.insert_json(self._table, batch)
                 batch, size = [], 0
         await self._store.insert_json(self._table, batch)
-        return len(lines)
+        return written
 
 
 def _line(project: int, fragment: UUID, version: int, person: Person | None) -> bytes:

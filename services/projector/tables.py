@@ -15,11 +15,18 @@ from shared.domain.ids import COMMANDS, position_key
 from shared.domain.restore import ClosedLife
 from shared.store.client import Store
 from shared.store.queries import load as load_queries
-from shared.store.timeline import TIMELINE, Row, event_of
+from shared.store.timeline import PAGE_ROWS_MIN, TIMELINE, Row, event_of, next_page
 
 LOAD_IDS_MAX = 10_000
 """Rows asked for in one SELECT: a whole batch; 10,000 ids as one parameter take 50 ms."""
 
+LOAD_ROW_BYTES_MAX = 16_384
+"""Of a row that is loaded with all others: 10,000 are 160 MB then. A person of twenty properties has 1,500."""
+
+UNBOUNDED = 2**63 - 1
+
+LARGE = len(r.FRAGMENTS)
+"""Where a loaded row says its bytes if it was left out: behind the columns of a fragment, before a position's."""
 
 FACTS_PAGE = 5_000
 """Facts of a closed life read at once, folded page by page: one fragment may have any number of them."""
@@ -39,6 +46,8 @@ class Loaded(NamedTuple):
 
     positions: dict[int, Mark]
     rows: list[Row]
+    large: dict[tuple[int, UUID], int]
+    """The rows that were left out for their size, and their bytes."""
 
 
 class Facts(NamedTuple):
@@ -53,10 +62,13 @@ class Facts(NamedTuple):
 class Tables(Protocol):
     """The port; `ClickHouseTables` and the in-memory twin in `memory` keep it."""
 
-    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+    async def load(
+        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+    ) -> Loaded:
         """The position rows of `partitions` and the newest rows of `wanted` (project, fragment), in one SELECT.
 
-        A partition without a position row is missing from the answer. Raises Transient.
+        Rows above LOAD_ROW_BYTES_MAX are left out, and told, unless `whole` asks for them: 10,000 fragments may hold
+        10 GB. A partition without a position row is missing from the answer. Raises Transient.
         """
 
     async def life(self, closed: Closed) -> Fragment:
@@ -81,25 +93,33 @@ class ClickHouseTables:
         self._store = store
         self._queries = load_queries(Path(__file__).with_name("flush.sql"))
 
-    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+    async def load(
+        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+    ) -> Loaded:
         keys = {position_key(topic, partition): partition for partition in partitions}
         found = await self._store.rows(
             self._queries["load_fragments" if topic == COMMANDS else "load_identity"],
             projects=sorted({0, *(project for project, _ in wanted)}),
             fragments=[*keys, *(fragment for _, fragment in wanted)],
+            **({"row_bytes_max": UNBOUNDED if whole else LOAD_ROW_BYTES_MAX} if topic == COMMANDS else {}),
         )
         positions = {keys[row[1]]: r.mark_of(topic, row) for row in found if row[0] == 0 and row[1] in keys}
-        return Loaded(positions, [row for row in found if row[0] != 0])
+        rows = [row for row in found if row[0] != 0]
+        if topic != COMMANDS:
+            return Loaded(positions, rows, {})
+        large = {(row[0], row[1]): row[LARGE] for row in rows if row[LARGE]}
+        return Loaded(positions, [row for row in rows if not row[LARGE]] if large else rows, large)
 
     async def life(self, closed: Closed) -> Fragment:
         key = {"project": closed.project, "fragment": closed.fragment, "until": closed.version}
         ends = events_of(await self._store.rows(self._queries["ends_of_lives"], **key))
         life = ClosedLife(closed.project, closed.fragment, closed.iver, ends)
         after = life.since - 1 if life.since else 0
-        while rows := await self._store.rows(self._queries["facts_of_life"], **key, after=after, limit=FACTS_PAGE):
+        page = min(PAGE_ROWS_MIN, FACTS_PAGE)
+        while rows := await self._store.rows(self._queries["facts_of_life"], **key, after=after, limit=page):
             for event in events_of(rows):
                 life.replay(event)
-            after = rows[-1][2]
+            after, page = rows[-1][2], next_page(rows, FACTS_PAGE)
         ((newest,),) = await self._store.rows(self._queries["last_seen"], **key, since=life.since)
         life.seen(newest)
         return life.fragment

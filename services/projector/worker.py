@@ -8,19 +8,22 @@ wrote has lost the partition, throws everything away and starts again from the t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import NamedTuple
 
-import orjson
+import structlog
 
 from services.projector.fold import Batch, Folder
+from services.projector.lookout import Lookout
+from services.projector.progress import Progress, moved
 from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
-from services.projector.tables import LOAD_IDS_MAX, Loaded, Tables
-from shared.domain.commands import Command, decode, encode, route
-from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, Transient
+from services.projector.shares import Decoded, Key, Shares, affordable, divided, heavy, loaded
+from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
+from services.projector.takeover import Takeover
+from shared.domain.commands import Command, Revive, decode, encode, route
+from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, NewerVersion, Transient
 from shared.domain.ids import DEAD, Position, hash64, position_of
-from shared.log.evidence import Standing, check
+from shared.log.dead import command_of, dead_letter, kind_of
 from shared.log.port import EMPTY, Entry, Log, Reader, Record
 from shared.store.changes import Changes
 from shared.store.timeline import Row
@@ -44,16 +47,6 @@ _EVEN = (1 << 64) - 2
 
 LOAD_ROUNDS_MAX = 8
 """Rounds of loading before a fold: a fragment, its root, the root's members, and as much again after merges."""
-
-
-class Progress(NamedTuple):
-    """What the worker tells whoever watches it, once a flush."""
-
-    topic: str
-    records: int
-    outcomes: dict[str, int]
-    dead: int
-    rows: int
 
 
 class Worker:
@@ -82,12 +75,23 @@ class Worker:
         self._flight: asyncio.Task[None] | None = None
         self._flushed_at = float("-inf")
         self._leftover: list[Record] = []
+        self._waiting: set[int] = set()  # partitions of which some of that was too heavy for the last batch
         self._set_aside: dict[Position, str] = {}
+        self._newer: set[Position] = set()
         self._dead_in_a_row: dict[int, int] = {}
-        self._puzzled = False
-        self.stopped: set[int] = set()
+        self._takeover = Takeover(log, tables, folder.topic)
+        self._lookout = Lookout(log, folder.topic, monotonic)
+        self.read = decode
+        self.stopped: dict[int, str] = {}
+        """Why nothing more is folded of a partition. It is tried again by whoever takes it over."""
+        self.trouble = ""
+        """What the log or the store said to the last attempt; nothing once all that was read is written."""
         self.behind = False
         """Whether the last batch was a full one: there is more in the log than one flush takes."""
+
+    @property
+    def topic(self) -> str:
+        return self._folder.topic
 
     @property
     def positions(self) -> dict[int, Position]:
@@ -105,7 +109,8 @@ class Worker:
                     backoff = BACKOFF_SECONDS_MIN
                 except Fenced:
                     await self._reset()
-                except Transient:
+                except Transient as error:
+                    self.trouble = error.detail
                     await self._reset()
                     await asyncio.sleep(backoff)
                     backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
@@ -117,12 +122,18 @@ class Worker:
         """One round: take over partitions, gather what came, fold it, hand it to a flush."""
         await self._take_over()
         records = await self._gather()
+        if not self.behind:
+            await self._lookout.look(self._expected(records))
         if not records:
-            if self._flight is not None and self._flight.done():
+            if self._flight is None:
+                self.trouble = ""
+            elif self._flight.done():
                 await self._land()
             return
         batch = await self._fold(records)
         await self._land()
+        if not batch.last:  # all of it was behind where a partition has stopped
+            return
         self._flying = {partition: record.position for partition, (record, _) in batch.last.items()}
         self._flushed_at = self._monotonic()
         self._folder.trim(batch)
@@ -135,82 +146,100 @@ class Worker:
 
     async def _take_over(self) -> None:
         assigned = self._reader.assigned()
+        for partition in self.stopped.keys() - assigned:
+            del self.stopped[partition]
         if lost := self._confirmed.keys() - assigned:
             await self._land()
             for partition in lost:
                 del self._confirmed[partition]
+            self._observe(moved(self._folder.topic))
             self._leftover = [record for record in self._leftover if record.partition in assigned]
+            self._waiting &= assigned
             self._folder.drop()
-        gained = sorted(assigned - self._confirmed.keys() - self.stopped)
+        gained = sorted(assigned - self._confirmed.keys())
         if not gained:
             return
         topic = self._folder.topic
-        loaded = await self._vouched(gained)
+        loaded = await self._takeover.load(gained)
         for partition in gained:
             version, stamp, epoch, _ = loaded.positions.get(partition, BEFORE_THE_FIRST)
             position = position_of(topic, partition, version)
             self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
             if self._changes is not None:
                 self._changes.announce(topic, [(partition, version)])
-            self._reader.seek(position)
+            if partition not in self.stopped:
+                self._reader.seek(position)
+        self._observe(moved(topic))
 
-    async def _vouched(self, partitions: list[int]) -> Loaded:
-        """Their position rows, which must be of this log. Raises LogMismatch."""
-        topic = self._folder.topic
-        starts = await self._log.starts(topic)
-        loaded = await self._tables.load(topic, partitions, [])
-        marks = {partition: loaded.positions.get(partition, BEFORE_THE_FIRST) for partition in partitions}
-        tables = {one: Standing(position_of(topic, one, mark.version), mark.record) for one, mark in marks.items()}
-        await check(self._log, topic, tables, starts)
-        await self._log.assure(topic)
-        return loaded
+    def _expected(self, records: list[Record]) -> dict[int, Position]:
+        """Behind which position each partition's next record is expected, now that these have come: of those that are
+        asked for more."""
+        came = {record.partition: record.position for record in records}
+        reached = self._confirmed | self._flying | came
+        waiting = self._waiting | {record.partition for record in self._leftover}
+        return {one: reached[one] for one in self._confirmed.keys() - self.stopped.keys() - waiting}
 
     async def _gather(self) -> list[Record]:
-        """At once when idle; else what came while the last flush ran, and for at least the floor between two."""
-        records, self._leftover = self._leftover, []
-        if not records:
-            records = await self._fetch(BATCH_RECORDS_MAX, FETCH_SECONDS)
-        while records and len(records) < BATCH_RECORDS_MAX:
+        """At once when idle; else what came while the last flush ran, and for at least the floor between two. Nothing
+        more is fetched of a partition whose records wait for their share."""
+        records, waiting = self._leftover, self._waiting
+        most = BATCH_RECORDS_MAX - sum(record.partition not in waiting for record in records)
+        seconds = 0.0 if records else FETCH_SECONDS
+        self._leftover = []
+        while most > 0:
+            came = await self._fetch(most, seconds, waiting)
+            records += came
+            most -= len(came)
+            if not records:
+                break
             rest = self._flushed_at + FLUSH_SECONDS_MIN - self._monotonic()
             busy = self._flight is not None and not self._flight.done()
             if rest <= 0 and not busy:
                 break
-            records += await self._fetch(BATCH_RECORDS_MAX - len(records), max(rest, 0.005))
-        self.behind = len(records) >= BATCH_RECORDS_MAX
+            seconds = max(rest, 0.005)
+            waiting |= heavy(records)
+        self.behind = most <= 0
+        records, self._leftover = divided(records)
         return records
 
-    async def _fetch(self, most: int, seconds: float) -> list[Record]:
+    async def _fetch(self, most: int, seconds: float, waiting: Collection[int]) -> list[Record]:
         try:
-            records = await self._reader.fetch(records_max=most, wait_seconds=seconds)
+            records = await self._reader.fetch(records_max=most, wait_seconds=seconds, without=waiting)
         except Corrupt as error:
             await self._land()
-            await self._vouched(sorted(self._confirmed))  # says what is wrong with the log, if that is it
-            if self._puzzled:
-                raise
-            self._puzzled = True
-            raise Transient(error.detail) from error  # the right log may have come back just now
-        self._puzzled = False
-        return [record for record in records if record.partition in self._confirmed]
+            await self._takeover.explain(error, sorted(self._confirmed))
+            raise
+        self._takeover.fetched()
+        wanted = self._confirmed.keys() - self.stopped.keys()
+        return [record for record in records if record.partition in wanted]
 
     async def _fold(self, records: list[Record]) -> Batch:
-        batch = Batch()
+        batch, shares = Batch(), Shares()
+        self._newer = set()
         decoded = [(record, self._decode(record)) for record in records]
         end = self._folder.cut([command for _, command in decoded])
-        self._leftover, decoded = records[end:], decoded[:end]
-        await self._load(records[:end], [command for _, command in decoded if command is not None])
+        decoded, unloaded = loaded(decoded[:end], await self._load(decoded[:end]))
         await self._open(decoded)
+        deferred: list[Record] = []
         for index, (record, command) in enumerate(decoded):
             if batch.full:
-                self._leftover = records[index:]
+                deferred += [one for one, _ in decoded[index:]]
                 break
             if record.partition in self.stopped:
+                continue
+            if shares.over and record.partition in shares.over:
+                deferred.append(record)
                 continue
             if record.value == EMPTY:
                 batch.passed(record, 0)
                 continue
+            if self._newer and record.position in self._newer:  # nearly never
+                self._stop(record.partition, f"{NewerVersion().detail} Offset {record.offset}.")
+                continue
             if command is None or (self._set_aside and record.position in self._set_aside):
                 self._bury(record, batch)
                 continue
+            size = batch.bytes
             try:
                 self._folder.fold(command, record, batch)
             except Exception as error:  # whatever it is, only this record may suffer: it goes to the dead letters
@@ -218,6 +247,10 @@ class Worker:
                 raise Fenced("A record could not be folded; its batch is folded again without it.") from error
             if self._dead_in_a_row:
                 self._dead_in_a_row.pop(record.partition, None)
+            shares.take(record.partition, len(record.value) + batch.bytes - size)
+        deferred += [record for record, _ in unloaded]
+        self._waiting = {record.partition for record in (*deferred, *self._leftover)}
+        self._leftover = [*deferred, *records[end:], *self._leftover]  # each partition in its order
         for partition, (_, stamp) in batch.last.items():
             self._stamps[partition] = max(stamp, self._stamps.get(partition, 0))
         return batch
@@ -232,38 +265,59 @@ class Worker:
             if command is None:
                 self._decode(record)  # landing forgets why redelivered records are set aside
         for closed in wanted:
-            self._folder.open(closed, await self._tables.life(closed))
+            try:
+                self._folder.open(closed, await self._tables.life(closed))
+            except NewerVersion:
+                self._newer |= {record.position for record, command in decoded if _revives(command, closed)}
 
     def _decode(self, record: Record) -> Command | None:
         if record.value == EMPTY:
             return None
         try:
-            return decode(record.value)
+            return command_of(record, self.read)
         except BadRecord as error:
             self._set_aside[record.position] = error.detail
-            return None
+        except NewerVersion:
+            self._newer.add(record.position)
+        return None
+
+    def _stop(self, partition: int, why: str) -> None:
+        """Fold nothing more of a partition: going on would lose what we do not understand."""
+        self.stopped[partition] = why
+        log = structlog.get_logger(service="projector")
+        log.error("stopped", topic=self._folder.topic, partition=partition, reason=why)
 
     def _bury(self, record: Record, batch: Batch) -> None:
         in_a_row = self._dead_in_a_row[record.partition] = self._dead_in_a_row.get(record.partition, 0) + 1
         if in_a_row > DEAD_IN_A_ROW_MAX:
-            self.stopped.add(record.partition)
+            self._stop(record.partition, f"More than {DEAD_IN_A_ROW_MAX} dead letters in a row.")
             return
         batch.dead.append((record, self._set_aside[record.position]))
         batch.passed(record, 0)
 
-    async def _load(self, records: list[Record], commands: list[Command]) -> None:
-        """Everything the fold needs, each answer checked to be of a time when the partitions were ours."""
-        partitions = sorted({record.partition for record in records})
+    async def _load(self, decoded: list[Decoded]) -> Collection[Key]:
+        """Everything the fold needs, each answer checked to be of a time when the partitions were ours; but of large
+        rows only what the partitions' shares allow. Which were not loaded."""
+        partitions = sorted({record.partition for record, _ in decoded})
+        commands = [command for _, command in decoded if command is not None]
+        large: dict[Key, int] = {}
         wanted = self._folder.missing(commands)
-        for _ in range(LOAD_ROUNDS_MAX + len(records)):
-            part = wanted[:LOAD_IDS_MAX]
-            loaded = await self._tables.load(self._folder.topic, partitions, part)
-            self._check(partitions, loaded)
-            self._folder.admit(part, loaded.rows)
-            wanted = self._folder.missing(commands)
+        for _ in range(LOAD_ROUNDS_MAX + len(decoded)):
+            large |= await self._load_part(partitions, wanted[:LOAD_IDS_MAX])
+            wanted = [key for key in self._folder.missing(commands) if key not in large]
             if not wanted:
-                return
-        raise Corrupt("Loading does not come to an end: the identity rows contradict each other.")
+                break
+        else:
+            raise Corrupt("Loading does not come to an end: the identity rows contradict each other.")
+        for part in affordable(decoded, large) if large else ():
+            await self._load_part(partitions, part, whole=True)
+        return set(self._folder.missing(commands)) if large else ()
+
+    async def _load_part(self, partitions: list[int], part: list[Key], *, whole: bool = False) -> dict[Key, int]:
+        found = await self._tables.load(self._folder.topic, partitions, part, whole=whole)
+        self._check(partitions, found)
+        self._folder.admit([key for key in part if key not in found.large], found.rows)
+        return found.large
 
     def _check(self, partitions: list[int], loaded: Loaded) -> None:
         """The tables must stand where we left them, or where the flush in flight will leave them, and be the same."""
@@ -280,7 +334,7 @@ class Worker:
         await self._log.assure(self._folder.topic)
         counts = self._log.partitions()
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
-        entries += [_dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
+        entries += [dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
         if entries:
             with suppress(LogClosed):  # a topic is closed when all that goes there is there: this was done before
                 await self._log.append(entries)
@@ -294,8 +348,9 @@ class Worker:
                 topic=self._folder.topic,
                 records=sum(batch.outcomes.values()) + len(batch.dead),
                 outcomes={outcome.name.lower(): count for outcome, count in batch.outcomes.items()},
-                dead=len(batch.dead),
+                dead=[(record.position, kind_of(reason)) for record, reason in batch.dead],
                 rows=len(state),
+                left_out=batch.left_out,
             )
         )
 
@@ -323,13 +378,13 @@ class Worker:
                 self._confirmed[partition] = position
                 for passed in [at for at in self._set_aside if at.partition == partition and at <= position]:
                     del self._set_aside[passed]
-        self._flying = {}
+        self._flying, self.trouble = {}, ""
 
     async def _reset(self) -> None:
         """Forget everything but the tables; the flush in flight must end first, or it could land after we read."""
         await self._abandon()
         self._folder.drop()
-        self._confirmed, self._flying, self._leftover = {}, {}, []
+        self._confirmed, self._flying, self._leftover, self._waiting = {}, {}, [], set()
 
     async def _abandon(self) -> None:
         if self._flight is not None:
@@ -337,7 +392,5 @@ class Worker:
             await asyncio.gather(flight, return_exceptions=True)
 
 
-def _dead_letter(record: Record, reason: str, partitions: int) -> Entry:
-    """The original bytes behind one line of JSON that says where they come from and why they are here."""
-    head = {"topic": record.topic, "partition": record.partition, "offset": record.offset, "reason": reason[:1_000]}
-    return Entry(DEAD, record.partition % partitions, record.key, orjson.dumps(head) + b"\n" + record.value)
+def _revives(command: Command | None, closed: Closed) -> bool:
+    return isinstance(command, Revive) and command.fragment == closed.fragment

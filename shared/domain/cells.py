@@ -37,6 +37,25 @@ def moved(cell: Cell, kind: int, stamp: int) -> Cell | None:
     return kind, stamp, once if once > stamp and kind != SET else 0
 
 
+def once_above(cells: dict[str, Cell], properties: Properties, name: str, stamp: int) -> tuple[int, Any] | None:
+    """The stamp and the value of a name's set_once that is newer than a stamp; None without one."""
+    once = cells.get(name, EMPTY)[2]
+    return (once, properties[name]) if once > stamp else None
+
+
+def bury(cells: dict[str, Cell], properties: Properties, name: str, stamp: int, left: tuple[int, Any] | None) -> None:
+    """Leave of a name a hard cell that is not older than a stamp, and the set_once `left`. The cell goes to the end."""
+    held, hard, _ = cells.pop(name, EMPTY)
+    value = properties.pop(name, None)
+    if hard <= stamp:
+        held, hard = UNSET, stamp
+    cells[name] = held, hard, left[0] if left else 0
+    if left:
+        properties[name] = left[1]
+    elif held in (SET, NULL):
+        properties[name] = value if held == SET else None
+
+
 def put(cells: dict[str, Cell], properties: Properties, name: str, cell: Cell, kind: int, value: Any) -> None:
     """A cell as an operation has moved it, and what shows of it."""
     cells[name] = cell

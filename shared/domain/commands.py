@@ -2,16 +2,27 @@
 
 Times are microseconds since the epoch, UTC. `at` is the API's receive time plus the index within the request.
 Which topic and partition a command goes to is said here once, by `route`.
+
+Records outlive versions of this code, and while it is upgraded older and newer processes read one log. A reader that
+does not understand a record must not skip it: it stops there, and whoever is upgraded goes on. It knows by the `op`,
+which it does not have, or by `v`, which is above its own. So the rule for changing a command:
+
+- a new field with a default that a reader may ignore and still do right: nothing else, for readers ignore it;
+- anything else (a field that changes what is done, a field without a default, another meaning): the command's next
+  format in FORMATS, and readers go on taking every one before it;
+- a new command: a new `op`. No op is ever used again for something else;
+- `op`, `v`, `id`, `project` and `at` stay as they are, for ever.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 import msgspec
 
-from shared.domain.errors import BadRecord
+from shared.domain.errors import BadRecord, NewerVersion
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, partition_of
 
 Properties = dict[str, Any]
@@ -19,8 +30,9 @@ MergeMode = Literal["identify", "alias", "dangerous", "operator"]
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="op"):
-    """What every command carries. `id` is a uuid7 minted by the API; `key` a hash of the Idempotency-Key, `digest` one
-    of what the request asked for: the same key with another digest is refused."""
+    """What every command carries. `v` is its format, written by `encode`; `id` a uuid7 minted by the API; `key` a hash
+    of the Idempotency-Key, `digest` one of what the request asked for: the same key with another digest is refused.
+    `replayed` is a dead letter's, sent again: it counts at its `at`, and not at all if that lies before a deletion."""
 
     v: int = 1
     id: UUID
@@ -29,6 +41,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     project: int
     at: int
     actor: str = ""
+    replayed: bool = False
 
 
 class Capture(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="capture"):
@@ -210,22 +223,67 @@ FragmentCommand = Capture | Write | Erase | Revive | Purge
 IdentityCommand = Merge | Split | Delete | Restore
 DeletionCommand = Request | Cancel
 
+FORMATS: dict[type[Command], int] = {}
+"""The format that this code writes of a command, and the highest that it reads, where that is not 1."""
+
+REPLAYED = 2
+"""The least format of a command that says `replayed`, of whatever kind: a reader that does not know the word would fold
+it as of now. Of a kind's own formats the next is 3."""
+
+
+class _Head(msgspec.Struct):
+    """What every record has, of whatever version."""
+
+    op: str
+    id: UUID
+    project: int
+    at: int
+    v: int = 1
+    replayed: bool = False
+
+
+class Reader:
+    """Reads the commands of one version: of these kinds, in formats up to these."""
+
+    def __init__(self, kinds: Any, formats: Mapping[type[Command], int]) -> None:
+        known: tuple[type[Command], ...] = get_args(kinds)
+        self._decoder = msgspec.json.Decoder(kinds)
+        self._head = msgspec.json.Decoder(_Head)
+        self._ops = {str(kind.__struct_config__.tag): formats.get(kind, 1) for kind in known}
+
+    def decode(self, value: bytes) -> Command:
+        """The command of a record's value; NewerVersion if a later version wrote it, BadRecord if it is none."""
+        try:
+            command: Command = self._decoder.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if self._is_newer(value):
+                raise NewerVersion from error
+            raise BadRecord(f"Not a command: {error}") from error
+        if command.v != 1 and self._is_newer(value):
+            raise NewerVersion
+        return command
+
+    def _is_newer(self, value: bytes) -> bool:
+        try:
+            head = self._head.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        known = self._ops.get(head.op, 0)
+        return head.v > (max(known, REPLAYED) if known and head.replayed else known)
+
+
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Command)
+decode = Reader(Command, FORMATS).decode
 
 
 def encode(command: Command) -> bytes:
     """The command as a record's value: JSON, defaults left out."""
+    if FORMATS or command.replayed:
+        written = FORMATS.get(type(command), 1)
+        written = max(written, REPLAYED) if command.replayed else written
+        if command.v != written:
+            command = msgspec.structs.replace(command, v=written)
     return _encoder.encode(command)
-
-
-def decode(value: bytes) -> Command:
-    """The command of a record's value; BadRecord if it is none."""
-    try:
-        command: Command = _decoder.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRecord(f"Not a command: {error}") from error
-    return command
 
 
 def route(command: Command, partitions: dict[str, int]) -> tuple[str, int, bytes]:

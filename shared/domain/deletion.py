@@ -22,9 +22,11 @@ import msgspec
 from eventsourcing.domain import Aggregate, event
 
 from shared.domain.commands import Request, Scope
-from shared.domain.errors import Corrupt, Rejected
+from shared.domain.errors import Corrupt, NewerVersion, Rejected
 
 State = Literal["pending", "hidden", "erasing", "verified", "cancelling", "cancelled", "failed"]
+NEWER = "A newer version wrote this; upgrade the deleter first."
+
 OPEN: tuple[State, ...] = ("pending", "hidden", "erasing", "failed", "cancelling")
 """States in which there is still something to do. No run works on what is being cancelled."""
 
@@ -252,7 +254,7 @@ class DeletionRequest(Aggregate):
             raise Rejected(f"The request is {self.state}, not {' or '.join(states)}.")
 
 
-_EVENTS: Mapping[str, type[Any]] = {
+_EVENTS: Mapping[str, type[Any]] = {  # what is told in another way than before gets a topic of its own
     fact.TOPIC: fact
     for fact in (
         DeletionRequest.Requested, DeletionRequest.HidingBegan, DeletionRequest.Hidden, DeletionRequest.Erasing,
@@ -263,7 +265,8 @@ _EVENTS: Mapping[str, type[Any]] = {
 
 
 def load(request: UUID, document: bytes | str) -> DeletionRequest:
-    """The request that a document's history makes when replayed; Corrupt when it makes none."""
+    """The request that a document's history makes when replayed; NewerVersion when a later version wrote some of it,
+    Corrupt when it makes none."""
     try:
         history = msgspec.json.decode(document)["history"]
         loaded: DeletionRequest | None = None
@@ -285,7 +288,9 @@ def _stored(fact: Any) -> dict[str, Any]:
 
 
 def _fact(request: UUID, version: int, stored: dict[str, Any]) -> Any:
-    kind = _EVENTS[stored["topic"]]
+    kind = _EVENTS.get(stored["topic"])
+    if kind is None:
+        raise NewerVersion(NEWER)
     fields = stored | {"originator_id": request, "originator_version": version}
     if kind is DeletionRequest.Requested:
         fields["originator_topic"] = DeletionRequest.TOPIC

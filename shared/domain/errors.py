@@ -12,6 +12,7 @@ PersonlogError
 │   └── StoreUnavailable    ClickHouse did not answer
 └── Corrupt             stop: going on would cost data
     ├── BadRecord           a record that cannot be decoded or folded
+    ├── NewerVersion        written by a later version: whoever is upgraded goes on here
     ├── Fenced              somebody else owns the partition now
     ├── Superseded          the log was renewed; start again on its next generation
     └── LogMismatch         log and tables do not belong together
@@ -91,6 +92,10 @@ class Corrupt(PersonlogError):
 
 class BadRecord(Corrupt):
     """A record of the log cannot be read."""
+
+
+class NewerVersion(Corrupt):
+    """A newer version wrote this; upgrade the projectors first."""
 
 
 class Fenced(Corrupt):

@@ -13,9 +13,10 @@ from uuid import UUID
 import msgspec
 from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
-from shared.domain.cells import EMPTY, NULL, ONCE, SET, UNSET, Cell, moved, put, same
+from shared.domain.cells import EMPTY, ONCE, UNSET, Cell, bury, moved, once_above, put
 from shared.domain.commands import Capture, Erase, FragmentCommand, Properties, Purge, Revive, Write
 from shared.domain.ids import number_of
+from shared.domain.operations import UNWEIGHED, LeftOut, Weight, effective, fitting
 from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
 EVENTS_MAX = 256
@@ -70,7 +71,7 @@ class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
     older than the birth is the birth from then on. A birth after an erasure that was taken back is none.
 
     `values[i]` is the value of the operation `kinds[i]` on `names[i]`; `before[i]` what showed before it, with
-    UNSET for nothing. `timestamp` is the stamp of the changed cells.
+    UNSET for nothing. `timestamp` is the stamp of the changed cells. `left_out` is what there was no room for.
     """
 
     TOPIC = "fragment.changed"
@@ -81,6 +82,7 @@ class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
     distinct_id: str = ""
     number: int = 0
     created_at: int = 0
+    left_out: LeftOut | None = None
 
     def apply(self, fragment: Fragment) -> None:
         if self.created_at and not 0 < fragment.created_at <= self.created_at:
@@ -109,7 +111,7 @@ class FragmentErased(FragmentEvent, frozen=True, kw_only=True):
     number: int = 0
 
     def apply(self, fragment: Fragment) -> None:
-        fragment.cells, fragment.properties = {}, {}
+        fragment.cells, fragment.properties, fragment.weight = {}, {}, Weight()
         fragment.distinct_id, fragment.created_at, fragment.seen_at = "", 0, 0
         fragment.erased, fragment.erased_at, fragment.restored = self.iver, self.at, 0
         fragment.purged = {}
@@ -137,36 +139,31 @@ class FragmentPurged(FragmentEvent, frozen=True, kw_only=True):
     """What was set under `names` up to the stamp `timestamp` is gone, and a tombstone stays: imports of before count no
     more. What was set later stays.
 
-    `kinds[i]` says what is left above the tombstone: ONCE for a set_once of after the cut-off, UNSET for none; ONCE
-    where this life has no cell, for a closed one may be given back. The facts that stay do not tell it: an import that
-    is purged may have replaced a later set_once. The cell goes to the end, where it is as well when it is derived from
-    those facts alone.
+    `kinds[i]` says what is left above the tombstone: ONCE for a set_once of after the cut-off, UNSET for none.
+    `left[i]` says which, stamp and value, for the facts that stay do not tell it: an import that is purged may have
+    replaced a later set_once. It counts in the life that the erasure `iver` began; in a closed life that is given back,
+    and where it is None though the kind is ONCE (the name had no cell), what those facts make counts.
     """
 
     TOPIC = "fragment.purged"
     names: tuple[str, ...]
     kinds: tuple[int, ...]
+    left: tuple[tuple[int, Any] | None, ...]
     request: UUID
+    iver: int = 0
 
     def apply(self, fragment: Fragment) -> None:
-        for name, kind in zip(self.names, self.kinds, strict=True):
-            fragment.purged[name] = max(self.timestamp, fragment.purged.get(name, 0))
-            if fragment.alive:
-                self._bury(fragment, name, kind)
-        fragment.stamp = max(fragment.stamp, self.timestamp)
+        cells, properties, stamp = fragment.cells, fragment.properties, self.timestamp
+        for name, kind, left in zip(self.names, self.kinds, self.left, strict=True):
+            fragment.purged[name] = max(stamp, fragment.purged.get(name, 0))
+            if not fragment.alive:
+                continue
+            if kind == ONCE and (left is None or self.iver != fragment.erased):
+                left = once_above(cells, properties, name, stamp)
+            bury(cells, properties, name, stamp, left)
+        fragment.weight = Weight(UNWEIGHED)
+        fragment.stamp = max(fragment.stamp, stamp)
         fragment.effect = self.originator_version
-
-    def _bury(self, fragment: Fragment, name: str, kind: int) -> None:
-        held, hard, once = fragment.cells.pop(name, EMPTY)
-        value = fragment.properties.pop(name, None)
-        if hard <= self.timestamp:
-            held, hard = UNSET, self.timestamp
-        once = once if kind == ONCE and once > self.timestamp else 0
-        fragment.cells[name] = held, hard, once
-        if once or held == SET:
-            fragment.properties[name] = value
-        elif held == NULL:
-            fragment.properties[name] = None
 
 
 class WriteRefused(FragmentEvent, frozen=True, kw_only=True):
@@ -177,6 +174,16 @@ class WriteRefused(FragmentEvent, frozen=True, kw_only=True):
 
     def apply(self, fragment: Fragment) -> None:
         """A refusal leaves the fragment as it is."""
+
+
+class PropertiesLeftOut(FragmentEvent, frozen=True, kw_only=True):
+    """There was no room for anything that the command asked for; nothing changed."""
+
+    TOPIC = "fragment.left_out"
+    left_out: LeftOut
+
+    def apply(self, fragment: Fragment) -> None:
+        """What is left out leaves the fragment as it is."""
 
 
 class Fragment(Aggregate):
@@ -203,6 +210,7 @@ class Fragment(Aggregate):
     seen_at: int
     properties: Properties
     cells: dict[str, Cell]
+    weight: Weight
     keys: list[Remembered]
     events: list[int]
 
@@ -217,7 +225,7 @@ class Fragment(Aggregate):
         self.project, self.distinct_id, self.number, self.created_at = project, "", 0, 0
         self.effect = self.stamp = self.erased = self.erased_at = self.restored = self.seen_at = 0
         self.properties, self.cells, self.keys, self.events = {}, {}, [], []
-        self.purged = {}
+        self.purged, self.weight = {}, Weight()
         return self
 
     @property
@@ -262,6 +270,7 @@ class Fragment(Aggregate):
         assert life is not None, "the facts of the closed life were not loaded"
         for name in _LIFE:
             setattr(self, name, getattr(life, name))
+        self.weight = Weight(UNWEIGHED)
         self.seen_at = max(self.seen_at, life.seen_at)
         stamp = max(command.at, self.stamp)
         self._trigger(
@@ -274,15 +283,18 @@ class Fragment(Aggregate):
         names = tuple(name for name in command.names if self.purged.get(name, 0) < command.before)
         if not names:
             return Outcome.NOTHING
-        left = [name not in self.cells or self.cells[name][2] > command.before for name in names]
+        left = [once_above(self.cells, self.properties, name, command.before) for name in names]
+        held = [name in self.cells and one is None for name, one in zip(names, left, strict=True)]
         self._trigger(
             FragmentPurged(
                 originator_id=self.id,
                 originator_version=version,
                 timestamp=command.before,
                 names=names,
-                kinds=tuple(ONCE if later else UNSET for later in left),
+                kinds=tuple(UNSET if nothing_left else ONCE for nothing_left in held),
+                left=tuple(left),
                 request=command.request,
+                iver=self.erased,
             )
         )
         return Outcome.CHANGED
@@ -325,64 +337,43 @@ class Fragment(Aggregate):
         return max(outcome, Outcome.REMEMBERED)
 
     def _change(self, command: Capture | Write, version: int, stamp: int, partition: int) -> Outcome:
-        names, kinds, values = self._effective(command, stamp)
+        asked, left = effective(self.cells, self.properties, self.purged, command, stamp), None
+        if asked:
+            asked, left = fitting(self.weight, self.cells, self.properties, asked, stamp)
         since = imported_at(command)
         born = not self.created_at or 0 < since < self.created_at
-        if not names and not born:
-            return Outcome.NOTHING
+        if not asked and not born:
+            return self._leave_out(left, version, stamp)
+        names, kinds, values = zip(*asked, strict=True) if asked else ((), (), ())
         shown = self.properties.get
         self._trigger(
             FragmentChanged(
                 originator_id=self.id,
                 originator_version=version,
                 timestamp=stamp,
-                names=tuple(names),
-                kinds=tuple(kinds),
-                values=tuple(values),
+                names=names,
+                kinds=kinds,
+                values=values,
                 before=tuple([shown(name, msgspec.UNSET) for name in names]),
                 distinct_id=command.distinct_id if born else "",
                 number=(self.number or number_of(partition, version)) if born else 0,
                 created_at=(since or command.at) if born else 0,
+                left_out=left,
             )
         )
         return Outcome.CHANGED
 
-    def _effective(self, command: Capture | Write, stamp: int) -> tuple[list[str], list[int], list[Any]]:
-        """Names, kinds and values of the operations that change a cell, one a name: within a command unset beats set
-        beats set_once."""
-        gone, sets = dict.fromkeys(command.unset), command.set
-        lifted = command.lifted if isinstance(command, Capture) else {}
-        asked: list[tuple[str, int, Any]] = [(name, UNSET, None) for name in gone]
-        asked += [(name, NULL if value is None else SET, value) for name, value in sets.items() if name not in gone]
-        if lifted:
-            asked += [
-                (name, NULL if value is None else SET, value)
-                for name, value in lifted.items()
-                if name not in gone and name not in sets and not self._shows(name, value)
-            ]
-        asked += [
-            (name, ONCE, value)
-            for name, value in command.set_once.items()
-            if value is not None and name not in gone and name not in sets and name not in lifted
-        ]
-        names: list[str] = []
-        kinds: list[int] = []
-        values: list[Any] = []
-        cell_of = self.cells.get
-        if self.purged:
-            asked = [one for one in asked if self.purged.get(one[0], 0) < stamp]
-        for name, kind, value in asked:
-            if moved(cell_of(name, EMPTY), kind, stamp) is not None:
-                names.append(name)
-                kinds.append(kind)
-                values.append(value)
-        return names, kinds, values
+    def _leave_out(self, left: LeftOut | None, version: int, stamp: int) -> Outcome:
+        """Nothing took effect: for lack of room, or because nothing would."""
+        if left is None:
+            return Outcome.NOTHING
+        self._trigger(
+            PropertiesLeftOut(originator_id=self.id, originator_version=version, timestamp=stamp, left_out=left)
+        )
+        return Outcome.REFUSED
 
     def _stamp(self, command: Capture | Write) -> int:
         return imported_at(command) or max(command.at, self.stamp + 1)
-
-    def _shows(self, name: str, value: Any) -> bool:
-        return name in self.properties and same(self.properties[name], value)
 
     def _trigger(self, event: FragmentEvent) -> None:
         event.mutate(self)
@@ -390,7 +381,10 @@ class Fragment(Aggregate):
 
 
 def imported_at(command: Capture | Write) -> int:
-    """The time that an import brings with it; 0 for what is of now."""
+    """The time that an import brings with it, or that a replayed command was received at; 0 for what is of now."""
     if isinstance(command, Write):
-        return command.since
-    return max(command.timestamp, 1) if command.historical else 0
+        if command.since:
+            return command.since
+    elif command.historical:
+        return max(command.timestamp, 1)
+    return command.at if command.replayed else 0

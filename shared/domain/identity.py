@@ -225,6 +225,8 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
         return Decision(Outcome.REFUSED, (named[0],))
     if isinstance(command, Merge):
         decision = _merge(command, (version, stamp), named, people)
+    elif command.replayed and _deleted_after(command.at, named) and not isinstance(command, Restore):
+        return Decision(Outcome.DROPPED)  # it meant who was deleted since
     elif isinstance(command, Split):
         decision = _split(command, (version, stamp), people[0])
     elif isinstance(command, Restore):
@@ -276,10 +278,14 @@ def _merge(command: Merge, at: tuple[int, int], named: list[Membership], people:
 
 
 def _before_a_delete(command: Merge, named: list[Membership]) -> bool:
-    """Whether it is imported from before one of both was deleted; of deletes of unknown time, every import is."""
-    if not command.since:
-        return False
-    return any(one.erase and (not one.erased_at or command.since < one.erased_at) for one in named)
+    """Whether it is imported, or replayed, from before one of both was deleted."""
+    since = command.since or (command.at if command.replayed else 0)
+    return since > 0 and _deleted_after(since, named)
+
+
+def _deleted_after(at: int, named: list[Membership]) -> bool:
+    """Whether one of them was deleted later than that; of deletes of unknown time, each was."""
+    return any(one.erase and (not one.erased_at or at < one.erased_at) for one in named)
 
 
 def _deleted_since(command: Merge, named: list[Membership]) -> bool:

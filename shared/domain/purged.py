@@ -1,8 +1,10 @@
 """What a purge takes from the past: the one rule for facts and for captured events. Pure; SQL has it in purged.sql.
 
 A purge of a name with the cut-off `stamp`, folded at `version`, takes from every fact that was folded before it the
-operations on the name that were stamped at or before the cut-off; and what the name showed before, from all of them: a
-later value may have replaced a purged one. Facts that were folded after it have nothing of the kind.
+operations on the name that were stamped at or before the cut-off, and the set_once that an earlier purge had left if
+that was stamped so; and what the name showed before, from all of them: a later value may have replaced a purged one.
+Facts that were folded after it have nothing of the kind. Every replay leaves this out, whether or not a window has
+taken it from the timeline, so that it gives the same on both sides of the window.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shared.domain.fragment import FragmentChanged, FragmentPurged
+from shared.domain.cells import UNSET
+from shared.domain.fragment import FragmentChanged, FragmentEvent, FragmentPurged
 from shared.domain.lifted import LIFTED
 
 _PLACES = ("$set", "$set_once")
@@ -40,8 +43,21 @@ def left(names: Sequence[str], stamp: int, version: int, cuts: Collection[Cut]) 
     return [(place, name not in silent) for place, name in enumerate(names) if name not in gone]
 
 
-def without(event: FragmentChanged, cuts: Collection[Cut]) -> FragmentChanged:
-    """The event as it is once these cuts were made."""
+def without(event: FragmentEvent, cuts: Collection[Cut]) -> FragmentEvent:
+    """The fact as it is once these cuts were made. One that was loaded without `before` stays so."""
+    if isinstance(event, FragmentChanged):
+        return _changed_without(event, cuts)
+    return _purged_without(event, cuts) if isinstance(event, FragmentPurged) else event
+
+
+def at_moment(event: FragmentEvent, until: int) -> FragmentEvent:
+    """The fact as it counts at the stamp `until`: what a purge left counts from its own stamp on."""
+    if not isinstance(event, FragmentPurged) or not any(one and one[0] > until for one in event.left):
+        return event
+    return msgspec.structs.replace(event, left=tuple(one if one and one[0] <= until else None for one in event.left))
+
+
+def _changed_without(event: FragmentChanged, cuts: Collection[Cut]) -> FragmentChanged:
     kept = left(event.names, event.timestamp, event.originator_version, cuts)
     if len(kept) == len(event.names) and all(says for _, says in kept):
         return event
@@ -50,7 +66,22 @@ def without(event: FragmentChanged, cuts: Collection[Cut]) -> FragmentChanged:
         names=tuple(event.names[place] for place, _ in kept),
         kinds=tuple(event.kinds[place] for place, _ in kept),
         values=tuple(event.values[place] for place, _ in kept),
-        before=tuple(event.before[place] if says else msgspec.UNSET for place, says in kept),
+        before=tuple(event.before[place] if says else msgspec.UNSET for place, says in kept if event.before),
+    )
+
+
+def _purged_without(event: FragmentPurged, cuts: Collection[Cut]) -> FragmentPurged:
+    later = [cut for cut in cuts if cut.version > event.originator_version]
+    gone = [
+        one is not None and any(cut.name == name and cut.stamp >= one[0] for cut in later)
+        for name, one in zip(event.names, event.left, strict=True)
+    ]
+    if not any(gone):
+        return event
+    return msgspec.structs.replace(
+        event,
+        kinds=tuple(UNSET if taken else kind for kind, taken in zip(event.kinds, gone, strict=True)),
+        left=tuple(None if taken else one for one, taken in zip(event.left, gone, strict=True)),
     )
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from shared.domain.fragment import Fragment, FragmentChanged, FragmentErased, FragmentEvent
 from shared.domain.identity import Membership, MembershipEvent, PersonDeleted
+from shared.domain.purged import at_moment
 
 FOREVER = 2**63 - 1
 """A stamp above every other: no cut."""
@@ -44,7 +45,7 @@ class Replay:
                 event.mutate(self.fragment)
                 self._birth = None
         elif event.timestamp <= self._until:
-            event.mutate(self.fragment)
+            at_moment(event, self._until).mutate(self.fragment)
             self._bear()
         elif isinstance(event, FragmentChanged) and event.created_at:
             self._birth = event

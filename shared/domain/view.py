@@ -14,9 +14,16 @@ import msgspec
 from shared.domain.cells import ONCE, SET, UNSET, Cell
 from shared.domain.ids import is_anonymous
 
+MERGED_BYTES_MAX = 4 * 1_048_576
+"""Of properties and cells, as the members' rows have them, that make one person's properties: three of the largest
+fragments. A person may have thousands of members, and whoever reads it must hold what it is made of."""
+
 
 class Member(msgspec.Struct, kw_only=True):
-    """One fragment with its identity, as a reader loads them. Times in microseconds, 0 for never."""
+    """One fragment with its identity, as a reader loads them. Times in microseconds, 0 for never.
+
+    `size` is how many bytes properties and cells have; `left_out`: the person shows none of it, for it holds too much.
+    """
 
     fragment: UUID
     distinct_id: str
@@ -30,6 +37,8 @@ class Member(msgspec.Struct, kw_only=True):
     root: UUID
     identified: bool
     erase: int
+    size: int
+    left_out: bool = False
 
     @property
     def living(self) -> bool:
@@ -44,6 +53,20 @@ class Decisive(NamedTuple):
     fragment: UUID
     kind: int
     value: Any
+
+
+def counted(sizes: Iterable[tuple[int, UUID]]) -> set[UUID]:
+    """Whose properties a person shows, of its living members' (size, fragment): the smallest first, as long as all of
+    them together have at most MERGED_BYTES_MAX. So nobody is left out for somebody larger, and a split gives all back.
+    """
+    found: set[UUID] = set()
+    total = 0
+    for size, fragment in sorted(sizes):
+        total += size
+        if total > MERGED_BYTES_MAX:
+            break
+        found.add(fragment)
+    return found
 
 
 def merged_properties(members: Iterable[tuple[UUID, dict[str, Cell], dict[str, Any]]]) -> dict[str, Any]:

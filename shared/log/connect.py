@@ -6,6 +6,7 @@ from shared.domain.ids import GENERATION_FIRST
 from shared.log.identity import Generation
 from shared.log.port import Log
 from shared.runtime.settings import Settings
+from shared.runtime.timekeeping import clock_of
 
 
 def connect_log(settings: Settings, known: Generation | None = None, *, create: bool = False) -> Log:
@@ -22,4 +23,4 @@ def connect_log(settings: Settings, known: Generation | None = None, *, create: 
         )
     from shared.log.embedded import EmbeddedLog
 
-    return EmbeddedLog(settings.data / "log", counts, number, create=create)
+    return EmbeddedLog(settings.data / "log", counts, number, create=create, clock=clock_of(settings))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -19,29 +18,17 @@ from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 from uuid import uuid4
 
-from shared.domain.errors import LogClosed, LogUnavailable
+from shared.domain.errors import LogClosed, LogUnavailable, Transient
 from shared.domain.ids import GENERATION_FIRST, Position
+from shared.log import frames
 from shared.log.doubts import Doubts
 from shared.log.embedded_reader import EmbeddedReader
 from shared.log.flock import Flock
-from shared.log.frames import (
-    LENGTHS,
-    PART_BASE,
-    SCHEMA,
-    close_topics,
-    closed_topics,
-    connect,
-    file_of,
-    first_offset,
-    folder_of,
-    forget,
-    identity_of,
-    next_offset,
-    record_at,
-)
 from shared.log.identity import LogIdentity
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 from shared.log.waiting import Appended, Waiting
+from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.trouble import Trouble, full
 
 COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
@@ -82,12 +69,15 @@ class EmbeddedLog:
         generation: int = GENERATION_FIRST,
         *,
         create: bool = True,
+        clock: Clock | None = None,
         mint: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
-        self._root, self._path = path, folder_of(path, generation)
+        self._root, self._path = path, frames.folder_of(path, generation)
         self.generation, self._create, self._mint = generation, create, mint
         self._partitions = dict(partitions)
         self._numbers = {topic: number for number, topic in enumerate(sorted(partitions))}
+        self._clock = clock or SystemClock()
+        self._trouble = Trouble("log")
         self._doubts, self.refused = Doubts(), False
         self._file: tuple[int, int] | None = None
         self._compared: tuple[int, int] | None = None
@@ -117,8 +107,9 @@ class EmbeddedLog:
 
     async def start(self) -> None:
         if self._create:
-            await asyncio.to_thread(self._open)
-        self._file = self._compared = file_of(self._path)
+            with frames.failures("it"):
+                await asyncio.to_thread(self._open)
+        self._file = self._compared = frames.file_of(self._path)
         loop = asyncio.get_running_loop()
         self._writer = threading.Thread(target=self._write, args=(loop,), name="log-writer", daemon=True)
         self._writer.start()
@@ -155,19 +146,28 @@ class EmbeddedLog:
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         return await self._waiting.result(self.submit(entries))
 
+    async def trouble(self) -> str:
+        if self._trouble.detail:
+            with suppress(Transient):
+                await self.append([])
+        return self._trouble.detail
+
     async def heads(self, topic: str) -> list[Position]:
         seen = self._doubts.seen()
-        heads = await self._look(lambda db: self._ends(db, topic, next_offset, -1))
+        heads = await self._look(lambda db: self._ends(db, topic, frames.next_offset, -1))
         self._doubts.heads(heads, seen)
         return heads
 
     async def starts(self, topic: str) -> list[Position]:
-        return await self._look(lambda db: self._ends(db, topic, first_offset, 0))
+        return await self._look(lambda db: self._ends(db, topic, frames.first_offset, 0))
 
     async def read(self, position: Position) -> Record | None:
         topic, partition, offset, _ = position
-        found = await self._look(lambda db: record_at(db, self._part(topic, partition), offset))
-        return Record(topic, partition, offset, *found, self.generation) if found else None
+        found = await self._look(lambda db: frames.record_at(db, self._part(topic, partition), offset))
+        if found is None:
+            return None
+        at, key, value, fault = found
+        return Record(topic, partition, offset, at, key, value, self.generation, fault)
 
     async def identity(self) -> LogIdentity:
         return await self._in_time(self._identify)
@@ -179,26 +179,29 @@ class EmbeddedLog:
     async def seal(self, topics: Sequence[str]) -> None:
         def close() -> None:
             with self._session() as db, closing(self._turn()) as turn, turn:
-                close_topics(db, topics)
+                frames.close_topics(db, topics)
 
         await asyncio.to_thread(close)
 
     async def sealed(self, topic: str) -> bool:
-        return topic in await self._look(closed_topics)
+        return topic in await self._look(frames.closed_topics)
 
     async def forget(self, before_us: int) -> int:
         """Retention: forget whole frames older than that, of former generations too; their number. Of a partition's
         newest its place stays, for offsets count on from there."""
-        return await asyncio.to_thread(self._forget, before_us)
+        with frames.failures("it"):
+            return await asyncio.to_thread(self._forget, before_us)
 
     def _open(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with closing(self._turn()) as turn, turn, closing(connect(self._path, create=True)) as db:
-            db.executescript(SCHEMA)
+        with closing(self._turn()) as turn, turn, closing(frames.connect(self._path, create=True)) as db:
+            db.executescript(frames.SCHEMA)
+            if "sums" not in {column[1] for column in db.execute("PRAGMA table_info(frames)")}:
+                db.execute(frames.WITH_SUMS)
             db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", (self._mint(),))
             for topic, number in self._numbers.items():
                 db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, self._partitions[topic]))
-            _, topics = identity_of(db)
+            _, topics = frames.identity_of(db)
         for topic, (number, count) in topics.items():
             self._partitions[topic], self._numbers[topic] = count, number
 
@@ -226,18 +229,15 @@ class EmbeddedLog:
         """The file under the path, for reading. Another one than before is odd."""
         with suppress(LogUnavailable):
             self._check_file()
-        try:
-            with closing(connect(self._path)) as db:
-                yield db
-        except sqlite3.Error as error:
-            raise LogUnavailable(f"The log cannot be read: {error}") from error
+        with frames.failures("it"), closing(frames.connect(self._path)) as db:
+            yield db
 
     def _identify(self) -> LogIdentity:
-        file = file_of(self._path)
+        file = frames.file_of(self._path)
         if file is None:
             return LogIdentity(id="")
         with self._session() as db:
-            name, topics = identity_of(db)
+            name, topics = frames.identity_of(db)
         self._compared = file
         self._numbers |= {topic: number for topic, (number, _) in topics.items()}
         return LogIdentity(id=name, partitions={topic: count for topic, (_, count) in topics.items()})
@@ -251,7 +251,7 @@ class EmbeddedLog:
         ]
 
     def _part(self, topic: str, partition: int) -> int:
-        return self._numbers[topic] * PART_BASE + partition
+        return self._numbers[topic] * frames.PART_BASE + partition
 
     def _hand_over(self) -> None:
         """Give the writer what came meanwhile, up to the size of a commit."""
@@ -277,6 +277,10 @@ class EmbeddedLog:
             self._groups.put(None)
 
     def _landed(self, group: list[_Pending], outcome: Outcomes | LogUnavailable) -> None:
+        if isinstance(outcome, LogUnavailable):
+            self._trouble.is_now(outcome.detail)
+        elif self._trouble.detail and not full(self._path):  # on a full disk a small commit may fit between others
+            self._trouble.is_now("")
         for index, pending in enumerate(group):
             self._waiting.tell(pending.future, outcome if isinstance(outcome, LogUnavailable) else outcome[index])
         loop = asyncio.get_running_loop()
@@ -302,19 +306,20 @@ class EmbeddedLog:
                     self._check_file()
                     if db is None or opened != self._file:
                         _close(db)
-                        db, opened, seen = connect(self._path), self._file, -1
+                        db, opened, seen = frames.connect(self._path), self._file, -1
                         self._check_file()
                     version = db.execute("PRAGMA data_version").fetchone()[0]
                     if version != seen:  # another connection has written: what is remembered is old
                         offsets.clear()
-                        closed = closed_topics(db)
+                        closed = frames.closed_topics(db)
                         seen = version
                     outcome = self._insert(db, group, offsets, closed)
                     self._check_file()  # what was written to a file that is gone would never appear
-            except (sqlite3.Error, OSError, LogUnavailable) as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is: who waits is told, and the next commit is tried
                 _close(db, turn)
                 db = turn = None
-                outcome = LogUnavailable(f"The log could not be written: {error}")
+                said = error if isinstance(error, sqlite3.Error | OSError | LogUnavailable) else type(error).__name__
+                outcome = LogUnavailable(f"The log could not be written: {said}")
             if loop.is_closed():  # nobody is there to hear it
                 break
             loop.call_soon_threadsafe(self._landed, group, outcome)
@@ -322,7 +327,7 @@ class EmbeddedLog:
 
     def _check_file(self) -> None:
         """The file under the path must be the one that was compared with the tables. Raises LogUnavailable."""
-        if not self._doubts.pending and file_of(self._path) != self._file:
+        if not self._doubts.pending and frames.file_of(self._path) != self._file:
             self._doubts.add()
         self._doubts.check()
 
@@ -334,7 +339,7 @@ class EmbeddedLog:
     def _insert(
         self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int], closed: set[str]
     ) -> Outcomes:
-        frames: dict[int, list[bytes]] = {}
+        gathered: dict[int, list[tuple[bytes, bytes]]] = {}
         positions: Outcomes = []
         firsts: dict[int, Position] = {}
         for pending in group:
@@ -345,22 +350,24 @@ class EmbeddedLog:
             mine: list[Position] = []
             for topic, partition, key, value in pending.entries:
                 part = self._part(topic, partition)
-                frame = frames.get(part)
+                frame = gathered.get(part)
                 if frame is None:
                     if part not in offsets:
-                        offsets[part] = next_offset(db, part)
-                    frame = frames[part] = []
+                        offsets[part] = frames.next_offset(db, part)
+                    frame = gathered[part] = []
                     firsts[part] = Position(topic, partition, offsets[part], self.generation)
                     self._doubts.rises(firsts[part], self._doubts.floor(topic, partition))
                 mine.append(Position(topic, partition, firsts[part].offset + len(frame), self.generation))
-                frame.append(LENGTHS.pack(len(key), len(value)) + key + value)
+                frame.append((key, value))
             positions.append(mine)
-        at = time.time_ns() // 1_000
-        rows = [(part, firsts[part].offset, len(frame), at, b"".join(frame)) for part, frame in frames.items()]
+        at = self._clock.now_us()
+        rows = [(part, firsts[part].offset, len(frame), at, *frames.packed(frame)) for part, frame in gathered.items()]
         if rows:  # one statement, so one transaction, and one wait for the interpreter's lock: each row had one
-            values = ", ".join(["(?, ?, ?, ?, ?)"] * len(rows))
+            values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
             db.execute(f"INSERT INTO frames VALUES {values}", [value for row in rows for value in row])
-        for part, base, count, _, _ in rows:
+        else:
+            db.execute(frames.TOUCH)
+        for part, base, count, *_ in rows:
             offsets[part] = base + count
             self._doubts.raised(firsts[part]._replace(offset=base + count - 1))
         return positions
@@ -370,16 +377,16 @@ class EmbeddedLog:
         with self._session() as db:
             dropped = _forget_in(self._path, db, before_us)
         for number in range(GENERATION_FIRST, self.generation):
-            former = folder_of(self._root, number)
-            if file_of(former) is not None:
-                with closing(connect(former)) as db:
+            former = frames.folder_of(self._root, number)
+            if frames.file_of(former) is not None:
+                with closing(frames.connect(former)) as db:
                     dropped += _forget_in(former, db, before_us)
         return dropped
 
 
 def _forget_in(path: Path, db: sqlite3.Connection, before_us: int) -> int:
     with closing(Flock(path / LOCK)) as turn, turn, db:
-        dropped = forget(db, before_us)
+        dropped = frames.forget(db, before_us)
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return dropped
 

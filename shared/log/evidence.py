@@ -38,8 +38,8 @@ async def check(log: Log, topic: str, tables: Mapping[int, Standing], starts: Se
 
 
 async def _whole(log: Log, one: Evidence) -> Evidence:
-    """With the record at the tables' position, where both sides have one."""
+    """With the record at the tables' position, where both sides have one. What a disk has spoilt says nothing."""
     if not one.record or not one.start.offset <= one.offset <= one.head.offset:
         return one
     there = await log.read(one.position)
-    return one._replace(found=hash64(there.value) if there is not None else None)
+    return one._replace(found=hash64(there.value) if there is not None and not there.fault else None)

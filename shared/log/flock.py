@@ -1,4 +1,4 @@
-"""Writers of the embedded log take turns, whatever process they are in. Never waits on the event loop."""
+"""Taking turns among the processes of a machine: a lock that the kernel lets go of when its holder dies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Flock:
-    """Writers of all processes take turns; the kernel lets go of the lock when its holder dies. For one thread."""
+    """Writers of all processes take turns. For one thread."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")

@@ -108,6 +108,10 @@ class KafkaLog:
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         return await self._lanes.append(entries)
 
+    async def trouble(self) -> str:
+        """A broker that cannot write gives its partitions away, or has no heads to tell of."""
+        return ""
+
     async def heads(self, topic: str) -> list[Position]:
         seen = self._doubts.seen()
         heads = await self._ends(topic, lambda watcher, parts: watcher.end_offsets(parts), -1)

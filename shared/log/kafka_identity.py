@@ -72,7 +72,7 @@ class _MetadataResponse_v12(Response):  # type: ignore[misc]  # noqa: N801  # na
     )  # fmt: skip
 
 
-class _MetadataRequest_v12(RequestStruct):  # type: ignore[misc]  # noqa: N801
+class _MetadataRequest_v12(RequestStruct):  # type: ignore[misc]  # noqa: N801  # as the answer
     API_KEY, API_VERSION, FLEXIBLE_VERSION = 3, 12, True
     RESPONSE_TYPE = _MetadataResponse_v12
     SCHEMA = Schema(
@@ -83,7 +83,7 @@ class _MetadataRequest_v12(RequestStruct):  # type: ignore[misc]  # noqa: N801
     )
 
 
-class IdentityRequest(Request[MetadataRequest_v5 | _MetadataRequest_v12]):  # type: ignore[misc]
+class IdentityRequest(Request[MetadataRequest_v5 | _MetadataRequest_v12]):  # type: ignore[misc]  # as above
     """Metadata of these topics, with their ids where the broker gives them."""
 
     API_KEY = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,10 +87,14 @@ class KafkaReader:
             return  # lost in this very moment; the assignment says so
         self._next[position.partition] = position.next
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
+        wanted = [TopicPartition(self._name, one) for one in self._next if one not in without] if without else []
+        if without and not wanted:  # none means all to the client
+            await asyncio.sleep(wait_seconds)
+            return []
         try:
             found: dict[Any, list[Any]] = await self._consumer.getmany(
-                timeout_ms=int(wait_seconds * 1_000), max_records=records_max
+                *wanted, timeout_ms=int(wait_seconds * 1_000), max_records=records_max
             )
         except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
             raise Corrupt(f"Records of {self._topic} at a sought position are gone: {error}") from error

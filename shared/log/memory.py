@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from shared.domain.errors import Corrupt, LogClosed, LogUnavailable
@@ -96,6 +96,9 @@ class MemoryLog:
             self._doubts.raised(positions[-1])
         self._wake()
         return positions
+
+    async def trouble(self) -> str:
+        return ""
 
     async def heads(self, topic: str) -> list[Position]:
         heads = self._heads(topic)
@@ -206,9 +209,9 @@ class MemoryReader:
         if position.partition in self._assigned:
             self._next[position.partition] = position.next
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
         before, changed = self._assigned, self._log._changed  # noqa: SLF001
-        found = self._take(records_max)
+        found = self._take(records_max, without)
         if found or self._assigned != before:
             return found
         try:
@@ -216,16 +219,16 @@ class MemoryReader:
                 await changed.wait()
         except TimeoutError:
             return []
-        return self._take(records_max)
+        return self._take(records_max, without)
 
     async def commit(self, positions: Sequence[Position]) -> None: ...
 
-    def _take(self, most: int) -> list[Record]:
+    def _take(self, most: int, without: Collection[int]) -> list[Record]:
         if self._lies != self._log._lies[1]:  # noqa: SLF001
             self._lies, self._next = self._log._lies[1], {}  # noqa: SLF001
             raise LogUnavailable("Another log lies there.")
         found: list[Record] = []
-        for partition in sorted(self._next):
+        for partition in sorted(self._next.keys() - without):
             if len(found) >= most:
                 break
             records = self._log._read(self.topic, partition, self._next[partition], most - len(found))  # noqa: SLF001

@@ -7,7 +7,7 @@ and simulation), `embedded` (SQLite, shared by the processes of one machine) and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from shared.domain.ids import GENERATION_FIRST, Position, version_of
@@ -42,7 +42,8 @@ class Entry(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is read. `at` is the append time in microseconds since the epoch, set by the log."""
+    """What is read. `at` is the append time in microseconds since the epoch, set by the log. `fault` says what is wrong
+    with a record whose bytes are no longer those that were appended."""
 
     topic: str
     partition: int
@@ -51,6 +52,7 @@ class Record(NamedTuple):
     key: bytes
     value: bytes
     generation: int = GENERATION_FIRST
+    fault: str = ""
 
     @property
     def position(self) -> Position:
@@ -79,8 +81,9 @@ class Reader(Protocol):
     def seek(self, position: Position) -> None:
         """Fetch from `position.next` on. A partition that was never sought since it was assigned is not fetched."""
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
-        """Up to `records_max` records, in offset order within a partition, without gaps.
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
+        """Up to `records_max` records, in offset order within a partition, without gaps; none of the partitions
+        `without`, which go on where they were when they are asked for again.
 
         Returns at once when there are any, else after `wait_seconds` with none, or earlier when the assignment
         changed. Raises Corrupt when records at a sought position are gone, Transient when the log is away.
@@ -118,6 +121,9 @@ class Log(Protocol):
         already on its way may still arrive. What was not is dropped. Not acknowledged either: an offset that does not
         lie above all that were seen in its partition.
         """
+
+    async def trouble(self) -> str:
+        """What kept the last append from being written, once that was tried again now; nothing when it can be."""
 
     async def heads(self, topic: str) -> list[Position]:
         """The position of the last record of every partition; offset -1 for an empty one."""

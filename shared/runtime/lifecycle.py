@@ -6,8 +6,7 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from typing import Any
 
 from aiohttp import web
@@ -64,8 +63,16 @@ async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
         task.cancel()
         await asyncio.wait({task}, timeout=STOP_SECONDS_MAX)
         return
-    with _first_reason(LogMismatch, Superseded):
+    try:
         await task
+    except ExceptionGroup as group:  # of the service's tasks the first that failed is why it ends
+        raise _first(group.subgroup((LogMismatch, Superseded)) or group) from None
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def collect_seldom(objects: int) -> None:
@@ -94,21 +101,10 @@ async def serve(
     return runner
 
 
-@contextmanager
-def _first_reason(*kinds: type[Exception]) -> Iterator[None]:
-    """Of tasks that end together, raise the one error that says what the others stumble over."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        for kind in kinds:
-            if found := group.subgroup(kind):
-                raise _leaf(found) from None
-        raise
-
-
-def _leaf(group: BaseExceptionGroup[Any]) -> BaseException:
-    first = group.exceptions[0]
-    return _leaf(first) if isinstance(first, BaseExceptionGroup) else first
+def url_of(runner: web.AppRunner) -> str:
+    """Where a started server answers on this machine; for port 0 it took one that was free."""
+    host, port = runner.addresses[0][:2]
+    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
 
 
 class _Runner(web.AppRunner):

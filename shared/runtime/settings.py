@@ -94,6 +94,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ops_port: Annotated[int, msgspec.Meta(ge=0, le=65_534)] = 0  # `up` gives the deleter the next one
     key_rate: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0  # requests a second; 0: no limit
     key_burst: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100
+    capture_events_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 50_000  # of a project; 0: no limit
+    capture_bytes_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000_000)] = 50_000_000
+    capture_burst_seconds: Annotated[int, msgspec.Meta(ge=1, le=3_600)] = 10
+    scans: Annotated[int, msgspec.Meta(ge=1, le=16)] = 4  # costly calls at once of one API process
+    export_bytes: Annotated[int, msgspec.Meta(ge=1_048_576)] = 4 * 1_073_741_824  # of CSVs and archives being made
     static: str = ""  # a folder of posthog-js's files, such as node_modules/posthog-js/dist
     instance: str = ""  # `up` makes one of host and data folder
 
@@ -112,7 +117,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def objects_url(self) -> str:
         """Where the blocks of recordings lie."""
-        return self.objects or str(self.data / "objects")
+        return self.objects or str(self.data.absolute() / "objects")
 
     @property
     def topics(self) -> dict[str, int]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 
 import structlog
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, disable_created_metrics
+
+from shared.domain.ids import Position, format_positions
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types only part of itself
 
@@ -21,8 +24,11 @@ KNOWN = Counter("personlog_known_persons", "Persons answered from rows that were
 PROJECTED = Counter("personlog_projected_records", "Records folded, by topic and outcome.", ["topic", "outcome"])
 FLUSHED_ROWS = Counter("personlog_flushed_rows", "State rows written, by topic.", ["topic"])
 DEAD_LETTERS = Counter("personlog_dead_letters", "Records set aside, by topic.", ["topic"])
+LEFT_OUT = Counter("personlog_left_out_properties", "Operations on properties that a distinct id had no room for.")
+STOPPED = Gauge("personlog_stopped_partitions", "Partitions of which nothing more is folded, by topic.", ["topic"])
 LAG = Gauge("personlog_lag_records", "Records between the head and the position, by topic and partition.",
             ["topic", "partition"])  # fmt: skip
+CLOCK_AHEAD = Gauge("personlog_clock_ahead_seconds", "How far ahead the machine's clock is while it is not followed.")
 DELETIONS = Gauge("personlog_deletion_requests", "Deletion requests by state.", ["state"])
 OLDEST_DELETION = Gauge("personlog_deletion_oldest_seconds", "Age of the oldest deletion request that is not ended.")
 ERASED_ROWS = Counter("personlog_erased_rows", "Rows verified as physically gone, by target.", ["target"])
@@ -32,6 +38,14 @@ DELETION_PARTITIONS = Gauge("personlog_deletion_partitions", "Partitions of the 
 DELETION_PAUSES = Counter("personlog_deletion_pauses", "Times that the load guard held a step back.", ["reason"])
 
 NAMES = tuple(sorted({metric.name for metric in REGISTRY.collect() if metric.name.startswith("personlog_")}))
+
+
+def dead_letters(found: Iterable[tuple[Position, str]]) -> None:
+    """Count records that went to the dead letters, and say of each where it lay and of what kind the reason is."""
+    for position, kind in found:
+        DEAD_LETTERS.labels(position.topic).inc()
+        place = format_positions([position])
+        structlog.get_logger().error("dead letter", position=place, reason=kind, see=f"personlog dead show {place}")
 
 
 def setup_logs(service: str) -> structlog.stdlib.BoundLogger:

@@ -113,9 +113,10 @@ async def ensure_bootstrap(store: Store, key: str, token: str, now: Callable[[],
 
 
 async def _write_project(store: Store, row: ProjectRow, now_us: int) -> None:
+    ((newest,),) = await store.rows(load(_QUERIES)["newest_project"], project=row.project)
     columns: dict[str, Sequence[object]] = {
         "project": [row.project],
-        "version": [now_us],
+        "version": [max(now_us, newest + 1)],
         "name": [row.name],
         "token": [row.token],
         "zone": [row.zone],
@@ -126,9 +127,10 @@ async def _write_project(store: Store, row: ProjectRow, now_us: int) -> None:
 
 
 async def _write_key(store: Store, row: KeyRow, now_us: int) -> None:
+    ((newest,),) = await store.rows(load(_QUERIES)["newest_key"], key=row.id)
     columns: dict[str, Sequence[object]] = {
         "id": [row.id],
-        "version": [now_us],
+        "version": [max(now_us, newest + 1)],  # a clock that was ahead must not outlive a revocation
         "name": [row.name],
         "hash": [row.hash],
         "scopes": [row.scopes],

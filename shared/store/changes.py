@@ -24,10 +24,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shared.domain.ids import COMMANDS, GENERATION_FIRST, GENERATIONS_MAX, IDENTITY, partition_of_integer
-from shared.runtime.settings import Settings
+from shared.runtime.settings import Settings, SettingsError
 
 SLOTS = 4_096
 """Of a partition. Two rows of one slot change together: at 1,000 changes a second a row is read again each minute."""
+
+BLOCK_BYTES = 512
+"""What a file's `st_blocks` counts."""
 
 _EVERYTHING, _PARTS, _FIRST = 0, 1, 2
 """Where there is: the slot of a change of whole tables, as a rebuild makes; how many partitions; the first of them."""
@@ -46,8 +49,7 @@ class Changes:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            if os.fstat(file).st_size < size:
-                os.ftruncate(file, size)
+            _allocate(file, size, path)
             self._values = memoryview(mmap.mmap(file, size)).cast("Q")  # each value is read and written in one piece
         finally:
             os.close(file)
@@ -135,11 +137,23 @@ def renew(path: Path, value: int, *, ended: bool = False) -> None:
     before, and is even."""
     if not path.exists():
         return
+    with path.open("r+b") as file:
+        _allocate(file.fileno(), os.fstat(file.fileno()).st_size, path)
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory, memoryview(memory).cast("Q") as values:
         values[_EVERYTHING] = value | 1
         for at in range(_FIRST, _FIRST + 3 * values[_PARTS]):
             values[at] = 0
         values[_EVERYTHING] = value | ended
+
+
+def _allocate(file: int, size: int, path: Path) -> None:
+    """Have the disk's space for the whole of it: what is only promised ends the process when it is written to."""
+    if os.fstat(file).st_blocks * BLOCK_BYTES >= size:
+        return
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        raise SettingsError(f"{path} needs {size:,} bytes: {error.strerror}") from None
 
 
 @contextmanager

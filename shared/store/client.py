@@ -23,8 +23,7 @@ from clickhouse_connect.driver.insert import InsertContext
 from clickhouse_connect.driver.query import QueryContext
 from clickhouse_connect.driver.transform import NativeTransform
 
-from shared.domain.errors import StoreUnavailable
-from shared.store.failures import StoreError, exception_in, failure
+from shared.store.failures import StoreAway, StoreError, exception_in, failure
 from shared.store.parameters import bind
 from shared.store.queries import Query
 
@@ -51,13 +50,23 @@ READ_BYTES_MAX = 1 << 30
 INLINE_BYTES_MAX, INLINE_ROWS_MAX = 65_536, 256
 """Smaller answers and inserts are coded on the event loop (under a millisecond); larger ones in a thread."""
 
+IN_MEMORY = {"buffer_size": str(READ_BYTES_MAX)}
+"""The client asks for answers that begin when they are whole, so that failures are told by their code. What a server
+has no room for in memory it puts on its disk then, and when that is full, it answers with less, or nothing, and 200."""
+
 AS_SENT = {"input_format_try_infer_dates": "0", "input_format_try_infer_datetimes": "0"}
 """Texts that look like dates stay texts in JSON, whether it is inserted or read."""
 
 READ_SETTINGS = AS_SENT | {
+    "cancel_http_readonly_queries_on_client_close": "1",  # who gives up frees what the query holds
     "readonly": "1",  # refuses writes, file() and url(), whatever got into a query
     "max_execution_time": str(int(READ_SECONDS_MAX)),
     "max_memory_usage": str(READ_BYTES_MAX),
+}
+
+SCAN_SETTINGS = READ_SETTINGS | {
+    "os_threads_nice_value_query": "5",  # reads by key come first where both cores are taken
+    "max_block_size": "1024",  # a query hears of its end between two blocks, and a regular expression takes its time
 }
 
 HIDDEN_SETTINGS = READ_SETTINGS | {
@@ -110,6 +119,7 @@ class Store:
                 query_retries=0,
                 connector_limit=CONNECTIONS_MAX,
                 connector_limit_per_host=CONNECTIONS_MAX,
+                settings=IN_MEMORY,
             )
         client.database = database
         store = cls(client, database)
@@ -125,7 +135,7 @@ class Store:
         async with _failures(query.name, READ_SECONDS_MAX):
             if query.workload:
                 async with self._scans:
-                    body = await self._read(query, parameters, READ_SETTINGS | {"workload": query.workload})
+                    body = await self._read(query, parameters, SCAN_SETTINGS | {"workload": query.workload})
             else:
                 body = await self._read(query, parameters, READ_SETTINGS)
             return _decode(body) if len(body) <= INLINE_BYTES_MAX else await asyncio.to_thread(_decode, body)
@@ -229,7 +239,7 @@ async def _failures(name: str, seconds: float) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
-        raise StoreUnavailable(f"{name}: no answer within {seconds:g} s") from error
+        raise StoreAway(f"{name}: no answer within {seconds:g} s") from error
     except ClickHouseError as error:
         raise failure(name, error) from None  # the texts of its causes carry values
     except StoreError as error:

@@ -1,7 +1,8 @@
 """What the store's failures mean for a caller, and what of their texts may be said. Never lets a value through.
 
 ClickHouse quotes rows, parameters and whole expressions in its exceptions, and a torn answer is rows. So of a failure
-only the code and its name are said, and its first sentence where that speaks of the schema, of settings or the server.
+only the code and its name are said. Its first sentence, where that speaks of the schema, of settings or the server, is
+for the operator at a terminal (`explained`), and is never logged nor sent.
 """
 
 from __future__ import annotations
@@ -59,9 +60,23 @@ _BLOCK = re.compile(rb"\r\n__exception__\r\n([a-z]{16})\r\n(.*)\n\d+ \1\r\n__exc
 class StoreError(Corrupt):
     """The store refused a statement; asking again would fail again."""
 
+    sentence = ""
+
     def __init__(self, detail: str = "", code: int | None = None) -> None:
         super().__init__(detail)
         self.code = code
+
+
+class StoreAway(StoreUnavailable):
+    """The store did not answer."""
+
+    sentence = ""
+
+
+def explained(error: PersonlogError) -> str:
+    """What went wrong, for the operator who has run the command."""
+    sentence = getattr(error, "sentence", "")
+    return f"{error.detail}: {sentence}" if sentence else error.detail
 
 
 def failure(name: str, error: ClickHouseError) -> PersonlogError:
@@ -81,23 +96,22 @@ def failure(name: str, error: ClickHouseError) -> PersonlogError:
         said = f"no whole answer ({type(error.__cause__ or error).__name__})"
     # Without a code nobody who knows ClickHouse has answered, unless the client itself refused (other classes).
     nobody = code is None and type(error) in (DatabaseError, OperationalError, StreamFailureError)
+    found: StoreAway | StoreError = StoreError(f"{name}: {said}", code)
     if code in TRANSIENT_CODES or nobody:
-        return StoreUnavailable(f"{name}: {said}")
-    return StoreError(f"{name}: {said}", code)
+        found = StoreAway(f"{name}: {said}")
+    if code in SAID_CODES and (sentence := _SENTENCE.search(str(error))) is not None:
+        found.sentence = sentence[1][:SENTENCE_CHARS_MAX]
+    return found
 
 
 def summary(text: str, code: int | None = None) -> str:
-    """Code and name of an exception of ClickHouse's, and its first sentence if that never has a value."""
+    """Code and name of an exception of ClickHouse's."""
     found = _CODE.search(text)
     code = int(found[1]) if code is None and found is not None else code
     if code is None:
         return "an exception without a code" if text else "no exception"
     names = _NAME.findall(text)
-    said = f"code {code}, {names[-1]}" if names else f"code {code}"
-    sentence = _SENTENCE.search(text)
-    if code in SAID_CODES and sentence is not None:
-        said = f"{said}: {sentence[1][:SENTENCE_CHARS_MAX]}"
-    return said
+    return f"code {code}, {names[-1]}" if names else f"code {code}"
 
 
 def exception_in(answer: bytes) -> DatabaseError | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from shared.domain.errors import Corrupt
 from shared.domain.lifted import PERSONAL
+from shared.runtime.settings import SettingsError
 from shared.store import purged
 from shared.store.client import Store
 from shared.store.lives import load_with_lives
@@ -93,6 +94,14 @@ async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
             await store.command(view.filled(impersonal=purged.without(_PERSONAL, "whole")))
     await store.learn_columns()
     return [migration.name for migration in missing]
+
+
+async def check_migrated(store: Store) -> None:
+    """SettingsError when migrations are missing: nothing would be found there, or in other columns."""
+    missing = (await status(store)).missing
+    if missing:
+        names = ", ".join(migration.name for migration in missing)
+        raise SettingsError(f"the store lacks {len(missing)} migrations ({names}); run personlog migrate")
 
 
 async def status(store: Store, folder: Path = MIGRATIONS) -> Status:

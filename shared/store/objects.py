@@ -22,7 +22,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
-from shared.domain.errors import Corrupt, Transient
+from shared.domain.errors import Corrupt
+from shared.store.failures import StoreAway
 
 OBJECT_BYTES_MAX = 64 * 1_048_576
 """An object is read whole to erase from it; who writes them ends one far below."""
@@ -197,9 +198,9 @@ async def _failures(path: str) -> AsyncIterator[None]:
         async with asyncio.timeout(CALL_SECONDS_MAX):
             yield
     except TimeoutError as error:
-        raise Transient(f"Object store, {path}: no answer within {CALL_SECONDS_MAX:g} s.") from error
+        raise StoreAway(f"Object store, {path}: no answer within {CALL_SECONDS_MAX:g} s.") from error
     except (BaseError, PermissionError, OSError) as error:
         if isinstance(error, FileExistsError):
             raise
         reason = str(error).partition("\n")[0]
-        raise Transient(f"Object store, {path}: {reason}") from error
+        raise StoreAway(f"Object store, {path}: {reason}") from error

@@ -5,7 +5,7 @@ The API reads persons with it, and the projector feeds the search table with the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,20 @@ from uuid import UUID
 import msgspec
 import orjson
 
+from shared.domain.fragment import Fragment
 from shared.domain.ids import is_anonymous
-from shared.domain.view import Member, merged_properties, ordered_distinct_ids
+from shared.domain.view import MERGED_BYTES_MAX, Member, counted, merged_properties, ordered_distinct_ids
 from shared.store.queries import load as load_queries
 from shared.store.timeline import Row
 
 PERSON_QUERIES = load_queries(Path(__file__).with_suffix(".sql"))
 """`fragments` and `identities`: the rows that a person is put together from, in the shape that is known here."""
+
+ROW_BYTES_WHOLE = 16_384
+"""A larger row is read in two steps: first without its texts, and with them if its person shows them. Of thousands of
+rows read together so much is held at most of each."""
+
+ROW_BYTES_ANY = 2**63 - 1
 
 DISPLAY_NAMES = ("email", "name", "username")
 """A person's name is the first of these properties that is truthy."""
@@ -48,6 +55,7 @@ class Person(msgspec.Struct, kw_only=True):
 
     def shown(self) -> dict[str, Any]:
         """The body that clients see (CONTRACT §2)."""
+        left_out = sum(member.left_out for member in self.members)
         return {
             "id": self.number,
             "name": self.name(),
@@ -57,6 +65,7 @@ class Person(msgspec.Struct, kw_only=True):
             "uuid": str(self.uuid),
             "last_seen_at": iso(self.seen_at) if self.seen_at else None,
             "is_identified": self.identified,
+            **({"properties_left_out": {"distinct_ids": left_out}} if left_out else {}),
         }
 
     def name(self) -> str:
@@ -101,6 +110,19 @@ def person_of(project: int, root: UUID, group: Sequence[Loaded]) -> Person | Non
     return assemble(project, root, _members(group), version)
 
 
+def is_cut(row: Row) -> bool:
+    """Whether a row came without its texts, for its size."""
+    return not row[10] and row[12] > 0
+
+
+def unread_of(group: Sequence[Loaded]) -> list[UUID]:
+    """The members that a person of them shows, and whose rows came without their texts."""
+    if not any(row is not None and is_cut(row) for _, row, _ in group):  # nearly always
+        return []
+    shown = counted((member.size, member.fragment) for member in living_of(group))
+    return [fragment for fragment, row, _ in group if row is not None and is_cut(row) and fragment in shown]
+
+
 def living_of(group: Iterable[Loaded]) -> list[Member]:
     """The members that a person of them would have; none, no person."""
     return [member for member in _members(group) if member.living]
@@ -111,7 +133,8 @@ def assemble(project: int, root: UUID, group: Iterable[Member], version: int = 0
     members = [member for member in group if member.living]
     if not members:
         return None
-    if len(members) == 1:
+    _leave_out(members)
+    if len(members) == 1 and not members[0].left_out:
         properties: dict[str, Any] | orjson.Fragment = orjson.Fragment(members[0].properties)
     else:
         properties = merged_properties(cells_of(members))
@@ -130,9 +153,33 @@ def assemble(project: int, root: UUID, group: Iterable[Member], version: int = 0
     )
 
 
+def _leave_out(members: Sequence[Member]) -> None:
+    """Mark whose properties the person has no room for; or whose texts nobody has read, who wanted no properties."""
+    whole = sum([member.size for member in members]) <= MERGED_BYTES_MAX  # nearly always
+    shown = () if whole else counted((member.size, member.fragment) for member in members)
+    for member in members:
+        member.left_out = not member.properties or not (whole or member.fragment in shown)
+
+
 def cells_of(members: Iterable[Member]) -> list[tuple[UUID, dict[str, Any], dict[str, Any]]]:
-    """(fragment, cells, properties) of members, as the merged view takes them."""
-    return [(member.fragment, orjson.loads(member.cells), orjson.loads(member.properties)) for member in members]
+    """(fragment, cells, properties) of the members that a person shows, as the merged view takes them."""
+    return [
+        (member.fragment, orjson.loads(member.cells), orjson.loads(member.properties))
+        for member in members
+        if not member.left_out
+    ]
+
+
+def size_of(fragment: Fragment) -> int:
+    """How many bytes of properties and cells its row has."""
+    return len(orjson.dumps(fragment.properties)) + len(orjson.dumps(fragment.cells))
+
+
+def shown_of(fragments: Iterable[Fragment], sizes: Mapping[UUID, int]) -> dict[str, Any]:
+    """The properties of a person of these living fragments."""
+    group = list(fragments)
+    shown = counted((sizes[one.id], one.id) for one in group)
+    return merged_properties((one.id, one.cells, one.properties) for one in group if one.id in shown)
 
 
 def _members(group: Iterable[Loaded]) -> Iterator[Member]:
@@ -153,4 +200,5 @@ def _member(fragment: UUID, row: Row, identity: Row | None) -> Member:
         root=identity[3] if identity else fragment,
         identified=bool(identity[5]) if identity else False,
         erase=identity[6] if identity else 0,
+        size=row[12],
     )

@@ -1,6 +1,9 @@
 -- name: fragments
--- The newest row of each fragment asked for, and the position rows (project 0) that say how new the answer is.
-SELECT project, fragment, version, distinct_id, number, created_at, effect, stamp, erased, seen_at, properties, cells
+-- The newest row of each fragment asked for, and the position rows (project 0) that say how new the answer is. A row
+-- above the bound comes without its texts: whether a person shows them is decided by its size.
+SELECT project, fragment, version, distinct_id, number, created_at, effect, stamp, erased, seen_at,
+    if(size > {row_bytes_max:UInt64}, '', properties) AS shown, if(size > {row_bytes_max:UInt64}, '', cells) AS moved,
+    length(properties) + length(cells) AS size
 FROM fragments
 WHERE project IN {projects:Array(UInt32)} AND fragment IN {fragments:Array(UUID)}
 ORDER BY project, fragment, version DESC

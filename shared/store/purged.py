@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shared.domain.cells import UNSET
 from shared.domain.lifted import LIFTED
 from shared.store.queries import load as load_queries
 
@@ -23,16 +24,22 @@ def cuts() -> str:
 
 def elements(cuts: str, row: str = "") -> dict[str, str]:
     """What each of COLUMNS is without the purged elements. `row` is what columns are called with: `timeline.`"""
-    places = _fill("places", cuts=cuts, row=row)
+    places, taken = _fill("places", cuts=cuts, row=row), _fill("taken", cuts=cuts, row=row)
+    stays = {
+        "keys": f"{row}keys[place]",
+        "kinds": _fill("emptied", taken=taken, nothing=str(UNSET), row=row, column="kinds"),
+        "before": _fill("before", cuts=cuts, row=row),
+        "after": _fill("emptied", taken=taken, nothing="''", row=row, column="after"),
+    }
     return {
-        column: _fill("before" if column == "before" else "left", places=places, cuts=cuts, row=row, column=column)
+        column: _fill("left", places=places, element=stays[column], cuts=cuts, row=row, column=column)
         for column in COLUMNS
     }
 
 
 def touched(cuts: str) -> str:
     """Whether a row of the timeline has anything of what was purged."""
-    return _fill("touched", cuts=cuts)
+    return _fill("touched", taken=_fill("taken", cuts=cuts, row=""), cuts=cuts)
 
 
 def names(cuts: str, row: str = "") -> str:

@@ -6,23 +6,33 @@
 groupArrayArrayIf(arrayMap(name -> (toString(name), stamp, version), keys), topic = 'fragment.purged')
 
 -- name: places
--- Of a row of the timeline: the places of the operations that stay. {{row}} is what its columns are called with.
-arrayFilter(place -> NOT arrayExists(cut -> cut.3 > {{row}}version AND cut.2 >= {{row}}stamp
-    AND cut.1 = toString({{row}}keys[place]), {{cuts}}), arrayEnumerate({{row}}keys))
+-- Of a row of the timeline: the places of the operations that stay; those of a purge are none. {{row}} is what its columns
+-- are called with.
+arrayFilter(place -> {{row}}topic = 'fragment.purged' OR NOT arrayExists(cut -> cut.3 > {{row}}version
+    AND cut.2 >= {{row}}stamp AND cut.1 = toString({{row}}keys[place]), {{cuts}}), arrayEnumerate({{row}}keys))
+
+-- name: taken
+-- Whether a purge had left a set_once at this place, [stamp, value], that a later one took.
+({{row}}topic = 'fragment.purged' AND {{row}}after[place] != '' AND arrayExists(cut -> cut.3 > {{row}}version
+    AND cut.1 = toString({{row}}keys[place]) AND cut.2 >= JSONExtractInt({{row}}after[place], 1), {{cuts}}))
 
 -- name: left
--- A column of arrays without the others.
-if(empty({{cuts}}), {{row}}{{column}}, arrayMap(place -> {{row}}{{column}}[place], {{places}}))
+-- A column of arrays without the others; {{element}} is what it has at a place.
+if(empty({{cuts}}), {{row}}{{column}}, arrayMap(place -> {{element}}, {{places}}))
+
+-- name: emptied
+-- What it has at a place, or {{nothing}} where that was taken.
+if({{taken}}, {{nothing}}, {{row}}{{column}}[place])
 
 -- name: before
 -- What was before is left out of every fact of before the purge: a later value may have replaced a purged one.
-if(empty({{cuts}}), {{row}}before, arrayMap(place -> if(arrayExists(cut -> cut.3 > {{row}}version
-    AND cut.1 = toString({{row}}keys[place]), {{cuts}}), '', {{row}}before[place]), {{places}}))
+if(arrayExists(cut -> cut.3 > {{row}}version AND cut.1 = toString({{row}}keys[place]), {{cuts}}), '', {{row}}before[place])
 
 -- name: touched
 -- Whether a row of the timeline has anything of what was purged.
-topic = 'fragment.changed' AND arrayExists((name, old) -> arrayExists(
-    cut -> cut.3 > version AND cut.1 = toString(name) AND (cut.2 >= stamp OR old != ''), {{cuts}}), keys, before)
+(topic = 'fragment.changed' AND arrayExists((name, old) -> arrayExists(
+        cut -> cut.3 > version AND cut.1 = toString(name) AND (cut.2 >= stamp OR old != ''), {{cuts}}), keys, before)
+    OR topic = 'fragment.purged' AND arrayExists(place -> {{taken}}, arrayEnumerate(keys)))
 
 -- name: names
 -- What was purged of a captured event: what was received up to the cut-off, and what an import brings from before it. Of

@@ -44,7 +44,7 @@ class PurgeTarget(Target, frozen=True, kw_only=True):
             named = _QUERIES["rewrite"].filled(table=self.table, changes=self._changes(), reach=reach)
         else:
             named = self._template(name, reach)
-        return Query(name=f"{name}_{self.name}", sql=named.sql, comment=named.comment)
+        return named.named(f"{name}_{self.name}")
 
     def preview(self, *, everybody: bool) -> Query:
         """Counts what a purge of {names} would reach: of {projects}, or of {fragments} in them. {paths} are the names
@@ -156,6 +156,7 @@ def text_of(cuts: Sequence[Cut]) -> str:
 
 _UNPURGED = _QUERIES["unpurged"].filled(
     cuts=purged.cuts(),
+    forever=str(FOREVER),
     stripped=purged.stripped("{names:Array(String)}"),
     lifted=_LIFTED,
 )

@@ -53,8 +53,8 @@ ORDER BY fragment
 LIMIT {limit:UInt32}
 
 -- name: unpurged
--- Who has anything of these names from up to the cut-off, in the timeline or in a captured event, and no fact that says
--- that it is gone; page by page.
+-- Who has anything of these names from up to the cut-off, in the timeline (what an earlier purge had left included) or in a
+-- captured event, and no fact that says that it is gone; page by page.
 WITH purges AS
 (
     SELECT fragment, {{cuts}} AS cuts
@@ -67,10 +67,12 @@ FROM
 (
     SELECT timeline.fragment AS fragment
     FROM timeline LEFT JOIN purges ON timeline.fragment = purges.fragment
-    WHERE timeline.project = {project:UInt32} AND timeline.fragment > {after:UUID} AND topic = 'fragment.changed'
-        AND stamp <= {cutoff:Int64}
-        AND arrayExists(name -> has({names:Array(String)}, toString(name)) AND NOT arrayExists(
-            cut -> cut.1 = toString(name) AND cut.2 >= {cutoff:Int64} AND cut.3 > version, cuts), keys)
+    WHERE timeline.project = {project:UInt32} AND timeline.fragment > {after:UUID}
+        AND topic IN ('fragment.changed', 'fragment.purged')
+        AND arrayExists((name, value) -> has({names:Array(String)}, toString(name))
+            AND multiIf(topic = 'fragment.changed', stamp, value = '', {{forever}}, JSONExtractInt(value, 1)) <= {cutoff:Int64}
+            AND NOT arrayExists(cut -> cut.1 = toString(name) AND cut.2 >= {cutoff:Int64} AND cut.3 > version, cuts),
+            keys, after)
     UNION ALL
     SELECT captured_events.fragment AS fragment
     FROM captured_events LEFT JOIN purges ON captured_events.fragment = purges.fragment

@@ -31,6 +31,10 @@ class Query:
             sql = sql.replace(f"{{{{{name}}}}}", text)
         return replace(self, sql=sql)
 
+    def named(self, name: str) -> Query:
+        """The same under another name, for one of several that a text is filled into."""
+        return replace(self, name=name)
+
 
 def load(path: str | Path) -> Mapping[str, Query]:
     """The queries of a .sql file: `-- name: xyz`, comments, the statement; Corrupt if one is unnamed or doubled.

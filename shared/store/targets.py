@@ -35,7 +35,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     def query(self, name: str) -> Query:
         """One of the queries that any target has, for this one."""
         named = self._template(name, _QUERIES[f"reach_{self.name}"].sql)
-        return Query(name=f"{name}_{self.name}", sql=named.sql, comment=named.comment)
+        return named.named(f"{name}_{self.name}")
 
     def _template(self, name: str, reach: str) -> Query:
         return _QUERIES[name].filled(table=self.table, column=self.columns[0], reach=reach)

@@ -5,6 +5,7 @@ Never reads or writes a table itself. The projector writes these rows; reads, as
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -15,19 +16,32 @@ from shared.domain import fragment as f
 from shared.domain import identity as i
 from shared.domain.cells import UNSET
 from shared.domain.commands import Capture, Command, Purge, Write
+from shared.domain.errors import NewerVersion
+from shared.domain.operations import LeftOut
 
 Row = tuple[Any, ...]
 
 TIMELINE = (
     "project", "fragment", "version", "topic", "at", "stamp", "command", "actor", "source", "distinct_id", "number",
     "created_at", "keys", "kinds", "before", "after", "root", "members", "identified", "erase", "peer", "reason",
-    "scope", "erased_at",
+    "scope", "erased_at", "left_out",
 )  # fmt: skip
+
+LEFT_OUT = TIMELINE.index("left_out")
 
 NOBODY = UUID(int=0)
 
+FAILED = "command.failed"
+"""The topic of the outcome of a record that could not be read or folded."""
+
 PURGE = "purge_property"
 """The source of what a purge did."""
+
+PAGE_BYTES = 32_000_000
+"""Of facts read at once: one may have a megabyte, most have one thousandth of it."""
+
+PAGE_ROWS_MIN = 200
+"""Of the first page, before anything is known of their size: most histories end within it."""
 
 _MEMBERSHIP: dict[str, type[i.MembershipEvent]] = {
     event.TOPIC: event
@@ -52,23 +66,29 @@ def timeline_row(event: Event, command: Command) -> Row:
         applied = zip(event.kinds, event.values, strict=True)
         after = ["" if kind == UNSET else json(value).decode() for kind, value in applied]
         born = (event.distinct_id, event.number, event.created_at)
-        return (*head, *born, list(event.names), list(event.kinds), before, after, NOBODY, [], 0, 0, NOBODY, "", "", 0)
+        changed = (list(event.names), list(event.kinds), before, after)
+        return (*head, *born, *changed, NOBODY, [], 0, 0, NOBODY, "", "", 0, _text_of(event.left_out))
     if isinstance(event, i.MembershipEvent):
         identity = (event.root, list(event.members), int(event.identified), event.erase, event.peer, event.reason)
         scope = event.scope if isinstance(event, i.PersonDeleted) else ""
-        return (*head, "", 0, 0, [], [], [], [], *identity, scope, event.erased_at)
+        return (*head, "", 0, 0, [], [], [], [], *identity, scope, event.erased_at, "")
     if isinstance(event, f.FragmentPurged):
         nothing_shown = [""] * len(event.names)
-        purged = (list(event.names), list(event.kinds), nothing_shown, nothing_shown)
-        return (*head, "", 0, 0, *purged, NOBODY, [], 0, 0, event.request, "", "", 0)
+        left = ["" if one is None else orjson.dumps(one).decode() for one in event.left]
+        purged = (list(event.names), list(event.kinds), nothing_shown, left)
+        return (*head, "", 0, 0, *purged, NOBODY, [], 0, event.iver, event.request, "", "", 0, "")
     number = event.number if isinstance(event, f.FragmentErased) else 0
     iver = event.iver if isinstance(event, f.FragmentErased | f.FragmentRestored) else 0
     reason = event.reason if isinstance(event, f.WriteRefused) else ""
-    return (*head, "", number, 0, [], [], [], [], NOBODY, [], 0, iver, NOBODY, reason, "", 0)
+    left_out = _text_of(event.left_out) if isinstance(event, f.PropertiesLeftOut) else ""
+    return (*head, "", number, 0, [], [], [], [], NOBODY, [], 0, iver, NOBODY, reason, "", 0, left_out)
 
 
 def event_of(row: Row) -> Event | None:
-    """The event of a row; None for a row that is no event of an aggregate (a failed record's outcome)."""
+    """The event of a row; None for a row that is no event of an aggregate (a failed record's outcome).
+
+    Raises NewerVersion for a fact of a topic that this version does not know: who left it out would tell another story.
+    """
     topic = row[3]
     head = {"originator_id": row[1], "originator_version": row[2], "timestamp": row[5]}
     if topic == f.FragmentChanged.TOPIC:
@@ -81,22 +101,41 @@ def event_of(row: Row) -> Event | None:
             kinds=tuple(row[13]),
             before=tuple([_value(text) for text in row[14]]),
             values=tuple([None if text == "" else orjson.loads(text) for text in row[15]]),
+            left_out=msgspec.json.decode(row[24], type=LeftOut) if row[24] else None,
         )
     if topic == f.FragmentErased.TOPIC:
         return f.FragmentErased(**head, iver=row[19], at=row[4], number=row[10])
     if topic == f.FragmentRestored.TOPIC:
         return f.FragmentRestored(**head, iver=row[19])
     if topic == f.FragmentPurged.TOPIC:
-        return f.FragmentPurged(**head, names=tuple(row[12]), kinds=tuple(row[13]), request=row[20])
+        left = tuple([tuple(orjson.loads(text)) if text else None for text in row[15]])
+        names, kinds = tuple(row[12]), tuple(row[13])
+        return f.FragmentPurged(**head, names=names, kinds=kinds, left=left, request=row[20], iver=row[19])
     if topic == f.WriteRefused.TOPIC:
         return f.WriteRefused(**head, reason=row[21])
+    if topic == f.PropertiesLeftOut.TOPIC:
+        return f.PropertiesLeftOut(**head, left_out=msgspec.json.decode(row[24], type=LeftOut))
     if topic in _MEMBERSHIP:
         scope = {"scope": row[22]} if topic == i.PersonDeleted.TOPIC else {}
         return _MEMBERSHIP[topic](
             **head, root=row[16], members=tuple(row[17]), identified=bool(row[18]), erase=row[19], peer=row[20],
             reason=row[21], erased_at=row[23], **scope,
         )  # fmt: skip
-    return None
+    if topic == FAILED:
+        return None
+    raise NewerVersion("Unknown topic: a newer version wrote this.")
+
+
+def bytes_of(rows: Sequence[Row]) -> int:
+    """About how many bytes rows hold."""
+    return sum(len(text) for row in rows for column in (row[14], row[15]) for text in column) + 300 * len(rows)
+
+
+def next_page(rows: Sequence[Row], most: int) -> int:
+    """How many rows to read after these: as many as PAGE_BYTES were of their size, not many times more than they were,
+    and at most `most`."""
+    fitting = PAGE_BYTES // (bytes_of(rows) // len(rows) or 1)
+    return min(most, max(PAGE_ROWS_MIN // 4, min(fitting, 8 * len(rows))))
 
 
 def source_of(command: Command) -> str:
@@ -106,6 +145,10 @@ def source_of(command: Command) -> str:
     if isinstance(command, Purge):
         return PURGE
     return command.reason if isinstance(command, Write) else type(command).__name__.lower()
+
+
+def _text_of(left_out: LeftOut | None) -> str:
+    return msgspec.json.encode(left_out).decode() if left_out is not None else ""
 
 
 def _value(text: str) -> Any:

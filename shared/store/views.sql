@@ -16,7 +16,7 @@ FROM
     SELECT timeline.project AS project, timeline.fragment AS fragment, at, stamp, version, actor, source, command,
         {{keys_left}} AS keys, {{before_left}} AS before, {{after_left}} AS after
     FROM timeline FINAL LEFT JOIN lives ON timeline.project = lives.project AND timeline.fragment = lives.fragment
-    WHERE {{present}}
+    WHERE {{present}} AND topic != 'fragment.purged'
     SETTINGS do_not_merge_across_partitions_select_final = 1
 )
 ARRAY JOIN keys AS key, before AS before, after AS after
@@ -34,7 +34,7 @@ SELECT
 FROM timeline FINAL LEFT JOIN lives ON timeline.project = lives.project AND timeline.fragment = lives.fragment
 WHERE has(keys, {key:String})
     AND before != after
-    AND {{present}}
+    AND {{present}} AND topic != 'fragment.purged'
 SETTINGS do_not_merge_across_partitions_select_final = 1;
 
 -- name: holders

@@ -94,6 +94,34 @@ async def holding(reader: Reader, *partitions: int) -> None:
         await reader.fetch(records_max=10, wait_seconds=0.05)
 
 
+async def test_partitions_that_are_left_out_of_a_fetch_go_on_where_they_were(log: Log) -> None:
+    await log.append([entry(number % 4, str(number)) for number in range(40)])
+    reader = log.reader(COMMANDS, "g")
+    await sought(reader, 0, 1, 2, 3)
+    found: list[Record] = []
+    deadline = time.monotonic() + SECONDS_MAX
+    while len(found) < 20:
+        assert time.monotonic() < deadline, f"{len(found)} of 20 records came"
+        found += await reader.fetch(records_max=1_000, wait_seconds=0.1, without={1, 3})
+    assert await reader.fetch(records_max=1_000, wait_seconds=0.0, without={0, 1, 2, 3}) == []
+    assert {record.partition for record in found} == {0, 2}
+    rest = await read(reader, 20)
+    await reader.close()
+    assert [record.value for record in rest if record.partition == 3] == [f"{n}".encode() for n in range(3, 40, 4)]
+    assert {record.partition for record in rest} == {1, 3}
+
+
+async def test_records_of_any_size_come_all(log: Log) -> None:
+    """However much one partition has: a fetch may be bounded in bytes, and goes on without being woken."""
+    await log.append([entry(0, str(number) * 300_000) for number in range(10)])
+    await log.append([entry(0, "y" * 700_000) for _ in range(10)])
+    reader = log.reader(COMMANDS, "g")
+    await sought(reader, 0, 1, 2, 3)
+    found = await read(reader, 20)
+    await reader.close()
+    assert [record.offset for record in found] == list(range(20))
+
+
 async def test_submit_is_append_without_a_task(log: Log) -> None:
     futures = [log.submit([entry(number % 4, str(number)), entry(0, "x")]) for number in range(20)]
     positions = await asyncio.gather(*futures)

@@ -145,6 +145,20 @@ async def test_the_embedded_writer_outlives_an_error_of_the_file_system(tmp_path
     await log.close()
 
 
+async def test_the_embedded_writer_outlives_an_error_that_nobody_thought_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but its thread answers who waits: without it each append would wait its 7 seconds, for ever."""
+    log = EmbeddedLog(tmp_path, PARTITIONS)
+    await log.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddedLog, "_insert", lambda *_: [][1])
+        with pytest.raises(LogUnavailable, match="could not be written: IndexError"):
+            await log.append([entry("a")])
+    assert (await log.append([entry("b")]))[0].offset == 0
+    await log.close()
+
+
 async def test_the_embedded_log_closes_though_its_writer_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

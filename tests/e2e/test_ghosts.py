@@ -12,8 +12,11 @@ import pytest
 
 from tests.support.asking import sent, shown
 from tests.support.processes import Answer, Stack, wait_for
+from tests.support.tier import sized
 
-RACES = 16
+RACES = sized(dev=8, ci=16, soak=16)
+"""Eight have each delay once, and each of both persons deleted."""
+
 BEFORE = "2024-01-01T00:00:00Z"
 SECONDS_MAX = 60.0
 

@@ -184,7 +184,7 @@ def test_rebuild_from_the_command_line_beside_running_services(own_stack: Stack,
     corrupt = stack.call("rebuild")
     assert corrupt.returncode == 1
     assert (
-        f"corrupt: timeline project 1 fragment {stack.uuid(name)} version 1 topic fragment.odd: unknown topic"
+        f"corrupt: timeline project 1 fragment {stack.uuid(name)} version 1 topic fragment.odd: Unknown topic:"
         in corrupt.stdout
     )
     assert " 1 corrupt" in corrupt.stdout

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from tests.support.asking import sent_in_a_row, shown
 from tests.support.processes import Answer, Stack, running, wait_for
 from tests.support.stacks import NEVER
@@ -146,6 +148,7 @@ def test_a_request_that_a_run_has_begun_is_not_cancelled(erasing_stack: Stack, n
     assert stack.query(events.format(f"{name}-kept")) == "5"
 
 
+@pytest.mark.alone
 def test_a_deleter_killed_while_cancelling_goes_on(tmp_path: Path, name: str) -> None:
     with running(tmp_path / "data", **NEVER) as stack:
         before = merged(stack, name)

@@ -29,7 +29,7 @@ from shared.store.queries import Query
 from tests.support.chaos import Chaos, Recovery
 from tests.support.engine import EngineProcess
 from tests.support.judge import judge
-from tests.support.processes import ROOT, Stack, running, wait_for
+from tests.support.processes import ROOT, Stack, lives, running, wait_for
 from tests.support.tier import sized
 
 SEED = int(os.environ.get("PERSONLOG_TEST_SEED", "1"))
@@ -218,13 +218,6 @@ def test_the_death_of_up_ends_all_its_children_and_the_next_one_goes_on(tmp_path
         position = answer.headers["Position"]
         (person,) = stack.persons("/?distinct_id=ann", Min_Position=position).json["results"]
         assert person["properties"] == {"plan": "pro", "seats": 3}
-
-
-def lives(process: psutil.Process) -> bool:
-    """An orphan that has ended stays a zombie until somebody reaps it."""
-    with suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
 
 
 @pytest.mark.fault

@@ -19,7 +19,6 @@ from shared.domain.commands import Merge
 from shared.domain.identity import MEMBERS_MAX
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 from shared.store.client import Store
-from shared.store.migrate import migrate
 from shared.store.objects import Objects
 from shared.store.queries import Query
 from shared.store.targets import FRAGMENTS_MAX
@@ -38,14 +37,11 @@ FILLED = Query(name="filled", sql="SELECT DISTINCT fragment FROM fragments WHERE
 
 
 @pytest.fixture
-async def world(engine_url: str, tmp_path: Path) -> AsyncIterator[World]:
+async def world(store: Store, tmp_path: Path) -> AsyncIterator[World]:
     """A world whose projector has not begun."""
-    store = await Store.connect(engine_url)
-    await migrate(store)
     world = World(store, Objects(str(tmp_path / "objects")))
     await world.intake._reader.start()
     yield world
-    await store.close()
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,17 +12,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.api import reads
 from services.deleter.purges import Purges
 from services.projector.rebuild import Rebuild
 from services.projector.search import Feeder
-from shared.domain.commands import Capture, Merge, Purge, Request, Scope, Split
+from shared.domain.cells import ONCE, SET, UNSET
+from shared.domain.commands import Capture, Merge, Purge, Request, Scope, Split, Write
+from shared.domain.fragment import FragmentChanged, FragmentEvent, FragmentPurged
 from shared.domain.ids import fragment_id
 from shared.domain.lifted import copies
-from shared.domain.purged import stripped
+from shared.domain.purged import Cut, stripped, without
+from shared.domain.replay import FOREVER
 from shared.store import purged
 from shared.store.client import Store
+from shared.store.lives import load_with_lives
 from shared.store.queries import Query
 from shared.store.targets import TABLES
+from shared.store.timeline import timeline_row
 from tests.support.erasing import JANUARY, MARCH, World
 
 NOBODY = UUID(int=0)
@@ -226,6 +233,64 @@ async def test_a_purge_of_a_name_that_nobody_has_is_verified_with_no_row(world: 
     } == {0}
 
 
+async def test_a_set_once_that_a_purge_left_goes_with_a_later_one_and_a_rebuild_is_the_same_throughout(
+    world: World,
+) -> None:
+    """What it had taken the place of, imports around it: the live fold and a rebuild told two values."""
+
+    def sends(stamp: int, **properties: Any) -> Capture:
+        return captured(world, "ann", JANUARY + stamp, **properties)
+
+    def imports(stamp: int) -> Capture:
+        sent = sends(0, **{"$set_once": {"ssn": "SECRET imported"}})
+        return msgspec.structs.replace(sent, historical=True, timestamp=JANUARY + stamp)
+
+    unset = Write(
+        id=uuid4(), project=1, at=JANUARY + 35, fragment=fragment_id(1, "ann"), distinct_id="ann", unset=("ssn",),
+        since=JANUARY + 15, reason="import",
+    )  # fmt: skip
+    world.at = JANUARY + 19
+    first = purge_of(world, "ann")
+    await world.tell(sends(30, **{"$set_once": {"ssn": "LATER 1", "a": 1}}), imports(10), unset)
+    await world.tell(sends(40, **{"$set_once": {"ssn": "LATER 2"}}), *first)
+    for swept in (False, True):
+        found = await everything(world)
+        assert ("SECRET" in found["timeline"]) is not swept
+        assert f'[{JANUARY + 41},\\"LATER 2\\"]' in found["timeline"]
+        (*_, (row, _, _)) = await world.rows("fragments", "ann")
+        assert orjson.loads(row) == {"a": 1, "ssn": "LATER 2"}
+        assert await readers(world, "ann") == {"history": ["LATER 1", "LATER 2"], "views": ["LATER 1", "LATER 2"]}
+        await verified(world)
+        if not swept:
+            assert [one.state for one in await window(world)] == ["verified"]
+    await world.tell(*purge_of(world, "ann"))
+    await world.settle()
+    assert await readers(world, "ann") == {"history": [], "views": []}
+    await verified(world)
+    (ended,) = await window(world)
+    assert (ended.state, ended.hidden["purged_timeline"]) == ("verified", 3), ended.reason
+    assert "LATER" not in str(await everything(world))
+    await verified(world)
+
+
+async def readers(world: World, who: str) -> dict[str, list[str]]:
+    """The values of `ssn` that provenance and the analysts' views tell of."""
+    queries = load_with_lives(Path(reads.__file__).with_suffix(".sql"))
+    history = await world.store.rows(
+        queries["property_history"], project=1, fragments=[fragment_id(1, who)], key="ssn", until=FOREVER, limit=99,
+        offset=0,
+    )  # fmt: skip
+    views = [
+        await world.store.rows(Query(name="view", sql=f"SELECT toString(after) FROM {view} ORDER BY stamp"))
+        for view in ("property_changes WHERE key = 'ssn'", "changes_of(key = 'ssn')")
+    ]
+    assert views[0] == views[1]
+    values = [row[9] for row in reversed(history) if not row[11]]
+    assert all(row[9] == "" for row in history if row[11])
+    told = {"history": values, "views": [text for (text,) in views[0]]}
+    return {reader: [orjson.loads(text) for text in texts if text] for reader, texts in told.items()}
+
+
 INNER = st.sampled_from(("a", "$set", "ssn", '"', "b,c", "ü/"))
 NUMBERS = st.integers(-5, 5) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
@@ -269,3 +334,62 @@ async def test_sql_and_python_leave_the_same_of_an_event(events_store: Store) ->
             query, sent=[orjson.dumps(event).decode() for event in events], names=list(names)
         )
         assert [row[0] for row in told] == [orjson.dumps(stripped(event, names)).decode() for event in events], names
+
+
+STAMPS = st.integers(1, 6)
+KEYS = st.sampled_from(("a", 'q"'))
+OPERATIONS = st.lists(
+    st.tuples(KEYS, st.sampled_from((SET, UNSET, ONCE)), st.sampled_from((1, "x", [1, "[9]"])), st.booleans()),
+    min_size=1, max_size=2, unique_by=lambda operation: operation[0],
+)  # fmt: skip
+
+
+@st.composite
+def facts(draw: Any) -> FragmentEvent:
+    """A change, or a purge that left set_onces."""
+    head: dict[str, Any] = {
+        "originator_id": NOBODY, "originator_version": draw(STAMPS), "timestamp": draw(STAMPS),
+    }  # fmt: skip
+    operations = draw(OPERATIONS)
+    names, kinds = tuple(one[0] for one in operations), tuple(one[1] for one in operations)
+    if draw(st.booleans()):
+        left = tuple((draw(STAMPS), one[2]) if one[1] == ONCE and one[3] else None for one in operations)
+        return FragmentPurged(**head, names=names, kinds=kinds, left=left, request=NOBODY)
+    values = tuple(None if one[1] == UNSET else one[2] for one in operations)
+    before = tuple("before" if one[3] else msgspec.UNSET for one in operations)
+    return FragmentChanged(**head, names=names, kinds=kinds, values=values, before=before)
+
+
+async def test_sql_and_python_leave_the_same_of_a_fact(events_store: Store) -> None:
+    types = {
+        "topic": "String", "version": "UInt64", "stamp": "Int64", "keys": "Array(String)", "kinds": "Array(UInt8)",
+        "before": "Array(String)", "after": "Array(String)", "cuts": "Array(Tuple(String, Int64, UInt64))",
+    }  # fmt: skip
+    row_type = ", ".join(f"{name} {kind}" for name, kind in types.items())
+    columns_of = ", ".join(f"tupleElement(one, '{name}') AS {name}" for name in types)
+    texts = [purged.elements("cuts")[column] for column in purged.COLUMNS]
+    query = Query(name="left", sql=f"""SELECT {", ".join(texts)}, {purged.touched("cuts")} FROM (SELECT {columns_of}
+        FROM (SELECT JSONExtract(arrayJoin({{rows:Array(String)}}), 'Tuple({row_type})') AS one))""")  # fmt: skip
+    found: list[tuple[FragmentEvent, list[Cut]]] = []
+
+    @settings(max_examples=1_000, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(facts(), st.lists(st.builds(Cut, KEYS, STAMPS, st.integers(3, 12)), max_size=4))
+    def collect(event: FragmentEvent, cuts: list[Cut]) -> None:
+        found.append((event, cuts))
+
+    collect()
+    cause = Write(id=NOBODY, project=1, at=0, fragment=NOBODY)
+    columns = ("topic", "version", "stamp", *purged.COLUMNS)
+    rows = []
+    for event, cuts in found:
+        row = timeline_row(event, cause)
+        named = dict(zip(columns, (row[3], row[2], row[5], *row[12:16]), strict=True))
+        rows.append(orjson.dumps(named | {"cuts": [tuple(cut) for cut in cuts]}).decode())
+    told = await events_store.rows(query, rows=rows)
+    taken = 0
+    for (event, cuts), (*arrays, touched) in zip(found, told, strict=True):
+        kept = without(event, cuts)
+        assert [list(one) for one in arrays] == list(timeline_row(kept, cause)[12:16]), (event, cuts)
+        assert bool(touched) == (kept != event), (event, cuts)
+        taken += isinstance(event, FragmentPurged) and bool(touched)
+    assert taken > 5

@@ -129,7 +129,7 @@ async def test_rows_that_were_changed_lost_or_invented_are_each_a_difference(sto
     [
         ("after", ["{broken"], "JSONDecodeError"),
         ("kinds", [], "zip() argument 2 is shorter than argument 1"),
-        ("topic", "fragment.vanished", "unknown topic"),
+        ("topic", "fragment.vanished", "Unknown topic: a newer version wrote this."),
         ("created_at", 0, "a change before the birth"),
     ],
 )
@@ -154,7 +154,7 @@ async def test_a_corrupt_row_is_named_and_counted_and_leaves_the_live_tables_alo
 async def test_a_rebuild_that_was_cut_off_goes_on_where_it_was(
     store: Store, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.projector.rebuild.PAGE_ROWS_MAX", 200)
+    monkeypatch.setattr("services.projector.facts.PAGE_ROWS_MAX", 200)
     before = await state(store)
     pages: list[int] = []
 
@@ -256,7 +256,7 @@ async def test_projection_runs_beside_a_rebuild_and_nothing_is_lost(
     store: Store, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers fold on while shadows fill; every command is in the swapped tables, and the next rebuild agrees."""
-    monkeypatch.setattr("services.projector.rebuild.PAGE_ROWS_MAX", 300)
+    monkeypatch.setattr("services.projector.facts.PAGE_ROWS_MAX", 300)
     tables = ClickHouseTables(store)
     workers = [
         Worker(log=log, reader=log.reader(one.topic, "g"), tables=tables, folder=one, monotonic=time.monotonic)

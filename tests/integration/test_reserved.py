@@ -130,7 +130,9 @@ async def reads_are_answered(engine: EngineProcess) -> None:
     """By key, many at once as from many processes, and coalesced as from one; a list, which is a scan."""
     store = await Store.connect(engine.url(DATABASE, API.name))
     keys = [UUID(f"00000000-0000-0000-0000-{number:012}") for number in range(READS)]
-    single = (store.rows(PERSON_QUERIES["fragments"], projects=[1], fragments=[key]) for key in keys)
+    single = (
+        store.rows(PERSON_QUERIES["fragments"], projects=[1], fragments=[key], row_bytes_max=1_000_000) for key in keys
+    )
     assert [rows[0][1] for rows in await asyncio.gather(*single)] == keys
     reads = Reads(store, lambda: {COMMANDS: 16, IDENTITY: 4}, lambda stamp: None)
     persons = await asyncio.gather(*(reads.by_fragment(1, key) for key in keys))

@@ -90,11 +90,15 @@ def test_a_service_is_refused_what_is_not_its_own(engine: EngineProcess, other: 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_nobody_ends_the_queries_of_others(engine: EngineProcess, owner: Asker, role: Role) -> None:
     asker = Asker(engine, role.name)
-    thread = threading.Thread(target=owner.ask, args=("SELECT sleep(3)",), kwargs={"query_id": f"of-owner-{role.name}"})
+    long = "SELECT sleepEachRow(0.05) FROM numbers(600) SETTINGS max_block_size = 1"  # half a minute; a KILL ends it
+    thread = threading.Thread(target=owner.ask, args=(long,), kwargs={"query_id": f"of-owner-{role.name}"})
     thread.start()
     running = f"SELECT count() FROM system.processes WHERE query_id = 'of-owner-{role.name}'"
     wait_for(lambda: owner.ask(running).text == "1\n", 30, "the query to run")
-    assert asker.ask(f"KILL QUERY WHERE query_id = 'of-owner-{role.name}'").code == ACCESS_DENIED
+    kill = f"KILL QUERY WHERE query_id = 'of-owner-{role.name}'"
+    assert asker.ask(kill).code == ACCESS_DENIED
+    assert owner.ask(running).text == "1\n"
+    owner.ask(kill)
     thread.join()
 
 

@@ -107,7 +107,7 @@ async def test_an_older_reading_never_replaces_a_newer_one(store: Store) -> None
     await history.projected(store, log)
     slow = Feeder(store, PARTITIONS)
     keys = await rows(store, "SELECT DISTINCT project, fragment FROM timeline WHERE project = 1")
-    stale = await slow._lines(keys)  # type: ignore[arg-type]  # rows are keys
+    stale = [line async for line in slow._lines(keys)]  # type: ignore[arg-type]  # rows are keys
     await history.append(log, *commands[150:])
     await history.projected(store, log)
     await Feeder(store, PARTITIONS).feed()

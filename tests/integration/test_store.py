@@ -26,7 +26,7 @@ from shared.store.failures import StoreError
 from shared.store.migrate import migrate
 from shared.store.parameters import FIELD_BYTES_MAX
 from shared.store.queries import Query
-from tests.support.engine import EngineProcess, module_engine_url
+from tests.support.engine import EngineProcess
 
 BY_ID = Query(
     name="by_id",
@@ -39,10 +39,6 @@ PARTS = Query(
 )
 ACTIVE = Query(name="active", sql=f"{PARTS.sql} AND active")
 """Without those that other tests have left."""
-
-
-pytestmark = pytest.mark.usefixtures("emptied")
-engine_url = module_engine_url
 
 
 def fragments(ids: list[UUID], *, version: int = 1, bytes_each: int = 20) -> dict[str, list[Any]]:
@@ -319,9 +315,9 @@ async def tearing(url: str, answer_bytes: int) -> AsyncIterator[str]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_a_torn_answer_may_work_later_and_its_rows_are_never_shown(store: Store, engine_url: str) -> None:
+async def test_a_torn_answer_may_work_later_and_its_rows_are_never_shown(store: Store, engine: EngineProcess) -> None:
     query = Query(name="the_query", sql="SELECT {value:String}, number FROM numbers(1000000)")
-    async with tearing(engine_url, 300_000) as url:
+    async with tearing(engine.url(store.database), 300_000) as url:
         torn = await Store.connect(url)
         with pytest.raises(StoreUnavailable, match=r"^the_query: ") as caught:
             await torn.rows(query, value=SECRET)

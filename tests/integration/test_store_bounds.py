@@ -17,7 +17,6 @@ from shared.store import targets
 from shared.store.client import Store
 from shared.store.parameters import FIELD_BYTES_MAX, bind
 from shared.store.queries import Query, load
-from tests.support.engine import module_engine_url
 from tests.support.erasing import World
 
 ROOT = Path(__file__).parents[2]
@@ -26,10 +25,6 @@ MANY = 12_000
 
 VALUES = {"UUID": UUID(int=1), "String": "x" * 30, "UInt64": 2**63 - 1, "Int64": 2**63 - 1, "UInt32": 2**32 - 1}
 PLACEHOLDER = re.compile(r"\{(\w+):(\w+)(?:\((\w+)\))?\}")
-
-
-pytestmark = pytest.mark.usefixtures("emptied")
-engine_url = module_engine_url
 
 
 def queries() -> Iterator[Query]:

@@ -16,27 +16,32 @@ from services.deleter.planner import plan
 from services.deleter.restores import Restores
 from services.projector import worker as worker_module
 from services.projector.fold import FragmentFolder
+from services.projector.lookout import Lookout
 from services.projector.memory import MemoryTables
+from services.projector.shares import key_of
 from services.projector.tables import Closed, Facts
 from services.projector.worker import Worker
 from shared.domain import identity
-from shared.domain.commands import Revive
-from shared.domain.fragment import Fragment, FragmentPurged, FragmentRestored, Outcome
+from shared.domain.cells import EMPTY, moved
+from shared.domain.commands import Reader, Revive
+from shared.domain.fragment import (
+    Fragment,
+    FragmentChanged,
+    FragmentEvent,
+    FragmentPurged,
+    FragmentRestored,
+    Outcome,
+)
 from shared.domain.identity import Decision, Membership
-from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, version_of
+from shared.domain.ids import IDENTITY, version_of
+from shared.domain.operations import UNWEIGHED, Weight, fitting
 from shared.domain.purged import Cut, cuts_of
 from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
-from shared.log import evidence
-from shared.log import identity as log_identity
-from shared.log.doubts import Doubts
-from shared.log.identity import Evidence
-from shared.log.memory import MemoryLog
-from shared.log.port import Record
-from shared.log.renewal import Renewal
 from tests.support import deleting, invariants
 from tests.support.gates import GatedTables
-from tests.support.renewing import MemoryBooks
+from tests.support.planted_logs import PLANTED_LOGS
+from tests.support.planted_renewals import PLANTED_RENEWALS
 from tests.support.simulator import found_wrong
 
 EPISODES_MAX = 6_000
@@ -281,94 +286,60 @@ def purge_of_facts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(invariants, "cuts_of", endless)
 
 
-def before_the_first_of_identity(patch: pytest.MonkeyPatch) -> None:
-    """A generation begins without the position rows of one table."""
-    vouch = MemoryBooks._vouch
+def decided_when_folded(patch: pytest.MonkeyPatch) -> None:
+    """A replay decides again for which operations there is room."""
+    apply = FragmentChanged.apply
 
-    async def forgetful(self: MemoryBooks, topic: str, positions: Sequence[Any]) -> None:
-        await vouch(self, topic, [one for one in positions if topic != IDENTITY or one.offset >= 0])
+    def again(self: FragmentChanged, fragment: Fragment) -> None:
+        asked = list(zip(self.names, self.kinds, self.values, strict=True))
+        effects = [one for one in asked if moved(fragment.cells.get(one[0], EMPTY), one[1], self.timestamp) is not None]
+        kept, _ = fitting(Weight(UNWEIGHED), fragment.cells, fragment.properties, effects, self.timestamp)
+        names, kinds, values = zip(*kept, strict=True) if kept else ((), (), ())
+        apply(msgspec.structs.replace(self, names=names, kinds=kinds, values=values), fragment)
 
-    patch.setattr(MemoryBooks, "_vouch", forgetful)
-
-
-def before_the_first_of_partitions_that_were_added(patch: pytest.MonkeyPatch) -> None:
-    """A generation begins with the position rows of the ending one's partitions only."""
-    vouch = MemoryBooks._vouch
-
-    async def narrow(self: MemoryBooks, topic: str, positions: Sequence[Any]) -> None:
-        counts = self.ledger().generation.partitions
-        await vouch(self, topic, [one for one in positions if one.offset >= 0 or one.partition < counts[topic]])
-
-    patch.setattr(MemoryBooks, "_vouch", narrow)
+    patch.setattr(FragmentChanged, "apply", again)
 
 
-def generations_in_versions(patch: pytest.MonkeyPatch) -> None:
-    """What a later generation changes has the versions of the first."""
-    patch.setattr(Record, "version", property(lambda self: version_of(self.offset)))
+def exact_bounds(patch: pytest.MonkeyPatch) -> None:
+    """Whether there is room is judged by the estimate that a loaded row has."""
+
+    def certain(self: Weight, most: int = 0) -> None:
+        self.bytes, self.exact = most, True
+
+    patch.setattr(Weight, "__init__", certain)
 
 
-def all_of_a_generation_before_the_next(patch: pytest.MonkeyPatch) -> None:
-    """The next generation begins while records of the last one are not projected."""
+def order_behind_a_heavy_record(patch: pytest.MonkeyPatch) -> None:
+    """Light records are folded though a heavy one before them in their partition waits."""
 
-    async def hasty(self: Renewal, log: Any, topics: Any) -> None:
-        return
+    def overtaking(decoded: Sequence[Any], unloaded: Any) -> tuple[list[Any], list[Any]]:
+        waits = [key_of(command) in unloaded for _, command in decoded]
+        pairs = list(zip(decoded, waits, strict=True))
+        return [one for one, late in pairs if not late], [one for one, late in pairs if late]
 
-    patch.setattr(Renewal, "_projected", hasty)
-
-
-def identity_closed_before_commands(patch: pytest.MonkeyPatch) -> None:
-    """All topics are closed at once, and what identity still has to tell fragments is refused."""
-    end = Renewal.end
-
-    async def at_once(self: Renewal, log: Any) -> Any:
-        await log.seal((COMMANDS, IDENTITY, DELETIONS))
-        return await end(self, log)
-
-    patch.setattr(Renewal, "end", at_once)
+    patch.setattr(worker_module, "loaded", overtaking)
 
 
-def closed_topics(patch: pytest.MonkeyPatch) -> None:
-    """A generation that has ended still takes records."""
+def purges_of_a_closed_life(patch: pytest.MonkeyPatch) -> None:
+    """A closed life is given back of facts that a window has not taken purged values from."""
 
-    async def open_(self: MemoryLog, topics: Any) -> None:
-        return
+    def whole(self: ClosedLife, event: FragmentEvent) -> None:
+        self._replay.apply(event)
 
-    patch.setattr(MemoryLog, "seal", open_)
-def records_of_position_rows(patch: pytest.MonkeyPatch) -> None:
-    """Whoever starts compares heads with positions, and not the records there."""
-
-    async def trusting(log: Any, one: Evidence) -> Evidence:
-        return one
-
-    patch.setattr(evidence, "_whole", trusting)
+    patch.setattr(ClosedLife, "replay", whole)
 
 
-def heads_below_positions(patch: pytest.MonkeyPatch) -> None:
-    """A log that ends before the tables' positions is taken for theirs."""
-    older = log_identity._older
+def looking_at_the_heads(patch: pytest.MonkeyPatch) -> None:
+    """Records that do not come are waited for."""
 
-    def generous(one: Evidence) -> Any:
-        return older(one) if one.offset <= one.head.offset else None
+    async def trusting(self: Lookout, positions: Any) -> None: ...
 
-    patch.setattr(log_identity, "_older", generous)
+    patch.setattr(Lookout, "look", trusting)
 
 
-def identities_of_logs(patch: pytest.MonkeyPatch) -> None:
-    """Whoever starts does not ask by what the log is known."""
-    patch.setattr(log_identity, "_identities", lambda known, actual: None)
-
-
-def offsets_that_rise(patch: pytest.MonkeyPatch) -> None:
-    """An append is acknowledged wherever it landed."""
-    patch.setattr(Doubts, "rises", lambda self, first, floor: self.check())
-
-
-def assurance_before_a_flush(patch: pytest.MonkeyPatch) -> None:
-    """A worker goes on when another log has come to lie there."""
-
-    async def assured(self: MemoryLog, topic: str) -> None: ...
-
-    patch.setattr(MemoryLog, "assure", assured)
+def stopping_at_newer_versions(patch: pytest.MonkeyPatch) -> None:
+    """A record that a newer version wrote goes to the dead letters."""
+    patch.setattr(Reader, "_is_newer", lambda self, value: False)
 
 
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
@@ -376,20 +347,32 @@ PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     erase_dedup, position_check_on_load, imports_before_a_delete, deletes_since_the_look, births_behind_the_erasure,
     births_of_their_own_delete, late_erase_after_a_restore, restores_in_any_order, former_lives,
     batch_cut_before_a_restore, landing_before_a_restore, membership_before_a_restore, a_run_beside_a_restore,
-    waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts, before_the_first_of_identity,
-    before_the_first_of_partitions_that_were_added, generations_in_versions, all_of_a_generation_before_the_next,
-    identity_closed_before_commands, closed_topics,
-    records_of_position_rows, heads_below_positions, identities_of_logs, offsets_that_rise, assurance_before_a_flush,
+    waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts, purges_of_a_closed_life,
+    looking_at_the_heads,
+    stopping_at_newer_versions,
+    *PLANTED_LOGS,
+    *PLANTED_RENEWALS,
+    decided_when_folded, exact_bounds, order_behind_a_heavy_record,
 )  # fmt: skip
 
+FOUND_BY = {purges_of_a_closed_life: 13_042}
+"""Seeds that find what few others do, tried first."""
 
-@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+
+RARE = (position_check_on_load, a_run_beside_a_restore)
+"""They are missed after hundreds of episodes only, which takes as long as all others together."""
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [pytest.param(plant, id=plant.__name__, marks=[pytest.mark.alone] if plant in RARE else []) for plant in PLANTED],
+)
 def test_a_rule_that_is_taken_away_is_missed(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch, record_property: Any
 ) -> None:
     plant(monkeypatch)
-    for seed in range(EPISODES_MAX):
+    for seed in (*([FOUND_BY[plant]] if plant in FOUND_BY else []), *range(EPISODES_MAX)):
         if found_wrong(seed, Counter()) is not None:
-            record_property("planted_fault_found", f"{plant.__name__} after {seed + 1}")
+            record_property("planted_fault_found", f"{plant.__name__} by seed {seed}")
             return
     pytest.fail(f"{plant.__name__} was not missed in {EPISODES_MAX} episodes")

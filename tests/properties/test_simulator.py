@@ -27,8 +27,14 @@ def test_every_invariant_holds_after_every_episode(chunk: int, record_property: 
             pytest.fail(report(seed))
     record_property("simulated", orjson.dumps(counts).decode())
     told = "kills failures ambiguous frozen fenced redeliveries restores rebuilds cancels restored".split()
-    for fault in [*told, "deleters killed", "renewals", "renewals killed", "closed", "swaps", "mismatches"]:
+    told += ["deleters killed", "forgotten", "stopped partitions", "left out", "swaps", "mismatches"]
+    for fault in [*told, "renewals", "renewals killed", "closed"]:
         assert counts[fault], f"no {fault} in {each} episodes: the simulator does not do what it should"
+
+
+def test_an_episode_that_was_wrong_once_is_right() -> None:
+    """A person was given back with another value after the purged ones had left the timeline."""
+    assert found_wrong(13_042, Counter()) is None
 
 
 def test_a_failing_episode_is_shrunk_to_the_steps_that_fail() -> None:

@@ -70,9 +70,10 @@ class Api:
 
 @asynccontextmanager
 async def serving(engine_url: str, token: str = TOKEN, static: str = "") -> AsyncIterator[Api]:
-    """The composed API on a database of its own, closed at the end."""
+    """The composed API on a database, which gets its tables if it has none; closed at the end."""
     store = await Store.connect(engine_url)
-    await migrate(store)
+    if not store.has_table("migrations"):
+        await migrate(store)
     clock = ManualClock(NOW)
     await ensure_bootstrap(store, PERSONAL_KEY, token, clock.now_us)
     log = SwitchableLog()

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -104,28 +106,71 @@ def engine_url(engine: EngineProcess) -> Iterator[str]:
 
     It goes with the test: an engine looks at the parts of each table all the time, 0.2 % of a core for each database.
     """
-    yield from fresh_database(engine)
-
-
-@pytest.fixture(scope="module")
-def module_engine_url(engine: EngineProcess) -> Iterator[str]:
-    """One database for all tests of a module, where making it takes longer than most of them: with
-    `engine_url = module_engine_url` there, and `usefixtures("emptied")`."""
-    yield from fresh_database(engine)
-
-
-@pytest.fixture
-async def emptied(store: Store) -> AsyncIterator[None]:
-    """Take all rows away after the test, so that the next one finds the tables as `migrate` made them."""
-    yield
-    await store.command(Query(name="empty", sql=f"TRUNCATE ALL TABLES FROM {store.database} NOT LIKE 'migrations'"))
-
-
-def fresh_database(engine: EngineProcess) -> Iterator[str]:
-    """A name that no other test has; the database goes when whoever asked is done."""
-    database = f"test_{os.getpid()}_{next(_databases)}"
+    database = _unused()
     yield engine.url(database)
     asyncio.run(_drop(engine.url("default"), database))
+
+
+LEFT_SQL = """
+SELECT
+    (
+        SELECT groupArray((name, create_table_query)) FROM
+        (SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase() ORDER BY name)
+    ),
+    (SELECT count() FROM system.mutations WHERE database = currentDatabase() AND NOT is_done),
+    (SELECT count() FROM system.detached_parts WHERE database = currentDatabase()),
+    (SELECT count() FROM system.processes WHERE current_database = currentDatabase())
+"""
+"""What a test may leave beside rows; the last are statements that nobody waits for any more, and this one."""
+
+Prepare = Callable[[Store], Awaitable[Any]]
+
+
+class Databases:
+    """Migrated databases, each for one test after the other: making one takes longer than most of the tests."""
+
+    def __init__(self, engine: EngineProcess) -> None:
+        self._engine = engine
+        self._free: dict[Prepare, list[tuple[str, Any]]] = {}
+
+    @asynccontextmanager
+    async def empty(self, connect: type[Store] = Store, prepare: Prepare = migrate) -> AsyncIterator[Store]:
+        """A store whose tables are as `prepare` made them. Not thread-safe."""
+        free = self._free.setdefault(prepare, [])
+        name, made = free.pop() if free else (_unused(), None)
+        store = await connect.connect(self._engine.url(name))
+        try:
+            if made is None:
+                await prepare(store)
+                made = await _left(store)
+            yield store
+            if await _emptied(store, made):
+                free.append((name, made))
+            else:
+                await store.command(Query(name="drop", sql=f"DROP DATABASE IF EXISTS {name}"))
+        finally:
+            await store.close()
+
+
+async def _emptied(store: Store, made: Any) -> bool:
+    """Take all rows away; False when something else is left."""
+    if await _left(store) != made:
+        return False
+    await store.command(Query(name="empty", sql=f"TRUNCATE ALL TABLES FROM {store.database} NOT LIKE 'migrations'"))
+    return True
+
+
+async def _left(store: Store) -> Any:
+    return await store.rows(Query(name="left", sql=LEFT_SQL))
+
+
+@pytest.fixture(scope="session")
+def databases(engine: EngineProcess) -> Databases:
+    return Databases(engine)
+
+
+def _unused() -> str:
+    return f"test_{os.getpid()}_{next(_databases)}"
 
 
 async def _drop(url: str, database: str) -> None:
@@ -137,9 +182,7 @@ async def _drop(url: str, database: str) -> None:
 
 
 @pytest.fixture
-async def store(engine_url: str) -> AsyncIterator[Store]:
+async def store(databases: Databases) -> AsyncIterator[Store]:
     """A store of its own, with its tables."""
-    store = await Store.connect(engine_url)
-    await migrate(store)
-    yield store
-    await store.close()
+    async with databases.empty() as store:
+        yield store

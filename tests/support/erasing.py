@@ -31,6 +31,7 @@ from shared.store.migrate import migrate
 from shared.store.objects import Objects
 from shared.store.queries import Query
 from shared.store.targets import TABLES
+from tests.support.engine import Databases
 
 JANUARY, MARCH = 1_736_500_000_000_000, 1_741_600_000_000_000
 SECONDS_MAX = 60.0
@@ -138,19 +139,34 @@ async def record(
     return path
 
 
-async def clean_at_once(store: Store) -> None:
-    """Make the files of rewritten parts go at once. With what tables are made with a sweep waits some three seconds for
-    them; the end-to-end tests do."""
-    names = ("old_parts_lifetime", "merge_tree_clear_old_parts_interval_seconds", "cleanup_delay_period",
-             "max_cleanup_delay_period")  # fmt: skip
-    settings = ", ".join(f"{name} = 0" for name in names)
+async def clean_when_told(store: Store) -> None:
+    """Make tables where the files of rewritten parts go when `clean` says so. With the settings of migrations a sweep
+    waits some three seconds for them; the end-to-end tests do. The engine's own intervals are whole seconds, and at
+    none it looks for files without a pause, which takes a core for one database."""
+    await migrate(store)
+    settings = "old_parts_lifetime = 0, merge_tree_clear_old_parts_interval_seconds = 0"
     for table in TABLES:
         await store.command(Query(name="clean", sql=f"ALTER TABLE {table} MODIFY SETTING {settings}"))
 
 
+async def clean(store: Store) -> None:
+    """Wake those who take files away, which is what the end of a pause does for each table that is named."""
+    for table in TABLES:
+        await store.command(Query(name="clean", sql=f"SYSTEM START CLEANUP {table}"))
+
+
+class CleaningStore(Store):
+    """A store whose engine has taken the files of rewritten parts away by the time that a sweep looks for them."""
+
+    async def rows(self, query: Query, **parameters: Any) -> list[tuple[Any, ...]]:
+        if query.name == "superseded_parts":
+            await clean(self)
+        return await super().rows(query, **parameters)
+
+
 @asynccontextmanager
 async def working(store: Store, objects: Objects) -> AsyncIterator[World]:
-    """A world whose projector works; the store is closed with it."""
+    """A world whose projector works."""
     world = World(store, objects)
     await world.intake._reader.start()
     tasks = [asyncio.create_task(worker.run()) for worker in world.workers]
@@ -160,16 +176,15 @@ async def working(store: Store, objects: Objects) -> AsyncIterator[World]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await store.close()
 
 
 @pytest.fixture
-async def world(engine_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+async def world(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setattr(sweep, "POLL_SECONDS", 0.02)
-    store = await Store.connect(engine_url)
-    await migrate(store)
-    await clean_at_once(store)
-    async with working(store, Objects(str(tmp_path / "objects"))) as world:
+    async with (
+        databases.empty(CleaningStore, clean_when_told) as store,
+        working(store, Objects(str(tmp_path / "objects"))) as world,
+    ):
         yield world
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from services.projector import fold, worker
+from services.projector import fold, shares, tables, worker
 from services.projector.memory import MemoryTables
 from services.projector.rows import Vouched
 from services.projector.tables import Closed, Facts, Loaded
+from shared.domain import operations
 from shared.domain.errors import LogUnavailable, StoreUnavailable
 from shared.domain.fragment import Fragment
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
@@ -67,9 +68,11 @@ class GatedTables:
     def __init__(self, tables: MemoryTables, gate: Gate, expected: Expected) -> None:
         self.tables, self.gate, self.expected = tables, gate, expected
 
-    async def load(self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]]) -> Loaded:
+    async def load(
+        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+    ) -> Loaded:
         await self.gate.before(StoreUnavailable)
-        loaded = await self.tables.load(topic, partitions, wanted)
+        loaded = await self.tables.load(topic, partitions, wanted, whole=whole)
         await self.gate.after(StoreUnavailable)
         return loaded
 
@@ -129,28 +132,38 @@ class GatedReader(MemoryReader):
     def __init__(self, log: MemoryLog, topic: str, gate: Gate) -> None:
         super().__init__(log, topic, "simulated")
         self.gate = gate
+        self.forgetful = False
         self.assign(frozenset(range(log.partitions()[topic])))
 
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
 
-    async def fetch(self, *, records_max: int, wait_seconds: float) -> list[Record]:
+    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
         await self.gate.before(LogUnavailable)
         if self._next and not self.gate.calm and self.gate.decide.random() < REDELIVER:
             partition = self.gate.decide.choice(sorted(self._next))
             self._next[partition] = max(0, self._next[partition] - self.gate.decide.randrange(1, 6))
             self.gate.counts["redeliveries"] += 1
-        return await super().fetch(records_max=records_max, wait_seconds=wait_seconds)
+        if self.forgetful and self._next:  # as one whose partitions went and came back between two looks
+            self.forgetful = False
+            self._next.clear()
+            self.gate.counts["forgotten"] += 1
+        return await super().fetch(records_max=records_max, wait_seconds=wait_seconds, without=without)
 
 
 @contextmanager
 def limits(seed: int) -> Iterator[None]:
-    """Every third episode has bounds so small that caches are trimmed and batches cut; else they are the real ones."""
-    if seed % 3:
-        yield
-        return
-    small = ((fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5))
+    """Every third episode has bounds so small that caches are trimmed and batches cut, every fifth such that records
+    are heavy and rows large, every other one such that fragments are full; else they are the real ones."""
+    small: list[tuple[Any, str, int]] = []
+    if seed % 3 == 0:
+        small += [(fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
+    if seed % 5 == 0:
+        small += [(shares, "SHARE_BYTES", 300), (shares, "RECORD_BYTES_USUAL", 200), (shares, "ROWS_BYTES", 1)]
+        small += [(tables, "LOAD_ROW_BYTES_MAX", 30), (fold, "CACHE_BYTES_MAX", 300)]
+    if seed % 2 == 0:
+        small += [(operations, "FRAGMENT_BYTES_MAX", 14), (operations, "FRAGMENT_NAMES_MAX", 2)]
     kept = [(module, name, getattr(module, name)) for module, name, _ in small]
     for module, name, bound in small:
         setattr(module, name, bound)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from services.projector.tables import Closed
 from shared.domain.commands import Capture, Erase, Purge, Revive, Write, decode
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
-from shared.domain.fragment import Fragment, FragmentChanged, FragmentPurged, Outcome
+from shared.domain.fragment import Fragment, FragmentChanged, FragmentEvent, FragmentPurged, Outcome
 from shared.domain.identity import Membership, handle
 from shared.domain.ids import COMMANDS, IDENTITY, Position, partition_of, position_of, version_of
 from shared.domain.purged import Cut, cuts_of, without
@@ -163,16 +163,22 @@ def check_episode(logs: Sequence[MemoryLog], tables: MemoryTables, expected: Exp
 
 def swept(timeline: dict[Any, Row]) -> dict[Any, Row]:
     """The timeline as a window leaves it: elements of purged names are gone, never rows."""
-    events = {key: event_of(row) for key, row in timeline.items()}
-    cuts: dict[UUID, list[Cut]] = {}
-    for event in events.values():
-        if isinstance(event, FragmentPurged):
-            cuts.setdefault(event.originator_id, []).extend(cuts_of([event]))
+    cuts = _cuts(timeline.values())
     found = dict(timeline)
-    for key, event in events.items():
-        if isinstance(event, FragmentChanged) and event.originator_id in cuts:
+    for key, row in timeline.items():
+        event = event_of(row)
+        if isinstance(event, FragmentEvent) and event.originator_id in cuts:
             made = timeline_row(without(event, cuts[event.originator_id]), _NO_COMMAND)
-            found[key] = (*timeline[key][:12], *made[12:16], *timeline[key][16:])
+            found[key] = (*row[:12], *made[12:16], *row[16:])
+    return found
+
+
+def _cuts(rows: Iterable[Row]) -> dict[UUID, list[Cut]]:
+    """What was purged of each fragment."""
+    found: dict[UUID, list[Cut]] = {}
+    for row in rows:
+        if row[3] == FragmentPurged.TOPIC and isinstance(event := event_of(row), FragmentPurged):
+            found.setdefault(event.originator_id, []).extend(cuts_of([event]))
     return found
 
 
@@ -211,20 +217,20 @@ def rebuilt(tables: MemoryTables, partitions: dict[str, int]) -> None:
     assert (report.differences, report.corrupt) == (0, 0), f"I9, in a running store: {report.named}"
 
 
-def _derived(
-    timeline: dict[Any, Row], limits: dict[str, list[int]], report: Report
-) -> dict[tuple[int, UUID], Derived]:
+def _derived(timeline: dict[Any, Row], limits: dict[str, list[int]], report: Report) -> dict[tuple[int, UUID], Derived]:
     found: dict[tuple[int, UUID], Derived] = {}
     taken_back = {
         (row[1], row[19])
         for row in timeline.values()
         if row[3] == "fragment.restored" and row[2] <= _blank((row[0], row[1]), limits).limits[0]
     }
+    cuts = _cuts(row for row in timeline.values() if row[2] <= _blank((row[0], row[1]), limits).limits[0])
     for row in sorted(timeline.values(), key=lambda row: row[2]):
         if row[0] and not (row[3] == "fragment.erased" and (row[1], row[19]) in taken_back):
             key = (row[0], row[1])
             if key not in found:
                 found[key] = _blank(key, limits)
+                found[key].cuts = cuts.get(key[1], ())
             found[key].fold(row, report)
     return found
 

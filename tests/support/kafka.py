@@ -20,7 +20,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.processes import ROOT, Stack, free_port, running
+from tests.support.processes import ROOT, Stack, free_port, running, wait_for
 
 LIBS = ROOT / ".kafka" / "libs"
 POM = ROOT / "tests" / "support" / "kafka-pom.xml"
@@ -29,6 +29,7 @@ START_ATTEMPTS_MAX = 3
 """On a loaded machine the first quorum may time out."""
 
 START_SECONDS_MAX = 180.0
+PAUSE_SECONDS_MAX = 60.0
 FETCH_SECONDS_MAX = 300.0
 HEAP = "256m"
 QUICK = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -103,7 +104,11 @@ class Cluster:
         self._spawn(node, self._running)
 
     def pause(self, node: int) -> None:
-        self._processes[node].send_signal(signal.SIGSTOP)
+        """Freeze a node, and wait until it is: one thread has the signal, and the others work on until its turn."""
+        process = self._processes[node]
+        process.send_signal(signal.SIGSTOP)
+        stopped = os.WSTOPPED | os.WNOHANG
+        wait_for(lambda: os.waitid(os.P_PID, process.pid, stopped), PAUSE_SECONDS_MAX, "the node to stop")
 
     def resume(self, node: int) -> None:
         self._processes[node].send_signal(signal.SIGCONT)

@@ -5,8 +5,11 @@ A fragment is the list of all its operations, replayed in the order of their sta
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from typing import Any
 
+from shared.domain import operations
 from shared.domain.commands import Capture, Delete, Erase, Merge, Purge, Record, Restore, Revive, Split, Write
 
 BAD = set("anonymous guest distinctid distinct_id id not_authenticated email undefined true false".split())
@@ -80,8 +83,8 @@ class Oracle:
         one["hour"] = max(one["hour"], before["hour"])
         for kind, what in since:  # in the order in which it came while the life was closed
             one["ops"] += [what] if kind == "op" else []
-            if kind == "cut" and one["cuts"].get(what[0], 0) < what[1]:
-                self._cut(one, *what)
+            if kind == "cut":
+                self._cut_later(one, *what)
 
     def _erase(self, command: Erase, version: int) -> None:
         one = self.fragment(command.fragment)
@@ -96,11 +99,20 @@ class Oracle:
         """Of a name there is what still counts of after the cut-off, and an unset at it."""
         one = self.fragment(command.fragment)
         for name in [name for name in command.names if one["cuts"].get(name, 0) < command.before]:
-            self._cut(one, name, command.before)
-            one["log"].append(("cut", (name, command.before)))
+            nothing = all(op[1] != name for op in one["ops"])
+            kept = self._cut(one, name, command.before)
+            one["log"].append(("cut", (name, command.before, kept or nothing)))
             one |= {"effect": version, "stamp": max(one["stamp"], command.before)}
 
-    def _cut(self, one: dict[str, Any], name: str, before: int) -> None:
+    def _cut_later(self, one: dict[str, Any], name: str, before: int, kept: bool) -> None:
+        """The same of a closed life that is given back, by what is left of all that it and the next were told: a window
+        may have taken the rest. `kept` is whether the next life had nothing of the name, or still a set_once."""
+        one["ops"] = [op for op in one["ops"] if op[1] != name or (op[0] > before and (kept or op[2] != "once"))]
+        one["ops"] += [(before, name, "unset", None)] if one["born"] is not None else []
+        one["cuts"][name] = max(before, one["cuts"].get(name, 0))
+
+    def _cut(self, one: dict[str, Any], name: str, before: int) -> bool:
+        """Whether a set_once is left."""
         hard, once = self._cells(one["ops"], name)
         one["ops"] = [op for op in one["ops"] if op[1] != name]
         one["cuts"][name] = before
@@ -108,6 +120,7 @@ class Oracle:
             one["ops"].append((before, name, "unset", None))
             one["ops"] += [(hard[0], name, *hard[1:])] if hard and hard[0] > before else []
             one["ops"] += [(once[0], name, "once", once[1])] if once and once[0] > before else []
+        return once is not None and once[0] > before
 
     def _write(self, command: Write | Capture, version: int) -> None:
         one = self.fragment(command.fragment)
@@ -138,15 +151,30 @@ class Oracle:
         unset = dict.fromkeys(command.unset)
         ranked = ("once", command.set_once), ("set", lifted), ("set", command.set), ("unset", unset)
         final = {name: (kind, value) for kind, part in ranked for name, value in part.items()}
-        for name, (kind, value) in final.items():
+        for name in {name: None for _, part in reversed(ranked) for name in part}:
+            kind, value = final[name]
             same = name in shown and type(shown[name]) is type(value) and shown[name] == value
             equal_lifted = name in lifted and name not in command.set and kind == "set" and same
             if equal_lifted or (kind == "once" and value is None) or stamp <= one["cuts"].get(name, 0):
                 continue
             candidate = (stamp, name, kind, value)
-            if self._cells([*one["ops"], candidate], name) != self._cells(one["ops"], name):
+            moves = self._cells([*one["ops"], candidate], name) != self._cells(one["ops"], name)
+            if moves and self._room(one["ops"], candidate):
                 one["ops"].append(candidate)
                 one["log"].append(("op", candidate))
+
+    def _room(self, ops: list[Any], candidate: Any) -> bool:
+        """Whether a fragment of these operations may take one more: what takes no more bytes than before always may."""
+        before, after = self._bytes(ops), self._bytes([*ops, candidate])
+        names = {op[1] for op in ops}
+        fits = after <= max(before, operations.FRAGMENT_BYTES_MAX)
+        return fits and (candidate[1] in names or len(names) < operations.FRAGMENT_NAMES_MAX)
+
+    def _bytes(self, ops: list[Any]) -> int:
+        """JSON of names and what they show: `"name":value,`, or `"name",` for one that shows nothing."""
+        shown, text = self.shown({"ops": ops}), partial(json.dumps, separators=(",", ":"), ensure_ascii=False)
+        parts = [text(name) + (f":{text(shown[name])}" if name in shown else "") for name in {op[1] for op in ops}]
+        return sum(len(part.encode()) + 1 for part in parts)
 
     @staticmethod
     def _cells(ops: Any, name: str) -> Any:

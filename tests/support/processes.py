@@ -13,11 +13,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 
 from shared.domain.ids import fragment_id
 
@@ -65,6 +66,13 @@ def wait_for(check: Callable[[], Any], seconds: float, what: str) -> Any:
             return found
         time.sleep(0.02)
     raise AssertionError(f"waited {seconds} s for {what}")
+
+
+def lives(process: psutil.Process) -> bool:
+    """An orphan that has ended stays a zombie until somebody reaps it."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 class Answer:

@@ -11,7 +11,9 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from functools import reduce
+from operator import or_
+from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
 from services.projector import rows as r
@@ -19,7 +21,7 @@ from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
 from services.projector.tables import Loaded
 from services.projector.worker import Worker
-from shared.domain.commands import Cancel, Command, Merge, Request, decode, encode, route
+from shared.domain.commands import Cancel, Command, Merge, Purge, Reader, Request, decode, encode, route
 from shared.domain.errors import Fenced, LogClosed, LogMismatch, LogUnavailable, Superseded
 from shared.domain.ids import COMMANDS, DELETIONS
 from shared.log.memory import MemoryLog
@@ -30,7 +32,7 @@ from tests.support.episodes import TOPICS, Episode, Step, episode, shrink
 from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables, limits
 from tests.support.invariants import Expected, check_episode, rebuilt
 from tests.support.renewing import Renewals, Renewing, judge
-from tests.support.swapping import Swapping, looked
+from tests.support.swapping import looked, put_back, swap
 from tests.support.virtual import VirtualLoop
 
 DELETERS_MAX = 2
@@ -39,6 +41,12 @@ WORKERS_MAX = 6
 
 TURNS_MAX = 20_000
 """Waits until everything must have been projected: hundreds of times what it takes."""
+
+FORGETFUL, UPGRADED = 5, 4
+"""Every so many episodes the readers of the end forget once where to go on, and some workers before it are of a version
+that does not know purges yet."""
+
+OLDER = Reader(reduce(or_, (kind for kind in get_args(Command) if kind is not Purge)), {})
 
 
 class CountingWorker(Worker):
@@ -66,11 +74,12 @@ class Deleting(NamedTuple):
     task: asyncio.Task[None]
 
 
-class Simulation(Swapping, Renewals):
+class Simulation(Renewals):
     """One episode being run."""
 
     def __init__(self, seed: int, counts: Counter[str]) -> None:
         self.decide = random.Random(seed ^ 0x5EED)
+        self.forgetful, self.upgraded = seed % FORGETFUL == 0, seed % UPGRADED == 3
         self.counts = counts
         self.logs = [MemoryLog(PARTITIONS)]
         """The generations of the log. Nothing takes one back, whatever copy of the database is restored."""
@@ -102,6 +111,7 @@ class Simulation(Swapping, Renewals):
             check_cancels(self.ledger, self.expected.timeline)
             self.counts["restored"] += sum(key[3] == "person.restored" for key in self.expected.timeline)
             self.counts["episodes with restores"] += any(key[3] == "person.restored" for key in self.expected.timeline)
+            self.counts["left out"] += sum(bool(row[24]) for row in self.expected.timeline.values())
             self.counts["refused"] += sum(key[3] == "person.restore_refused" for key in self.expected.timeline)
         finally:
             await self._end()
@@ -137,6 +147,18 @@ class Simulation(Swapping, Renewals):
             self.counts["commands"] += 1
             self.acknowledged.add(entry.value)
 
+    @property
+    def swapped(self) -> bool:
+        """Whether another log lies in the place of the right one."""
+        return self.expected.right is not None
+
+    async def _swap(self, number: int) -> None:
+        """Another log comes to lie there, or the right one again."""
+        await (self._back() if self.swapped else swap(self, number))
+
+    async def _back(self) -> None:
+        await put_back(self)
+
     async def _turns(self, number: int) -> None:
         for _ in range(number % 16):
             await asyncio.sleep(0)
@@ -168,6 +190,10 @@ class Simulation(Swapping, Renewals):
             monotonic=asyncio.get_running_loop().time,
         )
         made.counts = self.counts
+        reader.forgetful = calm and self.forgetful
+        if self.upgraded and not calm and self.decide.random() < 0.5:
+            self.counts["older workers"] += 1
+            made.read = OLDER.decode
         self.members.append(Member(made, asyncio.create_task(made.run()), gate, reader))
 
     async def _cancel(self, number: int) -> None:
@@ -217,6 +243,7 @@ class Simulation(Swapping, Renewals):
             flight.cancel()
         member.task.cancel()
         await asyncio.gather(member.task, *([flight] if flight else []), return_exceptions=True)
+        self.counts["stopped partitions"] += len(member.worker.stopped)
         allowed = (Superseded, LogMismatch) if self.swapped else (Superseded,)
         self.counts["mismatches"] += judge(member.task, "a worker gave up", *allowed)
 

@@ -16,7 +16,6 @@ from shared.log.evidence import Standing, evidence
 from shared.log.identity import Generation, LogIdentity, Mismatch, compare
 from shared.log.memory import MemoryLog
 from shared.log.port import Record
-from tests.support.episodes import TOPICS
 from tests.support.gates import PARTITIONS
 
 RIGHT, OTHER = "memory", "another"
@@ -76,57 +75,35 @@ async def looked(log: MemoryLog, tables: MemoryTables) -> Mismatch | None:
     return compare(KNOWN, await log.identity(), found)
 
 
-class Swapping:
-    """What befalls the simulation's log, in the first generation; a part of `simulator.Simulation`."""
+async def swap(simulation: Any, number: int) -> None:
+    """Another log comes to lie there; some process starts meanwhile."""
+    if simulation.renewal is not None or simulation.log._sealed or len(simulation.logs) > 1:
+        return  # only in the first generation
+    found = await swap_of(simulation.log, simulation.tables, number)
+    if found is None:
+        return
+    while simulation.deleters:
+        await simulation._end_deleter(simulation.deleters.pop())
+    simulation.counts["swaps"] += 1
+    simulation.expected.right = simulation.log.copy()
+    simulation.log.put(found.records, found.name, seen=found.seen)
+    for topic in (COMMANDS, IDENTITY):
+        await simulation._start(topic)
 
-    expected: Any
-    log: Any
-    logs: Any
-    members: Any
-    deleters: Any
-    counts: Any
-    tables: Any
-    renewal: Any
-    _start: Any
-    _stop: Any
-    _end_deleter: Any
 
-    @property
-    def swapped(self) -> bool:
-        """Whether another log lies in the place of the right one."""
-        return self.expected.right is not None
-
-    async def _swap(self, number: int) -> None:
-        """Another log comes to lie there, or the right one again."""
-        if self.swapped:
-            await self._back()
-            return
-        if self.renewal is not None or self.log._sealed or len(self.logs) > 1:
-            return
-        swap = await swap_of(self.log, self.tables, number)
-        if swap is None:
-            return
-        while self.deleters:
-            await self._end_deleter(self.deleters.pop())
-        self.counts["swaps"] += 1
-        self.expected.right = self.log.copy()
-        self.log.put(swap.records, swap.name, seen=swap.seen)
-        for topic in TOPICS:  # some process starts meanwhile
-            await self._start(topic)
-
-    async def _back(self) -> None:
-        """The right log again: who has ended because of the other one is started, and who has not goes on."""
-        right = self.expected.right
-        if right is None:
-            return
-        self.log.put(right)
-        ended = [member for member in self.members if member.task.done()]
-        for member in ended:
-            self.members.remove(member)
-            await self._stop(member)
-        self.expected.right = None
-        for log in (self.log, *(member.worker._log for member in self.members)):
-            await log.identity()
-            log.trust(log.doubts)
-        for member in ended:
-            await self._start(member.reader.topic)
+async def put_back(simulation: Any) -> None:
+    """The right log again: who has ended because of the other one is started, and who has not goes on."""
+    right = simulation.expected.right
+    if right is None:
+        return
+    simulation.log.put(right)
+    ended = [member for member in simulation.members if member.task.done()]
+    for member in ended:
+        simulation.members.remove(member)
+        await simulation._stop(member)
+    simulation.expected.right = None
+    for log in (simulation.log, *(member.worker._log for member in simulation.members)):
+        await log.identity()
+        log.trust(log.doubts)
+    for member in ended:
+        await simulation._start(member.reader.topic)

@@ -18,13 +18,16 @@ from shared.domain.errors import (
     BadRecord,
     Corrupt,
     Fenced,
+    LogMismatch,
     LogUnavailable,
+    NewerVersion,
     NotFound,
     NotYet,
     PersonlogError,
     PreconditionFailed,
     Rejected,
     StoreUnavailable,
+    Superseded,
     Transient,
 )
 
@@ -51,7 +54,10 @@ WIRE: list[tuple[Exception, int, str, str]] = [
     (Transient(), 503, "server_error", "unavailable"),
     (LogUnavailable(), 503, "server_error", "unavailable"),
     (StoreUnavailable(), 503, "server_error", "unavailable"),
+    (LogMismatch(), 503, "server_error", "unavailable"),
+    (Superseded(), 503, "server_error", "unavailable"),
     (Corrupt("secret"), 500, "server_error", "error"),
+    (NewerVersion(), 503, "server_error", "unavailable"),
     (BadRecord("secret"), 500, "server_error", "error"),
     (Fenced("secret"), 500, "server_error", "error"),
     (RuntimeError("secret"), 500, "server_error", "error"),
@@ -99,7 +105,7 @@ async def test_who_is_answered_without_aiohttp_is_told_the_same(raised: Exceptio
     assert {line for line in lines if line.split(":")[0] in asked} == {
         f"{name}: {value}" for name, value in response.headers.items() if name in asked
     }
-    assert bool(logs) == (status == 500)
+    assert bool(logs) == (status == 500 or isinstance(raised, NewerVersion))
 
 
 def test_every_class_of_the_tree_is_in_the_table() -> None:

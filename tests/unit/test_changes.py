@@ -30,3 +30,11 @@ def test_a_purge_that_was_folded_later_than_a_newer_value() -> None:
     one.write(at=30, set={"a": "new"})
     one.fold(Purge(id=uuid4(), project=1, at=40, fragment=KEY, names=("a", "b"), before=20, request=uuid4()))
     assert changes(one)[-1] == ({"a": "new"}, ["a"])
+
+
+def test_what_a_purge_left_is_a_change_at_its_own_time() -> None:
+    one = Folded()
+    one.write(at=10, set={"a": None})
+    one.write(at=30, set_once={"a": "new"})
+    one.fold(Purge(id=uuid4(), project=1, at=40, fragment=KEY, names=("a",), before=20, request=uuid4()))
+    assert changes(one) == [({"a": None}, ["a"]), ({}, ["a"]), ({"a": "new"}, ["a"])]

@@ -1,4 +1,4 @@
-"""The limit of a key: a burst, then an even rate."""
+"""The limits of a key and of a project's token: a burst, then an even rate."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.api.errors import ApiError
-from services.api.limits import SECOND_US, Limits
+from services.api.limits import CaptureQuotas, Limits
+from shared.domain.quota import SECOND_NS, Quota
 
 KEY, OTHER = UUID(int=1), UUID(int=2)
+SECOND_US = 1_000_000
 
 
 def test_without_a_rate_nothing_is_counted() -> None:
@@ -48,3 +50,83 @@ def test_never_more_than_a_burst_and_the_rate_in_any_span(gaps: list[int], burst
     for first, start in enumerate(passed):
         for last in range(first, len(passed)):
             assert last - first + 1 <= burst + (passed[last] - start) * rate / SECOND_US + 1e-6
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3 * SECOND_NS), st.integers(1, 30)), max_size=100),
+    st.sampled_from([0.5, 1.0, 7.0, 1_000.0]),
+    st.integers(1, 20),
+)
+def test_what_is_taken_in_any_span_is_a_burst_and_the_rate(
+    asked: list[tuple[int, int]], rate: float, burst: int
+) -> None:
+    quota, now, due, taken = Quota(rate, burst), 0, 0, list[tuple[int, int]]()
+    for gap, cost in asked:
+        now += gap
+        after, wait = quota.spend(due, now, cost)
+        if wait:
+            assert after == due  # nothing was taken
+            assert quota.spend(due, now + wait, cost)[1] == 0
+            assert wait == 1 or quota.spend(due, now + wait - 1, cost)[1] > 0  # and not a nanosecond sooner
+        else:
+            taken.append((now, cost))
+            due = after
+    for first, (start, _) in enumerate(taken):
+        sums = 0
+        for moment, cost in taken[first:]:
+            # a request above the burst is owed whole: what follows waits for it, so only the last one can exceed
+            assert sums + min(cost, burst) <= burst + (moment - start) * rate / SECOND_NS + 1e-3
+            sums += cost
+
+
+def test_what_is_more_than_the_burst_passes_when_nothing_is_owed_and_is_owed_whole() -> None:
+    quota = Quota(10, 10)
+    due, wait = quota.spend(0, SECOND_NS, 30)
+    assert (due, wait) == (4 * SECOND_NS, 0)
+    assert quota.spend(due, SECOND_NS, 1) == (due, 21 * SECOND_NS // 10)
+    assert quota.spend(due, SECOND_NS, 30) == (due, 3 * SECOND_NS)
+
+
+class Clock:
+    ns = 10**15
+
+    def __call__(self) -> int:
+        return self.ns
+
+
+def test_a_project_has_a_quota_of_events_and_one_of_bytes() -> None:
+    clock = Clock()
+    quotas = CaptureQuotas(10, 1_000, 2, clock)
+    for _ in range(4):
+        quotas.take(1, 5, 100)
+    with pytest.raises(ApiError) as refused:
+        quotas.take(1, 5, 100)
+    assert (refused.value.status, refused.value.kind, refused.value.code) == (429, "throttled_error", "throttled")
+    assert refused.value.headers == {
+        "Retry-After": "1", "RateLimit-Limit": "20", "RateLimit-Remaining": "0", "RateLimit-Reset": "2",
+    }  # fmt: skip
+    quotas.take(2, 20, 2_000)  # another project has its own
+    with pytest.raises(ApiError) as refused:
+        CaptureQuotas(0, 1_000, 1, clock).restore(1, quotas.take(1, 0, 0))
+        quotas.take(2, 0, 1)
+    assert refused.value.headers["RateLimit-Limit"] == "2000"
+    clock.ns += SECOND_NS // 2
+    quotas.take(1, 5, 100)
+
+
+def test_a_refused_request_counts_nothing_and_one_that_is_not_carried_out_neither() -> None:
+    clock = Clock()
+    quotas = CaptureQuotas(10, 10, 1, clock)
+    before = quotas.take(1, 10, 10)
+    quotas.restore(1, before)
+    quotas.take(1, 10, 0)
+    with pytest.raises(ApiError):
+        quotas.take(1, 1, 10)  # events are too many: its bytes are not counted
+    clock.ns += SECOND_NS
+    quotas.take(1, 10, 10)
+
+
+def test_without_rates_a_project_sends_what_it_likes() -> None:
+    quotas = CaptureQuotas(0, 0, 1, Clock())
+    for _ in range(100):
+        quotas.take(1, 10_000, 20_000_000)

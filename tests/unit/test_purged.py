@@ -8,17 +8,23 @@ from uuid import UUID, uuid4
 import msgspec
 import orjson
 
+from services.api.export import operations
+from services.api.timeline import points
 from services.projector import rows as r
 from services.projector.derive import Derived, Report
-from shared.domain.commands import Capture, Purge, decode, encode
-from shared.domain.fragment import ONCE, UNSET, Fragment, FragmentChanged, FragmentErased, FragmentPurged, Outcome
+from shared.domain.cells import ONCE, UNSET
+from shared.domain.commands import Capture, Purge, Write, decode, encode
+from shared.domain.fragment import Fragment, FragmentChanged, FragmentErased, FragmentEvent, FragmentPurged, Outcome
+from shared.domain.ids import version_of
 from shared.domain.lifted import copies
 from shared.domain.purged import Cut, cuts_of, stripped, without
 from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
-from shared.domain.view import merged_properties
+from shared.domain.view import Member, merged_properties
+from shared.store.person import Person
 from shared.store.timeline import event_of, timeline_row
 from tests.unit.test_fragment import KEY, Folded
+from tests.unit.test_restore import Lives
 
 REQUEST = UUID(int=7)
 
@@ -29,7 +35,8 @@ def purge(*names: str, before: int) -> Purge:
 
 def derived(events: list[Any]) -> Fragment:
     """The fragment that the facts make, as a rebuild does."""
-    one = Derived(Replay(1, KEY), (2**63, 2**63))
+    cuts = cuts_of(event for event in events if isinstance(event, FragmentPurged))
+    one = Derived(Replay(1, KEY), (2**63, 2**63), cuts)
     report = Report()
     for event in events:
         cause = purge(before=event.at if isinstance(event, FragmentErased) else event.timestamp)
@@ -48,7 +55,7 @@ def same_rows(one: Fragment, other: Fragment) -> None:
 
 def swept(events: list[Any]) -> list[Any]:
     cuts = cuts_of(event for event in events if isinstance(event, FragmentPurged))
-    return [without(event, cuts) if isinstance(event, FragmentChanged) else event for event in events]
+    return [without(event, cuts) if isinstance(event, FragmentEvent) else event for event in events]
 
 
 def test_set_and_set_once_of_before_are_gone_and_other_names_stay() -> None:
@@ -130,7 +137,7 @@ def test_an_erasure_takes_the_names_of_what_was_purged_too() -> None:
     assert one.fragment.stamp == 30
 
 
-def test_the_fact_carries_no_value_and_comes_back_from_its_row() -> None:
+def test_the_fact_carries_no_purged_value_and_comes_back_from_its_row() -> None:
     one = Folded()
     one.write(at=10, set={"ssn": "SECRET"})
     one.events()
@@ -189,6 +196,131 @@ def test_an_import_that_is_purged_may_have_replaced_a_later_set_once() -> None:
     one.fold(purge("ssn", before=20))
     assert one.shown == {}
     same_rows(one.fragment, derived(swept(one.events())))
+
+
+def replaced_by_an_import() -> Folded:
+    """A set_once that an import replaced, and an import that took that one; then the set_once that shows."""
+    one = Folded()
+    one.write(at=30, set_once={"ssn": "first", "a": 1})
+    one.capture(timestamp=10, historical=True, set_once={"ssn": "imported"})
+    one.fold(Write(id=uuid4(), project=1, at=39, fragment=KEY, distinct_id="ada", since=15, unset=("ssn",)))
+    one.write(at=40, set_once={"ssn": "second"})
+    assert one.shown == {"a": 1, "ssn": "second"}
+    return one
+
+
+def test_what_a_purge_left_is_the_same_before_and_after_the_values_left_the_facts() -> None:
+    one = replaced_by_an_import()
+    one.fold(purge("ssn", before=20))
+    assert one.shown == {"a": 1, "ssn": "second"}
+    one.write(at=50, set={"b": 2})
+    events = one.events()
+    assert [event.left for event in events if isinstance(event, FragmentPurged)] == [((40, "second"),)]
+    same_rows(one.fragment, derived(events))
+    same_rows(one.fragment, derived(swept(events)))
+
+
+def test_what_a_purge_left_is_in_its_row_and_rows_of_before_have_none() -> None:
+    one = replaced_by_an_import()
+    command = purge("ssn", "other", before=20)
+    one.fold(command)
+    event = one.events()[-1]
+    row = timeline_row(event, command)
+    assert row[14:16] == (["", ""], ['[40,"second"]', ""])
+    assert event_of(row) == event
+    former = event_of((*row[:15], ["", ""], *row[16:]))
+    assert isinstance(former, FragmentPurged)
+    assert (former.kinds, former.left) == ((ONCE, ONCE), (None, None))
+
+
+def test_the_archive_shows_a_purge_without_what_it_left() -> None:
+    one = replaced_by_an_import()
+    one.fold(purge("ssn", before=20))
+    *_, second, purged = (timeline_row(event, purge(before=1)) for event in one.events())
+    assert operations(second) == [{"key": "ssn", "operation": "set_once", "before": None, "value": "second"}]
+    assert operations(purged) == [{"key": "ssn", "operation": "purge", "before": None, "value": None}]
+
+
+def test_points_of_events_stop_before_what_a_purge_left() -> None:
+    one = replaced_by_an_import()
+    one.fold(purge("ssn", before=20))
+    rows = [timeline_row(event, purge(before=1)) for event in swept(one.events())]
+    times = {"created_at": 10, "seen_at": 0}
+    member = Member(
+        fragment=KEY, distinct_id="ada", number=1, effect=0, erased=0, properties={}, cells={}, root=KEY,
+        identified=False, erase=0, size=0, **times,
+    )  # fmt: skip
+    person = Person(
+        project=1, uuid=KEY, number=1, distinct_ids=["ada"], properties={}, identified=False, members=[member], **times
+    )
+    seen = [(KEY, uuid4(), "e", 50, version_of(one.offset), 50)]
+    found = {}
+    for until in (39, 40):
+        (point,) = points(person, seen, [row for row in rows if row[5] <= until], [], until)
+        found[until] = point["properties"]
+    assert found == {39: {"a": 1, "ssn": "first"}, 40: {"a": 1, "ssn": "second"}}
+
+
+def test_a_later_purge_takes_what_an_earlier_one_left() -> None:
+    one = replaced_by_an_import()
+    one.fold(purge("ssn", before=20))
+    one.fold(purge("other", before=60))
+    one.fold(purge("ssn", before=39))
+    assert one.shown["ssn"] == "second"
+    events = one.events()
+    assert [event.left for event in swept(events)[-3:]] == [((40, "second"),), (None,), ((40, "second"),)]
+    one.fold(purge("ssn", before=40))
+    assert one.shown == {"a": 1}
+    events += one.events()
+    assert "second" not in str([timeline_row(event, purge(before=1)) for event in swept(events)])
+    first, *_ = (event for event in swept(events) if isinstance(event, FragmentPurged))
+    assert (first.names, first.kinds, first.left) == (("ssn",), (UNSET,), (None,))
+    same_rows(one.fragment, derived(events))
+    same_rows(one.fragment, derived(swept(events)))
+
+
+def test_as_of_a_moment_before_its_stamp_what_a_purge_left_does_not_count() -> None:
+    one = replaced_by_an_import()
+    one.fold(purge("ssn", before=20))
+    shown = {}
+    events = swept(one.events())
+    for until in (19, 20, 29, 30, 39, 40):
+        replay = Replay(1, KEY, until)
+        for event in events:
+            replay.apply(event)
+        shown[until] = replay.fragment.properties
+    first = {"a": 1, "ssn": "first"}
+    assert shown == {19: {}, 20: {}, 29: {}, 30: first, 39: first, 40: {"a": 1, "ssn": "second"}}
+
+
+def test_what_was_left_of_a_later_life_does_not_replace_what_a_closed_one_was_set() -> None:
+    one = Lives()
+    one.write(at=30, set_once={"ssn": "of the closed life"})
+    one.erase(iver=5)
+    one.write(at=60, set_once={"ssn": "of the next"})
+    one.fold(purge("ssn", before=20))
+    assert one.fragment.properties == {"ssn": "of the next"}
+    same_rows(one.fragment, derived(one.facts))
+    one.revive(iver=5)
+    assert one.fragment.properties == {"ssn": "of the closed life"}
+    undone = [fact for fact in one.facts if not isinstance(fact, FragmentErased)]
+    same_rows(one.fragment, derived(undone))
+    same_rows(one.fragment, derived(swept(undone)))
+
+
+def test_a_closed_life_is_given_back_alike_on_both_sides_of_a_window() -> None:
+    found = []
+    for window in (False, True):
+        one = Lives()
+        one.write(at=10, set={"ssn": "purged", "a": 1})
+        one.erase(iver=5)
+        one.write(at=30, set_once={"ssn": "set later"})
+        one.fold(purge("ssn", before=29))
+        one.facts = swept(one.facts) if window else one.facts
+        one.revive(iver=5)
+        found.append((one.told(), one.fragment.purged))
+        assert one.fragment.properties == {"a": 1, "ssn": "set later"}
+    assert found[0] == found[1]
 
 
 def test_a_captured_event_loses_both_levels_and_what_it_was_lifted_from() -> None:

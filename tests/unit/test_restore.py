@@ -13,7 +13,15 @@ from services.deleter.restores import delete_version, restore
 from shared.domain.commands import Cancel, Capture, Erase, Merge, Request, Restore, Restored, Revive, Scope, Write
 from shared.domain.deletion import OPEN, DeletionRequest, load
 from shared.domain.errors import Rejected
-from shared.domain.fragment import HOUR_US, Fragment, FragmentErased, FragmentEvent, FragmentRestored, Outcome
+from shared.domain.fragment import (
+    HOUR_US,
+    Fragment,
+    FragmentErased,
+    FragmentEvent,
+    FragmentPurged,
+    FragmentRestored,
+    Outcome,
+)
 from shared.domain.identity import Decision, PersonRestored
 from shared.domain.ids import fragment_id, version_of
 from shared.domain.restore import ClosedLife
@@ -57,7 +65,7 @@ class Lives:
 
     def life(self, iver: int, version: int) -> Fragment:
         facts = [fact for fact in self.facts if fact.originator_version < version]
-        ends = [fact for fact in facts if isinstance(fact, FragmentErased | FragmentRestored)]
+        ends = [fact for fact in facts if isinstance(fact, FragmentErased | FragmentRestored | FragmentPurged)]
         life = ClosedLife(1, KEY, iver, ends)
         for fact in facts:
             if fact.originator_version >= life.since:

@@ -12,9 +12,13 @@ import pytest
 from services.projector import rows as r
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
-from services.projector.worker import DEAD_IN_A_ROW_MAX, Worker
+from services.projector.shares import SHARE_BYTES
+from services.projector.tables import Loaded
+from services.projector.worker import DEAD_IN_A_ROW_MAX, Progress, Worker
 from shared.domain.commands import Command, Delete, Merge, Write, decode, encode, route
-from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id, partition_of
+from shared.log.dead import CORRUPT, letters
+from shared.log.frames import SPOILT
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from tests.support.oracle import Oracle
@@ -163,6 +167,25 @@ async def test_a_record_that_cannot_be_read_goes_to_the_dead_letters_and_harms_n
 
 
 @virtual
+async def test_a_record_whose_bytes_are_spoilt_goes_to_the_dead_letters_though_it_can_be_read() -> None:
+    log, tables = MemoryLog({COMMANDS: 1, IDENTITY: 1, DELETIONS: 1, DEAD: 1}), MemoryTables()
+    await append(log, write("a", 1, set={"x": 1}), write("a", 2, set={"x": 2}), write("a", 3, set={"y": 3}))
+    records = log._records[COMMANDS, 0]
+    records[1] = records[1]._replace(fault=SPOILT)
+    told: list[Progress] = []
+    one = worker(log, tables, COMMANDS)
+    one._observe = told.append
+    task = asyncio.create_task(one.run())
+    await caught_up(log, tables, COMMANDS)
+    await stop(task)
+    assert r.fragment_of(tables.state[COMMANDS][1, fragment_id(1, "a")]).properties == {"x": 1, "y": 3}
+    assert [dead for progress in told for dead in progress.dead] == [(Position(COMMANDS, 0, 1), CORRUPT)]
+    (letter,) = [one async for one in letters(log, "g")]
+    assert letter.value == records[1].value
+    assert letter.source == Position(COMMANDS, 0, 1)
+
+
+@virtual
 async def test_too_many_dead_letters_in_a_row_stop_the_partition_and_lose_nothing() -> None:
     log, tables = MemoryLog({COMMANDS: 1, IDENTITY: 1, DELETIONS: 1, DEAD: 1}), MemoryTables()
     await log.append([Entry(COMMANDS, 0, b"k", b"garbage")] * (DEAD_IN_A_ROW_MAX + 5))
@@ -173,7 +196,7 @@ async def test_too_many_dead_letters_in_a_row_stop_the_partition_and_lose_nothin
             break
         await asyncio.sleep(0.05)
     await stop(task)
-    assert one.stopped == {0}
+    assert one.stopped.keys() == {0}
     assert len(log.records(DEAD)) == DEAD_IN_A_ROW_MAX
     loaded = await tables.load(COMMANDS, [0], [])
     assert loaded.positions[0][0] == Position(COMMANDS, 0, DEAD_IN_A_ROW_MAX - 1).version
@@ -206,3 +229,64 @@ async def test_the_caches_stay_within_their_bound_and_nothing_is_folded_on_an_ol
         row = tables.state[COMMANDS][1, fragment_id(1, name)]
         assert r.fragment_of(row).properties == {f"t{turn}": turn for turn in range(1, 8)}
     check(log, tables)
+
+
+def in_partition(partition: int, count: int) -> list[str]:
+    """Distinct ids whose fragments lie in this partition of two."""
+    names = (f"person-{number}" for number in range(10_000))
+    return [name for name in names if partition_of(fragment_id(1, name), 2) == partition][:count]
+
+
+@virtual
+async def test_heavy_records_of_one_partition_wait_while_the_others_become_visible() -> None:
+    """And become visible themselves, in their order, batch by batch."""
+    log, tables = MemoryLog({COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1}), MemoryTables()
+    (giant,), others = in_partition(0, 1), in_partition(1, 20)
+    flushes: list[tuple[int, int]] = []  # offsets that became visible in both partitions
+    original = tables.write_state
+
+    async def spy(topic: str, state: list[Any], positions: Sequence[Any]) -> None:
+        await original(topic, state, positions)
+        seen = {one.position.partition: one.position.offset for one in positions}
+        flushes.append((seen.get(0, -1), seen.get(1, -1)))
+
+    tables.write_state = spy  # type: ignore[method-assign]
+    heavy = [write(giant, number, set={"x": "x" * 400_000, "n": number}) for number in range(40)]
+    await append(log, *heavy, *(write(name, 100, set={"y": 1}) for name in others))
+    task = asyncio.create_task(worker(log, tables, COMMANDS).run())
+    await caught_up(log, tables, COMMANDS)
+    await stop(task)
+    assert flushes[0][1] == len(others) - 1
+    steps = [first for first, _ in flushes]
+    assert steps[0] * 400_000 < 2 * SHARE_BYTES
+    assert steps == sorted(set(steps))
+    assert r.fragment_of(tables.state[COMMANDS][1, fragment_id(1, giant)]).properties["n"] == 39
+    assert len(tables.timeline) == 40 + len(others)
+
+
+@virtual
+async def test_large_rows_are_loaded_by_shares_and_small_ones_beside_them_at_once() -> None:
+    """Tiny records may rewrite large rows: what they load is bounded before it is loaded."""
+    log, tables = MemoryLog({COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1}), MemoryTables()
+    giants, others = in_partition(0, 12), in_partition(1, 5)
+    await append(log, *(write(name, 1, set={"x": "x" * 400_000}) for name in giants))
+    first = asyncio.create_task(worker(log, tables, COMMANDS).run())
+    await caught_up(log, tables, COMMANDS)
+    await stop(first)
+    loads: list[int] = []
+    original = tables.load
+
+    async def spy(*args: Any, whole: bool = False) -> Loaded:
+        found = await original(*args, whole=whole)
+        loads.append(sum(len(row[11]) for row in found.rows))
+        return found
+
+    tables.load = spy  # type: ignore[method-assign]
+    await append(log, *(write(name, 2, set={"y": 1}) for name in (*giants, *others)))
+    second = asyncio.create_task(worker(log, tables, COMMANDS).run())
+    await caught_up(log, tables, COMMANDS)
+    await stop(second)
+    assert max(loads) < SHARE_BYTES + 500_000
+    shown = [r.fragment_of(tables.state[COMMANDS][1, fragment_id(1, name)]).properties for name in (*giants, *others)]
+    assert [one["y"] for one in shown] == [1] * 17
+    assert [len(one.get("x", "")) for one in shown] == [400_000] * 12 + [0] * 5

@@ -1,0 +1,196 @@
+"""`personlog dead`: what was set aside, for an operator to look at and to send again. Light until it runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shared.domain.commands import Capture, Command, Record, Write, decode, encode, route
+from shared.domain.errors import BadInput, BadRecord, NotFound
+from shared.domain.ids import DEAD, Position, format_positions, parse_positions
+from shared.log.dead import CORRUPT, Letter, kind_of, letters, note
+from shared.log.port import Entry, Log
+from shared.runtime.settings import SECRETS_OF, Settings, SettingsError
+
+DONE, FOUND_WRONG = 0, 1
+
+PAGE = 50
+"""Letters that are listed at once."""
+
+REASON_CHARS_MAX = 160
+"""Of a reason in a list; `show` has all that was kept."""
+
+GROUP = "operator"
+
+
+def add(commands: Any) -> None:
+    """Add the command's parsers."""
+    dead = commands.add_parser("dead", help="dead letters: records that could not be folded")
+    kinds = dead.add_subparsers(required=True, metavar="COMMAND")
+    listing = kinds.add_parser("list", help="those that were not replayed, oldest first")
+    listing.add_argument("--limit", type=int, default=PAGE)
+    listing.add_argument("--after", default="", metavar="POSITION", help="go on behind this one")
+    listing.set_defaults(command=_list)
+    show = kinds.add_parser("show", help="one, with its bytes; nothing of it reaches the terminal unescaped")
+    show.add_argument("position", metavar="POSITION")
+    show.set_defaults(command=_show)
+    replay = kinds.add_parser("replay", help="send again what can be folded now")
+    which = replay.add_mutually_exclusive_group(required=True)
+    which.add_argument("--reason", default="", help="all whose reason begins like this")
+    which.add_argument("positions", nargs="*", default=[], metavar="POSITION")
+    replay.set_defaults(command=_replay)
+    for one in (listing, show, replay):
+        one.set_defaults(secrets=SECRETS_OF["operator"])
+
+
+def _list(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from shared.store.person import iso
+
+    after = _position(options.after) if options.after else None
+
+    async def act(log: Log) -> int:
+        closed = await _replayed(log)
+        shown: dict[Position, None] = {}  # a redelivered record may have several letters
+        passed = after is None
+        async for letter in letters(log, GROUP):
+            if not passed:
+                passed = letter.source == after
+            elif letter.source not in closed and letter.source not in shown:
+                if len(shown) >= options.limit:
+                    print(f"more: personlog dead list --after {_name(list(shown)[-1])}")
+                    return DONE
+                shown[letter.source] = None
+                age = max(0.0, time.time() - letter.at / 1e6) / 3_600
+                reason = safe(letter.head.reason)[:REASON_CHARS_MAX]
+                print(f"{_name(letter.source)}  {iso(letter.at)}  {age:.1f} h  {reason}")
+        if not passed:
+            raise NotFound(f"There is no dead letter of {options.after}.")
+        return DONE
+
+    return _with_log(settings, act)
+
+
+def _show(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from shared.store.person import iso
+
+    position = _position(options.position)
+
+    async def act(log: Log) -> int:
+        closed = await _replayed(log)
+        async for letter in letters(log, GROUP):
+            if letter.source == position and not letter.head.replayed:
+                print(f"position: {_name(position)}{' (replayed)' if position in closed else ''}")
+                print(f"written: {iso(letter.at)}")
+                print(f"reason: {safe(letter.head.reason)}")
+                print(f"key: {letter.key.hex()}")
+                print(f"value: {safe(letter.value.decode('utf-8', 'backslashreplace'))}")
+                return DONE
+        raise NotFound(f"There is no dead letter of {options.position}.")
+
+    return _with_log(settings, act)
+
+
+def _replay(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+    from shared.store.connect import connect_store
+
+    wanted = {_position(text) for text in options.positions}
+
+    async def act(log: Log) -> int:
+        store = await connect_store(settings, "migrator")
+        found: set[Position] = set()
+        code = DONE
+        try:
+            closed = await _replayed(log)
+            async for letter in letters(log, GROUP):
+                source = letter.source
+                asked = source in wanted or (options.reason and letter.head.reason.startswith(options.reason))
+                if not asked or letter.head.replayed or source in found:
+                    continue
+                found.add(source)
+                if source in closed:
+                    print(f"{_name(source)}: was replayed before")
+                    continue
+                try:
+                    print(f"{_name(source)}: replayed as {_name(await replay(log, store, letter))}")
+                except BadRecord as error:
+                    print(f"{_name(source)}: not replayed: {safe(error.detail)}")
+                    code = FOUND_WRONG
+        finally:
+            await store.close()
+        if missing := sorted(wanted - found):
+            raise NotFound(f"There is no dead letter of {_name(missing[0])}.")
+        return code
+
+    return _with_log(settings, act)
+
+
+async def replay(log: Log, store: Any, letter: Letter) -> Position:
+    """Append a letter's command where it belongs, and a note that this was done; its new position. BadRecord says why
+    not. Twice does no harm: it is recognised as it would have been the first time, and counts at its own time."""
+    if kind_of(letter.head.reason) == CORRUPT:
+        raise BadRecord("its bytes are not those that were written")
+    command = msgspec.structs.replace(decode(letter.value), replayed=True)
+    if await _deleted_since(store, command):
+        raise BadRecord("what it tells of was deleted since")
+    counts = log.partitions()
+    positions = await log.append([Entry(*route(command, counts), encode(command))])
+    await log.append([note(letter, counts[DEAD])])
+    return positions[0]
+
+
+async def _deleted_since(store: Any, command: Command) -> bool:
+    """Whether a deletion covers what a fragment was told: its row, or an object, would come back and be in no plan."""
+    from shared.store.queries import load
+
+    if not isinstance(command, Capture | Record | Write):
+        return False
+    ((count,),) = await store.rows(
+        load(Path(__file__).with_suffix(".sql"))["deletions"], project=command.project, fragment=command.fragment,
+        at=command.at, events=int(isinstance(command, Capture)), recordings=int(isinstance(command, Record)),
+    )  # fmt: skip
+    return bool(count)
+
+
+async def _replayed(log: Log) -> set[Position]:
+    return {letter.source async for letter in letters(log, GROUP) if letter.head.replayed}
+
+
+def _with_log(settings: Settings, act: Callable[[Log], Awaitable[int]]) -> int:
+    from shared.store.connect import connect_store
+    from shared.store.logwatch import LogWatch, the_log
+
+    async def go() -> int:
+        store = await connect_store(settings, "migrator")
+        try:
+            async with the_log(settings, store) as (log, known):
+                await LogWatch(log, store, known).start()
+                return await act(log)
+        finally:
+            await store.close()
+
+    return asyncio.run(go())
+
+
+def _position(text: str) -> Position:
+    try:
+        (position,) = parse_positions(text)
+    except (BadInput, ValueError):
+        raise SettingsError(f"{text!r} is no position like c.3.17") from None
+    return position
+
+
+def _name(position: Position) -> str:
+    return format_positions([position]) if position.offset >= 0 else "unreadable"
+
+
+def safe(text: str) -> str:
+    """With nothing that a terminal would obey."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

@@ -1,0 +1,13 @@
+-- name: deletions
+-- How many deletion requests after a moment cover what a fragment was told: its person, or one of the kinds asked for.
+SELECT count()
+FROM
+(
+    SELECT state, members, cutoff, profile, events, recordings
+    FROM deletion_requests
+    WHERE project = {project:UInt32} AND has(members, {fragment:UUID})
+    ORDER BY request, version DESC
+    LIMIT 1 BY request
+)
+WHERE state != 'cancelled' AND cutoff >= {at:Int64}
+    AND (profile OR ({events:UInt8} AND events) OR ({recordings:UInt8} AND recordings))

@@ -1,7 +1,7 @@
 """A renewal: what is left of one generation of the log is projected, then the next one begins. Never folds anything.
 
-Topics are closed one after the other, for what identity decides is told to fragments by the same log: identity and
-deletions first, commands when those are projected, dead letters last. Only then does the next generation's log come to
+Topics are closed one after the other, for what identity decides is told to fragments and to the deleter by the same log:
+identity first, commands and deletions when that is projected, dead letters last. Only then does the next generation's log come to
 be, then the position rows that stand before its first records, and last the row that opens it. Each step may be done
 twice, so a renewal that was cut off is gone on with by the next one.
 """
@@ -83,10 +83,10 @@ class Renewal:
         lost = await self._pass_gaps(log)
         await self._projected(log, PROJECTED)  # most of it, while it still takes writes
         self._tell("closing the log: writes answer 503 until the next generation is open")
-        await log.seal((IDENTITY, DELETIONS))
-        await self._projected(log, (IDENTITY, DELETIONS))
-        await log.seal((COMMANDS,))
-        await self._projected(log, (COMMANDS,))
+        await log.seal((IDENTITY,))
+        await self._projected(log, (IDENTITY,))
+        await log.seal((COMMANDS, DELETIONS))
+        await self._projected(log, (COMMANDS, DELETIONS))
         await log.seal((DEAD,))
         return lost
 

@@ -60,6 +60,17 @@ def identity_closed_before_commands(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Renewal, "end", at_once)
 
 
+def deletions_closed_with_identity(patch: pytest.MonkeyPatch) -> None:
+    """The deletions topic is closed before identity is projected, which asks for a deletion there with each delete."""
+    end = Renewal.end
+
+    async def together(self: Renewal, log: Any) -> Any:
+        await log.seal((IDENTITY, DELETIONS))
+        return await end(self, log)
+
+    patch.setattr(Renewal, "end", together)
+
+
 def closed_topics(patch: pytest.MonkeyPatch) -> None:
     """A generation that has ended still takes records."""
 
@@ -71,5 +82,6 @@ def closed_topics(patch: pytest.MonkeyPatch) -> None:
 
 PLANTED_RENEWALS: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     before_the_first_of_identity, before_the_first_of_partitions_that_were_added, generations_in_versions,
-    all_of_a_generation_before_the_next, identity_closed_before_commands, closed_topics,
+    all_of_a_generation_before_the_next, identity_closed_before_commands, deletions_closed_with_identity,
+    closed_topics,
 )  # fmt: skip

@@ -1,9 +1,9 @@
 """A renewal: what is left of one generation of the log is projected, then the next one begins. Never folds anything.
 
-Topics are closed one after the other, for what identity decides is told to fragments and to the deleter by the same log:
-identity first, commands and deletions when that is projected, dead letters last. Only then does the next generation's log come to
-be, then the position rows that stand before its first records, and last the row that opens it. Each step may be done
-twice, so a renewal that was cut off is gone on with by the next one.
+Topics are closed one after the other, for what identity decides is told to fragments and to the deleter by the same
+log: identity first, commands and deletions when that is projected, dead letters last. Only then does the next
+generation's log come to be, then the position rows that stand before its first records, and last the row that opens it.
+Each step may be done twice, so a renewal that was cut off is gone on with by the next one.
 """
 
 from __future__ import annotations

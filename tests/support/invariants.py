@@ -211,7 +211,8 @@ def rebuilt(tables: MemoryTables, partitions: dict[str, int]) -> None:
                 (row for (project, key), row in rows.items() if not project and key.int >> 64 == partition), None
             )
             position = position_of(topic, partition, version)
-            row = r.position_row(position, r.mark_of(topic, held).stamp if held else 0, tables.epochs[topic])
+            mark = r.mark_of(topic, held) if held else r.BEFORE_THE_FIRST
+            row = r.position_row(position, mark.stamp, tables.epochs[topic], mark.record)
             fresh[row[0], row[1]] = row
         tables.state[topic] = fresh
     assert (report.differences, report.corrupt) == (0, 0), f"I9, in a running store: {report.named}"

@@ -368,17 +368,18 @@ class Simulation(Renewals):
 
 def found_wrong(seed: int, counts: Counter[str]) -> str | None:
     """Run the seed's episode; None when all invariants held, else what was broken."""
-    return _fault(episode(seed), counts)
+    return fault(episode(seed), counts)
 
 
 def report(seed: int) -> str:
     """A failing seed, told by the fewest steps that still fail."""
-    small = shrink(episode(seed), lambda one: _fault(one, Counter()) is not None)
+    small = shrink(episode(seed), lambda one: fault(one, Counter()) is not None)
     steps = "\n".join(f"  {kind} {what}" for kind, what in small.steps)
-    return f"seed {seed}: {_fault(small, Counter())}\n{len(small.steps)} steps:\n{steps}"
+    return f"seed {seed}: {fault(small, Counter())}\n{len(small.steps)} steps:\n{steps}"
 
 
-def _fault(one: Episode, counts: Counter[str]) -> str | None:
+def fault(one: Episode, counts: Counter[str]) -> str | None:
+    """Run an episode; None when all invariants held, else what was broken."""
     counts["episodes"] += 1
     loop = VirtualLoop()
     try:

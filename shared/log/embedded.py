@@ -31,7 +31,7 @@ from shared.runtime.trouble import Trouble, full
 COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
 
-FETCH_BYTES_MAX = 2_000_000
+FETCH_BYTES_MAX = 4_000_000
 """Of one partition at once: its other records, if they are that heavy, are read when these are folded."""
 
 CROWD, CROWD_ENOUGH, CROWD_SECONDS = 8, 64, 0.002

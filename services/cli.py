@@ -14,16 +14,16 @@ from typing import Any
 from services import dead
 from services.importing import command as importing
 from services.progress import Progress
-from shared.domain.errors import PersonlogError
+from shared.domain.errors import LogMismatch, PersonlogError
 from shared.runtime import preflight
+from shared.runtime.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
 from shared.runtime.settings import BOOTSTRAP, SECRETS_OF, Settings, SettingsError, read, with_keys
 
-DONE, FOUND_WRONG, BAD_USAGE = 0, 1, 2
 DAY_US = 86_400_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 1 found something wrong, 2 bad usage or settings."""
+    """Run one command; the exit code, as in `shared/runtime/exits.py`."""
     options = _parser().parse_args(arguments)
     try:
         settings, made = read(os.environ), False
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from shared.store.failures import explained
 
         print(f"personlog: {explained(error)}", file=sys.stderr)
-        return FOUND_WRONG
+        return WRONG_LOG if isinstance(error, LogMismatch) else FOUND_WRONG
     except OSError as error:  # a full disk, a folder without rights: whoever started this must put it right
         print(f"personlog: {error}", file=sys.stderr)
         return BAD_USAGE
@@ -193,12 +193,14 @@ def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]],
 def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int:
     from shared.runtime.timekeeping import clock_of
     from shared.store.access import ensure_bootstrap
+    from shared.store.logwatch import take_on_log
     from shared.store.migrate import migrate
 
     async def act(store: Any) -> None:
         for name in await migrate(store):
             print(f"applied {name}")
         await ensure_bootstrap(store, settings.personal_key, settings.project_token, clock_of(settings).now_us)
+        await take_on_log(settings, store, clock_of(settings).now_us)
 
     return _with_store(settings, act, migrated=False)
 

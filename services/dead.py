@@ -162,15 +162,17 @@ async def _replayed(log: Log) -> set[Position]:
 
 
 def _with_log(settings: Settings, act: Callable[[Log], Awaitable[int]]) -> int:
-    from shared.log.connect import connect_log
+    from shared.store.connect import connect_store
+    from shared.store.logwatch import LogWatch, the_log
 
     async def go() -> int:
-        log = connect_log(settings)
-        await log.start()
+        store = await connect_store(settings, "migrator")
         try:
-            return await act(log)
+            async with the_log(settings, store) as (log, known):
+                await LogWatch(log, store, known).start()
+                return await act(log)
         finally:
-            await log.close()
+            await store.close()
 
     return asyncio.run(go())
 

@@ -27,6 +27,7 @@ from shared.runtime.timekeeping import advice, clock_of
 from shared.runtime.trouble import free_bytes
 from shared.store.client import Store
 from shared.store.connect import judge_of
+from shared.store.generations import compared, current
 from shared.store.migrate import status
 from shared.store.objects import Objects
 from shared.store.queries import load
@@ -76,7 +77,7 @@ def doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
 async def _examine(settings: Settings) -> int:
     async with _connected(settings) as (store, log):
         wrong = await _tell("disk", lambda: _disk(settings))
-        needed = await _tell("store", lambda: _store(store)) + await _tell("log", lambda: _log(log))
+        needed = await _tell("store", lambda: _store(store)) + await _tell("log", lambda: _log(log, store))
         if needed or isinstance(store, str) or isinstance(log, str):
             print("everything else is looked at once store and log are well")
             return FOUND_WRONG
@@ -94,11 +95,13 @@ async def _connected(settings: Settings) -> AsyncIterator[tuple[Store | str, Log
     """Store and log, each as it is or why it is not there."""
     store: Store | str
     log: Log | str
+    known = None
     try:
         store = await Store.connect(settings.store_url("migrator"))
+        known = await current(store)
     except PersonlogError as error:
         store = _said(error)
-    log = connect_log(settings)
+    log = connect_log(settings, known)
     started = log
     try:
         await started.start()
@@ -151,9 +154,13 @@ async def _store(store: Store | str) -> str:
     return ""
 
 
-async def _log(log: Log | str) -> str:
+async def _log(log: Log | str, store: Store | str) -> str:
     if isinstance(log, str):
         raise Wrong(f"{log}; start the brokers, or see PERSONLOG_KAFKA")
+    whole = isinstance(store, Store) and not (await status(store)).missing
+    mismatch = await compared(log, store, await current(store)) if isinstance(store, Store) and whole else None
+    if mismatch is not None:
+        raise Wrong(mismatch.line)
     if trouble := await log.trouble():
         raise Wrong(trouble)
     records = sum(head.offset + 1 for head in await log.heads(COMMANDS))

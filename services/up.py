@@ -23,6 +23,7 @@ from typing import IO
 import msgspec
 
 from shared.domain.ids import hash64
+from shared.runtime.exits import BAD_USAGE, DONE, WRONG_LOG
 from shared.runtime.ports import check_port
 from shared.runtime.settings import GENERATED, PREFIX, SECRETS_OF, Settings, SettingsError
 
@@ -44,8 +45,6 @@ LOG_BYTES_MAX = 10_000_000
 LINE_BYTES_MAX = 65_536
 """A longer line of a child's output is cut there."""
 
-BAD_USAGE = 2
-"""How a process ends that cannot work with these settings on this machine."""
 
 OPS_PORT_OFFSETS = {"deleter": 1}
 """Children share the machine, so each has its own port from PERSONLOG_OPS_PORT on; the projector has the first."""
@@ -58,7 +57,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def up(settings: Settings, *, announce_keys: bool) -> int:
-    """Supervise until SIGTERM or SIGINT; 0 when everything ended cleanly."""
+    """Supervise until SIGTERM or SIGINT, or until a child finds that the log is not the tables'; the exit code."""
     run = settings.data / "run"
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _only_one(run / "up.lock", settings.data):
@@ -85,8 +84,10 @@ class Supervisor:
         self._run = settings.data / "run"
         self._logs = settings.data / "logs"
         self._stopping = asyncio.Event()
-        self._served = self._refused = False
+        self._served = False
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._pumps: dict[str, asyncio.Task[str]] = {}
+        self._code = DONE
 
     async def run(self) -> int:
         self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ class Supervisor:
                 self._served = True
                 print(f"ready http://{host}:{self._settings.port}", flush=True)
             await self._stopping.wait()
-            return BAD_USAGE if self._refused else 0
+            return self._code
         except SettingsError as error:
             _say(f"personlog: {error.detail}")
             return 1
@@ -126,14 +127,26 @@ class Supervisor:
             code = await process.wait()
             if self._stopping.is_set():
                 return
+            if code == WRONG_LOG:
+                await self._give_up(name)
+                return
             if code == BAD_USAGE and not self._served:  # it has said why, and would say it again for ever
-                self._refused = True
+                self._code = code
                 self._stopping.set()
                 return
             backoff = next_backoff(backoff, time.monotonic() - began)
             _say(f"personlog: {name} ended with {code}; starting it again")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
+
+    async def _give_up(self, name: str) -> None:
+        """End with what the child has said last: starting it again does not help."""
+        await asyncio.wait({self._pumps[name]}, timeout=STOP_SECONDS_MAX)
+        if not self._stopping.is_set():
+            self._code = WRONG_LOG
+            self._stopping.set()
+            said = self._pumps[name].result() if self._pumps[name].done() else ""
+            _say(said or f"personlog: the log is not the tables' own; see {self._logs / name}.log")
 
     async def _start(self, name: str) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
@@ -151,13 +164,15 @@ class Supervisor:
         )
         self._processes[name] = process
         _write_pid(self._run / f"{name}.pid", process.pid)
-        asyncio.create_task(self._pump(name, process), name=f"log of {name}").add_done_callback(_owned)
+        self._pumps[name] = asyncio.create_task(self._pump(name, process), name=f"log of {name}")
+        self._pumps[name].add_done_callback(_owned)
         return process
 
-    async def _pump(self, name: str, process: asyncio.subprocess.Process) -> None:
-        """A child's output goes into its file; what a person should see goes to the terminal too."""
+    async def _pump(self, name: str, process: asyncio.subprocess.Process) -> str:
+        """A child's output goes into its file; what a person should see goes to the terminal too. Its last line."""
         assert process.stdout is not None
         log = BoundedLog(self._logs / f"{name}.log")
+        line = b""
         try:
             while True:
                 try:
@@ -166,7 +181,7 @@ class Supervisor:
                     line = await process.stdout.readexactly(error.consumed)
                 except asyncio.IncompleteReadError as error:
                     log.write(error.partial)
-                    return
+                    return line.decode(errors="replace").rstrip()
                 log.write(line)
                 if b'"level": "info"' not in line and b'"level":"info"' not in line:
                     _say(f"{name}: {line.decode(errors='replace').rstrip()}")
@@ -179,7 +194,11 @@ class Supervisor:
             env=self._environment("migrate"), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
             preexec_fn=_die_with(os.getpid()),
         )  # fmt: skip
-        if await process.wait() != 0:
+        code = await process.wait()
+        if code == WRONG_LOG:  # it has said so
+            self._code = code
+            self._stopping.set()
+        elif code != DONE:
             raise SettingsError("the tables could not be created; see above")
 
     async def _until(self, check: Callable[[], bool], what: str) -> None:
@@ -313,7 +332,7 @@ def _write_pid(path: Path, pid: int) -> None:
         _say(f"personlog: {path.name} cannot be written: {error.strerror}")
 
 
-def _owned(task: asyncio.Task[None]) -> None:
+def _owned(task: asyncio.Task[str]) -> None:
     """A pump ends with its child; what it raised is the supervisor's to see."""
     if not task.cancelled() and (error := task.exception()) is not None:
         _say(f"personlog: {task.get_name()}: {error}")

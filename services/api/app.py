@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
@@ -44,6 +45,7 @@ from services.api.spool import Spools
 from services.api.stamps import Stamps, uuid7
 from services.api.watermarks import Watermarks
 from shared.domain.commands import Command
+from shared.domain.errors import LogMismatch, Transient
 from shared.domain.ids import COMMANDS, Position
 from shared.log.connect import connect_log
 from shared.log.port import Log
@@ -59,6 +61,8 @@ from shared.runtime.trouble import full, watch_disks
 from shared.store.changes import Changes, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store, judge_of
+from shared.store.generations import current
+from shared.store.logwatch import LogWatch
 from shared.store.objects import Objects
 
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
@@ -72,6 +76,9 @@ ROUTES: tuple[Route, ...] = (
 )
 """All of REST. The order matters: literal paths before those with an id."""
 
+GATED = web.AppKey("gated", frozenset[str])
+"""The routes that take or tell something of persons."""
+
 COLLECTED_OBJECTS = 50_000
 """An answered request leaves no cycles; what failed may, with a body of at most 20 MiB."""
 
@@ -81,8 +88,9 @@ BODY_BYTES_MAX = 21 * 1_048_576
 
 async def run(settings: Settings) -> None:
     """Answer until cancelled."""
-    log = connect_log(settings)
     store = await connect_store(settings, "api")
+    known = await current(store)
+    log = connect_log(settings, known)
     runner = None
     context = None
     try:
@@ -90,15 +98,18 @@ async def run(settings: Settings) -> None:
         if judge is not None:
             await agree(clock, judge, settings)
         await log.start()
+        log_watch = LogWatch(log, store, known)
+        with suppress(LogMismatch, Transient):  # the answers say it, until the right log is there
+            await log_watch.start()
         changes = changes_of(settings, log.partitions())
-        context = await build(log, store, Objects(settings.objects_url), clock, bounds_of(settings), changes)
+        context = await build(log, store, Objects(settings.objects_url), clock, bounds_of(settings), changes, log_watch)
         app = application(context, settings.static, {"disk": lambda: _disk_has_space(settings.data)})
         express = Express(capture.ExpressCapture(context, _observe_answer), ExpressPerson(context, _observe_answer))
         runner = await serve(app, settings.host, settings.port, reuse_port=True, express=express)
         collect_seldom(COLLECTED_OBJECTS)
         disks = watch_disks((settings.data, Path(gettempdir())))
         with announced(settings.data, "api", url_of(runner)):
-            await asyncio.gather(watch(clock, settings, judge), disks)
+            await asyncio.gather(watch(clock, settings, judge), disks, log_watch.follow())
     finally:
         if runner is not None:
             await runner.cleanup()
@@ -129,6 +140,7 @@ async def build(
     clock: Clock,
     bounds: Bounds | None = None,
     changes: Changes | None = None,
+    watch: LogWatch | None = None,
 ) -> Context:
     """The parts of one API process on a started log, a connected store and an object store."""
     bounds = bounds or Bounds()
@@ -144,6 +156,7 @@ async def build(
 
     context = Context(
         log=log,
+        watch=watch or LogWatch(log, store, None),
         store=store,
         access=access,
         reads=reads,
@@ -163,19 +176,34 @@ async def build(
 
 def application(context: Context, static: str = "", checks: Mapping[str, Check] | None = None) -> web.Application:
     """All routes; `static` is the folder of posthog-js's files, `checks` are what else `ready` means."""
-    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_observe, error_middleware])
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_observe, error_middleware, _gate])
     app[CONTEXT] = context
     app.on_response_prepare.append(_add_headers)
     capture.register(app)
     capture_v1.register(app)
     recordings.register(app)
+    captures = _paths(app)
     sdk.register(app, static)
+    stubs = _paths(app) - captures
     mount(app, ROUTES)
+    app[GATED] = _paths(app) - stubs
     openapi.register(app, ROUTES)
     add_ops(
         app, {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context), **(checks or {})}
     )
     return app
+
+
+@web.middleware
+async def _gate(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """While the log is not the tables' own, nothing of persons is taken, nor told: it may be of before a write."""
+    if request.app[CONTEXT].watch.mismatch is not None and request.method != "OPTIONS":
+        resource = request.match_info.route.resource
+        if resource is not None and resource.canonical in request.app[GATED]:
+            raise LogMismatch("The service cannot answer until its log is put right.")
+    return await handler(request)
 
 
 @web.middleware
@@ -210,7 +238,13 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     response.headers.setdefault("Cache-Control", "no-store")
 
 
+def _paths(app: web.Application) -> frozenset[str]:
+    return frozenset(resource.canonical for resource in app.router.resources())
+
+
 async def _log_answers(context: Context) -> str:
+    if context.watch.wrong:
+        return context.watch.wrong
     await context.log.heads(COMMANDS)
     return await context.log.trouble()
 

@@ -93,7 +93,7 @@ class ExpressCapture:
 
     def take(self, head: Head, body: bytes) -> Taken | None:
         context, before = self._context, None
-        if not context.load.spare(unfolded(body)):
+        if context.watch.mismatch is not None or not context.load.spare(unfolded(body)):
             return None
         try:
             captured = decode(body, "", {}, head.headers)

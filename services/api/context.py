@@ -22,6 +22,7 @@ from shared.domain.ids import DELETIONS, Position, format_positions, position_of
 from shared.log.port import RECORD_BYTES_MAX, Entry, Log
 from shared.runtime.clock import Clock
 from shared.store.client import Store
+from shared.store.logwatch import LogWatch
 
 
 class Told:
@@ -44,6 +45,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of one API process."""
 
     log: Log
+    watch: LogWatch
     store: Store
     access: Access
     reads: Reads

@@ -14,12 +14,14 @@ from aiohttp.web_exceptions import HTTPException, HTTPMethodNotAllowed, HTTPNotF
 from shared.domain.errors import (
     BadInput,
     Corrupt,
+    LogMismatch,
     NewerVersion,
     NotFound,
     NotYet,
     PersonlogError,
     PreconditionFailed,
     Rejected,
+    Superseded,
     Transient,
 )
 from shared.runtime.trouble import NO_SPACE
@@ -135,6 +137,8 @@ def of(error: PersonlogError) -> ApiError:
         (Rejected, 400, "validation_error", error.slug, {}),
         (NotYet, 503, "server_error", "projection_lag", retry),
         (Transient, 503, "server_error", "unavailable", retry),
+        (LogMismatch, 503, "server_error", "unavailable", retry),
+        (Superseded, 503, "server_error", "unavailable", retry),
         (NewerVersion, 503, "server_error", "unavailable", retry),
         (Corrupt, 500, "server_error", "error", {}),
     )
@@ -156,7 +160,7 @@ def told(error: BaseException, route: str) -> ApiError:
     if not isinstance(error, PersonlogError):  # the client learns nothing
         structlog.get_logger().error("unexpected", route=route, error=type(error).__name__, exc_info=error)
         error = PersonlogError()
-    elif isinstance(error, Corrupt):
+    elif isinstance(error, Corrupt) and not isinstance(error, LogMismatch | Superseded):  # those are logged once
         structlog.get_logger().error("request failed", route=route, error=error.detail)
     return of(error)
 

@@ -99,6 +99,7 @@ class ExpressPerson:
             or not key.covers(line.project)
             or context.access.project(line.project) is None
             or context.limits.counting
+            or context.watch.mismatch is not None
             or not context.load.spare(len(body))
         ):
             return None

@@ -46,6 +46,8 @@ from shared.runtime.wakeup import Wakeup
 from shared.store.client import Store
 from shared.store.connect import connect_store, judge_of
 from shared.store.failures import StoreError
+from shared.store.generations import current
+from shared.store.logwatch import LogWatch, the_log
 from shared.store.objects import Objects
 
 GROUP = "deleter"
@@ -254,10 +256,14 @@ class Deleter:
 async def run(settings: Settings) -> None:
     """Take requests over and sweep in the windows, until cancelled."""
     os.nice(NICE)
-    log, store = connect_log(settings), await connect_store(settings, "deleter")
+    store = await connect_store(settings, "deleter")
+    known = await current(store)
+    log = connect_log(settings, known)
+    log_watch = LogWatch(log, store, known)
     runner = None
     try:
         await log.start()
+        await log_watch.start()
         deleter = Deleter(settings, log, store)
         intake = Intake(
             log=log,
@@ -269,10 +275,10 @@ async def run(settings: Settings) -> None:
         )
         telemetry.STOPPED.labels(DELETIONS).set_function(lambda: int(bool(intake.stopped)))
         app = web.Application()
-        add_ops(app, {"ledger": deleter.check, "intake": partial(_stopped, intake)})
+        add_ops(app, {"log": log_watch.check, "ledger": deleter.check, "intake": partial(_stopped, intake)})
         runner = await serve(app, "127.0.0.1", settings.ops_port)
         with announced(settings.data, "deleter", url_of(runner)):
-            await _run(deleter, intake, watch(deleter.clock, settings, judge_of(settings, store)))
+            await _run(deleter, intake, watch(deleter.clock, settings, judge_of(settings, store)), log_watch.guard())
     finally:
         if runner is not None:
             await runner.cleanup()
@@ -280,9 +286,10 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
-async def _run(deleter: Deleter, intake: Intake, clock: Coroutine[None, None, None]) -> None:
+async def _run(deleter: Deleter, intake: Intake, *watches: Coroutine[None, None, None]) -> None:
     async with asyncio.TaskGroup() as group:
-        group.create_task(clock, name="clock")
+        for one in watches:
+            group.create_task(one, name="watch")
         group.create_task(intake.run(), name="intake")
         group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
         group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
@@ -297,14 +304,14 @@ async def _stopped(intake: Intake) -> str:
 async def run_once(settings: Settings, tell: Tell = quiet) -> tuple[list[DeletionRequest], int]:
     """Sweep once, now, whatever the window; the requests that it ended, and how many are left open."""
     os.nice(NICE)
-    log, store = connect_log(settings), await connect_store(settings, "deleter")
+    store = await connect_store(settings, "deleter")
     try:
-        await log.start()
-        deleter = Deleter(settings, log, store)
-        ended = await deleter.sweep(None, tell)
-        left = sum(count for state, count in (await deleter.ledger.states()).items() if state in OPEN)
+        async with the_log(settings, store) as (log, known):
+            await LogWatch(log, store, known).start()
+            deleter = Deleter(settings, log, store)
+            ended = await deleter.sweep(None, tell)
+            left = sum(count for state, count in (await deleter.ledger.states()).items() if state in OPEN)
     finally:
-        await log.close()
         await store.close()
     return ended, left
 

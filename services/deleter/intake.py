@@ -15,8 +15,9 @@ from services.deleter.ledger import Ledger
 from shared.domain.commands import Cancel, DeletionCommand, Request, decode
 from shared.domain.deletion import NEWER
 from shared.domain.errors import BadRecord, Corrupt, NewerVersion, Transient
-from shared.domain.ids import DEAD, DELETIONS, Position
+from shared.domain.ids import DEAD, DELETIONS, Position, hash64
 from shared.log.dead import command_of, dead_letter, kind_of
+from shared.log.evidence import Standing, check
 from shared.log.port import Log, Reader, Record
 from shared.runtime import telemetry
 
@@ -47,6 +48,7 @@ class Intake:
         self._log, self._reader, self._ledger = log, reader, ledger
         self._lock, self._now_us = lock, now_us
         self._positions: dict[int, Position] = {}
+        self._puzzled = False
         self.stopped = ""
         """Why nothing more is taken over. Nothing is erased either: who knows what the rest would say of it."""
 
@@ -72,7 +74,7 @@ class Intake:
     async def turn(self) -> None:
         """One fetch: partition by partition into the ledger."""
         await self._take_over()
-        records = await self._reader.fetch(records_max=BATCH_RECORDS_MAX, wait_seconds=FETCH_SECONDS)
+        records = await self._fetch()
         for partition in {record.partition for record in records} & self._positions.keys():
             if self.stopped:
                 return
@@ -86,21 +88,39 @@ class Intake:
         for lost in self._positions.keys() - assigned:
             del self._positions[lost]
         gained = sorted(assigned - self._positions.keys())
-        heads = {head.partition: head for head in await self._log.heads(DELETIONS)} if gained else {}
-        for partition in gained:
-            position = await self._ledger.position(partition)
-            if position.version > heads[partition].version:
-                raise Corrupt(f"The ledger is ahead of the log: {position} after {heads[partition]}.")
+        for partition, (position, _) in (await self._vouched(gained)).items():
             self._reader.seek(position)
             self._positions[partition] = position
         if gained:
             self.stopped = ""
             self._taken([])
 
+    async def _vouched(self, partitions: Sequence[int]) -> dict[int, Standing]:
+        """Where the ledger stands, which must be in this log. Raises LogMismatch."""
+        if not partitions:
+            return {}
+        starts = await self._log.starts(DELETIONS)
+        found = {partition: await self._ledger.vouched(partition) for partition in partitions}
+        await check(self._log, DELETIONS, found, starts)
+        await self._log.assure(DELETIONS)
+        return found
+
+    async def _fetch(self) -> list[Record]:
+        try:
+            records = await self._reader.fetch(records_max=BATCH_RECORDS_MAX, wait_seconds=FETCH_SECONDS)
+        except Corrupt as error:
+            await self._vouched(sorted(self._positions))  # says what is wrong with the log, if that is it
+            if self._puzzled:
+                raise
+            self._puzzled = True
+            raise Transient(error.detail) from error  # the right log may have come back just now
+        self._puzzled = False
+        return records
+
     async def _take(self, records: list[Record]) -> None:
         commands: list[DeletionCommand] = []
         dead: list[tuple[Record, str]] = []
-        last = None
+        last, value = None, b""
         for record in records:
             try:
                 commands.append(_command(record))
@@ -109,10 +129,11 @@ class Intake:
                 break
             except BadRecord as error:
                 dead.append((record, error.detail))
-            last = record.position
+            last, value = record.position, record.value
         if last is None:
             return
         async with self._lock():
+            await self._log.assure(DELETIONS)
             if dead:
                 count = self._log.partitions()[DEAD]
                 await self._log.append([dead_letter(record, reason, count) for record, reason in dead])
@@ -121,7 +142,7 @@ class Intake:
                 self._positions.clear()  # somebody else has gone on; start again from where they are
                 return
             await self._ledger.take(commands, self._now_us())
-            await self._ledger.advance(last)
+            await self._ledger.advance(last, hash64(value))
         self._positions[last.partition] = last
         self._taken(commands)
         await self._reader.commit([last])

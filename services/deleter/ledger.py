@@ -15,6 +15,7 @@ from services.deleter.window import Window
 from shared.domain.commands import Cancel, DeletionCommand, Request
 from shared.domain.deletion import OPEN, DeletionRequest, State, load
 from shared.domain.ids import DELETIONS, Position, position_of
+from shared.log.evidence import Standing
 from shared.store.client import Store
 from shared.store.person import iso
 from shared.store.queries import load as load_queries
@@ -92,13 +93,18 @@ class Ledger:
 
     async def position(self, partition: int) -> Position:
         """Where to go on reading the deletions topic."""
-        ((version,),) = await self._store.rows(self._queries["position"], partition=partition)
-        return position_of(DELETIONS, partition, version)
+        return (await self.vouched(partition)).position
 
-    async def advance(self, position: Position) -> None:
-        """Everything up to here is in the ledger. Call it after `take`."""
+    async def vouched(self, partition: int) -> Standing:
+        """The same with the hash of the last record."""
+        ((version, record),) = await self._store.rows(self._queries["position"], partition=partition)
+        return Standing(position_of(DELETIONS, partition, version), record)
+
+    async def advance(self, position: Position, record: int) -> None:
+        """Everything up to here is in the ledger, and the record there has this hash. Call it after `take`."""
         await self._store.insert(
-            "deletion_positions", {"partition": [position.partition], "version": [position.version]}
+            "deletion_positions",
+            {"partition": [position.partition], "version": [position.version], "record": [record]},
         )
 
     def _next_run(self, now_us: int) -> str | None:

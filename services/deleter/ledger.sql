@@ -56,5 +56,5 @@ FROM
 WHERE state IN {states:Array(String)}
 
 -- name: position
--- How far the deletions topic was taken over.
-SELECT max(version) FROM deletion_positions WHERE partition = {partition:UInt32}
+-- How far the deletions topic was taken over, and the hash of the last record.
+SELECT max(version), argMax(record, version) FROM deletion_positions WHERE partition = {partition:UInt32}

@@ -12,9 +12,10 @@ from functools import partial
 from aiohttp import web
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
+from services.projector.progress import Progress
 from services.projector.search import Duty, Feeder
 from services.projector.tables import ClickHouseTables
-from services.projector.worker import Progress, Worker
+from services.projector.worker import Worker
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.connect import connect_log
@@ -28,6 +29,8 @@ from shared.runtime.trouble import Trouble
 from shared.runtime.wakeup import Wakeup
 from shared.store.changes import changes_of
 from shared.store.connect import connect_store
+from shared.store.generations import current
+from shared.store.logwatch import LogWatch
 
 GROUP = "projector"
 
@@ -41,11 +44,14 @@ COLLECTED_OBJECTS = 2_000_000
 
 async def run(settings: Settings) -> None:
     """Project until cancelled."""
-    log = connect_log(settings)
     store = await connect_store(settings, "writer")
+    known = await current(store)
+    log = connect_log(settings, known)
+    log_watch = LogWatch(log, store, known)
     runner = None
     try:
         await log.start()
+        await log_watch.start()
         tables = ClickHouseTables(store)
         flushed = Wakeup()
 
@@ -71,12 +77,15 @@ async def run(settings: Settings) -> None:
         for worker in workers:
             telemetry.STOPPED.labels(worker.topic).set_function(partial(_stopped_count, worker))
         app = web.Application()
-        add_ops(app, {"partitions": lambda: _stopped(workers), "store": lambda: _trouble(workers)})
+        checks = {
+            "log": log_watch.check, "partitions": lambda: _stopped(workers), "store": lambda: _trouble(workers),
+        }  # fmt: skip
+        add_ops(app, checks)
         runner = await serve(app, "127.0.0.1", settings.ops_port)
         collect_seldom(COLLECTED_OBJECTS)
         feeder = Feeder(store, log.partitions())
         with announced(settings.data, "projector", url_of(runner)):
-            await _project(log, workers, feeder, flushed)
+            await _project(log, workers, feeder, flushed, log_watch)
     finally:
         if runner is not None:
             await runner.cleanup()
@@ -84,8 +93,11 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
-async def _project(log: Log, workers: list[Worker], feeder: Feeder, flushed: Wakeup) -> None:
+async def _project(
+    log: Log, workers: list[Worker], feeder: Feeder, flushed: Wakeup, log_watch: LogWatch
+) -> None:
     async with asyncio.TaskGroup() as group:
+        group.create_task(log_watch.guard(), name="log watch")
         for worker in workers:
             group.create_task(worker.run(), name="worker")
         duty = partial(_duty, workers, log.partitions())

@@ -27,12 +27,12 @@ from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Corrupt, Rejected, Transient
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of, position_of
 from shared.domain.replay import Replay
-from shared.log.connect import connect_log
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import clock_of
 from shared.store.changes import all_changing, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store
+from shared.store.logwatch import LogWatch, the_log
 from shared.store.queries import load as load_queries
 from shared.store.timeline import Row
 
@@ -64,15 +64,14 @@ Marks = dict[str, dict[int, r.Mark]]
 
 async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], None]) -> Report:
     """One rebuild on the configured log and store; `tell` is called after every page. Raises Rejected when another one
-    runs on this machine."""
-    log = connect_log(settings)
+    runs on this machine, and LogMismatch."""
     store = await connect_store(settings, "migrator")
     try:
-        await log.start()
-        with _only_one(settings.data / "run"), all_changing(changes_of(settings, log.partitions())):
-            return await Rebuild(store, log.partitions(), clock_of(settings).now_us, tell).run(verify=verify)
+        async with the_log(settings, store) as (log, known):
+            await LogWatch(log, store, known).start()
+            with _only_one(settings.data / "run"), all_changing(changes_of(settings, log.partitions())):
+                return await Rebuild(store, log.partitions(), clock_of(settings).now_us, tell).run(verify=verify)
     finally:
-        await log.close()
         await store.close()
 
 

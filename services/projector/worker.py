@@ -8,16 +8,17 @@ wrote has lost the partition, throws everything away and starts again from the t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection
 
 import structlog
 
 from services.projector.fold import Batch, Folder
 from services.projector.lookout import Lookout
+from services.projector.progress import Progress, moved
 from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
 from services.projector.shares import Decoded, Key, Shares, affordable, divided, loaded
 from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
+from services.projector.takeover import Takeover
 from shared.domain.commands import Command, Revive, decode, encode, route
 from shared.domain.errors import BadRecord, Corrupt, Fenced, NewerVersion, Transient
 from shared.domain.ids import DEAD, Position, hash64, position_of
@@ -45,18 +46,6 @@ _EVEN = (1 << 64) - 2
 
 LOAD_ROUNDS_MAX = 8
 """Rounds of loading before a fold: a fragment, its root, the root's members, and as much again after merges."""
-
-
-class Progress(NamedTuple):
-    """What the worker tells whoever watches it: of a flush, or with nothing in it of partitions that came or went."""
-
-    topic: str
-    records: int
-    outcomes: dict[str, int]
-    dead: Sequence[tuple[Position, str]]
-    """Records that went to the dead letters, each with the kind of the reason."""
-    rows: int
-    left_out: int = 0
 
 
 class Worker:
@@ -89,6 +78,7 @@ class Worker:
         self._set_aside: dict[Position, str] = {}
         self._newer: set[Position] = set()
         self._dead_in_a_row: dict[int, int] = {}
+        self._takeover = Takeover(log, tables, folder.topic)
         self._lookout = Lookout(log, folder.topic, monotonic)
         self.read = decode
         self.stopped: dict[int, str] = {}
@@ -161,7 +151,7 @@ class Worker:
             await self._land()
             for partition in lost:
                 del self._confirmed[partition]
-            self._observe(_moved(self._folder.topic))
+            self._observe(moved(self._folder.topic))
             self._leftover = [record for record in self._leftover if record.partition in assigned]
             self._waiting &= assigned
             self._folder.drop()
@@ -169,19 +159,16 @@ class Worker:
         if not gained:
             return
         topic = self._folder.topic
-        loaded = await self._tables.load(topic, gained, [])
-        heads = {head.partition: head for head in await self._log.heads(topic)}
+        loaded = await self._takeover.load(gained)
         for partition in gained:
             version, stamp, epoch, _ = loaded.positions.get(partition, BEFORE_THE_FIRST)
             position = position_of(topic, partition, version)
-            if position.version > heads[partition].version:
-                raise Corrupt(f"The store is ahead of the log: {position} after {heads[partition]}.")
             self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
             if self._changes is not None:
                 self._changes.announce(topic, [(partition, version)])
             if partition not in self.stopped:
                 self._reader.seek(position)
-        self._observe(_moved(topic))
+        self._observe(moved(topic))
 
     def _expected(self, records: list[Record]) -> dict[int, Position]:
         """Behind which position each partition's next record is expected, now that these have come: of those that are
@@ -215,7 +202,13 @@ class Worker:
         return records
 
     async def _fetch(self, most: int, seconds: float, waiting: Collection[int]) -> list[Record]:
-        records = await self._reader.fetch(records_max=most, wait_seconds=seconds, without=waiting)
+        try:
+            records = await self._reader.fetch(records_max=most, wait_seconds=seconds, without=waiting)
+        except Corrupt as error:
+            await self._land()
+            await self._takeover.explain(error, sorted(self._confirmed))
+            raise
+        self._takeover.fetched()
         wanted = self._confirmed.keys() - self.stopped.keys()
         return [record for record in records if record.partition in wanted]
 
@@ -332,6 +325,7 @@ class Worker:
 
     async def _flush(self, batch: Batch, state: list[Row], vouched: list[Vouched]) -> None:
         """Follow-ups, then facts, then state with positions: each step may be repeated, none may come earlier."""
+        await self._log.assure(self._folder.topic)
         counts = self._log.partitions()
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
         entries += [dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
@@ -389,11 +383,6 @@ class Worker:
         if self._flight is not None:
             flight, self._flight = self._flight, None
             await asyncio.gather(flight, return_exceptions=True)
-
-
-def _moved(topic: str) -> Progress:
-    """Partitions came or went."""
-    return Progress(topic=topic, records=0, outcomes={}, dead=(), rows=0)
 
 
 def _revives(command: Command | None, closed: Closed) -> bool:

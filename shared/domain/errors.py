@@ -12,7 +12,9 @@ PersonlogError
 └── Corrupt             stop: going on would cost data
     ├── BadRecord           a record that cannot be decoded or folded
     ├── NewerVersion        written by a later version: whoever is upgraded goes on here
-    └── Fenced              somebody else owns the partition now
+    ├── Fenced              somebody else owns the partition now
+    ├── Superseded          the log was renewed; start again on its next generation
+    └── LogMismatch         log and tables do not belong together
 """
 
 
@@ -93,3 +95,11 @@ class NewerVersion(Corrupt):
 
 class Fenced(Corrupt):
     """Another worker owns this partition now."""
+
+
+class Superseded(Corrupt):
+    """The log was renewed: this process goes on when it starts again."""
+
+
+class LogMismatch(Corrupt):
+    """The log is not the one that the tables belong to."""

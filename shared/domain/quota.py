@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 SECOND_NS = 1_000_000_000
 
 
-class Quota(NamedTuple):
+class Quota:
     """`burst` at once, and `rate` a second from then on, evenly."""
 
-    rate: float
-    burst: int
+    __slots__ = ("_interval", "_span", "burst")
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self.burst = burst
+        self._interval = SECOND_NS / rate
+        self._span = int(burst * self._interval)
 
     def spend(self, due: int, now: int, cost: int) -> tuple[int, int]:
         """(state', wait) of taking `cost` at `now`, in nanoseconds. The state is when nothing is owed any more.
@@ -19,17 +21,15 @@ class Quota(NamedTuple):
         With a wait nothing was taken. What is more than the burst waits until nothing is owed, and is then owed whole:
         no request waits for ever, and none is cheaper for being large.
         """
-        owed = max(due - now, 0)
-        wait = owed - self._time(max(self.burst - cost, 0))
-        return (due, wait) if wait > 0 else (now + owed + self._time(cost), 0)
+        owed = due - now if due > now else 0
+        taken = int(cost * self._interval)
+        wait = owed + taken - self._span if taken < self._span else owed
+        return (due, wait) if wait > 0 else (now + owed + taken, 0)
 
     def left(self, due: int, now: int) -> int:
         """How much could be taken at once."""
-        free = self._time(self.burst) - max(due - now, 0)
-        return max(0, round(free * self.rate / SECOND_NS - 0.5 + 1e-6))
-
-    def _time(self, cost: int) -> int:
-        return int(cost * SECOND_NS / self.rate)
+        free = self._span - max(due - now, 0)
+        return max(0, int(free / self._interval + 1e-6))
 
 
 def seconds(nanoseconds: int) -> int:

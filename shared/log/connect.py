@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from shared.domain.ids import GENERATION_FIRST
+from shared.log.identity import Generation
 from shared.log.port import Log
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import clock_of
 
 
-def connect_log(settings: Settings) -> Log:
-    """A log that is not started yet."""
+def connect_log(settings: Settings, known: Generation | None = None) -> Log:
+    """A log that is not started yet. One that the store knows has the number and partition counts of that generation,
+    and is never made anew; else it is made with the settings' counts where it is missing."""
+    number, counts = (known.number, known.partitions) if known else (GENERATION_FIRST, settings.topics)
     if settings.kafka:
         from shared.log.kafka import KafkaLog
 
-        return KafkaLog(settings.kafka, settings.topics, settings.kafka_replication, settings.instance)
+        return KafkaLog(
+            settings.kafka, counts, settings.kafka_replication, settings.instance, number, create=known is None
+        )
     from shared.log.embedded import EmbeddedLog
 
-    return EmbeddedLog(settings.data / "log", settings.topics, clock=clock_of(settings))
+    return EmbeddedLog(
+        settings.data / "log", counts, number, create=known is None, clock=clock_of(settings)
+    )

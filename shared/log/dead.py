@@ -80,7 +80,7 @@ def note(letter: Letter, partitions: int) -> Entry:
 async def letters(log: Log, group: str) -> AsyncIterator[Letter]:
     """The letters and notes that the log still has, as they were written. Raises Transient while somebody else of this
     group reads them. A record that was redelivered may have several letters, of one source."""
-    starts = await log.beginnings(DEAD)
+    starts = [start._replace(offset=start.offset - 1) for start in await log.starts(DEAD)]
     heads = {head.partition: head.offset for head in await log.heads(DEAD)}
     left = {start.partition for start in starts if start.offset < heads[start.partition]}
     if not left:

@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+from uuid import uuid4
 
-from shared.domain.errors import Corrupt, LogUnavailable, Transient
+from shared.domain.errors import LogUnavailable, Transient
 from shared.domain.ids import GENERATION_FIRST, Position
 from shared.log import frames
+from shared.log.doubts import Doubts
+from shared.log.embedded_reader import EmbeddedReader
 from shared.log.flock import Flock
-from shared.log.groups import Membership
+from shared.log.identity import LogIdentity
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 from shared.log.waiting import Appended, Waiting
 from shared.runtime.clock import Clock, SystemClock
@@ -30,9 +32,6 @@ from shared.runtime.trouble import Trouble, full
 
 COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
-
-FETCH_BYTES_MAX = 4_000_000
-"""Of one partition at once: its other records, if they are that heavy, are read when these are folded."""
 
 CROWD, CROWD_ENOUGH, CROWD_SECONDS = 8, 64, 0.002
 """After a commit of more appends than the first, the next waits for as many as the second, but no longer than this
@@ -42,8 +41,7 @@ every 0.6 ms, and an append cost 21 µs of the writer thread instead of 12. Fewe
 CLOSE_SECONDS_MAX = 5.0
 """The writer may hang on a disk or on the lock of a frozen process; what is pending then was never acknowledged."""
 
-POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.002, 0.004
-"""A reader looks at `PRAGMA data_version` every 2 ms while records come, every 4 ms when idle: 10 µs each."""
+T = TypeVar("T")
 
 
 class _Pending(NamedTuple):
@@ -53,7 +51,7 @@ class _Pending(NamedTuple):
 
 
 class EmbeddedLog:
-    """The log under `path`; `partitions` count only when the log is new.
+    """The log under `path`; `partitions` count when the log is new, or known to the store: then it is not made either.
 
     What waits belongs to the event loop, and the writer thread gets whole groups of it: a lock that both take makes
     each wait for the other's turn at the interpreter (26 of 60 µs an append).
@@ -64,13 +62,20 @@ class EmbeddedLog:
         path: Path,
         partitions: Mapping[str, int],
         generation: int = GENERATION_FIRST,
+        *,
+        create: bool = True,
         clock: Clock | None = None,
+        mint: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
         self._path = path if generation == GENERATION_FIRST else path / f"g{generation}"
-        self._wanted, self.generation = dict(partitions), generation
+        self.generation, self._create, self._mint = generation, create, mint
+        self._partitions = dict(partitions)
+        self._numbers = {topic: number for number, topic in enumerate(sorted(partitions))}
         self._clock = clock or SystemClock()
-        self._partitions: dict[str, int] = {}
-        self._numbers: dict[str, int] = {}
+        self._trouble = Trouble("log")
+        self._doubts = Doubts()
+        self._file: tuple[int, int] | None = None
+        self._compared: tuple[int, int] | None = None
         self._waiting = Waiting(self._take)
         self._pending: dict[Appended, _Pending] = {}  # in the order of coming
         self._pending_bytes = 0
@@ -80,11 +85,26 @@ class EmbeddedLog:
         self._groups: SimpleQueue[list[_Pending] | None] = SimpleQueue()
         self._writer: threading.Thread | None = None
         self._executor = ThreadPoolExecutor(1, "log-heads")
-        self._trouble = Trouble("log")
+
+    async def assure(self, topic: str) -> None:
+        self._check_file()
+
+    @property
+    def doubts(self) -> int:
+        return self._doubts.count
+
+    def doubt(self) -> None:
+        self._doubts.add()
+
+    def trust(self, doubts: int) -> None:
+        if self._doubts.trust(doubts):
+            self._file = self._compared
 
     async def start(self) -> None:
-        with frames.failures("it"):
-            await asyncio.to_thread(self._open)
+        if self._create:
+            with frames.failures("it"):
+                await asyncio.to_thread(self._open)
+        self._file = self._compared = frames.file_of(self._path)
         loop = asyncio.get_running_loop()
         self._writer = threading.Thread(target=self._write, args=(loop,), name="log-writer", daemon=True)
         self._writer.start()
@@ -128,17 +148,24 @@ class EmbeddedLog:
         return self._trouble.detail
 
     async def heads(self, topic: str) -> list[Position]:
-        return await self._ends(topic, frames.next_offset)
+        seen = self._doubts.seen()
+        heads = await self._look(lambda db: self._ends(db, topic, frames.next_offset, -1))
+        self._doubts.heads(heads, seen)
+        return heads
 
-    async def beginnings(self, topic: str) -> list[Position]:
-        return await self._ends(topic, frames.first_offset)
+    async def starts(self, topic: str) -> list[Position]:
+        return await self._look(lambda db: self._ends(db, topic, frames.first_offset, 0))
 
-    async def _ends(self, topic: str, offset: Callable[[sqlite3.Connection, int], int]) -> list[Position]:
-        try:
-            async with asyncio.timeout(HEADS_SECONDS_MAX):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, self._look, topic, offset)
-        except TimeoutError:
-            raise LogUnavailable from None
+    async def read(self, position: Position) -> Record | None:
+        topic, partition, offset, _ = position
+        found = await self._look(lambda db: frames.record_at(db, self._part(topic, partition), offset))
+        if found is None:
+            return None
+        at, key, value, fault = found
+        return Record(topic, partition, offset, at, key, value, self.generation, fault)
+
+    async def identity(self) -> LogIdentity:
+        return await self._in_time(self._identify)
 
     def reader(self, topic: str, group: str) -> EmbeddedReader:
         numbered = (self._numbers[topic], self._partitions[topic])
@@ -152,26 +179,61 @@ class EmbeddedLog:
 
     def _open(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with closing(self._turn()) as turn, turn, frames.connect(self._path) as db:
+        with closing(self._turn()) as turn, turn, closing(frames.connect(self._path, create=True)) as db:
             db.executescript(frames.SCHEMA)
             if "sums" not in {column[1] for column in db.execute("PRAGMA table_info(frames)")}:
                 db.execute(frames.WITH_SUMS)
-            for number, (topic, count) in enumerate(sorted(self._wanted.items())):
-                db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, count))
-            for topic, number, count in db.execute("SELECT name, number, partitions FROM topics"):
-                self._partitions[topic], self._numbers[topic] = count, number
-        db.close()
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", (self._mint(),))
+            for topic, number in self._numbers.items():
+                db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, self._partitions[topic]))
+            _, topics = frames.identity_of(db)
+        for topic, (number, count) in topics.items():
+            self._partitions[topic], self._numbers[topic] = count, number
 
     def _turn(self) -> Flock:
         return Flock(self._path / "write.lock")
 
-    def _look(self, topic: str, offset: Callable[[sqlite3.Connection, int], int]) -> list[Position]:
-        """The position before the offset that is found, of every partition."""
-        with frames.failures(topic), closing(frames.connect(self._path)) as db:
-            return [
-                Position(topic, partition, offset(db, self._part(topic, partition)) - 1, self.generation)
-                for partition in range(self._partitions[topic])
-            ]
+    async def _look(self, ask: Callable[[sqlite3.Connection], T]) -> T:
+        """What the file under the path says; raises LogUnavailable."""
+
+        def asked() -> T:
+            with self._session() as db:
+                return ask(db)
+
+        return await self._in_time(asked)
+
+    async def _in_time(self, ask: Callable[[], T]) -> T:
+        try:
+            async with asyncio.timeout(HEADS_SECONDS_MAX):
+                return await asyncio.get_running_loop().run_in_executor(self._executor, ask)
+        except TimeoutError:
+            raise LogUnavailable from None
+
+    @contextmanager
+    def _session(self) -> Iterator[sqlite3.Connection]:
+        """The file under the path, for reading. Another one than before is odd."""
+        with suppress(LogUnavailable):
+            self._check_file()
+        with frames.failures("it"), closing(frames.connect(self._path)) as db:
+            yield db
+
+    def _identify(self) -> LogIdentity:
+        file = frames.file_of(self._path)
+        if file is None:
+            return LogIdentity(id="")
+        with self._session() as db:
+            name, topics = frames.identity_of(db)
+        self._compared = file
+        self._numbers |= {topic: number for topic, (number, _) in topics.items()}
+        return LogIdentity(id=name, partitions={topic: count for topic, (_, count) in topics.items()})
+
+    def _ends(
+        self, db: sqlite3.Connection, topic: str, offset: Callable[[sqlite3.Connection, int], int], less: int
+    ) -> list[Position]:
+        return [
+            Position(topic, partition, offset(db, self._part(topic, partition)) + less, self.generation)
+            for partition in range(self._partitions[topic])
+        ]
 
     def _part(self, topic: str, partition: int) -> int:
         return self._numbers[topic] * frames.PART_BASE + partition
@@ -218,30 +280,39 @@ class EmbeddedLog:
         db: sqlite3.Connection | None = None
         turn: Flock | None = None
         offsets: dict[int, int] = {}
-        seen = -1
+        seen, opened = -1, self._file
         while (group := self._groups.get()) is not None:
             outcome: list[list[Position]] | LogUnavailable
             try:
                 turn = turn or self._turn()
                 with turn:
                     group = [one for one in group if not one.future.done()]  # who gave up meanwhile is not written
-                    if db is None:
-                        db = frames.connect(self._path)
+                    self._check_file()
+                    if db is None or opened != self._file:
+                        _close(db)
+                        db, opened, seen = frames.connect(self._path), self._file, -1
+                        self._check_file()
                     version = db.execute("PRAGMA data_version").fetchone()[0]
                     if version != seen:  # another process has written: the remembered offsets are old
                         offsets.clear()
                         seen = version
                     outcome = self._insert(db, group, offsets)
+                    self._check_file()  # what was written to a file that is gone would never appear
             except Exception as error:  # noqa: BLE001  # whatever it is: who waits is told, and the next commit is tried
-                seen = -1
                 _close(db, turn)
                 db = turn = None
-                said = error if isinstance(error, sqlite3.Error | OSError) else type(error).__name__
+                said = error if isinstance(error, sqlite3.Error | OSError | LogUnavailable) else type(error).__name__
                 outcome = LogUnavailable(f"The log could not be written: {said}")
             if loop.is_closed():  # nobody is there to hear it
                 break
             loop.call_soon_threadsafe(self._landed, group, outcome)
         _close(db, turn)
+
+    def _check_file(self) -> None:
+        """The file under the path must be the one that was compared with the tables. Raises LogUnavailable."""
+        if not self._doubts.pending and frames.file_of(self._path) != self._file:
+            self._doubts.add()
+        self._doubts.check()
 
     def _take(self, future: Appended) -> None:
         pending = self._pending.pop(future, None)
@@ -251,7 +322,7 @@ class EmbeddedLog:
     def _insert(self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int]) -> list[list[Position]]:
         gathered: dict[int, list[tuple[bytes, bytes]]] = {}
         positions: list[list[Position]] = []
-        bases: dict[int, int] = {}
+        firsts: dict[int, Position] = {}
         for pending in group:
             mine: list[Position] = []
             for topic, partition, key, value in pending.entries:
@@ -261,12 +332,13 @@ class EmbeddedLog:
                     if part not in offsets:
                         offsets[part] = frames.next_offset(db, part)
                     frame = gathered[part] = []
-                    bases[part] = offsets[part]
-                mine.append(Position(topic, partition, bases[part] + len(frame), self.generation))
+                    firsts[part] = Position(topic, partition, offsets[part], self.generation)
+                    self._doubts.rises(firsts[part], self._doubts.floor(topic, partition))
+                mine.append(Position(topic, partition, firsts[part].offset + len(frame), self.generation))
                 frame.append((key, value))
             positions.append(mine)
         at = self._clock.now_us()
-        rows = [(part, bases[part], len(frame), at, *frames.packed(frame)) for part, frame in gathered.items()]
+        rows = [(part, firsts[part].offset, len(frame), at, *frames.packed(frame)) for part, frame in gathered.items()]
         if rows:  # one statement, so one transaction, and one wait for the interpreter's lock: each row had one
             values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
             db.execute(f"INSERT INTO frames VALUES {values}", [value for row in rows for value in row])
@@ -274,11 +346,12 @@ class EmbeddedLog:
             db.execute(frames.TOUCH)
         for part, base, count, *_ in rows:
             offsets[part] = base + count
+            self._doubts.raised(firsts[part]._replace(offset=base + count - 1))
         return positions
 
     def _forget(self, before_us: int) -> int:
-        db = frames.connect(self._path)
-        try:
+        self._check_file()
+        with self._session() as db:
             with closing(self._turn()) as turn, turn, db:
                 db.execute("BEGIN IMMEDIATE")
                 dropped = db.execute(
@@ -291,116 +364,6 @@ class EmbeddedLog:
                 ).rowcount
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             return dropped
-        finally:
-            db.close()
-
-
-class EmbeddedReader:
-    """One member of a group. Reads run in a thread of its own; the loop only looks whether anything changed."""
-
-    def __init__(self, path: Path, topic: str, group: str, numbered: tuple[int, int], generation: int) -> None:
-        self._path, self._topic, self._generation = path, topic, generation
-        self._number, count = numbered
-        self._membership = Membership(path / "groups", f"{group}.{topic}", count)
-        self._next: dict[int, int] = {}
-        self._db: sqlite3.Connection | None = None
-        self._executor = ThreadPoolExecutor(1, "log-reader")
-        self._seen = -1
-        self._more = True
-        self._turn = 0
-
-    async def start(self) -> None:
-        self._db = frames.connect(self._path)
-        self._membership.join()
-
-    async def close(self) -> None:
-        self._membership.leave()
-        self._executor.shutdown()
-        if self._db is not None:
-            self._db.close()
-
-    def assigned(self) -> frozenset[int]:
-        return self._membership.assigned
-
-    def seek(self, position: Position) -> None:
-        if position.partition in self._membership.assigned:
-            self._next[position.partition] = position.next
-            self._more = True
-
-    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
-        assert self._db is not None
-        deadline = time.monotonic() + wait_seconds
-        pause = POLL_SECONDS_MIN
-        while True:
-            if self._membership.rebalance(time.monotonic()):
-                self._next = {part: at for part, at in self._next.items() if part in self._membership.assigned}
-                return []
-            with frames.failures(self._topic):
-                if self._changed() and self._next:
-                    found = await asyncio.get_running_loop().run_in_executor(
-                        self._executor, self._read, records_max, without
-                    )
-                    if found:
-                        return found
-            rest = deadline - time.monotonic()
-            if rest <= 0:
-                return []
-            await asyncio.sleep(min(pause, rest))
-            pause = min(pause * 1.2, POLL_SECONDS_MAX)
-
-    async def commit(self, positions: Sequence[Position]) -> None:
-        """Nobody reads it: lag is head minus the position rows."""
-
-    def _changed(self) -> bool:
-        assert self._db is not None
-        version = self._db.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._seen:
-            self._seen = version
-            self._more = True
-        return self._more
-
-    def _read(self, records_max: int, without: Collection[int]) -> list[Record]:
-        """Partition by partition; the one after the last comes first next time, so that none starves."""
-        assert self._db is not None
-        found: list[Record] = []
-        self._more = bool(without)
-        partitions = sorted(self._next.keys() - without)
-        start = self._turn % max(len(partitions), 1)
-        for partition in partitions[start:] + partitions[:start]:
-            if len(found) >= records_max:
-                self._more = True
-                return found
-            found += self._read_partition(partition, records_max - len(found))
-            self._turn += 1
-        self._more |= len(found) >= records_max
-        return found
-
-    def _read_partition(self, partition: int, most: int) -> list[Record]:
-        assert self._db is not None
-        part, offset = self._number * frames.PART_BASE + partition, self._next[partition]
-        first = self._db.execute(
-            "SELECT max(base) FROM frames WHERE part = ? AND base <= ?", (part, offset)
-        ).fetchone()[0]
-        rows = self._db.execute(
-            "SELECT base, count, at, data, sums FROM frames WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
-            (part, first or 0, most + 1),
-        )
-        found: list[Record] = []
-        size = 0
-        for base, count, at, data, sums in rows:
-            if base > offset + len(found) or (not data and base + count > offset):
-                raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
-            for index, (key, value, fault) in enumerate(frames.checked(data, count, sums), start=base):
-                if index >= offset and len(found) < most:
-                    found.append(Record(self._topic, partition, index, at, key, value, self._generation, fault))
-            size += len(data)
-            if len(found) >= most:
-                break
-            if size >= FETCH_BYTES_MAX:
-                self._more = True
-                break
-        self._next[partition] = offset + len(found)
-        return found
 
 
 def _close(*parts: sqlite3.Connection | Flock | None) -> None:

@@ -12,6 +12,7 @@ import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from zlib import crc32
 
@@ -25,7 +26,10 @@ CREATE TABLE IF NOT EXISTS frames (
     part INTEGER NOT NULL, base INTEGER NOT NULL, count INTEGER NOT NULL, at INTEGER NOT NULL, data BLOB NOT NULL,
     sums BLOB, UNIQUE (part, base)
 );
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+"""`meta` has the log's `id`."""
+
 WITH_SUMS = "ALTER TABLE frames ADD COLUMN sums BLOB"
 """For a file of before there were any; its frames have NULL there."""
 
@@ -40,13 +44,35 @@ SUM, RECORD_SUM = struct.Struct(">I"), struct.Struct(">III")
 
 SPOILT = "its bytes are not those that were written"
 PART_BASE = 1_000_000
+FILE = "log.sqlite"
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path / "log.sqlite", isolation_level=None, check_same_thread=False)
+def connect(path: Path, *, create: bool = False) -> sqlite3.Connection:
+    """The file in this folder; sqlite3.OperationalError where there is none."""
+    mode = "rwc" if create else "rw"
+    uri = f"{(path.absolute() / FILE).as_uri()}?mode={mode}"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     for pragma in SYNC_PRAGMAS:
         db.execute(f"PRAGMA {pragma}")
     return db
+
+
+def file_of(path: Path) -> tuple[int, int] | None:
+    """Which file lies in this folder, by its device and inode; None without one."""
+    try:
+        found = (path / FILE).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def identity_of(db: sqlite3.Connection) -> tuple[str, dict[str, tuple[int, int]]]:
+    """The file's id, and the number and partition count of each topic; without an id when it is of before ids."""
+    if db.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('meta', 'topics')").fetchone()[0] < 2:
+        return "", {}
+    found = db.execute("SELECT value FROM meta WHERE name = 'id'").fetchone()
+    topics = db.execute("SELECT name, number, partitions FROM topics")
+    return found[0] if found else "", {name: (number, count) for name, number, count in topics}
 
 
 def next_offset(db: sqlite3.Connection, part: int) -> int:
@@ -70,6 +96,19 @@ def first_offset(db: sqlite3.Connection, part: int) -> int:
     """Of the first record that was not forgotten."""
     row = db.execute("SELECT min(base) FROM frames WHERE part = ? AND data != x''", (part,)).fetchone()
     return next_offset(db, part) if row[0] is None else int(row[0])
+
+
+def record_at(db: sqlite3.Connection, part: int, offset: int) -> tuple[int, bytes, bytes, str] | None:
+    """Append time, key, value and fault of the record at an offset; None for one that is not there."""
+    row = db.execute(
+        "SELECT base, count, at, data, sums FROM frames WHERE part = ? AND base <= ? ORDER BY base DESC LIMIT 1",
+        (part, offset),
+    ).fetchone()
+    if row is None or not row[3] or offset >= row[0] + row[1]:
+        return None
+    base, count, at, data, sums = row
+    key, value, fault = next(islice(checked(data, count, sums), offset - base, None))
+    return int(at), key, value, fault
 
 
 def packed(records: Sequence[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:

@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
-    IllegalStateError,
     KafkaError,
-    NoOffsetForPartitionError,
+    KafkaTimeoutError,
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
 )
 
-from shared.domain.errors import Corrupt, LogUnavailable
+from shared.domain.errors import LogUnavailable
 from shared.domain.ids import GENERATION_FIRST, Position
+from shared.log.doubts import Doubts
+from shared.log.identity import LogIdentity
+from shared.log.kafka_identity import IdentityRequest, identity_in
+from shared.log.kafka_reader import CALL_SECONDS_MAX, KafkaReader, answering, record_of, stop
 from shared.log.lanes import BATCH_BYTES_MAX, Lanes
 from shared.log.port import HEADS_SECONDS_MAX, RETENTION_SECONDS, Entry, Record
 from shared.log.waiting import Appended
 
-CALL_SECONDS_MAX = 10.0
-"""Administrative calls, and a request to a broker."""
-
 START_ATTEMPTS_MAX = 5
 """A broker that is just starting answers within a few; then the supervisor starts us again."""
 
-COMMIT_SECONDS_MIN, COMMIT_SECONDS_MAX = 1.0, 1.0
-"""Between two commits to the group, and for one: lag tools need no more, and a flush must not wait for a hint."""
+NODE_SECONDS_MAX = 1.0
+"""One broker's answer to what any of them knows; then the next is asked."""
 
 SEGMENT_SECONDS = 86_400
 
 
 class KafkaLog:
-    """The log on a cluster; topics that are missing are created with the wanted partition counts. Those of a later
-    generation have its number in their names."""
+    """The log on a cluster. Topics that are missing are created with the wanted partition counts, unless the store
+    knows the log: then those counts are the log's, and no others. Topics of a later generation have its number in their
+    names."""
 
     def __init__(
         self,
@@ -46,28 +46,41 @@ class KafkaLog:
         replication: int = 1,
         instance: str = "",
         generation: int = GENERATION_FIRST,
+        *,
+        create: bool = True,
     ) -> None:
-        self._instance, self.generation = instance, generation
+        self._instance, self.generation, self._create = instance, generation, create
         self._bootstrap, self._wanted, self._replication = bootstrap.split(","), dict(partitions), replication
-        self._partitions: dict[str, int] = {}
+        self._partitions = dict(partitions)
+        self._doubts = Doubts()
+        self._node: int | None = None
+        self._identity: LogIdentity | None = None
+        self._compared: LogIdentity | None = None
         self._producer: AIOKafkaProducer | None = None
         self._watcher: AIOKafkaConsumer | None = None
         self._lanes = Lanes(self._send, generation)
         self._renewing: asyncio.Lock = asyncio.Lock()
+        self._reading: asyncio.Lock = asyncio.Lock()
 
     async def start(self) -> None:
         for attempt in range(1, START_ATTEMPTS_MAX + 1):
             try:
                 async with asyncio.timeout(3 * CALL_SECONDS_MAX):
-                    await self._create_topics()
+                    if self._create:
+                        await self._create_topics()
                     self._watcher = AIOKafkaConsumer(
                         bootstrap_servers=self._bootstrap, group_id=None, enable_auto_commit=False,
                         auto_offset_reset="none", request_timeout_ms=int(CALL_SECONDS_MAX * 1_000),
                     )  # fmt: skip
                     await self._watcher.start()
                     self._producer = await self._new_producer()
-                    for topic in self._wanted:
-                        self._partitions[topic] = len(await self._producer.partitions_for(self._name(topic)))
+                    identity = await self._identity_from(self._producer)
+                    missing = self._wanted.keys() - identity.partitions.keys()
+                    if missing and (self._create or attempt < START_ATTEMPTS_MAX):  # a broker that just starts
+                        raise KafkaTimeoutError(f"no {min(missing)} yet")
+                    self._identity = self._compared = identity
+                    if self._create:
+                        self._partitions |= identity.partitions
                 return
             except (KafkaError, OSError, TimeoutError) as error:
                 await self.close()
@@ -81,7 +94,7 @@ class KafkaLog:
         watcher, self._watcher = self._watcher, None
         for part in (producer, watcher):
             if part is not None:
-                await _stop(part)
+                await stop(part)
 
     def partitions(self) -> dict[str, int]:
         return dict(self._partitions)
@@ -97,22 +110,57 @@ class KafkaLog:
         return ""
 
     async def heads(self, topic: str) -> list[Position]:
-        return await self._ends(topic, AIOKafkaConsumer.end_offsets)
+        seen = self._doubts.seen()
+        heads = await self._ends(topic, lambda watcher, parts: watcher.end_offsets(parts), -1)
+        self._doubts.heads(heads, seen)
+        return heads
 
-    async def beginnings(self, topic: str) -> list[Position]:
-        return await self._ends(topic, AIOKafkaConsumer.beginning_offsets)
+    async def starts(self, topic: str) -> list[Position]:
+        return await self._ends(topic, lambda watcher, parts: watcher.beginning_offsets(parts), 0)
 
-    async def _ends(self, topic: str, offsets: Any) -> list[Position]:
-        """The position before the offset that the consumer's method says, of every partition."""
-        if self._watcher is None:
+    async def read(self, position: Position) -> Record | None:
+        at = TopicPartition(self._name(position.topic), position.partition)
+        async with self._reading:
+            watcher = self._watching()
+            with answering():
+                async with asyncio.timeout(HEADS_SECONDS_MAX):
+                    if position.offset < 0 or position.offset >= (await watcher.end_offsets([at]))[at]:
+                        return None
+                    watcher.assign([at])
+                    watcher.seek(at, position.offset)
+                    try:
+                        one = await watcher.getone(at)
+                    except OffsetOutOfRangeError:
+                        return None
+                    finally:
+                        watcher.assign([])
+        if one.offset != position.offset:
+            return None
+        return record_of(one, position.topic, self.generation)
+
+    async def identity(self) -> LogIdentity:
+        if self._producer is None:
             raise LogUnavailable
-        parts = [TopicPartition(self._name(topic), partition) for partition in range(self._partitions[topic])]
-        try:
+        with answering():
             async with asyncio.timeout(HEADS_SECONDS_MAX):
-                ends = await offsets(self._watcher, parts)
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise LogUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
-        return [Position(topic, part.partition, ends[part] - 1, self.generation) for part in parts]
+                self._compared = await self._identity_from(self._producer)
+        return self._compared
+
+    async def assure(self, topic: str) -> None:
+        if await self.identity() != self._identity:
+            self._doubts.add()
+        self._doubts.check()
+
+    @property
+    def doubts(self) -> int:
+        return self._doubts.count
+
+    def doubt(self) -> None:
+        self._doubts.add()
+
+    def trust(self, doubts: int) -> None:
+        if self._doubts.trust(doubts):
+            self._identity = self._compared
 
     def reader(self, topic: str, group: str) -> KafkaReader:
         return KafkaReader(self._bootstrap, (topic, self._name(topic)), group, self._instance, self.generation)
@@ -133,6 +181,8 @@ class KafkaLog:
                 break
             taken += 1
         batch.close()
+        self._doubts.check()
+        floor = self._doubts.floor(topic, partition)
         try:
             sent = await producer.send_batch(batch, self._name(topic), partition=partition)
             base = (await sent).offset
@@ -141,7 +191,39 @@ class KafkaLog:
             raise LogUnavailable(f"Kafka did not take the batch: {type(error).__name__}") from error
         if base < 0:
             raise LogUnavailable("Kafka knows the batch, but no longer its offset.")
+        if floor < 0 and await self.identity() != self._identity:  # nothing was seen of this partition
+            self._doubts.add()
+        self._doubts.rises(Position(topic, partition, base, self.generation), floor)
+        self._doubts.raised(Position(topic, partition, base + taken - 1, self.generation))
         return list(range(base, base + taken))
+
+    async def _ends(self, topic: str, ask: Callable[[Any, Any], Awaitable[Any]], less: int) -> list[Position]:
+        parts = [TopicPartition(self._name(topic), partition) for partition in range(self._partitions[topic])]
+        with answering():
+            async with asyncio.timeout(HEADS_SECONDS_MAX):
+                ends = await ask(self._watching(), parts)
+        return [Position(topic, part.partition, ends[part] + less, self.generation) for part in parts]
+
+    def _watching(self) -> AIOKafkaConsumer:
+        if self._watcher is None:
+            raise LogUnavailable
+        return self._watcher
+
+    async def _identity_from(self, producer: AIOKafkaProducer) -> LogIdentity:
+        """As the first broker says that answers; that of last time is asked first, for one may hang."""
+        names = {self._name(topic): topic for topic in self._wanted}
+        failure: Exception = LogUnavailable()
+        nodes = [broker.nodeId for broker in producer.client.cluster.brokers()]
+        for node in sorted(nodes, key=lambda node: node != self._node):
+            try:
+                async with asyncio.timeout(NODE_SECONDS_MAX):
+                    answer = await producer.client.send(node, IdentityRequest(list(names)))
+            except (KafkaError, OSError, TimeoutError) as error:
+                failure = error
+            else:
+                self._node = node
+                return identity_in(answer, names)
+        raise failure
 
     async def _renew(self, broken: AIOKafkaProducer, error: Exception) -> None:
         """After an error that is not retriable (lost sequence numbers, fencing) only a new producer goes on."""
@@ -153,7 +235,7 @@ class KafkaLog:
                     self._producer = await self._new_producer()
                 except (KafkaError, OSError) as failure:
                     raise LogUnavailable(f"Kafka does not answer: {type(failure).__name__}") from failure
-                await _stop(broken)
+                await stop(broken)
 
     async def _new_producer(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
@@ -164,7 +246,7 @@ class KafkaLog:
         try:
             await producer.start()
         except BaseException:
-            await _stop(producer)
+            await stop(producer)
             raise
         return producer
 
@@ -194,131 +276,3 @@ class KafkaLog:
                 "min.insync.replicas": str(max(1, self._replication - 1)),
             },
         )
-
-
-class KafkaReader:
-    """One member of a consumer group. A partition is paused from its assignment until it is sought.
-
-    With an `instance` it is a static member: one that is started again within the session's time-out has its
-    partitions back at once, instead of after the time-out (6 s, the least that a broker allows).
-    """
-
-    def __init__(
-        self, bootstrap: Sequence[str], topic: tuple[str, str], group: str, instance: str, generation: int
-    ) -> None:
-        """`topic` is our name for it, and the cluster's."""
-        (self._topic, self._name), self._generation = topic, generation
-        self._next: dict[int, int] = {}
-        self._assigned: frozenset[int] = frozenset()
-        self._committed_at = 0.0
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=list(bootstrap), group_id=f"personlog-{group}-{self._name}", enable_auto_commit=False,
-            auto_offset_reset="none", fetch_min_bytes=1, fetch_max_wait_ms=200, fetch_max_bytes=8 * BATCH_BYTES_MAX,
-            max_partition_fetch_bytes=4 * BATCH_BYTES_MAX, session_timeout_ms=6_000, heartbeat_interval_ms=1_500,
-            rebalance_timeout_ms=10_000, max_poll_interval_ms=300_000, check_crcs=True,
-            request_timeout_ms=int(CALL_SECONDS_MAX * 1_000), retry_backoff_ms=100, metadata_max_age_ms=60_000,
-            isolation_level="read_uncommitted", group_instance_id=instance or None,
-        )  # fmt: skip
-
-    async def start(self) -> None:
-        try:
-            await self._consumer.start()
-        except (KafkaError, OSError) as error:
-            raise LogUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
-        self._consumer.subscribe([self._name], listener=_Listener(self))
-
-    async def close(self) -> None:
-        await _stop(self._consumer)
-
-    def assigned(self) -> frozenset[int]:
-        return self._assigned
-
-    def assign(self, partitions: frozenset[int]) -> None:
-        """What the group gave us; called by the listener, which does nothing else: it runs beside a fetch.
-
-        A rebalance forgets pauses and seeks, so a partition that we keep goes on where we were. Whether it is still
-        ours alone, its position row will tell.
-        """
-        self._next = {partition: offset for partition, offset in self._next.items() if partition in partitions}
-        for partition in partitions:
-            at = TopicPartition(self._name, partition)
-            self._consumer.seek(at, self._next.get(partition, 0))
-            if partition not in self._next:
-                self._consumer.pause(at)
-        self._assigned = partitions
-
-    def release(self) -> None:
-        """A rebalance begins: nothing is ours until it ends."""
-        self._assigned = frozenset()
-
-    def seek(self, position: Position) -> None:
-        at = TopicPartition(self._name, position.partition)
-        try:
-            self._consumer.seek(at, position.next)
-            self._consumer.resume(at)
-        except IllegalStateError:
-            return  # lost in this very moment; the assignment says so
-        self._next[position.partition] = position.next
-
-    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
-        wanted = [TopicPartition(self._topic, one) for one in self._next if one not in without] if without else []
-        if without and not wanted:  # none means all to the client
-            await asyncio.sleep(wait_seconds)
-            return []
-        try:
-            found: dict[Any, list[Any]] = await self._consumer.getmany(
-                *wanted, timeout_ms=int(wait_seconds * 1_000), max_records=records_max
-            )
-        except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
-            raise Corrupt(f"Records of {self._topic} at a sought position are gone: {error}") from error
-        except (KafkaError, OSError) as error:
-            raise LogUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
-        taken = []
-        for at, records in found.items():
-            if at.partition in self._next and records:
-                self._next[at.partition] = records[-1].offset + 1
-                taken += [
-                    Record(
-                        self._topic,
-                        at.partition,
-                        one.offset,
-                        one.timestamp * 1_000,
-                        one.key or b"",
-                        one.value or b"",
-                        self._generation,
-                    )
-                    for one in records
-                ]
-        return taken
-
-    async def commit(self, positions: Sequence[Position]) -> None:
-        now = time.monotonic()
-        if now - self._committed_at < COMMIT_SECONDS_MIN:
-            return
-        self._committed_at = now
-        offsets = {TopicPartition(self._name, one.partition): one.next for one in positions}
-        try:
-            async with asyncio.timeout(COMMIT_SECONDS_MAX):
-                await self._consumer.commit(offsets)
-        except (KafkaError, OSError, TimeoutError):
-            return  # a hint for lag tools: the position row is the truth, and the next flush commits again
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
-    def __init__(self, reader: KafkaReader) -> None:
-        self._reader = reader
-
-    async def on_partitions_revoked(self, revoked: Any) -> None:
-        self._reader.release()
-
-    async def on_partitions_assigned(self, assigned: Any) -> None:
-        self._reader.assign(frozenset(at.partition for at in assigned))
-
-
-async def _stop(part: Any) -> None:
-    """Stop within a bound: a broker that is away must not keep a process from ending."""
-    try:
-        async with asyncio.timeout(3.0):
-            await part.stop()
-    except (KafkaError, OSError, TimeoutError):
-        return

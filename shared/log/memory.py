@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
-from shared.domain.errors import Corrupt
+from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST, IDENTITY, Position
+from shared.log.doubts import Doubts
+from shared.log.identity import LogIdentity
 from shared.log.port import Entry, Record
 
 PARTITIONS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}
@@ -20,8 +23,15 @@ class MemoryLog:
         partitions: Mapping[str, int] | None = None,
         now_us: Callable[[], int] = lambda: 0,
         generation: int = GENERATION_FIRST,
+        name: str = "memory",
     ) -> None:
+        """`name` is the id by which the log is known."""
         self.generation = generation
+        self._doubts = Doubts()
+        self._lies: list[Any] = [name, 0]
+        """Shared by all who hold the log: its id, and how often another one came to lie in its place."""
+        self._trusted: tuple[Any, ...] = tuple(self._lies)
+        self._compared = self._trusted
         self._partitions = dict(partitions or PARTITIONS)
         self._now_us = now_us
         self._records: dict[tuple[str, int], list[Record]] = {
@@ -46,12 +56,39 @@ class MemoryLog:
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         return self._append(entries)
 
+    @property
+    def doubts(self) -> int:
+        return self._doubts.count
+
+    def doubt(self) -> None:
+        self._doubts.add()
+
+    def trust(self, doubts: int) -> None:
+        if self._doubts.trust(doubts):
+            self._trusted = self._compared
+
+    async def assure(self, topic: str) -> None:
+        if self._trusted[0] != self._lies[0]:
+            self._doubts.add()
+        self._check()
+
+    def _check(self) -> None:
+        """What lies there must be what was compared with the tables. Raises LogUnavailable."""
+        if not self._doubts.pending and self._trusted[1] != self._lies[1]:
+            self._doubts.add()
+        self._doubts.check()
+
     def _append(self, entries: Sequence[Entry]) -> list[Position]:
+        self._check()
         positions = []
         for topic, partition, key, value in entries:
             records = self._records[topic, partition]
             records.append(Record(topic, partition, len(records), self._now_us(), key, value, self.generation))
             positions.append(records[-1].position)
+            if self._doubts.floor(topic, partition) < 0 and self._trusted[0] != self._lies[0]:
+                self._doubts.add()
+            self._doubts.rises(positions[-1], self._doubts.floor(topic, partition))
+            self._doubts.raised(positions[-1])
         self._wake()
         return positions
 
@@ -59,14 +96,26 @@ class MemoryLog:
         return ""
 
     async def heads(self, topic: str) -> list[Position]:
+        heads = self._heads(topic)
+        self._doubts.heads(heads, self._doubts.seen())
+        return heads
+
+    async def starts(self, topic: str) -> list[Position]:
+        return [head._replace(offset=min(self._forgotten.get(head[:2], 0), head.next)) for head in self._heads(topic)]
+
+    async def read(self, position: Position) -> Record | None:
+        topic, partition, offset, _ = position
+        records = self._records[topic, partition]
+        there = self._forgotten.get((topic, partition), 0) <= offset < len(records)
+        return records[offset] if there else None
+
+    async def identity(self) -> LogIdentity:
+        self._compared = tuple(self._lies)
+        return LogIdentity(id=str(self._lies[0]), partitions=dict(self._partitions))
+
+    def _heads(self, topic: str) -> list[Position]:
         return [
             Position(topic, partition, len(self._records[topic, partition]) - 1, self.generation)
-            for partition in range(self._partitions[topic])
-        ]
-
-    async def beginnings(self, topic: str) -> list[Position]:
-        return [
-            Position(topic, partition, self._forgotten.get((topic, partition), 0) - 1, self.generation)
             for partition in range(self._partitions[topic])
         ]
 
@@ -80,6 +129,20 @@ class MemoryLog:
     def forget(self, topic: str, partition: int, before: int) -> None:
         """Retention: the records below offset `before` can no longer be fetched."""
         self._forgotten[topic, partition] = before
+
+    def copy(self) -> dict[tuple[str, int], list[Record]]:
+        """All records as they are now."""
+        return {key: list(records) for key, records in self._records.items()}
+
+    def put(
+        self, records: Mapping[tuple[str, int], Sequence[Record]], name: str = "memory", *, seen: bool = True
+    ) -> None:
+        """Another log lies where this one was, under the feet of whoever uses it: an older copy, or one made anew. That
+        of a file is seen; that of topics is not."""
+        self._lies[:] = [name, self._lies[1] + seen]
+        for key, mine in self._records.items():
+            mine[:] = records.get(key, ())
+        self._wake()
 
     def _join(self, reader: MemoryReader) -> None:
         self._groups.setdefault((reader.topic, reader.group), []).append(reader)
@@ -102,6 +165,8 @@ class MemoryLog:
     def _read(self, topic: str, partition: int, offset: int, most: int) -> list[Record]:
         if offset < self._forgotten.get((topic, partition), 0):
             raise Corrupt(f"The records of {topic}/{partition} from {offset} on are gone.")
+        if offset > len(self._records[topic, partition]):
+            raise Corrupt(f"{topic}/{partition} ends before {offset}.")
         return self._records[topic, partition][offset : offset + most]
 
 
@@ -112,6 +177,7 @@ class MemoryReader:
         self._log, self.topic, self.group = log, topic, group
         self._assigned: frozenset[int] = frozenset()
         self._next: dict[int, int] = {}
+        self._lies = log._lies[1]  # noqa: SLF001
 
     async def start(self) -> None:
         self._log._join(self)  # noqa: SLF001  # one module, one implementation
@@ -147,6 +213,9 @@ class MemoryReader:
     async def commit(self, positions: Sequence[Position]) -> None: ...
 
     def _take(self, most: int, without: Collection[int]) -> list[Record]:
+        if self._lies != self._log._lies[1]:  # noqa: SLF001
+            self._lies, self._next = self._log._lies[1], {}  # noqa: SLF001
+            raise LogUnavailable("Another log lies there.")
         found: list[Record] = []
         for partition in sorted(self._next.keys() - without):
             if len(found) >= most:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from shared.domain.ids import GENERATION_FIRST, Position, version_of
+from shared.log.identity import LogIdentity
 
 APPEND_SECONDS_MAX = 7.0
 """An append that is not acknowledged by then answers LogUnavailable: a client must never hang past 10 s."""
@@ -95,7 +96,8 @@ class Log(Protocol):
     generation: int
 
     async def start(self) -> None:
-        """Connect; create the topics that are missing. Raises Transient when the log is away."""
+        """Connect; create the topics that are missing, unless the log was made for a store that knows it already.
+        Raises Transient when the log is away."""
 
     async def close(self) -> None: ...
 
@@ -110,7 +112,8 @@ class Log(Protocol):
 
         Entries of one call for one partition keep their order. Raises LogUnavailable when not acknowledged within
         APPEND_SECONDS_MAX, or at once above PENDING_BYTES_MAX: each entry's outcome is then unknown, and what was
-        already on its way may still arrive. What was not is dropped.
+        already on its way may still arrive. What was not is dropped. Not acknowledged either: an offset that does not
+        lie above all that were seen in its partition.
         """
 
     async def trouble(self) -> str:
@@ -119,8 +122,29 @@ class Log(Protocol):
     async def heads(self, topic: str) -> list[Position]:
         """The position of the last record of every partition; offset -1 for an empty one."""
 
-    async def beginnings(self, topic: str) -> list[Position]:
-        """The position before the first record that is still there, of every partition."""
+    async def starts(self, topic: str) -> list[Position]:
+        """The position of the first record of every partition that is still there; one behind the head without any."""
+
+    async def read(self, position: Position) -> Record | None:
+        """The record at a position; None for one that retention took, or that is beyond the end."""
+
+    async def identity(self) -> LogIdentity:
+        """What this log is known by, as it is now; with an empty id where there is none. Raises Transient."""
+
+    async def assure(self, topic: str) -> None:
+        """Raise LogUnavailable when this may not be the log any more that was compared with the tables. Cheap: whoever
+        writes tables asks before each write, for what is folded from another log cannot be taken back."""
+
+    @property
+    def doubts(self) -> int:
+        """How often something was odd so far: an offset that did not rise, another file under the path. Nothing is
+        acknowledged from then on until `trust`: what was appended meanwhile may be in another log."""
+
+    def doubt(self) -> None:
+        """Acknowledge nothing until `trust`."""
+
+    def trust(self, doubts: int) -> None:
+        """Go on acknowledging: this is the right log, as was found since there were so many doubts."""
 
     def reader(self, topic: str, group: str) -> Reader:
         """A new member of `group`, not started."""

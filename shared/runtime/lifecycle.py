@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
+from shared.domain.errors import LogMismatch, Superseded
 from shared.runtime import telemetry
 from shared.runtime.express import Express, Server
 
@@ -65,7 +66,7 @@ async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
     try:
         await task
     except ExceptionGroup as group:  # of the service's tasks the first that failed is why it ends
-        raise _first(group) from None
+        raise _first(group.subgroup((LogMismatch, Superseded)) or group) from None
 
 
 def _first(error: Exception) -> Exception:

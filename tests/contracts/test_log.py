@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from shared.domain.errors import Corrupt
+from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
 from shared.log.embedded import EmbeddedLog
-from shared.log.frames import LENGTHS, SCHEMA
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry, Log, Reader, Record
 
@@ -300,86 +298,6 @@ async def test_records_that_are_gone_are_an_error_and_never_a_gap(log: Log) -> N
     await reader.close()
 
 
-async def test_a_partition_begins_before_its_first_record(log: Log) -> None:
-    await log.append([entry(0, "a"), entry(0, "b")])
-    assert {begin.offset for begin in await log.beginnings(COMMANDS)} == {-1}
-    if isinstance(log, MemoryLog):
-        log.forget(COMMANDS, 0, 2)
-    elif isinstance(log, EmbeddedLog):
-        await log.forget(2**62)
-    else:
-        return  # a broker forgets by its own clock
-    begins = await log.beginnings(COMMANDS)
-    assert begins[0].offset == 1
-
-
-async def spoilt(path: Path, before: bytes, after: bytes) -> None:
-    """Change bytes of the log's file as a disk would."""
-    db = sqlite3.connect(path / "log.sqlite")
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    db.close()
-    content = (path / "log.sqlite").read_bytes()
-    assert content.count(before) == 1
-    (path / "log.sqlite").write_bytes(content.replace(before, after))
-
-
-async def test_a_flipped_byte_costs_one_record_and_is_told(tmp_path: Path) -> None:
-    log = EmbeddedLog(tmp_path, {COMMANDS: 1})
-    await log.start()
-    await log.append([entry(0, "before"), entry(0, "the spoilt one"), entry(0, "behind")])
-    await log.append([entry(0, "later")])
-    await log.close()
-    await spoilt(tmp_path, b"the spoilt one", b"the sp\x6filt 0ne")
-    again = EmbeddedLog(tmp_path, {COMMANDS: 1})
-    await again.start()
-    reader = again.reader(COMMANDS, "g")
-    await sought(reader, 0)
-    found = await read(reader, 4)
-    assert [(one.offset, one.value, bool(one.fault)) for one in found] == [
-        (0, b"before", False), (1, b"the spoilt 0ne", True), (2, b"behind", False), (3, b"later", False),
-    ]  # fmt: skip
-    await reader.close()
-    await again.close()
-
-
-async def test_a_file_of_before_there_were_sums_is_read_and_written(tmp_path: Path) -> None:
-    db = sqlite3.connect(tmp_path / "log.sqlite")
-    db.executescript(SCHEMA.replace("sums BLOB, ", ""))
-    db.execute("INSERT INTO topics VALUES (?, 0, 1)", (COMMANDS,))
-    old = LENGTHS.pack(1, 3) + b"kold"
-    db.execute("INSERT INTO frames VALUES (0, 0, 1, 5, ?)", (old,))
-    db.commit()
-    db.close()
-    log = EmbeddedLog(tmp_path, {COMMANDS: 1})
-    await log.start()
-    await log.append([entry(0, "new")])
-    reader = log.reader(COMMANDS, "g")
-    await sought(reader, 0)
-    assert [(one.value, one.fault) for one in await read(reader, 2)] == [(b"old", ""), (b"new", "")]
-    await reader.close()
-    await log.close()
-
-
-async def test_a_file_that_sqlite_cannot_read_is_no_reason_to_try_again(tmp_path: Path) -> None:
-    log = EmbeddedLog(tmp_path, {COMMANDS: 1})
-    await log.start()
-    for number in range(200):
-        await log.append([entry(0, f"{number}" * 200)])
-    await log.close()
-    content = bytearray((tmp_path / "log.sqlite").read_bytes())
-    content[-8_192:] = bytes(8_192)
-    (tmp_path / "log.sqlite").write_bytes(content)
-    again = EmbeddedLog(tmp_path, {COMMANDS: 1})
-    await again.start()
-    reader = again.reader(COMMANDS, "g")
-    await reader.start()
-    reader.seek(Position(COMMANDS, 0, -1))
-    with pytest.raises(Corrupt, match=r"damaged|are gone"):
-        await read(reader, 200)
-    await reader.close()
-    await again.close()
-
-
 async def test_the_embedded_log_forgets_a_partitions_last_record_too_and_counts_on(tmp_path: Path) -> None:
     log = EmbeddedLog(tmp_path, {COMMANDS: 1})
     await log.start()
@@ -397,3 +315,67 @@ async def test_the_embedded_log_forgets_a_partitions_last_record_too_and_counts_
     assert [record.value for record in await read(reader, 1)] == [b"b"]
     await reader.close()
     await log.close()
+
+
+async def delete_records(log: Any, position: Position) -> None:
+    """Kafka's records up to a position, as retention would, but at once."""
+    from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+    from aiokafka.structs import TopicPartition
+
+    admin = AIOKafkaAdminClient(bootstrap_servers=log._bootstrap)
+    await admin.start()
+    await admin.delete_records({
+        TopicPartition(position.topic, position.partition): RecordsToDelete(before_offset=position.next)
+    })
+    await admin.close()
+
+
+async def test_a_log_is_known_by_its_identity_whoever_opens_it(opened: Open) -> None:
+    log, other = await opened(), await opened()
+    identity = await log.identity()
+    assert identity.id
+    assert identity.partitions == PARTITIONS
+    assert await other.identity() == identity
+
+
+async def test_starts_are_where_reading_may_begin(log: Log) -> None:
+    assert [position.offset for position in await log.starts(COMMANDS)] == [0, 0, 0, 0]
+    await log.append([entry(0, "a"), entry(1, "b")])
+    await log.append([entry(0, "c")])
+    assert [position.offset for position in await log.starts(COMMANDS)] == [0, 0, 0, 0]
+    if isinstance(log, MemoryLog):
+        log.forget(COMMANDS, 0, 2)
+    elif isinstance(log, EmbeddedLog):
+        await log.forget(2**62)
+        assert [position.offset for position in await log.starts(COMMANDS)] == [2, 1, 0, 0]
+    else:
+        await delete_records(log, Position(COMMANDS, 0, 1))
+    assert (await log.starts(COMMANDS))[0] == Position(COMMANDS, 0, 2)
+    assert await log.read(Position(COMMANDS, 0, 1)) is None
+
+
+async def test_a_record_is_read_by_its_position(log: Log) -> None:
+    await log.append([entry(0, str(number)) for number in range(5)])
+    await log.append([entry(0, "last"), entry(3, "other")])
+    for offset, text in ((0, b"0"), (3, b"3"), (5, b"last")):
+        record = await log.read(Position(COMMANDS, 0, offset))
+        assert record is not None
+        assert (record.position, record.key, record.value) == (Position(COMMANDS, 0, offset), b"key", text)
+    assert await log.read(Position(COMMANDS, 0, 6)) is None
+    assert await log.read(Position(COMMANDS, 1, 0)) is None
+    assert await log.read(Position(COMMANDS, 0, -1)) is None
+
+
+async def test_while_a_log_is_doubted_it_acknowledges_nothing(log: Log) -> None:
+    await log.append([entry(0, "a")])
+    log.doubt()
+    doubts = log.doubts
+    with pytest.raises(LogUnavailable):
+        await log.append([entry(0, "b")])
+    log.doubt()
+    log.trust(doubts)
+    with pytest.raises(LogUnavailable):
+        await log.append([entry(0, "c")])
+    log.trust(log.doubts)
+    (position,) = await log.append([entry(0, "d")])
+    assert position.offset > 0

@@ -101,9 +101,10 @@ def test_a_clock_of_two_days_ahead_and_back_stamps_nothing_with_it(tmp_path: Pat
         assert "clock: wrong: the machine's clock is 172," in looked.stdout
         metrics = stack.ask("GET", "/metrics", key=None).body.decode()
         assert any(line.startswith("personlog_clock_ahead_seconds 172") for line in metrics.splitlines())
-        key = stack.call("keys", "create", "--scopes", "person:read", "--projects", "all").stdout.strip()
+        create = ("keys", "create", "--scopes", "person:read", "--projects", "all")
+        key = wait_for(lambda: stack.call(*create).stdout.strip(), SECONDS_MAX, "a key")
         set_skew(skew, 0)
-        assert stack.call("keys", "revoke", key).returncode == 0
+        wait_for(lambda: stack.call("keys", "revoke", key).returncode == 0, SECONDS_MAX, "it to be revoked")
         wait_for(lambda: stack.ask("GET", "/api/person/", key=key).status == 401, SECONDS_MAX, "the key to end")
         write("ann", 3)
         write("bob", 3)

@@ -40,6 +40,7 @@ from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
 from tests.support import deleting, invariants
 from tests.support.gates import GatedTables
+from tests.support.planted_logs import PLANTED_LOGS
 from tests.support.simulator import found_wrong
 
 EPISODES_MAX = 6_000
@@ -348,6 +349,7 @@ PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     waiting_for_revivals, purge_tombstone, purge_cut_off, purge_of_facts, purges_of_a_closed_life,
     looking_at_the_heads,
     stopping_at_newer_versions,
+    *PLANTED_LOGS,
     decided_when_folded, exact_bounds, order_behind_a_heavy_record,
 )  # fmt: skip
 

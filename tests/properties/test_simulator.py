@@ -27,7 +27,7 @@ def test_every_invariant_holds_after_every_episode(chunk: int, record_property: 
             pytest.fail(report(seed))
     record_property("simulated", orjson.dumps(counts).decode())
     told = "kills failures ambiguous frozen fenced redeliveries restores rebuilds cancels restored".split()
-    for fault in [*told, "deleters killed", "forgotten", "stopped partitions", "left out"]:
+    for fault in [*told, "deleters killed", "forgotten", "stopped partitions", "left out", "swaps", "mismatches"]:
         assert counts[fault], f"no {fault} in {each} episodes: the simulator does not do what it should"
 
 

@@ -31,8 +31,8 @@ class Episode(NamedTuple):
 
 
 def episode(seed: int) -> Episode:
-    """An episode of SENDS client commands among starts, kills, freezes, restored copies, rebuilds and
-    windows; some of its deletes are cancelled."""
+    """An episode of SENDS client commands among starts, kills, freezes, restored copies, rebuilds,
+    windows and logs in the place of the right one; some of its deletes are cancelled."""
     chosen = random.Random(seed)
     steps: list[Step] = [("start", topic) for topic in TOPICS]
     sent: list[Command] = []
@@ -59,8 +59,8 @@ def episode(seed: int) -> Episode:
 
 
 _SCHEDULER = (
-    "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign window".split()
-)
+    "turns turns wait wait start start start kill freeze freeze thaw snapshot restore rebuild assign window swap"
+).split()
 
 
 def _command(chosen: random.Random, number: int) -> Command:

@@ -15,6 +15,7 @@ from services.projector.tables import Closed, Facts, Loaded
 from shared.domain.errors import LogUnavailable, StoreUnavailable
 from shared.domain.fragment import Fragment
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
+from shared.log.doubts import Doubts
 from shared.log.memory import MemoryLog, MemoryReader
 from shared.log.port import Entry, Record
 from tests.support.invariants import Expected
@@ -94,18 +95,31 @@ class GatedLog(MemoryLog):
     """One worker's way to the shared log: the same records and groups, its own failures."""
 
     def __init__(self, log: MemoryLog, gate: Gate) -> None:
-        self.__dict__ = log.__dict__ | {"gate": gate}
+        self.__dict__ = log.__dict__ | {"gate": gate, "_doubts": Doubts(), "_trusted": tuple(log._lies)}
         self.log = log
 
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         await self.gate.before(LogUnavailable)
+        self._check()
+        floors = self._doubts.seen()
         positions = await self.log.append(entries)
+        for position in positions:
+            self._doubts.rises(position, floors.get(position[:2], -1))
+            self._doubts.raised(position)
         await self.gate.after(LogUnavailable)
         return positions
 
     async def heads(self, topic: str) -> list[Position]:
         await self.gate.before(LogUnavailable)
-        return await self.log.heads(topic)
+        return await super().heads(topic)
+
+    async def starts(self, topic: str) -> list[Position]:
+        await self.gate.before(LogUnavailable)
+        return await super().starts(topic)
+
+    async def read(self, position: Position) -> Record | None:
+        await self.gate.before(LogUnavailable)
+        return await super().read(position)
 
 
 class GatedReader(MemoryReader):

@@ -33,6 +33,8 @@ class Expected:
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
+        self.right: dict[tuple[str, int], list[Record]] | None = None
+        """The right log's records, while another one lies in its place."""
         self.fragments: dict[UUID, Fragment] = {}
         self.memberships: dict[UUID, Membership] = {}
         self.timeline: dict[tuple[int, UUID, int, str], Row] = {}
@@ -54,7 +56,7 @@ class Expected:
         for position in positions:
             key = (topic, position.partition)
             done = self._folded.setdefault(key, [])
-            records = self._log._records[topic, position.partition]
+            records = (self.right or self._log._records)[topic, position.partition]
             while len(done) <= position.offset:
                 done.append(self._fold(records[len(done)]))
             for offset in range(self._verified.get(key, 0), position.offset + 1):

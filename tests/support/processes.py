@@ -129,6 +129,15 @@ class Stack:
         )
         return time.monotonic() - began
 
+    def begin(self) -> None:
+        """Start everything, and wait for nothing."""
+        self._up = self.run("up", log="up.log")
+
+    def ended(self, seconds: float) -> int:
+        """The exit code of `up`, which ends by itself."""
+        assert self._up is not None
+        return self._up.wait(timeout=seconds)
+
     def run(self, *command: str, log: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start one personlog command of this stack in the background."""
         self.data.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from services.projector.tables import Loaded
 from services.projector.worker import Worker
 from shared.domain import operations
 from shared.domain.commands import Cancel, Command, Merge, Purge, Reader, Request, decode, encode, route
-from shared.domain.errors import Fenced
+from shared.domain.errors import Fenced, LogMismatch, LogUnavailable
 from shared.domain.ids import COMMANDS, DELETIONS
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
@@ -33,6 +33,7 @@ from tests.support.door import let_in
 from tests.support.episodes import TOPICS, Episode, Step, episode
 from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables
 from tests.support.invariants import Expected, check_episode, rebuilt
+from tests.support.swapping import looked, put_back, swap
 from tests.support.virtual import VirtualLoop
 
 DELETERS_MAX = 2
@@ -90,12 +91,15 @@ class Simulation:
         self.deleters: list[Deleting] = []
         self.ledger = MemoryLedger()
         self.copies: list[tuple[dict[str, Any], MemoryLedger]] = []
+        self.acknowledged: set[bytes] = set()
 
     async def run(self, steps: Sequence[Step]) -> None:
         try:
             for kind, what in steps:
                 await getattr(self, f"_{kind}")(what)
             await self._drain(0)
+            there = {record.value for topic in PARTITIONS for record in self.log.records(topic)}
+            assert self.acknowledged <= there, "what was acknowledged is in the log"
             check_episode(self.log, self.tables, self.expected)
             check_cancels(self.ledger, self.expected.timeline)
             self.counts["restored"] += sum(key[3] == "person.restored" for key in self.expected.timeline)
@@ -116,10 +120,31 @@ class Simulation:
                 return
             command = found
         self.counts["commands"] += 1
-        await self.log.append([Entry(*route(command, PARTITIONS), encode(command))])
+        await self._append(Entry(*route(command, PARTITIONS), encode(command)))
 
     async def _garbage(self, partition: int) -> None:
-        await self.log.append([Entry(COMMANDS, partition, b"garbage", b"garbage")])
+        await self._append(Entry(COMMANDS, partition, b"garbage", b"garbage"))
+
+    async def _append(self, entry: Entry) -> None:
+        try:
+            await self.log.append([entry])
+        except LogUnavailable:
+            assert self.swapped, "the right log takes everything"
+            self.counts["not acknowledged"] += 1
+        else:
+            self.acknowledged.add(entry.value)
+
+    @property
+    def swapped(self) -> bool:
+        """Whether another log lies in the place of the right one."""
+        return self.expected.right is not None
+
+    async def _swap(self, number: int) -> None:
+        """Another log comes to lie there, or the right one again."""
+        await (self._back() if self.swapped else swap(self, number))
+
+    async def _back(self) -> None:
+        await put_back(self)
 
     async def _turns(self, number: int) -> None:
         for _ in range(number % 16):
@@ -130,6 +155,9 @@ class Simulation:
 
     async def _start(self, topic: str, *, calm: bool = False) -> None:
         if sum(one.reader.topic == topic for one in self.members) >= WORKERS_MAX:
+            return
+        if self.swapped and await looked(self.log, self.tables) is not None:
+            self.counts["mismatches"] += 1
             return
         gate = Gate(self.decide, self.counts)
         gate.calm = calm
@@ -151,6 +179,8 @@ class Simulation:
 
     async def _cancel(self, number: int) -> None:
         """Somebody cancels a deletion, and a deleter is there."""
+        if self.swapped:
+            return
         asked = [decode(record.value) for record in self.log.records(DELETIONS)]
         requests = [one for one in asked if isinstance(one, Request)]
         if not requests:
@@ -169,6 +199,8 @@ class Simulation:
         self.deleters.append(Deleting(made, asyncio.create_task(made.run())))
 
     async def _window(self, number: int) -> None:
+        if self.swapped:
+            return
         async with self.ledger.lock:
             self.ledger.take(self.log)
             gone = sweep(self.ledger, self.tables)
@@ -190,8 +222,10 @@ class Simulation:
         member.task.cancel()
         await asyncio.gather(member.task, *([flight] if flight else []), return_exceptions=True)
         self.counts["stopped partitions"] += len(member.worker.stopped)
-        if not member.task.cancelled() and member.task.exception() is not None:
-            raise AssertionError("a worker gave up") from member.task.exception()
+        if not member.task.cancelled() and (error := member.task.exception()) is not None:
+            if not (self.swapped and isinstance(error, LogMismatch)):
+                raise AssertionError("a worker gave up") from error
+            self.counts["mismatches"] += 1
 
     async def _end_deleter(self, deleting: Deleting) -> None:
         self.counts["deleters killed"] += 1
@@ -249,6 +283,7 @@ class Simulation:
 
     async def _drain(self, number: int) -> None:
         """Stop everybody, start fresh workers without faults, and wait until they stand at the log's heads."""
+        await self._back()
         while self.members:
             await self._stop(self.members.pop())
         while self.deleters:

@@ -18,6 +18,7 @@ from shared.domain.errors import (
     BadRecord,
     Corrupt,
     Fenced,
+    LogMismatch,
     LogUnavailable,
     NewerVersion,
     NotFound,
@@ -26,6 +27,7 @@ from shared.domain.errors import (
     PreconditionFailed,
     Rejected,
     StoreUnavailable,
+    Superseded,
     Transient,
 )
 
@@ -52,6 +54,8 @@ WIRE: list[tuple[Exception, int, str, str]] = [
     (Transient(), 503, "server_error", "unavailable"),
     (LogUnavailable(), 503, "server_error", "unavailable"),
     (StoreUnavailable(), 503, "server_error", "unavailable"),
+    (LogMismatch(), 503, "server_error", "unavailable"),
+    (Superseded(), 503, "server_error", "unavailable"),
     (Corrupt("secret"), 500, "server_error", "error"),
     (NewerVersion(), 503, "server_error", "unavailable"),
     (BadRecord("secret"), 500, "server_error", "error"),

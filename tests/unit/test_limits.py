@@ -79,6 +79,14 @@ def test_what_is_taken_in_any_span_is_a_burst_and_the_rate(
             sums += cost
 
 
+def test_what_is_more_than_the_burst_passes_when_nothing_is_owed_and_is_owed_whole() -> None:
+    quota = Quota(10, 10)
+    due, wait = quota.spend(0, SECOND_NS, 30)
+    assert (due, wait) == (4 * SECOND_NS, 0)
+    assert quota.spend(due, SECOND_NS, 1) == (due, 21 * SECOND_NS // 10)
+    assert quota.spend(due, SECOND_NS, 30) == (due, 3 * SECOND_NS)
+
+
 class Clock:
     ns = 10**15
 

@@ -49,6 +49,7 @@ from shared.domain.deletion import DeletionRequest, load
 from shared.domain.errors import BadRecord, NewerVersion
 from shared.domain.fragment import FragmentErased
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id
+from shared.log.evidence import Standing
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from shared.store.timeline import FAILED, TIMELINE, event_of
@@ -298,13 +299,16 @@ class ListedLedger:
 
     def __init__(self) -> None:
         self.documents: dict[UUID, bytes] = {}
-        self.at = Position(DELETIONS, 0, -1)
+        self.at = Standing(Position(DELETIONS, 0, -1), 0)
 
     async def position(self, partition: int) -> Position:
+        return self.at.position
+
+    async def vouched(self, partition: int) -> Standing:
         return self.at
 
-    async def advance(self, position: Position) -> None:
-        self.at = position
+    async def advance(self, position: Position, record: int) -> None:
+        self.at = Standing(position, record)
 
     async def take(self, commands: Sequence[Request | Cancel], now_us: int) -> None:
         known = {request: load(request, document) for request, document in self.documents.items()}

@@ -27,7 +27,7 @@ ALTER TABLE fragments DROP CONSTRAINT IF EXISTS epoch;
 
 ALTER TABLE identity DROP CONSTRAINT IF EXISTS epoch;
 
--- The generations of the log: what it is known by, as JSON (shared/log/port.py), and its partition counts by topic.
+-- The generations of the log: what it is known by, as JSON (shared/log/identity.py), and its partition counts by topic.
 CREATE TABLE IF NOT EXISTS log_generations
 (
     generation UInt8 CODEC(LZ4),

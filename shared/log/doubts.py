@@ -1,0 +1,71 @@
+"""What a process has seen of its log, and whether that fits together. Never asks the log.
+
+An offset that does not rise is of another log: one made anew under the same name, or an older copy. From then on
+nothing is acknowledged until somebody has compared the log with the tables (`shared/store/generations.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from shared.domain.errors import LogUnavailable
+from shared.domain.ids import Position
+
+REFUSAL = "The log is being compared with the tables."
+
+
+class Doubts:
+    """The highest offset seen in each partition, and how often something was odd."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._trusted = 0
+        self._highest: dict[tuple[str, int], int] = {}
+
+    @property
+    def pending(self) -> bool:
+        return self.count > self._trusted
+
+    def add(self) -> None:
+        self.count += 1
+
+    def trust(self, count: int) -> bool:
+        """Whatever was odd up to then is explained; whether nothing was since."""
+        if count < self.count:
+            return False
+        if self.pending:
+            self._highest.clear()  # offsets count from what is seen next
+            self._trusted = count
+        return True
+
+    def check(self) -> None:
+        """Raise LogUnavailable while there are doubts."""
+        if self.pending:
+            raise LogUnavailable(REFUSAL)
+
+    def seen(self) -> Mapping[tuple[str, int], int]:
+        """The highest offsets as of now: to be asked for before the log is, for others append meanwhile."""
+        return self._highest.copy()
+
+    def floor(self, topic: str, partition: int) -> int:
+        """The offset above which an append that begins now must land."""
+        return self._highest.get((topic, partition), -1)
+
+    def rises(self, first: Position, floor: int) -> None:
+        """An append lands there. Raises LogUnavailable when that may be in another log."""
+        if first.offset <= floor:
+            self.add()
+        self.check()
+
+    def heads(self, heads: Iterable[Position], seen: Mapping[tuple[str, int], int]) -> None:
+        """The log ends there. One that is shorter than what was seen before that is odd."""
+        for head in heads:
+            if head.offset < seen.get(head[:2], -1):
+                self.add()
+        for head in heads if not self.pending else ():
+            self.raised(head)
+
+    def raised(self, position: Position) -> None:
+        """There is a record at this position."""
+        key = position[:2]
+        self._highest[key] = max(position.offset, self._highest.get(key, -1))

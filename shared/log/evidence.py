@@ -1,0 +1,46 @@
+"""What the log says of the tables' positions, for `identity.compare` to judge. Never asks the tables itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from shared.domain.errors import LogMismatch
+from shared.domain.ids import Position, hash64
+from shared.log.identity import Evidence, compare
+from shared.log.port import Log
+
+
+class Standing(NamedTuple):
+    """What a position row says: where the tables are, and the hash of the record there (0: not known)."""
+
+    position: Position
+    record: int
+
+
+async def evidence(
+    log: Log, topic: str, tables: Mapping[int, Standing], starts: Sequence[Position]
+) -> list[Evidence]:
+    """Of the partitions that `tables` names. `starts` must be of before the tables were asked, for both only rise."""
+    first = {start.partition: start for start in starts}
+    found = []
+    for head in await log.heads(topic):
+        if head.partition in tables:
+            position, record = tables[head.partition]
+            found.append(await _whole(log, Evidence(position, record, first[head.partition], head)))
+    return found
+
+
+async def check(log: Log, topic: str, tables: Mapping[int, Standing], starts: Sequence[Position]) -> None:
+    """Raise LogMismatch when the log is not the one that these positions are of."""
+    mismatch = compare(None, None, await evidence(log, topic, tables, starts))
+    if mismatch is not None:
+        raise LogMismatch(mismatch.line)
+
+
+async def _whole(log: Log, one: Evidence) -> Evidence:
+    """With the record at the tables' position, where both sides have one. What a disk has spoilt says nothing."""
+    if not one.record or not one.start.offset <= one.offset <= one.head.offset:
+        return one
+    there = await log.read(one.position)
+    return one._replace(found=hash64(there.value) if there is not None and not there.fault else None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 import structlog
 
@@ -20,10 +21,10 @@ from services.projector.shares import Decoded, Key, Shares, affordable, divided,
 from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
 from services.projector.takeover import Takeover
 from shared.domain.commands import Command, Revive, decode, encode, route
-from shared.domain.errors import BadRecord, Corrupt, Fenced, NewerVersion, Transient
+from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, NewerVersion, Transient
 from shared.domain.ids import DEAD, Position, hash64, position_of
 from shared.log.dead import command_of, dead_letter, kind_of
-from shared.log.port import Entry, Log, Reader, Record
+from shared.log.port import EMPTY, Entry, Log, Reader, Record
 from shared.store.changes import Changes
 from shared.store.timeline import Row
 
@@ -229,6 +230,9 @@ class Worker:
             if shares.over and record.partition in shares.over:
                 deferred.append(record)
                 continue
+            if record.value == EMPTY:
+                batch.passed(record, 0)
+                continue
             if self._newer and record.position in self._newer:  # nearly never
                 self._stop(record.partition, f"{NewerVersion().detail} Offset {record.offset}.")
                 continue
@@ -267,6 +271,8 @@ class Worker:
                 self._newer |= {record.position for record, command in decoded if _revives(command, closed)}
 
     def _decode(self, record: Record) -> Command | None:
+        if record.value == EMPTY:
+            return None
         try:
             return command_of(record, self.read)
         except BadRecord as error:
@@ -330,7 +336,8 @@ class Worker:
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
         entries += [dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
         if entries:
-            await self._log.append(entries)
+            with suppress(LogClosed):  # a topic is closed when all that goes there is there: this was done before
+                await self._log.append(entries)
         failures = [failure_row(record, reason) for record, reason in batch.dead]
         facts = batch.facts._replace(timeline=[*batch.facts.timeline, *failures])
         await self._tables.write_facts(facts)

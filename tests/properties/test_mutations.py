@@ -41,6 +41,7 @@ from shared.domain.restore import ClosedLife
 from tests.support import deleting, invariants
 from tests.support.gates import GatedTables
 from tests.support.planted_logs import PLANTED_LOGS
+from tests.support.planted_renewals import PLANTED_RENEWALS
 from tests.support.simulator import found_wrong
 
 EPISODES_MAX = 6_000
@@ -350,6 +351,7 @@ PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     looking_at_the_heads,
     stopping_at_newer_versions,
     *PLANTED_LOGS,
+    *PLANTED_RENEWALS,
     decided_when_folded, exact_bounds, order_behind_a_heavy_record,
 )  # fmt: skip
 

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.support.episodes import Episode, episode
-from tests.support.simulator import found_wrong, report, shrink
+from tests.support.episodes import Episode, episode, shrink
+from tests.support.simulator import found_wrong, report
 from tests.support.tier import sized
 
 EPISODES = sized(dev=400, ci=6_000, soak=60_000)
@@ -27,7 +27,8 @@ def test_every_invariant_holds_after_every_episode(chunk: int, record_property: 
             pytest.fail(report(seed))
     record_property("simulated", orjson.dumps(counts).decode())
     told = "kills failures ambiguous frozen fenced redeliveries restores rebuilds cancels restored".split()
-    for fault in [*told, "deleters killed", "forgotten", "stopped partitions", "left out", "swaps", "mismatches"]:
+    told += ["deleters killed", "forgotten", "stopped partitions", "left out", "swaps", "mismatches"]
+    for fault in [*told, "renewals", "renewals killed", "closed"]:
         assert counts[fault], f"no {fault} in {each} episodes: the simulator does not do what it should"
 
 

@@ -77,6 +77,8 @@ async def looked(log: MemoryLog, tables: MemoryTables) -> Mismatch | None:
 
 async def swap(simulation: Any, number: int) -> None:
     """Another log comes to lie there; some process starts meanwhile."""
+    if simulation.renewal is not None or simulation.log._sealed or len(simulation.logs) > 1:
+        return  # only in the first generation
     found = await swap_of(simulation.log, simulation.tables, number)
     if found is None:
         return

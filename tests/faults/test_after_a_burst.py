@@ -25,7 +25,7 @@ from tests.support.chaos import UNANSWERED
 from tests.support.processes import Stack, lives, running, wait_for
 from tests.support.tier import sized
 
-MOMENTS, EVENTS = sized(dev=(1, 600), ci=(5, 600), soak=(5, 3_000))
+MOMENTS, EVENTS = sized(dev=(1, 600), ci=(2, 600), soak=(5, 3_000))
 """Moments of a burst at which each process gets each signal: 50 in all, and 10 of a developer's; events of a burst."""
 
 VICTIMS = ("up", "api", "projector", "deleter", "engine")

@@ -14,6 +14,7 @@ from typing import Any
 from services import dead
 from services.importing import command as importing
 from services.progress import Progress
+from services.renewing import command as renewing
 from shared.domain.errors import LogMismatch, PersonlogError
 from shared.runtime import preflight
 from shared.runtime.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         switch.set_defaults(command=_project_switch, named=name, secrets=SECRETS_OF["operator"])
     projects.add_parser("list").set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
     importing.add(commands)
+    renewing.add(commands)
     dead.add(commands)
     deletions = commands.add_parser("deletions", help="deletions").add_subparsers(required=True, metavar="COMMAND")
     deletions.add_parser("run", help="one deletion window, now").set_defaults(

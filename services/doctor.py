@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from services.health import lines
 from shared.domain.deletion import OPEN
-from shared.domain.errors import Corrupt, PersonlogError, Transient
+from shared.domain.errors import Corrupt, LogClosed, PersonlogError, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position, position_key, position_of
 from shared.log.connect import connect_log
 from shared.log.dead import letters
@@ -161,6 +161,8 @@ async def _log(log: Log | str, store: Store | str) -> str:
     mismatch = await compared(log, store, await current(store)) if isinstance(store, Store) and whole else None
     if mismatch is not None:
         raise Wrong(mismatch.line)
+    if await log.sealed(COMMANDS):
+        raise Wrong(f"{LogClosed().detail} If no renewal runs, `personlog log renew` must go on")
     if trouble := await log.trouble():
         raise Wrong(trouble)
     records = sum(head.offset + 1 for head in await log.heads(COMMANDS))

@@ -60,7 +60,7 @@ def up(settings: Settings, *, announce_keys: bool) -> int:
     """Supervise until SIGTERM or SIGINT, or until a child finds that the log is not the tables'; the exit code."""
     run = settings.data / "run"
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _only_one(run / "up.lock", settings.data):
+    with only_one(run / "up.lock", settings.data):
         ports = [("API", settings.host, settings.port)]
         if settings.embedded:
             ports.append(("engine", "127.0.0.1", settings.engine_port))
@@ -275,7 +275,8 @@ def next_backoff(backoff: float, ran_seconds: float) -> float:
 
 
 @contextlib.contextmanager
-def _only_one(path: Path, data: Path) -> Iterator[None]:
+def only_one(path: Path, data: Path) -> Iterator[None]:
+    """The lock of `up` on a data folder. Raises SettingsError when another one holds it."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

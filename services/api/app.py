@@ -45,7 +45,7 @@ from services.api.spool import Spools
 from services.api.stamps import Stamps, uuid7
 from services.api.watermarks import Watermarks
 from shared.domain.commands import Command
-from shared.domain.errors import LogMismatch, Transient
+from shared.domain.errors import LogClosed, LogMismatch, Superseded, Transient
 from shared.domain.ids import COMMANDS, Position
 from shared.log.connect import connect_log
 from shared.log.port import Log
@@ -61,7 +61,7 @@ from shared.runtime.trouble import full, watch_disks
 from shared.store.changes import Changes, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store, judge_of
-from shared.store.generations import current
+from shared.store.generations import counted, current
 from shared.store.logwatch import LogWatch
 from shared.store.objects import Objects
 
@@ -99,9 +99,9 @@ async def run(settings: Settings) -> None:
             await agree(clock, judge, settings)
         await log.start()
         log_watch = LogWatch(log, store, known)
-        with suppress(LogMismatch, Transient):  # the answers say it, until the right log is there
+        with suppress(LogMismatch, Superseded, Transient):  # the answers say it, until the right log is there
             await log_watch.start()
-        changes = changes_of(settings, log.partitions())
+        changes = changes_of(settings, log.partitions(), log.generation)
         context = await build(log, store, Objects(settings.objects_url), clock, bounds_of(settings), changes, log_watch)
         app = application(context, settings.static, {"disk": lambda: _disk_has_space(settings.data)})
         express = Express(capture.ExpressCapture(context, _observe_answer), ExpressPerson(context, _observe_answer))
@@ -156,6 +156,7 @@ async def build(
 
     context = Context(
         log=log,
+        generations=await counted(store, log),
         watch=watch or LogWatch(log, store, None),
         store=store,
         access=access,
@@ -246,6 +247,8 @@ async def _log_answers(context: Context) -> str:
     if context.watch.wrong:
         return context.watch.wrong
     await context.log.heads(COMMANDS)
+    if context.log.refused:
+        return LogClosed().detail
     return await context.log.trouble()
 
 

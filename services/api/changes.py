@@ -24,7 +24,7 @@ from shared.domain.cells import same
 from shared.domain.errors import BadInput
 from shared.domain.fragment import FragmentEvent, FragmentPurged
 from shared.domain.identity import MEMBERS_MAX
-from shared.domain.ids import COMMANDS, IDENTITY, format_positions, partition_of, position_of
+from shared.domain.ids import format_positions
 from shared.domain.purged import at_moment
 from shared.domain.replay import FOREVER, Replay, members_of
 from shared.domain.view import ordered_distinct_ids
@@ -154,16 +154,16 @@ async def _related(call: Call, addressed: UUID, until: int) -> list[Row]:
 
 
 def _point(call: Call, change: Change) -> dict[str, Any]:
-    row, counts = change.row, call.context.log.partitions()
+    row, generations = change.row, call.context.generations
     commands = row[3].startswith("fragment.")
-    partition = partition_of(row[1], counts[COMMANDS]) if commands else call.project.id % counts[IDENTITY]
+    position = generations.of_fragment(*row[1:3]) if commands else generations.of_project(call.project.id, row[2])
     captured = commands and row[7] == "capture"
     return {
         "timestamp": iso(row[5]),
         "properties": change.after,
         "relevant_event_count": 1,
         "distinct_ids": change.distinct_ids,
-        "position": format_positions([position_of(COMMANDS if commands else IDENTITY, partition, row[2])]),
+        "position": format_positions([position]),
         "actor": call.context.access.name_of(row[7]),
         "cause": {
             "command": str(row[6]),

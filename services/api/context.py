@@ -18,6 +18,7 @@ from services.api.stamps import Mint, Stamps
 from services.api.watermarks import Watermarks
 from shared.domain.commands import Command, encode, route
 from shared.domain.errors import BadInput, NotYet
+from shared.domain.generations import Generations
 from shared.domain.ids import DELETIONS, Position, format_positions, position_of
 from shared.log.port import RECORD_BYTES_MAX, Entry, Log
 from shared.runtime.clock import Clock
@@ -45,6 +46,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of one API process."""
 
     log: Log
+    generations: Generations
     watch: LogWatch
     store: Store
     access: Access
@@ -81,11 +83,16 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
             ])  # persons are a matter of the other two topics, and `as_of` takes what a read has answered with
         return told.token
 
+    def is_former(self, position: Position) -> bool:
+        """Whether the position is of a former generation of the log: reads see all that was ever projected of it."""
+        return position.generation < self.log.generation
+
     async def reached(self, positions: Sequence[Position]) -> None:
         """Return once reads see these positions; NotYet after the usual time.
 
         At once for one beyond the end of the log: no write has answered with it, and waiting would be in vain.
         """
+        positions = [position for position in positions if not self.is_former(position)]
         if self.watermarks.passed(positions):
             return
         ends = {

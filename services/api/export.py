@@ -23,7 +23,7 @@ from services.api.past import facts
 from services.api.render import ZIP, Archive
 from services.api.sessions import archived_sessions, archived_snapshots
 from shared.domain.fragment import FragmentPurged
-from shared.domain.ids import COMMANDS, IDENTITY, format_positions, partition_of, position_of
+from shared.domain.ids import format_positions
 from shared.domain.replay import ENDS, FOREVER
 from shared.store.person import Person, iso
 
@@ -98,15 +98,15 @@ async def _changes(call: Call, named: dict[UUID, str], until: int) -> AsyncItera
 
 
 def _change(call: Call, named: dict[UUID, str], row: tuple[Any, ...]) -> dict[str, Any]:
-    counts = call.context.log.partitions()
+    generations = call.context.generations
     person = row[3].startswith("person.")
-    partition = call.project.id % counts[IDENTITY] if person else partition_of(row[1], counts[COMMANDS])
+    position = generations.of_project(call.project.id, row[2]) if person else generations.of_fragment(*row[1:3])
     return {
         "distinct_id": named[row[1]],
         "fact": row[3],
         "timestamp": iso(row[5]),
         "received_at": iso(row[4]),
-        "position": format_positions([position_of(IDENTITY if person else COMMANDS, partition, row[2])]),
+        "position": format_positions([position]),
         "command": str(row[6]),
         "actor": call.context.access.name_of(row[7]),
         "source": row[8],

@@ -14,7 +14,7 @@ from services.api.values import NAME_CHARS_MAX
 from shared.domain.cells import NULL, ONCE, SET, UNSET
 from shared.domain.errors import BadInput
 from shared.domain.identity import MEMBERS_MAX, FragmentJoined, FragmentLeft, FragmentRerooted, PersonDeleted
-from shared.domain.ids import COMMANDS, IDENTITY, format_positions, partition_of, position_of
+from shared.domain.ids import format_positions
 from shared.domain.replay import FOREVER
 from shared.domain.view import decisive
 from shared.store.person import Person, cells_of, iso
@@ -81,7 +81,6 @@ ROUTES = (
 
 def _value(call: Call, person: Person, row: tuple[Any, ...]) -> dict[str, Any]:
     fragment, version, at, stamp, command, actor, source, kind, before, after, _, purged = row
-    partition = partition_of(fragment, call.context.log.partitions()[COMMANDS])
     return {
         "operation": "purge" if purged else OPERATIONS[kind],
         "value": orjson.loads(after) if after else None,
@@ -89,7 +88,7 @@ def _value(call: Call, person: Person, row: tuple[Any, ...]) -> dict[str, Any]:
         "distinct_id": next(member.distinct_id for member in person.members if member.fragment == fragment),
         "timestamp": iso(stamp),
         "received_at": iso(at),
-        "position": format_positions([position_of(COMMANDS, partition, version)]),
+        "position": format_positions([call.context.generations.of_fragment(fragment, version)]),
         "command": str(command),
         "actor": call.context.access.name_of(actor),
         "source": source,
@@ -98,7 +97,7 @@ def _value(call: Call, person: Person, row: tuple[Any, ...]) -> dict[str, Any]:
 
 def _path(call: Call, steps: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
     """The merges that brought a fragment to its person, since it last stood alone."""
-    count = call.context.log.partitions()[IDENTITY]
+    generations = call.context.generations
     path: list[dict[str, Any]] = []
     for _, version, topic, at, command, actor, root, peer in steps:
         if topic in (FragmentLeft.TOPIC, PersonDeleted.TOPIC):
@@ -110,7 +109,7 @@ def _path(call: Call, steps: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
                     "from": str(peer),
                     "into": str(root),
                     "at": iso(at),
-                    "position": format_positions([position_of(IDENTITY, call.project.id % count, version)]),
+                    "position": format_positions([generations.of_project(call.project.id, version)]),
                     "command": str(command),
                     "actor": call.context.access.name_of(actor),
                 }

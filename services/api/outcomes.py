@@ -17,7 +17,7 @@ from services.api.past import persons_at, stamp_of
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, PreconditionFailed
 from shared.domain.identity import DELETED
-from shared.domain.ids import COMMANDS, Position, hash64, partition_of, position_of
+from shared.domain.ids import COMMANDS, Position, hash64
 from shared.domain.retries import KEY_REUSED
 from shared.store.person import Person
 
@@ -121,13 +121,14 @@ async def _first(call: Call, topic: str, sent: Keyed) -> Position | None:
         project=call.project.id,
         fragment=sent.fragment,
     )
-    count = call.context.log.partitions()[topic]
-    partition = partition_of(sent.fragment, count) if topic == COMMANDS else call.project.id % count
+    generations = call.context.generations
     for key, digest, version in zip(*rows[0], strict=False) if rows else ():
         if key == sent.key:
             if digest != sent.digest:
                 raise errors.key_reused()
-            return position_of(topic, partition, version)
+            if topic == COMMANDS:
+                return generations.of_fragment(sent.fragment, version)
+            return generations.of_project(call.project.id, version)
     return None
 
 

@@ -142,15 +142,17 @@ async def _replay(
 
 async def stamp_of(context: Context, project: int, positions: Sequence[Position], attr: str = "as_of") -> int:
     """The latest moment of the positions; 0 when this project has no fact at or before them."""
-    latest, counts = 0, context.log.partitions()
+    latest = 0
     for position in positions:
         topic, partition = position.topic, position.partition
+        counts = context.generations.counts(position.generation)
         if topic not in (COMMANDS, IDENTITY) or partition >= counts[topic]:
             raise BadInput(f"{attr} must be a position of commands or identity.", attr=attr)
-        heads = {head.partition: head.version for head in await context.log.heads(topic)}
-        if position.version > heads[partition]:
-            raise BadInput(f"{attr} lies in the future.", attr=attr)
-        await context.watermarks.wait([position])
+        if not context.is_former(position):
+            heads = {head.partition: head.version for head in await context.log.heads(topic)}
+            if position.version > heads[partition]:
+                raise BadInput(f"{attr} lies in the future.", attr=attr)
+            await context.watermarks.wait([position])
         if topic == IDENTITY and project % counts[topic] != partition:
             continue  # another project's
         ((stamp, _),) = await context.store.rows(

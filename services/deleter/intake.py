@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 
 import structlog
 
 from services.deleter.ledger import Ledger
 from shared.domain.commands import Cancel, DeletionCommand, Request, decode
 from shared.domain.deletion import NEWER
-from shared.domain.errors import BadRecord, Corrupt, NewerVersion, Transient
+from shared.domain.errors import BadRecord, Corrupt, LogClosed, NewerVersion, Transient
 from shared.domain.ids import DEAD, DELETIONS, Position, hash64
 from shared.log.dead import command_of, dead_letter, kind_of
 from shared.log.evidence import Standing, check
-from shared.log.port import Log, Reader, Record
+from shared.log.port import EMPTY, Log, Reader, Record
 from shared.runtime import telemetry
 
 BATCH_RECORDS_MAX = 500
@@ -123,7 +123,8 @@ class Intake:
         last, value = None, b""
         for record in records:
             try:
-                commands.append(_command(record))
+                if record.value != EMPTY:
+                    commands.append(_command(record))
             except NewerVersion:
                 self._stop(f"{NEWER} Offset {record.offset}.")
                 break
@@ -136,7 +137,8 @@ class Intake:
             await self._log.assure(DELETIONS)
             if dead:
                 count = self._log.partitions()[DEAD]
-                await self._log.append([dead_letter(record, reason, count) for record, reason in dead])
+                with suppress(LogClosed):  # closed when all that goes there is there: this was done before
+                    await self._log.append([dead_letter(record, reason, count) for record, reason in dead])
                 telemetry.dead_letters((record.position, kind_of(reason)) for record, reason in dead)
             if await self._ledger.position(last.partition) != self._positions[last.partition]:
                 self._positions.clear()  # somebody else has gone on; start again from where they are

@@ -26,7 +26,7 @@ from shared.runtime.ports import check_port
 from shared.runtime.processes import announced
 from shared.runtime.settings import Settings, SettingsError
 from shared.runtime.telemetry import setup_logs
-from shared.store.changes import path_of, renew
+from shared.store.changes import newest, renew
 from shared.store.queries import load
 from shared.store.roles import WORKLOADS
 
@@ -65,7 +65,7 @@ def run(settings: Settings) -> None:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     warden = Warden(settings.engine_port, secrets.token_urlsafe(32))
     config.write(home, settings, http_port=settings.engine_port, tcp_port=tcp_port, warden=warden.password)
-    renew(path_of(settings), secrets.randbits(63) << 1)
+    renew(newest(settings), secrets.randbits(63) << 1)
     with _captured_output() as lines:
         log = setup_logs("engine")
         server = Server(home, data)

@@ -59,7 +59,7 @@ async def run(settings: Settings) -> None:
             _observe(progress)
             flushed.set()
 
-        changes = changes_of(settings, log.partitions())
+        changes = changes_of(settings, log.partitions(), log.generation)
         folders: tuple[Folder, ...] = (FragmentFolder(), IdentityFolder())
         workers = [
             Worker(

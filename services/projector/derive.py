@@ -41,6 +41,7 @@ class Report(msgspec.Struct, kw_only=True):
     """What a rebuild found; kept in `rebuilds`, so that one that was killed goes on where it was."""
 
     state: str = "deriving"
+    generation: int = 0
     positions: dict[str, list[int]] = {}
     cursor: Key = START
     total: int = 0

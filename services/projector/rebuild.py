@@ -9,10 +9,9 @@ older copy of the database had been restored, which it is made for.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,8 +24,9 @@ from services.projector.facts import FactReader
 from services.projector.search import Feeder
 from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Corrupt, Rejected, Transient
-from shared.domain.ids import COMMANDS, IDENTITY, partition_of, position_of
+from shared.domain.ids import COMMANDS, IDENTITY, PARTITIONS_MAX, partition_of, position_of
 from shared.domain.replay import Replay
+from shared.runtime.files import held
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import clock_of
 from shared.store.changes import all_changing, changes_of
@@ -69,7 +69,8 @@ async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], 
     try:
         async with the_log(settings, store) as (log, known):
             await LogWatch(log, store, known).start()
-            with _only_one(settings.data / "run"), all_changing(changes_of(settings, log.partitions())):
+            changes = changes_of(settings, log.partitions(), log.generation)
+            with only_rebuild(settings.data / "run"), all_changing(changes):
                 return await Rebuild(store, log.partitions(), clock_of(settings).now_us, tell).run(verify=verify)
     finally:
         await store.close()
@@ -126,11 +127,13 @@ class Rebuild:
             self._epoch, self._saved = newest[0][0], newest[0][1]
             self.report = msgspec.json.decode(newest[0][2], type=Report)
         begun = self.report.state == "deriving" and self.report.cursor != START
-        resumed = begun and self._store.has_table("fragments_rebuild")
         marks = await self._marks()
+        generation = _generation(marks)
+        same = generation == self.report.generation  # else its positions are of other partitions
+        resumed = begun and same and self._store.has_table("fragments_rebuild")
         if not resumed:
             epochs = [mark.epoch for partitions in marks.values() for mark in partitions.values()]
-            self._epoch, self._saved, self.report = max(self._epoch, *epochs, 0) + 1, 0, Report()
+            self._epoch, self._saved, self.report = max(self._epoch, *epochs, 0) + 1, 0, Report(generation=generation)
             self.report.positions = _versions(marks, self._partitions)
             self.report.total = (await self._store.rows(self._queries["facts"]))[0][0]
             await self._save()  # before the shadows: nobody may take empty ones for those of an older rebuild
@@ -305,9 +308,10 @@ class Rebuild:
             raise Corrupt(f"{table}_rebuild has {shadow} keys, {table} {live}: nothing is swapped.")
 
     async def _vouch(self, topic: str, table: str, marks: dict[int, r.Mark]) -> None:
-        """Position rows for every partition, of this epoch: what no worker of the table before it can write."""
+        """Position rows for every partition, of this epoch: what no worker of the table before it can write. Those that
+        a former generation had more stay too, for the generation after this one may have them again."""
         vouched = []
-        for partition in range(self._partitions[topic]):
+        for partition in sorted({*range(self._partitions[topic]), *marks}):
             mark = marks.get(partition, r.BEFORE_THE_FIRST)
             position = position_of(topic, partition, mark.version)
             vouched.append(r.Vouched(position, mark.stamp, self._epoch, mark.record))
@@ -315,7 +319,7 @@ class Rebuild:
 
     async def _marks(self) -> Marks:
         return {
-            topic: (await self._tables.load(topic, range(self._partitions[topic]), [])).positions
+            topic: (await self._tables.load(topic, range(PARTITIONS_MAX), [])).positions
             for topic in (COMMANDS, IDENTITY)
         }
 
@@ -339,6 +343,12 @@ class Rebuild:
         await self._store.command(self._queries[name], **parameters)
 
 
+def _generation(marks: Marks) -> int:
+    """That of the log which the tables were projected from; 0 without any row."""
+    rows = [(topic, partition, mark) for topic, found in marks.items() for partition, mark in found.items()]
+    return max((position_of(topic, partition, mark.version).generation for topic, partition, mark in rows), default=0)
+
+
 def _versions(marks: Marks, partitions: dict[str, int]) -> dict[str, list[int]]:
     return {
         topic: [marks[topic].get(partition, r.BEFORE_THE_FIRST).version for partition in range(partitions[topic])]
@@ -346,13 +356,6 @@ def _versions(marks: Marks, partitions: dict[str, int]) -> dict[str, list[int]]:
     }
 
 
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """A flock: two rebuilds would fill one shadow."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "rebuild.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Rejected("Another rebuild is running here.") from None
-        yield
+def only_rebuild(folder: Path) -> AbstractContextManager[None]:
+    """The lock of rebuilds on this machine: two would fill one shadow, and none lasts longer than its generation."""
+    return held(folder / "rebuild.lock", Rejected("Another rebuild is running here."))

@@ -123,7 +123,7 @@ class Feeder:
                 cursor = keys[-1]
             if len(keys) < CHUNK_FRAGMENTS_MAX:
                 break
-        await self._store.insert_json(self._table, _position_lines(reached))
+        await self._store.insert_json(self._table, position_lines(reached))
         self._fed = reached
         return written
 
@@ -202,7 +202,8 @@ def _line(project: int, fragment: UUID, version: int, person: Person | None) -> 
     return orjson.dumps(row)
 
 
-def _position_lines(reached: dict[str, list[int]]) -> list[bytes]:
+def position_lines(reached: dict[str, list[int]]) -> list[bytes]:
+    """Rows that say how far the table is fed: the versions reached, by topic and partition."""
     return [
         _line(0, position_key(topic, partition), version, None)
         for topic, versions in reached.items()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 import structlog
 
@@ -16,14 +17,14 @@ from services.projector.fold import Batch, Folder
 from services.projector.lookout import Lookout
 from services.projector.progress import Progress, moved
 from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
-from services.projector.shares import Decoded, Key, Shares, affordable, divided, heavy, loaded
+from services.projector.shares import Decoded, Key, Shares, affordable, divided, loaded
 from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
 from services.projector.takeover import Takeover
 from shared.domain.commands import Command, Revive, decode, encode, route
-from shared.domain.errors import BadRecord, Corrupt, Fenced, NewerVersion, Transient
+from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, NewerVersion, Transient
 from shared.domain.ids import DEAD, Position, hash64, position_of
 from shared.log.dead import command_of, dead_letter, kind_of
-from shared.log.port import Entry, Log, Reader, Record
+from shared.log.port import EMPTY, Entry, Log, Reader, Record
 from shared.store.changes import Changes
 from shared.store.timeline import Row
 
@@ -181,14 +182,14 @@ class Worker:
     async def _gather(self) -> list[Record]:
         """At once when idle; else what came while the last flush ran, and for at least the floor between two. Nothing
         more is fetched of a partition whose records wait for their share."""
-        records, waiting = self._leftover, self._waiting
+        records, self._leftover, waiting = self._leftover, [], self._waiting
         most = BATCH_RECORDS_MAX - sum(record.partition not in waiting for record in records)
-        seconds = 0.0 if records else FETCH_SECONDS
-        self._leftover = []
+        seconds, shares = 0.0 if records else FETCH_SECONDS, Shares(records)
         while most > 0:
-            came = await self._fetch(most, seconds, waiting)
+            came = await self._fetch(most, seconds, waiting | shares.over)
             records += came
             most -= len(came)
+            shares.take_all(came)
             if not records:
                 break
             rest = self._flushed_at + FLUSH_SECONDS_MIN - self._monotonic()
@@ -196,9 +197,9 @@ class Worker:
             if rest <= 0 and not busy:
                 break
             seconds = max(rest, 0.005)
-            waiting |= heavy(records)
         self.behind = most <= 0
-        records, self._leftover = divided(records)
+        if shares.over or waiting:
+            records, self._leftover = divided(records)
         return records
 
     async def _fetch(self, most: int, seconds: float, waiting: Collection[int]) -> list[Record]:
@@ -228,6 +229,9 @@ class Worker:
                 continue
             if shares.over and record.partition in shares.over:
                 deferred.append(record)
+                continue
+            if record.value == EMPTY:
+                batch.passed(record, 0)
                 continue
             if self._newer and record.position in self._newer:  # nearly never
                 self._stop(record.partition, f"{NewerVersion().detail} Offset {record.offset}.")
@@ -267,6 +271,8 @@ class Worker:
                 self._newer |= {record.position for record, command in decoded if _revives(command, closed)}
 
     def _decode(self, record: Record) -> Command | None:
+        if record.value == EMPTY:
+            return None
         try:
             return command_of(record, self.read)
         except BadRecord as error:
@@ -330,7 +336,8 @@ class Worker:
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
         entries += [dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
         if entries:
-            await self._log.append(entries)
+            with suppress(LogClosed):  # a topic is closed when all that goes there is there: this was done before
+                await self._log.append(entries)
         failures = [failure_row(record, reason) for record, reason in batch.dead]
         facts = batch.facts._replace(timeline=[*batch.facts.timeline, *failures])
         await self._tables.write_facts(facts)

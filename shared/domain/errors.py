@@ -8,6 +8,7 @@ PersonlogError
 ├── NotYet              wait: the projection has not reached a position
 ├── Transient           retry, a bounded number of times
 │   ├── LogUnavailable      an append's outcome may be unknown
+│   │   └── LogClosed           the generation takes nothing more; look for the next one
 │   └── StoreUnavailable    ClickHouse did not answer
 └── Corrupt             stop: going on would cost data
     ├── BadRecord           a record that cannot be decoded or folded
@@ -73,6 +74,10 @@ class Transient(PersonlogError):
 
 class LogUnavailable(Transient):
     """The log did not acknowledge in time; the outcome is unknown."""
+
+
+class LogClosed(LogUnavailable):
+    """The log is being renewed: this generation of it takes nothing more."""
 
 
 class StoreUnavailable(Transient):

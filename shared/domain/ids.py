@@ -104,6 +104,10 @@ def offset_of(version: int) -> int:
     return version & _OFFSET_MAX
 
 
+def generation_of(version: int) -> int:
+    return version >> OFFSET_BITS
+
+
 def position_of(topic: str, partition: int, version: int) -> Position:
     """The position whose version this is: of a fact, or of a position row."""
     if version == 0:

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import NamedTuple, TypeVar
 from uuid import uuid4
 
-from shared.domain.errors import LogUnavailable, Transient
+from shared.domain.errors import LogClosed, LogUnavailable, Transient
 from shared.domain.ids import GENERATION_FIRST, Position
 from shared.log import frames
 from shared.log.doubts import Doubts
@@ -41,7 +41,12 @@ every 0.6 ms, and an append cost 21 µs of the writer thread instead of 12. Fewe
 CLOSE_SECONDS_MAX = 5.0
 """The writer may hang on a disk or on the lock of a frozen process; what is pending then was never acknowledged."""
 
+LOCK = "write.lock"
+
 T = TypeVar("T")
+
+Outcomes = list[list[Position] | LogUnavailable]
+"""Of the appends of one commit."""
 
 
 class _Pending(NamedTuple):
@@ -67,13 +72,13 @@ class EmbeddedLog:
         clock: Clock | None = None,
         mint: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
-        self._path = path if generation == GENERATION_FIRST else path / f"g{generation}"
+        self._root, self._path = path, frames.folder_of(path, generation)
         self.generation, self._create, self._mint = generation, create, mint
         self._partitions = dict(partitions)
         self._numbers = {topic: number for number, topic in enumerate(sorted(partitions))}
         self._clock = clock or SystemClock()
         self._trouble = Trouble("log")
-        self._doubts = Doubts()
+        self._doubts, self.refused = Doubts(), False
         self._file: tuple[int, int] | None = None
         self._compared: tuple[int, int] | None = None
         self._waiting = Waiting(self._take)
@@ -171,9 +176,19 @@ class EmbeddedLog:
         numbered = (self._numbers[topic], self._partitions[topic])
         return EmbeddedReader(self._path, topic, group, numbered, self.generation)
 
+    async def seal(self, topics: Sequence[str]) -> None:
+        def close() -> None:
+            with self._session() as db, closing(self._turn()) as turn, turn:
+                frames.close_topics(db, topics)
+
+        await asyncio.to_thread(close)
+
+    async def sealed(self, topic: str) -> bool:
+        return topic in await self._look(frames.closed_topics)
+
     async def forget(self, before_us: int) -> int:
-        """Retention: forget whole frames older than that; their number. Of a partition's newest its place stays, for
-        offsets count on from there."""
+        """Retention: forget whole frames older than that, of former generations too; their number. Of a partition's
+        newest its place stays, for offsets count on from there."""
         with frames.failures("it"):
             return await asyncio.to_thread(self._forget, before_us)
 
@@ -191,7 +206,7 @@ class EmbeddedLog:
             self._partitions[topic], self._numbers[topic] = count, number
 
     def _turn(self) -> Flock:
-        return Flock(self._path / "write.lock")
+        return Flock(self._path / LOCK)
 
     async def _look(self, ask: Callable[[sqlite3.Connection], T]) -> T:
         """What the file under the path says; raises LogUnavailable."""
@@ -261,7 +276,7 @@ class EmbeddedLog:
         if self._closing:
             self._groups.put(None)
 
-    def _landed(self, group: list[_Pending], outcome: list[list[Position]] | LogUnavailable) -> None:
+    def _landed(self, group: list[_Pending], outcome: Outcomes | LogUnavailable) -> None:
         if isinstance(outcome, LogUnavailable):
             self._trouble.is_now(outcome.detail)
         elif self._trouble.detail and not full(self._path):  # on a full disk a small commit may fit between others
@@ -280,9 +295,10 @@ class EmbeddedLog:
         db: sqlite3.Connection | None = None
         turn: Flock | None = None
         offsets: dict[int, int] = {}
+        closed: set[str] = set()
         seen, opened = -1, self._file
         while (group := self._groups.get()) is not None:
-            outcome: list[list[Position]] | LogUnavailable
+            outcome: Outcomes | LogUnavailable
             try:
                 turn = turn or self._turn()
                 with turn:
@@ -293,10 +309,11 @@ class EmbeddedLog:
                         db, opened, seen = frames.connect(self._path), self._file, -1
                         self._check_file()
                     version = db.execute("PRAGMA data_version").fetchone()[0]
-                    if version != seen:  # another process has written: the remembered offsets are old
+                    if version != seen:  # another connection has written: what is remembered is old
                         offsets.clear()
+                        closed = frames.closed_topics(db)
                         seen = version
-                    outcome = self._insert(db, group, offsets)
+                    outcome = self._insert(db, group, offsets, closed)
                     self._check_file()  # what was written to a file that is gone would never appear
             except Exception as error:  # noqa: BLE001  # whatever it is: who waits is told, and the next commit is tried
                 _close(db, turn)
@@ -319,11 +336,17 @@ class EmbeddedLog:
         if pending is not None:
             self._pending_bytes -= pending.bytes
 
-    def _insert(self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int]) -> list[list[Position]]:
+    def _insert(
+        self, db: sqlite3.Connection, group: list[_Pending], offsets: dict[int, int], closed: set[str]
+    ) -> Outcomes:
         gathered: dict[int, list[tuple[bytes, bytes]]] = {}
-        positions: list[list[Position]] = []
+        positions: Outcomes = []
         firsts: dict[int, Position] = {}
         for pending in group:
+            if closed and not closed.isdisjoint(entry.topic for entry in pending.entries):
+                self.refused = True
+                positions.append(LogClosed())
+                continue
             mine: list[Position] = []
             for topic, partition, key, value in pending.entries:
                 part = self._part(topic, partition)
@@ -352,18 +375,20 @@ class EmbeddedLog:
     def _forget(self, before_us: int) -> int:
         self._check_file()
         with self._session() as db:
-            with closing(self._turn()) as turn, turn, db:
-                db.execute("BEGIN IMMEDIATE")
-                dropped = db.execute(
-                    "DELETE FROM frames WHERE at < ? AND base < (SELECT max(base) FROM frames newest"
-                    " WHERE newest.part = frames.part)",
-                    (before_us,),
-                ).rowcount
-                dropped += db.execute(
-                    "UPDATE frames SET data = x'', sums = NULL WHERE at < ? AND data != x''", (before_us,)
-                ).rowcount
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            return dropped
+            dropped = _forget_in(self._path, db, before_us)
+        for number in range(GENERATION_FIRST, self.generation):
+            former = frames.folder_of(self._root, number)
+            if frames.file_of(former) is not None:
+                with closing(frames.connect(former)) as db:
+                    dropped += _forget_in(former, db, before_us)
+        return dropped
+
+
+def _forget_in(path: Path, db: sqlite3.Connection, before_us: int) -> int:
+    with closing(Flock(path / LOCK)) as turn, turn, db:
+        dropped = frames.forget(db, before_us)
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return dropped
 
 
 def _close(*parts: sqlite3.Connection | Flock | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from shared.domain.errors import LogMismatch
 from shared.domain.ids import Position, hash64
 from shared.log.identity import Evidence, compare
 from shared.log.port import Log
@@ -32,10 +31,10 @@ async def evidence(
 
 
 async def check(log: Log, topic: str, tables: Mapping[int, Standing], starts: Sequence[Position]) -> None:
-    """Raise LogMismatch when the log is not the one that these positions are of."""
+    """Raise LogMismatch when the log is not the one that these positions are of, Superseded when it was renewed."""
     mismatch = compare(None, None, await evidence(log, topic, tables, starts))
     if mismatch is not None:
-        raise LogMismatch(mismatch.line)
+        raise mismatch.error
 
 
 async def _whole(log: Log, one: Evidence) -> Evidence:

@@ -17,6 +17,7 @@ from pathlib import Path
 from zlib import crc32
 
 from shared.domain.errors import Corrupt, LogUnavailable
+from shared.domain.ids import GENERATION_FIRST
 
 SYNC_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "busy_timeout=5000")
 
@@ -28,7 +29,7 @@ CREATE TABLE IF NOT EXISTS frames (
 );
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-"""`meta` has the log's `id`."""
+"""`meta` has the log's `id`, and a row for each topic that is closed."""
 
 WITH_SUMS = "ALTER TABLE frames ADD COLUMN sums BLOB"
 """For a file of before there were any; its frames have NULL there."""
@@ -75,9 +76,41 @@ def identity_of(db: sqlite3.Connection) -> tuple[str, dict[str, tuple[int, int]]
     return found[0] if found else "", {name: (number, count) for name, number, count in topics}
 
 
+CLOSED = "closed "
+"""Before a topic's name in `meta`."""
+
+
+def close_topics(db: sqlite3.Connection, topics: Iterable[str]) -> None:
+    db.executemany("INSERT OR IGNORE INTO meta VALUES (?, '')", [(CLOSED + topic,) for topic in topics])
+
+
+def closed_topics(db: sqlite3.Connection) -> set[str]:
+    """Topics that take nothing more."""
+    rows = db.execute("SELECT name FROM meta WHERE name LIKE ?", (f"{CLOSED}%",))
+    return {name.removeprefix(CLOSED) for (name,) in rows}
+
+
 def next_offset(db: sqlite3.Connection, part: int) -> int:
     row = db.execute("SELECT base + count FROM frames WHERE part = ? ORDER BY base DESC LIMIT 1", (part,)).fetchone()
     return int(row[0]) if row else 0
+
+
+def folder_of(root: Path, generation: int) -> Path:
+    """Where the file of a generation lies."""
+    return root if generation == GENERATION_FIRST else root / f"g{generation}"
+
+
+def forget(db: sqlite3.Connection, before_us: int) -> int:
+    """Drop frames older than that; their number. Of a partition's newest its place stays, without its records."""
+    db.execute("BEGIN IMMEDIATE")
+    dropped = db.execute(
+        "DELETE FROM frames WHERE at < ? AND base < (SELECT max(base) FROM frames newest"
+        " WHERE newest.part = frames.part)",
+        (before_us,),
+    ).rowcount
+    emptied = "UPDATE frames SET data = x'', sums = NULL WHERE at < ? AND data != x''"
+    dropped += db.execute(emptied, (before_us,)).rowcount
+    return int(dropped)
 
 
 @contextmanager

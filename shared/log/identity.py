@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from shared.domain.errors import Corrupt, LogMismatch, Superseded
 from shared.domain.ids import TOPIC_LETTERS, Position
 
 TOPICS = tuple(TOPIC_LETTERS)
@@ -59,7 +60,7 @@ class Evidence(NamedTuple):
         return self.position.offset if self.position.generation == self.head.generation else -1
 
 
-Kind = Literal["removed", "another", "partitions", "older", "passed"]
+Kind = Literal["removed", "another", "partitions", "ended", "behind", "older", "passed"]
 
 
 class Mismatch(NamedTuple):
@@ -68,12 +69,17 @@ class Mismatch(NamedTuple):
     kind: Kind
     line: str
 
+    @property
+    def error(self) -> Corrupt:
+        """What ends a process that meets it. A renewal ends by itself, or is run again: starting again helps."""
+        return Superseded(self.line) if self.kind == "ended" else LogMismatch(self.line)
+
 
 def compare(known: Generation | None, actual: LogIdentity | None, evidence: Sequence[Evidence]) -> Mismatch | None:
     """The first thing in which the log is not the one of the tables; None when it is. What is None is not compared: a
     store that knows no log yet takes on one that has all that its tables hold."""
     mismatch = _identities(known.identity, actual) if known is not None and actual is not None else None
-    for judge in (_older, _passed):
+    for judge in (_generations, _older, _passed):
         for one in evidence:
             mismatch = mismatch or judge(one)
     return mismatch
@@ -97,11 +103,21 @@ def _identities(known: LogIdentity, actual: LogIdentity) -> Mismatch | None:
     return None
 
 
+def _generations(one: Evidence) -> Mismatch | None:
+    """Every partition of a generation has a position row before its first record, or a later one."""
+    tables, log = one.position.generation, one.head.generation
+    if tables > log:
+        line = f"Generation {log} of the log has ended: it is being renewed, or `personlog log renew` must go on."
+        return Mismatch("ended", line)
+    if tables < log:
+        what = f"The tables are of generation {tables} in {one.head.topic}/{one.head.partition}, the log is of {log}"
+        return Mismatch("behind", f"{what}: {REMEDY}.")
+    return None
+
+
 def _older(one: Evidence) -> Mismatch | None:
     topic, partition = one.position[:2]
-    if one.position.generation > one.head.generation:
-        what = f"The tables are of generation {one.position.generation}, the log of {one.head.generation}"
-    elif one.offset > one.head.offset:
+    if one.offset > one.head.offset:
         what = f"The log's {topic}/{partition} ends at {one.head.offset}, and the tables hold it up to {one.offset}"
     elif one.record and one.found is not None and one.found != one.record:
         what = f"The log's {topic}/{partition} has another record at {one.offset} than the tables hold"

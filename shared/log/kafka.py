@@ -11,16 +11,18 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
+    MessageSizeTooLargeError,
     OffsetOutOfRangeError,
     TopicAlreadyExistsError,
 )
 
-from shared.domain.errors import LogUnavailable
+from shared.domain.errors import LogClosed, LogUnavailable
 from shared.domain.ids import GENERATION_FIRST, Position
 from shared.log.doubts import Doubts
 from shared.log.identity import LogIdentity
 from shared.log.kafka_identity import IdentityRequest, identity_in
 from shared.log.kafka_reader import CALL_SECONDS_MAX, KafkaReader, answering, record_of, stop
+from shared.log.kafka_seal import is_sealed, seal
 from shared.log.lanes import BATCH_BYTES_MAX, Lanes
 from shared.log.port import HEADS_SECONDS_MAX, RETENTION_SECONDS, Entry, Record
 from shared.log.waiting import Appended
@@ -53,6 +55,7 @@ class KafkaLog:
         self._bootstrap, self._wanted, self._replication = bootstrap.split(","), dict(partitions), replication
         self._partitions = dict(partitions)
         self._doubts = Doubts()
+        self.refused = False
         self._node: int | None = None
         self._identity: LogIdentity | None = None
         self._compared: LogIdentity | None = None
@@ -162,6 +165,18 @@ class KafkaLog:
         if self._doubts.trust(doubts):
             self._identity = self._compared
 
+    async def seal(self, topics: Sequence[str]) -> None:
+        counts = {self._name(topic): self._partitions[topic] for topic in topics}
+        with answering():
+            producer = await self._new_producer()  # the other one ends when an append of its own is refused
+        try:
+            await seal(self._bootstrap, producer, counts)
+        finally:
+            await stop(producer)
+
+    async def sealed(self, topic: str) -> bool:
+        return await is_sealed(self._bootstrap, self._name(topic))
+
     def reader(self, topic: str, group: str) -> KafkaReader:
         return KafkaReader(self._bootstrap, (topic, self._name(topic)), group, self._instance, self.generation)
 
@@ -188,6 +203,9 @@ class KafkaLog:
             base = (await sent).offset
         except (KafkaError, OSError) as error:
             await self._renew(producer, error)
+            if isinstance(error, MessageSizeTooLargeError) and await is_sealed(self._bootstrap, self._name(topic)):
+                self.refused = True
+                raise LogClosed from error
             raise LogUnavailable(f"Kafka did not take the batch: {type(error).__name__}") from error
         if base < 0:
             raise LogUnavailable("Kafka knows the batch, but no longer its offset.")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from shared.domain.errors import Corrupt, LogUnavailable
+from shared.domain.errors import Corrupt, LogClosed, LogUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST, IDENTITY, Position
 from shared.log.doubts import Doubts
 from shared.log.identity import LogIdentity
@@ -28,6 +28,8 @@ class MemoryLog:
         """`name` is the id by which the log is known."""
         self.generation = generation
         self._doubts = Doubts()
+        self._sealed: set[str] = set()
+        self.refused = False
         self._lies: list[Any] = [name, 0]
         """Shared by all who hold the log: its id, and how often another one came to lie in its place."""
         self._trusted: tuple[Any, ...] = tuple(self._lies)
@@ -80,6 +82,9 @@ class MemoryLog:
 
     def _append(self, entries: Sequence[Entry]) -> list[Position]:
         self._check()
+        if not self._sealed.isdisjoint(entry.topic for entry in entries):
+            self.refused = True
+            raise LogClosed
         positions = []
         for topic, partition, key, value in entries:
             records = self._records[topic, partition]
@@ -112,6 +117,12 @@ class MemoryLog:
     async def identity(self) -> LogIdentity:
         self._compared = tuple(self._lies)
         return LogIdentity(id=str(self._lies[0]), partitions=dict(self._partitions))
+
+    async def seal(self, topics: Sequence[str]) -> None:
+        self._sealed.update(topics)
+
+    async def sealed(self, topic: str) -> bool:
+        return topic in self._sealed
 
     def _heads(self, topic: str) -> list[Position]:
         return [

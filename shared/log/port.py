@@ -25,6 +25,9 @@ PENDING_BYTES_MAX = 64_000_000
 RECORD_BYTES_MAX = 1_000_000
 """One record's value, as Kafka's default message limit has it; the API keeps a command below."""
 
+EMPTY = b""
+"""The value of a record that changes nothing: a renewal tries with it whether a topic still takes any."""
+
 RETENTION_SECONDS = 14 * 86_400
 """The log forgets by retention: with one day of segment it stays inside the month of GDPR Art. 12(3)."""
 
@@ -95,6 +98,9 @@ class Log(Protocol):
 
     generation: int
 
+    refused: bool
+    """Whether an append of this object was refused because its topic is closed."""
+
     async def start(self) -> None:
         """Connect; create the topics that are missing, unless the log was made for a store that knows it already.
         Raises Transient when the log is away."""
@@ -145,6 +151,13 @@ class Log(Protocol):
 
     def trust(self, doubts: int) -> None:
         """Go on acknowledging: this is the right log, as was found since there were so many doubts."""
+
+    async def seal(self, topics: Sequence[str]) -> None:
+        """Have these topics take nothing more, for ever: from the return on their heads are final, and appends raise
+        LogClosed. What a renewal needs; harmless when done twice. Raises LogUnavailable."""
+
+    async def sealed(self, topic: str) -> bool:
+        """Whether a topic is closed. Raises LogUnavailable."""
 
     def reader(self, topic: str, group: str) -> Reader:
         """A new member of `group`, not started."""

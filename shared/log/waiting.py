@@ -35,7 +35,7 @@ class Waiting:
         if future.done():
             return
         if isinstance(outcome, LogUnavailable):
-            future.set_exception(LogUnavailable(outcome.detail))  # each has a traceback of its own
+            future.set_exception(type(outcome)(outcome.detail))  # each has a traceback of its own
         else:
             future.set_result(outcome)
 

@@ -9,6 +9,9 @@ Writers announce the positions that their INSERT vouches for as well. A reader t
 that somebody writes who marks nothing, and keeps no row of that partition. When the INSERT has landed they confirm
 them, so that who waits for a position need not ask the store. An engine that starts renews the whole, in place: its
 tables may be an older copy.
+
+Each generation of the log has a file of its own, for where a slot lies depends on the partition counts. When one has
+ended, everything changes in its file for ever: who still looks there keeps nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer
+from shared.domain.ids import COMMANDS, GENERATION_FIRST, GENERATIONS_MAX, IDENTITY, partition_of_integer
 from shared.runtime.settings import Settings, SettingsError
 
 SLOTS = 4_096
@@ -103,17 +106,35 @@ class Changes:
         self._values[_EVERYTHING] = value + 2 & (1 << 64) - 1
 
 
-def changes_of(settings: Settings, partitions: Mapping[str, int]) -> Changes | None:
-    """None when the engine is not ours: then who writes may run on any machine."""
-    return Changes(path_of(settings), partitions) if settings.embedded else None
+def changes_of(
+    settings: Settings, partitions: Mapping[str, int], generation: int = GENERATION_FIRST
+) -> Changes | None:
+    """Those of a generation of the log. None when the engine is not ours: then who writes may run on any machine."""
+    return Changes(path_of(settings, generation), partitions) if settings.embedded else None
 
 
-def path_of(settings: Settings) -> Path:
-    return settings.data / "run" / "changes"
+def path_of(settings: Settings, generation: int = GENERATION_FIRST) -> Path:
+    name = "changes" if generation == GENERATION_FIRST else f"changes.g{generation}"
+    return settings.data / "run" / name
 
 
-def renew(path: Path, value: int) -> None:
-    """Nothing that was kept or confirmed holds any longer; `value` was never used before, and is even."""
+def newest(settings: Settings) -> Path:
+    """The file of the last generation that has one."""
+    there = (number for number in range(GENERATIONS_MAX, 0, -1) if path_of(settings, number).exists())
+    return path_of(settings, next(there, GENERATION_FIRST))
+
+
+def supersede(settings: Settings, partitions: Mapping[str, int], generation: int) -> None:
+    """Begin the file of a generation: nobody keeps anything by those of earlier ones from now on."""
+    if changes_of(settings, partitions, generation) is None:
+        return
+    for number in range(GENERATION_FIRST, generation):
+        renew(path_of(settings, number), secrets.randbits(63) << 1, ended=True)
+
+
+def renew(path: Path, value: int, *, ended: bool = False) -> None:
+    """Nothing that was kept or confirmed holds any longer, and when it has `ended` nothing will; `value` was never used
+    before, and is even."""
     if not path.exists():
         return
     with path.open("r+b") as file:
@@ -122,7 +143,7 @@ def renew(path: Path, value: int) -> None:
         values[_EVERYTHING] = value | 1
         for at in range(_FIRST, _FIRST + 3 * values[_PARTS]):
             values[at] = 0
-        values[_EVERYTHING] = value
+        values[_EVERYTHING] = value | ended
 
 
 def _allocate(file: int, size: int, path: Path) -> None:

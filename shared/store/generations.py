@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from shared.domain.errors import LogMismatch
-from shared.domain.ids import TOPIC_LETTERS, position_key, position_of
+from shared.domain.generations import Generations
+from shared.domain.ids import TOPIC_LETTERS, Position, position_key, position_of
 from shared.log.evidence import Standing, evidence
 from shared.log.identity import TOPICS, Evidence, Generation, LogIdentity, Mismatch, compare
 from shared.log.port import Log
@@ -36,6 +36,12 @@ async def current(store: Store) -> Generation | None:
     """The generation that the tables belong to: the newest open one. Raises Transient."""
     found = [one for one in await generations(store) if one.state == "open"]
     return found[-1] if found else None
+
+
+async def counted(store: Store, log: Log) -> Generations:
+    """The partition counts of the log's generation and of those before it. Raises Transient."""
+    former = {one.number: one.partitions for one in await generations(store) if one.number < log.generation}
+    return Generations(former | {log.generation: log.partitions()})
 
 
 async def write(store: Store, generation: Generation, now_us: int) -> None:
@@ -72,17 +78,18 @@ async def compared(log: Log, store: Store, known: Generation | None) -> Mismatch
     tables = await positions(store)
     found: list[Evidence] = []
     for topic in TOPICS:
-        nothing = {start.partition: Standing(start._replace(offset=-1), 0) for start in starts[topic]}
+        nothing = {start.partition: Standing(Position(topic, start.partition, -1), 0) for start in starts[topic]}
         found += await evidence(log, topic, nothing | tables[topic], starts[topic])
     return compare(known, identity, found)
 
 
 async def take_on(log: Log, store: Store, now_us: int) -> Generation:
-    """The generation of the started log, written down when the store knows none. Raises LogMismatch, and Transient."""
+    """The generation of the started log, written down when the store knows none. Raises LogMismatch, Superseded and
+    Transient."""
     known = await current(store)
     mismatch = await compared(log, store, known)
     if mismatch is not None:
-        raise LogMismatch(mismatch.line)
+        raise mismatch.error
     if known is None:
         known = Generation(number=log.generation, identity=await log.identity())
         await write(store, known, now_us)

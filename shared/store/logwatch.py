@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import stamina
 import structlog
 
-from shared.domain.errors import LogMismatch, LogUnavailable, Superseded, Transient
+from shared.domain.errors import LogUnavailable, Superseded, Transient
 from shared.log.connect import connect_log
 from shared.log.identity import TOPICS, Generation, Mismatch, compare
 from shared.log.port import Log
@@ -23,7 +23,7 @@ from shared.store.generations import compared, current, take_on
 
 LOOK_SECONDS = 2.0
 """Between two looks at the log alone: what it is known by, and whether it has become shorter. On Kafka four requests;
-the tables are asked only when something is odd."""
+the tables are only asked which generation is open, unless something is odd."""
 
 START_SECONDS_MAX = 60.0
 """A broker may be started with us."""
@@ -82,14 +82,15 @@ class LogWatch:
         """Look at the log; at the tables too when something is odd. Raises Transient when either does not answer, and
         Superseded when the tables belong to a later generation."""
         async with self._looking:
+            newest = await current(self._store)
+            if newest is not None and newest.number != self._log.generation:
+                raise Superseded
             if self.mismatch is None and self._log.doubts == self._settled and not self._away:
                 if await self._same():
                     return None
                 self._log.doubt()
             doubts = self._log.doubts
-            self._known = await current(self._store)
-            if self._known is not None and self._known.number != self._log.generation:
-                raise Superseded
+            self._known = newest
             mismatch = await compared(self._log, self._store, self._known)
             if mismatch is None:
                 self._log.trust(doubts)
@@ -104,7 +105,7 @@ class LogWatch:
         self._log.doubt()
         mismatch = await self.look()
         if mismatch is not None:
-            raise LogMismatch(mismatch.line)
+            raise mismatch.error
 
     async def follow(self) -> None:
         """Look until cancelled, and come to know that the right log is back. Raises Superseded."""
@@ -118,7 +119,7 @@ class LogWatch:
             await self._pause()
             mismatch = await self._calmly()
             if mismatch is not None:
-                raise LogMismatch(mismatch.line)
+                raise mismatch.error
 
     async def _calmly(self) -> Mismatch | None:
         try:

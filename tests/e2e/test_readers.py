@@ -14,6 +14,8 @@ import pytest
 from tests.support.processes import TOKEN, Stack, running, wait_for
 from tests.support.stacks import make_projects
 
+pytestmark = pytest.mark.alone
+
 PERSONS, BATCH = 6_000, 1_000
 CROWD, ROUNDS = 48, 6
 """Lists at once of one project, more than may wait; and how often each is asked for."""

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.processes import ROOT, Stack, wait_for
 
+pytestmark = pytest.mark.alone
+
 OLDER = """
 import sys
 from services.cli import main

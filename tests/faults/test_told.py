@@ -23,6 +23,8 @@ from shared.log.port import Record
 from tests.support.disks import fill, mounted
 from tests.support.processes import ROOT, Stack, running, wait_for
 
+pytestmark = pytest.mark.fault
+
 SECONDS_MAX = 240.0
 DISK_BYTES = 400 * 1_048_576
 ODD = "a b?c#d%20e'f\"g&h<i>ü$(x){{log}};=,:z"

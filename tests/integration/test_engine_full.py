@@ -27,6 +27,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
 
 
+@pytest.mark.fault
 async def test_a_full_disk_hides_no_row_and_takes_none(disk: Path) -> None:
     engine = EngineProcess(disk / "data").start()
     store = await Store.connect(engine.url("default"))

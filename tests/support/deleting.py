@@ -19,8 +19,9 @@ from services.projector import rows as r
 from services.projector.memory import MemoryTables
 from shared.domain.commands import Cancel, Request, decode
 from shared.domain.deletion import DeletionRequest, State, load
-from shared.domain.errors import StoreUnavailable, Transient
-from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position, position_key
+from shared.domain.errors import StoreUnavailable, Superseded, Transient
+from shared.domain.ids import COMMANDS, DELETIONS, GENERATION_FIRST, IDENTITY, Position, position_key
+from shared.log.identity import Generation, LogIdentity
 from shared.log.memory import MemoryLog
 from shared.store.timeline import Row
 from tests.support.gates import PARTITIONS, Gate
@@ -37,8 +38,16 @@ class MemoryLedger:
 
     def __init__(self) -> None:
         self.documents: dict[UUID, bytes] = {}
-        self.taken = 0
+        self.position = Position(DELETIONS, 0, -1)
+        self.generations: list[Generation] = [
+            Generation(number=GENERATION_FIRST, identity=LogIdentity(id="memory", partitions=PARTITIONS))
+        ]
         self.lock = asyncio.Lock()
+
+    @property
+    def generation(self) -> Generation:
+        """That which a process takes that starts now."""
+        return [one for one in self.generations if one.state == "open"][-1]
 
     def all(self) -> list[DeletionRequest]:
         return [load(request, document) for request, document in self.documents.items()]
@@ -48,16 +57,19 @@ class MemoryLedger:
             self.documents[request.id] = request.document(None)
 
     def take(self, log: MemoryLog) -> None:
-        """Everything new of the topic."""
-        records = log.records(DELETIONS)[self.taken :]
+        """Everything new of the topic. Raises Superseded when it is that of a generation that has ended."""
+        if self.position.generation != log.generation:
+            raise Superseded
+        records = log.records(DELETIONS)[self.position.next :]
         commands = [decode(record.value) for record in records]
         known = {request.id: request for request in self.all()}
         self.keep(decide([one for one in commands if isinstance(one, Request | Cancel)], known))
-        self.taken += len(records)
+        self.position = records[-1].position if records else self.position
 
     def copy(self) -> MemoryLedger:
         made = MemoryLedger()
-        made.documents, made.taken, made.lock = dict(self.documents), self.taken, self.lock
+        made.documents, made.position, made.lock = dict(self.documents), self.position, self.lock
+        made.generations = list(self.generations)
         return made
 
 
@@ -172,7 +184,8 @@ def sweep(ledger: MemoryLedger, tables: MemoryTables) -> set[tuple[Any, ...]]:
     for project in (1, 2):
         requests = [one for one in ledger.all() if one.state == "pending" and one.project == project]
         marks = [mark for one in requests for mark in tombstones(tables, project, one.members)]
-        marks = [mark for mark in marks if mark.topic != "person.deleted" or mark.version <= _identity(tables, project)]
+        reached = _identity(tables, project % ledger.generation.partitions[IDENTITY])
+        marks = [mark for mark in marks if mark.topic != "person.deleted" or mark.version <= reached]
         state = tables.state[COMMANDS]
         erased = {key: row[8] for (owner, key), row in state.items() if owner == project}
         cancelling = [one for one in ledger.all() if one.state == "cancelling"]
@@ -194,9 +207,8 @@ def sweep(ledger: MemoryLedger, tables: MemoryTables) -> set[tuple[Any, ...]]:
     return gone
 
 
-def _identity(tables: MemoryTables, project: int) -> int:
+def _identity(tables: MemoryTables, partition: int) -> int:
     """How far the identity of a project is: a run waits for the projector, so that a fact has its state."""
-    partition = project % PARTITIONS[IDENTITY]
     row = tables.state[IDENTITY].get((0, position_key(IDENTITY, partition)))
     return row[2] if row else 0
 

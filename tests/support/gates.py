@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+from services.projector import fold, shares, tables, worker
 from services.projector.memory import MemoryTables
 from services.projector.rows import Vouched
 from services.projector.tables import Closed, Facts, Loaded
+from shared.domain import operations
 from shared.domain.errors import LogUnavailable, StoreUnavailable
 from shared.domain.fragment import Fragment
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
@@ -21,6 +24,7 @@ from shared.log.port import Entry, Record
 from tests.support.invariants import Expected
 
 PARTITIONS = {COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1}
+"""Of the first generation."""
 
 FAIL, AMBIGUOUS, YIELD = 0.05, 0.05, 0.35
 """Chances at one await."""
@@ -129,7 +133,7 @@ class GatedReader(MemoryReader):
         super().__init__(log, topic, "simulated")
         self.gate = gate
         self.forgetful = False
-        self.assign(frozenset(range(PARTITIONS[topic])))
+        self.assign(frozenset(range(log.partitions()[topic])))
 
     async def start(self) -> None: ...
 
@@ -146,3 +150,25 @@ class GatedReader(MemoryReader):
             self._next.clear()
             self.gate.counts["forgotten"] += 1
         return await super().fetch(records_max=records_max, wait_seconds=wait_seconds, without=without)
+
+
+@contextmanager
+def limits(seed: int) -> Iterator[None]:
+    """Every third episode has bounds so small that caches are trimmed and batches cut, every fifth such that records
+    are heavy and rows large, every other one such that fragments are full; else they are the real ones."""
+    small: list[tuple[Any, str, int]] = []
+    if seed % 3 == 0:
+        small += [(fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
+    if seed % 5 == 0:
+        small += [(shares, "SHARE_BYTES", 300), (shares, "RECORD_BYTES_USUAL", 200), (shares, "ROWS_BYTES", 1)]
+        small += [(tables, "LOAD_ROW_BYTES_MAX", 30), (fold, "CACHE_BYTES_MAX", 300)]
+    if seed % 2 == 0:
+        small += [(operations, "FRAGMENT_BYTES_MAX", 14), (operations, "FRAGMENT_NAMES_MAX", 2)]
+    kept = [(module, name, getattr(module, name)) for module, name, _ in small]
+    for module, name, bound in small:
+        setattr(module, name, bound)
+    try:
+        yield
+    finally:
+        for module, name, bound in kept:
+            setattr(module, name, bound)

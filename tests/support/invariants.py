@@ -15,7 +15,7 @@ from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
 from shared.domain.fragment import Fragment, FragmentChanged, FragmentEvent, FragmentPurged, Outcome
 from shared.domain.identity import Membership, handle
-from shared.domain.ids import COMMANDS, IDENTITY, Position, partition_of, version_of
+from shared.domain.ids import COMMANDS, IDENTITY, Position, partition_of, position_of, version_of
 from shared.domain.purged import Cut, cuts_of, without
 from shared.domain.replay import Replay
 from shared.log.memory import MemoryLog
@@ -31,10 +31,11 @@ UNTOUCHED = (Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED)
 class Expected:
     """One pass of the domain's folds over the log, record by record: what every table must come to hold."""
 
-    def __init__(self, log: MemoryLog) -> None:
-        self._log = log
+    def __init__(self, logs: Sequence[MemoryLog]) -> None:
+        """`logs` are the generations so far; others may come."""
+        self._logs = logs
         self.right: dict[tuple[str, int], list[Record]] | None = None
-        """The right log's records, while another one lies in its place."""
+        """The right log's records, while another one lies in its place, which happens in the first generation only."""
         self.fragments: dict[UUID, Fragment] = {}
         self.memberships: dict[UUID, Membership] = {}
         self.timeline: dict[tuple[int, UUID, int, str], Row] = {}
@@ -44,8 +45,8 @@ class Expected:
         self.erasures: list[Erase] = []
         self.swept: set[tuple[Any, ...]] = set()
         """Keys of rows that a window has erased, behind the table's name."""
-        self._folded: dict[tuple[str, int], list[tuple[list[Any], list[tuple[int, UUID]]]]] = {}
-        self._verified: dict[tuple[str, int], int] = {}
+        self._folded: dict[tuple[int, str, int], list[tuple[list[Any], list[tuple[int, UUID]]]]] = {}
+        self._verified: dict[tuple[int, str, int], int] = {}
 
     def forget(self) -> None:
         """The tables are others now: everything is to be verified again."""
@@ -54,11 +55,13 @@ class Expected:
     def visible(self, tables: MemoryTables, topic: str, positions: Sequence[Position]) -> None:
         """I3: these positions are visible now, so all that their records did must be."""
         for position in positions:
-            key = (topic, position.partition)
+            key = (position.generation, topic, position.partition)
             done = self._folded.setdefault(key, [])
-            records = (self.right or self._log._records)[topic, position.partition]
-            while len(done) <= position.offset:
-                done.append(self._fold(records[len(done)]))
+            for former in self._logs[: position.generation - 1]:  # a partition takes over from several of those
+                for (other, partition), records in self._records(former).items():
+                    self._catch_up((former.generation, other, partition), records)
+            records = self._records(self._logs[position.generation - 1])[topic, position.partition]
+            self._catch_up(key, records[: position.offset + 1])
             for offset in range(self._verified.get(key, 0), position.offset + 1):
                 facts, touched = done[offset]
                 for fact in facts:
@@ -66,18 +69,25 @@ class Expected:
                     assert written, f"I3: {position} is visible, and the fact {fact} is not"
                 for one in touched:
                     row = tables.state[topic].get(one)
-                    assert row and row[2] >= version_of(offset), (
+                    assert row and row[2] >= version_of(offset, position.generation), (
                         f"I3: {position} is visible, and the state {one} is not"
                     )
             self._verified[key] = max(self._verified.get(key, 0), position.offset + 1)
 
     def finish(self) -> None:
         """Fold what is left."""
-        for (topic, partition), records in self._log._records.items():
-            if topic in (COMMANDS, IDENTITY):
-                done = self._folded.setdefault((topic, partition), [])
-                while len(done) < len(records):
-                    done.append(self._fold(records[len(done)]))
+        for log in self._logs:
+            for (topic, partition), records in log._records.items():
+                self._catch_up((log.generation, topic, partition), records)
+
+    def _records(self, log: MemoryLog) -> dict[tuple[str, int], list[Record]]:
+        """What lies there, or would."""
+        return log._records if self.right is None else self.right
+
+    def _catch_up(self, key: tuple[int, str, int], records: Sequence[Record]) -> None:
+        done = self._folded.setdefault(key, [])
+        while key[1] in (COMMANDS, IDENTITY) and len(done) < len(records):
+            done.append(self._fold(records[len(done)]))
 
     def _fold(self, record: Record) -> tuple[list[Any], list[tuple[int, UUID]]]:
         """(keys of its facts, keys of the rows that it wrote)."""
@@ -125,8 +135,9 @@ class Expected:
         return key
 
 
-def check_episode(log: MemoryLog, tables: MemoryTables, expected: Expected) -> None:
+def check_episode(logs: Sequence[MemoryLog], tables: MemoryTables, expected: Expected) -> None:
     """Everything that must hold once all is projected."""
+    log = logs[-1]
     expected.finish()
     state = {topic: {key: row for key, row in rows.items() if key[0]} for topic, rows in tables.state.items()}
     fragments = {(one.project, one.id): r.fragment_row(one) for one in expected.fragments.values() if one.version}
@@ -138,7 +149,7 @@ def check_episode(log: MemoryLog, tables: MemoryTables, expected: Expected) -> N
         assert told == due, f"I4: exactly one outcome of every record, in {table}"
     assert tables.numbers == expected.numbers, "I4: numbers"
     assert tables.blocks == expected.blocks, "I4: blocks of recordings"
-    check_oracle(log, state)
+    check_oracle(logs, state)
     _check_ghosts(state)
     _check_erasures(expected, tables, state)
     for when, timeline in (("", tables.timeline), (", after the purged values left it", swept(tables.timeline))):
@@ -194,13 +205,14 @@ def rebuilt(tables: MemoryTables, partitions: dict[str, int]) -> None:
             if row is not None:
                 fresh[key] = row
         tables.epochs[topic] += 1
-        for partition, version in enumerate(limits[topic]):
-            offset = version - version_of(0) if version else -1
+        for partition in sorted({*range(partitions[topic]), *marks[topic]}):
+            version = marks[topic].get(partition, 0)
             held = next(
                 (row for (project, key), row in rows.items() if not project and key.int >> 64 == partition), None
             )
-            position = Position(topic, partition, offset)
-            row = r.position_row(position, r.mark_of(topic, held).stamp if held else 0, tables.epochs[topic])
+            position = position_of(topic, partition, version)
+            mark = r.mark_of(topic, held) if held else r.BEFORE_THE_FIRST
+            row = r.position_row(position, mark.stamp, tables.epochs[topic], mark.record)
             fresh[row[0], row[1]] = row
         tables.state[topic] = fresh
     assert (report.differences, report.corrupt) == (0, 0), f"I9, in a running store: {report.named}"
@@ -236,16 +248,16 @@ def _limits(log: MemoryLog) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {COMMANDS: [], IDENTITY: []}
     for (topic, _), records in log._records.items():
         if topic in found:
-            found[topic].append(version_of(len(records)))
+            found[topic].append(version_of(len(records), log.generation))
     return found
 
 
-def check_oracle(log: MemoryLog, state: dict[str, dict[tuple[int, UUID], Row]]) -> None:
+def check_oracle(logs: Sequence[MemoryLog], state: dict[str, dict[tuple[int, UUID], Row]]) -> None:
     """Against the model written again from the contract's text, project by project."""
     oracles: dict[int, Oracle] = {}
     seen: set[tuple[UUID, int]] = set()
     for topic in (IDENTITY, COMMANDS):
-        for record in log.records(topic):
+        for record in [one for log in logs for one in log.records(topic)]:
             try:
                 command: Any = decode(record.value)
             except BadRecord:

@@ -9,30 +9,29 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import reduce
 from operator import or_
 from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
-from services.projector import fold, shares, tables, worker
 from services.projector import rows as r
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
 from services.projector.tables import Loaded
 from services.projector.worker import Worker
-from shared.domain import operations
 from shared.domain.commands import Cancel, Command, Merge, Purge, Reader, Request, decode, encode, route
-from shared.domain.errors import Fenced, LogMismatch, LogUnavailable
+from shared.domain.errors import Fenced, LogClosed, LogMismatch, LogUnavailable, Superseded
 from shared.domain.ids import COMMANDS, DELETIONS
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from tests.support.deleting import MemoryLedger, SimulatedDeleter, check_cancels, sweep
 from tests.support.door import let_in
-from tests.support.episodes import TOPICS, Episode, Step, episode
-from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables
+from tests.support.episodes import TOPICS, Episode, Step, episode, shrink
+from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables, limits
 from tests.support.invariants import Expected, check_episode, rebuilt
+from tests.support.renewing import Renewals, Renewing, judge
 from tests.support.swapping import looked, put_back, swap
 from tests.support.virtual import VirtualLoop
 
@@ -42,8 +41,6 @@ WORKERS_MAX = 6
 
 TURNS_MAX = 20_000
 """Waits until everything must have been projected: hundreds of times what it takes."""
-
-SHRINK_RUNS_MAX = 400
 
 FORGETFUL, UPGRADED = 5, 4
 """Every so many episodes the readers of the end forget once where to go on, and some workers before it are of a version
@@ -77,30 +74,42 @@ class Deleting(NamedTuple):
     task: asyncio.Task[None]
 
 
-class Simulation:
+class Simulation(Renewals):
     """One episode being run."""
 
     def __init__(self, seed: int, counts: Counter[str]) -> None:
         self.decide = random.Random(seed ^ 0x5EED)
         self.forgetful, self.upgraded = seed % FORGETFUL == 0, seed % UPGRADED == 3
         self.counts = counts
-        self.log, self.tables = MemoryLog(PARTITIONS), MemoryTables()
-        self.expected = Expected(self.log)
+        self.logs = [MemoryLog(PARTITIONS)]
+        """The generations of the log. Nothing takes one back, whatever copy of the database is restored."""
+        self.api = 1
+        """The generation that the API appends to."""
+        self.tables = MemoryTables()
+        self.expected = Expected(self.logs)
         self.members: list[Member] = []
         self.looked: dict[UUID, Merge | None] = {}
         self.deleters: list[Deleting] = []
         self.ledger = MemoryLedger()
         self.copies: list[tuple[dict[str, Any], MemoryLedger]] = []
+        self.renewal: Renewing | None = None
         self.acknowledged: set[bytes] = set()
+        self.wary: set[asyncio.Task[None]] = set()
+        """Workers that lived with the wrong log: one that had just looked at it ends with what it found."""
+
+    @property
+    def log(self) -> MemoryLog:
+        """The generation that a process takes that starts now."""
+        return self.logs[self.ledger.generation.number - 1]
 
     async def run(self, steps: Sequence[Step]) -> None:
         try:
             for kind, what in steps:
                 await getattr(self, f"_{kind}")(what)
             await self._drain(0)
-            there = {record.value for topic in PARTITIONS for record in self.log.records(topic)}
+            there = {record.value for log in self.logs for topic in PARTITIONS for record in log.records(topic)}
             assert self.acknowledged <= there, "what was acknowledged is in the log"
-            check_episode(self.log, self.tables, self.expected)
+            check_episode(self.logs, self.tables, self.expected)
             check_cancels(self.ledger, self.expected.timeline)
             self.counts["restored"] += sum(key[3] == "person.restored" for key in self.expected.timeline)
             self.counts["episodes with restores"] += any(key[3] == "person.restored" for key in self.expected.timeline)
@@ -119,19 +128,25 @@ class Simulation:
                 self.counts["not found"] += 1
                 return
             command = found
-        self.counts["commands"] += 1
-        await self._append(Entry(*route(command, PARTITIONS), encode(command)))
+        log = self.logs[self.api - 1]
+        await self._append(Entry(*route(command, log.partitions()), encode(command)))
 
     async def _garbage(self, partition: int) -> None:
+        partition %= self.logs[self.api - 1].partitions()[COMMANDS]
         await self._append(Entry(COMMANDS, partition, b"garbage", b"garbage"))
 
     async def _append(self, entry: Entry) -> None:
+        """As the API: when the log is closed it answers 503, and starts again on the store's generation."""
         try:
-            await self.log.append([entry])
+            await self.logs[self.api - 1].append([entry])
+        except LogClosed:
+            self.counts["closed"] += 1
+            self.api = self.ledger.generation.number
         except LogUnavailable:
             assert self.swapped, "the right log takes everything"
             self.counts["not acknowledged"] += 1
         else:
+            self.counts["commands"] += 1
             self.acknowledged.add(entry.value)
 
     @property
@@ -152,6 +167,12 @@ class Simulation:
 
     async def _wait(self, number: int) -> None:
         await asyncio.sleep(0.06)
+        for member in list(self.members):  # who hears of another generation ends, and is started again
+            former = member.reader._log.generation < self.log.generation and member.gate.open.is_set()
+            if former or member.task.done():
+                self.members.remove(member)
+                await self._stop(member)
+                await self._start(member.reader.topic)
 
     async def _start(self, topic: str, *, calm: bool = False) -> None:
         if sum(one.reader.topic == topic for one in self.members) >= WORKERS_MAX:
@@ -181,7 +202,7 @@ class Simulation:
         """Somebody cancels a deletion, and a deleter is there."""
         if self.swapped:
             return
-        asked = [decode(record.value) for record in self.log.records(DELETIONS)]
+        asked = [decode(record.value) for log in self.logs for record in log.records(DELETIONS)]
         requests = [one for one in asked if isinstance(one, Request)]
         if not requests:
             return
@@ -202,14 +223,17 @@ class Simulation:
         if self.swapped:
             return
         async with self.ledger.lock:
-            self.ledger.take(self.log)
+            with suppress(Superseded):
+                self.ledger.take(self.log)
             gone = sweep(self.ledger, self.tables)
         self.counts["swept"] += bool(gone)
         self.expected.swept |= gone
 
     async def _kill(self, number: int) -> None:
         """kill -9: the loop and the flush in flight stop wherever they await."""
-        if self.deleters and number % 3 == 0:
+        if self.renewal is not None and number % 4 == 1:
+            await self._end_renewal()
+        elif self.deleters and number % 3 == 0:
             await self._end_deleter(self.deleters.pop(0))
         elif self.members:
             await self._stop(self.members.pop(number % len(self.members)))
@@ -222,17 +246,15 @@ class Simulation:
         member.task.cancel()
         await asyncio.gather(member.task, *([flight] if flight else []), return_exceptions=True)
         self.counts["stopped partitions"] += len(member.worker.stopped)
-        if not member.task.cancelled() and (error := member.task.exception()) is not None:
-            if not (self.swapped and isinstance(error, LogMismatch)):
-                raise AssertionError("a worker gave up") from error
-            self.counts["mismatches"] += 1
+        wary = self.swapped or member.task in self.wary
+        allowed = (Superseded, LogMismatch) if wary else (Superseded,)
+        self.counts["mismatches"] += judge(member.task, "a worker gave up", *allowed)
 
     async def _end_deleter(self, deleting: Deleting) -> None:
         self.counts["deleters killed"] += 1
         deleting.task.cancel()
         await asyncio.gather(deleting.task, return_exceptions=True)
-        if not deleting.task.cancelled() and deleting.task.exception() is not None:
-            raise AssertionError("a deleter gave up") from deleting.task.exception()
+        judge(deleting.task, "a deleter gave up", Superseded)
 
     async def _freeze(self, number: int) -> None:
         if self.members:
@@ -247,8 +269,9 @@ class Simulation:
         """A rebalance: one member holds some partitions, or none."""
         if self.members:
             reader = self.members[number % len(self.members)].reader
-            reader.assign(frozenset(p for p in range(PARTITIONS[reader.topic]) if number >> (4 + p) & 1))
-            self.log._wake()
+            count = reader._log.partitions()[reader.topic]
+            reader.assign(frozenset(p for p in range(count) if number >> (4 + p) & 1))
+            reader._log._wake()
 
     async def _snapshot(self, number: int) -> None:
         copied = ("state", "timeline", "captured", "numbers", "blocks", "epochs")
@@ -266,6 +289,7 @@ class Simulation:
             await self._stop(self.members.pop())
         while self.deleters:
             await self._end_deleter(self.deleters.pop())
+        await self._end_renewal()
         copy, ledger = self.copies[number % len(self.copies)]
         self.ledger = ledger.copy()
         for name, rows in copy.items():
@@ -278,12 +302,27 @@ class Simulation:
     async def _rebuild(self, number: int) -> None:
         """Tables derived from the timeline up to their positions are swapped in while workers run."""
         self.counts["rebuilds"] += 1
-        rebuilt(self.tables, PARTITIONS)
+        rebuilt(self.tables, self.log.partitions())
         self.expected.forget()
 
     async def _drain(self, number: int) -> None:
-        """Stop everybody, start fresh workers without faults, and wait until they stand at the log's heads."""
+        """Stop everybody, start fresh processes without faults, and wait until they stand at the log's heads. A renewal
+        that was begun is ended before, and one that an older copy of the database knows nothing of is done again."""
         await self._back()
+        await self._end_renewal()
+        while self.log._sealed or self.log is not self.logs[-1]:
+            await self._restart()
+            await self._renew(number, calm=True)
+            await self._until(lambda: self._renewed(), "the renewal does not end")
+            await self._end_renewal()
+        await self._restart()
+        await self._until(self._projected, "not everything was projected to its head")
+        for member in self.members:
+            member.gate.calm = False
+        while self.deleters:
+            await self._end_deleter(self.deleters.pop())
+
+    async def _restart(self) -> None:
         while self.members:
             await self._stop(self.members.pop())
         while self.deleters:
@@ -291,31 +330,35 @@ class Simulation:
         for topic in TOPICS:
             await self._start(topic, calm=True)
         self._delete(calm=True)
+
+    async def _until(self, reached: Callable[[], Awaitable[bool]], refusal: str) -> None:
         for _ in range(TURNS_MAX):
-            if self._settled() and all([await self._at_head(topic) for topic in TOPICS]):
-                break
+            if await reached():
+                return
             for one in (*self.members, *self.deleters):
                 if one.task.done():
-                    raise AssertionError("a process gave up") from one.task.exception()
+                    judge(one.task, "a process gave up", *([Superseded] if self.renewal is not None else []))
             await asyncio.sleep(0.05)
-        else:
-            raise AssertionError("not everything was projected to its head")
-        for member in self.members:
-            member.gate.calm = False
-        while self.deleters:
-            await self._end_deleter(self.deleters.pop())
+        raise AssertionError(refusal)
+
+    async def _projected(self) -> bool:
+        return self._settled() and all([await self._at_head(topic) for topic in TOPICS])
 
     async def _at_head(self, topic: str) -> bool:
-        heads = await self.log.heads(topic)
-        loaded = await self.tables.load(topic, range(PARTITIONS[topic]), [])
+        heads = self.log._heads(topic)
+        loaded = await self.tables.load(topic, range(len(heads)), [])
         return all(loaded.positions.get(head.partition, r.BEFORE_THE_FIRST)[0] == head.version for head in heads)
 
     def _settled(self) -> bool:
         """Whether the ledger knows all of the topic, and nothing is being cancelled."""
-        taken = self.ledger.taken == len(self.log.records(DELETIONS))
+        (head,) = self.log._heads(DELETIONS)
+        taken = self.ledger.position == head
         return taken and not any(request.state == "cancelling" for request in self.ledger.all())
 
     async def _end(self) -> None:
+        if self.renewal is not None:
+            self.renewal.task.cancel()
+            await asyncio.gather(self.renewal.task, return_exceptions=True)
         for deleting in self.deleters:
             deleting.task.cancel()
         await asyncio.gather(*(deleting.task for deleting in self.deleters), return_exceptions=True)
@@ -328,17 +371,18 @@ class Simulation:
 
 def found_wrong(seed: int, counts: Counter[str]) -> str | None:
     """Run the seed's episode; None when all invariants held, else what was broken."""
-    return _fault(episode(seed), counts)
+    return fault(episode(seed), counts)
 
 
 def report(seed: int) -> str:
     """A failing seed, told by the fewest steps that still fail."""
-    small = shrink(episode(seed), lambda one: _fault(one, Counter()) is not None)
+    small = shrink(episode(seed), lambda one: fault(one, Counter()) is not None)
     steps = "\n".join(f"  {kind} {what}" for kind, what in small.steps)
-    return f"seed {seed}: {_fault(small, Counter())}\n{len(small.steps)} steps:\n{steps}"
+    return f"seed {seed}: {fault(small, Counter())}\n{len(small.steps)} steps:\n{steps}"
 
 
-def _fault(one: Episode, counts: Counter[str]) -> str | None:
+def fault(one: Episode, counts: Counter[str]) -> str | None:
+    """Run an episode; None when all invariants held, else what was broken."""
     counts["episodes"] += 1
     loop = VirtualLoop()
     try:
@@ -350,41 +394,3 @@ def _fault(one: Episode, counts: Counter[str]) -> str | None:
     finally:
         loop.close()
     return None
-
-
-@contextmanager
-def limits(seed: int) -> Iterator[None]:
-    """Every third episode has bounds so small that caches are trimmed and batches cut, every fifth such that records
-    are heavy and rows large, every other one such that fragments are full; else they are the real ones."""
-    small: list[tuple[Any, str, int]] = []
-    if seed % 3 == 0:
-        small += [(fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
-    if seed % 5 == 0:
-        small += [(shares, "SHARE_BYTES", 300), (shares, "RECORD_BYTES_USUAL", 200), (shares, "ROWS_BYTES", 1)]
-        small += [(tables, "LOAD_ROW_BYTES_MAX", 30), (fold, "CACHE_BYTES_MAX", 300)]
-    if seed % 2 == 0:
-        small += [(operations, "FRAGMENT_BYTES_MAX", 14), (operations, "FRAGMENT_NAMES_MAX", 2)]
-    kept = [(module, name, getattr(module, name)) for module, name, _ in small]
-    for module, name, bound in small:
-        setattr(module, name, bound)
-    try:
-        yield
-    finally:
-        for module, name, bound in kept:
-            setattr(module, name, bound)
-
-
-def shrink(failing: Episode, fails: Callable[[Episode], bool]) -> Episode:
-    """Fewer steps that fail as well: first halves are left out, then smaller parts, then single steps."""
-    runs, size = 0, len(failing.steps) // 2
-    while size and runs < SHRINK_RUNS_MAX:
-        start = 0
-        while start < len(failing.steps) and runs < SHRINK_RUNS_MAX:
-            fewer = Episode(failing.seed, failing.steps[:start] + failing.steps[start + size :])
-            runs += 1
-            if fails(fewer):
-                failing = fewer
-            else:
-                start += size
-        size //= 2
-    return failing

@@ -77,6 +77,8 @@ async def looked(log: MemoryLog, tables: MemoryTables) -> Mismatch | None:
 
 async def swap(simulation: Any, number: int) -> None:
     """Another log comes to lie there; some process starts meanwhile."""
+    if simulation.renewal is not None or simulation.log._sealed or len(simulation.logs) > 1:
+        return  # only in the first generation
     found = await swap_of(simulation.log, simulation.tables, number)
     if found is None:
         return
@@ -100,6 +102,7 @@ async def put_back(simulation: Any) -> None:
         simulation.members.remove(member)
         await simulation._stop(member)
     simulation.expected.right = None
+    simulation.wary = {member.task for member in simulation.members}
     for log in (simulation.log, *(member.worker._log for member in simulation.members)):
         log.doubt()  # as of the mismatch, and of whatever was seen of the other log
         await log.identity()

@@ -70,7 +70,7 @@ def kept_space(patch: pytest.MonkeyPatch) -> None:
 
 
 def rates(patch: pytest.MonkeyPatch) -> None:
-    test_limits.test_what_is_taken_in_any_span_is_a_burst_and_the_rate()
+    test_limits.test_a_burst_passes_at_once_and_the_next_one_waits()
 
 
 def large(patch: pytest.MonkeyPatch) -> None:

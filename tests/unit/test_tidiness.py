@@ -23,7 +23,7 @@ FOLDERS = ("services", "shared", "bench", "tests")
 
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
-SOURCE_LINES_MAX = 19_300
+SOURCE_LINES_MAX = 19_900
 """Lines of code of services and shared, Python and SQL, without comments and docstrings; ARCHITECTURE.md says why."""
 
 MODULE_NAMES_BANNED = {"utils", "util", "helpers", "helper", "common", "base", "manager", "managers", "misc"}

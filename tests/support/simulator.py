@@ -280,9 +280,12 @@ class Simulation(Renewals):
         self.copies.append((copy, self.ledger.copy()))
 
     async def _restore(self, number: int) -> None:
-        """An operator stops the projectors, restores an older copy of the database, and starts them again."""
+        """An operator stops the projectors, restores an older copy of the database, and starts them again. On the right
+        log: tables of before could not tell an older copy of it."""
         if not self.copies:
             return
+        if self.swapped:
+            await self._back()
         self.counts["restores"] += 1
         topics = [member.reader.topic for member in self.members]
         while self.members:

@@ -15,8 +15,10 @@ from shared.log.port import Record
 RECORD_BYTES_USUAL = 4_096
 """Of a record and what it rewrites; so much is free. A full batch of such takes a third of a second."""
 
-SHARE_BYTES = 2_000_000
-"""Beyond what is usual, of one partition in one batch: about 25 ms of the projector and as much of the engine."""
+SHARE_BYTES, BATCH_BYTES = 8_000_000, 32_000_000
+"""Beyond what is usual, of one partition in one batch: about 25 ms of the projector and as much of the engine, so that
+a partition keeps up with what one sender can send. And of all together: where more than four are heavy each gets less,
+but a quarter of the first at least."""
 
 ROWS_BYTES = 2_000_000
 """Of large rows that are loaded for one partition in one batch."""
@@ -33,9 +35,15 @@ Key = tuple[int, UUID]
 class Shares:
     """What the partitions have taken of one batch. `over` are those that have had their share."""
 
-    def __init__(self) -> None:
+    def __init__(self, records: Iterable[Record] = (), most: int = 0) -> None:
         self.over: set[int] = set()
         self._taken: dict[int, int] = {}
+        self._most = most or SHARE_BYTES
+        self.take_all(records)
+
+    def take_all(self, records: Iterable[Record]) -> None:
+        for record in records:
+            self.take(record.partition, len(record.value))
 
     def take(self, partition: int, size: int) -> None:
         """A record of so many bytes, with what it rewrites."""
@@ -43,13 +51,14 @@ class Shares:
         if beyond <= 0:
             return
         taken = self._taken[partition] = self._taken.get(partition, 0) + beyond
-        if taken >= SHARE_BYTES:
+        if taken >= self._most:
             self.over.add(partition)
 
 
 def divided(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     """(records for this batch, those that wait), by their own bytes alone; each in its order."""
-    shares = Shares()
+    large = Shares(records, SHARE_BYTES // 4)
+    shares = Shares((), max(SHARE_BYTES // 4, min(SHARE_BYTES, BATCH_BYTES // max(len(large.over), 1))))
     now: list[Record] = []
     later: list[Record] = []
     for record in records:
@@ -59,14 +68,6 @@ def divided(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
         now.append(record)
         shares.take(record.partition, len(record.value))
     return now, later
-
-
-def heavy(records: Iterable[Record]) -> set[int]:
-    """Partitions whose records are as much as a share already."""
-    shares = Shares()
-    for record in records:
-        shares.take(record.partition, len(record.value))
-    return shares.over
 
 
 def affordable(decoded: Iterable[Decoded], large: Mapping[Key, int]) -> list[list[Key]]:

@@ -17,7 +17,7 @@ from services.projector.fold import Batch, Folder
 from services.projector.lookout import Lookout
 from services.projector.progress import Progress, moved
 from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
-from services.projector.shares import Decoded, Key, Shares, affordable, divided, heavy, loaded
+from services.projector.shares import Decoded, Key, Shares, affordable, divided, loaded
 from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
 from services.projector.takeover import Takeover
 from shared.domain.commands import Command, Revive, decode, encode, route
@@ -182,14 +182,14 @@ class Worker:
     async def _gather(self) -> list[Record]:
         """At once when idle; else what came while the last flush ran, and for at least the floor between two. Nothing
         more is fetched of a partition whose records wait for their share."""
-        records, waiting = self._leftover, self._waiting
+        records, self._leftover, waiting = self._leftover, [], self._waiting
         most = BATCH_RECORDS_MAX - sum(record.partition not in waiting for record in records)
-        seconds = 0.0 if records else FETCH_SECONDS
-        self._leftover = []
+        seconds, shares = 0.0 if records else FETCH_SECONDS, Shares(records)
         while most > 0:
-            came = await self._fetch(most, seconds, waiting)
+            came = await self._fetch(most, seconds, waiting | shares.over)
             records += came
             most -= len(came)
+            shares.take_all(came)
             if not records:
                 break
             rest = self._flushed_at + FLUSH_SECONDS_MIN - self._monotonic()
@@ -197,9 +197,9 @@ class Worker:
             if rest <= 0 and not busy:
                 break
             seconds = max(rest, 0.005)
-            waiting |= heavy(records)
         self.behind = most <= 0
-        records, self._leftover = divided(records)
+        if shares.over or waiting:
+            records, self._leftover = divided(records)
         return records
 
     async def _fetch(self, most: int, seconds: float, waiting: Collection[int]) -> list[Record]:

@@ -98,9 +98,12 @@ def fitting(
     left: list[Asked] = []
     names = len(cells)
     for one in asked:
-        growth = _growth(cells, properties, one, stamp)
         new = one[0] not in cells
-        if (growth > 0 and weight.bytes + growth > FRAGMENT_BYTES_MAX) or (new and names >= FRAGMENT_NAMES_MAX):
+        if new and names >= FRAGMENT_NAMES_MAX:
+            left.append(one)
+            continue
+        growth = _growth(cells, properties, one, stamp)
+        if growth > 0 and weight.bytes + growth > FRAGMENT_BYTES_MAX:
             left.append(one)
             continue
         kept.append(one)
@@ -123,9 +126,11 @@ def shows(properties: Properties, name: str, value: Any) -> bool:
 def _growth(cells: Mapping[str, Cell], properties: Properties, asked: Asked, stamp: int) -> int:
     """By how many bytes an operation makes the fragment larger; negative for smaller."""
     name, kind, value = asked
+    if name not in cells:
+        return _bytes_of_name(name) if kind == UNSET else _bytes_shown(name, value)
     shown = {name: properties[name]} if name in properties else {}
-    before = bytes_of((name,) if name in cells else (), shown)
-    cell = moved(cells.get(name, EMPTY), kind, stamp)
+    before = bytes_of((name,), shown)
+    cell = moved(cells[name], kind, stamp)
     assert cell is not None, "only operations with an effect are weighed"
     put({}, shown, name, cell, kind, value)
     return bytes_of((name,), shown) - before
@@ -135,6 +140,11 @@ def _bytes_of_name(name: str) -> int:
     return len(_encode(name)) + 1
 
 
+def _bytes_shown(name: str, value: Any) -> int:
+    """Of `"name":value,`: encoded as a list it has one byte more."""
+    return len(_encode((name, value))) - 1
+
+
 def _told(left: list[Asked]) -> LeftOut:
-    size = sum(_bytes_of_name(name) + len(_encode(value)) + 1 for name, _, value in left)
+    size = sum(_bytes_shown(name, value) for name, _, value in left)
     return LeftOut(len(left), size, tuple(name[:NAMED_CHARS_MAX] for name, _, _ in left[:NAMED_MAX]))

@@ -15,7 +15,7 @@ from shared.log import frames
 from shared.log.groups import Membership
 from shared.log.port import Record
 
-FETCH_BYTES_MAX = 2_000_000
+FETCH_BYTES_MAX = 4_000_000
 """Of one partition at once: its other records, if they are that heavy, are read when these are folded."""
 
 POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.002, 0.004

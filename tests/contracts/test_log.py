@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,13 @@ def entry(partition: int, text: str) -> Entry:
     return Entry(COMMANDS, partition, b"key", text.encode())
 
 
-async def read(reader: Reader, count: int) -> list[Record]:
+async def read(reader: Reader, count: int, without: Collection[int] = ()) -> list[Record]:
     """Fetch until `count` records came."""
     found: list[Record] = []
     deadline = time.monotonic() + SECONDS_MAX
     while len(found) < count:
         assert time.monotonic() < deadline, f"{len(found)} of {count} records came"
-        found += await reader.fetch(records_max=1_000, wait_seconds=0.1)
+        found += await reader.fetch(records_max=1_000, wait_seconds=0.1, without=without)
     return found
 
 
@@ -98,11 +98,7 @@ async def test_partitions_that_are_left_out_of_a_fetch_go_on_where_they_were(log
     await log.append([entry(number % 4, str(number)) for number in range(40)])
     reader = log.reader(COMMANDS, "g")
     await sought(reader, 0, 1, 2, 3)
-    found: list[Record] = []
-    deadline = time.monotonic() + SECONDS_MAX
-    while len(found) < 20:
-        assert time.monotonic() < deadline, f"{len(found)} of 20 records came"
-        found += await reader.fetch(records_max=1_000, wait_seconds=0.1, without={1, 3})
+    found = await read(reader, 20, without={1, 3})
     assert await reader.fetch(records_max=1_000, wait_seconds=0.0, without={0, 1, 2, 3}) == []
     assert {record.partition for record in found} == {0, 2}
     rest = await read(reader, 20)

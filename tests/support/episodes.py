@@ -133,6 +133,24 @@ def _again(chosen: random.Random, sent: Sequence[Command], number: int) -> Comma
     return msgspec.structs.replace(first, id=UUID(int=chosen.getrandbits(128)), at=at)
 
 
+def given_back_without_what_was_purged() -> Episode:
+    """A purge in the next life of somebody who is given back takes a set, and leaves a set_once of after it. (What seed
+    13,042 was: after a window had taken the set, the restored person had another value than before.)"""
+    name, start = "a", 1_000_000
+    common: dict[str, Any] = {"project": 1, "fragment": fragment_id(1, name)}
+    person = {"distinct_id": name, "reason": "update"}
+    ids = [UUID(int=number) for number in range(1, 5)]
+    first = Write(**common, **person, id=ids[0], at=start, set={"p": True})
+    delete = Delete(
+        project=1, id=ids[1], at=start + 10, person=fragment_id(1, name), request=ids[1], scope=Scope(profile=True)
+    )
+    later = Write(**common, **person, id=ids[2], at=start + 31, set_once={"p": 12})
+    purge = Purge(**common, id=ids[3], at=start + 30, names=("p",), before=start + 30, request=ids[3])
+    waits = [("wait", 0)] * 3
+    sends = [("send", command) for command in (first, delete)], [("send", command) for command in (later, purge)]
+    return Episode(0, (("start", IDENTITY), *sends[0], *waits, *sends[1], ("cancel", 0)))
+
+
 def shrink(failing: Episode, fails: Callable[[Episode], bool]) -> Episode:
     """Fewer steps that fail as well: first halves are left out, then smaller parts, then single steps."""
     runs, size = 0, len(failing.steps) // 2

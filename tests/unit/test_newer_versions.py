@@ -362,10 +362,10 @@ async def test_a_newer_command_stops_the_ledger_and_the_erasing_until_the_delete
     assert one.stopped == "A newer version wrote this; upgrade the deleter first. Offset 1."
     assert [line["event"] for line in lines] == ["stopped"]
     assert not one.owns(), "what the record says may be that something must not be erased"
-    assert (ledger.documents.keys(), ledger.at.offset, log.records(DEAD)) == ({UUID(int=1)}, 0, [])
+    assert (ledger.documents.keys(), ledger.at.position.offset, log.records(DEAD)) == ({UUID(int=1)}, 0, [])
     monkeypatch.setattr("services.deleter.intake.decode", decode)
     one = intake(log, ledger)
-    await ran(one, lambda: ledger.at.offset == 2)
+    await ran(one, lambda: ledger.at.position.offset == 2)
     assert one.owns()
     assert load(UUID(int=1), ledger.documents[UUID(int=1)]).state == "cancelling"
 
@@ -382,7 +382,7 @@ async def test_a_ledger_that_a_newer_version_wrote_stops_an_older_deleter() -> N
     await log.append([Entry(DELETIONS, 0, b"1", encode(cancel))])
     one = intake(log, ledger)
     await ran(one, lambda: bool(one.stopped))
-    assert (one.owns(), ledger.at.offset) == (False, -1)
+    assert (one.owns(), ledger.at.position.offset) == (False, -1)
 
 
 def test_a_field_that_a_newer_version_added_to_a_fact_of_the_ledger_is_left_out() -> None:

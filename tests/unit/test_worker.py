@@ -12,7 +12,7 @@ import pytest
 from services.projector import rows as r
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
-from services.projector.shares import SHARE_BYTES
+from services.projector.shares import ROWS_BYTES, SHARE_BYTES
 from services.projector.tables import Loaded
 from services.projector.worker import DEAD_IN_A_ROW_MAX, Progress, Worker
 from shared.domain.commands import Command, Delete, Merge, Write, decode, encode, route
@@ -286,7 +286,7 @@ async def test_large_rows_are_loaded_by_shares_and_small_ones_beside_them_at_onc
     second = asyncio.create_task(worker(log, tables, COMMANDS).run())
     await caught_up(log, tables, COMMANDS)
     await stop(second)
-    assert max(loads) < SHARE_BYTES + 500_000
+    assert max(loads) < ROWS_BYTES + 500_000
     shown = [r.fragment_of(tables.state[COMMANDS][1, fragment_id(1, name)]).properties for name in (*giants, *others)]
     assert [one["y"] for one in shown] == [1] * 17
     assert [len(one.get("x", "")) for one in shown] == [400_000] * 12 + [0] * 5

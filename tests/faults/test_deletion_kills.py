@@ -20,7 +20,11 @@ from services.deleter.receipts import check, public_key
 from services.projector.search import Feeder
 from shared.domain.errors import Transient
 from shared.domain.ids import fragment_id
+from shared.log.port import Log
+from shared.runtime.clock import SystemClock
+from shared.runtime.settings import read
 from shared.store.client import Store
+from shared.store.logwatch import LogWatch, take_on_log, the_log
 from shared.store.objects import Objects
 from shared.store.queries import Query
 from shared.store.targets import TABLES
@@ -135,7 +139,9 @@ async def site(folder: Path) -> AsyncIterator[Site]:
             store = await Store.connect(engine.url("kills"))
             opened.push_async_callback(store.close)
             await clean_when_told(store)
-            async with cleaning(store), working(store, Objects(str(data / "objects"))) as world:
+            log = await opened.enter_async_context(own_log(data, store))
+            await opened.enter_async_context(cleaning(store))
+            async with working(store, Objects(str(data / "objects")), log) as world:
                 made = Site(data, engine, proxy, world)
                 await life(world, *(f"{kind}{n}" for n in range(PEOPLE_MAX) for kind in ("person", "bystander")))
                 await made.feeder.feed()
@@ -144,6 +150,16 @@ async def site(folder: Path) -> AsyncIterator[Site]:
                 yield made
     finally:
         engine.stop()
+
+
+@asynccontextmanager
+async def own_log(data: Path, store: Store) -> AsyncIterator[Log]:
+    """The log of the data directory, which the runs look at, and which the tables know as theirs."""
+    settings = read({"PERSONLOG_DATA": str(data)})
+    await take_on_log(settings, store, SystemClock().now_us)
+    async with the_log(settings, store) as (log, known):
+        await LogWatch(log, store, known).start()
+        yield log
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from shared.domain.commands import Capture, Command, Delete, Request, Scope, enc
 from shared.domain.deletion import DeletionRequest
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, fragment_id
 from shared.log.memory import MemoryLog
-from shared.log.port import Entry
+from shared.log.port import Entry, Log
 from shared.runtime.clock import ManualClock
 from shared.store.client import Store
 from shared.store.migrate import migrate
@@ -41,9 +41,9 @@ PROFILE, EVERYTHING, EVENTS = Scope(profile=True), Scope(profile=True, events=Tr
 class World:
     """A log, a projector and a deleter's parts on one database."""
 
-    def __init__(self, store: Store, objects: Objects) -> None:
+    def __init__(self, store: Store, objects: Objects, log: Log | None = None) -> None:
         self.store, self.objects = store, objects
-        self.log, self.clock = MemoryLog(), ManualClock(MARCH + 86_400_000_000)
+        self.log, self.clock = log or MemoryLog(), ManualClock(MARCH + 86_400_000_000)
         self.ledger = Ledger(store, Window(cron="0 5 * * 0", hours=6, zone="UTC"))
         self.at = JANUARY
         self.intake = Intake(
@@ -165,9 +165,9 @@ class CleaningStore(Store):
 
 
 @asynccontextmanager
-async def working(store: Store, objects: Objects) -> AsyncIterator[World]:
+async def working(store: Store, objects: Objects, log: Log | None = None) -> AsyncIterator[World]:
     """A world whose projector works."""
-    world = World(store, objects)
+    world = World(store, objects, log)
     await world.intake._reader.start()
     tasks = [asyncio.create_task(worker.run()) for worker in world.workers]
     try:

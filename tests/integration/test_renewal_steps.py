@@ -19,7 +19,7 @@ from shared.domain.errors import LogMismatch, Rejected, StoreUnavailable, Supers
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATIONS_MAX, IDENTITY, Position, position_key
 from shared.log.identity import Generation, LogIdentity
 from shared.log.memory import MemoryLog
-from shared.log.renewal import Counts, Lost, Renewal
+from shared.log.renewal import PROJECTED, Counts, Lost, Renewal
 from shared.store.client import Store
 from shared.store.generations import current, generations
 from shared.store.queries import Query
@@ -50,9 +50,11 @@ class World:
         return self.logs[number - 1]
 
     async def renew(self, books: Any = None) -> Generation:
-        await self.take_over()
         renewal = Renewal(books=books or self.books, make=self.make)
-        await renewal.end(self.logs[0])
+        rows = [row for topic in PROJECTED for row in (await self.books.positions(topic)).values()]
+        if not any(row.generation > 1 for row in rows):  # else it was begun, as the command finds out (run.py)
+            await self.take_over()
+            await renewal.end(self.logs[0])
         return await renewal.begin(await generations(self.store), self.first, MANY)
 
     async def take_over(self) -> None:

@@ -58,7 +58,7 @@ TARGETS = (
     ),
     Target(
         name="timeline", table="timeline",
-        columns=("distinct_id", "keys", "kinds", "before", "after", "created_at", "source"),
+        columns=("distinct_id", "keys", "kinds", "before", "after", "created_at", "source", "left_out"),
     ),
     Target(name="causes", table="timeline", columns=("source",), rows_stay=True),
 )  # fmt: skip

@@ -13,6 +13,15 @@ ANSWER_SECONDS_MAX = 10.0
 """A readiness check may wait for the log and the store."""
 
 
+def answers(url: str, seconds: float = 2.0) -> bool:
+    """Whether a process answers 200 there."""
+    try:
+        with urllib.request.urlopen(url, timeout=seconds) as response:  # noqa: S310  # a process of ours
+            return bool(response.status == 200)
+    except OSError:  # a URLError too
+        return False
+
+
 def lines(data: Path) -> tuple[list[str], bool]:
     """A line for each process that runs on this data folder, and whether all that can be asked are ready."""
     found, ready = [], True

@@ -14,14 +14,13 @@ import signal
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
+from services.health import answers
 from shared.domain.ids import hash64
 from shared.runtime.exits import BAD_USAGE, DONE, WRONG_LOG
 from shared.runtime.ports import check_port
@@ -99,13 +98,13 @@ class Supervisor:
         try:
             if self._settings.embedded:
                 keepers["engine"] = asyncio.create_task(self._keep("engine"), name="engine")
-                await self._until(lambda: _answers(f"http://127.0.0.1:{self._settings.engine_port}/ping"), "engine")
+                await self._until(lambda: answers(f"http://127.0.0.1:{self._settings.engine_port}/ping"), "engine")
             if not self._stopping.is_set():
                 await self._migrate()
             for name in ("api", "projector", "deleter"):
                 keepers[name] = asyncio.create_task(self._keep(name), name=name)
             host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host
-            await self._until(lambda: _answers(f"http://{host}:{self._settings.port}/readyz"), "api")
+            await self._until(lambda: answers(f"http://{host}:{self._settings.port}/readyz"), "api")
             if not self._stopping.is_set():
                 self._served = True
                 print(f"ready http://{host}:{self._settings.port}", flush=True)
@@ -296,14 +295,6 @@ def _check_distinct(ports: list[tuple[str, str, int]]) -> None:
         if port in names:
             raise SettingsError(f"port {port} is set for the {names[port]} and for the {name}")
         names[port] = name
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _die_with(parent: int) -> Callable[[], None]:

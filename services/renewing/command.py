@@ -9,11 +9,10 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from services.health import answers
 from shared.domain.ids import PARTITIONS_MAX
 from shared.runtime.settings import SECRETS_OF, Settings, SettingsError
 
@@ -92,7 +91,7 @@ def _say(line: str) -> None:
 def _engine(settings: Settings) -> Iterator[None]:
     """The embedded engine, started for this where `personlog up` does not run: it ends over a log that is lost."""
     url = f"http://127.0.0.1:{settings.engine_port}/ping"
-    if not settings.embedded or _answers(url):
+    if not settings.embedded or answers(url):
         yield
         return
     from services.up import only_one
@@ -120,17 +119,9 @@ def _engine(settings: Settings) -> Iterator[None]:
 
 def _until_answered(url: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + ENGINE_SECONDS_MAX
-    while not _answers(url):
+    while not answers(url):
         if process.poll() is not None:
             raise SettingsError("the engine could not be started; see above")
         if time.monotonic() > deadline:
             raise SettingsError(f"the engine did not answer within {ENGINE_SECONDS_MAX:g} s")
         time.sleep(0.05)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False

@@ -6,13 +6,15 @@ import http.client
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.health import answers
 from tests.support.processes import READY_SECONDS_MAX, Stack, wait_for
+
+LOOK_SECONDS_MAX = 30.0
+"""One look at whether a process answers: a readiness check may wait for the log and the store."""
 
 
 class Parts:
@@ -24,7 +26,8 @@ class Parts:
 
     def start(self) -> None:
         self.run("engine")
-        wait_for(lambda: self._answers(f"http://127.0.0.1:{self.stack.engine_port}/ping"), READY_SECONDS_MAX, "engine")
+        ping = f"http://127.0.0.1:{self.stack.engine_port}/ping"
+        wait_for(lambda: answers(ping, LOOK_SECONDS_MAX), READY_SECONDS_MAX, "engine")
         migrated = self.stack.call("migrate")
         assert migrated.returncode == 0, migrated.stderr
         for name in ("api", "projector", "deleter"):
@@ -41,7 +44,7 @@ class Parts:
         self.run(name)
 
     def ready(self) -> bool:
-        return self._answers(f"{self.stack.url}/readyz")
+        return answers(f"{self.stack.url}/readyz", LOOK_SECONDS_MAX)
 
     def wait_ready(self) -> None:
         wait_for(self.ready, READY_SECONDS_MAX, "the API to be ready")
@@ -67,14 +70,6 @@ class Parts:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait(timeout=5)
-
-    @staticmethod
-    def _answers(url: str) -> bool:
-        try:
-            with urllib.request.urlopen(url, timeout=30) as response:
-                return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
 
 
 @contextmanager

@@ -7,11 +7,15 @@ nothing is acknowledged until somebody has compared the log with the tables (`sh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Generic, TypeVar
 
 from shared.domain.errors import LogUnavailable
 from shared.domain.ids import Position
 
 REFUSAL = "The log is being compared with the tables."
+
+Known = TypeVar("Known")
+"""What a log is known by: a file, a cluster with its topics."""
 
 
 class Doubts:
@@ -69,3 +73,25 @@ class Doubts:
         """There is a record at this position."""
         key = position[:2]
         self._highest[key] = max(position.offset, self._highest.get(key, -1))
+
+
+class Doubtful(Generic[Known]):
+    """What a log tells of its doubts.
+
+    `_trusted` is what it was known by when a comparison ended well, `_compared` at the last look.
+    """
+
+    def __init__(self, known: Known) -> None:
+        self._doubts = Doubts()
+        self._trusted = self._compared = known
+
+    @property
+    def doubts(self) -> int:
+        return self._doubts.count
+
+    def doubt(self) -> None:
+        self._doubts.add()
+
+    def trust(self, doubts: int) -> None:
+        if self._doubts.trust(doubts):
+            self._trusted = self._compared

@@ -21,7 +21,7 @@ from uuid import uuid4
 from shared.domain.errors import LogClosed, LogUnavailable, Transient
 from shared.domain.ids import GENERATION_FIRST, Position
 from shared.log import frames
-from shared.log.doubts import Doubts
+from shared.log.doubts import Doubtful
 from shared.log.embedded_reader import EmbeddedReader
 from shared.log.flock import Flock
 from shared.log.identity import LogIdentity
@@ -55,7 +55,7 @@ class _Pending(NamedTuple):
     future: Appended
 
 
-class EmbeddedLog:
+class EmbeddedLog(Doubtful[tuple[int, int] | None]):
     """The log under `path`; `partitions` count when the log is new, or known to the store: then it is not made either.
 
     What waits belongs to the event loop, and the writer thread gets whole groups of it: a lock that both take makes
@@ -72,15 +72,14 @@ class EmbeddedLog:
         clock: Clock | None = None,
         mint: Callable[[], str] = lambda: uuid4().hex,
     ) -> None:
+        super().__init__(None)
         self._root, self._path = path, frames.folder_of(path, generation)
         self.generation, self._create, self._mint = generation, create, mint
         self._partitions = dict(partitions)
         self._numbers = {topic: number for number, topic in enumerate(sorted(partitions))}
         self._clock = clock or SystemClock()
         self._trouble = Trouble("log")
-        self._doubts, self.refused = Doubts(), False
-        self._file: tuple[int, int] | None = None
-        self._compared: tuple[int, int] | None = None
+        self.refused = False
         self._waiting = Waiting(self._take)
         self._pending: dict[Appended, _Pending] = {}  # in the order of coming
         self._pending_bytes = 0
@@ -94,22 +93,11 @@ class EmbeddedLog:
     async def assure(self, topic: str) -> None:
         self._check_file()
 
-    @property
-    def doubts(self) -> int:
-        return self._doubts.count
-
-    def doubt(self) -> None:
-        self._doubts.add()
-
-    def trust(self, doubts: int) -> None:
-        if self._doubts.trust(doubts):
-            self._file = self._compared
-
     async def start(self) -> None:
         if self._create:
             with frames.failures("it"):
                 await asyncio.to_thread(self._open)
-        self._file = self._compared = frames.file_of(self._path)
+        self._trusted = self._compared = frames.file_of(self._path)
         loop = asyncio.get_running_loop()
         self._writer = threading.Thread(target=self._write, args=(loop,), name="log-writer", daemon=True)
         self._writer.start()
@@ -296,7 +284,7 @@ class EmbeddedLog:
         turn: Flock | None = None
         offsets: dict[int, int] = {}
         closed: set[str] = set()
-        seen, opened = -1, self._file
+        seen, opened = -1, self._trusted
         while (group := self._groups.get()) is not None:
             outcome: Outcomes | LogUnavailable
             try:
@@ -304,9 +292,9 @@ class EmbeddedLog:
                 with turn:
                     group = [one for one in group if not one.future.done()]  # who gave up meanwhile is not written
                     self._check_file()
-                    if db is None or opened != self._file:
+                    if db is None or opened != self._trusted:
                         _close(db)
-                        db, opened, seen = frames.connect(self._path), self._file, -1
+                        db, opened, seen = frames.connect(self._path), self._trusted, -1
                         self._check_file()
                     version = db.execute("PRAGMA data_version").fetchone()[0]
                     if version != seen:  # another connection has written: what is remembered is old
@@ -327,7 +315,7 @@ class EmbeddedLog:
 
     def _check_file(self) -> None:
         """The file under the path must be the one that was compared with the tables. Raises LogUnavailable."""
-        if not self._doubts.pending and frames.file_of(self._path) != self._file:
+        if not self._doubts.pending and frames.file_of(self._path) != self._trusted:
             self._doubts.add()
         self._doubts.check()
 

@@ -18,7 +18,7 @@ from aiokafka.errors import (
 
 from shared.domain.errors import LogClosed, LogUnavailable
 from shared.domain.ids import GENERATION_FIRST, Position
-from shared.log.doubts import Doubts
+from shared.log.doubts import Doubtful
 from shared.log.identity import LogIdentity
 from shared.log.kafka_identity import IdentityRequest, identity_in
 from shared.log.kafka_reader import CALL_SECONDS_MAX, KafkaReader, answering, record_of, stop
@@ -36,7 +36,7 @@ NODE_SECONDS_MAX = 1.0
 SEGMENT_SECONDS = 86_400
 
 
-class KafkaLog:
+class KafkaLog(Doubtful[LogIdentity | None]):
     """The log on a cluster. Topics that are missing are created with the wanted partition counts, unless the store
     knows the log: then those counts are the log's, and no others. Topics of a later generation have its number in their
     names."""
@@ -51,14 +51,12 @@ class KafkaLog:
         *,
         create: bool = True,
     ) -> None:
+        super().__init__(None)
         self._instance, self.generation, self._create = instance, generation, create
         self._bootstrap, self._wanted, self._replication = bootstrap.split(","), dict(partitions), replication
         self._partitions = dict(partitions)
-        self._doubts = Doubts()
         self.refused = False
         self._node: int | None = None
-        self._identity: LogIdentity | None = None
-        self._compared: LogIdentity | None = None
         self._producer: AIOKafkaProducer | None = None
         self._watcher: AIOKafkaConsumer | None = None
         self._lanes = Lanes(self._send, generation)
@@ -81,7 +79,7 @@ class KafkaLog:
                     missing = self._wanted.keys() - identity.partitions.keys()
                     if missing and (self._create or attempt < START_ATTEMPTS_MAX):  # a broker that just starts
                         raise KafkaTimeoutError(f"no {min(missing)} yet")
-                    self._identity = self._compared = identity
+                    self._trusted = self._compared = identity
                     if self._create:
                         self._partitions |= identity.partitions
                 return
@@ -150,20 +148,9 @@ class KafkaLog:
         return self._compared
 
     async def assure(self, topic: str) -> None:
-        if await self.identity() != self._identity:
+        if await self.identity() != self._trusted:
             self._doubts.add()
         self._doubts.check()
-
-    @property
-    def doubts(self) -> int:
-        return self._doubts.count
-
-    def doubt(self) -> None:
-        self._doubts.add()
-
-    def trust(self, doubts: int) -> None:
-        if self._doubts.trust(doubts):
-            self._identity = self._compared
 
     async def seal(self, topics: Sequence[str]) -> None:
         counts = {self._name(topic): self._partitions[topic] for topic in topics}
@@ -209,7 +196,7 @@ class KafkaLog:
             raise LogUnavailable(f"Kafka did not take the batch: {type(error).__name__}") from error
         if base < 0:
             raise LogUnavailable("Kafka knows the batch, but no longer its offset.")
-        if floor < 0 and await self.identity() != self._identity:  # nothing was seen of this partition
+        if floor < 0 and await self.identity() != self._trusted:  # nothing was seen of this partition
             self._doubts.add()
         self._doubts.rises(Position(topic, partition, base, self.generation), floor)
         self._doubts.raised(Position(topic, partition, base + taken - 1, self.generation))

@@ -8,14 +8,14 @@ from typing import Any
 
 from shared.domain.errors import Corrupt, LogClosed, LogUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST, IDENTITY, Position
-from shared.log.doubts import Doubts
+from shared.log.doubts import Doubtful
 from shared.log.identity import LogIdentity
 from shared.log.port import Entry, Record
 
 PARTITIONS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}
 
 
-class MemoryLog:
+class MemoryLog(Doubtful[tuple[Any, ...]]):
     """One log for everybody who holds the object."""
 
     def __init__(
@@ -26,14 +26,12 @@ class MemoryLog:
         name: str = "memory",
     ) -> None:
         """`name` is the id by which the log is known."""
+        super().__init__((name, 0))
         self.generation = generation
-        self._doubts = Doubts()
         self._sealed: set[str] = set()
         self.refused = False
         self._lies: list[Any] = [name, 0]
         """Shared by all who hold the log: its id, and how often another one came to lie in its place."""
-        self._trusted: tuple[Any, ...] = tuple(self._lies)
-        self._compared = self._trusted
         self._partitions = dict(partitions or PARTITIONS)
         self._now_us = now_us
         self._records: dict[tuple[str, int], list[Record]] = {
@@ -57,17 +55,6 @@ class MemoryLog:
 
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         return self._append(entries)
-
-    @property
-    def doubts(self) -> int:
-        return self._doubts.count
-
-    def doubt(self) -> None:
-        self._doubts.add()
-
-    def trust(self, doubts: int) -> None:
-        if self._doubts.trust(doubts):
-            self._trusted = self._compared
 
     async def assure(self, topic: str) -> None:
         if self._trusted[0] != self._lies[0]:

@@ -16,9 +16,8 @@ from shared.domain.errors import BadInput, BadRecord, NotFound
 from shared.domain.ids import DEAD, Position, format_positions, parse_positions
 from shared.log.dead import CORRUPT, Letter, kind_of, letters, note
 from shared.log.port import Entry, Log
+from shared.runtime.exits import DONE, FOUND_WRONG
 from shared.runtime.settings import SECRETS_OF, Settings, SettingsError
-
-DONE, FOUND_WRONG = 0, 1
 
 PAGE = 50
 """Letters that are listed at once."""
@@ -163,13 +162,12 @@ async def _replayed(log: Log) -> set[Position]:
 
 def _with_log(settings: Settings, act: Callable[[Log], Awaitable[int]]) -> int:
     from shared.store.connect import connect_store
-    from shared.store.logwatch import LogWatch, the_log
+    from shared.store.logwatch import right_log
 
     async def go() -> int:
         store = await connect_store(settings, "migrator")
         try:
-            async with the_log(settings, store) as (log, known):
-                await LogWatch(log, store, known).start()
+            async with right_log(settings, store) as (log, _):
                 return await act(log)
         finally:
             await store.close()

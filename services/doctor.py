@@ -22,6 +22,7 @@ from shared.log.connect import connect_log
 from shared.log.dead import letters
 from shared.log.port import Log
 from shared.runtime.clock import FOLLOWED_US
+from shared.runtime.exits import DONE, FOUND_WRONG
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import advice, clock_of
 from shared.runtime.trouble import free_bytes
@@ -31,8 +32,6 @@ from shared.store.generations import compared, current
 from shared.store.migrate import status
 from shared.store.objects import Objects
 from shared.store.queries import load
-
-DONE, FOUND_WRONG = 0, 1
 
 CHECK_SECONDS_MAX = 60.0
 """Of one check; joining a group of Kafka's takes some seconds of it."""

@@ -37,8 +37,6 @@ PROJECT_WAITING_MAX, WAITING_MAX = 32, 256
 LOOK_SECONDS = 0.25
 """Between two looks at whether the client is still there."""
 
-RETRY_SECONDS = 1
-
 T = TypeVar("T")
 
 Costly = Callable[[Mapping[str, str]], bool]
@@ -159,7 +157,7 @@ class Gate:
             telemetry.REFUSED.labels("queries").inc()
             return Transient("Too many lists, searches and exports are under way.")
         telemetry.REFUSED.labels("project").inc()
-        return errors.throttled(RETRY_SECONDS, errors.rate_limits(self._share, 0, RETRY_SECONDS))
+        return errors.throttled(errors.RETRY_SECONDS, errors.rate_limits(self._share, 0, errors.RETRY_SECONDS))
 
 
 def aside() -> AbstractAsyncContextManager[None]:

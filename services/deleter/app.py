@@ -33,7 +33,6 @@ from shared.domain.commands import Cancel, DeletionCommand, Request
 from shared.domain.deletion import OPEN, DeletionRequest
 from shared.domain.errors import NewerVersion, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position
-from shared.log.connect import connect_log
 from shared.log.embedded import EmbeddedLog
 from shared.log.port import RETENTION_SECONDS, Log
 from shared.runtime import telemetry
@@ -46,8 +45,7 @@ from shared.runtime.wakeup import Wakeup
 from shared.store.client import Store
 from shared.store.connect import connect_store, judge_of
 from shared.store.failures import StoreError
-from shared.store.generations import current
-from shared.store.logwatch import LogWatch, the_log
+from shared.store.logwatch import right_log
 from shared.store.objects import Objects
 
 GROUP = "deleter"
@@ -257,32 +255,28 @@ async def run(settings: Settings) -> None:
     """Take requests over and sweep in the windows, until cancelled."""
     os.nice(NICE)
     store = await connect_store(settings, "deleter")
-    known = await current(store)
-    log = connect_log(settings, known)
-    log_watch = LogWatch(log, store, known)
-    runner = None
     try:
-        await log.start()
-        await log_watch.start()
-        deleter = Deleter(settings, log, store)
-        intake = Intake(
-            log=log,
-            reader=log.reader(DELETIONS, GROUP),
-            ledger=deleter.ledger,
-            lock=partial(deleter.lock, "ledger"),
-            now_us=deleter.now_us,
-            taken=deleter.woken.taken,
-        )
-        telemetry.STOPPED.labels(DELETIONS).set_function(lambda: int(bool(intake.stopped)))
-        app = web.Application()
-        add_ops(app, {"log": log_watch.check, "ledger": deleter.check, "intake": partial(_stopped, intake)})
-        runner = await serve(app, "127.0.0.1", settings.ops_port)
-        with announced(settings.data, "deleter", url_of(runner)):
-            await _run(deleter, intake, watch(deleter.clock, settings, judge_of(settings, store)), log_watch.guard())
+        async with right_log(settings, store) as (log, log_watch):
+            deleter = Deleter(settings, log, store)
+            intake = Intake(
+                log=log,
+                reader=log.reader(DELETIONS, GROUP),
+                ledger=deleter.ledger,
+                lock=partial(deleter.lock, "ledger"),
+                now_us=deleter.now_us,
+                taken=deleter.woken.taken,
+            )
+            telemetry.STOPPED.labels(DELETIONS).set_function(lambda: int(bool(intake.stopped)))
+            app = web.Application()
+            add_ops(app, {"log": log_watch.check, "ledger": deleter.check, "intake": partial(_stopped, intake)})
+            runner = await serve(app, "127.0.0.1", settings.ops_port)
+            clock_watch = watch(deleter.clock, settings, judge_of(settings, store))
+            try:
+                with announced(settings.data, "deleter", url_of(runner)):
+                    await _run(deleter, intake, clock_watch, log_watch.guard())
+            finally:
+                await runner.cleanup()
     finally:
-        if runner is not None:
-            await runner.cleanup()
-        await log.close()
         await store.close()
 
 
@@ -306,8 +300,7 @@ async def run_once(settings: Settings, tell: Tell = quiet) -> tuple[list[Deletio
     os.nice(NICE)
     store = await connect_store(settings, "deleter")
     try:
-        async with the_log(settings, store) as (log, known):
-            await LogWatch(log, store, known).start()
+        async with right_log(settings, store) as (log, _):
             deleter = Deleter(settings, log, store)
             ended = await deleter.sweep(None, tell)
             left = sum(count for state, count in (await deleter.ledger.states()).items() if state in OPEN)

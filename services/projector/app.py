@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -18,7 +18,6 @@ from services.projector.tables import ClickHouseTables
 from services.projector.worker import Worker
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.log.connect import connect_log
 from shared.log.port import Log
 from shared.runtime import telemetry
 from shared.runtime.lifecycle import collect_seldom, serve, url_of
@@ -28,9 +27,9 @@ from shared.runtime.settings import Settings
 from shared.runtime.trouble import Trouble
 from shared.runtime.wakeup import Wakeup
 from shared.store.changes import changes_of
+from shared.store.client import Store
 from shared.store.connect import connect_store
-from shared.store.generations import current
-from shared.store.logwatch import LogWatch
+from shared.store.logwatch import LogWatch, right_log
 
 GROUP = "projector"
 
@@ -45,52 +44,54 @@ COLLECTED_OBJECTS = 2_000_000
 async def run(settings: Settings) -> None:
     """Project until cancelled."""
     store = await connect_store(settings, "writer")
-    known = await current(store)
-    log = connect_log(settings, known)
-    log_watch = LogWatch(log, store, known)
-    runner = None
     try:
-        await log.start()
-        await log_watch.start()
-        tables = ClickHouseTables(store)
-        flushed = Wakeup()
+        async with right_log(settings, store) as (log, log_watch):
+            flushed = Wakeup()
 
-        def observe(progress: Progress) -> None:
-            _observe(progress)
-            flushed.set()
+            def observe(progress: Progress) -> None:
+                _observe(progress)
+                flushed.set()
 
-        changes = changes_of(settings, log.partitions(), log.generation)
-        folders: tuple[Folder, ...] = (FragmentFolder(), IdentityFolder())
-        workers = [
-            Worker(
-                log=log,
-                reader=log.reader(folder.topic, GROUP),
-                tables=tables,
-                folder=folder,
-                monotonic=time.monotonic,
-                observe=observe,
-                changes=changes,
-                nonce=secrets.randbits(64),
-            )
-            for folder in folders
-        ]
-        for worker in workers:
-            telemetry.STOPPED.labels(worker.topic).set_function(partial(_stopped_count, worker))
-        app = web.Application()
-        checks = {
-            "log": log_watch.check, "partitions": lambda: _stopped(workers), "store": lambda: _trouble(workers),
-        }  # fmt: skip
-        add_ops(app, checks)
-        runner = await serve(app, "127.0.0.1", settings.ops_port)
-        collect_seldom(COLLECTED_OBJECTS)
-        feeder = Feeder(store, log.partitions())
-        with announced(settings.data, "projector", url_of(runner)):
-            await _project(log, workers, feeder, flushed, log_watch)
+            workers = workers_on(settings, log, store, observe)
+            for worker in workers:
+                telemetry.STOPPED.labels(worker.topic).set_function(partial(_stopped_count, worker))
+            app = web.Application()
+            checks = {
+                "log": log_watch.check, "partitions": lambda: _stopped(workers), "store": lambda: _trouble(workers),
+            }  # fmt: skip
+            add_ops(app, checks)
+            runner = await serve(app, "127.0.0.1", settings.ops_port)
+            collect_seldom(COLLECTED_OBJECTS)
+            feeder = Feeder(store, log.partitions())
+            try:
+                with announced(settings.data, "projector", url_of(runner)):
+                    await _project(log, workers, feeder, flushed, log_watch)
+            finally:
+                await runner.cleanup()
     finally:
-        if runner is not None:
-            await runner.cleanup()
-        await log.close()
         await store.close()
+
+
+def workers_on(
+    settings: Settings, log: Log, store: Store, observe: Callable[[Progress], None] = lambda progress: None
+) -> list[Worker]:
+    """The workers of one process, which are members of the projectors' groups."""
+    tables = ClickHouseTables(store)
+    changes = changes_of(settings, log.partitions(), log.generation)
+    folders: tuple[Folder, ...] = (FragmentFolder(), IdentityFolder())
+    return [
+        Worker(
+            log=log,
+            reader=log.reader(folder.topic, GROUP),
+            tables=tables,
+            folder=folder,
+            monotonic=time.monotonic,
+            observe=observe,
+            changes=changes,
+            nonce=secrets.randbits(64),
+        )
+        for folder in folders
+    ]
 
 
 async def _project(

@@ -32,7 +32,7 @@ from shared.runtime.timekeeping import clock_of
 from shared.store.changes import all_changing, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store
-from shared.store.logwatch import LogWatch, the_log
+from shared.store.logwatch import right_log
 from shared.store.queries import load as load_queries
 from shared.store.timeline import Row
 
@@ -67,8 +67,7 @@ async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], 
     runs on this machine, and LogMismatch."""
     store = await connect_store(settings, "migrator")
     try:
-        async with the_log(settings, store) as (log, known):
-            await LogWatch(log, store, known).start()
+        async with right_log(settings, store) as (log, _):
             changes = changes_of(settings, log.partitions(), log.generation)
             with only_rebuild(settings.data / "run"), all_changing(changes):
                 return await Rebuild(store, log.partitions(), clock_of(settings).now_us, tell).run(verify=verify)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.health import answers
 from shared.domain.ids import PARTITIONS_MAX
+from shared.runtime.exits import DONE, FOUND_WRONG
 from shared.runtime.settings import SECRETS_OF, Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -63,10 +64,10 @@ async def _go(settings: Settings, options: argparse.Namespace) -> int:
         await store.close()
     if opened is None:
         print("nothing was changed")
-        return 1
+        return FOUND_WRONG
     counts = ", ".join(f"{topic} {count}" for topic, count in sorted(opened.partitions.items()))
     print(f"generation {opened.number} is open; partitions: {counts}")
-    return 0
+    return DONE
 
 
 def _agreed(outlook: Outlook, options: argparse.Namespace) -> bool:

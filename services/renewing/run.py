@@ -6,8 +6,6 @@ The workers and the intake of this process join the groups of those that run, or
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,10 +16,7 @@ from services.deleter.app import LOCK_SECONDS_MAX, locked
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
 from services.deleter.window import Window
-from services.projector.app import GROUP as PROJECTORS
-from services.projector.fold import Folder, FragmentFolder, IdentityFolder
-from services.projector.tables import ClickHouseTables
-from services.projector.worker import Worker
+from services.projector.app import workers_on
 from services.renewing.books import StoreBooks
 from shared.domain.errors import Rejected, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, GENERATION_FIRST
@@ -31,7 +26,7 @@ from shared.log.port import Log
 from shared.log.renewal import PROJECTED, Counts, Lost, Renewal, next_number
 from shared.runtime.clock import SystemClock
 from shared.runtime.settings import Settings
-from shared.store.changes import changes_of, supersede
+from shared.store.changes import supersede
 from shared.store.client import Store
 from shared.store.generations import compared, current, generations
 
@@ -120,20 +115,7 @@ async def _projecting(
     if outlook.begun or not outlook.projects:
         yield lambda: None
         return
-    changes = changes_of(settings, log.partitions(), log.generation)
-    folders: tuple[Folder, ...] = (FragmentFolder(), IdentityFolder())
-    workers = [
-        Worker(
-            log=log,
-            reader=log.reader(folder.topic, PROJECTORS),
-            tables=ClickHouseTables(store),
-            folder=folder,
-            monotonic=time.monotonic,
-            changes=changes,
-            nonce=secrets.randbits(64),
-        )
-        for folder in folders
-    ]
+    workers = workers_on(settings, log, store)
     window = Window(cron=settings.window, hours=settings.window_hours, zone=settings.window_zone)
     intake = Intake(
         log=log,

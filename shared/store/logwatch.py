@@ -14,6 +14,7 @@ import structlog
 
 from shared.domain.errors import LogUnavailable, Superseded, Transient
 from shared.log.connect import connect_log
+from shared.log.doubts import REFUSAL
 from shared.log.identity import TOPICS, Generation, Mismatch, compare
 from shared.log.port import Log
 from shared.runtime.settings import Settings
@@ -44,6 +45,16 @@ async def the_log(settings: Settings, store: Store) -> AsyncIterator[tuple[Log, 
         await log.close()
 
 
+@asynccontextmanager
+async def right_log(settings: Settings, store: Store) -> AsyncIterator[tuple[Log, LogWatch]]:
+    """The started log of these tables, compared with them, and the watch that has done so. Raises LogMismatch,
+    Superseded and Transient."""
+    async with the_log(settings, store) as (log, known):
+        watch = LogWatch(log, store, known)
+        await watch.start()
+        yield log, watch
+
+
 async def take_on_log(settings: Settings, store: Store, now_us: Callable[[], int]) -> None:
     """Make the log if the tables know none, and take it on. Waits for one that is just starting. Raises LogMismatch and
     Transient."""
@@ -72,7 +83,7 @@ class LogWatch:
         """What is wrong, in one line; or nothing."""
         if self.mismatch is not None:
             return self.mismatch.line
-        return "The log is being compared with the tables." if self._log.doubts > self._settled else ""
+        return REFUSAL if self._log.doubts > self._settled else ""
 
     async def check(self) -> str:
         """What is wrong, for /readyz."""

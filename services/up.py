@@ -87,6 +87,7 @@ class Supervisor:
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._pumps: dict[str, asyncio.Task[str]] = {}
         self._code = DONE
+        self._farewell = ""
 
     async def run(self) -> int:
         self._logs.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -116,6 +117,9 @@ class Supervisor:
         finally:
             self._stopping.set()
             await self._stop(keepers)
+            if self._farewell:  # behind what the others have to say
+                await asyncio.wait(self._pumps.values(), timeout=STOP_SECONDS_MAX)
+                _say(self._farewell)
 
     async def _keep(self, name: str) -> None:
         """Start a child again whenever it ends, until stopping."""
@@ -145,7 +149,7 @@ class Supervisor:
             self._code = WRONG_LOG
             self._stopping.set()
             said = self._pumps[name].result() if self._pumps[name].done() else ""
-            _say(said or f"personlog: the log is not the tables' own; see {self._logs / name}.log")
+            self._farewell = said or f"personlog: the log is not the tables' own; see {self._logs / name}.log"
 
     async def _start(self, name: str) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from services.api.admission import aside
 from shared.domain.errors import NotYet
-from shared.domain.ids import DELETIONS, TOPIC_LETTERS, Position, position_key
+from shared.domain.ids import DELETIONS, Position, partition_of_key
 from shared.store.changes import Changes
 from shared.store.client import Store
 from shared.store.queries import Query
@@ -34,7 +34,6 @@ class Watermarks:
         """`changes` where writers confirm what they wrote; the store is asked all the same, less often."""
         self._store, self._query, self._seen, self._changes = store, query, seen, changes
         self._versions: dict[tuple[str, int], int] = {}
-        self._topics = {ord(letter): topic for topic, letter in TOPIC_LETTERS.items()}
         self._waiters: dict[asyncio.Future[None], Sequence[Position]] = {}
         self._poller: asyncio.Task[None] | None = None
         self.polls = 0
@@ -65,10 +64,8 @@ class Watermarks:
         rows = await self._store.rows(self._query)
         self.polls += 1
         for key, version, stamp in rows:
-            topic = self._topics.get(key.int & 0xFF)
-            partition = key.int >> 64
-            if topic is not None and position_key(topic, partition) == key:
-                self._versions[topic, partition] = max(version, self._versions.get((topic, partition), 0))
+            if (place := partition_of_key(key)) is not None:
+                self._versions[place] = max(version, self._versions.get(place, 0))
                 self._seen(stamp)
 
     async def close(self) -> None:

@@ -17,7 +17,7 @@ from shared.domain.deletion import NEWER
 from shared.domain.errors import BadRecord, Corrupt, LogClosed, NewerVersion, Transient
 from shared.domain.ids import DEAD, DELETIONS, Position, hash64
 from shared.log.dead import command_of, dead_letter, kind_of
-from shared.log.evidence import Standing, check
+from shared.log.evidence import Riddle, Standing, check
 from shared.log.port import EMPTY, Log, Reader, Record
 from shared.runtime import telemetry
 
@@ -48,7 +48,7 @@ class Intake:
         self._log, self._reader, self._ledger = log, reader, ledger
         self._lock, self._now_us = lock, now_us
         self._positions: dict[int, Position] = {}
-        self._puzzled = False
+        self._riddle = Riddle()
         self.stopped = ""
         """Why nothing more is taken over. Nothing is erased either: who knows what the rest would say of it."""
 
@@ -110,11 +110,8 @@ class Intake:
             records = await self._reader.fetch(records_max=BATCH_RECORDS_MAX, wait_seconds=FETCH_SECONDS)
         except Corrupt as error:
             await self._vouched(sorted(self._positions))  # says what is wrong with the log, if that is it
-            if self._puzzled:
-                raise
-            self._puzzled = True
-            raise Transient(error.detail) from error  # the right log may have come back just now
-        self._puzzled = False
+            self._riddle.pose(error)
+        self._riddle.solved()
         return records
 
     async def _take(self, records: list[Record]) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from services.projector.rows import BEFORE_THE_FIRST
 from services.projector.tables import Loaded, Tables
-from shared.domain.errors import Corrupt, Transient
+from shared.domain.errors import Corrupt
 from shared.domain.ids import position_of
-from shared.log.evidence import Standing, check
+from shared.log.evidence import Riddle, Standing, check
 from shared.log.port import Log
 
 
@@ -20,7 +20,7 @@ class Takeover:
 
     def __init__(self, log: Log, tables: Tables, topic: str) -> None:
         self._log, self._tables, self._topic = log, tables, topic
-        self._puzzled = False
+        self._riddle = Riddle()
 
     async def load(self, partitions: Sequence[int]) -> Loaded:
         """Their position rows. Raises LogMismatch when they are not of this log, and Transient."""
@@ -38,11 +38,8 @@ class Takeover:
         """Records are gone: raises LogMismatch when the log is not the tables'. Else Transient, for the right one may
         have come back just now; and the error itself when that was so the last time as well."""
         await self.load(partitions)
-        if self._puzzled:
-            raise error
-        self._puzzled = True
-        raise Transient(error.detail) from error
+        self._riddle.pose(error)
 
     def fetched(self) -> None:
         """Records came, or none: nothing is gone."""
-        self._puzzled = False
+        self._riddle.solved()

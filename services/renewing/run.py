@@ -24,8 +24,8 @@ from shared.log.connect import connect_log
 from shared.log.identity import Generation, LogIdentity, Mismatch
 from shared.log.port import Log
 from shared.log.renewal import PROJECTED, Counts, Lost, Renewal, next_number
-from shared.runtime.clock import SystemClock
 from shared.runtime.settings import Settings
+from shared.runtime.timekeeping import clock_of
 from shared.store.changes import supersede
 from shared.store.client import Store
 from shared.store.generations import compared, current, generations
@@ -60,13 +60,13 @@ async def renew(
     log = connect_log(settings, known)
     await log.start()
     try:
-        outlook = await _look(store, log, known)
+        outlook = await _look(settings, store, log, known)
         next_number(outlook.ending)  # refused before anything is done
         if not agreed(outlook):
             return None
         counts: dict[str, int] = dict(outlook.ending.partitions)
         wanted = counts | ({COMMANDS: partitions} if partitions else {})
-        books = StoreBooks(store, counts, SystemClock().now_us)
+        books = StoreBooks(store, counts, clock_of(settings).now_us)
         async with _projecting(settings, log, store, outlook) as check:
             renewal = Renewal(books=books, make=partial(_make, settings), check=check, tell=tell)
             for line in await _ended(renewal, log, outlook):
@@ -84,7 +84,7 @@ async def _ended(renewal: Renewal, log: Log, outlook: Outlook) -> Sequence[Lost]
     return await renewal.abandon(outlook.ending.partitions)
 
 
-async def _look(store: Store, log: Log, known: Generation | None) -> Outlook:
+async def _look(settings: Settings, store: Store, log: Log, known: Generation | None) -> Outlook:
     """Raises LogUnavailable when the log does not answer; a log that is not there is a mismatch."""
     if known is None:  # of before generations were written down
         known = Generation(number=GENERATION_FIRST, identity=LogIdentity(id="", partitions=log.partitions()))
@@ -93,7 +93,7 @@ async def _look(store: Store, log: Log, known: Generation | None) -> Outlook:
             known = Generation(number=GENERATION_FIRST, identity=await log.identity())
     else:
         mismatch = await compared(log, store, known)
-    books = StoreBooks(store, known.partitions, SystemClock().now_us)
+    books = StoreBooks(store, known.partitions, clock_of(settings).now_us)
     rows = [row for topic in PROJECTED for row in (await books.positions(topic)).values()]
     begun = any(row.generation > known.number for row in rows)
     return Outlook(await generations(store), known, None if begun else mismatch, begun)
@@ -122,7 +122,7 @@ async def _projecting(
         reader=log.reader(DELETIONS, DELETERS),
         ledger=Ledger(store, window),
         lock=partial(locked, settings.data / "run" / "ledger.lock", LOCK_SECONDS_MAX),
-        now_us=SystemClock().now_us,
+        now_us=clock_of(settings).now_us,
     )
     running = [*(worker.run() for worker in workers), intake.run()]
     tasks = [asyncio.create_task(one, name="renewal") for one in running]

@@ -22,6 +22,8 @@ COMMANDS, IDENTITY, DELETIONS, DEAD = (
 )
 TOPIC_LETTERS = {COMMANDS: "c", IDENTITY: "i", DELETIONS: "d"}
 
+_TOPICS_BY_LETTER = {ord(letter): topic for topic, letter in TOPIC_LETTERS.items()}
+
 OFFSET_BITS = 48
 """Version = generation << 48 | offset: 2.8e14 records a partition before it would overflow."""
 
@@ -133,6 +135,12 @@ def position_key(topic: str, partition: int) -> UUID:
     The topic's letter sits in the last byte, so that rows of different topics never meet in one table.
     """
     return UUID(int=partition << 64 | ord(TOPIC_LETTERS[topic]))
+
+
+def partition_of_key(key: UUID) -> tuple[str, int] | None:
+    """(topic, partition) that a position row's key is of; None for any other uuid."""
+    topic, partition = _TOPICS_BY_LETTER.get(key.int & 0xFF), key.int >> 64
+    return (topic, partition) if topic is not None and position_key(topic, partition) == key else None
 
 
 def hash64(text: str | bytes) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
+from shared.domain.errors import Corrupt, Transient
 from shared.domain.ids import Position, hash64
 from shared.log.identity import Evidence, compare
 from shared.log.port import Log
@@ -35,6 +36,24 @@ async def check(log: Log, topic: str, tables: Mapping[int, Standing], starts: Se
     mismatch = compare(None, None, await evidence(log, topic, tables, starts))
     if mismatch is not None:
         raise mismatch.error
+
+
+class Riddle:
+    """Records are gone, and the log is the tables' own all the same."""
+
+    def __init__(self) -> None:
+        self._posed = False
+
+    def pose(self, error: Corrupt) -> NoReturn:
+        """Raises Transient, for the right log may have come back just now; the error itself if it was so last time."""
+        if self._posed:
+            raise error
+        self._posed = True
+        raise Transient(error.detail) from error
+
+    def solved(self) -> None:
+        """Records came, or none: nothing is gone."""
+        self._posed = False
 
 
 async def _whole(log: Log, one: Evidence) -> Evidence:

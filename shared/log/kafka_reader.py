@@ -48,10 +48,8 @@ class KafkaReader:
         )  # fmt: skip
 
     async def start(self) -> None:
-        try:
+        with answering():
             await self._consumer.start()
-        except (KafkaError, OSError) as error:
-            raise LogUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
         self._consumer.subscribe([self._name], listener=_Listener(self))
 
     async def close(self) -> None:

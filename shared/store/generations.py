@@ -11,15 +11,14 @@ from pathlib import Path
 import msgspec
 
 from shared.domain.generations import Generations
-from shared.domain.ids import TOPIC_LETTERS, Position, position_key, position_of
+from shared.domain.ids import Position, partition_of_key, position_of
 from shared.log.evidence import Standing, evidence
 from shared.log.identity import TOPICS, Evidence, Generation, LogIdentity, Mismatch, compare
 from shared.log.port import Log
 from shared.store.client import Store
 from shared.store.queries import load
 
-_QUERIES = Path(__file__).with_suffix(".sql")
-_TOPICS_BY_LETTER = {ord(letter): topic for topic, letter in TOPIC_LETTERS.items()}
+_QUERIES = load(Path(__file__).with_suffix(".sql"))
 
 
 async def generations(store: Store) -> list[Generation]:
@@ -28,7 +27,7 @@ async def generations(store: Store) -> list[Generation]:
         return []
     return [
         Generation(number=number, state=state, identity=msgspec.json.decode(identity, type=LogIdentity))
-        for number, state, identity in await store.rows(load(_QUERIES)["generations"])
+        for number, state, identity in await store.rows(_QUERIES["generations"])
     ]
 
 
@@ -61,9 +60,9 @@ async def write(store: Store, generation: Generation, now_us: int) -> None:
 async def positions(store: Store) -> dict[str, dict[int, Standing]]:
     """What every position row says, by topic and partition. Raises Transient."""
     found: dict[str, dict[int, Standing]] = {topic: {} for topic in TOPICS}
-    for key, version, record in await store.rows(load(_QUERIES)["positions"]):
-        topic, partition = _TOPICS_BY_LETTER.get(key.int & 0xFF, ""), key.int >> 64
-        if topic and key == position_key(topic, partition):
+    for key, version, record in await store.rows(_QUERIES["positions"]):
+        if (place := partition_of_key(key)) is not None:
+            topic, partition = place
             found[topic][partition] = Standing(position_of(topic, partition, version), record)
     return found
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, NamedTuple
 
 from services.projector import rows as r
 from services.projector.memory import MemoryTables
 from shared.domain.ids import COMMANDS, IDENTITY, position_of
+from shared.log.doubts import Doubts
 from shared.log.evidence import Standing, evidence
 from shared.log.identity import Generation, LogIdentity, Mismatch, compare
 from shared.log.memory import MemoryLog
@@ -66,7 +68,9 @@ async def standings(tables: MemoryTables) -> dict[tuple[str, int], Standing]:
 
 
 async def looked(log: MemoryLog, tables: MemoryTables) -> Mismatch | None:
-    """What a process finds when it starts."""
+    """What a process finds when it starts: with its own eyes, the API has none of it."""
+    log = copy(log)
+    log._doubts = Doubts()
     found = []
     for topic in (COMMANDS, IDENTITY):
         starts = await log.starts(topic)

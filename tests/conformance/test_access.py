@@ -131,7 +131,7 @@ def test_limits_are_off_by_default_and_tell_themselves_when_set(doors: Doors) ->
     ours = doors.stack.url
     try:
         doors.stack.url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: _ready(doors.stack), 60, "the second API")
+        wait_for(doors.stack.ready, 60, "the second API")
         answers = [doors.stack.persons("/?limit=1") for _ in range(4)]
         assert [one.status for one in answers] == [200, 200, 200, 429]
         assert [one.headers["RateLimit-Remaining"] for one in answers] == ["2", "1", "0", "0"]
@@ -145,13 +145,6 @@ def test_limits_are_off_by_default_and_tell_themselves_when_set(doors: Doors) ->
         doors.stack.url = ours
         limited.terminate()
         limited.wait(timeout=60)
-
-
-def _ready(stack: Stack) -> bool:
-    try:
-        return stack.ask("GET", "/readyz", key=None).status == 200
-    except OSError:
-        return False
 
 
 def test_the_matrix_has_every_route(doors: Doors) -> None:

@@ -26,17 +26,10 @@ def limited(stack: Stack) -> Iterator[Stack]:
     )  # fmt: skip
     project = make_projects(stack, 1)[0]
     project.url = f"http://127.0.0.1:{port}"
-    wait_for(lambda: _ready(project), SECONDS_MAX, "the second API")
+    wait_for(project.ready, SECONDS_MAX, "the second API")
     yield project
     api.terminate()
     api.wait(timeout=SECONDS_MAX)
-
-
-def _ready(stack: Stack) -> bool:
-    try:
-        return stack.ask("GET", "/readyz", key=None).status == 200
-    except OSError:
-        return False
 
 
 def fresh(limited: Stack) -> Stack:

@@ -180,13 +180,7 @@ def test_a_recording_outlives_the_processes(own_stack: Stack, name: str) -> None
 
 
 def wait_ready(stack: Stack) -> None:
-    def ready() -> bool:
-        try:
-            return stack.ask("GET", "/readyz", key=None).status == 200
-        except OSError:
-            return False
-
-    wait_for(ready, 60, "the API")
+    wait_for(stack.ready, 60, "the API")
 
 
 def test_the_memory_of_a_long_recording_is_constant(stack: Stack, name: str) -> None:

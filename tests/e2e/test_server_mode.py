@@ -30,13 +30,7 @@ class Server(Stack):
         assert self.run("migrate", log="migrate.log", **self.as_user("migrator")).wait(60) == 0
         for name in ("api", "projector", "deleter"):
             self.spawn(name, log=f"{name}.log", **self.as_user(USERS[name]))
-        wait_for(self._ready, 60, "the API")
-
-    def _ready(self) -> bool:
-        try:
-            return self.ask("GET", "/readyz", key=None).status == 200
-        except OSError:
-            return False
+        wait_for(self.ready, 60, "the API")
 
 
 @pytest.fixture(scope="module")

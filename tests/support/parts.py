@@ -44,7 +44,7 @@ class Parts:
         self.run(name)
 
     def ready(self) -> bool:
-        return answers(f"{self.stack.url}/readyz", LOOK_SECONDS_MAX)
+        return self.stack.ready()
 
     def wait_ready(self) -> None:
         wait_for(self.ready, READY_SECONDS_MAX, "the API to be ready")

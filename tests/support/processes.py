@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 import psutil
 
+from services.health import answers
 from shared.domain.ids import fragment_id
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,6 +206,10 @@ class Stack:
                 return Answer(response.status, dict(response.headers), response.read())
         except urllib.error.HTTPError as error:
             return Answer(error.code, dict(error.headers), error.read())
+
+    def ready(self) -> bool:
+        """Whether the API is there, and ready."""
+        return answers(f"{self.url}/readyz", ANSWER_SECONDS_MAX)
 
     def capture(self, **event: Any) -> Answer:
         return self.ask("POST", "/capture/", {"api_key": self.token, **event}, key=None)

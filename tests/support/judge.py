@@ -91,7 +91,7 @@ async def _judge(settings: Any, run: Run) -> Verdict:
         await log.start()
         await _drained(log, store)
         copy = await _copied(log)
-        expected = Expected(copy)
+        expected = Expected([copy])
         expected.finish()
         return await _compared(run, copy, expected, store)
     finally:
@@ -155,7 +155,7 @@ async def _compared(run: Run, log: MemoryLog, expected: Expected, store: Store) 
         named += [f"{table} {one}: held {held.get(one)}, expected {wanted.get(one)}" for one in wrong[:3]]
     if not differences:  # the store is what the folds say: are the folds right?
         try:
-            check_oracle(log, {COMMANDS: kept["fragments"], IDENTITY: kept["identity"]})
+            check_oracle([log], {COMMANDS: kept["fragments"], IDENTITY: kept["identity"]})
         except AssertionError as error:
             differences += 1
             named.append(f"the oracle: {error}")
@@ -201,7 +201,7 @@ def _lost(run: Run, log: MemoryLog) -> list[str]:
                 at.setdefault(named, []).append(record.position)
     lost = []
     for answer in run.answers:
-        reached = {(topic, partition): offset for topic, partition, offset in parse_positions(answer.position)}
+        reached = {(one.topic, one.partition): one.offset for one in parse_positions(answer.position)}
         for wanted in (*answer.events, *answer.keys):
             places = at.get(wanted, [])
             if not any(place.offset <= reached.get((place.topic, place.partition), -1) for place in places):

@@ -17,7 +17,7 @@ from services.projector.rows import Vouched
 from services.projector.tables import Closed, Facts, Loaded, events_of
 from shared.domain.errors import StoreUnavailable
 from shared.domain.fragment import Fragment, FragmentErased, FragmentPurged, FragmentRestored
-from shared.domain.ids import COMMANDS, IDENTITY, position_key
+from shared.domain.ids import COMMANDS, IDENTITY, partition_of_key
 from shared.domain.restore import ClosedLife
 from shared.store.timeline import Row
 
@@ -37,11 +37,8 @@ class MemoryTables:
         self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
     ) -> Loaded:
         table = self.state[topic]
-        positions = {
-            partition: r.mark_of(topic, row)
-            for partition in partitions
-            if (row := table.get((0, position_key(topic, partition)))) is not None
-        }
+        held = {at[1]: row for (project, key), row in table.items() if not project and (at := partition_of_key(key))}
+        positions = {partition: r.mark_of(topic, row) for partition, row in held.items() if partition in partitions}
         rows = [table[key] for key in wanted if key in table]
         if topic != COMMANDS or whole:
             return Loaded(positions, rows, {})

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 
 from bench.logs import EMBEDDED, MERGES, PROJECTED, on_both_logs
 from bench.report import Row, row
-from services.api.reads import Reads
+from services.api.reads.persons import Reads
 from services.projector.rows import FRAGMENTS, columns
 from shared.domain.commands import Write, encode, route
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 import orjson
 
-from services.api.reads import Reads
+from services.api.reads.persons import Reads
 from shared.domain.ids import fragment_id
 from shared.store.client import Store
 from tests.support.processes import ROOT

@@ -13,37 +13,32 @@ from tempfile import gettempdir
 from aiohttp import web
 from prometheus_client import Histogram
 
-from services.api import (
-    activity,
-    bulk,
-    cancels,
-    capture,
-    capture_v1,
-    deletions,
-    export,
-    history,
-    identities,
-    lists,
-    openapi,
-    persons,
-    purge,
-    recordings,
-    sdk,
-    sessions,
-    timeline,
-)
-from services.api.access import Access
-from services.api.admission import Gate
-from services.api.blocks import Blocks
-from services.api.calls import LIMITS, Route, mount
+from services.api.capture import sdk_endpoints as sdk
+from services.api.capture import v0 as capture
+from services.api.capture import v1 as capture_v1
 from services.api.context import CONTEXT, Bounds, Context
-from services.api.errors import error_middleware
-from services.api.express import ExpressPerson
-from services.api.limits import CaptureQuotas, Limits
-from services.api.reads import Reads
-from services.api.spool import Spools
-from services.api.stamps import Stamps, uuid7
-from services.api.watermarks import Watermarks
+from services.api.deletions import bulk, cancels, purge
+from services.api.deletions import endpoints as deletions
+from services.api.history import activity, export
+from services.api.history import properties_timeline as timeline
+from services.api.history import property_history as history
+from services.api.http import openapi
+from services.api.http.errors import error_middleware
+from services.api.http.guards.access import Access
+from services.api.http.guards.costly import Gate
+from services.api.http.guards.rate_limit import CaptureQuotas, Limits
+from services.api.http.routing import LIMITS, Route, mount
+from services.api.http.spool import Spools
+from services.api.http.transports.fast_person import ExpressPerson
+from services.api.persons import endpoints as persons
+from services.api.persons import lists
+from services.api.persons import merge_and_split as identities
+from services.api.reads.persons import Reads
+from services.api.reads.stamps import Stamps, uuid7
+from services.api.reads.watermarks import Watermarks
+from services.api.recordings import capture as recordings
+from services.api.recordings import sessions
+from services.api.recordings.block_writer import Blocks
 from shared.domain.commands import Command
 from shared.domain.errors import LogClosed, LogMismatch, Superseded, Transient
 from shared.domain.ids import COMMANDS, Position

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import web
 
-from services.api.access import Access
-from services.api.admission import Gate
-from services.api.blocks import Blocks
-from services.api.limits import CaptureQuotas, Limits
-from services.api.load import Load
-from services.api.reads import Reads
-from services.api.spool import Spools
-from services.api.stamps import Mint, Stamps
-from services.api.watermarks import Watermarks
+from services.api.http.guards.access import Access
+from services.api.http.guards.costly import Gate
+from services.api.http.guards.load import Load
+from services.api.http.guards.rate_limit import CaptureQuotas, Limits
+from services.api.http.spool import Spools
+from services.api.reads.persons import Reads
+from services.api.reads.stamps import Mint, Stamps
+from services.api.reads.watermarks import Watermarks
+from services.api.recordings.block_writer import Blocks
 from shared.domain.commands import Command, encode, route
 from shared.domain.errors import BadInput, NotYet
 from shared.domain.generations import Generations

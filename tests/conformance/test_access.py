@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from services.api.access import POLL_SECONDS
 from services.api.app import ROUTES
-from services.api.calls import Route
+from services.api.http.guards.access import POLL_SECONDS
+from services.api.http.routing import Route
 from shared.domain.ids import fragment_id
 from tests.support.asking import sent
 from tests.support.processes import PERSONAL_KEY, Answer, Stack, free_port, wait_for

@@ -56,7 +56,7 @@ def operations(spec: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]
 def test_the_document_has_every_route_of_the_router_and_no_other(spec: dict[str, Any]) -> None:
     """All three prefixes are the documented one, and what is optional at the end is there."""
     from services.api.app import application  # the router itself, not what it was made from
-    from services.api.capture import PATHS
+    from services.api.capture.v0 import PATHS
 
     served = set()
     for resource in application(_NOTHING).router.resources():

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from services.api.sdk import STATIC_SECONDS, STUBS
+from services.api.capture.sdk_endpoints import STATIC_SECONDS, STUBS
 from shared.domain.commands import Capture, Command, Merge
 from shared.domain.errors import NotFound
 from shared.store.access import set_recordings

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from services.api.app import ROUTES
-from services.api.calls import PREFIXES, Route
+from services.api.http.routing import PREFIXES, Route
 from tests.support.processes import PERSONAL_KEY, ROOT, TOKEN, running
 
 pytestmark = pytest.mark.alone

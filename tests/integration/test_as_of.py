@@ -10,8 +10,8 @@ from uuid import UUID
 
 from services.api.app import build
 from services.api.context import Context
-from services.api.past import candidates_at, persons_at
-from services.api.reads import CURSOR_START, Walk
+from services.api.reads.as_of import candidates_at, persons_at
+from services.api.reads.persons import CURSOR_START, Walk
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 from shared.log.memory import MemoryLog
 from shared.runtime.clock import ManualClock

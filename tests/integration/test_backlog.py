@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-from services.api.coalesce import KEYS_MAX
-from services.api.reads import Reads
+from services.api.reads.persons import Reads
+from services.api.reads.query_batcher import KEYS_MAX
 from services.projector.search import Feeder
 from services.projector.tables import LOAD_IDS_MAX
 from shared.domain.commands import Merge

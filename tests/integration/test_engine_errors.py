@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 
 from services.api.app import ROUTES
-from services.api.calls import Route
+from services.api.http.routing import Route
 from shared.runtime.lifecycle import serve
 from shared.store.client import Store
 from shared.store.failures import SAID_CODES, TRANSIENT_CODES

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 
-from services.api import reads as reads_module
-from services.api.reads import Reads
+from services.api.reads import persons as reads_module
+from services.api.reads.persons import Reads
 from services.projector import search, tables
 from services.projector.rows import FRAGMENTS, columns, fragment_row
 from services.projector.search import Feeder

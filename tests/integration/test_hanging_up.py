@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from aiohttp import ClientSession, web
 
-from services.api.admission import Gate, while_connected
+from services.api.http.guards.costly import Gate, while_connected
 from shared.runtime.lifecycle import serve
 from shared.store.client import Store
 from shared.store.queries import Query

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.api import reads
+from services.api.reads import persons as reads
 from services.deleter.purges import Purges
 from services.projector.rebuild import Rebuild
 from services.projector.search import Feeder

@@ -16,7 +16,7 @@ import pytest
 from clickhouse_driver import Client
 from clickhouse_driver.errors import Error as NativeError
 
-from services.api.reads import Reads
+from services.api.reads.persons import Reads
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.store.client import Store
 from shared.store.migrate import migrate

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.api.coalesce import KEYS_MAX, Coalesced
+from services.api.reads.query_batcher import KEYS_MAX, Coalesced
 from shared.domain.errors import Corrupt, StoreUnavailable
 from shared.domain.ids import COMMANDS, position_key
 from shared.store import parameters

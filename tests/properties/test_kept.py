@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.api import kept
-from services.api.kept import UNKNOWN, Kept
+from services.api.reads import row_cache as kept
+from services.api.reads.row_cache import UNKNOWN, Kept
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.store.changes import Changes, renew
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.api.patterns import COST_MAX, PATTERN_CHARS_MAX, cost_of
+from services.api.persons.patterns import COST_MAX, PATTERN_CHARS_MAX, cost_of
 from shared.store.client import Store
 from shared.store.failures import StoreError
 from shared.store.queries import Query

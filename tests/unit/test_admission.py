@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from services.api import admission
-from services.api.admission import Gate, always, aside, given, never, step, stepped
 from services.api.app import ROUTES
-from services.api.errors import ApiError
+from services.api.http.errors import ApiError
+from services.api.http.guards import costly as admission
+from services.api.http.guards.costly import Gate, always, aside, given, never, step, stepped
 from shared.domain.errors import Transient
 from tests.support.virtual import virtual
 

@@ -10,9 +10,9 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from structlog.testing import capture_logs
 
-from services.api import errors
-from services.api.errors import ApiError, error_middleware
-from services.api.ready import refused
+from services.api.http import errors
+from services.api.http.errors import ApiError, error_middleware
+from services.api.http.raw_response import refused
 from shared.domain.errors import (
     BadInput,
     BadRecord,

@@ -16,7 +16,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.capture_body import (
+from services.api.capture.events import token_of
+from services.api.capture.payload import (
     EVENTS_MAX,
     FORM_BYTES_MAX,
     FORM_FIELDS_MAX,
@@ -30,9 +31,8 @@ from services.api.capture_body import (
     inflate,
     unpack,
 )
-from services.api.capture_events import token_of
-from services.api.errors import ApiError
-from services.api.values import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
+from services.api.http.errors import ApiError
+from services.api.writes.property_limits import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
 from shared.domain.errors import BadInput
 
 EVENT = {"event": "e", "distinct_id": "d", "properties": {"text": "grün >>> ??? 😀"}}

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.capture_body import clean_text
-from services.api.capture_events import (
+from services.api.capture.events import (
     CAPTURED_ID_CHARS_MAX,
     EVENT_NAME_CHARS_MAX,
     STORED_US_MAX,
@@ -21,7 +20,8 @@ from services.api.capture_events import (
     commands_of,
     time_of,
 )
-from services.api.values import NAME_CHARS_MAX, PROPERTIES_MAX
+from services.api.capture.payload import clean_text
+from services.api.writes.property_limits import NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.commands import Capture, Command, Merge, Write, decode, encode
 from shared.domain.errors import BadInput
 from shared.domain.ids import fragment_id

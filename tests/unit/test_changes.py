@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
-from services.api.changes import replay
+from services.api.history.changes import replay
 from shared.domain.commands import Purge
 from shared.store.timeline import timeline_row
 from tests.unit.test_fragment import KEY, Folded

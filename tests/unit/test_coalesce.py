@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.api import coalesce
-from services.api.coalesce import CROWD_SECONDS, GATHER_SECONDS, Coalesced
+from services.api.reads import query_batcher as coalesce
+from services.api.reads.query_batcher import CROWD_SECONDS, GATHER_SECONDS, Coalesced
 from shared.domain.errors import StoreUnavailable
 from tests.support.virtual import run
 

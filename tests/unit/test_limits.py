@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.errors import ApiError
-from services.api.limits import CaptureQuotas, Limits
+from services.api.http.errors import ApiError
+from services.api.http.guards.rate_limit import CaptureQuotas, Limits
 from shared.domain.quota import SECOND_NS, Quota
 
 KEY, OTHER = UUID(int=1), UUID(int=2)

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from services.api import load
-from services.api.capture_body import INFLATE_RATIO_MAX
-from services.api.load import SLICE_SECONDS, SMALL_BYTES, Load, unfolded
+from services.api.capture.payload import INFLATE_RATIO_MAX
+from services.api.http.guards import load
+from services.api.http.guards.load import SLICE_SECONDS, SMALL_BYTES, Load, unfolded
 from shared.domain.errors import Transient
 from tests.support.virtual import virtual, work
 

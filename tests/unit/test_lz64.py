@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.errors import ApiError
-from services.api.lz64 import LZ64_BYTES_MAX, expand
+from services.api.capture.lz64 import LZ64_BYTES_MAX, expand
+from services.api.http.errors import ApiError
 from shared.domain.errors import BadInput
 
 UNITS_MAX = 1_000_000

@@ -16,7 +16,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from services.api import errors
+from services.api.http import errors
 from services.deleter.intake import Intake
 from services.deleter.ledger import decide
 from services.projector import rows as r

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 
-from services.api.filters import FILTERS_MAX, Filter
-from services.api.patterns import COST_MAX, PATTERN_CHARS_MAX, cost_of, judge
+from services.api.persons.filters import FILTERS_MAX, Filter
+from services.api.persons.patterns import COST_MAX, PATTERN_CHARS_MAX, cost_of, judge
 from shared.domain.errors import BadInput
 
 EMAIL = r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}$"

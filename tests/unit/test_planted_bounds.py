@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from services.api import admission, patterns
-from services.api.admission import Gate
-from services.api.spool import Spool
+from services.api.http.guards import costly as admission
+from services.api.http.guards.costly import Gate
+from services.api.http.spool import Spool
+from services.api.persons import patterns
 from shared.domain.quota import Quota
 from tests.unit import test_admission, test_limits, test_patterns, test_spool
 
@@ -61,7 +62,7 @@ def each_alone(patch: pytest.MonkeyPatch) -> None:
         for one in found:
             judge([one], attr)
 
-    patch.setattr("services.api.filters.judge", judged)
+    patch.setattr("services.api.persons.filters.judge", judged)
 
 
 def kept_space(patch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 import msgspec
 import orjson
 
-from services.api.export import operations
-from services.api.timeline import points
+from services.api.history.export import operations
+from services.api.history.properties_timeline import points
 from services.projector import rows as r
 from services.projector.derive import Derived, Report
 from shared.domain.cells import ONCE, UNSET

@@ -13,7 +13,7 @@ MAKERS = {"shared/store/queries.py", "shared/store/client.py"}
 
 
 def test_a_filled_query_is_held_back_like_the_one_it_was_made_of() -> None:
-    page = load_with_lives(ROOT / "services/api/reads.sql")["search_page"]
+    page = load_with_lives(ROOT / "services/api/reads/persons.sql")["search_page"]
     assert page.workload == page.filled(filter="1").named("a page").workload == "scans"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.api.spool import MEMORY_BYTES, Spools
+from services.api.http.spool import MEMORY_BYTES, Spools
 from shared.domain.errors import BadInput, Transient
 
 HALF = 2 * MEMORY_BYTES

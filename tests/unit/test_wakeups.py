@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.api.access import POLL_SECONDS, Access
-from services.api.watermarks import WAIT_SECONDS_MAX, Watermarks
+from services.api.http.guards.access import POLL_SECONDS, Access
+from services.api.reads.watermarks import WAIT_SECONDS_MAX, Watermarks
 from services.deleter import app, purges
 from services.deleter.app import Deleter
 from services.projector import rows as r

@@ -1,0 +1,264 @@
+"""A captured request's bytes to events: decompression, decoding, cleaning, all bounded. Pure; never stores anything."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+import brotli  # type: ignore[import-untyped]  # it comes without types
+import msgspec
+import zstandard
+
+from services.api.capture import lz64
+from services.api.http import errors
+from services.api.writes.property_limits import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
+from shared.domain.errors import BadInput
+
+INFLATED_BYTES_MAX = 20 * 1_048_576
+"""Of one request after decompression: the original's limit for batches."""
+
+INFLATE_RATIO_MAX = 200
+"""JSON of events shrinks 10 to 30 times; a bomb shrinks 1,000 times."""
+
+INFLATED_BYTES_FREE = 2 * 1_048_576
+"""Below it the ratio does not count: too little to hurt, and one padded event may well shrink 1,000 times."""
+
+FORM_BYTES_MAX = 2 * 1_048_576
+"""Forms come from old browsers' beacons, and undoing their percent signs is slow: 4 s for 20 MiB, 0.4 s for this."""
+
+FORM_FIELDS_MAX = 100
+"""Fields of a form; SDKs send three."""
+
+CONTAINERS_MAX = 1_000_000
+"""Objects and lists of one body, be they text or not: 20 MiB of `{}` became 500 MB of memory."""
+
+EVENTS_MAX = 10_000
+"""Events of one request; SDKs send 100."""
+
+TOKEN_PLACES = ("token", "api_key", "$token")
+"""Where a batch or an event names its project; the first one counts."""
+
+ENCODINGS = ("gzip", "deflate", "zstd", "br")
+"""What v1 takes as `Content-Encoding`."""
+
+ZSTD_WINDOW_BYTES_MAX = 8 * 1_048_576
+"""What a sender over HTTP may ask for (RFC 9659); zstd's own default would set 128 MiB aside for a body of 10 bytes."""
+
+ZSTD_STEP_BYTES = 256
+"""Fed at a time, because zstd cannot be told when to stop: a block of 4 bytes may stand for 128 KiB, so 8 MiB."""
+
+GZIP = b"\x1f\x8b\x08"
+_ZLIB = b"\x78"
+_MILLISECONDS = re.compile(r"(1[6-9]|[2-9][0-9])[0-9]{11}")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+
+class Captured(msgspec.Struct, frozen=True, kw_only=True):
+    """The events of a request, as sent, and what it says of all of them."""
+
+    events: list[Any]
+    token: str | None = None
+    sent_at: Any = None
+    historical: bool = False
+    batch: bool = False
+    size: int = 0
+    """Bytes of its JSON, unpacked."""
+
+
+def decode(body: bytes, content_type: str, query: Mapping[str, str], encoding: str = "") -> Captured:
+    """The events of a request. Raises ApiError or BadInput in the documented shapes."""
+    body = plain(body, content_type, query, encoding)
+    return shape(parse(body), query, len(body))
+
+
+def plain(body: bytes, content_type: str, query: Mapping[str, str], encoding: str = "") -> bytes:
+    """The JSON of a request, out of form, base64 and compression.
+
+    gzip is what begins like gzip: hints and headers are often missing, and sometimes wrong.
+    """
+    compression = query.get("compression", "")
+    field = None
+    if not body and "data" in query:
+        field = query["data"].encode("utf-8", "replace")
+    elif content_type == "application/x-www-form-urlencoded" and not body.startswith((b"{", b"[", GZIP)):
+        form = _form(body)
+        compression = compression or form.get("compression", "")
+        field = form.get("data", "").encode("latin-1")
+    text = body if field is None else field
+    if compression == "lz64" and not text.lstrip().startswith((b"{", b"[", GZIP)):
+        body = lz64.expand(text.strip().replace(b" ", b"+"), _most(text, INFLATED_BYTES_MAX))
+    elif field is not None:
+        body = _data(field)
+    elif compression == "base64" or body.lstrip()[:1] not in (b"{", b"[", b"\x1f"):
+        body = _base64(body) or body
+    if body.startswith(GZIP) or (encoding == "deflate" and body.startswith(_ZLIB)):
+        body = inflate(body)
+    elif compression in ("gzip", "gzip-js") and not encoding:
+        raise BadInput("The body is not gzip.", attr="compression")
+    return body
+
+
+def inflate(body: bytes, bytes_max: int = INFLATED_BYTES_MAX, header: int = zlib.MAX_WBITS | 32) -> bytes:
+    """One gzip member (or zlib stream) within the limits; anything else is a BadInput or too large."""
+    inflater = zlib.decompressobj(header)  # 32: either header
+    most = _most(body, bytes_max)
+    try:
+        plain = inflater.decompress(body, most + 1)
+    except zlib.error:
+        raise BadInput("The gzip data is broken.") from None
+    return _whole(plain, most, inflater.eof and not inflater.unused_data)
+
+
+def unpack(body: bytes, encoding: str) -> bytes:
+    """A body in one of ENCODINGS, within the same limits."""
+    if encoding == "gzip":
+        return inflate(body)
+    if encoding == "deflate":  # zlib's header is the standard, none a common mistake
+        return inflate(body, header=zlib.MAX_WBITS if body.startswith(_ZLIB) else -zlib.MAX_WBITS)
+    most = _most(body, INFLATED_BYTES_MAX)
+    try:
+        return _zstd(body, most) if encoding == "zstd" else _brotli(body, most)
+    except (zstandard.ZstdError, brotli.error):
+        raise BadInput(f"The {encoding} data is broken.") from None
+
+
+def parse(body: bytes, kind: Any = Any) -> Any:
+    """JSON (of this type), with what cannot be text (lone surrogates, broken UTF-8) replaced; else a parse_error."""
+    if kind is Any and len(body) > CONTAINERS_MAX and body.count(b"{") + body.count(b"[") > CONTAINERS_MAX:
+        raise BadInput(f"At most {CONTAINERS_MAX} objects and lists at once.")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if isinstance(error, RecursionError) or not (_SURROGATE.search(body) or isinstance(error, UnicodeDecodeError)):
+            raise errors.parse_error(f"The body is not JSON: {error}"[:300]) from None
+    cleaned = _replace_lone_surrogates(body.decode("utf-8", "replace"))
+    try:
+        return msgspec.json.decode(cleaned, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise errors.parse_error(f"The body is not JSON: {error}"[:300]) from None
+
+
+def clean(value: dict[str, Any], attr: str) -> dict[str, Any]:
+    """Properties with NUL replaced in every text; BadInput for what cannot be stored: integers, depth."""
+    return _clean(value, attr, 1)  # type: ignore[no-any-return]  # an object stays one
+
+
+def clean_text(text: str) -> str:
+    return text.replace("\x00", "\ufffd")
+
+
+def _clean(value: Any, attr: str, depth: int) -> Any:
+    if isinstance(value, str):
+        return clean_text(value) if "\x00" in value else value
+    if isinstance(value, dict | list):
+        if depth > DEPTH_MAX:
+            raise BadInput(f"Nested deeper than {DEPTH_MAX}.", attr=attr)
+        if isinstance(value, dict):
+            return {clean_text(name): _clean(item, attr, depth + 1) for name, item in value.items()}
+        return [_clean(item, attr, depth + 1) for item in value]
+    if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
+        raise BadInput("Integers must fit into 64 bits.", attr=attr)
+    return value
+
+
+def shape(value: Any, query: Mapping[str, str], size: int) -> Captured:
+    """The events of a decoded body, whichever of the three shapes it has."""
+    sent_at = _sent_at(query)
+    if isinstance(value, list):
+        captured = Captured(events=value, sent_at=sent_at, batch=True, size=size)
+    elif isinstance(value, dict) and isinstance(value.get("batch"), list):
+        token = next((value[key] for key in TOKEN_PLACES if isinstance(value.get(key), str)), None)
+        captured = Captured(
+            events=value["batch"],
+            token=token,
+            sent_at=value.get("sent_at", sent_at),
+            historical=value.get("historical_migration") is True,
+            batch=True,
+            size=size,
+        )
+    elif isinstance(value, dict):
+        historical = value.get("historical_migration") is True
+        captured = Captured(events=[value], sent_at=sent_at, historical=historical, size=size)
+    else:
+        raise errors.parse_error("The body must be an event, a list of events, or a batch.")
+    if not captured.events:
+        raise BadInput("The batch is empty.", attr="batch")
+    if len(captured.events) > EVENTS_MAX:
+        raise BadInput(f"At most {EVENTS_MAX} events at once.", attr="batch")
+    return captured
+
+
+def _sent_at(query: Mapping[str, str]) -> str | None:
+    """When a request says it was sent, in milliseconds; a smaller number is a cache buster and would move all times."""
+    sent = query.get("sent_at", "")
+    if sent and not sent.isdigit():
+        return sent
+    sent = sent or query.get("_", "")
+    return sent if _MILLISECONDS.fullmatch(sent) else None
+
+
+def _most(body: bytes, bytes_max: int) -> int:
+    """How many bytes a compressed body may become."""
+    return min(bytes_max, max(INFLATED_BYTES_FREE, len(body) * INFLATE_RATIO_MAX))
+
+
+def _whole(plain: bytes, most: int, ended: bool) -> bytes:
+    if len(plain) > most:
+        raise errors.too_large(most)
+    if not ended:
+        raise BadInput("The compressed data is cut off, or has more than one member.")
+    return plain
+
+
+def _zstd(body: bytes, most: int) -> bytes:
+    inflater = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES_MAX).decompressobj()
+    plain = bytearray()
+    for at in range(0, len(body), ZSTD_STEP_BYTES):
+        plain += inflater.decompress(body[at : at + ZSTD_STEP_BYTES])
+        if inflater.eof or len(plain) > most:
+            ended = inflater.eof and not inflater.unused_data and at + ZSTD_STEP_BYTES >= len(body)
+            return _whole(bytes(plain), most, ended)
+    return _whole(bytes(plain), most, False)
+
+
+def _brotli(body: bytes, most: int) -> bytes:
+    inflater = brotli.Decompressor()
+    plain: bytes = inflater.process(body, output_buffer_limit=most + 1)
+    return _whole(plain, most, inflater.is_finished())
+
+
+def _form(body: bytes) -> dict[str, str]:
+    """The first value of each field, byte for byte as Latin-1."""
+    if len(body) > FORM_BYTES_MAX:
+        raise errors.too_large(FORM_BYTES_MAX)
+    try:
+        fields = parse_qs(body.decode("latin-1"), encoding="latin-1", max_num_fields=FORM_FIELDS_MAX)
+    except ValueError:
+        raise BadInput(f"A form has at most {FORM_FIELDS_MAX} fields.") from None
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _data(data: bytes) -> bytes:
+    """A `data` field, of base64 or not; in base64 a blank was a plus before the URL decoding."""
+    return _base64(data.replace(b" ", b"+")) or data
+
+
+def _base64(body: bytes) -> bytes | None:
+    try:
+        return base64.b64decode(body.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _replace_lone_surrogates(text: str) -> bytes:
+    """`\\ud83d` without its other half becomes U+FFFD; whole pairs stay."""
+    pair = re.compile(
+        r"\\(?:\\|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    )
+    fixed = pair.sub(lambda match: match[0] if len(match[0]) != 6 else "\\ufffd", text)
+    return fixed.encode("utf-8", "replace")

@@ -1,0 +1,261 @@
+"""Capture v1: what newer SDKs send, with an answer for each event. What an event means is v0's to say, never said here.
+
+While the log is away the whole request is 503 with `Retry-After`, above the project's quota 429, and no single event
+`retry`: both make SDKs send it again, but who only reads the status must not take a 200 for stored.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from uuid import UUID
+
+import orjson
+from aiohttp import web
+
+from services.api.capture.events import EVENT_NAME_CHARS_MAX, time_of
+from services.api.capture.payload import ENCODINGS, EVENTS_MAX, Captured, parse, unpack
+from services.api.capture.v0 import BODY_BYTES_MAX, Outcome, append, mirror, outcomes_of, preflight
+from services.api.context import CONTEXT, Context, position_header
+from services.api.http import errors
+from services.api.http.guards.access import Project
+from services.api.http.routing import read_body
+from shared.domain.errors import BadInput
+from shared.domain.legal_ids import is_legal
+
+PATH = "/i/v1/analytics/events"
+
+REQUIRED = ("PostHog-Sdk-Info", "PostHog-Attempt", "PostHog-Request-Id", "PostHog-Request-Timestamp")
+
+DISTINCT_ID_BYTES_MAX = 200
+"""An id beyond is refused, where v0 cuts: two long ids with one beginning must not become one person."""
+
+SDK_INFO_CHARS_MAX = 200
+"""Of `PostHog-Sdk-Info`, beyond which it names no SDK."""
+
+ERROR_URI = "/docs"
+"""Where errors are explained: this API's own page."""
+
+NOBODYS_IDS = frozenset(
+    "00000000-0000-0000-0000-000000000000 anonymous-user backend nan none null system user".split()
+) | {"[object object]"}
+"""Ids that many people share, in any case; beside those that `is_legal` knows."""
+
+_TAGS = {
+    "not_authenticated": "missing_authorization",
+    "authentication_failed": "invalid_api_token",
+    "invalid_input": "request_decoding_error",
+    "parse_error": "request_parsing_error",
+    "too_large": "payload_too_large",
+    "timeout": "request_timeout",
+    "unavailable": "service_unavailable",
+    "error": "internal_error",
+}
+"""The original's words for our own codes."""
+
+_DETAILS = {"invalid_input": "malformed_event_properties", "too_large": "event_too_big"}
+"""The same for what v0 refuses of an event that has passed here."""
+
+_OPTIONS: dict[str, tuple[type, str]] = {
+    "process_person_profile": (bool, "$process_person_profile"),
+    "cookieless_mode": (bool, "$cookieless_mode"),
+    "disable_skew_correction": (bool, "$ignore_sent_at"),
+    "disable_skew_adjustment": (bool, "$ignore_sent_at"),
+    "product_tour_id": (str, "$product_tour_id"),
+}
+"""Each option's type, and the property that it is for v0 and for analysts."""
+
+_OPERATIONS = ("$set", "$set_once", "$unset")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:")
+"""How RFC 3339 begins: v0's numbers and RFC 2822 are no times here."""
+
+_ATTEMPT = re.compile(r"[1-9][0-9]{0,9}")
+
+
+def register(app: web.Application) -> None:
+    """Add the route; a trailing slash is optional."""
+    mirror(app, PATH)
+    resource = app.router.add_resource(PATH + "{slash:/?}")
+    resource.add_route("POST", events)
+    resource.add_route("OPTIONS", preflight)
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """A batch of events: each is told what became of it; what is wrong with all of them has v1's own shape."""
+    answer = await errors.error_middleware(request, _events)
+    if answer.status < 400:
+        return answer
+    assert isinstance(answer, web.Response) and isinstance(answer.body, bytes)
+    said = orjson.loads(answer.body)
+    answer.body = orjson.dumps(
+        {"error": _TAGS.get(said["code"], said["code"]), "error_description": said["detail"], "error_uri": ERROR_URI}
+    )
+    return answer
+
+
+async def _events(request: web.Request) -> web.StreamResponse:
+    context = request.app[CONTEXT]
+    project = _project(request, context)
+    sent_at = _judge_headers(request)
+    body = await read_body(request, BODY_BYTES_MAX)
+    if not body:
+        raise _wrong("empty_body", "The body is empty.")
+    encoding = _encoding(request)
+    body = unpack(body, encoding) if encoding else body
+    batch = parse(body)
+    uuids = _uuids(batch)
+    context.quotas.take(project.id, len(uuids), len(body))
+    said = _sdk(request.headers["PostHog-Sdk-Info"])
+    shaped: list[dict[str, Any] | BadInput] = []
+    for event, uuid in zip(batch["batch"], uuids, strict=True):
+        try:
+            shaped.append(_shaped(event, uuid, said))
+        except BadInput as error:
+            shaped.append(error)
+    captured = Captured(
+        events=[event for event in shaped if not isinstance(event, BadInput)],
+        sent_at=sent_at,
+        historical=batch.get("historical_migration") is True,
+    )
+    judged = iter(outcomes_of(context, captured, project))
+    outcomes = [event if isinstance(event, BadInput) else next(judged) for event in shaped]
+    results = {
+        event["uuid"]: _result(event, outcome) for event, outcome in zip(batch["batch"], outcomes, strict=True)
+    }
+    del body, batch, shaped, captured, judged, event  # as in capture: the log may let us wait for seconds
+    positions = await append(context, outcomes)
+    answer = orjson.dumps({"results": results})
+    return web.Response(body=answer, headers=position_header(positions), content_type="application/json")
+
+
+def _project(request: web.Request, context: Context) -> Project:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise errors.not_authenticated()
+    project = context.access.by_token(token.strip())
+    if project is None:
+        raise errors.authentication_failed("No project has this token.")
+    return project
+
+
+def _judge_headers(request: web.Request) -> str:
+    """When the request says it was sent. Raises for headers that are missing or malformed, or a body we cannot read."""
+    sent = {name: request.headers.get(name, "").strip() for name in REQUIRED}
+    missing = ", ".join(name for name, value in sent.items() if not value)
+    if missing:
+        raise _wrong("missing_required_headers", f"The request is missing required headers: {missing}.")
+    at = sent["PostHog-Request-Timestamp"]
+    if not _ATTEMPT.fullmatch(sent["PostHog-Attempt"]):
+        raise _wrong("invalid_header_value", "PostHog-Attempt must be a positive integer.")
+    if _uuid(sent["PostHog-Request-Id"]) is None:
+        raise _wrong("invalid_header_value", "PostHog-Request-Id must be a uuid.")
+    if not _is_time(at):
+        raise _wrong("invalid_header_value", "PostHog-Request-Timestamp must be an RFC 3339 time.")
+    if request.content_type != "application/json":
+        raise errors.ApiError(415, "", "unsupported_content_type", "The Content-Type must be application/json.")
+    if _encoding(request) not in ("", *ENCODINGS):
+        known = ", ".join(ENCODINGS)
+        raise errors.ApiError(415, "", "unsupported_encoding", f"The Content-Encoding may be {known}.")
+    return at
+
+
+def _encoding(request: web.Request) -> str:
+    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    return "" if encoding == "identity" else encoding
+
+
+def _uuids(batch: Any) -> list[UUID]:
+    """The uuid of each event. A batch whose events cannot be told apart cannot be answered, so it is refused."""
+    events = batch.get("batch") if isinstance(batch, dict) else None
+    if not isinstance(events, list) or len(events) > EVENTS_MAX:
+        raise _wrong("invalid_batch", f"batch must be a list of at most {EVENTS_MAX} events.")
+    if batch.get("created_at") is not None and not _is_time(batch["created_at"]):
+        raise _wrong("invalid_batch", "created_at must be an RFC 3339 time.")
+    if not events:
+        raise _wrong("empty_batch", "The batch is empty.")
+    uuids: dict[UUID, None] = {}
+    for index, event in enumerate(events):
+        if not isinstance(event, dict):
+            raise _wrong("invalid_batch", f"batch[{index}] must be an object.")
+        if event.get("uuid") in (None, ""):
+            raise _wrong("missing_event_uuid", f"batch[{index}] has no uuid.")
+        uuid = _uuid(event["uuid"])
+        if uuid is None:
+            raise _wrong("invalid_event_uuid", f"The uuid of batch[{index}] is malformed.")
+        if uuid in uuids:
+            raise _wrong("duplicate_event_uuid", f"batch[{index}] repeats the uuid {uuid}.")
+        uuids[uuid] = None
+    return list(uuids)
+
+
+def _uuid(text: Any) -> UUID | None:
+    try:
+        return UUID(text.strip())
+    except (ValueError, AttributeError):
+        return None
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, str) and _TIME.match(value) is not None and time_of(value) is not None
+
+
+def _sdk(info: str) -> dict[str, str]:
+    """`$lib` and `$lib_version`, which SDKs leave out because the header says them."""
+    name, _, version = (part.strip() for part in info.rpartition("/"))
+    known = name and version and len(info) <= SDK_INFO_CHARS_MAX and info.isascii()
+    return {"$lib": name, "$lib_version": version} if known else {}
+
+
+def _shaped(event: dict[str, Any], uuid: UUID, said: dict[str, str]) -> dict[str, Any]:
+    """The event as v0 knows it; BadInput, with v1's word for it as slug, for what v1 is stricter about."""
+    name, distinct_id, properties = event.get("event"), event.get("distinct_id"), event.get("properties")
+    if not isinstance(name, str) or not name.strip():
+        raise _dropped("missing_event_name")
+    if len(name) > EVENT_NAME_CHARS_MAX:
+        raise _dropped("event_name_too_long")
+    if not isinstance(distinct_id, str) or not distinct_id.strip():
+        raise _dropped("missing_distinct_id")
+    if len(distinct_id.encode()) > DISTINCT_ID_BYTES_MAX:
+        raise _dropped("distinct_id_too_large")
+    if not _is_time(event.get("timestamp")):
+        raise _dropped("invalid_event_timestamp")
+    if not isinstance(properties, dict | None):
+        raise _dropped("malformed_event_properties")
+    sent = {f"${name}": event[name] for name in ("session_id", "window_id") if event.get(name) is not None}
+    made = (properties or {}) | sent | _options(event.get("options")) | said
+    if _is_nobodys(distinct_id):
+        made["$process_person_profile"] = False
+    kept = {name: event[name] for name in _OPERATIONS if name in event}
+    return {"event": name, "distinct_id": distinct_id, "uuid": str(uuid), "timestamp": event["timestamp"],
+            "properties": made, **kept}  # fmt: skip
+
+
+def _options(options: Any) -> dict[str, Any]:
+    if not isinstance(options, dict | None):
+        raise _dropped("invalid_options")
+    sent = {name: value for name, value in (options or {}).items() if name in _OPTIONS and value is not None}
+    if not all(isinstance(value, _OPTIONS[name][0]) for name, value in sent.items()):
+        raise _dropped("invalid_options")
+    return {_OPTIONS[name][1]: value for name, value in sent.items()}
+
+
+def _is_nobodys(distinct_id: str) -> bool:
+    return distinct_id.strip().lower() in NOBODYS_IDS or not is_legal(distinct_id)
+
+
+def _result(event: dict[str, Any], outcome: Outcome) -> dict[str, str]:
+    if isinstance(outcome, BadInput):
+        return {"result": "drop", "details": _DETAILS.get(outcome.slug, outcome.slug)}
+    if not outcome:  # a merge without person processing
+        return {"result": "drop", "details": "person_processing_disabled"}
+    if _is_nobodys(event["distinct_id"]):
+        return {"result": "warning", "details": "person_processing_disabled"}
+    return {"result": "ok"}
+
+
+def _dropped(details: str) -> BadInput:
+    return BadInput(slug=details)
+
+
+def _wrong(tag: str, detail: str) -> errors.ApiError:
+    return errors.ApiError(400, "", tag, detail)

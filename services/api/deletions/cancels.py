@@ -1,0 +1,97 @@
+"""Cancelling a deletion request: the person comes back whole, or the answer says why not. Never restores by itself.
+
+The deleter closes the request for its runs, has the person restored and writes into the ledger what came of it; this
+waits for that, as long as for any write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.api.deletions.endpoints import found, location
+from services.api.http import errors
+from services.api.http.routing import ANSWER_SECONDS_MAX, Answer, Call, Route
+from shared.domain.commands import Cancel
+from shared.domain.ids import IDENTITY
+
+POLL_SECONDS, POLL_SECONDS_MAX = 0.05, 0.4
+"""Between two looks at the ledger: a restore takes some tenths of a second."""
+
+_STATES = {
+    "cancelled": "The request is cancelled already.",
+    "cancelling": "The request is being cancelled already.",
+}
+_TOO_LATE = "Hiding has begun: the request cannot be cancelled any more."
+_PURGED = "A purge cannot be cancelled: the values are gone from every read."
+_REFUSALS = {
+    "belongs_to_another": "A distinct id of the person belongs to another person by now: the deletion goes on.",
+    "deleted_again": "A distinct id of the person was deleted again since: the deletion goes on.",
+}
+_GONE_ON = "The person cannot be restored: the deletion goes on."
+_REBORN = "A distinct id of the person has begun a new life since: the deletion goes on."
+
+
+async def cancel(call: Call) -> Answer:
+    """DELETE deletion_requests/:id: possible until hiding has begun. With the profile, the person is restored whole."""
+    time = asyncio.get_running_loop().time
+    began, row = time(), await found(call)
+    repeated = "Idempotency-Key" in call.request.headers
+    if repeated and row[1] == "cancelled":
+        return Answer(status=204)  # what the first request was told
+    if row[9]:
+        raise errors.conflict(_PURGED)
+    if row[1] != "pending" and not (repeated and row[1] == "cancelling"):
+        raise errors.conflict(_STATES.get(row[1], _TOO_LATE))
+    before, positions = _cancels(row)["count"], None
+    if row[1] == "pending":
+        if row[5]:
+            await _judge_lives(call, row)
+        command = Cancel(
+            id=call.context.mint(),
+            project=call.project.id,
+            at=call.context.stamps.reserve(1),
+            actor=call.actor,
+            request=row[0],
+        )
+        positions, visible = await call.write([command])
+        if not visible:
+            return Answer(status=202, positions=positions, headers=location(call, row[0]))
+    patience = call.patience(ANSWER_SECONDS_MAX - (time() - began))
+    deadline, pause = time() + (patience or 0.0), POLL_SECONDS
+    while (row := await found(call))[1] == "cancelling":
+        if time() + pause > deadline:
+            return Answer(status=202, positions=positions, headers=location(call, row[0]))
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, POLL_SECONDS_MAX)
+    if row[1] == "cancelled":
+        return Answer(status=204, positions=positions)
+    told = _cancels(row)
+    heard = told["refusal"] and (repeated or told["count"] > before)
+    raise errors.conflict(_REFUSALS.get(told["refusal"], _GONE_ON) if heard else _TOO_LATE)
+
+
+ROUTES = ()
+COLLECTION_ROUTES = (
+    Route("DELETE", "/deletion_requests/{request}", "person:write", cancel, status=204, errors=(409,)),
+)
+
+
+async def _judge_lives(call: Call, row: tuple[Any, ...]) -> None:
+    """Conflict when a member lives again by now. One that begins to after this joins the restored life."""
+    partition = call.project.id % call.context.log.partitions()[IDENTITY]
+    heads = await call.context.log.heads(IDENTITY)
+    mine = [head for head in heads if head.partition == partition and head.offset >= 0]
+    await call.context.watermarks.wait(mine)  # before its delete is visible the person itself seems to live
+    members = [UUID(member) for member in orjson.loads(row[8])["history"][0]["members"]]
+    if any(person is not None for person in await call.context.reads.by_fragments(call.project.id, members)):
+        raise errors.conflict(_REBORN)
+
+
+def _cancels(row: tuple[Any, ...]) -> dict[str, Any]:
+    """How often the request was cancelled so far, and why the last one was refused."""
+    told: dict[str, Any] = orjson.loads(row[8]).get("cancels", {})  # none in a ledger of before restores
+    return {"count": 0, "refusal": ""} | told

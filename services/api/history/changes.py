@@ -1,0 +1,190 @@
+"""properties_timeline?source=changes: every effective change of a person, with what caused it (CONTRACT §5, ours).
+
+Never guesses: the person's own facts and those of everybody it was ever one with are replayed by the events' own folds;
+a point is a record after which the person shows something else, or is another set of distinct ids, or of which
+something was left out because there was no room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from services.api.http.parameters import LIMIT, Text
+from services.api.http.routing import Answer, Call
+from services.api.reads.as_of import check_size, facts
+from services.api.writes.size_warnings import told
+from shared.domain.cells import same
+from shared.domain.errors import BadInput
+from shared.domain.fragment import FragmentEvent, FragmentPurged
+from shared.domain.identity import MEMBERS_MAX
+from shared.domain.ids import format_positions
+from shared.domain.purged import at_moment
+from shared.domain.replay import FOREVER, Replay, members_of
+from shared.domain.view import ordered_distinct_ids
+from shared.store.person import iso, shown_of, size_of
+from shared.store.timeline import event_of
+
+FACTS_MAX = 20_000
+"""Facts that one request replays: each makes the person anew, about 50 µs."""
+
+ROUNDS_MAX = 8
+"""Rounds of asking for those that were merged with those that were merged with the person."""
+
+KEYS = Text("keys", "With source=changes: only changes of these properties, comma-joined.", most=4_000, example="plan")
+STEP = Text("cursor", "With source=changes: where to go on; take `next` as it is.", most=100, form="step")
+
+_CURSOR = re.compile(r"(-?\d{1,19})\.(\d{1,19})")
+
+Row = tuple[Any, ...]
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One record's effect on the person: the first of its timeline rows, and the person before and after."""
+
+    row: Row
+    before: dict[str, Any]
+    after: dict[str, Any]
+    keys: list[str]
+    distinct_ids: list[str]
+    left_out: str = ""
+
+
+async def changes(call: Call, span: tuple[int, int]) -> Answer:
+    """The page of points whose stamps lie within the span (microseconds)."""
+    limit = call.asked(LIMIT)
+    keys = [key for key in call.asked(KEYS).split(",") if key]
+    after = _cursor(call.asked(STEP))
+    addressed = await call.fragment()
+    await call.person_seen()
+    until = await call.as_of()
+    rows = await _related(call, addressed, FOREVER if until is None else until)
+    found = await asyncio.to_thread(lambda: list(replay(call.project.id, addressed, rows)))
+    wanted = [
+        change
+        for change in found
+        if span[0] <= change.row[5] <= span[1]
+        and (change.row[5], change.row[2]) > after
+        and (not keys or set(keys) & set(change.keys))
+    ]
+    page, more = wanted[:limit], len(wanted) > limit
+    url = call.request.url
+    following = f"{page[-1].row[5]}.{page[-1].row[2]}" if more else ""
+    return Answer(
+        body={
+            "points": [_point(call, change) for change in page],
+            "crucial_property_keys": sorted(keys),
+            "effective_date_from": iso(max(span[0], 0)),
+            "effective_date_to": iso(min(span[1], call.context.clock.now_us())),
+            "next": str(url.update_query(cursor=following)) if more else None,
+        }
+    )
+
+
+def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Change]:
+    """The changes of the person that holds `addressed`, in the order of their stamps. Pure.
+
+    `rows` are timeline rows of the present lives of every fragment that was ever one with it.
+    """
+    replays: dict[UUID, Replay] = {}
+    sizes: dict[UUID, int] = {}
+    before: dict[str, Any] = {}
+    ids: list[str] = []
+    ordered = sorted(rows, key=lambda row: (row[5], row[3].startswith("person."), row[2], row[6]))
+    for _, record in groupby(ordered, key=lambda row: (row[5], row[3].startswith("person."), row[2], row[6])):
+        first = None
+        for row in record:
+            first = first or row
+            event = event_of(row)
+            if isinstance(event, FragmentPurged):  # what it left has its own place in this order
+                event = at_moment(event, event.timestamp)
+            if event is not None:
+                told = _replay_of(replays, project, row[1])
+                told.fragment.version = told.membership.version = 0  # by stamps, an import comes before older versions
+                told.apply(event)
+                if isinstance(event, FragmentEvent):
+                    sizes[row[1]] = size_of(told.fragment)
+        mine = _replay_of(replays, project, addressed).membership
+        root = _replay_of(replays, project, mine.root).membership
+        members = (_replay_of(replays, project, one).fragment for one in members_of(mine, root))
+        group = [one for one in members if one.alive]
+        shown = shown_of(group, sizes)
+        names = ordered_distinct_ids(one.distinct_id for one in group)
+        changed = [key for key in sorted(before.keys() | shown.keys()) if _differ(before, shown, key)]
+        left_out = first[24] if first is not None and any(one.id == first[1] for one in group) else ""
+        if first is not None and (changed or names != ids or left_out):
+            yield Change(row=first, before=before, after=shown, keys=changed, distinct_ids=names, left_out=left_out)
+        before, ids = shown, names
+
+
+def _replay_of(replays: dict[UUID, Replay], project: int, fragment: UUID) -> Replay:
+    if fragment not in replays:
+        replays[fragment] = Replay(project, fragment)
+    return replays[fragment]
+
+
+async def _related(call: Call, addressed: UUID, until: int) -> list[Row]:
+    """The facts of a fragment, and of all that were ever one person with it."""
+    found: list[Row] = []
+    known: set[UUID] = set()
+    wanted = {addressed}
+    size = 0
+    for _ in range(ROUNDS_MAX):
+        known |= wanted
+        related: set[UUID] = set()
+        async for part in facts(call.context, call.project.id, sorted(wanted), until):
+            rows = [row for row in part if row[5] <= until]
+            found += rows
+            size = check_size(rows, size)
+            for row in rows:
+                if row[3] in ("person.merged", "person.joined", "person.split", "person.left", "person.rerooted"):
+                    related |= {row[16], row[20], *row[17]}
+            if len(found) > FACTS_MAX or len(known) > 2 * MEMBERS_MAX:
+                raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
+        wanted = related - known - {UUID(int=0)}
+        if not wanted:
+            return found
+    return found
+
+
+def _point(call: Call, change: Change) -> dict[str, Any]:
+    row, generations = change.row, call.context.generations
+    commands = row[3].startswith("fragment.")
+    position = generations.of_fragment(*row[1:3]) if commands else generations.of_project(call.project.id, row[2])
+    captured = commands and row[7] == "capture"
+    return {
+        "timestamp": iso(row[5]),
+        "properties": change.after,
+        "relevant_event_count": 1,
+        "distinct_ids": change.distinct_ids,
+        "position": format_positions([position]),
+        "actor": call.context.access.name_of(row[7]),
+        "cause": {
+            "command": str(row[6]),
+            "kind": "capture" if captured else row[8],
+            "event": row[8] or None if captured else None,  # erased with the events' names
+        },
+        "keys": change.keys,
+        "before": {key: change.before[key] for key in change.keys if key in change.before},
+        "after": {key: change.after[key] for key in change.keys if key in change.after},
+        **({"left_out": told(change.left_out)} if change.left_out else {}),
+    }
+
+
+def _differ(before: dict[str, Any], after: dict[str, Any], key: str) -> bool:
+    return (key in before) != (key in after) or not same(before[key], after[key])
+
+
+def _cursor(text: str) -> tuple[int, int]:
+    if not text:
+        return (-(2**63), 0)
+    match = _CURSOR.fullmatch(text)
+    if match is None:
+        raise BadInput("The cursor is broken; take `next` as it is.", attr="cursor")
+    return int(match[1]), int(match[2])

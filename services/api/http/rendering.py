@@ -1,0 +1,239 @@
+"""Bodies: JSON, and CSV as CONTRACT §3 has it. Lists of any length in constant memory. Never knows what it renders."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import msgspec
+import orjson
+import structlog
+from aiohttp import web
+
+from services.api.http.guards.costly import Place, stepped
+from services.api.http.spool import Spools
+
+JSON, CSV, ZIP = "application/json", "text/csv; charset=utf-8", "application/zip"
+NDJSON = "application/x-ndjson"
+
+WRITE_BYTES = 262_144
+"""Bytes given to the connection at once."""
+
+WRITE_SECONDS_MAX = 60.0
+"""A client takes so long for them at most: what waits for it takes space that others need."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Rows:
+    """A list that is made while it is sent: rows in batches, fields before them, and fields known only after them."""
+
+    def __init__(
+        self, batches: AsyncIterator[list[Any]], head: Mapping[str, Any], tail: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self._batches, self.head, self.tail = batches, head, tail
+        self._first: list[list[Any]] = []
+        self.whole = False
+
+    async def start(self) -> None:
+        """Read the first two batches: most lists have no more, and what goes wrong so far is a proper error."""
+        async for batch in self._batches:
+            self._first.append(batch)
+            if len(self._first) == 2:
+                return
+        self.whole = True
+
+    def step_by(self, place: Place) -> None:
+        """Make each further batch while such a place is held."""
+        self._batches = stepped(self._batches, place)
+
+    async def batches(self) -> AsyncIterator[list[Any]]:
+        for batch in self._first:
+            yield batch
+        if not self.whole:
+            async for batch in self._batches:
+                yield batch
+
+    def body(self) -> dict[str, Any]:
+        """All of it, where it is `whole`."""
+        return {**self.head, "results": [row for batch in self._first for row in batch], **self.tail()}
+
+
+class Lines:
+    """NDJSON that is made while it is sent."""
+
+    def __init__(self, parts: AsyncIterator[bytes]) -> None:
+        self._parts, self._first = parts, b""
+
+    async def start(self) -> None:
+        """Read the first part: what goes wrong so far is a proper error."""
+        self._first = await anext(self._parts, b"")
+
+    def step_by(self, place: Place) -> None:
+        """Make each further part while such a place is held."""
+        self._parts = stepped(self._parts, place)
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        yield self._first
+        async for part in self._parts:
+            yield part
+
+
+class Archive(msgspec.Struct):
+    """A ZIP that is made while its rows are read: NDJSON files, each of batches of rows, and a manifest about them."""
+
+    filename: str
+    about: dict[str, Any]
+    files: dict[str, AsyncIterator[list[Any]]]
+
+    def step_by(self, place: Place) -> None:
+        """Read each batch while such a place is held."""
+        self.files = {name: stepped(batches, place) for name, batches in self.files.items()}
+
+
+async def stream(
+    request: web.Request, body: Archive | Lines | Rows, headers: Mapping[str, str], spools: Spools, *, as_csv: bool
+) -> web.StreamResponse:
+    """An answer of any length."""
+    if isinstance(body, Archive):
+        return await send_archive(request, body, headers, spools)
+    if isinstance(body, Lines):
+        return await send(request, body.parts(), headers, NDJSON)
+    if as_csv:
+        return await send_csv(request, body, headers, spools)
+    return await send_json(request, body, headers)
+
+
+async def send_json(request: web.Request, rows: Rows, headers: Mapping[str, str]) -> web.StreamResponse:
+    if rows.whole:
+        return web.Response(body=json_body(rows.body()), headers=headers, content_type=JSON)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield json_body(rows.head)[:-1] + (b"," if rows.head else b"") + b'"results":['
+        comma = b""
+        async for batch in rows.batches():
+            yield comma + json_body(batch)[1:-1]
+            comma = b","
+        yield b"]," + json_body(rows.tail())[1:]
+
+    return await send(request, parts(), headers, JSON)
+
+
+async def send_csv(
+    request: web.Request, rows: Rows, headers: Mapping[str, str], spools: Spools
+) -> web.StreamResponse:
+    """All rows are there before the first byte is sent: an error is a proper answer, and the header knows them all."""
+    names: set[str] = set()
+    with spools.open() as spool:
+        async for batch in rows.batches():
+            for row in _flat_rows(batch):
+                names |= row.keys()
+                spool.file.write(orjson.dumps(row) + b"\n")
+            spool.check()
+        spool.file.seek(0)
+        header = sorted(names)
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield _csv([header])
+            while lines := spool.file.readlines(WRITE_BYTES):
+                yield _csv(_cells(header, orjson.loads(line)) for line in lines)
+
+        return await send(request, parts(), headers, CSV)
+
+
+async def send_archive(
+    request: web.Request, archive: Archive, headers: Mapping[str, str], spools: Spools
+) -> web.StreamResponse:
+    """All of it is there before the first byte is sent, so an error is a proper answer."""
+    with spools.open() as spool:
+        counts: dict[str, int] = {}
+        with ZipFile(spool.file, "w", ZIP_DEFLATED) as made:
+            for name, batches in archive.files.items():
+                counts[name] = 0
+                with made.open(f"{name}.ndjson", "w", force_zip64=True) as file:
+                    async for batch in batches:
+                        counts[name] += len(batch)
+                        await asyncio.to_thread(file.write, b"".join(json_body(row) + b"\n" for row in batch))
+                        spool.check()
+            made.writestr("manifest.json", orjson.dumps(archive.about | {"rows": counts}, option=orjson.OPT_INDENT_2))
+        length = spool.file.tell()
+        spool.file.seek(0)
+
+        async def parts() -> AsyncIterator[bytes]:
+            while part := spool.file.read(WRITE_BYTES):
+                yield part
+
+        disposition = {"Content-Disposition": f'attachment; filename="{archive.filename}"'}
+        return await send(request, parts(), {**headers, **disposition, "Content-Length": str(length)}, ZIP)
+
+
+async def send(
+    request: web.Request, parts: AsyncIterator[bytes], headers: Mapping[str, str], content_type: str
+) -> web.StreamResponse:
+    """A body as it comes. What goes wrong after its beginning ends the connection: half a body never looks whole."""
+    response = web.StreamResponse(headers={**headers, "Content-Type": content_type})
+    await response.prepare(request)
+    try:
+        async for part in parts:
+            async with asyncio.timeout(WRITE_SECONDS_MAX):
+                await response.write(part)
+        await response.write_eof()
+    except Exception as error:  # noqa: BLE001  # the status is sent; a broken connection is all that is left to say
+        structlog.get_logger().error("an answer broke off", route=request.path, error=type(error).__name__)
+        if request.transport is not None:
+            request.transport.abort()
+    return response
+
+
+def json_body(value: Any) -> bytes:
+    return orjson.dumps(value, default=str)
+
+
+def csv_body(value: Any) -> bytes:
+    """One row per result; the header is the sorted union of flattened keys. A person is its own one result."""
+    results: Any = value
+    if isinstance(value, dict):
+        results = next((value[key] for key in ("results", "points") if isinstance(value.get(key), list)), [value])
+    rows = list(_flat_rows(results))
+    header = sorted({name for row in rows for name in row})
+    return _csv([header, *(_cells(header, row) for row in rows)])
+
+
+def _flat_rows(rows: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        yield dict(_flatten("", orjson.loads(json_body(row))))
+
+
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flatten(f"{name}.{key}" if name else key, item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _flatten(f"{name}.{index}" if name else str(index), item)
+    else:
+        yield name, value
+
+
+def _cells(header: list[str], row: Mapping[str, Any]) -> list[Any]:
+    return [row.get(name) for name in header]
+
+
+def _csv(rows: Iterable[list[Any]]) -> bytes:
+    """RFC 4180: CRLF, quotes where they are needed."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\r\n").writerows([_cell(value) for value in row] for row in rows)
+    return out.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula is prefixed with an apostrophe; numbers never are."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

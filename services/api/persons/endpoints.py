@@ -1,0 +1,206 @@
+"""Persons: retrieve, batch reads, update, delete_property. Never folds anything: writes are commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import orjson
+
+from services.api.context import Context
+from services.api.http import errors
+from services.api.http.guards.costly import given
+from services.api.http.parameters import AS_OF, Text
+from services.api.http.routing import Answer, Call, Route
+from services.api.writes.idempotency import Keyed, Outcome, carry_out, earlier, keyed, person_after
+from services.api.writes.property_limits import NAME_CHARS_MAX, check_properties
+from services.api.writes.schemas import (
+    Batch,
+    DeleteProperty,
+    DistinctIds,
+    Success,
+    Update,
+    Updated,
+    UpdatedProperty,
+    UpdateProperty,
+    Uuids,
+)
+from services.api.writes.schemas import Person as PersonBody
+from services.api.writes.size_warnings import warnings_of
+from shared.domain.commands import Write
+from shared.domain.errors import BadInput
+from shared.domain.ids import COMMANDS, fragment_id
+from shared.domain.view import Member
+
+UNSET = Text("$unset", "The name to unset, for who sends no body.", most=NAME_CHARS_MAX)
+
+
+async def retrieve(call: Call) -> Answer:
+    """GET :id, now or `as_of` a moment."""
+    person = await call.person_seen()
+    return Answer(body=person.shown(), headers={} if call.asked(AS_OF) else {"ETag": person.etag})
+
+
+async def batch_by_distinct_ids(call: Call) -> Answer:
+    """POST batch_by_distinct_ids: the persons of up to 200 distinct ids; who is nobody is absent."""
+    asked = (await call.read(DistinctIds)).distinct_ids
+    return await _batch_answer(call, {one: fragment_id(call.project.id, one) for one in asked})
+
+
+async def batch_by_uuids(call: Call) -> Answer:
+    """POST batch_by_uuids: the same by uuid."""
+    asked = (await call.read(Uuids)).uuids
+    try:
+        fragments = {one: UUID(one) for one in asked}
+    except ValueError:
+        raise BadInput("Each must be a uuid.", attr="uuids") from None
+    return await _batch_answer(call, fragments)
+
+
+async def update(call: Call) -> Answer:
+    """PATCH :id: set properties. The body is judged first, then the id, then existence."""
+    if "properties" not in await call.body():
+        raise errors.field_required("properties")
+    properties = (await call.read(Update)).properties
+    check_properties(properties, "properties")
+    outcome, fragment = await _set(call, properties)
+    if not outcome.visible:
+        return _answer(outcome, None)
+    after = await person_after(call, fragment, outcome)
+    etag = {} if outcome.first else {"ETag": after.etag}
+    warned = await warnings_of(call, fragment, outcome, properties, member_named(after.members, fragment))
+    return Answer(body=after.shown() | warned, positions=outcome.positions, headers=outcome.headers | etag)
+
+
+async def update_property(call: Call) -> Answer:
+    """POST :id/update_property: set one property. `value` is asked for before `key`; null is a value."""
+    sent = await call.body()
+    for field in ("value", "key"):
+        if field not in sent:
+            raise errors.field_required(field)
+    body = await call.read(UpdateProperty)
+    check_properties({body.key: body.value}, "value")
+    properties = {body.key: body.value}
+    outcome, fragment = await _set(call, properties)
+    if not outcome.visible:
+        return _answer(outcome, None)
+    after = await call.context.reads.by_fragment(call.project.id, fragment)
+    member = member_named(after.members, fragment) if after is not None else None
+    return _answer(outcome, {"success": True} | await warnings_of(call, fragment, outcome, properties, member))
+
+
+async def delete_property(call: Call) -> Answer:
+    """POST :id/delete_property: unset a property on every fragment that shows it, so that no split brings it back."""
+    body = await call.read(DeleteProperty)
+    unset = call.asked(UNSET) if isinstance(body.unset, msgspec.UnsetType) else body.unset
+    if not unset:
+        raise BadInput("This field is required.", attr="$unset", slug="required")
+    names = unset if isinstance(unset, list) else [unset]
+    sent = keyed(call, await call.fragment(), "delete_property", names)
+    outcome = await earlier(call, COMMANDS, sent)
+    if outcome is None:
+        person = await call.holder(sent.fragment)
+        call.tags(person)
+        showing = [member for member in person.members if _may_show(member, names)]
+        targets = {one.fragment: one for one in (member_named(person.members, sent.fragment), *showing)}
+        at, command = call.context.stamps.reserve(len(targets)), call.context.mint()  # one id: it is one act
+        commands = [
+            write_of(
+                call.project.id, call.actor, member, sent,
+                id=command, at=at + index, unset=tuple(names), reason="delete_property",
+            )
+            for index, member in enumerate(targets.values())
+        ]  # fmt: skip
+        outcome = await carry_out(call, sent, commands)
+    return _answer(outcome, {"success": True})
+
+
+ROUTES = (
+    Route("GET", "/{id}", "person:read", retrieve, (AS_OF,), answers=PersonBody, costly=given(AS_OF.name)),
+    Route("PATCH", "/{id}", "person:write", update, body=Update, answers=Updated, errors=(412,)),
+    Route(
+        "POST", "/{id}/update_property", "person:write", update_property,
+        body=UpdateProperty, answers=UpdatedProperty, errors=(412,),
+    ),
+    Route(
+        "POST", "/{id}/delete_property", "person:write", delete_property, (UNSET,), DeleteProperty, Success,
+        errors=(412,),
+    ),
+)  # fmt: skip
+COLLECTION_ROUTES = (
+    Route(
+        "POST", "/batch_by_distinct_ids", "person:read", batch_by_distinct_ids, (AS_OF,), DistinctIds, Batch,
+        costly=given(AS_OF.name),
+    ),
+    Route("POST", "/batch_by_uuids", "person:read", batch_by_uuids, (AS_OF,), Uuids, Batch, costly=given(AS_OF.name)),
+)  # fmt: skip
+
+
+async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
+    """Set properties on the addressed fragment; the first that came with the Idempotency-Key counts."""
+    sent = keyed(call, await call.fragment(), "update", properties)
+    outcome = await earlier(call, COMMANDS, sent)
+    if outcome is None:
+        person = await call.holder(sent.fragment)
+        tags = call.tags(person)
+        member = member_named(person.members, sent.fragment)
+        expect = None if "*" in tags else member.effect
+        command = update_of(call.context, call.project.id, call.actor, member, sent, properties, expect)
+        outcome = await carry_out(call, sent, [command], [sent.fragment] if expect is not None else [])
+    return outcome, sent.fragment
+
+
+def update_of(
+    context: Context,
+    project: int,
+    actor: str,
+    member: Member,
+    sent: Keyed,
+    properties: dict[str, Any],
+    expect: int | None = None,
+) -> Write:
+    """The command of a PATCH, received now."""
+    at, command = context.stamps.reserve(1), context.mint()
+    return write_of(project, actor, member, sent, id=command, at=at, set=properties, expect=expect, reason="update")
+
+
+def write_of(project: int, actor: str, member: Member, sent: Keyed, **changes: Any) -> Write:
+    """The command of a change to one member of a person."""
+    return Write(
+        key=sent.key,
+        digest=sent.digest,
+        project=project,
+        actor=actor,
+        fragment=member.fragment,
+        distinct_id=member.distinct_id,
+        **changes,
+    )
+
+
+def member_named(members: Sequence[Member], fragment: UUID) -> Member:
+    """Whom a write to a person goes to: the member that was named, while it lives."""
+    return next((one for one in members if one.fragment is fragment or one.fragment == fragment), members[0])
+
+
+def _may_show(member: Member, names: Sequence[str]) -> bool:
+    """Whether a member shows any of these names; of one that the person has no room to show it is not known."""
+    return not member.properties or not orjson.loads(member.properties).keys().isdisjoint(names)
+
+
+def _answer(outcome: Outcome, body: Any) -> Answer:
+    """The body once reads see the write; 202 before."""
+    visible = outcome.visible
+    return Answer(
+        status=200 if visible else 202,
+        body=body if visible else None,
+        positions=outcome.positions,
+        headers=outcome.headers,
+    )
+
+
+async def _batch_answer(call: Call, fragments: dict[str, UUID]) -> Answer:
+    persons = await call.seen(list(fragments.values())) if fragments else []
+    found = zip(fragments, persons, strict=True)
+    return Answer(body={"results": {asked: person.shown() for asked, person in found if person is not None}})

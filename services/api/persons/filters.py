@@ -1,0 +1,250 @@
+"""Filters of lists, compiled to conditions on the search table (CONTRACT §3). Never puts a client's text into SQL.
+
+A condition is put together from the texts here; names, values and patterns are bound parameters. Regular expressions
+run in the engine (RE2) and nowhere else. A value is compared as text: 5 and "5" are equal, as in the original; an
+absent property and null are the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from services.api.persons.patterns import PATTERN_CHARS_MAX, judge
+from shared.domain.errors import BadInput
+from shared.store.search import path_of
+
+FILTERS_MAX = 50
+"""Conditions of one list: each reads one column of the table."""
+
+DEPTH_MAX = 8
+"""Groups within groups."""
+
+VALUES_MAX = 200
+"""Values of one condition; more would not fit into a URL."""
+
+_TEXT = "({path}::Nullable(String))"
+_NUMBER = "toFloat64OrNull({text})"
+_TIME = "parseDateTime64BestEffortOrNull({text}, 6, 'UTC')"
+_RELATIVE = re.compile(r"-(\d{1,4})([hdwmyM])")
+_IDENTIFIER = re.compile(r"[\w$ %@:/+-]+")
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1), "M": timedelta(minutes=1)}
+
+_CONDITIONS: dict[str, tuple[str, str]] = {
+    "exact": ("list", "{text} IN {value:Array(String)}"),
+    "icontains": ("text", "positionCaseInsensitiveUTF8({text}, {value:String}) > 0"),
+    "regex": ("pattern", "match({text}, {value:String})"),
+    "gt": ("number", f"{_NUMBER} > {{value:Float64}}"),
+    "gte": ("number", f"{_NUMBER} >= {{value:Float64}}"),
+    "lt": ("number", f"{_NUMBER} < {{value:Float64}}"),
+    "lte": ("number", f"{_NUMBER} <= {{value:Float64}}"),
+    "between": ("range", f"{_NUMBER} BETWEEN {{value:Array(Float64)}}[1] AND {{value:Array(Float64)}}[2]"),
+    "is_set": ("none", "isNotNull({text})"),
+    "is_date_exact": ("time", f"{_TIME} = fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')"),
+    "is_date_before": ("time", f"{_TIME} < fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')"),
+    "is_date_after": ("time", f"{_TIME} > fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')"),
+}
+_ALIASES = {"in": "exact", "min": "gte", "max": "lte"}
+_NEGATIONS = {
+    "is_not": "exact", "not_in": "exact", "not_icontains": "icontains", "not_regex": "regex",
+    "not_between": "between", "is_not_set": "is_set",
+}  # fmt: skip
+OPERATORS = (*_CONDITIONS, *_ALIASES, *_NEGATIONS)
+
+
+class Filter:
+    """Conditions joined by AND, with their parameters. `now` is the moment that relative dates count from."""
+
+    def __init__(self, now: datetime) -> None:
+        self._now = now
+        self._conditions: list[str] = []
+        self._count = 0
+        self._patterns: list[tuple[str, str]] = []
+        self.parameters: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._conditions)
+
+    @property
+    def sql(self) -> str:
+        return " AND ".join(self._conditions) or "1"
+
+    @property
+    def patterns(self) -> list[str]:
+        """The regular expressions in it; whether they are any only the engine can say."""
+        return [pattern for _, pattern in self._patterns]
+
+    def column(self, key: str) -> str:
+        """A property as text, for a query of its own."""
+        return _text(self._path(key))
+
+    def email(self, email: str) -> None:
+        self._conditions.append(self._leaf({"key": "email", "value": email}, "email"))
+
+    def distinct_id(self, distinct_id: str) -> None:
+        self._conditions.append(f"has(distinct_ids, {self._bind('String', distinct_id)})")
+
+    def search(self, text: str) -> None:
+        """Part of email, name, uuid or any distinct id, whatever the case."""
+        bound = self._bind("String", text)
+        places = [_text(self._path("email")), _text(self._path("name")), "toString(fragment)"]
+        found = [f"ifNull(positionCaseInsensitiveUTF8({place}, {bound}), 0) > 0" for place in places]
+        found.append(f"arrayExists(one -> positionCaseInsensitiveUTF8(one, {bound}) > 0, distinct_ids)")
+        self._conditions.append(f"({' OR '.join(found)})")
+
+    def properties(self, sent: str) -> None:
+        """The `properties` parameter: a JSON list of filters, or an AND/OR group."""
+        try:
+            value = orjson.loads(sent)
+        except orjson.JSONDecodeError:
+            raise _bad("properties must be JSON.") from None
+        if isinstance(value, dict) and "values" not in value and "key" in value:
+            value = [value]
+        if value not in ([], {}):
+            self._conditions.append(self._group(value, 1))
+        judge(self._patterns, "properties")
+
+    def _group(self, value: Any, depth: int) -> str:
+        if depth > DEPTH_MAX:
+            raise _bad(f"Groups may be nested {DEPTH_MAX} deep.")
+        if isinstance(value, list):
+            parts, joiner = value, "AND"
+        elif isinstance(value, dict) and "values" in value:
+            parts, joiner = value["values"], str(value.get("type", "AND")).upper()
+            if joiner not in ("AND", "OR") or not isinstance(parts, list):
+                raise _bad("A group has a type, AND or OR, and a list of values.")
+        elif isinstance(value, dict):
+            return self._leaf(value, "properties")
+        else:
+            raise _bad("A filter is an object with key, value, operator and type.")
+        conditions = [self._group(part, depth + 1) for part in parts]
+        return f"({f' {joiner} '.join(conditions)})" if conditions else "1"
+
+    def _leaf(self, sent: dict[str, Any], attr: str) -> str:
+        self._count += 1
+        if self._count > FILTERS_MAX:
+            raise _bad(f"At most {FILTERS_MAX} filters.")
+        key, operator = sent.get("key"), sent.get("operator") or "exact"
+        if not isinstance(key, str) or not key:
+            raise _bad("A filter has a key, a text.")
+        if sent.get("type") not in (None, "person"):
+            raise _bad("Only filters of type person.")
+        if operator not in OPERATORS:
+            raise _bad(f"Unknown operator {str(operator)[:100]}.")
+        positive = _NEGATIONS.get(operator, _ALIASES.get(operator, operator))
+        kind, condition = _CONDITIONS[positive]
+        kind_of, read = _VALUES[kind]
+        text = _text(self._path(key))
+        if kind_of:
+            value = read(self, sent.get("value"), operator)
+            if kind == "pattern":
+                self._patterns.append((key, value))
+            bound = self._bind(kind_of, value)
+            name = bound[1:-1].partition(":")[0]
+            condition = condition.replace("{value:", f"{{{name}:")
+        condition = condition.replace("{text}", text)
+        return f"{'NOT ' if operator in _NEGATIONS else ''}ifNull({condition}, 0)"
+
+    def _path(self, key: str) -> str:
+        """A column of one path of the document. As an identifier it alone is read (7 ms against 45 for 200,000 rows),
+        but an identifier may not hold every character."""
+        path = path_of(key)
+        if not _IDENTIFIER.fullmatch(path):
+            return f"getSubcolumn(properties, {self._bind('String', path)})"
+        return self._bind("Identifier", f"properties.{path}")
+
+    def _bind(self, kind: str, value: Any) -> str:
+        name = f"value{len(self.parameters)}"
+        self.parameters[name] = value
+        return f"{{{name}:{kind}}}"
+
+    def texts(self, value: Any, operator: str) -> list[str]:
+        values = value if isinstance(value, list) else [value]
+        if len(values) > VALUES_MAX:
+            raise _bad(f"At most {VALUES_MAX} values.")
+        return [_plain(one, operator) for one in values]
+
+    def text(self, value: Any, operator: str) -> str:
+        return _plain(value, operator)
+
+    def pattern(self, value: Any, operator: str) -> str:
+        text = _plain(value, operator)
+        if len(text) > PATTERN_CHARS_MAX:
+            raise _bad(f"A pattern has at most {PATTERN_CHARS_MAX} characters.")
+        return text
+
+    def number(self, value: Any, operator: str) -> float:
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            number = float(value)
+        except (TypeError, ValueError):
+            raise _bad(f"{operator} needs a number.") from None
+        if number != number:
+            raise _bad(f"{operator} needs a number.")
+        return number
+
+    def range(self, value: Any, operator: str) -> list[float]:
+        if not isinstance(value, list) or len(value) != 2:
+            raise _bad(f"{operator} needs two numbers.")
+        low, high = self.number(value[0], operator), self.number(value[1], operator)
+        if low > high:
+            raise _bad(f"{operator}: the first number is above the second.")
+        return [low, high]
+
+    def time(self, value: Any, operator: str) -> int:
+        """Microseconds of an ISO time (UTC without an offset) or of -7d, -10m (months), -10M (minutes)."""
+        text = value if isinstance(value, str) else ""
+        relative = _RELATIVE.fullmatch(text)
+        try:
+            if relative is not None:
+                moment = _ago(self._now, int(relative[1]), relative[2])
+            else:
+                moment = datetime.fromisoformat(text)
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        except (ValueError, OverflowError):
+            raise _bad(f"{operator} needs a time, ISO 8601 or like -7d.") from None
+
+
+_VALUES: dict[str, tuple[str, Callable[[Filter, Any, str], Any]]] = {
+    "list": ("Array(String)", Filter.texts),
+    "text": ("String", Filter.text),
+    "pattern": ("String", Filter.pattern),
+    "number": ("Float64", Filter.number),
+    "range": ("Array(Float64)", Filter.range),
+    "time": ("Int64", Filter.time),
+    "none": ("", Filter.text),
+}
+
+
+def _text(path: str) -> str:
+    return _TEXT.replace("{path}", path)
+
+
+def _plain(value: Any, operator: str) -> str:
+    """A value as the table's texts have it."""
+    if value is None or isinstance(value, dict | list):
+        raise _bad(f"{operator} needs a text, a number or a boolean.")
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _ago(now: datetime, count: int, unit: str) -> datetime:
+    if unit in _UNITS:
+        return now - count * _UNITS[unit]
+    months = now.year * 12 + now.month - 1 - count * (12 if unit == "y" else 1)
+    first = now.replace(year=months // 12, month=months % 12 + 1, day=1)
+    last = (first.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+    return first.replace(day=min(now.day, last.day))
+
+
+def _bad(detail: str) -> BadInput:
+    return BadInput(detail, attr="properties")

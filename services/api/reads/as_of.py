@@ -1,0 +1,188 @@
+"""Reading persons as of a moment: the timeline replayed up to it, by the folds that made the present.
+
+Never reads the present's tables: one cut through all partitions, by stamp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.api.context import Context
+from services.api.reads.persons import Candidates, Cursor, page_of
+from shared.domain.errors import BadInput
+from shared.domain.ids import COMMANDS, IDENTITY, Position, parse_positions
+from shared.domain.replay import Replay, members_of
+from shared.domain.view import Member
+from shared.log.port import APPEND_SECONDS_MAX
+from shared.store.person import Person, assemble
+from shared.store.timeline import PAGE_ROWS_MIN, bytes_of, event_of, next_page
+
+FACTS_PER_QUERY_MAX = 20_000
+"""Rows of the timeline held at once; a person with more is read in pages, and in smaller ones where they are large."""
+
+FACTS_BYTES_MAX = 64_000_000
+"""Of the facts of one person that are all held at once."""
+
+PAGES_MAX = 1_000
+"""Pages of one read: twenty million facts are more than any person has."""
+
+UNSETTLED_US = int((APPEND_SECONDS_MAX + 2) * 1_000_000)
+"""A moment younger than this may still be written to: a stamp is given before its append, which may take so long."""
+
+_POSITION = re.compile(r"[cid]\.\d")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+async def moment(context: Context, project: int, text: str, attr: str = "as_of") -> int:
+    """The stamp of an ISO time or of a position; BadInput when it is neither, or lies in the future.
+
+    A moment that commands may still be on their way to is waited for, so that asking again gives the same answer.
+    """
+    if _POSITION.match(text):
+        return await stamp_of(context, project, parse_positions(text, attr), attr)
+    try:
+        parsed = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+    except ValueError:
+        raise BadInput(f"{attr} must be a time (ISO 8601) or a position (c.17.123456).", attr=attr) from None
+    until = ((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+    now = max(context.clock.now_us(), context.stamps.highest)
+    if until > now:
+        raise BadInput(f"{attr} lies in the future.", attr=attr)
+    if until > now - UNSETTLED_US:
+        heads = [*await context.log.heads(COMMANDS), *await context.log.heads(IDENTITY)]
+        await context.watermarks.wait([head for head in heads if head.offset >= 0])
+    return until
+
+
+async def persons_at(context: Context, project: int, fragments: Sequence[UUID], until: int) -> list[Person | None]:
+    """The persons that held these fragments at a moment, in their order; None where nobody is to be seen."""
+    pasts: dict[UUID, Replay] = {}
+    await _replay(context, project, fragments, (until, pasts))
+    await _replay(context, project, {past.membership.root for past in pasts.values()}, (until, pasts))
+    groups = {
+        fragment: members_of(pasts[fragment].membership, pasts[pasts[fragment].membership.root].membership)
+        for fragment in fragments
+    }
+    await _replay(context, project, {member for group in groups.values() for member in group}, (until, pasts))
+    return [
+        assemble(project, groups[fragment][0], [_member(pasts[member]) for member in groups[fragment]])
+        for fragment in fragments
+    ]
+
+
+def candidates_at(context: Context, project: int, until: int, *, backwards: bool = False) -> Candidates:
+    """The roots of a moment."""
+    query = page_of(context.reads.queries["roots_page_at"], backwards=backwards)
+
+    async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
+        return await context.store.rows(
+            query,
+            project=project,
+            until=until,
+            created=cursor[0],
+            person=cursor[1],
+            limit=limit,
+        )
+
+    return candidates
+
+
+async def facts(
+    context: Context, project: int, fragments: Iterable[UUID], until: int
+) -> AsyncIterator[list[tuple[Any, ...]]]:
+    """The timeline rows that make these fragments what they were, in pages: by fragment, in the order of versions."""
+    cursor: dict[str, Any] = {"fragment": UUID(int=0), "version": 0, "topic": ""}
+    limit = PAGE_ROWS_MIN
+    for _ in range(PAGES_MAX):
+        rows = await context.store.rows(
+            context.reads.queries["facts"],
+            project=project,
+            fragments=list(fragments),
+            until=until,
+            limit=limit,
+            **cursor,
+        )
+        yield rows
+        if len(rows) < limit:
+            return
+        limit = next_page(rows, FACTS_PER_QUERY_MAX)
+        cursor = {"fragment": rows[-1][1], "version": rows[-1][2], "topic": rows[-1][3]}
+    raise BadInput("This history is too long to be read at once.")
+
+
+def check_size(rows: Sequence[tuple[Any, ...]], held: int) -> int:
+    """How many bytes are held with these rows; BadInput when they are too many."""
+    size = held + bytes_of(rows)
+    if size > FACTS_BYTES_MAX:
+        raise BadInput(f"More than {FACTS_BYTES_MAX} bytes of changes: too many for one timeline.")
+    return size
+
+
+async def _replay(
+    context: Context, project: int, fragments: Iterable[UUID], read: tuple[int, dict[UUID, Replay]]
+) -> None:
+    """Replay the fragments that were not read yet."""
+    until, pasts = read
+    unread = list(dict.fromkeys(fragment for fragment in fragments if fragment not in pasts))
+    if not unread:
+        return
+    pasts.update({fragment: Replay(project, fragment, until) for fragment in unread})
+    async for rows in facts(context, project, unread, until):
+        for row in rows:
+            event = event_of(row)
+            if event is not None:
+                pasts[row[1]].apply(event)
+
+
+async def stamp_of(context: Context, project: int, positions: Sequence[Position], attr: str = "as_of") -> int:
+    """The latest moment of the positions; 0 when this project has no fact at or before them."""
+    latest = 0
+    for position in positions:
+        topic, partition = position.topic, position.partition
+        counts = context.generations.counts(position.generation)
+        if topic not in (COMMANDS, IDENTITY) or partition >= counts[topic]:
+            raise BadInput(f"{attr} must be a position of commands or identity.", attr=attr)
+        if not context.is_former(position):
+            heads = {head.partition: head.version for head in await context.log.heads(topic)}
+            if position.version > heads[partition]:
+                raise BadInput(f"{attr} lies in the future.", attr=attr)
+            await context.watermarks.wait([position])
+        if topic == IDENTITY and project % counts[topic] != partition:
+            continue  # another project's
+        ((stamp, _),) = await context.store.rows(
+            context.reads.queries["stamp_of"],
+            project=project,
+            version=position.version,
+            kind="fragment." if topic == COMMANDS else "person.",
+            partitions=counts[topic],
+            partition=partition,
+        )
+        latest = max(latest, stamp)
+    return latest
+
+
+def _member(past: Replay) -> Member:
+    """As the present's rows would have it. When somebody was last seen is no part of the timeline."""
+    fragment, membership = past.fragment, past.membership
+    properties, cells = orjson.dumps(fragment.properties), orjson.dumps(fragment.cells)
+    return Member(
+        fragment=fragment.id,
+        distinct_id=fragment.distinct_id,
+        number=fragment.number,
+        created_at=fragment.created_at,
+        effect=fragment.effect,
+        erased=fragment.erased,
+        seen_at=0,
+        properties=properties.decode(),
+        cells=cells.decode(),
+        size=len(properties) + len(cells),
+        root=membership.root,
+        identified=membership.identified,
+        erase=membership.erase,
+    )

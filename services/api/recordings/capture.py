@@ -1,0 +1,190 @@
+"""POST /s: session recordings as posthog-js sends them. Answers 200 only when every block is durable, rows and bytes.
+
+Never looks into a snapshot beyond its time, and never changes one: packed parts are texts of any code point from 0 to
+255, which cleaning would break.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+from msgspec import Raw
+
+from services.api.capture.events import Scene, event_time, kept_id, sent_id_of, time_of, uuid_of
+from services.api.capture.payload import Captured, clean_text, parse, plain, shape
+from services.api.capture.v0 import BODY_BYTES_MAX, mirror, preflight, project_of, refusal_of, scene_of, told
+from services.api.context import CONTEXT, Context
+from services.api.http import errors
+from services.api.http.routing import read_body
+from services.api.recordings.block_writer import INLINE_BYTES_MAX, Block, packed
+from shared.domain.errors import BadInput
+from shared.domain.ids import fragment_id
+from shared.runtime import telemetry
+
+PATH = "/s"
+
+WINDOW_CHARS_MAX = 200
+"""A window's id; SDKs send a uuid."""
+
+DATA = "$snapshot_data"
+
+_SESSION = re.compile(r"[A-Za-z0-9-]{1,70}")
+
+T = TypeVar("T")
+
+
+class _Timed(msgspec.Struct):
+    """What is read of a snapshot."""
+
+    timestamp: Any = None
+
+
+def register(app: web.Application) -> None:
+    """Add the route; a trailing slash is optional."""
+    resource = app.router.add_resource(PATH + "{slash:/?}")
+    resource.add_route("POST", record)
+    resource.add_route("OPTIONS", preflight)
+    mirror(app, PATH)
+
+
+async def record(request: web.Request) -> web.StreamResponse:
+    """One request of `$snapshot` events: the good ones are stored, the first bad one is named."""
+    context = request.app[CONTEXT]
+    good, refused, refusal = await _judged(request, context)
+    positions = await context.blocks.store(good) if good else []
+    telemetry.RECORDED.labels("stored").inc(len(good))
+    telemetry.RECORDED.labels("refused").inc(refused)
+    return told(request, refusal, positions)
+
+
+async def _judged(request: web.Request, context: Context) -> tuple[list[Block], int, errors.ApiError | None]:
+    """The good blocks, how many are refused, and what is said of it. The body and what it became end here: they are
+    large, and the store may let us wait for seconds."""
+    body = await read_body(request, BODY_BYTES_MAX)
+    encoding = request.headers.get("Content-Encoding", "")
+    captured = await _aside(body, lambda: decode(plain(body, request.content_type, request.query, encoding), request))
+    project = project_of(context, captured)
+    context.quotas.take(project.id, len(captured.events), captured.size)
+    scene = scene_of(context, captured, project)
+    good, refused = await _aside(body, lambda: _blocks(captured, scene))
+    return good, len(refused), refusal_of(captured, refused, len(good))
+
+
+async def _aside(body: bytes, work: Callable[[], T]) -> T:
+    """In a thread when it takes long: packing lets go of the interpreter."""
+    return await asyncio.to_thread(work) if len(body) > INLINE_BYTES_MAX else work()
+
+
+def decode(body: bytes, request: web.Request) -> Captured:
+    """The events of a body of any shape, all but their snapshots decoded."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        body = body.decode("utf-8", "replace").encode()
+    value: Any = _members(body)
+    if isinstance(value, list):
+        value = [_event(one) for one in value]
+    elif isinstance(value, dict) and _is_list(value.get("batch")):
+        value = {name: parse(one) for name, one in value.items() if name != "batch"} | {
+            "batch": [_event(one) for one in _members(value["batch"])]
+        }
+    else:
+        value = _event(body)
+    return shape(value, request.query, len(body))
+
+
+def _members(raw: bytes) -> Any:
+    """A list's or an object's values as they were sent; anything else decoded."""
+    kind: Any = {b"[": list[Raw], b"{": dict[str, Raw]}.get(raw.lstrip()[:1], Any)
+    value = parse(raw, kind)
+    if kind is Any:
+        return value
+    return [bytes(one) for one in value] if isinstance(value, list) else {n: bytes(one) for n, one in value.items()}
+
+
+def _is_list(raw: Any) -> bool:
+    return isinstance(raw, bytes) and raw[:1] == b"["
+
+
+def _event(raw: bytes) -> Any:
+    """An event with everything decoded but its snapshots."""
+    event = _members(raw)
+    if not isinstance(event, dict):
+        return None
+    properties = _members(event.pop("properties", b"null"))
+    decoded = {name: parse(one) for name, one in event.items()}
+    if isinstance(properties, dict):
+        properties = {name: one if name == DATA else parse(one) for name, one in properties.items()}
+    return decoded | {"properties": properties}
+
+
+def _blocks(captured: Captured, scene: Scene) -> tuple[list[Block], list[tuple[int, BadInput]]]:
+    good: list[Block] = []
+    refused: list[tuple[int, BadInput]] = []
+    for index, event in enumerate(captured.events):
+        try:
+            good.append(block_of(event, scene))
+        except BadInput as error:
+            refused.append((index, error))
+    return good, refused
+
+
+def block_of(event: Any, scene: Scene) -> Block:
+    """The block of one `$snapshot` event; BadInput, with `attr` below the event, when it is none or wrong."""
+    if not isinstance(event, dict):
+        raise BadInput("An event must be an object.", attr="")
+    if event.get("event") != "$snapshot":
+        raise BadInput("Only $snapshot events are recorded here; others are captured by /e/.", attr="event")
+    sent = event["properties"]
+    if not isinstance(sent, dict):
+        raise BadInput("properties must be an object.", attr="properties")
+    distinct_id = kept_id(sent_id_of(event, sent))
+    session, window = sent.get("$session_id"), sent.get("$window_id")
+    if not isinstance(session, str) or _SESSION.fullmatch(session) is None:
+        raise BadInput("A session id has 1 to 70 letters, digits or hyphens.", attr="properties.$session_id")
+    window = session if window in (None, "") else window
+    if not isinstance(window, str) or len(window) > WINDOW_CHARS_MAX:
+        raise BadInput(f"A window id is a text of at most {WINDOW_CHARS_MAX} characters.", attr="properties.$window_id")
+    window = clean_text(window)
+    uuid = uuid_of(event.get("uuid"), scene)
+    lines, times = _snapshots(sent.get(DATA), window)
+    moments = [
+        event_time({"timestamp": time, "sent_at": event.get("sent_at")}, sent, scene)
+        for time in ((min(times), max(times)) if times else (event.get("timestamp"),))
+    ]
+    return Block(
+        project=scene.project,
+        fragment=fragment_id(scene.project, distinct_id),
+        uuid=uuid if uuid.int else scene.mint(),  # the nil uuid names no event
+        session=session,
+        window=window,
+        started_at=moments[0],
+        ended_at=moments[-1],
+        content=packed(lines),
+    )
+
+
+def _snapshots(data: Any, window: str) -> tuple[list[bytes], list[int | float]]:
+    """The snapshots, each a line with the window that it is of, and their times, as sent."""
+    wrong = BadInput("$snapshot_data must be a list of objects.", attr=f"properties.{DATA}")
+    if not isinstance(data, bytes):
+        raise wrong
+    sent: list[bytes] = _members(data) if _is_list(data) else [data]
+    if not sent or any(one[:1] != b"{" for one in sent):
+        raise wrong
+    ending = b'"windowId":' + msgspec.json.encode(window) + b"}"  # at the end: of two members a reader takes the last
+    lines = []
+    times = []
+    for one in sent:
+        if b"\n" in one or b"\r" in one:  # between tokens only, and a line must be one
+            one = msgspec.json.format(one, indent=-1)
+        time = parse(one, _Timed).timestamp
+        if time_of(time) is not None and not isinstance(time, str):
+            times.append(time)
+        lines.append(one[:-1] + (b"," if one[1:-1].strip() else b"") + ending)
+    return lines, times

@@ -1,0 +1,155 @@
+"""Recorded sessions of a person: their list, and the snapshots of one. Never shows a block of an earlier life."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.api.http.guards.costly import always
+from services.api.http.parameters import LIMIT, Text
+from services.api.http.rendering import NDJSON, Lines
+from services.api.http.routing import Answer, Call, Route
+from services.api.persons.lists import format_cursor, parse_cursor
+from services.api.reads.persons import Cursor, page_of
+from services.api.recordings.block_writer import Copy
+from services.api.writes.schemas import RecordingPage
+from shared.domain.errors import NotFound
+from shared.domain.replay import FOREVER
+from shared.store.person import Person, iso
+
+CURSOR = Text("cursor", "Where to go on; take `next` as it is.", most=140, form="cursor")
+
+START: Cursor = (2**63 - 1, "")
+"""Before the newest session."""
+
+SESSIONS_AT_ONCE = 1_000
+"""Sessions read at once for an archive."""
+
+BLOCKS_AT_ONCE = 1_000
+"""Places of blocks read at once: SDKs send one in two seconds, so half an hour."""
+
+PAGES_MAX = 100_000
+"""Pages of one read: years of recording without a pause."""
+
+
+async def recordings(call: Call) -> Answer:
+    """GET :id/recordings: the person's recorded sessions, newest first, over all of its distinct ids."""
+    limit = call.asked(LIMIT)
+    cursor, backwards = parse_cursor(call.asked(CURSOR), START)
+    person = await call.person()
+    if backwards:
+        rows = await _page(call, person, cursor, limit + 1, backwards=True)
+        cursor = _cursor_of(rows[limit]) if len(rows) > limit else START
+    rows = await _page(call, person, cursor, limit + 1)
+    url = call.request.url
+    following = format_cursor(_cursor_of(rows[limit - 1])) if len(rows) > limit else None
+    previous = format_cursor(cursor, backwards=True) if cursor != START else None
+    return Answer(
+        body={
+            "results": _shown(person, rows[:limit]),
+            "next": str(url.update_query(cursor=following)) if following else None,
+            "previous": str(url.update_query(cursor=previous)) if previous else None,
+        }
+    )
+
+
+async def recording(call: Call) -> Answer:
+    """GET :id/recordings/:session: its snapshots as NDJSON in the order of their time, each with its `windowId`."""
+    person = await call.person()
+    pages = _places(call, person, call.request.match_info["session"])
+    first = await anext(pages)
+    if not first:
+        raise NotFound("Not found.")
+    return Answer(body=Lines(_lines(call, first, pages)))
+
+
+COLLECTION_ROUTES = ()
+ROUTES = (
+    Route("GET", "/{id}/recordings", "person:read", recordings, (LIMIT, CURSOR), answers=RecordingPage, costly=always),
+    Route("GET", "/{id}/recordings/{session}", "person:read", recording, produces=NDJSON, costly=always),
+)
+
+
+async def archived_sessions(call: Call, person: Person, until: int) -> AsyncIterator[list[dict[str, Any]]]:
+    """All sessions, for an archive."""
+    cursor = START
+    for _ in range(PAGES_MAX):
+        rows = await _page(call, person, cursor, SESSIONS_AT_ONCE, until=until)
+        yield _shown(person, rows)
+        if len(rows) < SESSIONS_AT_ONCE:
+            return
+        cursor = _cursor_of(rows[-1])
+
+
+async def archived_snapshots(call: Call, person: Person, until: int) -> AsyncIterator[list[orjson.Fragment]]:
+    """The snapshots of all sessions, block by block, each with its session."""
+    async for sessions in archived_sessions(call, person, until):
+        for session in (one["session_id"] for one in sessions):
+            beginning = b'{"session_id":"' + session.encode() + b'","snapshot":'
+            async for places in _places(call, person, session, until):
+                for copies in places:
+                    lines = (await call.context.blocks.read(copies)).splitlines()
+                    yield [orjson.Fragment(beginning + line + b"}") for line in lines]
+
+
+async def _page(
+    call: Call, person: Person, cursor: Cursor, limit: int, *, until: int = FOREVER, backwards: bool = False
+) -> list[tuple[Any, ...]]:
+    query = page_of(call.context.reads.queries["sessions"], backwards=backwards)
+    return await call.context.store.rows(
+        query, **_reach(call, person, until), began=cursor[0], session=cursor[1], limit=limit
+    )
+
+
+async def _places(call: Call, person: Person, session: str, until: int = FOREVER) -> AsyncIterator[list[list[Copy]]]:
+    """Where the blocks of a session lie, in the order of their time, each with its copies; a page at least."""
+    read = partial(call.context.store.rows, call.context.reads.queries["session_blocks"])
+    began, uuid = -FOREVER, UUID(int=0)
+    for _ in range(PAGES_MAX):
+        rows = await read(
+            **_reach(call, person, until), session=session, began=began, uuid=uuid, limit=BLOCKS_AT_ONCE
+        )
+        yield [row[2] for row in rows]
+        if len(rows) < BLOCKS_AT_ONCE:
+            return
+        began, uuid = rows[-1][:2]
+
+
+async def _lines(
+    call: Call, first: list[list[Copy]], rest: AsyncIterator[list[list[Copy]]]
+) -> AsyncIterator[bytes]:
+    for copies in first:
+        yield await call.context.blocks.read(copies)
+    async for places in rest:
+        for copies in places:
+            yield await call.context.blocks.read(copies)
+
+
+def _reach(call: Call, person: Person, until: int) -> dict[str, Any]:
+    return {
+        "project": call.project.id, "fragments": [member.fragment for member in person.members], "until": until,
+    }  # fmt: skip
+
+
+def _cursor_of(row: tuple[Any, ...]) -> Cursor:
+    return row[1], row[0]
+
+
+def _shown(person: Person, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    names = {member.fragment: member.distinct_id for member in person.members}
+    return [
+        {
+            "session_id": session,
+            "started_at": iso(began),
+            "ended_at": iso(ended),
+            "distinct_ids": sorted((names[one] for one in fragments), key=person.distinct_ids.index),
+            "window_ids": sorted(windows),
+            "blocks": blocks,
+            "bytes": size,
+        }
+        for session, began, ended, fragments, windows, blocks, size in rows
+    ]

@@ -1,0 +1,342 @@
+"""What REST requests and answers look like. Requests are judged by these; the OpenAPI document shows both."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from services.api.writes.property_limits import NAME_CHARS_MAX, PROPERTIES_MAX
+from shared.domain.ids import DISTINCT_ID_CHARS_MAX
+
+BATCH_MAX = 200
+"""Persons of one batch read; more is refused, never cut."""
+
+PropertyName = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
+Properties = Annotated[dict[PropertyName, Any], Meta(max_length=PROPERTIES_MAX)]
+DistinctId = Annotated[str, Meta(max_length=DISTINCT_ID_CHARS_MAX)]
+UuidText = Annotated[str, Meta(max_length=100, extra_json_schema={"format": "uuid"})]
+PersonId = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+class Update(Struct):
+    """Properties to set."""
+
+    properties: Annotated[Properties, Meta(examples=[{"plan": "pro"}])]
+
+
+class UpdateProperty(Struct):
+    """One property to set; null is a value."""
+
+    value: Annotated[Any, Meta(examples=["pro"])]
+    key: Annotated[PropertyName, Meta(examples=["plan"])]
+
+
+class DeleteProperty(Struct, rename={"unset": "$unset"}):
+    """The names to unset; without it, the name in the query."""
+
+    unset: (
+        PropertyName
+        | Annotated[list[PropertyName], Meta(min_length=1, max_length=PROPERTIES_MAX, examples=[["plan"]])]
+        | UnsetType
+    ) = UNSET
+
+
+class Split(Struct):
+    """At most one of both; neither: the first distinct id stays alone."""
+
+    main_distinct_id: DistinctId | None = None
+    distinct_ids_to_split: Annotated[list[DistinctId], Meta(min_length=1, examples=[["device-1"]])] | None = None
+
+
+class Merge(Struct):
+    """Exactly one of `source` and `distinct_id`: who is absorbed. `timestamp` is of an import: when both became one
+    person. If either of the two ids was deleted after that, nobody is merged (404)."""
+
+    source: PersonId | None = None
+    distinct_id: Annotated[DistinctId, Meta(min_length=1, examples=["device-1"])] | None = None
+    timestamp: Annotated[datetime, Meta(examples=["2026-11-23T10:00:00Z"])] | None = None
+
+
+class DistinctIds(Struct):
+    distinct_ids: Annotated[list[DistinctId], Meta(max_length=BATCH_MAX, examples=[["ada@example.com"]])]
+
+
+class Uuids(Struct):
+    uuids: Annotated[list[UuidText], Meta(max_length=BATCH_MAX, examples=[["55379864-2afb-5e1c-adf7-decb022461c5"]])]
+
+
+class ResetDistinctId(Struct):
+    distinct_id: Annotated[DistinctId, Meta(min_length=1, examples=["ada@example.com"])]
+
+
+class Distinct(Struct):
+    """Of how many distinct ids the person has no room to show the properties."""
+
+    distinct_ids: int
+
+
+class Person(Struct):
+    """A person as it is, or was. `properties_left_out` when its distinct ids hold more than one person can show."""
+
+    id: int
+    name: str
+    distinct_ids: list[str]
+    properties: dict[str, Any]
+    created_at: datetime
+    uuid: UUID
+    last_seen_at: datetime | None
+    is_identified: bool
+    properties_left_out: Distinct | UnsetType = UNSET
+
+
+class LeftOut(Struct):
+    """What there was no room for: how many names, their bytes with the values, and the first few names."""
+
+    names: int
+    bytes: int
+    first: list[str]
+
+
+class Warned(LeftOut):
+    field: Literal["properties"]
+    why: str
+
+
+class Updated(Person, kw_only=True):
+    """The person after a write; `warnings` when a part of it had no room."""
+
+    warnings: list[Warned] | UnsetType = UNSET
+
+
+class PersonRow(Person, kw_only=True):
+    """A person in a list."""
+
+    type: Literal["person"]
+    matched_recordings: list[Any]
+    value_at_data_point: None
+
+
+class PersonPage(Struct):
+    """A page; `count` with include_total."""
+
+    results: list[PersonRow]
+    next: str | None
+    previous: str | None
+    count: int | UnsetType = UNSET
+
+
+class Success(Struct):
+    success: Literal[True]
+
+
+class UpdatedProperty(Success):
+    """`warnings` when there was no room for the value."""
+
+    warnings: list[Warned] | UnsetType = UNSET
+
+
+class Involved(Struct):
+    uuid: UUID
+    id: int
+    distinct_ids: list[str]
+
+
+class SplitDone(Struct):
+    """All persons involved, the remaining one first."""
+
+    success: Literal[True]
+    persons: list[Involved]
+
+
+class Conflict(Struct):
+    """A property on which both differ."""
+
+    key: str
+    survivor: Any
+    absorbed: Any
+    result: Any
+
+
+class MergePreview(Struct):
+    """What a merge would do."""
+
+    survivor: Person
+    absorbed: Person
+    result: Person
+    conflicts: list[Conflict]
+
+
+class Batch(Struct):
+    """By what was asked for; who is nobody is absent."""
+
+    results: dict[str, Person]
+
+
+class Value(Struct):
+    name: str
+    count: int
+
+
+class Values(Struct):
+    results: list[Value]
+    refreshing: Literal[False]
+
+
+class PointInTime(Struct):
+    queried_timestamp: datetime
+    include_set_once: bool
+    distinct_id_used: str | None
+    person_id_used: str | None
+    query_mode: Literal["distinct_id", "person_id"]
+    distinct_ids_queried: list[str]
+    distinct_ids_count: int
+
+
+class PersonAtTime(Person, kw_only=True):
+    point_in_time_metadata: PointInTime
+
+
+class Cause(Struct):
+    """The record behind a change: `event` for captured ones."""
+
+    command: UUID
+    kind: str
+    event: str | None
+
+
+class Point(Struct):
+    """Where the person began to look like this. All but the first three: with source=changes."""
+
+    timestamp: datetime
+    properties: dict[str, Any]
+    relevant_event_count: int
+    distinct_ids: list[str] | UnsetType = UNSET
+    position: str | UnsetType = UNSET
+    actor: str | UnsetType = UNSET
+    cause: Cause | UnsetType = UNSET
+    keys: list[str] | UnsetType = UNSET
+    before: dict[str, Any] | UnsetType = UNSET
+    after: dict[str, Any] | UnsetType = UNSET
+    left_out: LeftOut | UnsetType = UNSET
+
+
+class Timeline(Struct):
+    """`next` with source=changes."""
+
+    points: list[Point]
+    crucial_property_keys: list[str]
+    effective_date_from: datetime
+    effective_date_to: datetime
+    next: str | UnsetType | None = UNSET
+
+
+class MergeStep(Struct, rename={"absorbed": "from"}):
+    """A merge that brought a distinct id to its person."""
+
+    how: Literal["merged", "root_left"]
+    absorbed: UUID
+    into: UUID
+    at: datetime
+    position: str
+    command: UUID
+    actor: str
+
+
+class PropertyValue(Struct):
+    """One operation on a property."""
+
+    operation: Literal["set", "set_once", "unset", "purge"]
+    value: Any
+    before: Any
+    distinct_id: str
+    timestamp: datetime
+    received_at: datetime
+    position: str
+    command: UUID
+    actor: str
+    source: str
+    wins: bool
+    merge_path: list[MergeStep]
+
+
+class PropertyHistory(Struct):
+    """Every value of a property, and why the one that shows does."""
+
+    key: str
+    shows: bool
+    value: Any
+    why: str | None
+    count: int
+    next: str | None
+    results: list[PropertyValue]
+
+
+class User(Struct):
+    first_name: str
+    email: str
+
+
+class ActivityChange(Struct):
+    type: Literal["Person"]
+    action: str
+    field: Literal["properties"]
+    before: Any
+    after: Any
+
+
+class ActivityDetail(Struct):
+    name: str
+    changes: list[ActivityChange]
+
+
+class ActivityItem(Struct):
+    id: str
+    user: User
+    activity: str
+    scope: Literal["Person"]
+    item_id: str
+    detail: ActivityDetail
+    created_at: datetime
+
+
+class ActivityPage(Struct):
+    results: list[ActivityItem]
+    next: str | None
+    previous: str | None
+    total_count: int
+
+
+class Recording(Struct):
+    """A recorded session; `bytes` are those of its blocks as they are kept."""
+
+    session_id: str
+    started_at: datetime
+    ended_at: datetime
+    distinct_ids: list[str]
+    window_ids: list[str]
+    blocks: int
+    bytes: int
+
+
+class RecordingPage(Struct):
+    results: list[Recording]
+    next: str | None
+    previous: str | None
+
+
+class Error(Struct):
+    """Every error: `attr` names the field or parameter that is wrong."""
+
+    type: str
+    code: str
+    detail: str
+    attr: str | None
+
+
+class PlainError(Struct):
+    """How properties_at_time says it."""
+
+    error: str

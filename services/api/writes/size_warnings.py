@@ -1,0 +1,42 @@
+"""What a write had no room for: the fold's fact, as warnings for who waits and as an item of lists. Reads only."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.api.http.routing import Call
+from services.api.writes.idempotency import Outcome
+from shared.domain.cells import same
+from shared.domain.view import Member
+
+WHY = "This distinct id holds as much as one can: 512 KiB of properties, 2,000 names."
+
+
+def told(text: str) -> dict[str, Any] | None:
+    """What a fact left out; None for nothing."""
+    return orjson.loads(text) if text else None
+
+
+async def warnings_of(
+    call: Call, fragment: UUID, outcome: Outcome, sent: dict[str, Any], member: Member | None
+) -> dict[str, Any]:
+    """`warnings` for the answer of a write that set properties; nothing when there was room for all.
+
+    `member` is the fragment afterwards: where it shows what was sent, nobody needs to be asked.
+    """
+    if outcome.first is None and member is not None:
+        shown = orjson.loads(member.properties) if member.properties else {}
+        if all(name in shown and same(shown[name], value) for name, value in sent.items()):
+            return {}
+    rows = await call.context.store.rows(
+        call.context.reads.queries["left_out"],
+        project=call.project.id,
+        fragment=fragment,
+        version=outcome.positions[0].version,
+    )
+    if not rows:
+        return {}
+    return {"warnings": [{"field": "properties", "why": WHY, **orjson.loads(rows[0][0])}]}

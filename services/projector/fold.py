@@ -138,7 +138,7 @@ class FragmentFolder:
             self._bytes += held.size
         for project, fragment in wanted:
             if fragment.int not in self._cache:
-                self._cache[fragment.int] = _Held(Fragment.blank(project, fragment), ROW_BYTES)
+                self._cache[fragment.int] = _Held(Fragment(project, fragment), ROW_BYTES)
                 self._bytes += ROW_BYTES
 
     def cut(self, commands: Sequence[Command | None]) -> int:
@@ -181,9 +181,9 @@ class FragmentFolder:
         fragment = held.fragment
         life = self._lives.pop((key, version), None) if self._lives else None
         outcome = fragment.handle(command, version, record.partition, life)
-        if fragment.pending_events:
+        if fragment.facts:
             for event in fragment.collect_events():
-                fact = timeline_row(event, command)  # type: ignore[arg-type]  # the library does not say which event
+                fact = timeline_row(event, command)
                 batch.facts.timeline.append(fact)
                 if fact[LEFT_OUT]:
                     batch.left_out += event.left_out.names  # type: ignore[attr-defined]  # only these events have it
@@ -252,7 +252,7 @@ class IdentityFolder:
             self._cache[row[1]] = r.membership_of(row)
         for project, fragment in wanted:
             if fragment not in self._cache:
-                self._cache[fragment] = Membership.alone(project, fragment)
+                self._cache[fragment] = Membership(project, fragment)
 
     def cut(self, commands: Sequence[Command | None]) -> int:
         return len(commands)
@@ -269,7 +269,7 @@ class IdentityFolder:
         decision = handle(command, record.version, self._cache.__getitem__)
         for membership in decision.touched:
             for event in membership.collect_events():
-                batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event
+                batch.facts.timeline.append(timeline_row(event, command))
             batch.touched[membership.id.int] = membership
             batch.bytes += 100 + 16 * len(membership.members)
         batch.followups.extend(decision.followups)

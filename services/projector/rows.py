@@ -92,7 +92,7 @@ def fragment_row(fragment: Fragment) -> Row:
 
 
 def fragment_of(row: Row) -> Fragment:
-    fragment = Fragment.blank(row[0], row[1])
+    fragment = Fragment(row[0], row[1])
     fragment.version = row[2]
     (
         fragment.distinct_id, fragment.number, fragment.created_at, fragment.effect, fragment.stamp, fragment.erased,
@@ -100,7 +100,7 @@ def fragment_of(row: Row) -> Fragment:
     ) = row[3:11]  # fmt: skip
     fragment.properties = orjson.loads(row[11])
     fragment.cells = {name: (kind, hard, once) for name, (kind, hard, once) in orjson.loads(row[12]).items()}
-    fragment.keys, fragment.events, fragment.restored = _remembered(row[13:16]), list(row[16]), row[17]
+    fragment.keys, fragment.events, fragment.restored = _remembered(row[13:16]), dict.fromkeys(row[16]), row[17]
     fragment.purged = orjson.loads(row[18]) if row[18] else {}
     fragment.weight = Weight(CHARACTER_BYTES_MAX * (len(row[11]) + len(row[12])))
     return fragment
@@ -115,7 +115,7 @@ def membership_row(membership: Membership) -> Row:
 
 
 def membership_of(row: Row) -> Membership:
-    membership = Membership.alone(row[0], row[1])
+    membership = Membership(row[0], row[1])
     membership.version, membership.root, membership.members = row[2], row[3], tuple(row[4])
     membership.identified, membership.erase, membership.stamp = bool(row[5]), row[6], row[7]
     membership.keys, membership.erased_at = _remembered(row[8:11]), row[11]

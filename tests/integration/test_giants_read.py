@@ -122,7 +122,7 @@ async def test_a_fragment_of_an_older_store_that_is_above_all_bounds_shows_nothi
 
 
 async def _insert(store: Store, key: UUID, properties: dict[str, object]) -> None:
-    fragment = Fragment.blank(1, key)
+    fragment = Fragment(1, key)
     fragment.properties, fragment.distinct_id = properties, "old"
     fragment.cells = dict.fromkeys(properties, (1, 1, 0))
     fragment.created_at, fragment.version = START, 1

@@ -14,11 +14,11 @@ from shared.domain.commands import Capture, Command, Merge, Restore, Revive, Spl
 from shared.domain.commands import Delete as DeleteCommand
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
-from shared.domain.fragment import Fragment, FragmentChanged, Outcome
+from shared.domain.fragment import Fragment, FragmentChanged, Outcome, PropertiesLeftOut
 from shared.domain.identity import Membership, addressed, handle
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.port import Record
-from shared.store.timeline import LEFT_OUT, Row, timeline_row
+from shared.store.timeline import Row, timeline_row
 
 CACHE_MAX = 50_000
 """Fragments or memberships kept in memory: about 100 MB of persons with twenty properties."""
@@ -46,6 +46,7 @@ WRITTEN = frozenset((Outcome.CHANGED, Outcome.REMEMBERED, Outcome.REFUSED))
 """Outcomes that may have written the row."""
 
 Key = tuple[int, UUID]
+Foldable = tuple[Record, Command]
 
 
 class Batch:
@@ -97,8 +98,9 @@ class Folder(Protocol):
     def open(self, closed: Closed, life: Fragment) -> None:
         """Take a loaded life."""
 
-    def fold(self, command: Command, record: Record, batch: Batch) -> None:
-        """Fold one command into the batch. Raises BadRecord for one that has no business in this topic."""
+    def fold(self, pairs: Iterable[Foldable], batch: Batch) -> None:
+        """Fold commands into the batch, each before the next is asked for. Raises BadRecord for one that has no
+        business in this topic; which one it is, whoever gave them knows."""
 
     def trim(self, batch: Batch) -> None:
         """Keep the cache within its bound. Called when nothing is in flight: what was flushed can be loaded again, but
@@ -167,38 +169,45 @@ class FragmentFolder:
     def open(self, closed: Closed, life: Fragment) -> None:
         self._lives[closed.fragment.int, closed.version] = life
 
-    def fold(self, command: Command, record: Record, batch: Batch) -> None:
-        version = record.version
-        if isinstance(command, RecordCommand):  # its row is a function of the record alone
-            batch.facts.blocks.append(r.block_row(command, version))
-            batch.outcomes[Outcome.RECORDED] += 1
-            batch.passed(record, 0)
-            return
-        if not isinstance(command, FRAGMENT_COMMANDS):
+    def fold(self, pairs: Iterable[Foldable], batch: Batch) -> None:
+        cache, lives, passed = self._cache, self._lives, batch.passed
+        timeline, captured, numbers = batch.facts.timeline, batch.facts.captured, batch.facts.numbers
+        touched, outcomes = batch.touched, batch.outcomes
+        for record, command in pairs:
+            if not isinstance(command, FRAGMENT_COMMANDS):
+                self._fold_other(record, command, batch)
+                continue
+            version = record.version
+            key = command.fragment.int
+            held = cache[key]
+            fragment = held.fragment
+            life = lives.pop((key, version), None) if lives else None
+            outcome = fragment.handle(command, version, record.partition, life)
+            if fragment.facts:
+                for event in fragment.collect_events():
+                    timeline.append(timeline_row(event, command))
+                    if isinstance(event, FragmentChanged | PropertiesLeftOut) and event.left_out is not None:
+                        batch.left_out += event.left_out.names
+                    if isinstance(event, FragmentChanged) and event.number:
+                        numbers.append((command.project, event.number, fragment.id))
+            if outcome not in UNSEEN and isinstance(command, Capture):
+                captured.append(r.captured_row(command, version, fragment.purged))
+            if outcome in WRITTEN and fragment.version == version:
+                size = len(record.value) if life is None else _size(life)
+                held.size += size
+                self._bytes += size
+                batch.bytes += size if key in touched else held.size
+                touched[key] = fragment
+            outcomes[outcome] += 1
+            passed(record, fragment.stamp)
+
+    def _fold_other(self, record: Record, command: Command, batch: Batch) -> None:
+        """What concerns no fragment: a block of a recording, whose row is a function of the record alone."""
+        if not isinstance(command, RecordCommand):
             raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
-        key = command.fragment.int
-        held = self._cache[key]
-        fragment = held.fragment
-        life = self._lives.pop((key, version), None) if self._lives else None
-        outcome = fragment.handle(command, version, record.partition, life)
-        if fragment.facts:
-            for event in fragment.collect_events():
-                fact = timeline_row(event, command)
-                batch.facts.timeline.append(fact)
-                if fact[LEFT_OUT]:
-                    batch.left_out += event.left_out.names  # type: ignore[attr-defined]  # only these events have it
-                if isinstance(event, FragmentChanged) and event.number:
-                    batch.facts.numbers.append((command.project, event.number, fragment.id))
-        if outcome not in UNSEEN and isinstance(command, Capture):
-            batch.facts.captured.append(r.captured_row(command, version, fragment.purged))
-        if outcome in WRITTEN and fragment.version == version:
-            size = len(record.value) if life is None else _size(life)
-            held.size += size
-            self._bytes += size
-            batch.bytes += size if key in batch.touched else held.size
-            batch.touched[key] = fragment
-        batch.outcomes[outcome] += 1
-        batch.passed(record, fragment.stamp)
+        batch.facts.blocks.append(r.block_row(command, record.version))
+        batch.outcomes[Outcome.RECORDED] += 1
+        batch.passed(record, 0)
 
     def trim(self, batch: Batch) -> None:
         cache = self._cache
@@ -263,18 +272,19 @@ class IdentityFolder:
     def open(self, closed: Closed, life: Fragment) -> None:
         raise AssertionError("no identity is read from a closed life")
 
-    def fold(self, command: Command, record: Record, batch: Batch) -> None:
-        if not isinstance(command, IDENTITY_COMMANDS):
-            raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
-        decision = handle(command, record.version, self._cache.__getitem__)
-        for membership in decision.touched:
-            for event in membership.collect_events():
-                batch.facts.timeline.append(timeline_row(event, command))
-            batch.touched[membership.id.int] = membership
-            batch.bytes += 100 + 16 * len(membership.members)
-        batch.followups.extend(decision.followups)
-        batch.outcomes[decision.outcome] += 1
-        batch.passed(record, max((membership.stamp for membership in decision.touched), default=0))
+    def fold(self, pairs: Iterable[Foldable], batch: Batch) -> None:
+        for record, command in pairs:
+            if not isinstance(command, IDENTITY_COMMANDS):
+                raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
+            decision = handle(command, record.version, self._cache.__getitem__)
+            for membership in decision.touched:
+                facts = membership.collect_events()
+                batch.facts.timeline.extend(timeline_row(event, command) for event in facts)
+                batch.touched[membership.id.int] = membership
+                batch.bytes += 100 + 16 * len(membership.members)
+            batch.followups.extend(decision.followups)
+            batch.outcomes[decision.outcome] += 1
+            batch.passed(record, max((membership.stamp for membership in decision.touched), default=0))
 
     def trim(self, batch: Batch) -> None:
         if len(self._cache) > CACHE_MAX:

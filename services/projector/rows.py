@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from shared.domain.commands import Capture
+from shared.domain.commands import Capture, imported_at
 from shared.domain.commands import Record as RecordCommand
-from shared.domain.fragment import Fragment, imported_at
+from shared.domain.fragment import Fragment
 from shared.domain.identity import Membership
 from shared.domain.ids import COMMANDS, Position, position_key
 from shared.domain.operations import Weight

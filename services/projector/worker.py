@@ -8,12 +8,12 @@ wrote has lost the partition, throws everything away and starts again from the t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 
 import structlog
 
-from services.projector.fold import Batch, Folder
+from services.projector.fold import Batch, Foldable, Folder
 from services.projector.lookout import Lookout
 from services.projector.progress import Progress, moved
 from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
@@ -214,17 +214,35 @@ class Worker:
         return [record for record in records if record.partition in wanted]
 
     async def _fold(self, records: list[Record]) -> Batch:
-        batch, shares = Batch(), Shares()
+        batch = Batch()
         self._newer = set()
         decoded = [(record, self._decode(record)) for record in records]
         end = self._folder.cut([command for _, command in decoded])
         decoded, unloaded = loaded(decoded[:end], await self._load(decoded[:end]))
         await self._open(decoded)
         deferred: list[Record] = []
+        folding: list[Record] = []
+        try:
+            self._folder.fold(self._foldable(decoded, batch, deferred, folding), batch)
+        except Exception as error:  # whatever it is, only this record may suffer: it goes to the dead letters
+            self._set_aside[folding[0].position] = f"{type(error).__name__}: {error}"
+            raise Fenced("A record could not be folded; its batch is folded again without it.") from error
+        deferred += [record for record, _ in unloaded]
+        self._waiting = {record.partition for record in (*deferred, *self._leftover)}
+        self._leftover = [*deferred, *records[end:], *self._leftover]  # each partition in its order
+        for partition, (_, stamp) in batch.last.items():
+            self._stamps[partition] = max(stamp, self._stamps.get(partition, 0))
+        return batch
+
+    def _foldable(
+        self, decoded: list[Decoded], batch: Batch, deferred: list[Record], folding: list[Record]
+    ) -> Iterator[Foldable]:
+        """The records that can be folded now; what waits goes to `deferred`, and `folding` has the one that is folded."""
+        shares = Shares()
         for index, (record, command) in enumerate(decoded):
             if batch.full:
                 deferred += [one for one, _ in decoded[index:]]
-                break
+                return
             if record.partition in self.stopped:
                 continue
             if shares.over and record.partition in shares.over:
@@ -240,20 +258,11 @@ class Worker:
                 self._bury(record, batch)
                 continue
             size = batch.bytes
-            try:
-                self._folder.fold(command, record, batch)
-            except Exception as error:  # whatever it is, only this record may suffer: it goes to the dead letters
-                self._set_aside[record.position] = f"{type(error).__name__}: {error}"
-                raise Fenced("A record could not be folded; its batch is folded again without it.") from error
+            folding[:] = (record,)
+            yield record, command
             if self._dead_in_a_row:
                 self._dead_in_a_row.pop(record.partition, None)
             shares.take(record.partition, len(record.value) + batch.bytes - size)
-        deferred += [record for record, _ in unloaded]
-        self._waiting = {record.partition for record in (*deferred, *self._leftover)}
-        self._leftover = [*deferred, *records[end:], *self._leftover]  # each partition in its order
-        for partition, (_, stamp) in batch.last.items():
-            self._stamps[partition] = max(stamp, self._stamps.get(partition, 0))
-        return batch
 
     async def _open(self, decoded: list[tuple[Record, Command | None]]) -> None:
         """Load the closed lives that the fold needs, once everything that was folded before is visible."""

@@ -7,7 +7,7 @@ leaves no room for a once cell. Stamps are microseconds; 0 means none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -24,8 +24,8 @@ LIFTED = 5
 Cell = tuple[int, int, int]
 EMPTY: Cell = (0, 0, 0)
 
-Operation = tuple[str, int, Any]
-"""A name, one of the kinds of operation, and its value."""
+Operations = Sequence[tuple[int, Mapping[str, Any]]]
+"""Kinds of operation in their order, each with its names and values; no name twice. NULL is a SET of null."""
 
 NOTHING = msgspec.UNSET
 """What a name shows that shows nothing; null is a value."""
@@ -36,79 +36,75 @@ NOTHING_PURGED: Mapping[str, int] = MappingProxyType({})
 class Changes(NamedTuple):
     """The operations that took effect, as columns, and what each name showed before."""
 
-    names: Sequence[str]
-    kinds: Sequence[int]
-    values: Sequence[Any]
-    before: Sequence[Any]
-
-
-NO_CHANGES = Changes((), (), (), ())
+    names: list[str]
+    kinds: list[int]
+    values: list[Any]
+    before: list[Any]
 
 
 def apply(
     cells: dict[str, Cell],
     properties: Properties,
-    operations: Iterable[Operation],
+    operations: Operations,
     stamp: int,
     purged: Mapping[str, int] = NOTHING_PURGED,
-    admits: Callable[[Operation], bool] | None = None,
+    admits: Callable[[int, str, Any], bool] | None = None,
 ) -> Changes:
-    """Do operations with one stamp, at most one of a name, in their order; return those that took effect.
+    """Do operations with one stamp; return those that took effect.
 
     The only place that says what an operation does: commands and replayed facts pass here alike. `purged` are the
-    stamps up to which names take nothing; `admits` says for which operation there is room, asked of those alone that
-    would have an effect. A lifted value that shows already has none.
+    stamps up to which names take nothing; `admits` says for which operation (kind, name, value) there is room, asked
+    of those alone that would have an effect.
 
     Written for stamps in any order (imports carry their own time): the result is that of the same operations
     done in the order of their stamps. One case is beyond a single once cell: an imported set_once replaced a newer
     one, and then an unset or a null is imported that lies between the two; the newer set_once is not revived.
     """
-    names: list[str] = []
-    kinds: list[int] = []
-    values: list[Any] = []
-    before: list[Any] = []
+    changes = Changes([], [], [], [])
+    names, kinds, values, before = changes
     cell_of, shown_of = cells.get, properties.get
-    for operation in operations:
-        name, kind, value = operation
-        hard_kind, hard, once = cell_of(name, EMPTY)
-        shown = shown_of(name, NOTHING)
-        if kind == ONCE:
-            if hard_kind == SET or hard >= stamp or (once and once <= stamp):
+    guarded = bool(purged) or admits is not None
+    for kind, group in operations:
+        for name, value in group.items():
+            hard_kind, hard, once = cell_of(name, EMPTY)
+            if kind == ONCE:
+                if value is None or hard_kind == SET or hard >= stamp or 0 < once <= stamp:
+                    continue
+            elif hard_kind and hard >= stamp:
                 continue
-        elif hard_kind and hard >= stamp:
-            continue
-        elif kind == LIFTED:
-            if shown is not NOTHING and same(shown, value):
+            shown = shown_of(name, NOTHING)
+            if kind == LIFTED and same(shown, value):
                 continue
-            kind = NULL if value is None else SET
-        if purged and purged.get(name, 0) >= stamp:
-            continue
-        if admits is not None and not admits(operation):
-            continue
-        if kind == ONCE:
-            cells[name] = (hard_kind, hard, stamp)
-            properties[name] = value
-        elif kind == SET:
-            cells[name] = (SET, stamp, 0)
-            properties[name] = value
-        else:
-            later = once if once > stamp else 0
-            cells[name] = (kind, stamp, later)
-            if not later:
-                _show_nothing(properties, name, kind)
-        names.append(name)
-        kinds.append(kind)
-        values.append(value)
-        before.append(shown)
-    return Changes(names, kinds, values, before)
+            if guarded and (purged.get(name, 0) >= stamp or not (admits is None or admits(kind, name, value))):
+                continue
+            names.append(name)
+            values.append(value)
+            before.append(shown)
+            if kind == ONCE:
+                cells[name] = (hard_kind, hard, stamp)
+                properties[name] = value
+                kinds.append(ONCE)
+            elif value is not None:
+                cells[name] = (SET, stamp, 0)
+                properties[name] = value
+                kinds.append(SET)
+            else:
+                kinds.append(_clear(cells, properties, name, UNSET if kind == UNSET else NULL, stamp))
+    return changes
 
 
-def _show_nothing(properties: Properties, name: str, kind: int) -> None:
-    """Of a name that holds no value any more: null after a null, nothing after an unset."""
+def _clear(cells: dict[str, Cell], properties: Properties, name: str, kind: int, stamp: int) -> int:
+    """Unset a name, or set it to null; a set_once that is newer goes on showing. Returns the kind."""
+    once = cells.get(name, EMPTY)[2]
+    if once > stamp:
+        cells[name] = (kind, stamp, once)
+        return kind
+    cells[name] = (kind, stamp, 0)
     if kind == NULL:
         properties[name] = None
     else:
         properties.pop(name, None)
+    return kind
 
 
 def once_above(cells: dict[str, Cell], properties: Properties, name: str, stamp: int) -> tuple[int, Any] | None:

@@ -11,19 +11,8 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain.cells import (
-    NO_CHANGES,
-    NOTHING_PURGED,
-    ONCE,
-    UNSET,
-    Cell,
-    Changes,
-    Operation,
-    apply,
-    bury,
-    once_above,
-)
-from shared.domain.commands import Capture, Erase, FragmentCommand, Properties, Purge, Revive, Write
+from shared.domain.cells import ONCE, UNSET, Cell, Changes, Operations, apply, bury, once_above
+from shared.domain.commands import Capture, Erase, FragmentCommand, Properties, Purge, Revive, Write, imported_at
 from shared.domain.ids import number_of
 from shared.domain.operations import UNWEIGHED, LeftOut, Room, Weight, operations_of
 from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
@@ -94,11 +83,16 @@ class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
     created_at: int = 0
     left_out: LeftOut | None = None
 
+    @property
+    def operations(self) -> Operations:
+        """What took effect, as the operations that do it again."""
+        facts = zip(self.kinds, self.names, self.values, strict=True)
+        return [(kind, {name: value}) for kind, name, value in facts]
+
     def apply(self, fragment: Fragment) -> None:
         if self.created_at and not 0 < fragment.created_at <= self.created_at:
             fragment.bear(self.distinct_id, self.number, self.created_at)
-        operations = zip(self.names, self.kinds, self.values, strict=True)
-        apply(fragment.cells, fragment.properties, operations, self.timestamp)
+        apply(fragment.cells, fragment.properties, self.operations, self.timestamp)
         fragment.stamp = max(fragment.stamp, self.timestamp)
         fragment.effect = self.originator_version
 
@@ -307,15 +301,16 @@ class Fragment:
         return Outcome.CHANGED
 
     def _write(self, command: Write, version: int, partition: int) -> Outcome:
-        stamp = self._stamp(command)
+        since = imported_at(command)
+        stamp = self._stamp(command, since)
         if (first := recall(self.keys, command)) is not None:
             return Outcome.DUPLICATE if first[1] == command.digest else self._refuse(KEY_REUSED, version, stamp)
-        if 0 < imported_at(command) < self.erased_at or 0 < command.iver < self.erased:
+        if 0 < since < self.erased_at or 0 < command.iver < self.erased:
             return Outcome.DROPPED
         if command.expect is not None and command.expect != self.effect:
             outcome = self._refuse("precondition_failed", version, stamp)
         else:
-            outcome = self._change(command, version, stamp, partition)
+            outcome = self._change(command, version, since, partition)
         if not command.key:
             return outcome
         remember(self.keys, command, version)
@@ -329,14 +324,17 @@ class Fragment:
     def _capture(self, command: Capture, version: int, partition: int) -> Outcome:
         if not command.person:
             return Outcome.NOTHING
-        key = (command.uuid.int ^ command.uuid.int >> 64) & _LOW64
+        uuid = command.uuid.int
+        key = (uuid ^ uuid >> 64) & _LOW64
         events = self.events
         if key in events:
             return Outcome.DUPLICATE
-        if 0 < imported_at(command) < self.erased_at:
+        since = imported_at(command)
+        if 0 < since < self.erased_at:
             return Outcome.DROPPED
-        outcome = self._change(command, version, self._stamp(command), partition)
-        self.seen_at = max(self.seen_at, command.timestamp // HOUR_US * HOUR_US)
+        outcome = self._change(command, version, since, partition)
+        if command.timestamp >= self.seen_at + HOUR_US:
+            self.seen_at = command.timestamp // HOUR_US * HOUR_US
         if not key:  # the nil uuid names no event
             return outcome
         events[key] = None
@@ -345,28 +343,30 @@ class Fragment:
         self.version = version
         return max(outcome, Outcome.REMEMBERED)
 
-    def _change(self, command: Capture | Write, version: int, stamp: int, partition: int) -> Outcome:
+    def _change(self, command: Capture | Write, version: int, since: int, partition: int) -> Outcome:
         """Do what the command asks for, as far as there is room, and make the fact of it."""
+        stamp = self._stamp(command, since)
         operations = operations_of(command)
-        changes, left_out = self._do(operations, stamp) if operations else (NO_CHANGES, None)
-        since = imported_at(command)
+        changes, left_out = self._do(operations, stamp) if operations else (Changes([], [], [], []), None)
+        names, kinds, values, before = changes
         born = not self.created_at or 0 < since < self.created_at
-        if not changes.names and not born:
+        if not names and not born:
             return self._leave_out(left_out, version, stamp)
         if born:
             number = self.number or number_of(partition, version)
             self.bear(command.distinct_id, number, since or command.at)
-        self.stamp = max(self.stamp, stamp)
+        if stamp > self.stamp:
+            self.stamp = stamp
         self.effect = self.version = version
         self.facts.append(
             FragmentChanged(
                 originator_id=self.id,
                 originator_version=version,
                 timestamp=stamp,
-                names=tuple(changes.names),
-                kinds=tuple(changes.kinds),
-                values=tuple(changes.values),
-                before=tuple(changes.before),
+                names=tuple(names),
+                kinds=tuple(kinds),
+                values=tuple(values),
+                before=tuple(before),
                 distinct_id=self.distinct_id if born else "",
                 number=self.number if born else 0,
                 created_at=self.created_at if born else 0,
@@ -375,10 +375,10 @@ class Fragment:
         )
         return Outcome.CHANGED
 
-    def _do(self, operations: list[Operation], stamp: int) -> tuple[Changes, LeftOut | None]:
+    def _do(self, operations: Operations, stamp: int) -> tuple[Changes, LeftOut | None]:
         """Apply operations for which there is room; the others are told of."""
-        weight, cells, properties = self.weight, self.cells, self.properties
-        purged = self.purged or NOTHING_PURGED
+        weight = self.weight
+        cells, properties, purged = self.cells, self.properties, self.purged
         bound = weight.bound_with(operations, len(cells))
         if not bound:
             room = Room(weight, cells, properties, stamp)
@@ -398,19 +398,10 @@ class Fragment:
         )
         return Outcome.REFUSED
 
-    def _stamp(self, command: Capture | Write) -> int:
-        return imported_at(command) or max(command.at, self.stamp + 1)
+    def _stamp(self, command: Capture | Write, since: int) -> int:
+        """Of an import its own time, else above every stamp of the fragment before it."""
+        return since or max(command.at, self.stamp + 1)
 
     def _trigger(self, event: FragmentEvent) -> None:
         event.mutate(self)
         self.facts.append(event)
-
-
-def imported_at(command: Capture | Write) -> int:
-    """The time that an import brings with it, or that a replayed command was received at; 0 for what is of now."""
-    if isinstance(command, Write):
-        if command.since:
-            return command.since
-    elif command.historical:
-        return max(command.timestamp, 1)
-    return command.at if command.replayed else 0

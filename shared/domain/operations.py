@@ -7,12 +7,12 @@ decides again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
 
-from shared.domain.cells import LIFTED, NULL, ONCE, SET, UNSET, Cell, Operation, apply
+from shared.domain.cells import LIFTED, ONCE, SET, UNSET, Cell, Operations, apply
 from shared.domain.commands import Capture, Properties, Write
 
 FRAGMENT_BYTES_MAX = 512 * 1_024
@@ -51,15 +51,15 @@ class Weight:
         self.bytes = most
         self.exact = False
 
-    def bound_with(self, operations: Sequence[Operation], names: int) -> int:
+    def bound_with(self, operations: Operations, names: int) -> int:
         """At most so many bytes are held with these operations, which surely have room, in a fragment of so many names;
         0 when only counting tells."""
         if self.exact and self.bytes >= FRAGMENT_BYTES_MAX // 4:
             return 0
         most = self.bytes + len(_encode(operations))
-        if most > FRAGMENT_BYTES_MAX // 2 or names + len(operations) > FRAGMENT_NAMES_MAX:
+        if most > FRAGMENT_BYTES_MAX // 2:
             return 0
-        return most
+        return most if names + sum([len(group) for _, group in operations]) <= FRAGMENT_NAMES_MAX else 0
 
 
 class Room:
@@ -74,19 +74,17 @@ class Room:
         self._cells = cells
         self._properties = properties
         self._stamp = stamp
-        self._refused: list[Operation] = []
+        self._refused: list[tuple[str, Any]] = []
         if not weight.exact:
             weight.bytes = bytes_of(cells, properties)
             weight.exact = True
 
-    def admit(self, operation: Operation) -> bool:
+    def admit(self, kind: int, name: str, value: Any) -> bool:
         """Whether there is room for an operation, which is done next if there is."""
-        if operation[0] not in self._cells and len(self._cells) >= FRAGMENT_NAMES_MAX:
-            self._refused.append(operation)
-            return False
-        growth = _growth(self._cells, self._properties, operation, self._stamp)
-        if growth > 0 and self._weight.bytes + growth > FRAGMENT_BYTES_MAX:
-            self._refused.append(operation)
+        surplus = name not in self._cells and len(self._cells) >= FRAGMENT_NAMES_MAX
+        growth = 0 if surplus else _growth(self._cells, self._properties, (kind, name, value), self._stamp)
+        if surplus or (growth > 0 and self._weight.bytes + growth > FRAGMENT_BYTES_MAX):
+            self._refused.append((name, value))
             return False
         self._weight.bytes += growth
         return True
@@ -96,25 +94,35 @@ class Room:
         """What there was no room for."""
         if not self._refused:
             return None
-        size = sum(_bytes_shown(name, value) for name, _, value in self._refused)
-        names = [name[:NAMED_CHARS_MAX] for name, _, _ in self._refused[:NAMED_MAX]]
+        size = sum(_bytes_shown(name, value) for name, value in self._refused)
+        names = [name[:NAMED_CHARS_MAX] for name, _ in self._refused[:NAMED_MAX]]
         return LeftOut(len(self._refused), size, tuple(names))
 
 
-def operations_of(command: Capture | Write) -> list[Operation]:
-    """What a command asks for, one operation a name: unset beats set beats lifted beats set_once.
-
-    A set_once of null asks for nothing.
-    """
-    found: list[Operation] = [(name, UNSET, None) for name in dict.fromkeys(command.unset)]
-    found += [(name, NULL if value is None else SET, value) for name, value in command.set.items()]
+def operations_of(command: Capture | Write) -> Operations:
+    """What a command asks for. Of one name unset beats set beats lifted beats set_once."""
+    found: list[tuple[int, Mapping[str, Any]]] = []
+    if command.unset:
+        found.append((UNSET, dict.fromkeys(command.unset)))
+    if command.set:
+        found.append((SET, command.set))
     if isinstance(command, Capture) and command.lifted:
-        found += [(name, LIFTED, value) for name, value in command.lifted.items()]
-    found += [(name, ONCE, value) for name, value in command.set_once.items() if value is not None]
-    firsts: dict[str, Operation] = {}
-    for operation in found:
-        firsts.setdefault(operation[0], operation)
-    return found if len(firsts) == len(found) else list(firsts.values())
+        found.append((LIFTED, command.lifted))
+    if command.set_once:
+        found.append((ONCE, command.set_once))
+    return found if len(found) < 2 else _without_repeated(found)
+
+
+def _without_repeated(operations: Operations) -> Operations:
+    """Each name where it comes first."""
+    names: set[str] = set()
+    found: list[tuple[int, Mapping[str, Any]]] = []
+    for kind, group in operations:
+        if not names.isdisjoint(group):
+            group = {name: value for name, value in group.items() if name not in names}
+        names.update(group)
+        found.append((kind, group))
+    return found
 
 
 def bytes_of(cells: Collection[str], properties: Properties) -> int:
@@ -123,14 +131,14 @@ def bytes_of(cells: Collection[str], properties: Properties) -> int:
     return shown + sum(_bytes_of_name(name) for name in cells if name not in properties)
 
 
-def _growth(cells: Mapping[str, Cell], properties: Properties, operation: Operation, stamp: int) -> int:
+def _growth(cells: Mapping[str, Cell], properties: Properties, operation: tuple[int, str, Any], stamp: int) -> int:
     """By how many bytes an operation makes the fragment larger; negative for smaller."""
-    name, kind, value = operation
+    kind, name, value = operation
     if name not in cells:
         return _bytes_of_name(name) if kind == UNSET else _bytes_shown(name, value)
     shown = {name: properties[name]} if name in properties else {}
     before = bytes_of((name,), shown)
-    apply({name: cells[name]}, shown, (operation,), stamp)
+    apply({name: cells[name]}, shown, ((kind, {name: value}),), stamp)
     return bytes_of((name,), shown) - before
 
 

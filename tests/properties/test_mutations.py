@@ -112,13 +112,7 @@ def identity_in_pieces(patch: pytest.MonkeyPatch) -> None:
 
 def monotone_stamp(patch: pytest.MonkeyPatch) -> None:
     """A stamp is the API host's time, whatever the fragment's last one was."""
-    change = Fragment._change
-
-    def unordered(self: Fragment, command: Any, version: int, stamp: int, partition: int) -> Outcome:
-        historical = getattr(command, "historical", False)
-        return change(self, command, version, stamp if historical else command.at, partition)
-
-    patch.setattr(Fragment, "_change", unordered)
+    patch.setattr(Fragment, "_stamp", lambda self, command, since: since or command.at)
 
 
 def erase_dedup(patch: pytest.MonkeyPatch) -> None:
@@ -294,8 +288,7 @@ def decided_when_folded(patch: pytest.MonkeyPatch) -> None:
     def again(self: FragmentChanged, fragment: Fragment) -> None:
         cells, properties = dict(fragment.cells), dict(fragment.properties)
         room = Room(Weight(), cells, properties, self.timestamp)
-        operations = zip(self.names, self.kinds, self.values, strict=True)
-        kept = cells_module.apply(cells, properties, operations, self.timestamp, admits=room.admit)
+        kept = cells_module.apply(cells, properties, self.operations, self.timestamp, admits=room.admit)
         apply(msgspec.structs.replace(self, names=kept.names, kinds=kept.kinds, values=kept.values), fragment)
 
     patch.setattr(FragmentChanged, "apply", again)

@@ -14,7 +14,7 @@ from aiohttp import web
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.progress import Progress
 from services.projector.search import Duty, Feeder
-from services.projector.tables import ClickHouseTables
+from services.projector.tables import AnnouncedTables, ClickHouseTables
 from services.projector.worker import Worker
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY
@@ -83,12 +83,10 @@ def workers_on(
         Worker(
             log=log,
             reader=log.reader(folder.topic, GROUP),
-            tables=tables,
+            tables=tables if changes is None else AnnouncedTables(tables, changes, secrets.randbits(64)),
             folder=folder,
             monotonic=time.monotonic,
             observe=observe,
-            changes=changes,
-            nonce=secrets.randbits(64),
         )
         for folder in folders
     ]

@@ -13,7 +13,7 @@ import orjson
 
 from services.projector import rows as r
 from services.projector import tables
-from services.projector.rows import Vouched
+from services.projector.rows import Mark, Vouched
 from services.projector.tables import Closed, Facts, Loaded, events_of
 from shared.domain.errors import StoreUnavailable
 from shared.domain.fragment import Fragment, FragmentErased, FragmentPurged, FragmentRestored
@@ -45,6 +45,9 @@ class MemoryTables:
         sizes = {(row[0], row[1]): len(row[11].encode()) + len(row[12].encode()) for row in rows}
         large = {key: size for key, size in sizes.items() if size > tables.LOAD_ROW_BYTES_MAX}
         return Loaded(positions, [row for row in rows if (row[0], row[1]) not in large], large)
+
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Mark]:
+        return (await self.load(topic, partitions, [])).positions
 
     async def life(self, closed: Closed) -> Fragment:
         return life_of(self.timeline.values(), self.captured.values(), closed)

@@ -15,7 +15,7 @@ from shared.domain.commands import Capture, imported_at
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.fragment import Fragment
 from shared.domain.identity import Membership
-from shared.domain.ids import COMMANDS, Position, position_key
+from shared.domain.ids import COMMANDS, Position, position_key, position_of
 from shared.domain.operations import Weight
 from shared.domain.purged import stripped
 from shared.domain.retries import Remembered
@@ -67,6 +67,10 @@ class Mark(NamedTuple):
     stamp: int
     epoch: int
     record: int = 0
+
+    def vouched(self, topic: str, partition: int) -> Vouched:
+        """What it says, with the partition's name."""
+        return Vouched(position_of(topic, partition, self.version), self.stamp, self.epoch, self.record)
 
 
 BEFORE_THE_FIRST = Mark(0, 0, 0)

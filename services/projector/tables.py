@@ -13,6 +13,7 @@ from services.projector.rows import Mark, Vouched
 from shared.domain.fragment import Fragment, FragmentEvent
 from shared.domain.ids import COMMANDS, position_key
 from shared.domain.restore import ClosedLife
+from shared.store.changes import Changes
 from shared.store.client import Store
 from shared.store.queries import load as load_queries
 from shared.store.timeline import PAGE_ROWS_MIN, TIMELINE, Row, event_of, next_page
@@ -24,6 +25,8 @@ LOAD_ROW_BYTES_MAX = 16_384
 """Of a row that is loaded with all others: 10,000 are 160 MB then. A person of twenty properties has 1,500."""
 
 UNBOUNDED = 2**63 - 1
+
+_EVEN = (1 << 64) - 2
 
 LARGE = len(r.FRAGMENTS)
 """Where a loaded row says its bytes if it was left out: behind the columns of a fragment, before a position's."""
@@ -71,6 +74,9 @@ class Tables(Protocol):
         10 GB. A partition without a position row is missing from the answer. Raises Transient.
         """
 
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Mark]:
+        """The position rows alone, for who takes partitions over. Raises Transient."""
+
     async def life(self, closed: Closed) -> Fragment:
         """The fragment as its facts below a version make it, and its captured events: what a restore gives back.
 
@@ -110,6 +116,9 @@ class ClickHouseTables:
         large = {(row[0], row[1]): row[LARGE] for row in rows if row[LARGE]}
         return Loaded(positions, [row for row in rows if not row[LARGE]] if large else rows, large)
 
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Mark]:
+        return (await self.load(topic, partitions, [])).positions
+
     async def life(self, closed: Closed) -> Fragment:
         key = {"project": closed.project, "fragment": closed.fragment, "until": closed.version}
         ends = events_of(await self._store.rows(self._queries["ends_of_lives"], **key))
@@ -142,6 +151,43 @@ class ClickHouseTables:
     async def write_state(self, topic: str, state: list[Row], positions: Sequence[Vouched]) -> None:
         table = "fragments" if topic == COMMANDS else "identity"
         await self._store.insert(table, r.state_columns(topic, state, positions))
+
+
+class AnnouncedTables:
+    """Tables whose rows are marked before they change and after: other processes keep what they have read of them."""
+
+    def __init__(self, tables: Tables, changes: Changes, nonce: int) -> None:
+        """Marks have values from `nonce` on, which must be new to this setup."""
+        self._tables = tables
+        self._changes = changes
+        self._nonce = nonce & _EVEN
+
+    async def load(
+        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+    ) -> Loaded:
+        return await self._tables.load(topic, partitions, wanted, whole=whole)
+
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Mark]:
+        found = await self._tables.stand(topic, partitions)
+        marks = [(partition, found.get(partition, r.BEFORE_THE_FIRST)) for partition in partitions]
+        self._changes.announce(topic, [(partition, mark.version) for partition, mark in marks])
+        return found
+
+    async def life(self, closed: Closed) -> Fragment:
+        return await self._tables.life(closed)
+
+    async def write_facts(self, facts: Facts) -> None:
+        await self._tables.write_facts(facts)
+
+    async def write_state(self, topic: str, state: list[Row], positions: Sequence[Vouched]) -> None:
+        changes = self._changes
+        slots = [changes.slot(topic, row[0], row[1].int) for row in state]
+        changes.mark(slots, self._nonce | 1)
+        changes.announce(topic, ((one.position.partition, one.position.version) for one in positions))
+        await self._tables.write_state(topic, state, positions)
+        self._nonce = self._nonce + 2 & _EVEN
+        changes.mark(slots, self._nonce)
+        changes.confirm(topic, ((one.position.partition, one.position.version, one.stamp) for one in positions))
 
 
 def events_of(rows: Sequence[Row]) -> list[FragmentEvent]:

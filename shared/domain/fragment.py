@@ -13,7 +13,7 @@ import msgspec
 
 from shared.domain.cells import ONCE, UNSET, Cell, Changes, Operations, apply, bury, once_above
 from shared.domain.commands import Capture, Erase, FragmentCommand, Properties, Purge, Revive, Write, imported_at
-from shared.domain.ids import number_of
+from shared.domain.ids import check_order, number_of
 from shared.domain.operations import UNWEIGHED, LeftOut, Room, Weight, operations_of
 from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
@@ -37,14 +37,6 @@ class Outcome(IntEnum):
     DUPLICATE = 5  # its key or uuid was seen before
     DROPPED = 6  # an import of something older than the erasure, or a birth that a later delete has overtaken
     RECORDED = 7  # a block of a recording: a row of its own, and nothing to the fragment
-
-
-def check_order(fragment: UUID, version: int, own: UUID, own_version: int) -> None:
-    """A fact must be of whom it is applied to, and newer. Raises ValueError."""
-    if fragment is not own and fragment != own:
-        raise ValueError("a fact of another fragment")
-    if version <= own_version:
-        raise ValueError("a fact that is not newer than the one before it")
 
 
 class FragmentEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from services.projector import fold, shares, tables, worker
 from services.projector.memory import MemoryTables
-from services.projector.rows import Vouched
+from services.projector.rows import Mark, Vouched
 from services.projector.tables import Closed, Facts, Loaded
 from shared.domain import operations
 from shared.domain.errors import LogUnavailable, StoreUnavailable
@@ -75,6 +75,9 @@ class GatedTables:
         loaded = await self.tables.load(topic, partitions, wanted, whole=whole)
         await self.gate.after(StoreUnavailable)
         return loaded
+
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Mark]:
+        return (await self.load(topic, partitions, [])).positions
 
     async def life(self, closed: Closed) -> Fragment:
         await self.gate.before(StoreUnavailable)

@@ -59,8 +59,8 @@ class Intake:
         self._consumer = Consumer(log, reader, DELETIONS, self._stand)
         self._partitions: dict[int, Partition] = {}
         self.stopped = ""
-        """Why nothing more is taken over. Nothing is erased either: who knows what the rest would say of it. It is tried
-        again by whoever takes the partition over."""
+        """Why nothing more is taken over, until somebody takes the partition over. Nothing is erased either: who knows
+        what the rest would say of it."""
 
     def owns(self) -> bool:
         return bool(self._held()) and not self.stopped

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from services.projector import rows as r
+from services.projector.rows import FragmentState, IdentityState, State
 from services.projector.shares import FRAGMENT_COMMANDS
 from services.projector.tables import Closed, Facts
 from shared.domain.commands import Capture, Command, Merge, Restore, Revive, Split
@@ -18,7 +19,7 @@ from shared.domain.fragment import Fragment, FragmentChanged, Outcome, Propertie
 from shared.domain.identity import Membership, addressed, handle
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.port import Record
-from shared.store.timeline import Row, timeline_row
+from shared.store.timeline import timeline_row
 
 CACHE_MAX = 50_000
 """Fragments or memberships kept in memory: about 100 MB of persons with twenty properties."""
@@ -49,6 +50,13 @@ Key = tuple[int, UUID]
 Foldable = tuple[Record, Command]
 
 
+class Reached(NamedTuple):
+    """The last record of a partition that has its outcome, and the highest stamp that one gave."""
+
+    record: Record
+    stamp: int
+
+
 class Batch:
     """Commands folded together, and what their flush writes."""
 
@@ -59,23 +67,22 @@ class Batch:
         self.dead: list[tuple[Record, str]] = []
         self.outcomes: Counter[Outcome] = Counter()
         self.bytes = self.left_out = 0
-        self._last: dict[int, tuple[Record, int]] = {}
+        self.last: dict[int, Reached] = {}
+        """By partition."""
 
     @property
     def full(self) -> bool:
         return self.bytes >= STATE_BYTES_MAX or len(self.touched) >= STATE_ROWS_MAX
 
-    @property
-    def last(self) -> dict[int, tuple[Record, int]]:
-        """By partition, the last record that has its outcome, and the highest stamp that one gave."""
-        return self._last
-
     def passed(self, record: Record, stamp: int) -> None:
         """This record has its outcome; `stamp` is the highest it gave. A redelivered one takes no position back."""
-        held = self._last.get(record.partition)
-        if held is not None:
-            record, stamp = (record if record.offset > held[0].offset else held[0]), max(stamp, held[1])
-        self._last[record.partition] = (record, stamp)
+        before = self.last.get(record.partition)
+        if before is not None:
+            if record.offset <= before.record.offset:
+                record = before.record
+            if stamp < before.stamp:
+                stamp = before.stamp
+        self.last[record.partition] = Reached(record, stamp)
 
 
 class Folder(Protocol):
@@ -86,7 +93,7 @@ class Folder(Protocol):
     def missing(self, commands: Iterable[Command]) -> list[Key]:
         """What must be loaded before `fold`; ask again after `admit`, until there is nothing."""
 
-    def admit(self, wanted: list[Key], rows: list[Row]) -> None:
+    def admit(self, wanted: list[Key], rows: Sequence[State]) -> None:
         """Take loaded rows; what was wanted and has no row was never written."""
 
     def cut(self, commands: Sequence[Command | None]) -> int:
@@ -106,7 +113,7 @@ class Folder(Protocol):
         """Keep the cache within its bound. Called when nothing is in flight: what was flushed can be loaded again, but
         what this batch touched cannot."""
 
-    def state(self, batch: Batch) -> list[Row]: ...
+    def state(self, batch: Batch) -> list[State]: ...
 
     def drop(self) -> None:
         """Forget everything loaded: the tables are the truth again."""
@@ -134,9 +141,10 @@ class FragmentFolder:
                     wanted[command.fragment] = command.project
         return [(project, fragment) for fragment, project in wanted.items()]
 
-    def admit(self, wanted: list[Key], rows: list[Row]) -> None:
+    def admit(self, wanted: list[Key], rows: Sequence[State]) -> None:
         for row in rows:
-            self._cache[row[1].int] = held = _Held(r.fragment_of(row), len(row[11]) + len(row[12]))
+            assert isinstance(row, FragmentState)
+            self._cache[row.fragment.int] = held = _Held(r.fragment_of(row), row.characters)
             self._bytes += held.size
         for project, fragment in wanted:
             if fragment.int not in self._cache:
@@ -216,13 +224,13 @@ class FragmentFolder:
                 return
             self._bytes -= cache.popitem(last=False)[1].size
 
-    def state(self, batch: Batch) -> list[Row]:
+    def state(self, batch: Batch) -> list[State]:
         rows = [r.fragment_row(fragment) for fragment in batch.touched.values() if isinstance(fragment, Fragment)]
         for key, row in zip(batch.touched, rows, strict=True):  # what was only added up until now is known again
-            held, size = self._cache[key], len(row[11]) + len(row[12]) + ROW_BYTES
+            held, size = self._cache[key], row.characters + ROW_BYTES
             self._bytes += size - held.size
             held.size = size
-        return rows
+        return list(rows)
 
     def drop(self) -> None:
         self._cache.clear()
@@ -256,9 +264,10 @@ class IdentityFolder:
                         wanted[needed] = command.project
         return [(project, fragment) for fragment, project in wanted.items()]
 
-    def admit(self, wanted: list[Key], rows: list[Row]) -> None:
+    def admit(self, wanted: list[Key], rows: Sequence[State]) -> None:
         for row in rows:
-            self._cache[row[1]] = r.membership_of(row)
+            assert isinstance(row, IdentityState)
+            self._cache[row.fragment] = r.membership_of(row)
         for project, fragment in wanted:
             if fragment not in self._cache:
                 self._cache[fragment] = Membership(project, fragment)
@@ -290,7 +299,7 @@ class IdentityFolder:
         if len(self._cache) > CACHE_MAX:
             self._cache = {one.id: one for one in batch.touched.values() if isinstance(one, Membership)}
 
-    def state(self, batch: Batch) -> list[Row]:
+    def state(self, batch: Batch) -> list[State]:
         return [r.membership_row(member) for member in batch.touched.values() if isinstance(member, Membership)]
 
     def drop(self) -> None:
@@ -308,5 +317,4 @@ class IdentityFolder:
 
 def _size(fragment: Fragment) -> int:
     """Bytes of a fragment's row, about."""
-    row = r.fragment_row(fragment)
-    return len(row[11]) + len(row[12]) + ROW_BYTES
+    return r.fragment_row(fragment).characters + ROW_BYTES

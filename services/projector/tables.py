@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from services.projector import rows as r
-from services.projector.rows import Mark, Vouched
+from services.projector.rows import Mark, State, Vouched
 from shared.domain.fragment import Fragment, FragmentEvent
 from shared.domain.ids import COMMANDS, position_key
 from shared.domain.restore import ClosedLife
@@ -28,9 +28,6 @@ UNBOUNDED = 2**63 - 1
 
 _EVEN = (1 << 64) - 2
 
-LARGE = len(r.FRAGMENTS)
-"""Where a loaded row says its bytes if it was left out: behind the columns of a fragment, before a position's."""
-
 FACTS_PAGE = 5_000
 """Facts of a closed life read at once, folded page by page: one fragment may have any number of them."""
 
@@ -48,7 +45,7 @@ class Loaded(NamedTuple):
     """One consistent answer: what each partition's position row says, and the rows asked for."""
 
     positions: dict[int, Mark]
-    rows: list[Row]
+    rows: list[State]
     large: dict[tuple[int, UUID], int]
     """The rows that were left out for their size, and their bytes."""
 
@@ -85,7 +82,7 @@ class Tables(Protocol):
 
     async def write_facts(self, facts: Facts) -> None: ...
 
-    async def write_state(self, topic: str, state: list[Row], positions: Sequence[Vouched]) -> None:
+    async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
         """Rows and the position rows in one INSERT block: all or nothing.
 
         Raises Transient when the table is of another epoch: it was rebuilt since, or a rebuild holds it.
@@ -103,18 +100,15 @@ class ClickHouseTables:
         self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
     ) -> Loaded:
         keys = {position_key(topic, partition): partition for partition in partitions}
-        found = await self._store.rows(
+        answer = await self._store.rows(
             self._queries["load_fragments" if topic == COMMANDS else "load_identity"],
             projects=sorted({0, *(project for project, _ in wanted)}),
             fragments=[*keys, *(fragment for _, fragment in wanted)],
             **({"row_bytes_max": UNBOUNDED if whole else LOAD_ROW_BYTES_MAX} if topic == COMMANDS else {}),
         )
-        positions = {keys[row[1]]: r.mark_of(topic, row) for row in found if row[0] == 0 and row[1] in keys}
-        rows = [row for row in found if row[0] != 0]
-        if topic != COMMANDS:
-            return Loaded(positions, rows, {})
-        large = {(row[0], row[1]): row[LARGE] for row in rows if row[LARGE]}
-        return Loaded(positions, [row for row in rows if not row[LARGE]] if large else rows, large)
+        found = r.found_of(topic, answer)
+        positions = {keys[key]: mark for key, mark in found.marks.items() if key in keys}
+        return Loaded(positions, found.rows, found.large)
 
     async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Mark]:
         return (await self.load(topic, partitions, [])).positions
@@ -126,9 +120,11 @@ class ClickHouseTables:
         after = life.since - 1 if life.since else 0
         page = min(PAGE_ROWS_MIN, FACTS_PAGE)
         while rows := await self._store.rows(self._queries["facts_of_life"], **key, after=after, limit=page):
-            for event in events_of(rows):
+            life_events = events_of(rows)
+            for event in life_events:
                 life.replay(event)
-            after, page = rows[-1][2], next_page(rows, FACTS_PAGE)
+            after = life_events[-1].originator_version
+            page = next_page(rows, FACTS_PAGE)
         ((newest,),) = await self._store.rows(self._queries["last_seen"], **key, since=life.since)
         life.seen(newest)
         return life.fragment
@@ -148,7 +144,7 @@ class ClickHouseTables:
             if outcome is not None:
                 raise outcome
 
-    async def write_state(self, topic: str, state: list[Row], positions: Sequence[Vouched]) -> None:
+    async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
         table = "fragments" if topic == COMMANDS else "identity"
         await self._store.insert(table, r.state_columns(topic, state, positions))
 
@@ -179,9 +175,9 @@ class AnnouncedTables:
     async def write_facts(self, facts: Facts) -> None:
         await self._tables.write_facts(facts)
 
-    async def write_state(self, topic: str, state: list[Row], positions: Sequence[Vouched]) -> None:
+    async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
         changes = self._changes
-        slots = [changes.slot(topic, row[0], row[1].int) for row in state]
+        slots = [changes.slot(topic, row.project, row.fragment.int) for row in state]
         changes.mark(slots, self._nonce | 1)
         changes.announce(topic, ((one.position.partition, one.position.version) for one in positions))
         await self._tables.write_state(topic, state, positions)

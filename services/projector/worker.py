@@ -17,7 +17,7 @@ from services.projector.fold import Batch, Foldable, Folder
 from services.projector.lookout import Lookout
 from services.projector.partition import Partition
 from services.projector.progress import Progress, moved
-from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
+from services.projector.rows import BEFORE_THE_FIRST, State, Vouched, failure_row
 from services.projector.shares import Decoded, Key, Shares, affordable, divided, loaded
 from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
 from shared.domain.commands import Command, Revive, decode, encode, route
@@ -26,7 +26,6 @@ from shared.domain.ids import DEAD, Position, hash64
 from shared.log.consumer import Consumer
 from shared.log.dead import TOO_MANY_DEAD, command_of, dead_letters, kind_of
 from shared.log.port import EMPTY, Entry, Log, Reader, Record
-from shared.store.timeline import Row
 
 BATCH_RECORDS_MAX = 10_000
 """Records folded together: a batch costs 12-20 ms whatever its size, and more would not make it cheaper."""
@@ -113,8 +112,8 @@ class Worker:
         if not batch.last:  # all of it was behind where a partition has stopped
             return
         vouched = [
-            self._partitions[partition].vouched(record, stamp, hash64(record.value))
-            for partition, (record, stamp) in batch.last.items()
+            self._partitions[partition].vouched(reached.record, reached.stamp, hash64(reached.record.value))
+            for partition, reached in batch.last.items()
         ]
         for one in vouched:
             self._partitions[one.position.partition].flying = one.position
@@ -321,7 +320,7 @@ class Worker:
             if table.epoch != ours.epoch:
                 raise Fenced(f"The table of {self._folder.topic} was rebuilt.")
 
-    async def _flush(self, batch: Batch, state: list[Row], vouched: list[Vouched]) -> None:
+    async def _flush(self, batch: Batch, state: list[State], vouched: list[Vouched]) -> None:
         """Follow-ups, then facts, then state with positions: each step may be repeated, none may come earlier."""
         await self._consumer.assure()
         counts = self._log.partitions()

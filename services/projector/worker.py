@@ -1,4 +1,4 @@
-"""The worker: one topic's partitions from log to tables, the loop of DESIGN.md §3. Never decides what a command does.
+"""The worker: one topic's partitions from log to tables. Never decides what a command does.
 
 A crash anywhere is harmless: the position lies in the same INSERT block as the state, so a replay of the same
 records writes the same rows with the same versions. Whoever finds another position in the table than the one it

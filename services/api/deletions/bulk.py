@@ -25,7 +25,7 @@ _PERSON, _STRAY = "bulk", "bulk stray"
 
 
 async def bulk_delete(call: Call) -> Answer:
-    """POST bulk_delete: the persons of up to 1,000 ids or distinct ids; each makes a deletion request of its own."""
+    """Delete up to 1,000 persons by id or distinct id, each with its own deletion request."""
     body = await call.read(BulkDelete)
     asked, fragments = await _named(call, body)
     sent = Scope(profile=not body.keep_person, events=body.delete_events, recordings=body.delete_recordings)

@@ -43,7 +43,7 @@ def _renew(settings: Settings, options: argparse.Namespace, made: bool) -> int:
     if options.partitions is not None and not 1 <= options.partitions <= PARTITIONS_MAX:
         raise SettingsError(f"--partitions: {options.partitions} is not between 1 and {PARTITIONS_MAX}")
     if not options.yes and not sys.stdin.isatty():
-        raise SettingsError("log renew asks before it begins; add --yes where nobody can answer")
+        raise SettingsError("log renew asks for confirmation; without a terminal add --yes")
     with _engine(settings):
         return asyncio.run(_go(settings, options))
 

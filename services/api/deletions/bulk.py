@@ -79,7 +79,7 @@ async def _persons_named(call: Call, asked: list[Any], fragments: dict[str, UUID
 async def _named(call: Call, body: BulkDelete) -> tuple[list[Any], dict[str, UUID]]:
     """(what was asked for, the fragment of each that can be one), of `ids` or of `distinct_ids`, never both."""
     if (body.ids is None) == (body.distinct_ids is None):
-        raise BadInput("Either ids or distinct_ids.", attr="ids")
+        raise BadInput("Give either ids or distinct_ids.", attr="ids")
     if body.distinct_ids is not None:
         return body.distinct_ids, {one: fragment_id(call.project.id, one) for one in body.distinct_ids}
     asked = body.ids or []

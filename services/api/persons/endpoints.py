@@ -55,7 +55,7 @@ async def batch_by_uuids(call: Call) -> Answer:
     try:
         fragments = {one: UUID(one) for one in asked}
     except ValueError:
-        raise BadInput("Each must be a uuid.", attr="uuids") from None
+        raise BadInput("uuids must be a list of uuids.", attr="uuids") from None
     return await _batch_answer(call, fragments)
 
 

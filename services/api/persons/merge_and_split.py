@@ -136,7 +136,7 @@ async def _source(call: Call, body: MergeBody) -> UUID:
     try:
         return await call.fragment(str(body.source))
     except BadInput:
-        raise BadInput("An integer id or a uuid.", attr="source") from None
+        raise BadInput("source must be an integer id or a uuid.", attr="source") from None
 
 
 def _since(body: MergeBody) -> int:

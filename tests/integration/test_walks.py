@@ -51,7 +51,7 @@ ENTERED_AGAIN: dict[str, set[str]] = {
 @pytest.fixture(scope="module")
 def traced() -> dict[str, dict[str, list[str]]]:
     command = [sys.executable, "-m", "tests.support.walks"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     walks: dict[str, Any] = json.loads(done.stdout)
     return walks

@@ -13,11 +13,10 @@ import structlog
 from services.deleter.ledger import Ledger
 from shared.domain.commands import Cancel, DeletionCommand, Request, decode
 from shared.domain.deletion import NEWER
-from shared.domain.errors import BadRecord, Fenced, LogClosed, NewerVersion
+from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, NewerVersion, Transient
 from shared.domain.ids import DEAD, DELETIONS, Position, hash64
 from shared.log.consumer import Consumer
 from shared.log.dead import TOO_MANY_DEAD, Dead, DeadRun, command_of, dead_letters, kind_of
-from shared.log.evidence import Standing
 from shared.log.port import EMPTY, Log, Reader, Record
 from shared.runtime import telemetry
 
@@ -56,7 +55,7 @@ class Intake:
         self._ledger = ledger
         self._lock = lock
         self._now_us = now_us
-        self._consumer = Consumer(log, reader, DELETIONS, self._stand)
+        self._consumer = Consumer(log, reader, DELETIONS, ledger)
         self._partitions: dict[int, Partition] = {}
         self.stopped = ""
         """Why nothing more is taken over, until somebody takes the partition over. Nothing is erased either: who knows
@@ -69,7 +68,13 @@ class Intake:
         """Take requests over until cancelled."""
         await self._reader.start()
         try:
-            await self._consumer.run(self.turn, self._reset)
+            while True:
+                try:
+                    await self.turn()
+                    self._consumer.recover()
+                except (Fenced, Transient) as error:
+                    self._reset()
+                    await self._consumer.back_off(error)
         finally:
             await self._reader.close()
 
@@ -77,7 +82,10 @@ class Intake:
         """One fetch: partition by partition into the ledger."""
         await self._take_over()
         held = self._held()
-        records = await self._consumer.fetch(held, BATCH_RECORDS_MAX, FETCH_SECONDS)
+        try:
+            records = await self._consumer.fetch(BATCH_RECORDS_MAX, FETCH_SECONDS)
+        except Corrupt as error:
+            await self._consumer.explain(error, held)
         for partition in {record.partition for record in records} & held:
             if self.stopped:
                 return
@@ -102,16 +110,13 @@ class Intake:
             self._reader.seek(standing.position)
         self._taken([])
 
-    async def _reset(self, trouble: str) -> None:
+    def _reset(self) -> None:
         """Forget where the ledger is. Records that are read again do not count again."""
         for one in self._partitions.values():
             one.position = None
 
     def _held(self) -> set[int]:
         return {number for number, one in self._partitions.items() if one.position is not None}
-
-    async def _stand(self, partitions: Sequence[int]) -> dict[int, Standing]:
-        return {partition: await self._ledger.vouched(partition) for partition in partitions}
 
     async def _take(self, records: list[Record]) -> None:
         partition = self._partitions[records[0].partition]

@@ -1,16 +1,17 @@
-"""Commands to rows: caches of what is loaded, and the batch being made. Never awaits; the rules are the domain's."""
+"""Commands to rows, with caches of what is loaded. Never awaits; the rules are the domain's."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from services.projector import rows as r
+from services.projector.batch import Batch, Foldable
 from services.projector.rows import FragmentState, IdentityState, State
 from services.projector.shares import FRAGMENT_COMMANDS
-from services.projector.tables import Closed, Facts
+from services.projector.tables import Closed
 from shared.domain.commands import Capture, Command, Merge, Restore, Revive, Split
 from shared.domain.commands import Delete as DeleteCommand
 from shared.domain.commands import Record as RecordCommand
@@ -27,12 +28,6 @@ CACHE_MAX = 50_000
 CACHE_BYTES_MAX = 64_000_000
 """Of the rows of cached fragments, about; in memory they are three times as large. Persons may have a megabyte each."""
 
-STATE_BYTES_MAX = 64_000_000
-"""Rows of one state INSERT: far below the 256 MB at which the engine would make a second part of it."""
-
-STATE_ROWS_MAX = 100_000
-"""Rows of one state INSERT, for the same reason: a merge may rewrite 2,500."""
-
 ROW_BYTES = 200
 """Of a fragment's row, without its properties and cells."""
 
@@ -47,42 +42,6 @@ WRITTEN = frozenset((Outcome.CHANGED, Outcome.REMEMBERED, Outcome.REFUSED))
 """Outcomes that may have written the row."""
 
 Key = tuple[int, UUID]
-Foldable = tuple[Record, Command]
-
-
-class Reached(NamedTuple):
-    """The last record of a partition that has its outcome, and the highest stamp that one gave."""
-
-    record: Record
-    stamp: int
-
-
-class Batch:
-    """Commands folded together, and what their flush writes."""
-
-    def __init__(self) -> None:
-        self.facts = Facts([], [], [], [])
-        self.touched: dict[int, Fragment | Membership] = {}  # by the uuid's integer, which hashes ten times as fast
-        self.followups: list[Command] = []
-        self.dead: list[tuple[Record, str]] = []
-        self.outcomes: Counter[Outcome] = Counter()
-        self.bytes = self.left_out = 0
-        self.last: dict[int, Reached] = {}
-        """By partition."""
-
-    @property
-    def full(self) -> bool:
-        return self.bytes >= STATE_BYTES_MAX or len(self.touched) >= STATE_ROWS_MAX
-
-    def passed(self, record: Record, stamp: int) -> None:
-        """This record has its outcome; `stamp` is the highest it gave. A redelivered one takes no position back."""
-        before = self.last.get(record.partition)
-        if before is not None:
-            if record.offset <= before.record.offset:
-                record = before.record
-            if stamp < before.stamp:
-                stamp = before.stamp
-        self.last[record.partition] = Reached(record, stamp)
 
 
 class Folder(Protocol):

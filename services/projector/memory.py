@@ -14,7 +14,7 @@ import orjson
 
 from services.projector import rows as r
 from services.projector import tables
-from services.projector.rows import BlockRow, CapturedRow, FragmentState, Mark, State, Vouched
+from services.projector.rows import BlockRow, CapturedRow, FragmentState, State, Vouched
 from services.projector.tables import Closed, Facts, Loaded, events_of
 from shared.domain.errors import StoreUnavailable
 from shared.domain.fragment import Fragment, FragmentErased, FragmentPurged, FragmentRestored
@@ -50,8 +50,8 @@ class MemoryTables:
                 large[row.project, row.fragment] = size
         return Loaded(positions, [row for row in rows if (row.project, row.fragment) not in large], large)
 
-    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Mark]:
-        return (await self.load(topic, partitions, [])).positions
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
+        return (await self.load(topic, partitions, [])).stand(topic, partitions)
 
     async def life(self, closed: Closed) -> Fragment:
         return life_of(self.timeline.values(), self.captured.values(), closed)

@@ -49,6 +49,10 @@ class Loaded(NamedTuple):
     large: dict[tuple[int, UUID], int]
     """The rows that were left out for their size, and their bytes."""
 
+    def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
+        """Where each of these partitions is."""
+        return {one: self.positions.get(one, r.BEFORE_THE_FIRST).vouched(topic, one) for one in partitions}
+
 
 class Facts(NamedTuple):
     """What is written before the state: idempotent rows, harmless when written twice."""
@@ -71,8 +75,8 @@ class Tables(Protocol):
         10 GB. A partition without a position row is missing from the answer. Raises Transient.
         """
 
-    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Mark]:
-        """The position rows alone, for who takes partitions over. Raises Transient."""
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
+        """Where each partition is, for who takes them over. Raises Transient."""
 
     async def life(self, closed: Closed) -> Fragment:
         """The fragment as its facts below a version make it, and its captured events: what a restore gives back.
@@ -110,8 +114,8 @@ class ClickHouseTables:
         positions = {keys[key]: mark for key, mark in found.marks.items() if key in keys}
         return Loaded(positions, found.rows, found.large)
 
-    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Mark]:
-        return (await self.load(topic, partitions, [])).positions
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
+        return (await self.load(topic, partitions, [])).stand(topic, partitions)
 
     async def life(self, closed: Closed) -> Fragment:
         key = {"project": closed.project, "fragment": closed.fragment, "until": closed.version}
@@ -163,10 +167,9 @@ class AnnouncedTables:
     ) -> Loaded:
         return await self._tables.load(topic, partitions, wanted, whole=whole)
 
-    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Mark]:
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
         found = await self._tables.stand(topic, partitions)
-        marks = [(partition, found.get(partition, r.BEFORE_THE_FIRST)) for partition in partitions]
-        self._changes.announce(topic, [(partition, mark.version) for partition, mark in marks])
+        self._changes.announce(topic, [(partition, one.position.version) for partition, one in found.items()])
         return found
 
     async def life(self, closed: Closed) -> Fragment:
@@ -179,11 +182,11 @@ class AnnouncedTables:
         changes = self._changes
         slots = [changes.slot(topic, row.project, row.fragment.int) for row in state]
         changes.mark(slots, self._nonce | 1)
-        changes.announce(topic, ((one.position.partition, one.position.version) for one in positions))
+        changes.announce(topic, [(one.position.partition, one.position.version) for one in positions])
         await self._tables.write_state(topic, state, positions)
         self._nonce = self._nonce + 2 & _EVEN
         changes.mark(slots, self._nonce)
-        changes.confirm(topic, ((one.position.partition, one.position.version, one.stamp) for one in positions))
+        changes.confirm(topic, [(one.position.partition, one.position.version, one.stamp) for one in positions])
 
 
 def events_of(rows: Sequence[Row]) -> list[FragmentEvent]:

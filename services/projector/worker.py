@@ -1,4 +1,4 @@
-"""The worker: one topic's partitions from log to tables, the loop of DESIGN.md §3. Never decides what a command does.
+"""The worker: one topic's partitions from log to tables. Never decides what a command does.
 
 A crash anywhere is harmless: the position lies in the same INSERT block as the state, so a replay of the same
 records writes the same rows with the same versions. Whoever finds another position in the table than the one it
@@ -8,12 +8,13 @@ wrote has lost the partition, throws everything away and starts again from the t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 
 import structlog
 
-from services.projector.fold import Batch, Foldable, Folder
+from services.projector.batch import Batch, Foldable
+from services.projector.fold import Folder
 from services.projector.lookout import Lookout
 from services.projector.partition import Partition
 from services.projector.progress import Progress, moved
@@ -21,7 +22,7 @@ from services.projector.rows import BEFORE_THE_FIRST, State, Vouched, failure_ro
 from services.projector.shares import Decoded, Key, Shares, affordable, divided, loaded
 from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
 from shared.domain.commands import Command, Revive, decode, encode, route
-from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, NewerVersion
+from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, NewerVersion, Transient
 from shared.domain.ids import DEAD, Position, hash64
 from shared.log.consumer import Consumer
 from shared.log.dead import TOO_MANY_DEAD, command_of, dead_letters, kind_of
@@ -59,7 +60,7 @@ class Worker:
         self._folder = folder
         self._monotonic = monotonic
         self._observe = observe
-        self._consumer = Consumer(log, reader, folder.topic, self._stand)
+        self._consumer = Consumer(log, reader, folder.topic, tables)
         self._lookout = Lookout(log, folder.topic, monotonic)
         self._partitions: dict[int, Partition] = {}
         self._flight: asyncio.Task[None] | None = None
@@ -90,7 +91,13 @@ class Worker:
         """Project until cancelled. Raises Corrupt when going on would cost data."""
         await self._reader.start()
         try:
-            await self._consumer.run(self.turn, self._reset)
+            while True:
+                try:
+                    await self.turn()
+                    self._consumer.recover()
+                except (Fenced, Transient) as error:
+                    await self._reset(error)
+                    await self._consumer.back_off(error)
         finally:
             await self._abandon()
             await self._reader.close()
@@ -145,13 +152,6 @@ class Worker:
                 self._reader.seek(one.confirmed)
         self._observe(moved(self._folder.topic))
 
-    async def _stand(self, partitions: Sequence[int]) -> dict[int, Vouched]:
-        """Where the table is; what is on its way there has landed then."""
-        await self._land()
-        topic = self._folder.topic
-        marks = await self._tables.stand(topic, partitions)
-        return {one: marks.get(one, BEFORE_THE_FIRST).vouched(topic, one) for one in partitions}
-
     def _expected(self, records: list[Record]) -> dict[int, Position]:
         """Behind which position each partition's next record is expected, now that these have come: of those that are
         asked for more."""
@@ -188,8 +188,11 @@ class Worker:
         return records
 
     async def _fetch(self, most: int, seconds: float, waiting: Collection[int]) -> list[Record]:
-        held = self.positions.keys()
-        records = await self._consumer.fetch(held, most, seconds, waiting)
+        try:
+            records = await self._consumer.fetch(most, seconds, waiting)
+        except Corrupt as error:
+            await self._land()
+            await self._consumer.explain(error, self.positions)
         going = {one.number for one in self._partitions.values() if one.going}
         return [record for record in records if record.partition in going]
 
@@ -355,9 +358,10 @@ class Worker:
             one.land()
         self.trouble = ""
 
-    async def _reset(self, trouble: str) -> None:
+    async def _reset(self, error: Fenced | Transient) -> None:
         """Forget everything but the tables; the flush in flight must end first, or it could land after we read."""
-        self.trouble = trouble or self.trouble
+        if isinstance(error, Transient):
+            self.trouble = error.detail
         await self._abandon()
         self._folder.drop()
         self._leftover = []

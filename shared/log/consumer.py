@@ -1,14 +1,14 @@
-"""One consumer of a topic: takes partitions over, fetches, and starts again from the tables after trouble.
+"""One consumer of a topic: takes partitions over, fetches, and waits after trouble.
 
 The projector's workers and the deleter's intake are built on it. Never knows what a record means, nor where the tables
-are kept: `stand` asks them.
+are kept.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 from shared.domain.errors import Corrupt, Fenced, Transient
 from shared.log.evidence import Riddle, Stand, check
@@ -17,43 +17,28 @@ from shared.log.port import Log, Reader, Record
 BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.05, 2.0
 """Between attempts while the store or the log is away; recovery may take that long after they are back."""
 
-S = TypeVar("S", bound=Stand)
+S = TypeVar("S", bound=Stand, covariant=True)
+
+
+class Target(Protocol[S]):
+    """The tables that a topic is read into."""
+
+    async def stand(self, topic: str, partitions: Sequence[int]) -> Mapping[int, S]:
+        """Where they are in each of these partitions. Raises Transient."""
 
 
 class Consumer(Generic[S]):
-    """One member of a group that reads a topic into tables.
+    """One member of a group that reads a topic into tables, which must be of this log, or nothing may be written."""
 
-    `stand` says where the tables are in some partitions. That must be in this log, or nothing of it may be written.
-    """
-
-    def __init__(
-        self, log: Log, reader: Reader, topic: str, stand: Callable[[Sequence[int]], Awaitable[Mapping[int, S]]]
-    ) -> None:
+    def __init__(self, log: Log, reader: Reader, topic: str, target: Target[S]) -> None:
         self._log = log
         self._reader = reader
         self._topic = topic
-        self._stand = stand
+        self._target = target
         self._riddle = Riddle()
+        self._backoff = BACKOFF_SECONDS_MIN
         self._doubts = log.doubts
         """Those of the log as of when the first of the partitions held was taken over."""
-
-    async def run(self, turn: Callable[[], Awaitable[None]], reset: Callable[[str], Awaitable[None]]) -> None:
-        """Do turn after turn until cancelled. Raises Corrupt when going on would cost data.
-
-        After an error that passes, `reset` has to forget everything but the tables; it is told what was wrong, or
-        nothing when somebody else has only gone on.
-        """
-        backoff = BACKOFF_SECONDS_MIN
-        while True:
-            try:
-                await turn()
-                backoff = BACKOFF_SECONDS_MIN
-            except Fenced:
-                await reset("")
-            except Transient as error:
-                await reset(error.detail)
-                await asyncio.sleep(backoff)
-                backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
 
     async def take_over(self, partitions: Sequence[int], *, holding: bool) -> Mapping[int, S]:
         """Where the tables are in these partitions; `holding` others already. Raises LogMismatch, and Transient."""
@@ -61,19 +46,29 @@ class Consumer(Generic[S]):
             self._doubts = self._log.doubts
         return await self._compared(partitions)
 
-    async def fetch(
-        self, held: Collection[int], records_max: int, wait_seconds: float, without: Collection[int] = ()
-    ) -> list[Record]:
-        """What the reader fetches. Where records are gone: raises LogMismatch when the log is not the one that the
-        tables of the partitions held are of. Else Transient, for the right one may have come back just now; and Corrupt
-        when that was so the last time as well."""
-        try:
-            records = await self._reader.fetch(records_max=records_max, wait_seconds=wait_seconds, without=without)
-        except Corrupt as error:
-            await self._compared(sorted(held))
-            self._riddle.pose(error)
+    async def fetch(self, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
+        """What the reader fetches. Raises Corrupt where records are gone, which `explain` has to hear of."""
+        records = await self._reader.fetch(records_max=records_max, wait_seconds=wait_seconds, without=without)
         self._riddle.solved()
         return records
+
+    async def explain(self, error: Corrupt, held: Collection[int]) -> NoReturn:
+        """Records are gone. Raises LogMismatch when the log is not the one that the tables of the partitions held are
+        of. Else Transient, for the right one may have come back just now; and the error itself when that was so the
+        last time as well."""
+        await self._compared(sorted(held))
+        self._riddle.pose(error)
+
+    async def back_off(self, error: Fenced | Transient) -> None:
+        """Wait before the next turn, longer each time; not at all when somebody else has only gone on."""
+        if isinstance(error, Fenced):
+            return
+        await asyncio.sleep(self._backoff)
+        self._backoff = min(2 * self._backoff, BACKOFF_SECONDS_MAX)
+
+    def recover(self) -> None:
+        """A turn has ended well."""
+        self._backoff = BACKOFF_SECONDS_MIN
 
     async def assure(self) -> None:
         """Raise LogUnavailable when this may not be the log any more that was compared with the tables."""
@@ -84,7 +79,7 @@ class Consumer(Generic[S]):
             return {}
         doubts = self._log.doubts
         starts = await self._log.starts(self._topic)
-        found = await self._stand(partitions)
+        found = await self._target.stand(self._topic, partitions)
         await check(self._log, self._topic, found, starts)
         await self._log.assure(self._topic, doubts)
         return found

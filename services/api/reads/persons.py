@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from services.api.reads.query_batcher import Coalesced
-from services.api.reads.row_cache import Kept, Key, Unknown
+from services.api.reads.row_cache import Key, Miss, RowCache
 from shared.domain.errors import NotFound
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position_key
 from shared.store.changes import Changes
@@ -79,8 +79,8 @@ class Reads:
         changes: Changes | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`changes` of a store all of whose writers mark there what they write: then rows are kept."""
-        self._kept = {topic: Kept(topic, changes, monotonic) for topic in (COMMANDS, IDENTITY)}
+        """`changes` of a store whose writers all mark there what they write: rows are cached."""
+        self._cache = {topic: RowCache(topic, changes, monotonic) for topic in (COMMANDS, IDENTITY)}
         self._store, self._partitions, self._seen = store, partitions, seen
         self.queries = load_with_lives(Path(__file__).with_name("persons.sql"))
         self._rows: Coalesced[Key, Rows] = Coalesced(self._load_rows)
@@ -92,8 +92,8 @@ class Reads:
 
     @property
     def generation(self) -> int:
-        """How often all kept rows were forgotten."""
-        return sum(kept.generation for kept in self._kept.values())
+        """How often the cached rows were all cleared."""
+        return sum(rows.generation for rows in self._cache.values())
 
     async def fragment_of(self, project: int, number: int) -> UUID | None:
         """The fragment with this integer id."""
@@ -171,8 +171,8 @@ class Reads:
     def _find(self, project: int, fragment: UUID) -> Rows | None:
         """A fragment's rows, when both are proven to be the newest."""
         key = project, fragment.int
-        row, identity = self._kept[COMMANDS].find(key), self._kept[IDENTITY].find(key)
-        return None if isinstance(row, Unknown) or isinstance(identity, Unknown) else (row, identity)
+        row, identity = self._cache[COMMANDS].get(key), self._cache[IDENTITY].get(key)
+        return None if isinstance(row, Miss) or isinstance(identity, Miss) else (row, identity)
 
     def rows_known(self, project: int, fragment: UUID) -> KnownRows | None:
         """The root of the person that holds a fragment, and (member, fragment row, identity row) of each member, when
@@ -216,8 +216,8 @@ class Reads:
         self, query: str, topic: str, keys: Sequence[Key], partitions: Iterable[int], **bounds: int
     ) -> dict[Key, Row]:
         positions = {position_key(topic, partition).int: partition for partition in partitions}
-        kept = self._kept[topic]
-        looked = kept.looked(keys)
+        cache = self._cache[topic]
+        snapshot = cache.version_snapshot(keys)
         rows = await self._store.rows(
             PERSON_QUERIES[query],
             projects=sorted({0, *(project for project, _ in keys)}),
@@ -230,8 +230,8 @@ class Reads:
                 self._seen(row[7])
         found = {(row[0], row[1].int): row for row in rows if row[0] != 0}
         if topic == COMMANDS:  # a row without its texts is of no use to the next reader
-            looked = {key: at for key, at in looked.items() if key not in found or not is_cut(found[key])}
-        kept.keep(looked, found, self.reached)
+            snapshot = {key: at for key, at in snapshot.items() if key not in found or not is_cut(found[key])}
+        cache.put(snapshot, found, self.reached)
         self.loads += 1
         return found
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from services.api.reads import row_cache as kept
-from services.api.reads.row_cache import UNKNOWN, Kept
+from services.api.reads import row_cache
+from services.api.reads.row_cache import MISS, RowCache
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.store.changes import Changes, renew
 
@@ -26,7 +26,7 @@ class World:
         self.random = random.Random(seed)
         self.changes = Changes(path, PARTITIONS)
         self.reader = Changes(path, PARTITIONS)  # another process
-        self.kept = Kept(COMMANDS, self.reader, lambda: 0.0)
+        self.cache = RowCache(COMMANDS, self.reader, lambda: 0.0)
         self.table: dict[int, int] = {}
         self.reached = [0, 0]
         self.version = 0
@@ -88,23 +88,23 @@ class World:
         if len(self.asked) >= 4:
             return
         keys = [(1, one) for one in self.random.sample(FRAGMENTS, 3)]
-        looked = self.kept.looked(keys)
-        self.asked.append((looked, None, {}))
+        snapshot = self.cache.version_snapshot(keys)
+        self.asked.append((snapshot, None, {}))
 
     def answer(self) -> None:
         if not self.asked:
             return
-        looked, rows, reached = self.asked.pop(self.random.randrange(len(self.asked)))
+        snapshot, rows, reached = self.asked.pop(self.random.randrange(len(self.asked)))
         if rows is None:  # the store's moment
-            now = {key: (self.table[key[1]],) for key in looked if key[1] in self.table}
-            self.asked.append((looked, now, {(COMMANDS, at): self.reached[at] for at in range(2)}))
+            now = {key: (self.table[key[1]],) for key in snapshot if key[1] in self.table}
+            self.asked.append((snapshot, now, {(COMMANDS, at): self.reached[at] for at in range(2)}))
         else:
-            self.kept.keep(looked, rows, reached)
+            self.cache.put(snapshot, rows, reached)
 
     def find(self) -> None:
         key = 1, self.random.choice(FRAGMENTS)
-        found = self.kept.find(key)
-        if found is UNKNOWN:
+        found = self.cache.get(key)
+        if found is MISS:
             self.seen["unknown"] += 1
             return
         self.seen["known"] += 1
@@ -123,40 +123,40 @@ def test_a_kept_row_is_the_newest(tmp_path: Path, seed: int) -> None:
 def test_a_writer_that_marks_nothing_is_noticed_by_its_position(tmp_path: Path) -> None:
     changes = Changes(tmp_path / "changes", PARTITIONS)
     changes.announce(COMMANDS, [(0, 5)])
-    rows, key = Kept(COMMANDS, changes, lambda: 0.0), (1, FRAGMENTS[0])
-    rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 0): 6})
-    assert rows.find(key) is UNKNOWN
-    rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 0): 5})
-    assert rows.find(key) == (1,)
+    rows, key = RowCache(COMMANDS, changes, lambda: 0.0), (1, FRAGMENTS[0])
+    rows.put(rows.version_snapshot([key]), {key: (1,)}, {(COMMANDS, 0): 6})
+    assert rows.get(key) is MISS
+    rows.put(rows.version_snapshot([key]), {key: (1,)}, {(COMMANDS, 0): 5})
+    assert rows.get(key) == (1,)
 
 
 def test_without_a_proof_nothing_is_kept() -> None:
-    rows, key = Kept(COMMANDS, None, lambda: 0.0), (1, FRAGMENTS[0])
-    rows.keep(rows.looked([key]), {key: (1,)}, {})
-    assert rows.find(key) is UNKNOWN
+    rows, key = RowCache(COMMANDS, None, lambda: 0.0), (1, FRAGMENTS[0])
+    rows.put(rows.version_snapshot([key]), {key: (1,)}, {})
+    assert rows.get(key) is MISS
 
 
 def test_kept_rows_are_bounded_and_the_least_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "KEPT_BYTES_MAX", 10 * (kept.ROW_BYTES + 100))
-    rows = Kept(COMMANDS, Changes(tmp_path / "changes", PARTITIONS), lambda: 0.0)
+    monkeypatch.setattr(row_cache, "CACHE_BYTES_MAX", 10 * (row_cache.ROW_BYTES + 100))
+    rows = RowCache(COMMANDS, Changes(tmp_path / "changes", PARTITIONS), lambda: 0.0)
     keys = [(1, number) for number in range(30)]
     for key in keys:
-        rows.keep(rows.looked([key]), {key: ("x" * 100,)}, {})
-        rows.find(keys[0])
-    known = [key for key in keys if rows.find(key) is not UNKNOWN]
+        rows.put(rows.version_snapshot([key]), {key: ("x" * 100,)}, {})
+        rows.get(keys[0])
+    known = [key for key in keys if rows.get(key) is not MISS]
     assert known == [keys[0], *keys[-9:]]
 
 
 def test_all_are_forgotten_after_a_time(tmp_path: Path) -> None:
     now = [0.0]
-    rows, key = Kept(COMMANDS, Changes(tmp_path / "changes", PARTITIONS), lambda: now[0]), (1, FRAGMENTS[0])
-    rows.keep(rows.looked([key]), {key: ("ann@example.com",)}, {})
-    now[0] = kept.KEPT_SECONDS_MAX
-    assert rows.find(key) == ("ann@example.com",)
+    rows, key = RowCache(COMMANDS, Changes(tmp_path / "changes", PARTITIONS), lambda: now[0]), (1, FRAGMENTS[0])
+    rows.put(rows.version_snapshot([key]), {key: ("ann@example.com",)}, {})
+    now[0] = row_cache.CACHE_SECONDS_MAX
+    assert rows.get(key) == ("ann@example.com",)
     now[0] += 1
-    assert rows.find((1, FRAGMENTS[1])) is UNKNOWN
+    assert rows.get((1, FRAGMENTS[1])) is MISS
     assert rows.generation == 1
-    assert rows.find(key) is UNKNOWN
+    assert rows.get(key) is MISS
 
 
 def test_a_renewed_file_holds_nothing_and_is_the_same_file(tmp_path: Path) -> None:
@@ -165,17 +165,17 @@ def test_a_renewed_file_holds_nothing_and_is_the_same_file(tmp_path: Path) -> No
     changes = Changes(path, PARTITIONS)
     changes.announce(COMMANDS, [(1, 5)])
     changes.confirm(COMMANDS, [(1, 5, 77)])
-    rows, key = Kept(COMMANDS, changes, lambda: 0.0), (1, FRAGMENTS[1])
-    rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 1): 5})
-    assert rows.find(key) == (1,)
+    rows, key = RowCache(COMMANDS, changes, lambda: 0.0), (1, FRAGMENTS[1])
+    rows.put(rows.version_snapshot([key]), {key: (1,)}, {(COMMANDS, 1): 5})
+    assert rows.get(key) == (1,)
     assert (COMMANDS, 1, 5, 77) in set(changes.confirmed())
     inode = path.stat().st_ino
     renew(path, 8)
     assert path.stat().st_ino == inode
-    assert rows.find(key) is UNKNOWN
+    assert rows.get(key) is MISS
     assert {(version, stamp) for _, _, version, stamp in changes.confirmed()} == {(0, 0)}
-    rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 1): 5})
-    assert rows.find(key) is UNKNOWN, "nobody has announced the position that the store is at"
+    rows.put(rows.version_snapshot([key]), {key: (1,)}, {(COMMANDS, 1): 5})
+    assert rows.get(key) is MISS, "nobody has announced the position that the store is at"
 
 
 def test_an_identity_row_is_marked_where_its_project_is_written(tmp_path: Path) -> None:

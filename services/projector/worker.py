@@ -25,7 +25,7 @@ from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, NewerVer
 from shared.domain.ids import DEAD, Position, hash64, position_of
 from shared.log.dead import command_of, dead_letter, kind_of
 from shared.log.port import EMPTY, Entry, Log, Reader, Record
-from shared.store.changes import Changes
+from shared.store.shared_memory import SharedMemory
 from shared.store.timeline import Row
 
 BATCH_RECORDS_MAX = 10_000
@@ -61,11 +61,11 @@ class Worker:
         folder: Folder,
         monotonic: Callable[[], float],
         observe: Callable[[Progress], None] = lambda progress: None,
-        changes: Changes | None = None,
+        memory: SharedMemory | None = None,
         nonce: int = 0,
     ) -> None:
-        """`changes` is told what every flush writes, with values from `nonce` on, which must be new to this setup."""
-        self._changes, self._nonce = changes, nonce & _EVEN
+        """Every flush marks its rows in `memory`, with versions from `nonce` on, which must be new to this setup."""
+        self._memory, self._nonce = memory, nonce & _EVEN
         self._log, self._reader, self._tables, self._folder = log, reader, tables, folder
         self._monotonic, self._observe = monotonic, observe
         self._confirmed: dict[int, Position] = {}
@@ -165,8 +165,8 @@ class Worker:
             version, stamp, epoch, _ = loaded.positions.get(partition, BEFORE_THE_FIRST)
             position = position_of(topic, partition, version)
             self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
-            if self._changes is not None:
-                self._changes.announce(topic, [(partition, version)])
+            if self._memory is not None:
+                self._memory.board.publish(topic, [(partition, version)])
             if partition not in self.stopped:
                 self._reader.seek(position)
         self._observe(moved(topic))
@@ -355,17 +355,17 @@ class Worker:
         )
 
     async def _write_state(self, state: list[Row], vouched: list[Vouched]) -> None:
-        topic, changes = self._folder.topic, self._changes
-        if changes is None:
+        topic, memory = self._folder.topic, self._memory
+        if memory is None:
             await self._tables.write_state(topic, state, vouched)
             return
-        slots = [changes.slot(topic, row[0], row[1].int) for row in state]
-        changes.mark(slots, self._nonce | 1)
-        changes.announce(topic, ((one.position.partition, one.position.version) for one in vouched))
+        slots = [memory.versions.slot(topic, row[0], row[1].int) for row in state]
+        memory.versions.begin_write(slots, self._nonce)
+        memory.board.publish(topic, ((one.position.partition, one.position.version) for one in vouched))
         await self._tables.write_state(topic, state, vouched)
         self._nonce = self._nonce + 2 & _EVEN
-        changes.mark(slots, self._nonce)
-        changes.confirm(topic, ((one.position.partition, one.position.version, one.stamp) for one in vouched))
+        memory.versions.end_write(slots, self._nonce)
+        memory.board.confirm(topic, ((one.position.partition, one.position.version, one.stamp) for one in vouched))
 
     async def _land(self) -> None:
         """Wait for the flush in flight; its positions are confirmed, or its error is ours."""

@@ -12,7 +12,7 @@ import pytest
 from services.api.reads import row_cache
 from services.api.reads.row_cache import MISS, RowCache
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.store.changes import Changes, renew
+from shared.store.shared_memory import SharedMemory, renew
 
 PARTITIONS = {COMMANDS: 2, IDENTITY: 1}
 FRAGMENTS = [(number % 2) << 64 | number for number in range(12)]
@@ -24,8 +24,8 @@ class World:
 
     def __init__(self, path: Path, seed: int) -> None:
         self.random = random.Random(seed)
-        self.changes = Changes(path, PARTITIONS)
-        self.reader = Changes(path, PARTITIONS)  # another process
+        self.memory = SharedMemory(path, PARTITIONS)
+        self.reader = SharedMemory(path, PARTITIONS)  # another process
         self.cache = RowCache(COMMANDS, self.reader, lambda: 0.0)
         self.table: dict[int, int] = {}
         self.reached = [0, 0]
@@ -48,9 +48,9 @@ class World:
             self.version += 1
             mine = [one for one in FRAGMENTS if one >> 64 == partition]
             rows = self.random.sample(mine, self.random.randrange(1, 4))
-            slots = [self.changes.slot(COMMANDS, 1, one) for one in rows]
-            self.changes.mark(slots, self.nonce | 1)
-            self.changes.announce(COMMANDS, [(partition, self.version)])
+            slots = [self.memory.versions.slot(COMMANDS, 1, one) for one in rows]
+            self.memory.versions.begin_write(slots, self.nonce)
+            self.memory.board.publish(COMMANDS, [(partition, self.version)])
             self.flights[partition] = {"rows": rows, "slots": slots, "version": self.version, "landed": False}
         elif not flight["landed"]:
             if self.random.random() < 0.05:  # no answer came: it may have landed, may still, or never will
@@ -60,7 +60,7 @@ class World:
                 self.land(partition, flight)
         else:
             self.nonce += 2
-            self.changes.mark(flight["slots"], self.nonce)
+            self.memory.versions.end_write(flight["slots"], self.nonce)
             self.flights[partition] = None
 
     def land(self, partition: int, flight: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class World:
     def everything(self) -> None:
         if self.random.random() < 0.02:
             self.nonce += 4
-            with self.changes.everything(self.nonce):
+            with self.memory.versions.rewrite(self.nonce):
                 self.version += 1
                 self.table = dict.fromkeys(FRAGMENTS, self.version)
                 self.find()
@@ -121,9 +121,9 @@ def test_a_kept_row_is_the_newest(tmp_path: Path, seed: int) -> None:
 
 
 def test_a_writer_that_marks_nothing_is_noticed_by_its_position(tmp_path: Path) -> None:
-    changes = Changes(tmp_path / "changes", PARTITIONS)
-    changes.announce(COMMANDS, [(0, 5)])
-    rows, key = RowCache(COMMANDS, changes, lambda: 0.0), (1, FRAGMENTS[0])
+    memory = SharedMemory(tmp_path / "changes", PARTITIONS)
+    memory.board.publish(COMMANDS, [(0, 5)])
+    rows, key = RowCache(COMMANDS, memory, lambda: 0.0), (1, FRAGMENTS[0])
     rows.put(rows.version_snapshot([key]), {key: (1,)}, {(COMMANDS, 0): 6})
     assert rows.get(key) is MISS
     rows.put(rows.version_snapshot([key]), {key: (1,)}, {(COMMANDS, 0): 5})
@@ -138,7 +138,7 @@ def test_without_a_proof_nothing_is_kept() -> None:
 
 def test_kept_rows_are_bounded_and_the_least_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_cache, "CACHE_BYTES_MAX", 10 * (row_cache.ROW_BYTES + 100))
-    rows = RowCache(COMMANDS, Changes(tmp_path / "changes", PARTITIONS), lambda: 0.0)
+    rows = RowCache(COMMANDS, SharedMemory(tmp_path / "changes", PARTITIONS), lambda: 0.0)
     keys = [(1, number) for number in range(30)]
     for key in keys:
         rows.put(rows.version_snapshot([key]), {key: ("x" * 100,)}, {})
@@ -149,7 +149,7 @@ def test_kept_rows_are_bounded_and_the_least_used_go_first(tmp_path: Path, monke
 
 def test_all_are_forgotten_after_a_time(tmp_path: Path) -> None:
     now = [0.0]
-    rows, key = RowCache(COMMANDS, Changes(tmp_path / "changes", PARTITIONS), lambda: now[0]), (1, FRAGMENTS[0])
+    rows, key = RowCache(COMMANDS, SharedMemory(tmp_path / "changes", PARTITIONS), lambda: now[0]), (1, FRAGMENTS[0])
     rows.put(rows.version_snapshot([key]), {key: ("ann@example.com",)}, {})
     now[0] = row_cache.CACHE_SECONDS_MAX
     assert rows.get(key) == ("ann@example.com",)
@@ -162,24 +162,24 @@ def test_all_are_forgotten_after_a_time(tmp_path: Path) -> None:
 def test_a_renewed_file_holds_nothing_and_is_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "run" / "changes"
     renew(path, 8)  # there is none yet
-    changes = Changes(path, PARTITIONS)
-    changes.announce(COMMANDS, [(1, 5)])
-    changes.confirm(COMMANDS, [(1, 5, 77)])
-    rows, key = RowCache(COMMANDS, changes, lambda: 0.0), (1, FRAGMENTS[1])
+    memory = SharedMemory(path, PARTITIONS)
+    memory.board.publish(COMMANDS, [(1, 5)])
+    memory.board.confirm(COMMANDS, [(1, 5, 77)])
+    rows, key = RowCache(COMMANDS, memory, lambda: 0.0), (1, FRAGMENTS[1])
     rows.put(rows.version_snapshot([key]), {key: (1,)}, {(COMMANDS, 1): 5})
     assert rows.get(key) == (1,)
-    assert (COMMANDS, 1, 5, 77) in set(changes.confirmed())
+    assert (COMMANDS, 1, 5, 77) in set(memory.board.read())
     inode = path.stat().st_ino
     renew(path, 8)
     assert path.stat().st_ino == inode
     assert rows.get(key) is MISS
-    assert {(version, stamp) for _, _, version, stamp in changes.confirmed()} == {(0, 0)}
+    assert {(version, stamp) for _, _, version, stamp in memory.board.read()} == {(0, 0)}
     rows.put(rows.version_snapshot([key]), {key: (1,)}, {(COMMANDS, 1): 5})
-    assert rows.get(key) is MISS, "nobody has announced the position that the store is at"
+    assert rows.get(key) is MISS, "nobody has published the position that the store is at"
 
 
 def test_an_identity_row_is_marked_where_its_project_is_written(tmp_path: Path) -> None:
-    changes = Changes(tmp_path / "changes", {COMMANDS: 2, IDENTITY: 3})
-    slots = {changes.slot(IDENTITY, project, FRAGMENTS[0]) for project in range(3)}
+    memory = SharedMemory(tmp_path / "changes", {COMMANDS: 2, IDENTITY: 3})
+    slots = {memory.versions.slot(IDENTITY, project, FRAGMENTS[0]) for project in range(3)}
     assert len(slots) == 3
-    assert not slots & {changes.slot(COMMANDS, 1, one) for one in FRAGMENTS}
+    assert not slots & {memory.versions.slot(COMMANDS, 1, one) for one in FRAGMENTS}

@@ -16,7 +16,6 @@ from services.api.reads.query_batcher import Coalesced
 from services.api.reads.row_cache import Key, Miss, RowCache
 from shared.domain.errors import NotFound
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position_key
-from shared.store.changes import Changes
 from shared.store.client import Store
 from shared.store.lives import load_with_lives
 from shared.store.person import (
@@ -32,6 +31,7 @@ from shared.store.person import (
     unread_of,
 )
 from shared.store.queries import Query
+from shared.store.shared_memory import SharedMemory
 from shared.store.timeline import Row
 
 CANDIDATES_MIN, CANDIDATES_MAX = 100, 10_000
@@ -76,11 +76,11 @@ class Reads:
         store: Store,
         partitions: Callable[[], dict[str, int]],
         seen: Callable[[int], None],
-        changes: Changes | None = None,
+        memory: SharedMemory | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`changes` of a store whose writers all mark there what they write: rows are cached."""
-        self._cache = {topic: RowCache(topic, changes, monotonic) for topic in (COMMANDS, IDENTITY)}
+        """`memory` of a store whose writers all mark there the rows that they write: rows are cached."""
+        self._cache = {topic: RowCache(topic, memory, monotonic) for topic in (COMMANDS, IDENTITY)}
         self._store, self._partitions, self._seen = store, partitions, seen
         self.queries = load_with_lives(Path(__file__).with_name("persons.sql"))
         self._rows: Coalesced[Key, Rows] = Coalesced(self._load_rows)

@@ -1,4 +1,4 @@
-"""An LRU cache of person rows, each validated by its seqlock (`shared.store.changes`) on every read.
+"""An LRU cache of person rows, each validated by its seqlock (`shared.store.row_versions`) on every read.
 
 Without such versions (another machine's store, a writer that marks nothing) nothing is cached: every read is a query.
 """
@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
-from shared.store.changes import Changes
+from shared.store.shared_memory import SharedMemory
 from shared.store.timeline import Row
 
 CACHE_BYTES_MAX = 32 * 1_048_576
@@ -69,17 +69,17 @@ class LruCache(Generic[K, V]):
 class RowCache:
     """The newest rows of one topic's table, by (project, fragment)."""
 
-    def __init__(self, topic: str, changes: Changes | None, monotonic: Callable[[], float]) -> None:
-        self._topic, self._changes, self._monotonic = topic, changes, monotonic
+    def __init__(self, topic: str, memory: SharedMemory | None, monotonic: Callable[[], float]) -> None:
+        self._topic, self._memory, self._monotonic = topic, memory, monotonic
         self._until = monotonic() + CACHE_SECONDS_MAX
         self.generation = 0
         """How often the cache was cleared."""
 
-        self._rows: LruCache[Key, tuple[Row | None, int, int]] = LruCache(CACHE_BYTES_MAX)  # row, slot, seen
+        self._rows: LruCache[Key, tuple[Row | None, int, int]] = LruCache(CACHE_BYTES_MAX)  # row, slot, version
 
     def get(self, key: Key) -> Row | Miss | None:
         """The row as it is in the table now; None when the table has none; MISS when the table must be read."""
-        if self._changes is None:
+        if self._memory is None:
             return MISS
         if self._monotonic() > self._until:
             self._until = self._monotonic() + CACHE_SECONDS_MAX
@@ -88,32 +88,31 @@ class RowCache:
         found = self._rows.get(key)
         if found is None:
             return MISS
-        row, slot, seen = found
-        if self._changes.seen(slot) != seen:
+        row, slot, version = found
+        if self._memory.versions.read_version(slot) != version:
             self._rows.drop(key)
             return MISS
         return row
 
     def version_snapshot(self, keys: Sequence[Key]) -> dict[Key, tuple[int, int]]:
         """(slot, version) of the keys that may be cached, for `put`. Call it before the table is read."""
-        changes = self._changes
-        if changes is None:
+        if self._memory is None:
             return {}
-        slots = ((key, changes.slot(self._topic, *key)) for key in keys)
-        return {key: (slot, seen) for key, slot in slots if (seen := changes.seen(slot)) is not None}
+        versions = self._memory.versions
+        slots = ((key, versions.slot(self._topic, *key)) for key in keys)
+        return {key: (slot, version) for key, slot in slots if (version := versions.read_version(slot)) is not None}
 
     def put(
         self, snapshot: dict[Key, tuple[int, int]], rows: dict[Key, Row], reached: dict[tuple[str, int], int]
     ) -> None:
         """Cache the rows read; `reached` is the table's version in each partition, by (topic, partition)."""
-        changes = self._changes
-        if changes is None:
+        if self._memory is None:
             return
-        topic = self._topic
-        for key, (slot, seen) in snapshot.items():
-            partition = changes.partition(topic, *key)
-            if reached.get((topic, partition), 0) > changes.announced(topic, partition):
+        topic, versions, board = self._topic, self._memory.versions, self._memory.board
+        for key, (slot, version) in snapshot.items():
+            partition = versions.partition(topic, *key)
+            if reached.get((topic, partition), 0) > board.published(topic, partition):
                 continue  # a writer that marks nothing
             row = rows.get(key)
             size = ROW_BYTES + sum(len(value) for value in row or () if isinstance(value, str | list))
-            self._rows.put(key, (row, slot, seen), size)
+            self._rows.put(key, (row, slot, version), size)

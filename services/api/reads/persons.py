@@ -140,7 +140,7 @@ class Reads:
             unread = unread_of(group)
             if not unread:
                 break
-            read = await asyncio.gather(*self._whole.ask([(project, fragment.int) for fragment in unread]))
+            read = await self._whole.ask([(project, fragment.int) for fragment in unread])
             whole = dict(zip(unread, read, strict=True))
             group = [(fragment, whole.get(fragment) or row, identity) for fragment, row, identity in group]
         return group
@@ -162,9 +162,7 @@ class Reads:
                 rows[fragment.int] = found
         if not unread:
             return rows
-        asked = self._rows.ask(unread)
-        # to gather one takes longer than its share of the call
-        read = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
+        read = await self._rows.ask(unread)
         rows |= {key[1]: pair or NO_ROWS for key, pair in zip(unread, read, strict=True)}
         return rows
 

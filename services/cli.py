@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from clients.importing import command as importing
 from services import dead
-from services.importing import command as importing
-from services.progress import Progress
 from services.renewing import command as renewing
 from shared.domain.errors import LogMismatch, PersonlogError
 from shared.runtime import preflight
 from shared.runtime.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
+from shared.runtime.progress import Progress
 from shared.runtime.settings import BOOTSTRAP, SECRETS_OF, Settings, SettingsError, read, with_keys
 
 DAY_US = 86_400_000_000

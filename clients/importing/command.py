@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from services.progress import Progress
 from shared.domain.errors import BadInput
 from shared.runtime import preflight
+from shared.runtime.progress import Progress
 from shared.runtime.settings import BOOTSTRAP, Settings, SettingsError, with_keys
 
 SOURCE_KEY = "POSTHOG_PERSONAL_API_KEY"
@@ -58,13 +58,13 @@ def _import(settings: Settings, options: argparse.Namespace, made: bool) -> int:
 
 
 async def _go(settings: Settings, options: argparse.Namespace, codes: list[int]) -> None:
-    from services.importing.client import Client
-    from services.importing.files import File
-    from services.importing.pages import Pages
-    from services.importing.rows import Manner
-    from services.importing.run import run
-    from services.importing.state import Ledger, State
-    from services.importing.target import Target
+    from clients.importing.client import Client
+    from clients.importing.files import File
+    from clients.importing.pages import Pages
+    from clients.importing.rows import Manner
+    from clients.importing.run import run
+    from clients.importing.state import Ledger, State
+    from clients.importing.target import Target
 
     here = f"http://{settings.host}:{settings.port}"
     to, token = (options.to or here).rstrip("/"), options.token or settings.project_token
@@ -128,7 +128,7 @@ def _state_path(settings: Settings, source: str, remote: bool) -> Path:
 
 
 def _at(text: str) -> datetime | None:
-    from services.importing.rows import moment
+    from clients.importing.rows import moment
 
     try:
         when = moment(text, "--at")

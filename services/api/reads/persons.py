@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from services.api.reads.query_batcher import Coalesced
@@ -22,6 +22,8 @@ from shared.store.person import (
     PERSON_QUERIES,
     ROW_BYTES_ANY,
     ROW_BYTES_WHOLE,
+    FragmentRow,
+    IdentityRow,
     Loaded,
     Person,
     group_of,
@@ -32,7 +34,6 @@ from shared.store.person import (
 )
 from shared.store.queries import Query
 from shared.store.shared_memory import SharedMemory
-from shared.store.timeline import Row
 
 CANDIDATES_MIN, CANDIDATES_MAX = 100, 10_000
 """Roots asked for at once: the query behind them costs the same for few and for many, and each takes 24 bytes."""
@@ -52,10 +53,15 @@ MEMBERS_KNOWN_MAX = 20
 CURSOR_START = (2**63 - 1, "g")
 """Before the newest person: the highest time, and a text above every uuid."""
 
-Rows = tuple[Row | None, Row | None]
+Rows = tuple[FragmentRow | None, IdentityRow | None]
 """A fragment's row and that of its identity, as far as there are any."""
 
 NO_ROWS: Rows = (None, None)
+
+R = TypeVar("R", FragmentRow, IdentityRow)
+
+Places = dict[int, tuple[str, int]]
+"""(topic, partition) by the integer of its position row's key."""
 
 KnownRows = tuple[UUID, list[Loaded]]
 Cursor = tuple[int, str]
@@ -80,11 +86,12 @@ class Reads:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`memory` of a store whose writers all mark there the rows that they write: rows are cached."""
-        self._cache = {topic: RowCache(topic, memory, monotonic) for topic in (COMMANDS, IDENTITY)}
+        self._fragments: RowCache[FragmentRow] = RowCache(COMMANDS, memory, monotonic)
+        self._identities: RowCache[IdentityRow] = RowCache(IDENTITY, memory, monotonic)
         self._store, self._partitions, self._seen = store, partitions, seen
         self.queries = load_with_lives(Path(__file__).with_name("persons.sql"))
         self._rows: Coalesced[Key, Rows] = Coalesced(self._load_rows)
-        self._whole: Coalesced[Key, Row] = Coalesced(self._load_whole)
+        self._whole: Coalesced[Key, FragmentRow] = Coalesced(self._load_whole)
         self._numbers: Coalesced[tuple[int, int], UUID] = Coalesced(self._load_numbers)
         self.reached: dict[tuple[str, int], int] = {}
         self.loads = 0
@@ -93,7 +100,7 @@ class Reads:
     @property
     def generation(self) -> int:
         """How often the cached rows were all cleared."""
-        return sum(rows.generation for rows in self._cache.values())
+        return self._fragments.generation + self._identities.generation
 
     async def fragment_of(self, project: int, number: int) -> UUID | None:
         """The fragment with this integer id."""
@@ -130,7 +137,7 @@ class Reads:
         }
         return [built[root.int] for root in roots]
 
-    async def row_of(self, project: int, fragment: UUID) -> Row | None:
+    async def row_of(self, project: int, fragment: UUID) -> FragmentRow | None:
         """The row of a fragment, whole, however large it is."""
         return await self._whole.get((project, fragment.int))
 
@@ -148,7 +155,7 @@ class Reads:
     async def numbers_of(self, project: int, fragments: Sequence[UUID]) -> list[int | None]:
         """The integer ids of fragments, of erased ones too; None for one that never lived."""
         rows = await self._round(project, fragments)
-        return [row[4] if (row := rows[fragment.int][0]) is not None else None for fragment in fragments]
+        return [row.number if (row := rows[fragment.int][0]) is not None else None for fragment in fragments]
 
     async def _round(self, project: int, fragments: Iterable[UUID]) -> dict[int, Rows]:
         """The rows of fragments by their integers: those proven to be the newest, and the others asked for together."""
@@ -169,7 +176,7 @@ class Reads:
     def _find(self, project: int, fragment: UUID) -> Rows | None:
         """A fragment's rows, when both are proven to be the newest."""
         key = project, fragment.int
-        row, identity = self._cache[COMMANDS].get(key), self._cache[IDENTITY].get(key)
+        row, identity = self._fragments.get(key), self._identities.get(key)
         return None if isinstance(row, Miss) or isinstance(identity, Miss) else (row, identity)
 
     def rows_known(self, project: int, fragment: UUID) -> KnownRows | None:
@@ -194,43 +201,61 @@ class Reads:
         return root, found
 
     async def _load_rows(self, keys: Sequence[Key]) -> dict[Key, Rows]:
-        counts = self._partitions()
-        commands = {partition_of_integer(fragment, counts[COMMANDS]) for _, fragment in keys}
-        found: Sequence[Any] = await asyncio.gather(
-            self._load("fragments", COMMANDS, keys, commands, row_bytes_max=ROW_BYTES_WHOLE),
-            self._load("identities", IDENTITY, keys, {project % counts[IDENTITY] for project, _ in keys}),
+        results = await asyncio.gather(
+            self._load_fragments(keys, ROW_BYTES_WHOLE),
+            self._load_identities(keys),
             return_exceptions=True,  # both have ended when one has failed: no query runs beside the next
         )
-        if failed := [one for one in found if isinstance(one, BaseException)]:
-            raise failed[0]
-        return {key: (found[0].get(key), found[1].get(key)) for key in found[0].keys() | found[1].keys()}
+        fragments, identities = results
+        if isinstance(fragments, BaseException):
+            raise fragments
+        if isinstance(identities, BaseException):
+            raise identities
+        return {key: (fragments.get(key), identities.get(key)) for key in fragments.keys() | identities.keys()}
 
-    async def _load_whole(self, keys: Sequence[Key]) -> dict[Key, Row]:
+    async def _load_whole(self, keys: Sequence[Key]) -> dict[Key, FragmentRow]:
+        return await self._load_fragments(keys, ROW_BYTES_ANY)
+
+    async def _load_fragments(self, keys: Sequence[Key], row_bytes_max: int) -> dict[Key, FragmentRow]:
+        snapshot = self._fragments.version_snapshot(keys)
         count = self._partitions()[COMMANDS]
-        partitions = {partition_of_integer(fragment, count) for _, fragment in keys}
-        return await self._load("fragments", COMMANDS, keys, partitions, row_bytes_max=ROW_BYTES_ANY)
+        places = _places(COMMANDS, {partition_of_integer(fragment, count) for _, fragment in keys})
+        rows = await self._newest("fragments", places, keys, row_bytes_max=row_bytes_max)
+        found = self._by_key(map(FragmentRow._make, rows), places)
+        # a row without its texts is of no use to the next reader
+        snapshot = {key: at for key, at in snapshot.items() if key not in found or not is_cut(found[key])}
+        self._fragments.put(snapshot, found, self.reached)
+        return found
 
-    async def _load(
-        self, query: str, topic: str, keys: Sequence[Key], partitions: Iterable[int], **bounds: int
-    ) -> dict[Key, Row]:
-        positions = {position_key(topic, partition).int: partition for partition in partitions}
-        cache = self._cache[topic]
-        snapshot = cache.version_snapshot(keys)
+    async def _load_identities(self, keys: Sequence[Key]) -> dict[Key, IdentityRow]:
+        snapshot = self._identities.version_snapshot(keys)
+        count = self._partitions()[IDENTITY]
+        places = _places(IDENTITY, {project % count for project, _ in keys})
+        rows = await self._newest("identities", places, keys)
+        found = self._by_key(map(IdentityRow._make, rows), places)
+        self._identities.put(snapshot, found, self.reached)
+        return found
+
+    async def _newest(self, query: str, places: Places, keys: Sequence[Key], **bounds: int) -> list[tuple[Any, ...]]:
+        """The newest rows of these keys, and the position rows of these places."""
         rows = await self._store.rows(
             PERSON_QUERIES[query],
             projects=sorted({0, *(project for project, _ in keys)}),
-            fragments=[f"{fragment:032x}" for fragment in (*positions, *(fragment for _, fragment in keys))],
+            fragments=[f"{fragment:032x}" for fragment in (*places, *(fragment for _, fragment in keys))],
             **bounds,
         )
-        for row in rows:
-            if row[0] == 0 and row[1].int in positions:
-                self.reached[topic, positions[row[1].int]] = row[2]
-                self._seen(row[7])
-        found = {(row[0], row[1].int): row for row in rows if row[0] != 0}
-        if topic == COMMANDS:  # a row without its texts is of no use to the next reader
-            snapshot = {key: at for key, at in snapshot.items() if key not in found or not is_cut(found[key])}
-        cache.put(snapshot, found, self.reached)
         self.loads += 1
+        return rows
+
+    def _by_key(self, rows: Iterable[R], places: Places) -> dict[Key, R]:
+        """The rows by project and fragment; of the position rows, how far reads reach."""
+        found: dict[Key, R] = {}
+        for row in rows:
+            if row.project != 0:
+                found[row.project, row.fragment.int] = row
+            elif (place := places.get(row.fragment.int)) is not None:
+                self.reached[place] = row.version
+                self._seen(row.stamp)
         return found
 
     async def _load_numbers(self, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], UUID]:
@@ -240,6 +265,10 @@ class Reads:
             numbers=[number for _, number in keys],
         )
         return {(project, number): fragment for project, number, fragment in rows}
+
+
+def _places(topic: str, partitions: Iterable[int]) -> Places:
+    return {position_key(topic, partition).int: (topic, partition) for partition in partitions}
 
 
 def page_of(query: Query, *, backwards: bool = False) -> Query:
@@ -265,14 +294,14 @@ class Walk:
             rows = await self._candidates(cursor, ask)
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 found: list[Person] = []
-                for row, person in await self._persons(rows[start : start + ROWS_AT_ONCE]):
+                for (root, created), person in await self._persons(rows[start : start + ROWS_AT_ONCE]):
                     if person is not None:
                         if left is not None and len(found) == left:
                             self.after = cursor
                             yield found
                             return
                         found.append(person)
-                    cursor = (row[1], str(row[0]))
+                    cursor = created, str(root)
                 left = None if left is None else left - len(found)
                 if found:
                     yield found
@@ -283,7 +312,8 @@ class Walk:
         """Each candidate, and its person if that is still its root and was judged right."""
         built = await self._build([root for root, _ in rows])
         pairs = [
-            (row, one if one is not None and one.uuid == row[0] else None) for row, one in zip(rows, built, strict=True)
+            ((root, created), person if person is not None and person.uuid == root else None)
+            for (root, created), person in zip(rows, built, strict=True)
         ]
         if self._judge is None:
             return pairs

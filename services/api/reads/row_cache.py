@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from shared.store.shared_memory import SharedMemory
-from shared.store.timeline import Row
 
 CACHE_BYTES_MAX = 32 * 1_048_576
 """Of the cached rows of one table, estimated."""
@@ -26,6 +25,7 @@ Key = tuple[int, int]
 
 K = TypeVar("K")
 V = TypeVar("V")
+R = TypeVar("R", bound=tuple[Any, ...])
 
 
 class Miss:
@@ -66,7 +66,7 @@ class LruCache(Generic[K, V]):
         self._bytes = 0
 
 
-class RowCache:
+class RowCache(Generic[R]):
     """The newest rows of one topic's table, by (project, fragment)."""
 
     def __init__(self, topic: str, memory: SharedMemory | None, monotonic: Callable[[], float]) -> None:
@@ -75,9 +75,9 @@ class RowCache:
         self.generation = 0
         """How often the cache was cleared."""
 
-        self._rows: LruCache[Key, tuple[Row | None, int, int]] = LruCache(CACHE_BYTES_MAX)  # row, slot, version
+        self._rows: LruCache[Key, tuple[R | None, int, int]] = LruCache(CACHE_BYTES_MAX)  # row, slot, version
 
-    def get(self, key: Key) -> Row | Miss | None:
+    def get(self, key: Key) -> R | Miss | None:
         """The row as it is in the table now; None when the table has none; MISS when the table must be read."""
         if self._memory is None:
             return MISS
@@ -103,7 +103,7 @@ class RowCache:
         return {key: (slot, version) for key, slot in slots if (version := versions.read_version(slot)) is not None}
 
     def put(
-        self, snapshot: dict[Key, tuple[int, int]], rows: dict[Key, Row], reached: dict[tuple[str, int], int]
+        self, snapshot: dict[Key, tuple[int, int]], rows: dict[Key, R], reached: dict[tuple[str, int], int]
     ) -> None:
         """Cache the rows read; `reached` is the table's version in each partition, by (topic, partition)."""
         if self._memory is None:

@@ -122,13 +122,13 @@ class Reads:
     ) -> list[Person | None]:
         """The living persons that hold these fragments, in their order; None for nobody."""
         rows = await self._round(project, fragments)
-        roots = [root_of(fragment, rows[fragment.int][1]) for fragment in fragments]
+        roots = [root_of(fragment, _identity(rows, fragment)) for fragment in fragments]
         if others := {root.int: root for root in roots if root.int not in rows}:
             rows |= await self._round(project, others.values())
-        groups = {root.int: (root, group_of(root, rows[root.int][1])) for root in roots}
+        groups = {root.int: (root, group_of(root, _identity(rows, root))) for root in roots}
         if unread := {one.int: one for _, group in groups.values() for one in group if one.int not in rows}:
             rows |= await self._round(project, unread.values())
-        if attempts > 1 and any(root_of(root, rows[root.int][1]) != root for root, _ in groups.values()):
+        if attempts > 1 and any(root_of(root, _identity(rows, root)) != root for root, _ in groups.values()):
             return await self.by_fragments(project, fragments, attempts - 1)  # merged between two rounds
         loaded = {key: (root, [(one, *rows[one.int]) for one in group]) for key, (root, group) in groups.items()}
         built = {
@@ -155,7 +155,8 @@ class Reads:
     async def numbers_of(self, project: int, fragments: Sequence[UUID]) -> list[int | None]:
         """The integer ids of fragments, of erased ones too; None for one that never lived."""
         rows = await self._round(project, fragments)
-        return [row.number if (row := rows[fragment.int][0]) is not None else None for fragment in fragments]
+        found = (row for row, _ in (rows[fragment.int] for fragment in fragments))
+        return [row.number if row is not None else None for row in found]
 
     async def _round(self, project: int, fragments: Iterable[UUID]) -> dict[int, Rows]:
         """The rows of fragments by their integers: those proven to be the newest, and the others asked for together."""
@@ -185,11 +186,15 @@ class Reads:
         named = self._find(project, fragment)
         if named is None:
             return None
-        root = root_of(fragment, named[1])
+        _, identity = named
+        root = root_of(fragment, identity)
         head = named if root is fragment else self._find(project, root)
-        if head is None or root_of(root, head[1]) != root:
+        if head is None:
             return None
-        group = group_of(root, head[1])
+        _, identity = head
+        if root_of(root, identity) != root:
+            return None
+        group = group_of(root, identity)
         if len(group) > MEMBERS_KNOWN_MAX:
             return None
         found: list[Loaded] = []
@@ -265,6 +270,11 @@ class Reads:
             numbers=[number for _, number in keys],
         )
         return {(project, number): fragment for project, number, fragment in rows}
+
+
+def _identity(rows: dict[int, Rows], fragment: UUID) -> IdentityRow | None:
+    _, identity = rows[fragment.int]
+    return identity
 
 
 def _places(topic: str, partitions: Iterable[int]) -> Places:

@@ -47,19 +47,22 @@ class LruCache(Generic[K, V]):
         if found is None:
             return None
         self._values.move_to_end(key)
-        return found[0]
+        value, _ = found
+        return value
 
     def put(self, key: K, value: V, size: int) -> None:
         self.drop(key)
         self._values[key] = value, size
         self._bytes += size
         while self._bytes > self._bytes_max:
-            self._bytes -= self._values.popitem(last=False)[1][1]
+            _, (_, evicted) = self._values.popitem(last=False)
+            self._bytes -= evicted
 
     def drop(self, key: K) -> None:
         found = self._values.pop(key, None)
         if found is not None:
-            self._bytes -= found[1]
+            _, size = found
+            self._bytes -= size
 
     def clear(self) -> None:
         self._values.clear()

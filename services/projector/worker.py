@@ -1,4 +1,4 @@
-"""The worker: one topic's partitions from log to tables, the loop of DESIGN.md §3. Never decides what a command does.
+"""The worker: one topic's partitions from log to tables. Never decides what a command does.
 
 A crash anywhere is harmless: the position lies in the same INSERT block as the state, so a replay of the same
 records writes the same rows with the same versions. Whoever finds another position in the table than the one it
@@ -364,11 +364,11 @@ class Worker:
             return
         slots = [memory.versions.slot(topic, row[0], row[1].int) for row in state]
         memory.versions.begin_write(slots, self._nonce)
-        memory.board.publish(topic, ((one.position.partition, one.position.version) for one in vouched))
+        memory.board.publish(topic, [(one.position.partition, one.position.version) for one in vouched])
         await self._tables.write_state(topic, state, vouched)
         self._nonce = self._nonce + 2 & _EVEN
         memory.versions.end_write(slots, self._nonce)
-        memory.board.confirm(topic, ((one.position.partition, one.position.version, one.stamp) for one in vouched))
+        memory.board.confirm(topic, [(one.position.partition, one.position.version, one.stamp) for one in vouched])
 
     async def _land(self) -> None:
         """Wait for the flush in flight; its positions are confirmed, or its error is ours."""

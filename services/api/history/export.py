@@ -48,7 +48,7 @@ class ExportedEvent(NamedTuple):
 
 
 async def export(call: Call) -> Answer:
-    """GET :id/export: everything held about a person, as a ZIP of JSON and NDJSON files, now or `as_of` a moment."""
+    """Export everything held about a person, as a ZIP of JSON and NDJSON files."""
     person = await call.person_seen()
     cut = await call.as_of()
     until = FOREVER if cut is None else cut

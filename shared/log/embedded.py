@@ -54,10 +54,10 @@ Appends = list[Pending[Sequence[Entry], list[Position]]]
 
 
 class _Commit(NamedTuple):
-    """One commit for the writer thread, and the future of what became of its appends, on the loop."""
+    """One commit for the writer thread, and the future of its end, on the loop."""
 
     appends: Appends
-    landed: asyncio.Future[tuple[Appends, Outcomes | LogUnavailable]]
+    landed: asyncio.Future[None]
 
 
 class EmbeddedLog(Doubtful[tuple[int, int] | None]):
@@ -256,15 +256,20 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
         return self._numbers[topic] * frames.PART_BASE + partition
 
     async def _commit(self, appends: Appends) -> None:
-        """Have appends committed by the writer thread, and tell each what became of it."""
-        landed: asyncio.Future[tuple[Appends, Outcomes | LogUnavailable]] = asyncio.get_running_loop().create_future()
+        """Have appends committed by the writer thread."""
+        landed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._commits.put(_Commit(appends, landed))
-        written, outcome = await landed
+        await landed
+
+    def _landed(self, landed: asyncio.Future[None], appends: Appends, outcome: Outcomes | LogUnavailable) -> None:
+        """Tell each append what became of it. The next commit is begun before those who hear of it go on."""
+        if not landed.done():  # the log may have been closed
+            landed.set_result(None)
         if isinstance(outcome, LogUnavailable):
             self._trouble.is_now(outcome.detail)
         elif self._trouble.detail and not full(self._path):  # on a full disk a small commit may fit between others
             self._trouble.is_now("")
-        for index, pending in enumerate(written):
+        for index, pending in enumerate(appends):
             self._waiting.tell(pending.future, outcome if isinstance(outcome, LogUnavailable) else outcome[index])
 
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -300,7 +305,7 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
                 outcome = LogUnavailable(f"The log could not be written: {said}")
             if loop.is_closed():  # nobody is there to hear it
                 break
-            loop.call_soon_threadsafe(_set, commit.landed, (appends, outcome))
+            loop.call_soon_threadsafe(self._landed, commit.landed, appends, outcome)
         _close(db, turn)
 
     def _check_file(self) -> None:
@@ -362,11 +367,6 @@ def _forget_in(path: Path, db: sqlite3.Connection, before_us: int) -> int:
         dropped = frames.forget(db, before_us)
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return dropped
-
-
-def _set(landed: asyncio.Future[T], outcome: T) -> None:
-    if not landed.done():  # the log was closed meanwhile
-        landed.set_result(outcome)
 
 
 def _close(*parts: sqlite3.Connection | Flock | None) -> None:

@@ -49,12 +49,12 @@ class Room:
         """`refusal` makes the error of an item that finds no room."""
         self.size_max = size_max
         self.size = 0
-        self._refusal = refusal
+        self.refusal = refusal
 
     def check(self, size: int) -> None:
         """Raise the refusal when there is no room for so much."""
         if self.size + size > self.size_max:
-            raise self._refusal()
+            raise self.refusal()
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -92,12 +92,14 @@ class GroupCommit(Generic[Item, Result]):
 
     def submit(self, item: Item, size: int, future: asyncio.Future[Result] | None = None) -> asyncio.Future[Result]:
         """The future of an item's result; it may be the caller's own. Raises the room's refusal."""
-        self.room.check(size)
+        room = self.room
+        if room.size + size > room.size_max:
+            raise room.refusal()
+        room.size += size
         loop = asyncio.get_running_loop()
         if future is None:
             future = loop.create_future()
         self._waiting[future] = Pending(item, size, future)
-        self.room.size += size
         if self._sender is None or self._sender.done():  # what else comes in this round of the loop goes with it
             self._sender = loop.create_task(self._send_all(), name=self._name)
         elif self._whole is not None and len(self._waiting) >= self._crowd:

@@ -42,17 +42,17 @@ class Pending(NamedTuple, Generic[Item, Result]):
     future: asyncio.Future[Result]
 
 
-class Room:
+class Capacity:
     """The size of all items that may wait or be in flight at once; several groups may share it."""
 
     def __init__(self, size_max: int, refusal: Callable[[], Exception]) -> None:
-        """`refusal` makes the error of an item that finds no room."""
+        """`refusal` makes the error of an item that does not fit."""
         self.size_max = size_max
         self.size = 0
         self.refusal = refusal
 
     def check(self, size: int) -> None:
-        """Raise the refusal when there is no room for so much."""
+        """Raise the refusal when so much does not fit."""
         if self.size + size > self.size_max:
             raise self.refusal()
 
@@ -66,7 +66,7 @@ class GroupCommit(Generic[Item, Result]):
         send: Callable[[list[Pending[Item, Result]]], Awaitable[None]],
         *,
         size_max: int,
-        room: Room,
+        capacity: Capacity,
         closing: Callable[[], Exception],
         linger: Linger = NO_LINGER,
         name: str = "group commit",
@@ -75,7 +75,7 @@ class GroupCommit(Generic[Item, Result]):
         the sender is cancelled; `name` is the sender's task's."""
         self._send = send
         self._size_max = size_max
-        self.room = room
+        self.capacity = capacity
         self._closing = closing
         self._linger = linger
         self._name = name
@@ -91,11 +91,11 @@ class GroupCommit(Generic[Item, Result]):
         return len(self._waiting)
 
     def submit(self, item: Item, size: int, future: asyncio.Future[Result] | None = None) -> asyncio.Future[Result]:
-        """The future of an item's result; it may be the caller's own. Raises the room's refusal."""
-        room = self.room
-        if room.size + size > room.size_max:
-            raise room.refusal()
-        room.size += size
+        """The future of an item's result; it may be the caller's own. Raises the refusal."""
+        capacity = self.capacity
+        if capacity.size + size > capacity.size_max:
+            raise capacity.refusal()
+        capacity.size += size
         loop = asyncio.get_running_loop()
         if future is None:
             future = loop.create_future()
@@ -110,7 +110,7 @@ class GroupCommit(Generic[Item, Result]):
         """Do not send an item, unless it is in flight."""
         pending = self._waiting.pop(future, None)
         if pending is not None:
-            self.room.size -= pending.size
+            self.capacity.size -= pending.size
 
     async def drain(self) -> None:
         """Return once everything is answered, without lingering."""
@@ -197,7 +197,7 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting.clear()
 
     def _release(self, pendings: Iterable[Pending[Item, Result]]) -> None:
-        self.room.size -= sum([pending.size for pending in pendings])
+        self.capacity.size -= sum([pending.size for pending in pendings])
 
     def _fail(self, pendings: Iterable[Pending[Item, Result]], error: Exception) -> None:
         for pending in pendings:

@@ -29,11 +29,11 @@ from shared.domain.replay import Replay
 from shared.runtime.files import held
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import clock_of
-from shared.store.changes import all_changing, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store
 from shared.store.logwatch import right_log
 from shared.store.queries import load as load_queries
+from shared.store.shared_memory import all_rewritten, memory_of
 
 WRITE_BYTES_MAX = 32_000_000
 """Rows of a shadow that are written together."""
@@ -67,8 +67,8 @@ async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], 
     store = await connect_store(settings, "migrator")
     try:
         async with right_log(settings, store) as (log, _):
-            changes = changes_of(settings, log.partitions(), log.generation)
-            with only_rebuild(settings.data / "run"), all_changing(changes):
+            memory = memory_of(settings, log.partitions(), log.generation)
+            with only_rebuild(settings.data / "run"), all_rewritten(memory):
                 return await Rebuild(store, log.partitions(), clock_of(settings).now_us, tell).run(verify=verify)
     finally:
         await store.close()

@@ -13,9 +13,9 @@ from services.projector.rows import Mark, State, Vouched
 from shared.domain.fragment import Fragment, FragmentEvent
 from shared.domain.ids import COMMANDS, position_key
 from shared.domain.restore import ClosedLife
-from shared.store.changes import Changes
 from shared.store.client import Store
 from shared.store.queries import load as load_queries
+from shared.store.shared_memory import SharedMemory
 from shared.store.timeline import PAGE_ROWS_MIN, TIMELINE, Row, event_of, next_page
 
 LOAD_IDS_MAX = 10_000
@@ -156,10 +156,10 @@ class ClickHouseTables:
 class AnnouncedTables:
     """Tables whose rows are marked before they change and after: other processes keep what they have read of them."""
 
-    def __init__(self, tables: Tables, changes: Changes, nonce: int) -> None:
-        """Marks have values from `nonce` on, which must be new to this setup."""
+    def __init__(self, tables: Tables, memory: SharedMemory, nonce: int) -> None:
+        """Writes have versions from `nonce` on, which must be new to this setup."""
         self._tables = tables
-        self._changes = changes
+        self._memory = memory
         self._nonce = nonce & _EVEN
 
     async def load(
@@ -169,7 +169,7 @@ class AnnouncedTables:
 
     async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
         found = await self._tables.stand(topic, partitions)
-        self._changes.announce(topic, [(partition, one.position.version) for partition, one in found.items()])
+        self._memory.board.publish(topic, [(partition, one.position.version) for partition, one in found.items()])
         return found
 
     async def life(self, closed: Closed) -> Fragment:
@@ -179,14 +179,14 @@ class AnnouncedTables:
         await self._tables.write_facts(facts)
 
     async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
-        changes = self._changes
-        slots = [changes.slot(topic, row.project, row.fragment.int) for row in state]
-        changes.mark(slots, self._nonce | 1)
-        changes.announce(topic, [(one.position.partition, one.position.version) for one in positions])
+        memory = self._memory
+        slots = [memory.versions.slot(topic, row.project, row.fragment.int) for row in state]
+        memory.versions.begin_write(slots, self._nonce)
+        memory.board.publish(topic, [(one.position.partition, one.position.version) for one in positions])
         await self._tables.write_state(topic, state, positions)
         self._nonce = self._nonce + 2 & _EVEN
-        changes.mark(slots, self._nonce)
-        changes.confirm(topic, [(one.position.partition, one.position.version, one.stamp) for one in positions])
+        memory.versions.end_write(slots, self._nonce)
+        memory.board.confirm(topic, [(one.position.partition, one.position.version, one.stamp) for one in positions])
 
 
 def events_of(rows: Sequence[Row]) -> list[FragmentEvent]:

@@ -6,7 +6,7 @@ Never reads or writes a table itself. The projector writes these rows; reads, as
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -17,15 +17,56 @@ from shared.domain import identity as i
 from shared.domain.cells import UNSET
 from shared.domain.commands import Capture, Command, Purge, Write
 from shared.domain.errors import NewerVersion
+from shared.domain.generations import Generations
+from shared.domain.ids import Position
 from shared.domain.operations import LeftOut
 
 Row = tuple[Any, ...]
+"""A row by position, as the store gives and takes it."""
 
-TIMELINE = (
-    "project", "fragment", "version", "topic", "at", "stamp", "command", "actor", "source", "distinct_id", "number",
-    "created_at", "keys", "kinds", "before", "after", "root", "members", "identified", "erase", "peer", "reason",
-    "scope", "erased_at", "left_out",
-)  # fmt: skip
+
+class Fact(NamedTuple):
+    """A row of the timeline. Times in microseconds; `before` and `after` are JSON texts, empty for nothing."""
+
+    project: int
+    fragment: UUID
+    version: int
+    topic: str
+    at: int
+    stamp: int
+    command: UUID
+    actor: str
+    source: str
+    distinct_id: str
+    number: int
+    created_at: int
+    keys: Sequence[str]
+    kinds: Sequence[int]
+    before: Sequence[str]
+    after: Sequence[str]
+    root: UUID
+    members: Sequence[UUID]
+    identified: int
+    erase: int
+    peer: UUID
+    reason: str
+    scope: str
+    erased_at: int
+    left_out: str
+
+    @property
+    def of_person(self) -> bool:
+        """Whether it is a fact of an identity, with a version of the project's own partition."""
+        return self.topic.startswith("person.")
+
+    def position(self, generations: Generations) -> Position:
+        """The position of the record that it came from."""
+        if self.of_person:
+            return generations.of_project(self.project, self.version)
+        return generations.of_fragment(self.fragment, self.version)
+
+
+TIMELINE = Fact._fields
 
 LEFT_OUT = TIMELINE.index("left_out")
 
@@ -55,7 +96,7 @@ Event = f.FragmentEvent | i.MembershipEvent
 
 
 def timeline_row(event: Event, command: Command) -> Row:
-    """A fact with its cause, in the order of TIMELINE."""
+    """A fact with its cause, in the order of TIMELINE. By position: the projector makes one for every fact."""
     if isinstance(event, f.FragmentChanged):
         return _changed_row(event, command)
     head = (
@@ -93,7 +134,8 @@ def _changed_row(event: f.FragmentChanged, command: Command) -> Row:
 
 
 def event_of(row: Row) -> Event | None:
-    """The event of a row; None for a row that is no event of an aggregate (a failed record's outcome).
+    """The event of a row; None for a row that is no event of an aggregate (a failed record's outcome). By position:
+    a rebuild makes one for every fact.
 
     Raises NewerVersion for a fact of a topic that this version does not know: who left it out would tell another story.
     """

@@ -180,7 +180,6 @@ class PropertiesLeftOut(FragmentEvent, frozen=True, kw_only=True):
 class Fragment:
     """Everything set through one distinct id. `version` is that of the last record that wrote its row."""
 
-    TOPIC: ClassVar[str] = "personlog.fragment"  # reserved, as since the first version: no fact may have it
     __slots__ = (
         "cells", "created_at", "distinct_id", "effect", "erased", "erased_at", "events", "facts", "id", "keys",
         "number", "project", "properties", "purged", "restored", "seen_at", "stamp", "version", "weight",

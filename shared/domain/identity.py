@@ -143,7 +143,6 @@ class RestoreRefused(MembershipEvent, frozen=True, kw_only=True):
 class Membership:
     """The identity of one fragment. On a root, `members` are all fragments of the person, in order of joining."""
 
-    TOPIC: ClassVar[str] = "personlog.membership"  # reserved, as since the first version: no fact may have it
     __slots__ = (
         "erase", "erased_at", "facts", "id", "identified", "keys", "members", "project", "root", "stamp", "version",
     )  # fmt: skip

@@ -13,6 +13,7 @@ from tempfile import gettempdir
 from aiohttp import web
 from prometheus_client import Histogram
 
+from services.api.capture import recordings
 from services.api.capture import sdk_endpoints as sdk
 from services.api.capture import v0 as capture
 from services.api.capture import v1 as capture_v1
@@ -36,9 +37,8 @@ from services.api.persons import merge_and_split as identities
 from services.api.reads.persons import Reads
 from services.api.reads.stamps import Stamps, uuid7
 from services.api.reads.watermarks import Watermarks
-from services.api.recordings import capture as recordings
 from services.api.recordings import sessions
-from services.api.recordings.block_writer import Blocks
+from services.api.writes.block_writer import Blocks
 from shared.domain.commands import Command
 from shared.domain.errors import LogClosed, LogMismatch, Superseded, Transient
 from shared.domain.ids import COMMANDS, Position

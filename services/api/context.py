@@ -15,7 +15,7 @@ from services.api.http.spool import Spools
 from services.api.reads.persons import Reads
 from services.api.reads.stamps import Mint, Stamps
 from services.api.reads.watermarks import Watermarks
-from services.api.recordings.block_writer import Blocks
+from services.api.writes.block_writer import Blocks
 from shared.domain.commands import Command, encode, route
 from shared.domain.errors import BadInput, NotYet
 from shared.domain.generations import Generations

@@ -8,9 +8,10 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from services.api.capture.events import Scene, commands_of, time_of, token_of
-from services.api.capture.payload import INFLATED_BYTES_MAX, Captured, decode
+from services.api.capture.payload import Captured, decode
 from services.api.context import CONTEXT, Context, position_header
 from services.api.http import errors
+from services.api.http.decompression import INFLATED_BYTES_MAX
 from services.api.http.guards.access import Project
 from services.api.http.guards.load import unfolded
 from services.api.http.raw_response import Observe, Ready, answer_of, is_plain, refused

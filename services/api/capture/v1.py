@@ -14,10 +14,11 @@ import orjson
 from aiohttp import web
 
 from services.api.capture.events import EVENT_NAME_CHARS_MAX, time_of
-from services.api.capture.payload import ENCODINGS, EVENTS_MAX, Captured, parse, unpack
+from services.api.capture.payload import EVENTS_MAX, Captured, parse
 from services.api.capture.v0 import BODY_BYTES_MAX, Outcome, append, mirror, outcomes_of, preflight
 from services.api.context import CONTEXT, Context, position_header
 from services.api.http import errors
+from services.api.http.decompression import ENCODINGS, unpack
 from services.api.http.guards.access import Project
 from services.api.http.routing import read_body
 from shared.domain.errors import BadInput

@@ -8,8 +8,8 @@ import orjson
 
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF, LIMIT, OFFSET
+from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.routing import Answer, Call, Route
-from services.api.writes.property_limits import NAME_CHARS_MAX
 from services.api.writes.schemas import PropertyHistory
 from shared.domain.cells import NULL, ONCE, SET, UNSET
 from shared.domain.errors import BadInput

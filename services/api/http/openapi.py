@@ -14,10 +14,10 @@ from aiohttp import web
 from services.api.capture.sdk_endpoints import STUBS
 from services.api.http.docs_page import page_of
 from services.api.http.parameters import Parameter
+from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.rendering import JSON, json_body
 from services.api.http.routing import KEY_CHARS_MAX, KEY_PATTERN, PREFIXES, Route
 from services.api.writes import schemas as bodies
-from services.api.writes.property_limits import NAME_CHARS_MAX
 
 PREFIX = PREFIXES[0].replace("{project}", "{project_id}")
 

@@ -15,9 +15,9 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
-from services.api.capture.payload import GZIP, inflate
 from services.api.context import CONTEXT, POSITION_HEADER, Context
 from services.api.http import errors
+from services.api.http.decompression import GZIP, inflate
 from services.api.http.guards.access import Key, Project
 from services.api.http.guards.costly import Costly, never, step, while_connected
 from services.api.http.guards.load import BODY, unfolded

@@ -13,9 +13,9 @@ from services.api.context import Context
 from services.api.http import errors
 from services.api.http.guards.costly import given
 from services.api.http.parameters import AS_OF, Text
+from services.api.http.property_limits import NAME_CHARS_MAX, check_properties
 from services.api.http.routing import Answer, Call, Route
 from services.api.writes.idempotency import Keyed, Outcome, carry_out, earlier, keyed, person_after
-from services.api.writes.property_limits import NAME_CHARS_MAX, check_properties
 from services.api.writes.schemas import (
     Batch,
     DeleteProperty,

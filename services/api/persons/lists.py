@@ -6,8 +6,7 @@ table, once that is fed with everything that reads can see: so a list reflects a
 
 from __future__ import annotations
 
-import base64
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -18,12 +17,13 @@ import orjson
 from services.api.context import Context
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF, CURSOR, DISTINCT_ID, JSON_CHARS_MAX, LIMIT, OFFSET, Flag, Text
+from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.rendering import Rows
 from services.api.http.routing import Answer, Call, Route
 from services.api.persons.filters import Filter
 from services.api.reads.as_of import candidates_at, persons_at
+from services.api.reads.cursors import format_cursor, parse_cursor
 from services.api.reads.persons import CURSOR_START, Candidates, Cursor, Walk, page_of
-from services.api.writes.property_limits import NAME_CHARS_MAX
 from services.api.writes.schemas import PersonPage, Values
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id, position_of
@@ -227,23 +227,3 @@ async def _compiled(context: Context, chosen: Filter) -> None:
             if error.code != CANNOT_COMPILE:
                 raise
             raise BadInput("Not a regular expression (RE2).", attr="properties") from None
-
-
-def format_cursor(cursor: Cursor, *, backwards: bool = False) -> str:
-    """Where a list goes on, or back to, as `next` and `previous` have it."""
-    text = f"{'<' if backwards else ''}{cursor[0]}:{cursor[1]}"
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def parse_cursor(text: str, start: Cursor, name: Callable[[str], Any] = str) -> tuple[Cursor, bool]:
-    """(where to go on, whether to the page before); `name` raises ValueError for a text that can name no row."""
-    if not text:
-        return start, False
-    try:
-        plain = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
-        time, _, row = plain.removeprefix("<").partition(":")
-        if not -(2**63) <= int(time) < 2**63:
-            raise ValueError
-        return (int(time), str(name(row))), plain.startswith("<")
-    except ValueError:
-        raise BadInput("The cursor is broken; take `next` as it is.", attr="cursor") from None

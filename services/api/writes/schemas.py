@@ -8,7 +8,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from services.api.writes.property_limits import NAME_CHARS_MAX, PROPERTIES_MAX
+from services.api.http.property_limits import NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.ids import DISTINCT_ID_CHARS_MAX
 
 BATCH_MAX = 200

@@ -9,8 +9,8 @@ import asyncio
 
 from aiohttp import web
 
-from services.api.capture.payload import INFLATE_RATIO_MAX
 from services.api.http import errors
+from services.api.http.decompression import INFLATE_RATIO_MAX
 from shared.domain.errors import Transient
 from shared.runtime import telemetry
 

@@ -15,13 +15,13 @@ from multidict import CIMultiDictProxy
 
 from services.api.context import POSITION_HEADER, Context
 from services.api.http.guards.access import Key
+from services.api.http.property_limits import check_properties
 from services.api.http.raw_response import Observe, answer_of, refused
 from services.api.http.rendering import json_body
 from services.api.persons.endpoints import member_named, update_of
 from services.api.reads.persons import KnownRows
 from services.api.reads.row_cache import Recent
 from services.api.writes.idempotency import Keyed
-from services.api.writes.property_limits import check_properties
 from services.api.writes.schemas import Update
 from shared.domain.errors import PersonlogError
 from shared.domain.ids import format_positions

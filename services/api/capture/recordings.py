@@ -21,7 +21,7 @@ from services.api.capture.v0 import BODY_BYTES_MAX, mirror, preflight, project_o
 from services.api.context import CONTEXT, Context
 from services.api.http import errors
 from services.api.http.routing import read_body
-from services.api.recordings.block_writer import INLINE_BYTES_MAX, Block, packed
+from services.api.writes.block_writer import INLINE_BYTES_MAX, Block, packed
 from shared.domain.errors import BadInput
 from shared.domain.ids import fragment_id
 from shared.runtime import telemetry

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 from uuid import UUID, uuid5
 
+from services.api.calls import Call
 from services.api.deletions.dry_run import preview
 from services.api.deletions.endpoints import recorded
 from services.api.deletions.remains import covering, remains, without_profile
@@ -13,7 +14,7 @@ from services.api.deletions.schemas import Bulk, BulkDelete, DryRun
 from services.api.http import errors
 from services.api.http.guards.costly import given
 from services.api.http.parameters import DRY_RUN
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.writes.idempotency import REPLAYED
 from shared.domain.commands import Command, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound
@@ -26,7 +27,7 @@ _PERSON, _STRAY = "bulk", "bulk stray"
 
 async def bulk_delete(call: Call) -> Answer:
     """POST bulk_delete: the persons of up to 1,000 ids or distinct ids; each makes a deletion request of its own."""
-    body = await call.read(BulkDelete)
+    body = call.read(BulkDelete)
     asked, fragments = await _named(call, body)
     sent = Scope(profile=not body.keep_person, events=body.delete_events, recordings=body.delete_recordings)
     scope = covering(call, sent)

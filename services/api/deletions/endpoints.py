@@ -8,13 +8,14 @@ from uuid import UUID, uuid5
 
 import orjson
 
+from services.api.calls import Call
 from services.api.deletions.dry_run import preview
 from services.api.deletions.remains import covering
 from services.api.deletions.schemas import DeletionRequest, DeletionRequests, DeletionStatus, DryRun
 from services.api.http import errors
 from services.api.http.guards.costly import always, given
 from services.api.http.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.writes.idempotency import REPLAYED, Keyed, carry_out, earlier, envelope, keyed
 from shared.domain.commands import Command, Delete, Request, Scope
 from shared.domain.errors import NotFound
@@ -221,7 +222,7 @@ async def recorded(call: Call) -> None:
 async def found(call: Call) -> tuple[Any, ...]:
     """The ledger's row of the request that the path names, or NotFound."""
     try:
-        request = UUID(call.request.match_info["request"])
+        request = UUID(call.request.parameters["request"])
     except ValueError:
         raise NotFound("Not found.") from None
     rows = await _rows(call, request=request)

@@ -7,10 +7,11 @@ from uuid import UUID
 
 import orjson
 
+from services.api.calls import Call
 from services.api.deletions.endpoints import recorded
 from services.api.http.guards.costly import always
 from services.api.http.parameters import PAGE_MAX, Integer
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.writes.schemas import ActivityPage
 from services.api.writes.size_warnings import told
 from shared.domain.cells import UNSET

@@ -13,12 +13,13 @@ from uuid import UUID
 
 import orjson
 
+from services.api.calls import Call
 from services.api.deletions.endpoints import requests_of
 from services.api.history.property_history import OPERATIONS
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF
 from services.api.http.rendering import ZIP, Archive
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.reads.as_of import facts
 from services.api.recordings.sessions import archived_sessions, archived_snapshots
 from services.api.writes.size_warnings import told

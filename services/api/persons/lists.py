@@ -14,12 +14,13 @@ from uuid import UUID
 
 import orjson
 
+from services.api.calls import Call
 from services.api.context import Context
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF, CURSOR, DISTINCT_ID, JSON_CHARS_MAX, LIMIT, OFFSET, Flag, Text
 from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.rendering import Rows
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.persons.filters import Filter
 from services.api.reads.as_of import candidates_at, persons_at
 from services.api.reads.cursors import format_cursor, parse_cursor
@@ -70,7 +71,7 @@ async def page(call: Call) -> Answer:
     if backwards:
         cursor = await _start_of_page_before(_candidates(call, chosen, until, backwards=True), cursor, limit)
     walk = _walk(call, chosen, until)
-    unlimited = call.format == "csv" and not query.get("limit")
+    unlimited = call.request.format == "csv" and not query.get("limit")
     head = {"count": await _count(call, chosen, until)} if total else {}
     batches = _rows(walk.batches(cursor, None if unlimited else limit + skip), skip)
     judged = until is not None and bool(chosen)  # then candidates are not persons, and a page before would overlap

@@ -9,10 +9,11 @@ from uuid import UUID
 
 import orjson
 
+from services.api.calls import Call
 from services.api.http.guards.costly import always
 from services.api.http.parameters import LIMIT, Text
 from services.api.http.rendering import NDJSON, Lines
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.reads.cursors import format_cursor, parse_cursor
 from services.api.reads.persons import Cursor, page_of
 from services.api.writes.block_writer import Copy
@@ -60,7 +61,7 @@ async def recordings(call: Call) -> Answer:
 async def recording(call: Call) -> Answer:
     """GET :id/recordings/:session: its snapshots as NDJSON in the order of their time, each with its `windowId`."""
     person = await call.person()
-    pages = _places(call, person, call.request.match_info["session"])
+    pages = _places(call, person, call.request.parameters["session"])
     first = await anext(pages)
     if not first:
         raise NotFound("Not found.")

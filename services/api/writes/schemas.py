@@ -325,18 +325,3 @@ class RecordingPage(Struct):
     results: list[Recording]
     next: str | None
     previous: str | None
-
-
-class Error(Struct):
-    """Every error: `attr` names the field or parameter that is wrong."""
-
-    type: str
-    code: str
-    detail: str
-    attr: str | None
-
-
-class PlainError(Struct):
-    """How properties_at_time says it."""
-
-    error: str

@@ -37,7 +37,8 @@ _ODD_HEADERS = (
     b"X-A: 1\r\nX-A: 2", b"X-Empty:", b"x-lower: y", b"X-Tab:\tz\t", b"X-Latin: \xe9", b"X-Utf: \xc3\xa9",
     b"Expect: 100-continue", b"Expect: nothing", b"Connection: keep-alive", b"Connection: close",
     b"Connection: upgrade\r\nUpgrade: h2c", b"Connection: Upgrade\r\nUpgrade: websocket", b"Content-Encoding: gzip",
-    b"Content-Encoding: br", b"Accept: text/csv", b"Accept: image/png", b"Min-Position: c.1.1", b"Min-Position: nonsense",
+    b"Content-Encoding: br", b"Accept: text/csv", b"Accept: image/png", b"Min-Position: c.1.1",
+    b"Min-Position: nonsense",
     b"Idempotency-Key: 1", b"Idempotency-Key: " + b"x" * 300, b"If-Match: nonsense", b"Prefer: respond-async",
     b"Host: y", b"X-Long: " + b"x" * 4_000, b"X-Longer: " + b"x" * 9_000, b"Range: bytes=0-1",
     b"Content-Type: multipart/form-data", b"Sec-WebSocket-Key1: x",
@@ -80,7 +81,8 @@ class Draw:
 
     def _good(self) -> bytes:
         makers: tuple[Callable[[], bytes], ...] = (
-            self._capture, self._capture, self._by_query, self._v1, self._person, self._patch, self._other, self._record,
+            self._capture, self._capture, self._by_query, self._v1, self._person, self._patch, self._other,
+            self._record,
         )  # fmt: skip
         return self._random.choice(makers)()
 
@@ -127,15 +129,18 @@ class Draw:
     def _person(self) -> bytes:
         prefix = self._random.choice(("/api/projects/1/persons", "/api/environments/@current/persons", "/api/person",
                                       "/api/projects/99/persons", "/api/projects/x/persons"))  # fmt: skip
-        rest = self._random.choice((f"/{UUID}/", f"/{UUID}", f"/{UUID.upper()}/", f"/{UUID}.json", f"/{UUID}/?format=csv",
-                                    "/12345/", "/ada/", "/%41da/", f"/{UUID}/?as_of=", f"/{UUID}/?personal_api_key=phx_test",
-                                    "/a%2Fb/", "/values/x/", f"/{UUID}//"))  # fmt: skip
-        return self._head(self._random.choice(("GET", "GET", "GET", "HEAD", "POST")), prefix + rest, self._authorization())
+        rest = self._random.choice(
+            (f"/{UUID}/", f"/{UUID}", f"/{UUID.upper()}/", f"/{UUID}.json", f"/{UUID}/?format=csv", "/12345/", "/ada/",
+             "/%41da/", f"/{UUID}/?as_of=", f"/{UUID}/?personal_api_key=phx_test", "/a%2Fb/", "/values/x/", f"/{UUID}//")
+        )  # fmt: skip
+        method = self._random.choice(("GET", "GET", "GET", "HEAD", "POST"))
+        return self._head(method, prefix + rest, self._authorization())
 
     def _patch(self) -> bytes:
         body = self._random.choice(
-            (b'{"properties":{"a":1}}', b"{}", b"[]", b"nonsense", b"", b'{"properties":{"a":1},"personal_api_key":"phx_test"}')
-        )
+            (b'{"properties":{"a":1}}', b"{}", b"[]", b"nonsense", b"",
+             b'{"properties":{"a":1},"personal_api_key":"phx_test"}')
+        )  # fmt: skip
         prefer = self._random.choice((b"Prefer: respond-async", b"Prefer: wait=1", b"X-None: x"))
         kind = self._random.choice((b"Content-Type: application/json", b"Content-Type: text/plain",
                                     b"Content-Type: application/x-www-form-urlencoded"))  # fmt: skip
@@ -159,7 +164,8 @@ class Draw:
 
     def _odd(self, drawn: bytes) -> bytes:
         if self._random.random() < 0.1:
-            return drawn.replace(b"HTTP/1.1", self._random.choice((b"HTTP/1.0", b"HTTP/0.9", b"HTTP/2.0", b"http/1.1")), 1)
+            version = self._random.choice((b"HTTP/1.0", b"HTTP/0.9", b"HTTP/2.0", b"http/1.1"))
+            return drawn.replace(b"HTTP/1.1", version, 1)
         if self._random.random() < 0.1:
             return b"\r\n" + drawn
         return self._with(drawn, self._random.choice(_ODD_HEADERS))
@@ -180,9 +186,11 @@ class Draw:
             at = self._random.randrange(len(drawn))
             return drawn[:at] + bytes([self._random.randrange(256)]) + drawn[at + 1 :]
         if how < 0.9:
-            return drawn.replace(b"Host: x", self._random.choice((b"X: x", b"Host: ", b"Host: a b", b"Host: x\r\nHost: x")), 1)
+            host = self._random.choice((b"X: x", b"Host: ", b"Host: a b", b"Host: x\r\nHost: x"))
+            return drawn.replace(b"Host: x", host, 1)
         if how < 0.95:
-            return self._with(drawn, b"\r\n".join(b"X-%d: y" % number for number in range(self._random.choice((90, 127, 140)))))
+            count = self._random.choice((90, 127, 140))
+            return self._with(drawn, b"\r\n".join(b"X-%d: y" % number for number in range(count)))
         return body + drawn
 
     def _with(self, drawn: bytes, header: bytes) -> bytes:

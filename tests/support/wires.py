@@ -27,9 +27,10 @@ class Wire(asyncio.Transport):
 
     async def send(self, pieces: Sequence[bytes]) -> None:
         """Give the pieces one by one, each once the server has done with the one before what it can."""
-        for piece in pieces:
-            self._pieces.append(piece)
-            self._give()
+        for piece in (*pieces, b""):
+            if piece:
+                self._pieces.append(piece)
+                self._give()
             for _ in range(ROUNDS):
                 await asyncio.sleep(0)
 
@@ -56,6 +57,9 @@ class Wire(asyncio.Transport):
 
     def is_closing(self) -> bool:
         return self._closing
+
+    def is_reading(self) -> bool:
+        return not self._paused
 
     def pause_reading(self) -> None:
         self._paused = True

@@ -41,7 +41,7 @@ class Handler(web.RequestHandler):
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("An answer has begun: the connection is all that can end.")
-        return Written(_error(status, exc).response(), request, keeps=False)
+        return Written(_error(status, exc).response(), request, parsed=False)
 
 
 class Adapter:
@@ -88,13 +88,14 @@ class Adapter:
 class Written(web.StreamResponse):
     """A response that is written as the front writes it."""
 
-    def __init__(self, response: Response, incoming: web.BaseRequest, *, keeps: bool | None = None) -> None:
+    def __init__(self, response: Response, incoming: web.BaseRequest, *, parsed: bool = True) -> None:
         super().__init__(status=response.status)
         self._response = response
         self._incoming = incoming
-        self._version = "1.0" if incoming.version < (1, 1) else "1.1"
+        self._version = "1.0" if parsed and incoming.version < (1, 1) else "1.1"
         sized = isinstance(response.body, bytes) or "Content-Length" in response.headers
-        self._keeps = (incoming.keep_alive if keeps is None else keeps) and (sized or self._version == "1.1")
+        upgrades = incoming.headers.get("Upgrade", "").lower() == "websocket"  # aiohttp reads no further then
+        self._keeps = parsed and incoming.keep_alive and not upgrades and (sized or self._version == "1.1")
         self.progress: Progress | None = None
 
     @property

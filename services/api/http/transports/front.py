@@ -38,7 +38,7 @@ HEADERS_MAX = 100
 BODY_BYTES_MAX = 262_144
 """What is gathered of a body here; a longer one is aiohttp's, which reads it piece by piece."""
 
-ODD = frozenset(("expect", "transfer-encoding", "upgrade", "sec-websocket-key1"))
+ODD = frozenset((b"expect", b"transfer-encoding", b"upgrade", b"sec-websocket-key1"))
 """Headers that ask for more than an answer."""
 
 
@@ -107,6 +107,8 @@ class Connection(asyncio.Protocol):
         self._headers: CIMultiDict[str] = CIMultiDict()
         self._names: set[bytes] = set()
         self._head_whole = False
+        self._method = b""
+        self._stays = False
         self._whole = False
         self._pieces: list[bytes] = []
         self._request: Request | None = None
@@ -175,7 +177,10 @@ class Connection(asyncio.Protocol):
         self._headers.add(name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
 
     def on_headers_complete(self) -> None:
+        parser = self._parser
         self._head_whole = True
+        self._method = parser.get_method()
+        self._stays = parser.should_keep_alive() and parser.get_http_version() == "1.1"
 
     def on_body(self, piece: bytes) -> None:
         self._pieces.append(piece)
@@ -229,7 +234,7 @@ class Connection(asyncio.Protocol):
 
     def _plain_request(self) -> Request | None:
         """The request that begins with this head; None when it is not ours."""
-        parser, headers, target = self._parser, self._headers, self._target
+        headers, target = self._headers, self._target
         length = headers.get("Content-Length", "0")
         if (
             self._bytes - sum(map(len, self._pieces)) > HEAD_BYTES_MAX
@@ -237,15 +242,14 @@ class Connection(asyncio.Protocol):
             or len(self._names) != len(headers)
             or not self._names.isdisjoint(ODD)
             or b"host" not in self._names
-            or parser.get_http_version() != "1.1"
-            or not parser.should_keep_alive()
+            or not self._stays
             or not _PLAIN_TARGET.fullmatch(target)
             or not (length.isascii() and length.isdecimal() and len(length) < 8)
             or int(length) > BODY_BYTES_MAX
         ):
             return None
         path, _, query = target.decode().partition("?")
-        method = parser.get_method().decode()
+        method = self._method.decode()
         plain = path if "%" not in path else URL.build(path=path, encoded=True).path_safe
         found = self._front.pipeline.router.find(method, plain)
         if found is None or found[1] is None or not found[1].direct:
@@ -277,7 +281,7 @@ class Connection(asyncio.Protocol):
         front.connections.receives(self)
         if self._request is not None:
             front.pipeline.load.release(self._request)
-        data = b"".join(self._sent)
+        sent = self._sent
         assert self._transport is not None
         handler = self._handler = front.handler(self)
         del self._sent, self._headers, self._names, self._pieces, self._parser
@@ -285,7 +289,8 @@ class Connection(asyncio.Protocol):
         handler.connection_made(self._transport)
         if self._writing_paused:
             handler.pause_writing()
-        handler.data_received(data)
+        for piece in sent:  # one by one: of a piece whose end is broken aiohttp answers no request
+            handler.data_received(piece)
 
     def _answer(self) -> None:
         request, front = self._request, self._front

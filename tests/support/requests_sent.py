@@ -131,7 +131,8 @@ class Draw:
                                       "/api/projects/99/persons", "/api/projects/x/persons"))  # fmt: skip
         rest = self._random.choice(
             (f"/{UUID}/", f"/{UUID}", f"/{UUID.upper()}/", f"/{UUID}.json", f"/{UUID}/?format=csv", "/12345/", "/ada/",
-             "/%41da/", f"/{UUID}/?as_of=", f"/{UUID}/?personal_api_key=phx_test", "/a%2Fb/", "/values/x/", f"/{UUID}//")
+             "/%41da/", f"/{UUID}/?as_of=", f"/{UUID}/?personal_api_key=phx_test", "/a%2Fb/", "/values/x/",
+             f"/{UUID}//")
         )  # fmt: skip
         method = self._random.choice(("GET", "GET", "GET", "HEAD", "POST"))
         return self._head(method, prefix + rest, self._authorization())

@@ -9,6 +9,7 @@ RUN python -m venv /opt/personlog
 COPY requirements/server.txt requirements/server.txt
 RUN /opt/personlog/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/server.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY clients clients
 COPY services services
 COPY shared shared
 RUN /opt/personlog/bin/pip install --no-cache-dir --disable-pip-version-check --no-build-isolation --no-deps . \

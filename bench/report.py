@@ -1,4 +1,4 @@
-"""The report: rows of measurements beside the goals that issue 6/6 set for them, newest first in bench/results.md."""
+"""The report: rows of measurements beside their goals, newest first in bench/results.md."""
 
 from __future__ import annotations
 

@@ -48,6 +48,7 @@ class Intake:
         self._log, self._reader, self._ledger = log, reader, ledger
         self._lock, self._now_us = lock, now_us
         self._positions: dict[int, Position] = {}
+        self._doubts = log.doubts  # as of when the first of the partitions held was taken over
         self._riddle = Riddle()
         self.stopped = ""
         """Why nothing more is taken over. Nothing is erased either: who knows what the rest would say of it."""
@@ -88,6 +89,8 @@ class Intake:
         for lost in self._positions.keys() - assigned:
             del self._positions[lost]
         gained = sorted(assigned - self._positions.keys())
+        if not self._positions:
+            self._doubts = self._log.doubts
         for partition, (position, _) in (await self._vouched(gained)).items():
             self._reader.seek(position)
             self._positions[partition] = position
@@ -99,10 +102,11 @@ class Intake:
         """Where the ledger stands, which must be in this log. Raises LogMismatch."""
         if not partitions:
             return {}
+        doubts = self._log.doubts
         starts = await self._log.starts(DELETIONS)
         found = {partition: await self._ledger.vouched(partition) for partition in partitions}
         await check(self._log, DELETIONS, found, starts)
-        await self._log.assure(DELETIONS)
+        await self._log.assure(DELETIONS, doubts)
         return found
 
     async def _fetch(self) -> list[Record]:
@@ -131,7 +135,7 @@ class Intake:
         if last is None:
             return
         async with self._lock():
-            await self._log.assure(DELETIONS)
+            await self._log.assure(DELETIONS, self._doubts)
             if dead:
                 count = self._log.partitions()[DEAD]
                 with suppress(LogClosed):  # closed when all that goes there is there: this was done before

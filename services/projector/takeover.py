@@ -24,6 +24,7 @@ class Takeover:
 
     async def load(self, partitions: Sequence[int]) -> Loaded:
         """Their position rows. Raises LogMismatch when they are not of this log, and Transient."""
+        doubts = self._log.doubts
         starts = await self._log.starts(self._topic)
         loaded = await self._tables.load(self._topic, partitions, [])
         tables = {}
@@ -31,7 +32,7 @@ class Takeover:
             mark = loaded.positions.get(partition, BEFORE_THE_FIRST)
             tables[partition] = Standing(position_of(self._topic, partition, mark.version), mark.record)
         await check(self._log, self._topic, tables, starts)
-        await self._log.assure(self._topic)
+        await self._log.assure(self._topic, doubts)
         return loaded
 
     async def explain(self, error: Corrupt, partitions: Sequence[int]) -> None:

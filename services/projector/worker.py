@@ -1,4 +1,4 @@
-"""The worker: one topic's partitions from log to tables, the loop of DESIGN.md §3. Never decides what a command does.
+"""The worker: one topic's partitions from log to tables. Never decides what a command does.
 
 A crash anywhere is harmless: the position lies in the same INSERT block as the state, so a replay of the same
 records writes the same rows with the same versions. Whoever finds another position in the table than the one it
@@ -80,6 +80,7 @@ class Worker:
         self._newer: set[Position] = set()
         self._dead_in_a_row: dict[int, int] = {}
         self._takeover = Takeover(log, tables, folder.topic)
+        self._doubts = log.doubts  # as of when the first of the partitions held was taken over
         self._lookout = Lookout(log, folder.topic, monotonic)
         self.read = decode
         self.stopped: dict[int, str] = {}
@@ -160,6 +161,8 @@ class Worker:
         if not gained:
             return
         topic = self._folder.topic
+        if not self._confirmed:
+            self._doubts = self._log.doubts
         loaded = await self._takeover.load(gained)
         for partition in gained:
             version, stamp, epoch, _ = loaded.positions.get(partition, BEFORE_THE_FIRST)
@@ -331,7 +334,7 @@ class Worker:
 
     async def _flush(self, batch: Batch, state: list[Row], vouched: list[Vouched]) -> None:
         """Follow-ups, then facts, then state with positions: each step may be repeated, none may come earlier."""
-        await self._log.assure(self._folder.topic)
+        await self._log.assure(self._folder.topic, self._doubts)
         counts = self._log.partitions()
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
         entries += [dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]

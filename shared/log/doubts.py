@@ -42,9 +42,9 @@ class Doubts:
             self._trusted = count
         return True
 
-    def check(self) -> None:
-        """Raise LogUnavailable while there are doubts."""
-        if self.pending:
+    def check(self, since: int | None = None) -> None:
+        """Raise LogUnavailable while there are doubts, or when there were any since there had been `since`."""
+        if self.pending or (since is not None and since != self.count):
             raise LogUnavailable(REFUSAL)
 
     def seen(self) -> Mapping[tuple[str, int], int]:

@@ -90,8 +90,9 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
         self._writer: threading.Thread | None = None
         self._executor = ThreadPoolExecutor(1, "log-heads")
 
-    async def assure(self, topic: str) -> None:
+    async def assure(self, topic: str, since: int) -> None:
         self._check_file()
+        self._doubts.check(since)
 
     async def start(self) -> None:
         if self._create:

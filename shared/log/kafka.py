@@ -147,10 +147,10 @@ class KafkaLog(Doubtful[LogIdentity | None]):
                 self._compared = await self._identity_from(self._producer)
         return self._compared
 
-    async def assure(self, topic: str) -> None:
+    async def assure(self, topic: str, since: int) -> None:
         if await self.identity() != self._trusted:
             self._doubts.add()
-        self._doubts.check()
+        self._doubts.check(since)
 
     async def seal(self, topics: Sequence[str]) -> None:
         counts = {self._name(topic): self._partitions[topic] for topic in topics}

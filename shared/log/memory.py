@@ -56,10 +56,11 @@ class MemoryLog(Doubtful[tuple[Any, ...]]):
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
         return self._append(entries)
 
-    async def assure(self, topic: str) -> None:
+    async def assure(self, topic: str, since: int) -> None:
         if self._trusted[0] != self._lies[0]:
             self._doubts.add()
         self._check()
+        self._doubts.check(since)
 
     def _check(self) -> None:
         """What lies there must be what was compared with the tables. Raises LogUnavailable."""

@@ -137,9 +137,10 @@ class Log(Protocol):
     async def identity(self) -> LogIdentity:
         """What this log is known by, as it is now; with an empty id where there is none. Raises Transient."""
 
-    async def assure(self, topic: str) -> None:
-        """Raise LogUnavailable when this may not be the log any more that was compared with the tables. Cheap: whoever
-        writes tables asks before each write, for what is folded from another log cannot be taken back."""
+    async def assure(self, topic: str, since: int) -> None:
+        """Raise LogUnavailable when this may not be the log any more that was compared with the tables, or when there
+        were doubts since `since`, explained or not: a record that was read meanwhile may be of another log. Cheap:
+        whoever writes tables asks before each write, for what is folded from another log cannot be taken back."""
 
     @property
     def doubts(self) -> int:

@@ -54,7 +54,7 @@ class Person(msgspec.Struct, kw_only=True):
         return self.properties
 
     def shown(self) -> dict[str, Any]:
-        """The body that clients see (CONTRACT §2)."""
+        """The body that clients see (docs/contract.md §2)."""
         left_out = sum(member.left_out for member in self.members)
         return {
             "id": self.number,

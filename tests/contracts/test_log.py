@@ -379,3 +379,16 @@ async def test_while_a_log_is_doubted_it_acknowledges_nothing(log: Log) -> None:
     log.trust(log.doubts)
     (position,) = await log.append([entry(0, "d")])
     assert position.offset > 0
+
+
+async def test_what_was_read_before_a_doubt_is_never_assured(log: Log) -> None:
+    """It may be of the log that lay there meanwhile, whatever was found since."""
+    before = log.doubts
+    await log.assure(COMMANDS, before)
+    log.doubt()
+    with pytest.raises(LogUnavailable):
+        await log.assure(COMMANDS, log.doubts)
+    log.trust(log.doubts)
+    with pytest.raises(LogUnavailable):
+        await log.assure(COMMANDS, before)
+    await log.assure(COMMANDS, log.doubts)

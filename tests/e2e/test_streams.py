@@ -16,12 +16,13 @@ import pytest
 from tests.support.asking import sent
 from tests.support.processes import Stack, wait_for
 from tests.support.stacks import Projects
+from tests.support.tier import sized
 
 COUNT = 1_250
 """More than a page may have, and more than the persons held at once."""
 
-FAT_BYTES = 40_000
-"""Of one property of each person: all of them together have 50 MB."""
+FAT_BYTES = sized(dev=400, ci=40_000, soak=40_000)
+"""Of one property of each person: all of them together have 50 MB, where memory is looked at."""
 
 GROWTH_BYTES_MAX = 40_000_000
 """What an API process may grow by while it sends all of them: less than they have, and more than the 4 MB held at once
@@ -89,6 +90,7 @@ def test_csv_without_a_limit_has_all_rows_and_with_one_a_page(stack: Stack) -> N
     assert len(stack.persons("/?format=csv&search=s01").body.splitlines()) == 101
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("query", ["format=csv", "limit=1000"])
 def test_the_memory_of_a_long_list_is_constant(stack: Stack, query: str) -> None:
     process = psutil.Process(stack.pid("api"))

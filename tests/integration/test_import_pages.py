@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from services.importing.client import Client, Later
-from services.importing.files import Row
-from services.importing.pages import Pages
-from services.importing.target import Target
+from clients.importing.client import Client, Later
+from clients.importing.files import Row
+from clients.importing.pages import Pages
+from clients.importing.target import Target
 from shared.domain.errors import Corrupt
 from shared.runtime.settings import SettingsError
 from tests.support.lists import Listing, Reply, listing

@@ -71,7 +71,7 @@ async def test_a_backlog_of_ten_thousand_new_ids_is_projected(world: World) -> N
 
 
 async def test_persons_of_the_past_are_judged_however_much_they_have(store: Store) -> None:
-    queries = load(ROOT / "services" / "api" / "reads" / "persons.sql")
+    queries = load(ROOT / "services/api/reads/persons.sql")
     query = queries["search_given"].filled(filter="has(distinct_ids, 'ann')")
     persons = [UUID(int=number) for number in range(100)]
     rows = [

@@ -39,9 +39,9 @@ from shared.domain.purged import Cut, cuts_of
 from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
 from tests.support import deleting, invariants
-from tests.support.episodes import given_back_without_what_was_purged
+from tests.support.episodes import given_back_without_what_was_purged, read_while_another_log_lay_there
 from tests.support.gates import GatedTables
-from tests.support.planted_logs import PLANTED_LOGS
+from tests.support.planted_logs import PLANTED_LOGS, doubts_since_the_look
 from tests.support.planted_renewals import PLANTED_RENEWALS
 from tests.support.simulator import fault, found_wrong
 
@@ -356,7 +356,10 @@ PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
     decided_when_folded, exact_bounds, order_behind_a_heavy_record,
 )  # fmt: skip
 
-FOUND_BY = {purges_of_a_closed_life: given_back_without_what_was_purged()}
+FOUND_BY = {
+    purges_of_a_closed_life: given_back_without_what_was_purged(),
+    doubts_since_the_look: read_while_another_log_lay_there(),
+}
 """Episodes that find what hardly any other does, tried first."""
 
 

@@ -8,7 +8,13 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.support.episodes import Episode, episode, given_back_without_what_was_purged, shrink
+from tests.support.episodes import (
+    Episode,
+    episode,
+    given_back_without_what_was_purged,
+    read_while_another_log_lay_there,
+    shrink,
+)
 from tests.support.simulator import fault, found_wrong, report
 from tests.support.tier import sized
 
@@ -37,6 +43,12 @@ def test_an_episode_that_was_wrong_once_is_right() -> None:
     counts = Counter[str]()
     assert fault(given_back_without_what_was_purged(), counts) is None
     assert counts["restored"] == 1
+
+
+def test_what_was_read_of_another_log_is_not_folded_once_the_right_one_is_back() -> None:
+    counts = Counter[str]()
+    assert fault(read_while_another_log_lay_there(), counts) is None
+    assert counts["not acknowledged"] == counts["swaps"] == 1
 
 
 def test_a_failing_episode_is_shrunk_to_the_steps_that_fail() -> None:

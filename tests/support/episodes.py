@@ -151,6 +151,16 @@ def given_back_without_what_was_purged() -> Episode:
     return Episode(0, (("start", IDENTITY), *sends[0], *waits, *sends[1], ("cancel", 0)))
 
 
+def read_while_another_log_lay_there() -> Episode:
+    """A worker reads a record that was never acknowledged, of topics made anew, and the right ones are back before it
+    is folded. (What seed 14,260 was.)"""
+    into, source = (fragment_id(1, name) for name in ("a", "b"))
+    names = {"into": into, "source": source, "into_id": "a", "source_id": "b", "mode": "alias"}
+    merge = Merge(project=1, id=UUID(int=1), at=1_000_000, **names)  # type: ignore[arg-type]  # as they are
+    before = (*(("start", topic) for topic in TOPICS), ("turns", 8), ("kill", 2), ("turns", 6))
+    return Episode(14_260, (*before, ("swap", 32_337), ("send", merge), ("turns", 1), ("swap", 30_567), ("turns", 7)))
+
+
 def shrink(failing: Episode, fails: Callable[[Episode], bool]) -> Episode:
     """Fewer steps that fail as well: first halves are left out, then smaller parts, then single steps."""
     runs, size = 0, len(failing.steps) // 2

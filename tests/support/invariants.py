@@ -1,4 +1,4 @@
-"""What must hold of tables and log (I1-I9 of the design): one pass over the log, and the oracle, are the judges."""
+"""What must hold of tables and log (ARCHITECTURE.md, Invariants): one pass over the log, and the oracle, judge."""
 
 from __future__ import annotations
 

@@ -45,11 +45,18 @@ def offsets_that_rise(patch: pytest.MonkeyPatch) -> None:
 def assurance_before_a_flush(patch: pytest.MonkeyPatch) -> None:
     """A worker goes on when another log has come to lie there."""
 
-    async def assured(self: MemoryLog, topic: str) -> None: ...
+    async def assured(self: MemoryLog, topic: str, since: int) -> None: ...
 
     patch.setattr(MemoryLog, "assure", assured)
 
 
+def doubts_since_the_look(patch: pytest.MonkeyPatch) -> None:
+    """What was read while another log lay there is folded once the right one is back."""
+    check = Doubts.check
+    patch.setattr(Doubts, "check", lambda self, since=None: check(self))
+
+
 PLANTED_LOGS = (
     records_of_position_rows, heads_below_positions, identities_of_logs, offsets_that_rise, assurance_before_a_flush,
+    doubts_since_the_look,
 )  # fmt: skip

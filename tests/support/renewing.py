@@ -146,7 +146,9 @@ class Renewals:
         """An operator renews the log, with other partition counts; what is cut off is gone on with by the next one."""
         if self.renewal is not None and self.renewal.task.done():
             await self._end_renewal()
-        if self.renewal is not None or len(self.logs) >= GENERATIONS or self.swapped:
+        if self.renewal is not None or self.swapped:
+            return
+        if len(self.logs) >= GENERATIONS and not calm:  # one that an older copy knows nothing of is done again
             return
         gate = Gate(self.decide, self.counts)
         gate.calm = calm

@@ -1,4 +1,4 @@
-"""What an operation does to a fragment: CONTRACT §13, "Values of a property, exactly", sentence by sentence."""
+"""What an operation does to a fragment: docs/contract.md §13, "Values of a property, exactly", sentence by sentence."""
 
 from __future__ import annotations
 

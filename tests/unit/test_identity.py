@@ -1,4 +1,4 @@
-"""Who is one person: CONTRACT §8 and §13, "Identified, exactly", "Split, exactly"."""
+"""Who is one person: docs/contract.md §8 and §13, "Identified, exactly", "Split, exactly"."""
 
 from __future__ import annotations
 

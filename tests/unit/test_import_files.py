@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from services.importing import files
-from services.importing.files import File, Row
+from clients.importing import files
+from clients.importing.files import File, Row
 from shared.domain.errors import BadInput
 from shared.runtime.settings import SettingsError
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.importing.rows import NAMES_MAX, Manner, Parcel, moment, parcel_of, row_of_cells
+from clients.importing.rows import NAMES_MAX, Manner, Parcel, moment, parcel_of, row_of_cells
 from shared.domain.errors import BadInput
 
 BORN, SEEN = "2023-01-01T00:30:00Z", "2023-05-05T05:00:00Z"

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.importing.state import Ledger
-from services.importing.target import Refusal
+from clients.importing.state import Ledger
+from clients.importing.target import Refusal
 from shared.runtime.settings import SettingsError
 
 

@@ -1,4 +1,4 @@
-"""What a fragment has room for: CONTRACT §2, "A person holds at most 512 KiB", bound by bound."""
+"""What a fragment has room for: docs/contract.md §2, "A person holds at most 512 KiB", bound by bound."""
 
 from __future__ import annotations
 

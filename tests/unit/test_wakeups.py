@@ -1,4 +1,4 @@
-"""Whoever waits to be woken also looks by itself. In virtual time; ARCHITECTURE.md lists who waits for what."""
+"""Whoever waits to be woken also looks by itself. In virtual time; docs/adr/024 lists who waits for what."""
 
 from __future__ import annotations
 

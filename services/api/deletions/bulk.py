@@ -26,7 +26,7 @@ _PERSON, _STRAY = "bulk", "bulk stray"
 
 
 async def bulk_delete(call: Call) -> Answer:
-    """POST bulk_delete: the persons of up to 1,000 ids or distinct ids; each makes a deletion request of its own."""
+    """Delete up to 1,000 persons by id or distinct id, each with its own deletion request."""
     body = call.read(BulkDelete)
     asked, fragments = await _named(call, body)
     sent = Scope(profile=not body.keep_person, events=body.delete_events, recordings=body.delete_recordings)
@@ -80,7 +80,7 @@ async def _persons_named(call: Call, asked: list[Any], fragments: dict[str, UUID
 async def _named(call: Call, body: BulkDelete) -> tuple[list[Any], dict[str, UUID]]:
     """(what was asked for, the fragment of each that can be one), of `ids` or of `distinct_ids`, never both."""
     if (body.ids is None) == (body.distinct_ids is None):
-        raise BadInput("Either ids or distinct_ids.", attr="ids")
+        raise BadInput("Give either ids or distinct_ids.", attr="ids")
     if body.distinct_ids is not None:
         return body.distinct_ids, {one: fragment_id(call.project.id, one) for one in body.distinct_ids}
     asked = body.ids or []

@@ -37,7 +37,7 @@ _REBORN = "A distinct id of the person has begun a new life since: the deletion 
 
 
 async def cancel(call: Call) -> Answer:
-    """DELETE deletion_requests/:id: possible until hiding has begun. With the profile, the person is restored whole."""
+    """Cancel a deletion request before its rows are hidden. A deleted person is restored."""
     time = asyncio.get_running_loop().time
     began, row = time(), await found(call)
     repeated = "Idempotency-Key" in call.request.headers

@@ -27,15 +27,15 @@ STAYS = "Deletion-Stays"
 """The header of a DELETE's answer that says what it leaves."""
 
 STATUSES = {"pending": 1, "completed": 2, "all": 0}
-STATUS = Choice("status", "Only requests that are not done yet, or done.", absent="all", choices=tuple(STATUSES))
+STATUS = Choice("status", "Only requests that are open, or completed.", absent="all", choices=tuple(STATUSES))
 PERSON_UUID = Uuid("person_uuid", "Only requests for this person.")
-DELETE_EVENTS = Flag("delete_events", "The captured events as well.")
-DELETE_RECORDINGS = Flag("delete_recordings", "The recordings as well.")
-KEEP_PERSON = Flag("keep_person", "Only what the other flags name.")
+DELETE_EVENTS = Flag("delete_events", "Delete the captured events as well.")
+DELETE_RECORDINGS = Flag("delete_recordings", "Delete the session recordings as well.")
+KEEP_PERSON = Flag("keep_person", "Keep the person; delete only what the other flags name.")
 
 
 async def delete(call: Call) -> Answer:
-    """DELETE :id: gone when this answers, the erasure is asked for. What is sent afterwards is a new life."""
+    """Delete a person. Reads no longer return it; its rows are erased in the next deletion window."""
     events, recordings = call.asked(DELETE_EVENTS), call.asked(DELETE_RECORDINGS)
     keep = call.asked(KEEP_PERSON)
     scope = covering(call, Scope(profile=not keep, events=events, recordings=recordings))
@@ -71,17 +71,17 @@ async def delete(call: Call) -> Answer:
 
 
 async def delete_events(call: Call) -> Answer:
-    """POST :id/delete_events: the captured events go, the person stays."""
+    """Delete the captured events of a person, and keep the person."""
     return await _delete_of(call, "delete_events", Scope(events=True))
 
 
 async def delete_recordings(call: Call) -> Answer:
-    """POST :id/delete_recordings: the recordings go, the person stays."""
+    """Delete the session recordings of a person, and keep the person."""
     return await _delete_of(call, "delete_recordings", Scope(recordings=True))
 
 
 async def requests(call: Call) -> Answer:
-    """GET deletion_requests: all of this project, newest first."""
+    """List all deletion requests of the project, newest first."""
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
     await recorded(call)
     rows = await _rows(call, limit=limit, offset=offset)
@@ -89,12 +89,12 @@ async def requests(call: Call) -> Answer:
 
 
 async def request(call: Call) -> Answer:
-    """GET deletion_requests/:id: one of them."""
+    """Get one deletion request, with its receipt once it is verified."""
     return Answer(body=(await _shown(call, [await found(call)]))[0])
 
 
 async def status(call: Call) -> Answer:
-    """GET deletion_status: the requests that include events, as the original lists them."""
+    """List deletion requests that include captured events, newest first."""
     asked = call.asked(STATUS)
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
     await recorded(call)
@@ -127,7 +127,7 @@ ROUTES = (
         "DELETE", "/{id}", "person:write", delete, (DELETE_EVENTS, DELETE_RECORDINGS, KEEP_PERSON, DRY_RUN), status=204,
         errors=(412,), preview=DryRun, costly=given(DRY_RUN.name), headers=(
             ("Location", "The deletion request."),
-            (STAYS, "What the request does not cover, of `profile`, `events`, `recordings`; absent for nothing."),
+            (STAYS, "The parts that stay, of `profile`, `events` and `recordings`. Absent when nothing stays."),
         ),
     ),
     Route(

@@ -1,4 +1,4 @@
-"""Activity: what people did to persons, as the original lists it (CONTRACT §6). Captured events make no items."""
+"""Activity: edits, merges, splits and deletions of persons (docs/contract.md §6). Captured events make no items."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from shared.domain.cells import UNSET
 from shared.store.person import iso
 from shared.store.timeline import PURGE
 
-LIMIT = Integer("limit", "Items of a page.", absent=10, most=PAGE_MAX)
-PAGE = Integer("page", "Which page.", absent=1, most=10_000)
+LIMIT = Integer("limit", "Items on a page.", absent=10, most=PAGE_MAX)
+PAGE = Integer("page", "The number of the page, from 1.", absent=1, most=10_000)
 
 _ACTIVITIES = {
     "person.merged": "merged",
@@ -33,13 +33,13 @@ _EDITS = {"update": "updated", "delete_property": "delete_property"}
 
 
 async def of_person(call: Call) -> Answer:
-    """GET :id/activity: what people did to this person, newest first."""
+    """List edits, merges, splits and deletions of a person, newest first."""
     person = await call.person()
     return await _activity(call, [member.fragment for member in person.members])
 
 
 async def of_project(call: Call) -> Answer:
-    """GET activity: what people did to the persons of the project, newest first."""
+    """List edits, merges, splits and deletions of all persons, newest first."""
     return await _activity(call, [])
 
 

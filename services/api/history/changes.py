@@ -1,4 +1,4 @@
-"""properties_timeline?source=changes: every effective change of a person, with what caused it (CONTRACT §5, ours).
+"""properties_timeline?source=changes: every effective change of a person, with its cause (docs/contract.md §5).
 
 Never guesses: the person's own facts and those of everybody it was ever one with are replayed by the events' own folds;
 a point is a record after which the person shows something else, or is another set of distinct ids, or of which
@@ -38,8 +38,8 @@ FACTS_MAX = 20_000
 ROUNDS_MAX = 8
 """Rounds of asking for those that were merged with those that were merged with the person."""
 
-KEYS = Text("keys", "With source=changes: only changes of these properties, comma-joined.", most=4_000, example="plan")
-STEP = Text("cursor", "With source=changes: where to go on; take `next` as it is.", most=100, form="step")
+KEYS = Text("keys", "With source=changes: only changes of these properties (`a,b`).", most=4_000, example="plan")
+STEP = Text("cursor", "With source=changes: the place to continue from. Use the URL in `next`.", most=100, form="step")
 
 _CURSOR = re.compile(r"(-?\d{1,19})\.(\d{1,19})")
 

@@ -36,7 +36,7 @@ PAGES_MAX = 100_000
 
 
 async def export(call: Call) -> Answer:
-    """GET :id/export: everything held about a person, as a ZIP of JSON and NDJSON files, now or `as_of` a moment."""
+    """Export everything held about a person, as a ZIP of JSON and NDJSON files."""
     person = await call.person_seen()
     cut = await call.as_of()
     until = FOREVER if cut is None else cut

@@ -1,4 +1,4 @@
-"""properties_timeline: how a person's crucial properties went while it did things (CONTRACT §5). Never guesses:
+"""properties_timeline: how a person's crucial properties went while it did things (docs/contract.md §5). Never guesses:
 every point is the fold of the person's own timeline, stopped at that event.
 """
 
@@ -46,17 +46,17 @@ EVENTS_MAX = 100_000
 DAYS_DEFAULT = 7
 
 SOURCE = Choice(
-    "source", "Points of captured events, or of every effective change.", absent="events", choices=("events", "changes")
+    "source", "Points of captured events, or of all effective changes.", absent="events", choices=("events", "changes")
 )
 ACTIONS = Text("actions", "JSON: a list of `{id}`.", most=JSON_CHARS_MAX, form="series")
 PROPERTIES = Text(
-    "properties", "JSON: filters; those of type person name crucial keys.", most=JSON_CHARS_MAX,
+    "properties", "JSON: filters. Those of type `person` choose the crucial properties.", most=JSON_CHARS_MAX,
     example='[{"key": "plan", "value": "pro", "type": "person"}]', form="filters",
 )  # fmt: skip
 BREAKDOWN = Text("breakdown", "A property, or a JSON list of them.", most=JSON_CHARS_MAX, form="breakdown")
-BREAKDOWN_TYPE = Text("breakdown_type", "`person`: the breakdown names crucial keys.")
-INTERVAL = Text("interval", "How far equal dates are moved apart: hour, day, month.")
-DISPLAY = Text("display", "Taken, and without effect.")
+BREAKDOWN_TYPE = Text("breakdown_type", "With `person`, the breakdown chooses crucial properties.")
+INTERVAL = Text("interval", "How far equal dates are moved apart: `hour`, `day` or `month`.")
+DISPLAY = Text("display", "Accepted, without effect.")
 PERSON_ID = Text("person_id", "An integer id or a uuid.", form="person-id")
 TIMESTAMP = Text(
     "timestamp", "A time (ISO 8601), or a `Position`.", example="2026-11-20T10:00:00Z", required=True, form="moment"
@@ -66,7 +66,7 @@ _RELATIVE = re.compile(r"-(\d{1,4})([hdwmy])(Start|End)?")
 
 
 async def properties_timeline(call: Call) -> Answer:
-    """GET :id/properties_timeline: how the crucial properties went; source=changes: every effective change."""
+    """Show how selected properties of a person changed over time."""
     if call.asked(SOURCE) == "changes":
         return await changes(call, _span(call))
     person = await call.person_seen()
@@ -112,7 +112,7 @@ async def properties_timeline(call: Call) -> Answer:
 
 
 async def properties_at_time(call: Call) -> Answer:
-    """GET properties_at_time: one person as of `timestamp`, as the original answers it."""
+    """Get a person as of a past time or position."""
     fragment, until = await _asked_past(call)
     person = (await persons_at(call.context, call.project.id, [fragment], until))[0]
     if person is None:

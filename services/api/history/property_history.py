@@ -33,7 +33,7 @@ _REASONS = {
 
 
 async def of_property(call: Call) -> Answer:
-    """GET :id/properties/:key/history, newest first: each value with its command, actor, source and merge path."""
+    """List all values of a property, newest first, each with its cause and merge path."""
     key = call.request.parameters["key"]
     if len(key) > NAME_CHARS_MAX:
         raise BadInput(f"A property's name has 1 to {NAME_CHARS_MAX} characters.", attr="key")

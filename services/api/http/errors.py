@@ -41,7 +41,7 @@ class Error(Struct):
 
 
 class PlainError(Struct):
-    """How properties_at_time says it."""
+    """An error of `properties_at_time`."""
 
     error: str
 

@@ -1,4 +1,4 @@
-"""Bodies: JSON and CSV, NDJSON and archives. Lists of any length in constant memory."""
+"""Bodies: JSON and CSV (docs/contract.md §3), NDJSON and archives. Lists of any length in constant memory."""
 
 from __future__ import annotations
 

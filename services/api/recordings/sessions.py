@@ -22,7 +22,7 @@ from shared.domain.errors import NotFound
 from shared.domain.replay import FOREVER
 from shared.store.person import Person, iso
 
-CURSOR = Text("cursor", "Where to go on; take `next` as it is.", most=140, form="cursor")
+CURSOR = Text("cursor", "The place to continue from. Use the URL in `next`.", most=140, form="cursor")
 
 START: Cursor = (2**63 - 1, "")
 """Before the newest session."""
@@ -38,7 +38,7 @@ PAGES_MAX = 100_000
 
 
 async def recordings(call: Call) -> Answer:
-    """GET :id/recordings: the person's recorded sessions, newest first, over all of its distinct ids."""
+    """List the recorded sessions of a person, newest first."""
     limit = call.asked(LIMIT)
     cursor, backwards = parse_cursor(call.asked(CURSOR), START)
     person = await call.person()
@@ -59,7 +59,7 @@ async def recordings(call: Call) -> Answer:
 
 
 async def recording(call: Call) -> Answer:
-    """GET :id/recordings/:session: its snapshots as NDJSON in the order of their time, each with its `windowId`."""
+    """Get the snapshots of a recorded session as NDJSON, in the order of time."""
     person = await call.person()
     pages = _places(call, person, call.request.parameters["session"])
     first = await anext(pages)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from services.importing.client import Answer, Client, usable
+from clients.importing.client import Answer, Client, usable
 from shared.domain.ids import Position, format_positions, parse_positions
 from shared.runtime.settings import SettingsError
 

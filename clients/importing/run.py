@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
-from services.importing.files import Row
-from services.importing.rows import Manner, parcel_of
-from services.importing.state import Ledger, State
-from services.importing.target import Merge, Refusal, Sent, Target
+from clients.importing.files import Row
+from clients.importing.rows import Manner, parcel_of
+from clients.importing.state import Ledger, State
+from clients.importing.target import Merge, Refusal, Sent, Target
 from shared.domain.errors import BadInput
 
 LANES = 4

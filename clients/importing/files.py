@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from services.importing.rows import row_of_cells
+from clients.importing.rows import row_of_cells
 from shared.domain.errors import BadInput
 from shared.runtime.settings import SettingsError
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit, urlunsplit
 
-from services.importing.client import Client, bare, usable
-from services.importing.files import Row
+from clients.importing.client import Client, bare, usable
+from clients.importing.files import Row
 from shared.domain.errors import Corrupt
 from shared.runtime.settings import SettingsError
 

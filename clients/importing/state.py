@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.importing.target import Refusal
+from clients.importing.target import Refusal
 from shared.runtime.files import write_whole
 from shared.runtime.settings import SettingsError
 

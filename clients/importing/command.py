@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from services.progress import Progress
 from shared.domain.errors import BadInput
 from shared.runtime import preflight
+from shared.runtime.progress import Progress
 from shared.runtime.settings import BOOTSTRAP, Settings, SettingsError, with_keys
 
 SOURCE_KEY = "POSTHOG_PERSONAL_API_KEY"
@@ -27,15 +27,15 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("import", help="import persons or events of the past")
     parser.add_argument("source", metavar="FILE|URL", help="NDJSON, JSON or CSV, gzipped or not; or a REST list")
-    parser.add_argument("--to", default="", metavar="URL", help="the API; default: that of the settings, here")
-    parser.add_argument("--token", default="", help="of the project to import into; default: that of the settings")
-    parser.add_argument("--to-key", default="", help="a personal key of the API; default: that of the settings, here")
-    parser.add_argument("--key", default="", help=f"the source's personal key; better in {SOURCE_KEY}")
-    parser.add_argument("--format", choices=("persons", "events"), help="default: each row as what it looks like")
-    parser.add_argument("--at", default="", metavar="TIME", help="when the values of persons are of")
-    parser.add_argument("--errors", type=Path, metavar="FILE", help="where refused rows go; default: beside --state")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="how far it is; default: FILE.personlog-import")
-    parser.add_argument("--restart", action="store_true", help="begin again, whatever the state says")
+    parser.add_argument("--to", default="", metavar="URL", help="API to import into (default: that of the settings)")
+    parser.add_argument("--token", default="", help="token of the target project (default: that of the settings)")
+    parser.add_argument("--to-key", default="", help="personal key of that API (default: that of the settings)")
+    parser.add_argument("--key", default="", help=f"personal key of the source; safer in {SOURCE_KEY}")
+    parser.add_argument("--format", choices=("persons", "events"), help="kind of the rows (default: by each row)")
+    parser.add_argument("--at", default="", metavar="TIME", help="time at which the values of persons were true")
+    parser.add_argument("--errors", type=Path, metavar="FILE", help="file for refused rows (default: beside it)")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="progress file (default: FILE.personlog-import)")
+    parser.add_argument("--restart", action="store_true", help="start from the beginning and ignore the state")
     parser.set_defaults(command=_import, offline=True)
 
 
@@ -58,13 +58,13 @@ def _import(settings: Settings, options: argparse.Namespace, made: bool) -> int:
 
 
 async def _go(settings: Settings, options: argparse.Namespace, codes: list[int]) -> None:
-    from services.importing.client import Client
-    from services.importing.files import File
-    from services.importing.pages import Pages
-    from services.importing.rows import Manner
-    from services.importing.run import run
-    from services.importing.state import Ledger, State
-    from services.importing.target import Target
+    from clients.importing.client import Client
+    from clients.importing.files import File
+    from clients.importing.pages import Pages
+    from clients.importing.rows import Manner
+    from clients.importing.run import run
+    from clients.importing.state import Ledger, State
+    from clients.importing.target import Target
 
     here = f"http://{settings.host}:{settings.port}"
     to, token = (options.to or here).rstrip("/"), options.token or settings.project_token
@@ -128,7 +128,7 @@ def _state_path(settings: Settings, source: str, remote: bool) -> Path:
 
 
 def _at(text: str) -> datetime | None:
-    from services.importing.rows import moment
+    from clients.importing.rows import moment
 
     try:
         when = moment(text, "--at")

@@ -64,16 +64,16 @@ class Endpoints:
         return Response(headers={"X-Query": request.query_string}, body=b"got:" + request.body)
 
     def routes(self) -> tuple[Route, ...]:
-        def row(path: str, endpoint: Any, *, direct: bool = True) -> Route:
-            return Route("POST", path, "", endpoint, access="open", direct=direct, body_bytes_max=1_000_000)
+        def row(path: str, endpoint: Any, *, streams: bool = False) -> Route:
+            return Route("POST", path, "", endpoint, access="open", streams=streams, body_bytes_max=1_000_000)
 
         return (
             row("/in", self.at_once),
             row("/later", self.deferred),
             row("/task", self.awaited),
             row("/fails", self.failing),
-            row("/indirect", self.at_once, direct=False),
-            Route("GET", "/livez", "", lambda call: Response(body=b"ok\n"), access="open", direct=True),
+            row("/indirect", self.at_once, streams=True),
+            Route("GET", "/livez", "", lambda call: Response(body=b"ok\n"), access="open"),
         )
 
 

@@ -71,6 +71,16 @@ async def test_a_request_in_pieces_is_answered_here_wherever_it_is_cut(served: S
     assert served.front.handed_over == 0
 
 
+async def test_a_connection_that_the_client_ends_is_closed_after_the_answer(served: Served) -> None:
+    reader, writer = await connect(served)
+    writer.write(post("/in", b"a", b"Connection: close\r\n"))
+    async with asyncio.timeout(SECONDS_MAX):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert b"\r\nConnection: close" in head and body == b"got:a"
+    assert served.front.handed_over == 0
+    writer.close()
+
+
 @pytest.mark.parametrize(
     ("request_bytes", "body"),
     [

@@ -155,14 +155,14 @@ ROUTES = tuple(
     route
     for path in PATHS
     for route in (
-        capturing("POST", f"{path}/", capture, direct=True, body_bytes_max=BODY_BYTES_MAX,
+        capturing("POST", f"{path}/", capture, body_bytes_max=BODY_BYTES_MAX,
                   operation=operations.capture(f"{path}/")),
         capturing("OPTIONS", f"{path}/", preflight, gated=False, operation=operations.preflight(f"{path}/")),
-        capturing("GET", f"{path}/", capture, direct=True, body_bytes_max=BODY_BYTES_MAX,
+        capturing("GET", f"{path}/", capture, body_bytes_max=BODY_BYTES_MAX,
                   operation=operations.capture_by_query(f"{path}/")),
-        capturing("POST", path, capture, direct=True, body_bytes_max=BODY_BYTES_MAX),
+        capturing("POST", path, capture, body_bytes_max=BODY_BYTES_MAX),
         capturing("OPTIONS", path, preflight, gated=False),
-        capturing("GET", path, capture, direct=True, body_bytes_max=BODY_BYTES_MAX),
+        capturing("GET", path, capture, body_bytes_max=BODY_BYTES_MAX),
     )
 )  # fmt: skip
 """With and without the slash, each a text of its own: no pattern is tried for each request."""

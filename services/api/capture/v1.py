@@ -247,7 +247,7 @@ def _wrong(tag: str, detail: str) -> errors.ApiError:
 
 ROUTES: tuple[Route, ...] = (
     capturing(
-        "POST", PATH + "{slash}", events, access="token", direct=True, body_bytes_max=BODY_BYTES_MAX,
+        "POST", PATH + "{slash}", events, access="token", body_bytes_max=BODY_BYTES_MAX,
         judge=judge_headers, error_body=error_body, operation=operations.capture_v1(),
     ),
     capturing("OPTIONS", PATH + "{slash}", preflight, gated=False, operation=operations.preflight(f"{PATH}/")),

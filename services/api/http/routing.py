@@ -73,8 +73,8 @@ class Route(msgspec.Struct, frozen=True):
     gated: bool = True
     """Whether it takes or tells something of persons: then it waits until the log is known to be the tables' own."""
 
-    direct: bool = False
-    """Whether the front may answer it: its answers never come in pieces."""
+    streams: bool = False
+    """Whether its answers may come in pieces."""
 
     cross_origin: bool = False
     body_bytes_max: int | None = None
@@ -88,6 +88,11 @@ class Route(msgspec.Struct, frozen=True):
 
     operation: Mapping[str, Any] | None = None
     """The OpenAPI operation of a route outside REST; None for one that the document does not name."""
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the front may answer it: all of an answer is there at once."""
+        return not self.streams and not self.produces
 
     @property
     def writes(self) -> bool:

@@ -104,6 +104,7 @@ COLLECTION_ROUTES = (
     Route(
         "GET", "", "person:read", page, answers=PersonPage,
         query=(LIMIT, CURSOR, OFFSET, EMAIL, DISTINCT_ID, SEARCH, PROPERTIES, TOTAL, AS_OF), costly=_is_costly,
+        streams=True,
     ),
     Route("GET", "/values", "person:read", values, answers=Values, query=(KEY, PART), costly=always),
 )  # fmt: skip

@@ -97,7 +97,7 @@ def plain(path: str, summary: str, endpoint: Callable[[Any], Any]) -> tuple[Rout
     """The rows of something for operators or readers that needs no key."""
     return (
         Route(
-            "GET", path, "", endpoint, access="open", gated=False, direct=True,
+            "GET", path, "", endpoint, access="open", gated=False,
             operation=plain_operation(path, summary),
         ),
         Route("HEAD", path, "", endpoint, access="open", gated=False),

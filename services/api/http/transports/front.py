@@ -108,7 +108,8 @@ class Connection(asyncio.Protocol):
         self._names: set[bytes] = set()
         self._head_whole = False
         self._method = b""
-        self._stays = False
+        self._version = ""
+        self._stays = True
         self._whole = False
         self._pieces: list[bytes] = []
         self._request: Request | None = None
@@ -180,7 +181,8 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         self._head_whole = True
         self._method = parser.get_method()
-        self._stays = parser.should_keep_alive() and parser.get_http_version() == "1.1"
+        self._version = parser.get_http_version()
+        self._stays = parser.should_keep_alive()
 
     def on_body(self, piece: bytes) -> None:
         self._pieces.append(piece)
@@ -242,7 +244,7 @@ class Connection(asyncio.Protocol):
             or len(self._names) != len(headers)
             or not self._names.isdisjoint(ODD)
             or b"host" not in self._names
-            or not self._stays
+            or self._version != "1.1"
             or not _PLAIN_TARGET.fullmatch(target)
             or not (length.isascii() and length.isdecimal() and len(length) < 8)
             or int(length) > BODY_BYTES_MAX
@@ -252,7 +254,7 @@ class Connection(asyncio.Protocol):
         method = self._method.decode()
         plain = path if "%" not in path else URL.build(path=path, encoded=True).path_safe
         found = self._front.pipeline.router.find(method, plain)
-        if found is None or found[1] is None or not found[1].direct:
+        if found is None or found[1] is None or not found[1].is_direct:
             return None
         request = Request(
             method=method,
@@ -338,14 +340,16 @@ class Connection(asyncio.Protocol):
     def _write(self, response: Response) -> None:
         front = self._front
         front.answered += 1
-        closes = self._closing or front.ending
+        closes = self._closing or front.ending or not self._stays
+        is_head = self._method == b"HEAD"
         self._under_way = False
         self._expect_request()
         if self._transport is None:
             return
         body = response.body
         assert isinstance(body, bytes), "a direct route never streams"
-        self._transport.write(head_of(response, connection="close" if closes else "") + body)
+        head = head_of(response, connection="close" if closes else "")
+        self._transport.write(head if is_head else head + body)
         if closes:
             self._closing = True
             self._transport.close()

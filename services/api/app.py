@@ -54,11 +54,14 @@ from shared.store.generations import counted, current
 from shared.store.logwatch import LogWatch
 from shared.store.objects import Objects
 
-_NOUNS = (lists, persons, identities, activity, timeline, history, sessions, bulk, deletions, cancels, purge, export)
+_NOUNS = (lists, persons, identities, activity, timeline, history, sessions, bulk, deletions, cancels, purge)
 
 ROUTES: tuple[Route, ...] = (
     *(route for noun in _NOUNS for route in noun.COLLECTION_ROUTES),
     *(route for noun in _NOUNS for route in noun.ROUTES),
+    *export.routes(
+        export.Holdings(sessions.archived_sessions, sessions.archived_snapshots, deletions.requests_of)
+    ),
 )
 """All of REST. The order matters: literal paths before those with an id."""
 

@@ -20,7 +20,7 @@ from services.api.reads.as_of import moment, persons_at
 from services.api.reads.watermarks import WAIT_SECONDS_MAX
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, NotYet, PreconditionFailed, Transient
-from shared.domain.ids import Position
+from shared.domain.ids import DELETIONS, Position
 from shared.store.person import Person
 
 ANSWER_SECONDS_MAX = 9.0
@@ -160,6 +160,11 @@ class Call(msgspec.Struct, kw_only=True):
         except (NotYet, Transient):  # the command is durable: the client is told that much
             return False
         return True
+
+    async def until_recorded(self) -> None:
+        """Wait until the ledger has every request: the deleter writes it, some tens of milliseconds later."""
+        heads = await self.context.log.heads(DELETIONS)
+        await self.context.watermarks.wait([head for head in heads if head.offset >= 0])
 
     def patience(self, most: float) -> float | None:
         """How many seconds the client prefers to wait (RFC 7240: respond-async, wait=3); None for not at all."""

@@ -34,7 +34,8 @@ SECONDS, TURNS_MAX = 0.3, 40
 BODY_SECONDS = 0.5
 """aiohttp waits for a body whose chunks are broken as for one that does not come."""
 
-LINGERING_SECONDS = 0.01
+LINGERING_SECONDS = 0.5
+"""So long aiohttp waits for the rest of a body that it did not read, before it closes."""
 
 
 class Pair:

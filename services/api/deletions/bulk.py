@@ -8,7 +8,6 @@ from uuid import UUID, uuid5
 
 from services.api.calls import Call
 from services.api.deletions.dry_run import preview
-from services.api.deletions.endpoints import recorded
 from services.api.deletions.remains import covering, remains, without_profile
 from services.api.deletions.schemas import Bulk, BulkDelete, DryRun
 from services.api.http import errors
@@ -121,7 +120,7 @@ def _bulk_answer(scope: Scope, found: int, requests: list[str], unmatched: list[
 
 async def _bulk_before(call: Call, fragments: list[UUID], key: int) -> list[tuple[Any, ...]]:
     """The requests that an earlier bulk_delete with this key made for these fragments: their ids are made of it."""
-    await recorded(call)
+    await call.until_recorded()
     query = call.context.reads.queries["requests_of"]
     rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments, every=1)
     return [row for row in reversed(rows) if row[0] in [uuid5(row[4], f"{kind} {key}") for kind in (_PERSON, _STRAY)]]

@@ -19,7 +19,7 @@ from services.api.http.routing import Answer, Route
 from services.api.writes.idempotency import REPLAYED, Keyed, carry_out, earlier, envelope, keyed
 from shared.domain.commands import Command, Delete, Request, Scope
 from shared.domain.errors import NotFound
-from shared.domain.ids import DELETIONS, IDENTITY
+from shared.domain.ids import IDENTITY
 from shared.store.person import iso
 
 _ANY = UUID(int=0)
@@ -83,7 +83,7 @@ async def delete_recordings(call: Call) -> Answer:
 async def requests(call: Call) -> Answer:
     """List all deletion requests of the project, newest first."""
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
-    await recorded(call)
+    await call.until_recorded()
     rows = await _rows(call, limit=limit, offset=offset)
     return Answer(body={"results": await _shown(call, rows)})
 
@@ -97,7 +97,7 @@ async def status(call: Call) -> Answer:
     """List deletion requests that include captured events, newest first."""
     asked = call.asked(STATUS)
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
-    await recorded(call)
+    await call.until_recorded()
     rows = await call.context.store.rows(
         call.context.reads.queries["deletion_status"],
         project=call.project.id,
@@ -207,16 +207,10 @@ def _request_id(call: Call, sent: Keyed) -> UUID:
 
 async def requests_of(call: Call, fragments: list[UUID]) -> list[dict[str, Any]]:
     """The deletion requests that name any of these fragments in its present life, newest first."""
-    await recorded(call)
+    await call.until_recorded()
     query = call.context.reads.queries["requests_of"]
     rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments, every=0)
     return await _shown(call, rows)
-
-
-async def recorded(call: Call) -> None:
-    """Wait until the ledger has every request that was made: the deleter writes it, some tens of milliseconds later."""
-    heads = await call.context.log.heads(DELETIONS)
-    await call.context.watermarks.wait([head for head in heads if head.offset >= 0])
 
 
 async def found(call: Call) -> tuple[Any, ...]:
@@ -227,7 +221,7 @@ async def found(call: Call) -> tuple[Any, ...]:
         raise NotFound("Not found.") from None
     rows = await _rows(call, request=request)
     if not rows:
-        await recorded(call)
+        await call.until_recorded()
         rows = await _rows(call, request=request)
     if not rows:
         raise NotFound("Not found.")

@@ -8,7 +8,6 @@ from uuid import UUID
 import orjson
 
 from services.api.calls import Call
-from services.api.deletions.endpoints import recorded
 from services.api.http.guards.costly import always
 from services.api.http.parameters import PAGE_MAX, Integer
 from services.api.http.routing import Answer, Route
@@ -54,7 +53,7 @@ ROUTES = (
 async def _activity(call: Call, fragments: list[UUID]) -> Answer:
     limit = call.asked(LIMIT)
     page = call.asked(PAGE)
-    await recorded(call)
+    await call.until_recorded()
     rows = await call.context.store.rows(
         call.context.reads.queries["activity"],
         project=call.project.id,

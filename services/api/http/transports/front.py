@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator, Mapping
 from functools import partial
 from typing import Any, cast
 
 import structlog
 from aiohttp import web
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from multidict import CIMultiDict
 from yarl import URL
 
 from services.api.http import errors
@@ -42,8 +41,43 @@ ODD = frozenset((b"expect", b"transfer-encoding", b"upgrade", b"sec-websocket-ke
 """Headers that ask for more than an answer."""
 
 
+
+class _Names(dict[str, bytes]):
+    """Names of headers, as they are written in this code, in small letters: so many as the code has."""
+
+    def __missing__(self, name: str) -> bytes:
+        self[name] = small = name.lower().encode()
+        return small
+
+
+_NAMES = _Names()
 _PLAIN_TARGET = re.compile(rb"/(?!/)[!-\"$-~]*")
 """A path as all clients send it: no host, no fragment, ASCII."""
+
+
+class Headers(Mapping[str, str]):
+    """The headers of a request, each of which came once. Their values are decoded when they are asked for."""
+
+    __slots__ = ("_sent",)
+
+    def __init__(self, sent: dict[bytes, bytes]) -> None:
+        self._sent = sent
+
+    def __getitem__(self, name: str) -> str:
+        return self._sent[_NAMES[name]].decode("utf-8", "surrogateescape")
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _NAMES[name] in self._sent
+
+    def get(self, name: str, default: Any = None) -> Any:
+        value = self._sent.get(_NAMES[name])
+        return default if value is None else value.decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode("latin-1") for name in self._sent)
+
+    def __len__(self) -> int:
+        return len(self._sent)
 
 
 class Front:
@@ -96,22 +130,23 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._writing_paused = False
         self._closing = False
+        self._parser = HttpRequestParser(self)
         self._expect_request()
 
     def _expect_request(self) -> None:
-        self._parser = HttpRequestParser(self)
         self._sent: list[bytes] = []  # all bytes of the request that is coming
         self._bytes = 0
         self._begun = 0
         self._target = b""
-        self._headers: CIMultiDict[str] = CIMultiDict()
-        self._names: set[bytes] = set()
+        self._headers: dict[bytes, bytes] = {}
+        self._fields = 0
         self._head_whole = False
         self._method = b""
         self._version = ""
         self._stays = True
         self._whole = False
         self._pieces: list[bytes] = []
+        self._body_bytes = 0
         self._request: Request | None = None
 
     # what asyncio calls
@@ -174,8 +209,8 @@ class Connection(asyncio.Protocol):
         self._target += target
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._names.add(name.lower())
-        self._headers.add(name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
+        self._headers[name.lower()] = value
+        self._fields += 1
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -186,6 +221,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, piece: bytes) -> None:
         self._pieces.append(piece)
+        self._body_bytes += len(piece)
 
     def on_message_complete(self) -> None:
         self._whole = True
@@ -237,16 +273,16 @@ class Connection(asyncio.Protocol):
     def _plain_request(self) -> Request | None:
         """The request that begins with this head; None when it is not ours."""
         headers, target = self._headers, self._target
-        length = headers.get("Content-Length", "0")
+        length = headers.get(b"content-length", b"0")
         if (
-            self._bytes - sum(map(len, self._pieces)) > HEAD_BYTES_MAX
-            or len(headers) > HEADERS_MAX
-            or len(self._names) != len(headers)
-            or not self._names.isdisjoint(ODD)
-            or b"host" not in self._names
+            self._bytes - self._body_bytes > HEAD_BYTES_MAX
+            or self._fields > HEADERS_MAX
+            or self._fields != len(headers)
+            or not ODD.isdisjoint(headers)
+            or b"host" not in headers
             or self._version != "1.1"
             or not _PLAIN_TARGET.fullmatch(target)
-            or not (length.isascii() and length.isdecimal() and len(length) < 8)
+            or not (length.isdigit() and len(length) < 8)
             or int(length) > BODY_BYTES_MAX
         ):
             return None
@@ -261,8 +297,8 @@ class Connection(asyncio.Protocol):
             path=plain,
             path_sent=path,
             query_string=query,
-            headers=headers,
-            authority=headers["Host"],
+            headers=Headers(headers),
+            authority=headers[b"host"].decode("utf-8", "surrogateescape"),
             remote=self._remote,
             is_connected=self.is_connected,
             route=found[1],
@@ -286,7 +322,7 @@ class Connection(asyncio.Protocol):
         sent = self._sent
         assert self._transport is not None
         handler = self._handler = front.handler(self)
-        del self._sent, self._headers, self._names, self._pieces, self._parser
+        del self._sent, self._headers, self._pieces, self._parser
         self._request = None
         handler.connection_made(self._transport)
         if self._writing_paused:

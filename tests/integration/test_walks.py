@@ -19,10 +19,7 @@ ONE_AFTER_THE_OTHER = ("capture", "GET", "PATCH", "DELETE")
 
 ENTERED_AGAIN: dict[str, set[str]] = {
     "capture": {"services/api/app.py from services/api/http/errors.py"},
-    "record": {
-        "services/projector/worker.py from services/projector/fold.py",
-        "services/projector/worker.py from shared/store/changes.py",
-    },
+    "record": {"services/projector/worker.py from services/projector/fold.py"},
     "GET": {
         "services/api/app.py from services/api/http/errors.py",
         "services/api/http/routing.py from services/api/persons/endpoints.py",

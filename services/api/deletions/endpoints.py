@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 import orjson
 
 from services.api.calls import Call
 from services.api.deletions.dry_run import preview
+from services.api.deletions.ledger import ANY, LedgerRow, requests_in, requests_naming
 from services.api.deletions.remains import covering
 from services.api.deletions.schemas import DeletionRequest, DeletionRequests, DeletionStatus, DryRun
 from services.api.http import errors
@@ -22,7 +23,6 @@ from shared.domain.errors import NotFound
 from shared.domain.ids import IDENTITY
 from shared.store.person import iso
 
-_ANY = UUID(int=0)
 STAYS = "Deletion-Stays"
 """The header of a DELETE's answer that says what it leaves."""
 
@@ -32,6 +32,20 @@ PERSON_UUID = Uuid("person_uuid", "Only requests for this person.")
 DELETE_EVENTS = Flag("delete_events", "Delete the captured events as well.")
 DELETE_RECORDINGS = Flag("delete_recordings", "Delete the session recordings as well.")
 KEEP_PERSON = Flag("keep_person", "Keep the person; delete only what the other flags name.")
+
+
+class StatusRow(NamedTuple):
+    """A row of the query `deletion_status`. Times in microseconds."""
+
+    person: UUID
+    created_at: int
+    state: str
+    updated_at: int
+    total: int
+
+    @property
+    def is_verified(self) -> bool:
+        return self.state == "verified"
 
 
 async def delete(call: Call) -> Answer:
@@ -84,7 +98,7 @@ async def requests(call: Call) -> Answer:
     """List all deletion requests of the project, newest first."""
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
     await call.until_recorded()
-    rows = await _rows(call, limit=limit, offset=offset)
+    rows = await requests_in(call, limit=limit, offset=offset)
     return Answer(body={"results": await _shown(call, rows)})
 
 
@@ -98,7 +112,7 @@ async def status(call: Call) -> Answer:
     asked = call.asked(STATUS)
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
     await call.until_recorded()
-    rows = await call.context.store.rows(
+    ledger = await call.context.store.rows(
         call.context.reads.queries["deletion_status"],
         project=call.project.id,
         state=STATUSES[asked],
@@ -106,13 +120,14 @@ async def status(call: Call) -> Answer:
         limit=limit,
         offset=offset,
     )
-    total = rows[0][4] if rows else 0
+    rows = [StatusRow._make(row) for row in ledger]
+    total = rows[0].total if rows else 0
     results = [
         {
-            "person_uuid": str(row[0]),
-            "created_at": iso(row[1]),
-            "status": "completed" if row[2] == "verified" else "pending",
-            "delete_verified_at": iso(row[3]) if row[2] == "verified" else None,
+            "person_uuid": str(row.person),
+            "created_at": iso(row.created_at),
+            "status": "completed" if row.is_verified else "pending",
+            "delete_verified_at": iso(row.updated_at) if row.is_verified else None,
         }
         for row in rows
     ]
@@ -188,15 +203,15 @@ async def ask(
     """Make a deletion request, by the commands that its id is turned into; with them stands whether they are all that
     there is to do. The ledger takes each id once."""
     request = _request_id(call, sent)
-    if sent.key and (rows := await _rows(call, request=request)):
-        if (*rows[0][5:8], rows[0][9]) != (scope.profile, scope.events, scope.recordings, scope.purge):
+    if sent.key and (rows := await requests_in(call, request=request)):
+        if any(row.scope != scope for row in rows):
             raise errors.key_reused()
         return Answer(body=(await _shown(call, rows))[0], headers=REPLAYED | location(call, request))
     commands, whole = await commands_of(request)
     positions, visible = await call.write(commands)
     if not visible or not whole:
         return Answer(status=202, positions=positions, headers=location(call, request))
-    rows = await _rows(call, request=request)
+    rows = await requests_in(call, request=request)
     return Answer(body=(await _shown(call, rows))[0], positions=positions, headers=location(call, request))
 
 
@@ -208,58 +223,46 @@ def _request_id(call: Call, sent: Keyed) -> UUID:
 async def requests_of(call: Call, fragments: list[UUID]) -> list[dict[str, Any]]:
     """The deletion requests that name any of these fragments in its present life, newest first."""
     await call.until_recorded()
-    query = call.context.reads.queries["requests_of"]
-    rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments, every=0)
-    return await _shown(call, rows)
+    return await _shown(call, await requests_naming(call, fragments, former=False))
 
 
-async def found(call: Call) -> tuple[Any, ...]:
+async def found(call: Call) -> LedgerRow:
     """The ledger's row of the request that the path names, or NotFound."""
     try:
         request = UUID(call.request.parameters["request"])
     except ValueError:
         raise NotFound("Not found.") from None
-    rows = await _rows(call, request=request)
+    rows = await requests_in(call, request=request)
     if not rows:
         await call.until_recorded()
-        rows = await _rows(call, request=request)
-    if not rows:
-        raise NotFound("Not found.")
-    return rows[0]
+        rows = await requests_in(call, request=request)
+    for row in rows:
+        return row
+    raise NotFound("Not found.")
 
 
-async def _rows(call: Call, *, request: UUID = _ANY, limit: int = 1, offset: int = 0) -> list[tuple[Any, ...]]:
-    return await call.context.store.rows(
-        call.context.reads.queries["deletion_requests"],
-        project=call.project.id,
-        request=request,
-        limit=limit,
-        offset=offset,
-    )
-
-
-async def _shown(call: Call, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+async def _shown(call: Call, rows: list[LedgerRow]) -> list[dict[str, Any]]:
     """Requests as readers see them, each with its receipt once there is one."""
     query = call.context.reads.queries["receipts"]
-    verified = [row[0] for row in rows if row[1] == "verified"]
+    verified = [row.request for row in rows if row.state == "verified"]
     held: dict[UUID, str] = {}
     if verified:
         held = dict(await call.context.store.rows(query, project=call.project.id, requests=verified))
-    return [_row(row) | {"receipt": orjson.loads(held[row[0]]) if row[0] in held else None} for row in rows]
+    receipts = {request: orjson.loads(body) for request, body in held.items()}
+    return [_row(row) | {"receipt": receipts.get(row.request)} for row in rows]
 
 
-def _row(row: tuple[Any, ...]) -> dict[str, Any]:
-    document = orjson.loads(row[8]) if row[8] else {}
-    scope = Scope(profile=bool(row[5]), events=bool(row[6]), recordings=bool(row[7]))
+def _row(row: LedgerRow) -> dict[str, Any]:
+    document, scope = row.document, row.scope
     return {
-        "id": str(row[0]),
-        "state": row[1],
-        "created_at": iso(row[2]),
-        "updated_at": iso(row[3]),
-        "person_uuid": str(row[4]) if row[4] != _ANY else None,
+        "id": str(row.request),
+        "state": row.state,
+        "created_at": iso(row.created_at),
+        "updated_at": iso(row.updated_at),
+        "person_uuid": str(row.person) if row.person != ANY else None,
         "scope": {"profile": scope.profile, "events": scope.events, "recordings": scope.recordings}
-        | ({"purge": row[9]} if row[9] else {}),
-        "stays": [] if row[9] else scope.stays,
+        | ({"purge": row.purge} if row.purge else {}),
+        "stays": [] if row.purge else scope.stays,
         "phases": document.get("phases", {}),
         "partition": document.get("partition"),
         "window": document.get("window"),

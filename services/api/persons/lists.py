@@ -147,7 +147,8 @@ def _candidates(call: Call, chosen: Filter, until: int | None, *, backwards: boo
     query = page_of(named, backwards=backwards)
 
     async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
-        return await context.store.rows(query, created=cursor[0], person=cursor[1], limit=limit, **parameters)
+        created, person = cursor
+        return await context.store.rows(query, created=created, person=person, limit=limit, **parameters)
 
     return candidates
 
@@ -155,7 +156,9 @@ def _candidates(call: Call, chosen: Filter, until: int | None, *, backwards: boo
 async def _start_of_page_before(candidates: Candidates, cursor: Cursor, limit: int) -> Cursor:
     """Where the page begins that ends at a cursor: the row before its first one."""
     rows = await candidates(cursor, limit + 1)
-    return (rows[limit][1], str(rows[limit][0])) if len(rows) > limit else CURSOR_START
+    for root, created in rows[limit:]:
+        return created, str(root)
+    return CURSOR_START
 
 
 async def _judged(context: Context, chosen: Filter, persons: Sequence[Person]) -> list[bool]:

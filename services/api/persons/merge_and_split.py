@@ -211,7 +211,7 @@ def _tried(command: IdentityCommand, persons: Sequence[Person], deletes: Deletes
     book: dict[UUID, Membership] = {}
     for person in persons:
         for member in person.members:
-            book[member.fragment] = membership = Membership.alone(command.project, member.fragment)
+            book[member.fragment] = membership = Membership(command.project, member.fragment)
             membership.root, membership.identified, membership.members = person.uuid, member.identified, ()
             membership.erase, membership.erased_at = deletes.get(member.fragment, (0, 0))
         book[person.uuid].members = tuple(member.fragment for member in person.members)

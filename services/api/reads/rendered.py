@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.api.http.rendering import json_body
 from services.api.reads.persons import Reads
-from services.api.reads.row_cache import Recent
+from services.api.reads.row_cache import LruCache
 from shared.store.person import person_of
 
 RENDERED_BYTES_MAX = 24 * 1_048_576
@@ -30,7 +30,7 @@ class RenderedPersons:
 
     def __init__(self, reads: Reads) -> None:
         self._reads = reads
-        self._bodies: Recent[int, tuple[list[Any], Rendered]] = Recent(RENDERED_BYTES_MAX)
+        self._bodies: LruCache[int, tuple[list[Any], Rendered]] = LruCache(RENDERED_BYTES_MAX)
         self._generation = 0
 
     def find(self, project: int, fragment: UUID) -> Rendered | None:

@@ -108,7 +108,8 @@ class Connections:
             if not candidates:
                 telemetry.REFUSED.labels("connections").inc()
                 return False
-            self._end(min(candidates, key=lambda found: found[0])[1])
+            _, longest = min(candidates, key=lambda candidate: candidate[0])
+            self._end(longest)
         self._open.add(connection)
         self.heads.add(connection)
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -129,6 +129,14 @@ class Resource:
         return {name: _unquoted(value) for name, value in found.groupdict().items()}
 
 
+class Found(NamedTuple):
+    """The resource of a path, its route for a method, if it has one, and the values of the path's parameters."""
+
+    resource: Resource
+    route: Route | None
+    parameters: dict[str, str]
+
+
 class Router:
     """Finds the route of a path and a method among the rows of the route table."""
 
@@ -147,15 +155,15 @@ class Router:
         for resources in self._dynamic.values():  # the most frequent one first; no path fits two of one length
             resources.sort(key=lambda resource: "{id}" not in resource.template)
 
-    def find(self, method: str, path: str) -> tuple[Resource, Route | None, dict[str, str]] | None:
-        """The resource of a path, its route for this method, and the values of the path's parameters."""
+    def find(self, method: str, path: str) -> Found | None:
+        """What a path and a method lead to; None for a path that is nobody's."""
         fixed = self._fixed.get(path)
         if fixed is not None:
-            return fixed, fixed.routes.get(method), {}
+            return Found(fixed, fixed.routes.get(method), {})
         for resource in self._dynamic.get(_shape(path), ()):
             parameters = resource.match(path)
             if parameters is not None:
-                return resource, resource.routes.get(method), parameters
+                return Found(resource, resource.routes.get(method), parameters)
         return None
 
     def resolve(self, request: Request) -> Route:

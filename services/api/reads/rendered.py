@@ -43,8 +43,10 @@ class RenderedPersons:
             self._generation = self._reads.generation
             self._bodies.clear()
         found = self._bodies.get(fragment.int)
-        if found is not None and len(found[0]) == len(rows) and all(map(is_, found[0], rows)):
-            return found[1]
+        if found is not None:
+            former, rendered = found
+            if len(former) == len(rows) and all(map(is_, former, rows)):
+                return rendered
         person = person_of(project, *known)
         if person is None:
             return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from services.api.http.guards.load import BODY_SECONDS_MAX
 from services.api.http.messages import Deferred, Request, Response
 from services.api.http.pipeline import Pipeline
 from services.api.http.transports.aiohttp_adapter import Adapter, Handler
+from services.api.http.transports.headers import Headers
 from services.api.http.transports.wire import head_of
 from shared.domain.errors import Transient
 from shared.runtime.connections import FULL, KEEPALIVE_SECONDS, Connections, Waiting
@@ -40,44 +41,8 @@ BODY_BYTES_MAX = 262_144
 ODD = frozenset((b"expect", b"transfer-encoding", b"upgrade", b"sec-websocket-key1"))
 """Headers that ask for more than an answer."""
 
-
-
-class _Names(dict[str, bytes]):
-    """Names of headers, as they are written in this code, in small letters: so many as the code has."""
-
-    def __missing__(self, name: str) -> bytes:
-        self[name] = small = name.lower().encode()
-        return small
-
-
-_NAMES = _Names()
 _PLAIN_TARGET = re.compile(rb"/(?!/)[!-\"$-~]*")
 """A path as all clients send it: no host, no fragment, ASCII."""
-
-
-class Headers(Mapping[str, str]):
-    """The headers of a request, each of which came once. Their values are decoded when they are asked for."""
-
-    __slots__ = ("_sent",)
-
-    def __init__(self, sent: dict[bytes, bytes]) -> None:
-        self._sent = sent
-
-    def __getitem__(self, name: str) -> str:
-        return self._sent[_NAMES[name]].decode("utf-8", "surrogateescape")
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and _NAMES[name] in self._sent
-
-    def get(self, name: str, default: Any = None) -> Any:
-        value = self._sent.get(_NAMES[name])
-        return default if value is None else value.decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        return (name.decode("latin-1") for name in self._sent)
-
-    def __len__(self) -> int:
-        return len(self._sent)
 
 
 class Front:
@@ -290,7 +255,7 @@ class Connection(asyncio.Protocol):
         method = self._method.decode()
         plain = path if "%" not in path else URL.build(path=path, encoded=True).path_safe
         found = self._front.pipeline.router.find(method, plain)
-        if found is None or found[1] is None or not found[1].is_direct:
+        if found is None or found.route is None or not found.route.is_direct:
             return None
         request = Request(
             method=method,
@@ -301,9 +266,9 @@ class Connection(asyncio.Protocol):
             authority=headers[b"host"].decode("utf-8", "surrogateescape"),
             remote=self._remote,
             is_connected=self.is_connected,
-            route=found[1],
-            template=found[0].template,
-            parameters=found[2],
+            route=found.route,
+            template=found.resource.template,
+            parameters=found.parameters,
         )
         try:
             self._front.pipeline.load.hold(request, int(length))

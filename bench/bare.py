@@ -7,7 +7,7 @@ import sys
 import msgspec
 from aiohttp import web
 
-from shared.runtime.lifecycle import run, serve
+from shared.runtime.lifecycle import run
 
 
 async def handle(request: web.Request) -> web.Response:
@@ -20,7 +20,9 @@ async def main(port: int) -> None:
 
     app = web.Application()
     app.router.add_post("/capture/", handle)
-    await serve(app, "127.0.0.1", port)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     await asyncio.Event().wait()
 
 

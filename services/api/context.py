@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from aiohttp import web
 
 from services.api.http.guards.access import Access
 from services.api.http.guards.costly import Gate
 from services.api.http.guards.load import Load
 from services.api.http.guards.rate_limit import CaptureQuotas, Limits
+from services.api.http.pipeline import POSITION_HEADER
 from services.api.http.spool import Spools
 from services.api.reads.persons import Reads
+from services.api.reads.rendered import RenderedPersons
 from services.api.reads.stamps import Mint, Stamps
 from services.api.reads.watermarks import Watermarks
-from services.api.recordings.block_writer import Blocks
+from services.api.writes.block_writer import Blocks
 from shared.domain.commands import Command, encode, route
 from shared.domain.errors import BadInput, NotYet
 from shared.domain.generations import Generations
@@ -63,10 +64,15 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     spools: Spools
     load: Load = msgspec.field(default_factory=Load)
     told: Told = msgspec.field(default_factory=Told)
+    rendered: RenderedPersons
 
     async def append(self, commands: Sequence[Command]) -> list[Position]:
         """Append commands in order; durable on return. BadInput when one is larger than a record may be."""
         return await self.log.append(self.entries(commands))
+
+    def mismatch(self) -> bool:
+        """Whether the log is known not to be the tables' own."""
+        return self.watch.mismatch is not None
 
     def reflected(self) -> str:
         """What answers reflect at least, as a token: what reads have seen, and what the tables were known to hold."""
@@ -116,8 +122,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         return entries
 
 
-CONTEXT = web.AppKey("context", Context)
-POSITION_HEADER = "Position"
+
 
 
 def position_header(positions: Sequence[Position]) -> dict[str, str]:

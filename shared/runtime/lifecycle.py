@@ -6,14 +6,13 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from aiohttp import web
 
 from shared.domain.errors import LogMismatch, Superseded
-from shared.runtime import telemetry
-from shared.runtime.express import Express, Server
+from shared.runtime.connections import KEEPALIVE_SECONDS, Connections, Guarded
 
 STOP_SECONDS_MAX = 8.0
 """A service that has not ended by then is ended; the supervisor allows 10 s in all."""
@@ -25,22 +24,13 @@ that long for the busy event loop after each fsync, and every request of its com
 REQUEST_LINE_BYTES_MAX = 65_536
 """The longest URL: a list's filters are in it."""
 
-KEEPALIVE_SECONDS = 75.0
-"""A connection without a request is closed then, be it after its last one or before its first."""
-
 CONNECTIONS_BACKLOG = 512
 
-CONNECTIONS_MAX = 1_000
-"""Of one process; a further one is told 503. Each may hold half a megabyte that nobody has asked to read yet."""
+SHUTDOWN_SECONDS_MAX = 3.0
+"""Requests under way may end until then."""
 
 READ_BYTES = 65_536
 """Of a body in aiohttp's own buffer, twice that at most, until somebody reads on."""
-
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    b"Content-Length: 98\r\n\r\n"
-    b'{"type":"server_error","code":"unavailable","detail":"Too many connections are open.","attr":null}'
-)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -81,54 +71,82 @@ def collect_seldom(objects: int) -> None:
     gc.set_threshold(objects, 50, 50)
 
 
-async def serve(
-    app: web.Application, host: str, port: int, *, reuse_port: bool = False, express: Express | None = None
-) -> web.AppRunner:
-    """Start answering; the caller owns the runner and calls `cleanup`. `express` is offered requests before `app`."""
-    runner = _Runner(
+AIOHTTP: dict[str, Any] = {
+    "access_log": None,
+    "max_line_size": REQUEST_LINE_BYTES_MAX,
+    "read_bufsize": READ_BYTES,
+    "auto_decompress": False,  # a false Content-Encoding would break the connection; whoever reads a body inflates it
+}
+"""How aiohttp's side of a connection is set up."""
+
+
+class Served(Protocol):
+    """A server that has started to answer."""
+
+    @property
+    def addresses(self) -> list[Any]: ...
+
+    async def cleanup(self) -> None: ...
+
+
+class Listener:
+    """A listening socket, and what each of its connections is served by."""
+
+    def __init__(self, server: asyncio.Server, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._server = server
+        self._end = end
+
+    @property
+    def addresses(self) -> list[Any]:
+        return [socket.getsockname() for socket in self._server.sockets]
+
+    async def cleanup(self) -> None:
+        """Accept nothing more, let requests under way end, close all connections."""
+        self._server.close()
+        await self._end()
+
+
+async def listen(
+    factory: Callable[[], asyncio.Protocol],
+    end: Callable[[], Coroutine[Any, Any, None]],
+    host: str,
+    port: int,
+    *,
+    reuse_port: bool = False,
+) -> Listener:
+    """Serve each connection by a new protocol; `end` ends those that are open."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        factory, host, port, backlog=CONNECTIONS_BACKLOG, reuse_port=reuse_port or None
+    )
+    return Listener(server, end)
+
+
+async def serve(app: web.Application, host: str, port: int) -> Listener:
+    """Start answering; the caller owns the server and calls `cleanup`."""
+    runner = web.AppRunner(
         app,
-        express,
-        access_log=None,
         keepalive_timeout=KEEPALIVE_SECONDS,
-        shutdown_timeout=3.0,
+        shutdown_timeout=SHUTDOWN_SECONDS_MAX,
         handle_signals=False,
-        max_line_size=REQUEST_LINE_BYTES_MAX,
-        read_bufsize=READ_BYTES,
-        auto_decompress=False,  # a false Content-Encoding would break the connection; whoever reads a body inflates it
+        **AIOHTTP,
     )
     await runner.setup()
-    await web.TCPSite(runner, host, port, backlog=CONNECTIONS_BACKLOG, reuse_port=reuse_port or None).start()
-    return runner
+    server = runner.server
+    assert server is not None
+    connections = Connections()
+
+    async def end() -> None:
+        await runner.cleanup()
+        connections.close()
+
+    return await listen(lambda: Guarded(server(), connections), end, host, port)
 
 
-def url_of(runner: web.AppRunner) -> str:
+def url_of(server: Served) -> str:
     """Where a started server answers on this machine; for port 0 it took one that was free."""
-    host, port = runner.addresses[0][:2]
+    host, port = server.addresses[0][:2]
     return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
-
-
-class _Runner(web.AppRunner):
-    """With a bound on connections, which aiohttp has no setting for."""
-
-    def __init__(self, app: web.Application, express: Express | None, **settings: Any) -> None:
-        super().__init__(app, **settings)
-        self._express = express
-
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        if self._express is not None:
-            server = Server(server, self._express)
-        made = server.connection_made
-
-        def bounded(handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-            made(handler, transport)
-            if len(server.connections) > CONNECTIONS_MAX:
-                telemetry.REFUSED.labels("connections").inc()
-                transport.write(_FULL)
-                handler.force_close()
-
-        server.connection_made = bounded  # type: ignore[method-assign]  # the only place to count at
-        return server
 
 
 def _loop_factory() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 import orjson
 from aiohttp import web
@@ -14,34 +15,71 @@ from shared.runtime.release import release
 Check = Callable[[], Awaitable[str]]
 """Returns what is wrong, or nothing."""
 
+TEXT = "text/plain; charset=utf-8"
+
+
+class Reply(NamedTuple):
+    """An answer to an operator."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = TEXT
+
+
+class Operations:
+    """The answers of one process; `checks` are what `ready` means."""
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = checks
+
+    def livez(self) -> Reply:
+        """The process runs."""
+        return Reply(b"ok\n")
+
+    async def readyz(self, *, verbose: bool) -> Reply:
+        """200 when every check has nothing to say; all of them when `verbose`."""
+        found = {name: await _outcome(check) for name, check in self._checks.items()}
+        ready = not any(found.values())
+        text = "ok\n" if ready else "not ready\n"
+        if verbose:
+            text = "".join(f"[{'+' if not wrong else '-'}] {name} {wrong or 'ok'}\n" for name, wrong in found.items())
+        return Reply(text.encode(), 200 if ready else 503)
+
+    def metrics(self, remote: str | None) -> Reply:
+        """Prometheus's text, for this machine only."""
+        if not _is_loopback(remote):
+            return Reply(b"metrics are for loopback only\n", 403)
+        return Reply(generate_latest(), content_type=CONTENT_TYPE_LATEST)
+
+    def version(self) -> Reply:
+        """The version."""
+        return Reply(orjson.dumps({"version": release()}), content_type="application/json")
+
 
 def add_ops(app: web.Application, checks: Mapping[str, Check]) -> None:
-    """Add the endpoints; `/readyz` is 200 when every check has nothing to say, and tells all with `?verbose`."""
+    """Add the endpoints to a process that serves nothing else."""
+    operations = Operations(checks)
 
     async def livez(request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        return _response(operations.livez())
 
     async def readyz(request: web.Request) -> web.Response:
-        found = {name: await _outcome(check) for name, check in checks.items()}
-        ready = not any(found.values())
-        if "verbose" in request.query:
-            text = "".join(f"[{'+' if not wrong else '-'}] {name} {wrong or 'ok'}\n" for name, wrong in found.items())
-        else:
-            text = "ok\n" if ready else "not ready\n"
-        return web.Response(status=200 if ready else 503, text=text)
+        return _response(await operations.readyz(verbose="verbose" in request.query))
 
     async def metrics(request: web.Request) -> web.Response:
-        if not _is_loopback(request.remote):
-            return web.Response(status=403, text="metrics are for loopback only\n")
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return _response(operations.metrics(request.remote))
 
-    async def show_version(request: web.Request) -> web.Response:
-        return web.Response(body=orjson.dumps({"version": release()}), content_type="application/json")
+    async def version(request: web.Request) -> web.Response:
+        return _response(operations.version())
 
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", metrics)
-    app.router.add_get("/version", show_version)
+    app.router.add_get("/version", version)
+
+
+def _response(reply: Reply) -> web.Response:
+    return web.Response(status=reply.status, body=reply.body, headers={"Content-Type": reply.content_type})
 
 
 async def _outcome(check: Check) -> str:

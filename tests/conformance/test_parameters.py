@@ -15,9 +15,9 @@ import pytest
 from services.api.app import ROUTES
 from services.api.deletions import schemas as deletion_bodies
 from services.api.http.parameters import Choice, Flag, Integer, Parameter, Text, Uuid
+from services.api.http.property_limits import DEPTH_MAX, NAME_CHARS_MAX, PROPERTIES_MAX
 from services.api.http.routing import BODY_BYTES_MAX, Route
 from services.api.writes import schemas as bodies
-from services.api.writes.property_limits import DEPTH_MAX, NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.ids import DISTINCT_ID_CHARS_MAX
 from shared.runtime.lifecycle import REQUEST_LINE_BYTES_MAX
 from tests.conformance.test_access import BODIES

@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 import pytest
 
-from services.api.recordings import block_writer as blocks
+from services.api.writes import block_writer as blocks
 from shared.domain.commands import Record
 from shared.domain.ids import fragment_id
 from shared.runtime.clock import ManualClock

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from aiohttp import ClientSession, web
 
 from services.api.http.guards.costly import Gate, while_connected
+from services.api.http.transports.aiohttp_adapter import is_connected
 from shared.runtime.lifecycle import serve
 from shared.store.client import Store
 from shared.store.queries import Query
@@ -39,7 +40,7 @@ async def test_a_call_whose_client_hangs_up_is_cancelled_and_frees_its_place() -
         return web.Response()
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await while_connected(request, endless())
+        return await while_connected(lambda: is_connected(request), endless())
 
     app = web.Application()
     app.router.add_get("/", handle)

@@ -18,25 +18,11 @@ ONE_AFTER_THE_OTHER = ("capture", "GET", "PATCH", "DELETE")
 """Walks of one request. The others are of several tasks, whose order is nobody's rule."""
 
 ENTERED_AGAIN: dict[str, set[str]] = {
-    "capture": {"services/api/app.py from services/api/http/errors.py"},
+    "capture": set(),
     "record": {"services/projector/worker.py from services/projector/fold.py"},
-    "GET": {
-        "services/api/app.py from services/api/http/errors.py",
-        "services/api/http/routing.py from services/api/persons/endpoints.py",
-        "shared/store/person.py from shared/domain/view.py",
-    },
-    "PATCH": {
-        "services/api/app.py from services/api/http/errors.py",
-        "services/api/http/routing.py from services/api/persons/endpoints.py",
-        "services/api/http/routing.py from services/api/writes/idempotency.py",
-        "shared/store/person.py from shared/domain/view.py",
-    },
-    "DELETE": {
-        "services/api/app.py from services/api/http/errors.py",
-        "services/api/http/routing.py from services/api/deletions/endpoints.py",
-        "services/api/http/routing.py from services/api/writes/idempotency.py",
-        "shared/store/person.py from shared/domain/view.py",
-    },
+    "GET": {"shared/store/person.py from shared/domain/view.py"},
+    "PATCH": {"shared/store/person.py from shared/domain/view.py"},
+    "DELETE": {"shared/store/person.py from shared/domain/view.py"},
     "deletion": {
         "services/deleter/app.py from services/deleter/sweep.py",
         "services/deleter/sweep.py from services/deleter/guard.py",

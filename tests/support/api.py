@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import RawTestServer, TestClient
 
-from services.api.app import application, build
+from services.api.app import build, pipeline_of
 from services.api.context import Context
+from services.api.http.transports.aiohttp_adapter import Adapter
 from shared.domain.commands import Command, decode
 from shared.domain.errors import LogUnavailable, Transient
 from shared.domain.ids import COMMANDS, IDENTITY, Position
@@ -32,11 +34,13 @@ class SwitchableLog(MemoryLog):
 
     away = False
 
-    async def append(self, entries: Any) -> list[Position]:
+    def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Position]]:
         if self.away:
             raise LogUnavailable
-        entries_sent: list[Entry] = list(entries)
-        return await super().append(entries_sent)
+        return super().submit(entries)
+
+    async def append(self, entries: Sequence[Entry]) -> list[Position]:
+        return await self.submit(entries)
 
 
 class SwitchableObjects(Objects):
@@ -79,8 +83,8 @@ async def serving(engine_url: str, token: str = TOKEN, static: str = "") -> Asyn
     log = SwitchableLog()
     objects = SwitchableObjects()
     context = await build(log, store, objects, clock)
-    server = TestServer(application(context, static), port=free_port())
-    await server.start_server(auto_decompress=False)  # as lifecycle.serve does
+    server = RawTestServer(Adapter(pipeline_of(context, static)).handle, port=free_port())
+    await server.start_server(auto_decompress=False)  # as lifecycle does
     async with TestClient(server) as client:
         yield Api(client, log, objects, context)
     await context.blocks.close()

@@ -1,4 +1,4 @@
-"""The one table from errors to the wire, and the middleware that leaves nothing in another shape. Never a server."""
+"""The one table from errors to the wire, which leaves nothing in another shape. Never a server."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from typing import Any
 
 import orjson
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import make_mocked_request
 from structlog.testing import capture_logs
 
 from services.api.http import errors
-from services.api.http.errors import ApiError, error_middleware
-from services.api.http.raw_response import refused
+from services.api.http.errors import ApiError
+from services.api.http.messages import Response
+from services.api.http.transports.wire import head_of
 from shared.domain.errors import (
     BadInput,
     BadRecord,
@@ -63,30 +62,24 @@ WIRE: list[tuple[Exception, int, str, str]] = [
     (BadRecord("secret"), 500, "server_error", "error"),
     (Fenced("secret"), 500, "server_error", "error"),
     (RuntimeError("secret"), 500, "server_error", "error"),
-    (web.HTTPNotFound(), 404, "invalid_request", "not_found"),
-    (web.HTTPMethodNotAllowed("POST", ["GET"]), 405, "invalid_request", "method_not_allowed"),
-    (web.HTTPRequestEntityTooLarge(1, 2), 413, "invalid_request", "too_large"),
-    (web.HTTPUnprocessableEntity(), 422, "invalid_request", "error"),
-    (web.RequestPayloadError("cut"), 400, "invalid_request", "parse_error"),
+    (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), 400, "invalid_request", "parse_error"),
+    (errors.expectation_failed("x"), 417, "invalid_request", "error"),
 ]
 
 
-async def answer(raised: Exception) -> tuple[web.Response, Any]:
-    async def handler(request: web.Request) -> web.Response:
-        raise raised
-
+def answer(raised: Exception) -> tuple[Response, Any]:
     with capture_logs():
-        response = await error_middleware(make_mocked_request("GET", "/x"), handler)
-    assert isinstance(response, web.Response) and isinstance(response.body, bytes)
+        response = errors.refusal_of(raised, "/x").response()
+    assert isinstance(response.body, bytes)
     return response, orjson.loads(response.body)
 
 
 @pytest.mark.parametrize(("raised", "status", "kind", "code"), WIRE, ids=lambda value: repr(value)[:60])
-async def test_every_error_leaves_in_the_documented_shape(raised: Exception, status: int, kind: str, code: str) -> None:
-    response, body = await answer(raised)
+def test_every_error_leaves_in_the_documented_shape(raised: Exception, status: int, kind: str, code: str) -> None:
+    response, body = answer(raised)
     assert list(body) == ["type", "code", "detail", "attr"]
     assert (response.status, body["type"], body["code"]) == (status, kind, code)
-    assert response.content_type == "application/json" and isinstance(body["detail"], str) and body["detail"]
+    assert response.headers["Content-Type"] == "application/json" and isinstance(body["detail"], str) and body["detail"]
     assert "secret" not in body["detail"] and "Traceback" not in body["detail"]
 
 
@@ -95,19 +88,15 @@ async def test_every_error_leaves_in_the_documented_shape(raised: Exception, sta
     [one for one, *_ in WIRE if isinstance(one, PersonlogError | ApiError | RuntimeError)],
     ids=lambda value: repr(value)[:60],
 )
-async def test_who_is_answered_without_aiohttp_is_told_the_same(raised: Exception) -> None:
-    response, _ = await answer(raised)
+def test_an_error_is_written_with_its_status_and_headers_and_told_to_the_operator_when_it_is_ours(
+    raised: Exception,
+) -> None:
     with capture_logs() as logs:
-        status, told = refused(raised, "/x")
-    head, _, body = told.partition(b"\r\n\r\n")
-    lines = head.decode().split("\r\n")
-    assert (status, body) == (response.status, response.body)
-    assert lines[0].startswith(f"HTTP/1.1 {status} ")
-    asked = ("WWW-Authenticate", "Retry-After", "Allow")
-    assert {line for line in lines if line.split(":")[0] in asked} == {
-        f"{name}: {value}" for name, value in response.headers.items() if name in asked
-    }
-    assert bool(logs) == (status == 500 or isinstance(raised, NewerVersion))
+        response = errors.refusal_of(raised, "/x").response()
+    lines = head_of(response).decode().split("\r\n")
+    assert lines[0].startswith(f"HTTP/1.1 {response.status} ")
+    assert {f"{name}: {value}" for name, value in response.headers.items()} <= set(lines)
+    assert bool(logs) == (response.status == 500 or isinstance(raised, NewerVersion))
 
 
 def test_every_class_of_the_tree_is_in_the_table() -> None:
@@ -118,37 +107,27 @@ def test_every_class_of_the_tree_is_in_the_table() -> None:
     assert tree - {PersonlogError} <= {type(raised) for raised, *_ in WIRE}
 
 
-async def test_headers_say_how_to_go_on() -> None:
+def test_headers_say_how_to_go_on() -> None:
     for raised, name, value in [
         (errors.not_authenticated(), "WWW-Authenticate", "Bearer"),
         (errors.authentication_failed(), "WWW-Authenticate", "Bearer"),
         (LogUnavailable(), "Retry-After", "1"),
         (NotYet(), "Retry-After", "1"),
-        (web.HTTPMethodNotAllowed("POST", ["PATCH", "GET"]), "Allow", "GET, PATCH"),
+        (errors.method_not_allowed("POST", "/x", "GET, PATCH"), "Allow", "GET, PATCH"),
     ]:
-        response, _ = await answer(raised)
+        response, _ = answer(raised)
         assert response.headers[name] == value
 
 
-async def test_the_field_and_the_scope_are_named() -> None:
-    assert (await answer(BadInput("no", attr="limit")))[1]["attr"] == "limit"
-    assert "person:write" in (await answer(errors.permission_denied("person:write")))[1]["detail"]
+def test_the_field_and_the_scope_are_named() -> None:
+    assert answer(BadInput("no", attr="limit"))[1]["attr"] == "limit"
+    assert "person:write" in (answer(errors.permission_denied("person:write")))[1]["detail"]
 
 
-async def test_what_nobody_expected_is_told_to_the_operator() -> None:
-    async def handler(request: web.Request) -> web.Response:
-        raise RuntimeError("inside")
-
+def test_what_nobody_expected_is_told_to_the_operator() -> None:
     with capture_logs() as logs:
-        await error_middleware(make_mocked_request("GET", "/x"), handler)
+        errors.refusal_of(RuntimeError("inside"), "/x")
     assert [(line["event"], line["error"]) for line in logs] == [("unexpected", "RuntimeError")]
-
-
-async def test_an_answer_passes_through() -> None:
-    async def handler(request: web.Request) -> web.Response:
-        return web.Response(status=204)
-
-    assert (await error_middleware(make_mocked_request("GET", "/x"), handler)).status == 204
 
 
 def test_an_error_raised_is_an_exception_with_its_detail() -> None:

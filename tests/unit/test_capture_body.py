@@ -21,18 +21,20 @@ from services.api.capture.payload import (
     EVENTS_MAX,
     FORM_BYTES_MAX,
     FORM_FIELDS_MAX,
+    Captured,
+    clean,
+    decode,
+)
+from services.api.http.decompression import (
     INFLATE_RATIO_MAX,
     INFLATED_BYTES_FREE,
     INFLATED_BYTES_MAX,
     ZSTD_STEP_BYTES,
-    Captured,
-    clean,
-    decode,
     inflate,
     unpack,
 )
 from services.api.http.errors import ApiError
-from services.api.writes.property_limits import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
+from services.api.http.property_limits import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
 from shared.domain.errors import BadInput
 
 EVENT = {"event": "e", "distinct_id": "d", "properties": {"text": "grün >>> ??? 😀"}}

@@ -21,7 +21,7 @@ from services.api.capture.events import (
     time_of,
 )
 from services.api.capture.payload import clean_text
-from services.api.writes.property_limits import NAME_CHARS_MAX, PROPERTIES_MAX
+from services.api.http.property_limits import NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.commands import Capture, Command, Merge, Write, decode, encode
 from shared.domain.errors import BadInput
 from shared.domain.ids import fragment_id

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.api.capture.payload import INFLATE_RATIO_MAX
+from services.api.http.decompression import INFLATE_RATIO_MAX
 from services.api.http.guards import load
 from services.api.http.guards.load import SLICE_SECONDS, SMALL_BYTES, Load, unfolded
 from shared.domain.errors import Transient

@@ -290,7 +290,7 @@ def test_an_unknown_fact_is_refused_and_a_failed_record_is_no_fact() -> None:
 
 
 def test_a_client_is_told_to_come_again_where_an_older_api_would_have_to_leave_facts_out() -> None:
-    refusal = errors.told(NewerVersion(), "/route")
+    refusal = errors.refusal_of(NewerVersion(), "/route")
     assert (refusal.status, refusal.code, refusal.headers["Retry-After"]) == (503, "unavailable", "1")
 
 

@@ -5,28 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import zlib
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
-import brotli  # type: ignore[import-untyped]  # it comes without types
 import msgspec
-import zstandard
 
 from services.api.capture import lz64
 from services.api.http import errors
-from services.api.writes.property_limits import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
+from services.api.http.decompression import GZIP, INFLATED_BYTES_MAX, ZLIB, inflate, inflated_bytes_max
+from services.api.http.property_limits import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
 from shared.domain.errors import BadInput
-
-INFLATED_BYTES_MAX = 20 * 1_048_576
-"""Of one request after decompression: the original's limit for batches."""
-
-INFLATE_RATIO_MAX = 200
-"""JSON of events shrinks 10 to 30 times; a bomb shrinks 1,000 times."""
-
-INFLATED_BYTES_FREE = 2 * 1_048_576
-"""Below it the ratio does not count: too little to hurt, and one padded event may well shrink 1,000 times."""
 
 FORM_BYTES_MAX = 2 * 1_048_576
 """Forms come from old browsers' beacons, and undoing their percent signs is slow: 4 s for 20 MiB, 0.4 s for this."""
@@ -43,17 +32,6 @@ EVENTS_MAX = 10_000
 TOKEN_PLACES = ("token", "api_key", "$token")
 """Where a batch or an event names its project; the first one counts."""
 
-ENCODINGS = ("gzip", "deflate", "zstd", "br")
-"""What v1 takes as `Content-Encoding`."""
-
-ZSTD_WINDOW_BYTES_MAX = 8 * 1_048_576
-"""What a sender over HTTP may ask for (RFC 9659); zstd's own default would set 128 MiB aside for a body of 10 bytes."""
-
-ZSTD_STEP_BYTES = 256
-"""Fed at a time, because zstd cannot be told when to stop: a block of 4 bytes may stand for 128 KiB, so 8 MiB."""
-
-GZIP = b"\x1f\x8b\x08"
-_ZLIB = b"\x78"
 _MILLISECONDS = re.compile(r"(1[6-9]|[2-9][0-9])[0-9]{11}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
@@ -91,40 +69,16 @@ def plain(body: bytes, content_type: str, query: Mapping[str, str], encoding: st
         field = form.get("data", "").encode("latin-1")
     text = body if field is None else field
     if compression == "lz64" and not text.lstrip().startswith((b"{", b"[", GZIP)):
-        body = lz64.expand(text.strip().replace(b" ", b"+"), _most(text, INFLATED_BYTES_MAX))
+        body = lz64.expand(text.strip().replace(b" ", b"+"), inflated_bytes_max(text, INFLATED_BYTES_MAX))
     elif field is not None:
         body = _data(field)
     elif compression == "base64" or body.lstrip()[:1] not in (b"{", b"[", b"\x1f"):
         body = _base64(body) or body
-    if body.startswith(GZIP) or (encoding == "deflate" and body.startswith(_ZLIB)):
+    if body.startswith(GZIP) or (encoding == "deflate" and body.startswith(ZLIB)):
         body = inflate(body)
     elif compression in ("gzip", "gzip-js") and not encoding:
         raise BadInput("The body is not gzip.", attr="compression")
     return body
-
-
-def inflate(body: bytes, bytes_max: int = INFLATED_BYTES_MAX, header: int = zlib.MAX_WBITS | 32) -> bytes:
-    """One gzip member (or zlib stream) within the limits; anything else is a BadInput or too large."""
-    inflater = zlib.decompressobj(header)  # 32: either header
-    most = _most(body, bytes_max)
-    try:
-        plain = inflater.decompress(body, most + 1)
-    except zlib.error:
-        raise BadInput("The gzip data is broken.") from None
-    return _whole(plain, most, inflater.eof and not inflater.unused_data)
-
-
-def unpack(body: bytes, encoding: str) -> bytes:
-    """A body in one of ENCODINGS, within the same limits."""
-    if encoding == "gzip":
-        return inflate(body)
-    if encoding == "deflate":  # zlib's header is the standard, none a common mistake
-        return inflate(body, header=zlib.MAX_WBITS if body.startswith(_ZLIB) else -zlib.MAX_WBITS)
-    most = _most(body, INFLATED_BYTES_MAX)
-    try:
-        return _zstd(body, most) if encoding == "zstd" else _brotli(body, most)
-    except (zstandard.ZstdError, brotli.error):
-        raise BadInput(f"The {encoding} data is broken.") from None
 
 
 def parse(body: bytes, kind: Any = Any) -> Any:
@@ -200,36 +154,6 @@ def _sent_at(query: Mapping[str, str]) -> str | None:
         return sent
     sent = sent or query.get("_", "")
     return sent if _MILLISECONDS.fullmatch(sent) else None
-
-
-def _most(body: bytes, bytes_max: int) -> int:
-    """How many bytes a compressed body may become."""
-    return min(bytes_max, max(INFLATED_BYTES_FREE, len(body) * INFLATE_RATIO_MAX))
-
-
-def _whole(plain: bytes, most: int, ended: bool) -> bytes:
-    if len(plain) > most:
-        raise errors.too_large(most)
-    if not ended:
-        raise BadInput("The compressed data is cut off, or has more than one member.")
-    return plain
-
-
-def _zstd(body: bytes, most: int) -> bytes:
-    inflater = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES_MAX).decompressobj()
-    plain = bytearray()
-    for at in range(0, len(body), ZSTD_STEP_BYTES):
-        plain += inflater.decompress(body[at : at + ZSTD_STEP_BYTES])
-        if inflater.eof or len(plain) > most:
-            ended = inflater.eof and not inflater.unused_data and at + ZSTD_STEP_BYTES >= len(body)
-            return _whole(bytes(plain), most, ended)
-    return _whole(bytes(plain), most, False)
-
-
-def _brotli(body: bytes, most: int) -> bytes:
-    inflater = brotli.Decompressor()
-    plain: bytes = inflater.process(body, output_buffer_limit=most + 1)
-    return _whole(plain, most, inflater.is_finished())
 
 
 def _form(body: bytes) -> dict[str, str]:

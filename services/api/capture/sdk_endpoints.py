@@ -6,20 +6,24 @@ No answer is refused for its token: a wrong one is told by capture, with 401, an
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
-from aiohttp import web
 
+from services.api.calls import CaptureCall
+from services.api.capture import operations
 from services.api.capture.events import token_of
 from services.api.capture.payload import decode
-from services.api.capture.v0 import cors, preflight
-from services.api.context import CONTEXT, Context
+from services.api.capture.v0 import capturing, preflight
+from services.api.context import Context
 from services.api.http import errors
+from services.api.http.messages import Request, Response
 from services.api.http.rendering import JSON
-from services.api.http.routing import read_body
+from services.api.http.routing import Route
 from shared.domain.errors import BadInput
 
 FLAGS_BYTES_MAX = 1_048_576
@@ -58,61 +62,51 @@ NO_FLAGS: dict[str, Any] = {
 """`flags` is what SDKs of today read, the next two what older ones do."""
 
 _SCRIPT = b"(window._POSTHOG_REMOTE_CONFIG=window._POSTHOG_REMOTE_CONFIG||{})[%b]={config:%b,siteApps:[]};"
-_KINDS = {".js": "text/javascript", ".map": JSON}
-_FILE = r"/static/{file:(\d[\w.-]*/)?[\w.-]+\.js(\.map)?}"
+PACKED = {"br": ".br", "gzip": ".gz"}
+"""How a file may lie packed beside itself, the smallest first."""
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_KINDS = {".js": "text/javascript", ".map": JSON}
+STATIC = "/static/{file}"
+
+Endpoint = Callable[[CaptureCall], Response | Awaitable[Response]]
 
 
 class Stub(NamedTuple):
-    """One thing that SDKs ask for."""
+    """One thing that SDKs look for."""
 
     path: str
     methods: tuple[str, ...]
-    says: str
-    handler: Handler
+    summary: str
+    endpoint: Endpoint
 
 
-def register(app: web.Application, static: str = "") -> None:
-    """Add the stubs, and the files of the folder `static`."""
-    for stub in STUBS:
-        resource = app.router.add_resource(stub.path + "{slash:/?}")
-        for method in stub.methods:
-            resource.add_route(method, stub.handler)
-        resource.add_route("OPTIONS", preflight)
-    app.router.add_get(_FILE, _files(Path(static) if static else None))
+def config(call: CaptureCall) -> Response:
+    """The configuration of posthog-js."""
+    return _json(_config(call.context, call.request.parameters["token"]))
 
 
-async def config(request: web.Request) -> web.Response:
-    return _answer(request, _config(request.app[CONTEXT], request.match_info["token"]))
+def config_script(call: CaptureCall) -> Response:
+    """The same for pages that load posthog-js by its snippet: a script that leaves it where posthog-js looks."""
+    token = call.request.parameters["token"]
+    script = _SCRIPT % (orjson.dumps(token), orjson.dumps(_config(call.context, token)))
+    return Response(headers={"Content-Type": "text/javascript; charset=utf-8"}, body=script)
 
 
-async def config_script(request: web.Request) -> web.Response:
-    """The same for who loads posthog-js by its snippet: a script that leaves it where posthog-js looks."""
-    token = request.match_info["token"]
-    shown = orjson.dumps(_config(request.app[CONTEXT], token))
-    script = _SCRIPT % (orjson.dumps(token), shown)
-    return web.Response(body=script, headers=cors(request), content_type="text/javascript", charset="utf-8")
-
-
-async def flags(request: web.Request) -> web.Response:
+def flags(call: CaptureCall) -> Response:
     """No flags; with the configuration where an SDK wants both at once."""
-    context = request.app[CONTEXT]
+    context, request = call.context, call.request
     answer = NO_FLAGS | {"requestId": str(context.mint()), "evaluatedAt": context.clock.now_us() // 1_000}
     if request.path.startswith("/decide") or request.query.get("config") == "true":
-        answer |= _config(context, await _token(request))
-    return _answer(request, answer)
+        answer |= _config(context, _token(request))
+    return _json(answer)
 
 
-def _fixed(answer: Any) -> Handler:
-    async def fixed(request: web.Request) -> web.Response:
-        return _answer(request, answer)
-
-    return fixed
+def _fixed(answer: Any) -> Endpoint:
+    return lambda call: _json(answer)
 
 
-def _answer(request: web.Request, answer: Any) -> web.Response:
-    return web.Response(body=orjson.dumps(answer), headers=cors(request), content_type=JSON)
+def _json(answer: Any) -> Response:
+    return Response(headers={"Content-Type": JSON}, body=orjson.dumps(answer))
 
 
 def _config(context: Context, token: str) -> dict[str, Any]:
@@ -121,39 +115,14 @@ def _config(context: Context, token: str) -> dict[str, Any]:
     return {"token": token, **CONFIG, "sessionRecording": RECORDING if records else False}
 
 
-async def _token(request: web.Request) -> str:
+def _token(request: Request) -> str:
     """The token that a body names, in any form that capture takes; none is no error here."""
-    body = await read_body(request, FLAGS_BYTES_MAX)
+    encoding = request.headers.get("Content-Encoding", "")
     try:
-        asked = decode(body, request.content_type, request.query, request.headers.get("Content-Encoding", ""))
+        captured = decode(request.body, request.content_type, request.query, encoding)
     except (errors.ApiError, BadInput):
         return ""
-    return asked.token or token_of(asked.events[0]) or ""
-
-
-def _files(folder: Path | None) -> Handler:
-    """The scripts of the folder and of its folders by version, as they are when the process starts.
-
-    A version without a folder of its own gets the files beside: an unpacked posthog-js has no such folder.
-    """
-    files: dict[str, Path] = {}
-    if folder is not None:
-        found = [path for depth in ("*.js*", "*/*.js*") for path in folder.glob(depth)]
-        files = {path.relative_to(folder).as_posix(): path for path in found}
-
-    async def file(request: web.Request) -> web.StreamResponse:
-        anyone = {"Access-Control-Allow-Origin": "*"}
-        named = request.match_info["file"]
-        path = files.get(named) or files.get(named.rpartition("/")[2])
-        if path is None:
-            missing = errors.not_found("No such file: PERSONLOG_STATIC names the folder with posthog-js's files.")
-            missing.headers |= anyone
-            raise missing
-        kind = f"{_KINDS[path.suffix]}; charset=utf-8"
-        kept = {"Content-Type": kind, "Cache-Control": f"public, max-age={STATIC_SECONDS}"}
-        return web.FileResponse(path, headers=anyone | kept)
-
-    return file
+    return captured.token or token_of(captured.events[0]) or ""
 
 
 STUBS = (
@@ -174,3 +143,74 @@ STUBS = (
         )
     ),
 )  # fmt: skip
+
+
+class StaticFiles:
+    """The scripts of a folder and of its folders by version, as they are when the process starts.
+
+    A version without a folder of its own gets the files beside: an unpacked posthog-js has no such folder.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._files: dict[str, Path] = {}
+        if folder is not None:
+            found = [path for depth in ("*.js*", "*/*.js*") for path in folder.glob(depth)]
+            self._files = {path.relative_to(folder).as_posix(): path for path in found}
+
+    async def find(self, call: CaptureCall) -> Response:
+        """A file; 304 for a client that has it."""
+        anyone = {"Access-Control-Allow-Origin": "*"}
+        name = call.request.parameters["file"]
+        path = self._files.get(name) or self._files.get(name.rpartition("/")[2])
+        if path is None:
+            missing = errors.not_found("No such file: PERSONLOG_STATIC names the folder with posthog-js's files.")
+            missing.headers |= anyone
+            raise missing
+        return await asyncio.to_thread(_file, path, call.request.headers, anyone)
+
+
+def _file(path: Path, asked: Mapping[str, str], headers: dict[str, str]) -> Response:
+    """A file as it is now, packed where that lies beside it and the client takes it."""
+    kind = f"{_KINDS[path.suffix]}; charset=utf-8"
+    accepted = asked.get("Accept-Encoding", "").lower()
+    for encoding, ending in PACKED.items():
+        packed = path.with_name(path.name + ending)
+        if encoding in accepted and packed.is_file():
+            path = packed
+            headers = headers | {"Content-Encoding": encoding, "Vary": "Accept-Encoding"}
+            break
+    status = path.stat()
+    etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+    kept = {"Cache-Control": f"public, max-age={STATIC_SECONDS}", "ETag": etag}
+    headers = headers | kept | {"Last-Modified": formatdate(status.st_mtime, usegmt=True)}
+    known = [text.strip().removeprefix("W/") for text in asked.get("If-None-Match", "").split(",")]
+    if "*" in known or etag in known:
+        return Response(status=304, headers=headers)
+    return Response(headers=headers | {"Content-Type": kind}, body=path.read_bytes())
+
+
+def routes(static: str = "") -> tuple[Route, ...]:
+    """The rows of all stubs, and of the files of the folder `static`."""
+    files = StaticFiles(Path(static) if static else None)
+    return (
+        *(route for stub in STUBS for route in _rows(stub)),
+        Route("GET", STATIC, "", files.find, access="open", gated=False, operation=operations.static()),
+        Route("HEAD", STATIC, "", files.find, access="open", gated=False),
+    )
+
+
+def _rows(stub: Stub) -> tuple[Route, ...]:
+    path = stub.path + "/"
+    return (
+        *(
+            capturing(
+                method, stub.path + "{slash}", stub.endpoint, gated=False,
+                body_bytes_max=FLAGS_BYTES_MAX if method == "POST" else None,
+                operation=operations.stub(path, method, stub.summary),
+            )
+            for method in stub.methods
+        ),
+        capturing(
+            "OPTIONS", stub.path + "{slash}", preflight, gated=False, operation=operations.preflight(path)
+        ),
+    )  # fmt: skip

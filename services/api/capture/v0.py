@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from aiohttp import web
-from multidict import CIMultiDictProxy
-
+from services.api.calls import CaptureCall
+from services.api.capture import operations
 from services.api.capture.events import Scene, commands_of, time_of, token_of
-from services.api.capture.payload import INFLATED_BYTES_MAX, Captured, decode
-from services.api.context import CONTEXT, Context, position_header
+from services.api.capture.payload import Captured, decode
+from services.api.context import Context, position_header
 from services.api.http import errors
+from services.api.http.decompression import INFLATED_BYTES_MAX
 from services.api.http.guards.access import Project
-from services.api.http.guards.load import unfolded
-from services.api.http.raw_response import Observe, Ready, answer_of, is_plain, refused
-from services.api.http.routing import read_body
-from shared.domain.errors import BadInput, PersonlogError
-from shared.domain.ids import Position, format_positions
+from services.api.http.guards.authorisation import project_of_tokens
+from services.api.http.messages import Deferred, Request, Response
+from services.api.http.rendering import JSON
+from services.api.http.routing import Route
+from shared.domain.errors import BadInput
+from shared.domain.ids import Position
 from shared.log.port import Entry
 from shared.runtime import telemetry
-from shared.runtime.express import Head, Taken
 
 PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
 
@@ -34,104 +35,59 @@ OK = b'{"status":"Ok"}'
 _STORED, _REFUSED = (telemetry.CAPTURED.labels(outcome) for outcome in ("stored", "refused"))
 
 
-def register(app: web.Application) -> None:
-    """Add the capture routes; a trailing slash is optional. Plain texts: no pattern is tried for each request."""
-    for path in (named + slash for named in PATHS for slash in ("", "/")):
-        resource = app.router.add_resource(path)
-        resource.add_route("POST", capture)
-        resource.add_route("GET", capture)
-        resource.add_route("OPTIONS", preflight)
-    mirror(app, *PATHS)
+def preflight(call: CaptureCall) -> Response:
+    return Response(headers={"Content-Type": JSON}, body=OK)
 
 
-def mirror(app: web.Application, *paths: str) -> None:
-    """CORS on every answer of these paths, whoever makes it: a browser cannot read an error without it."""
-
-    async def add(request: web.Request, response: web.StreamResponse) -> None:
-        if request.path.removesuffix("/") in paths:
-            response.headers.update(cors(request))
-
-    app.on_response_prepare.append(add)
-
-
-async def preflight(request: web.Request) -> web.Response:
-    return web.Response(headers=cors(request), body=OK, content_type="application/json")
-
-
-async def capture(request: web.Request) -> web.StreamResponse:
+def capture(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
     """One request of events: the good ones are appended in one piece, the first bad one is named."""
-    context = request.app[CONTEXT]
-    body = await read_body(request, BODY_BYTES_MAX)
-    captured = decode(body, request.content_type, request.query, request.headers.get("Content-Encoding", ""))
+    context, request = call.context, call.request
+    encoding = request.headers.get("Content-Encoding", "")
+    captured = decode(request.body, request.content_type, request.query, encoding)
     project = project_of(context, captured)
     context.quotas.take(project.id, len(captured.events), captured.size)
     outcomes = outcomes_of(context, captured, project, unnamed=unnamed_at(request.path))
     refused = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, BadInput)]
-    refusal = refusal_of(captured, refused, sum(map(is_stored, outcomes)))
-    del body, captured  # up to 25 times a body's bytes, and the log may let us wait for seconds
-    return told(request, refusal, await append(context, outcomes))
+    refusal = refusal_of(captured, refused, sum(map(is_stored, outcomes))) if refused else None
+    return appended(context, outcomes, lambda positions: conclusion(request, refusal, positions))
 
 
-class ExpressCapture:
-    """Captures that are small, plain and all good, answered without a task each. Whatever else there is to say is said
-    by `capture`, which then begins anew: nothing has been appended."""
+def appended(
+    context: Context, outcomes: list[Outcome], conclude: Callable[[list[Position]], Response]
+) -> Response | Deferred[list[Position], Response]:
+    """Append what there is, in one piece; `conclude` answers once it is durable."""
+    entries: list[Entry] = []
+    stored = refused = 0
+    for outcome in outcomes:
+        if isinstance(outcome, BadInput):
+            refused += 1
+        elif outcome:
+            stored += 1
+            entries += outcome
 
-    def __init__(self, context: Context, observe: Observe) -> None:
-        paths = (path + slash for path in PATHS for slash in ("", "/"))
-        self._lines = {f"POST {path} HTTP/1.1".encode(): path for path in paths}
-        self._context, self._observe = context, observe
+    def finish(positions: list[Position]) -> Response:
+        _STORED.inc(stored)
+        if refused:
+            _REFUSED.inc(refused)
+        return conclude(positions)
 
-    def line(self, line: bytes) -> str | None:
-        """The path."""
-        return self._lines.get(line)
-
-    def headers(self, headers: CIMultiDictProxy[str]) -> str | None:
-        """The encoding; forms are rare and slow."""
-        if "form" in headers.get("Content-Type", "").lower():
-            return None
-        return headers.get("Content-Encoding", "")
-
-    def take(self, head: Head, body: bytes) -> Taken | None:
-        context, before = self._context, None
-        if context.watch.mismatch is not None or not context.load.spare(unfolded(body)):
-            return None
-        try:
-            captured = decode(body, "", {}, head.headers)
-            project = project_of(context, captured)
-            before = context.quotas.take(project.id, len(captured.events), captured.size)
-            outcomes = outcomes_of(context, captured, project, unnamed=unnamed_at(head.line))
-            entries = [entry for outcome in outcomes if not isinstance(outcome, BadInput) for entry in outcome]
-            if not entries or any(isinstance(outcome, BadInput) for outcome in outcomes):
-                context.quotas.restore(project.id, before)
-                return None
-            return Taken(context.log.submit(entries), sum(map(bool, outcomes)))
-        except (PersonlogError, errors.ApiError):
-            if before is not None:
-                context.quotas.restore(project.id, before)
-            return None
-
-    def answer(self, head: Head, taken: Taken, seconds: float) -> bytes:
-        error = taken.future.exception()
-        if error is None:
-            _STORED.inc(taken.note)
-            self._observe("POST", head.line, 200, seconds)
-            return answer_of(200, OK, {"Position": format_positions(taken.future.result())})
-        status, answer = refused(error, head.line)
-        self._observe("POST", head.line, status, seconds)
-        return answer
+    if not entries:
+        return finish([])
+    future = context.log.submit(entries)
+    del entries, outcomes  # up to 25 times a body's bytes, and the log may let us wait for seconds
+    return Deferred(future, lambda done: finish(done.result()))
 
 
-def told(request: web.Request, refusal: errors.ApiError | None, positions: list[Position]) -> web.StreamResponse:
-    """That every event is durable, or the first refused one, raised."""
+def conclusion(request: Request, refusal: errors.ApiError | None, positions: list[Position]) -> Response:
+    """The answer that every event is durable, or the first refused one, raised."""
     if refusal is not None:
         refusal.headers |= position_header(positions)
         raise refusal
-    if is_plain(request):
-        return Ready(200, OK, Position=format_positions(positions))
     headers = position_header(positions)
     if request.query.get("beacon") == "1":
-        return web.Response(status=204, headers=headers)
-    return web.Response(body=OK, headers=headers, content_type="application/json")
+        return Response(status=204, headers=headers)
+    headers["Content-Type"] = JSON
+    return Response(headers=headers, body=OK)
 
 
 def outcomes_of(context: Context, captured: Captured, project: Project, *, unnamed: str | None = None) -> list[Outcome]:
@@ -148,16 +104,6 @@ def outcomes_of(context: Context, captured: Captured, project: Project, *, unnam
     return outcomes
 
 
-async def append(context: Context, outcomes: list[Outcome]) -> list[Position]:
-    """Append what there is, in one piece; durable on return."""
-    entries = [entry for outcome in outcomes if not isinstance(outcome, BadInput) for entry in outcome]
-    positions = await context.log.append(entries) if entries else []
-    _STORED.inc(sum(map(is_stored, outcomes)))
-    if len(entries) < len(outcomes):
-        _REFUSED.inc(sum(isinstance(outcome, BadInput) for outcome in outcomes))
-    return positions
-
-
 def unnamed_at(path: str) -> str | None:
     """What an event without a name is called that was sent there."""
     return "$identify" if path.startswith("/engage") else None
@@ -166,22 +112,6 @@ def unnamed_at(path: str) -> str | None:
 def is_stored(outcome: Outcome) -> bool:
     """Neither refused nor, as a merge without person processing is, dropped by rule."""
     return not isinstance(outcome, BadInput) and bool(outcome)
-
-
-def cors(request: web.Request) -> dict[str, str]:
-    """Browsers of any origin may send: origin and requested headers are mirrored."""
-    origin = request.headers.get("Origin")
-    asked = request.headers.get("Access-Control-Request-Headers", "Content-Type")
-    if origin is None or not (origin.isascii() and asked.isascii()):
-        return {}
-    return {
-        "Access-Control-Allow-Origin": origin,
-        "Access-Control-Allow-Credentials": "true",
-        "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-        "Access-Control-Allow-Headers": asked,
-        "Access-Control-Expose-Headers": "Position, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset",
-        "Vary": "Origin",
-    }
 
 
 def scene_of(context: Context, captured: Captured, project: Project, unnamed: str | None = None) -> Scene:
@@ -199,17 +129,9 @@ def scene_of(context: Context, captured: Captured, project: Project, unnamed: st
 
 
 def project_of(context: Context, captured: Captured) -> Project:
-    """The batch's token wins; else every event must carry the same one."""
-    tokens: set[Any] = {captured.token} if captured.token else {token_of(event) for event in captured.events}
-    if len(tokens) > 1:
-        raise errors.authentication_failed("The events carry different tokens.")
-    token = tokens.pop()
-    if not token:
-        raise errors.not_authenticated()
-    project = context.access.by_token(token)
-    if project is None:
-        raise errors.authentication_failed("No project has this token.")
-    return project
+    """The project of a batch's token; without one every event must carry the same."""
+    tokens: list[Any] = [captured.token] if captured.token else [token_of(event) for event in captured.events]
+    return project_of_tokens(context.access, tokens)
 
 
 def refusal_of(captured: Captured, refused: list[tuple[int, BadInput]], stored: int) -> errors.ApiError | None:
@@ -222,3 +144,25 @@ def refusal_of(captured: Captured, refused: list[tuple[int, BadInput]], stored: 
     attr = ".".join(part for part in (f"batch[{index}]", error.attr) if part)
     detail = f"{error.detail} {stored} stored, {len(refused)} refused."
     return errors.ApiError(400, "validation_error", error.slug, detail, attr=attr)
+
+
+def capturing(method: str, path: str, endpoint: Callable[[CaptureCall], Any], **more: Any) -> Route:
+    """A row of the route table for what any page may send."""
+    return Route(method, path, "", endpoint, cross_origin=True, **({"access": "open"} | more))
+
+
+ROUTES = tuple(
+    route
+    for path in PATHS
+    for route in (
+        capturing("POST", f"{path}/", capture, body_bytes_max=BODY_BYTES_MAX,
+                  operation=operations.capture(f"{path}/")),
+        capturing("OPTIONS", f"{path}/", preflight, gated=False, operation=operations.preflight(f"{path}/")),
+        capturing("GET", f"{path}/", capture, body_bytes_max=BODY_BYTES_MAX,
+                  operation=operations.capture_by_query(f"{path}/")),
+        capturing("POST", path, capture, body_bytes_max=BODY_BYTES_MAX),
+        capturing("OPTIONS", path, preflight, gated=False),
+        capturing("GET", path, capture, body_bytes_max=BODY_BYTES_MAX),
+    )
+)  # fmt: skip
+"""With and without the slash, each a text of its own: no pattern is tried for each request."""

@@ -11,16 +11,20 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from aiohttp import web
 
+from services.api.calls import CaptureCall
+from services.api.capture import operations
 from services.api.capture.events import EVENT_NAME_CHARS_MAX, time_of
-from services.api.capture.payload import ENCODINGS, EVENTS_MAX, Captured, parse, unpack
-from services.api.capture.v0 import BODY_BYTES_MAX, Outcome, append, mirror, outcomes_of, preflight
-from services.api.context import CONTEXT, Context, position_header
+from services.api.capture.payload import EVENTS_MAX, Captured, parse
+from services.api.capture.v0 import BODY_BYTES_MAX, Outcome, appended, capturing, outcomes_of, preflight
+from services.api.context import position_header
 from services.api.http import errors
-from services.api.http.guards.access import Project
-from services.api.http.routing import read_body
+from services.api.http.decompression import ENCODINGS, unpack
+from services.api.http.messages import Deferred, Request, Response
+from services.api.http.rendering import JSON
+from services.api.http.routing import Route
 from shared.domain.errors import BadInput
+from shared.domain.ids import Position
 from shared.domain.legal_ids import is_legal
 
 PATH = "/i/v1/analytics/events"
@@ -72,74 +76,55 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:")
 _ATTEMPT = re.compile(r"[1-9][0-9]{0,9}")
 
 
-def register(app: web.Application) -> None:
-    """Add the route; a trailing slash is optional."""
-    mirror(app, PATH)
-    resource = app.router.add_resource(PATH + "{slash:/?}")
-    resource.add_route("POST", events)
-    resource.add_route("OPTIONS", preflight)
-
-
-async def events(request: web.Request) -> web.StreamResponse:
-    """A batch of events: each is told what became of it; what is wrong with all of them has v1's own shape."""
-    answer = await errors.error_middleware(request, _events)
-    if answer.status < 400:
-        return answer
-    assert isinstance(answer, web.Response) and isinstance(answer.body, bytes)
-    said = orjson.loads(answer.body)
-    answer.body = orjson.dumps(
-        {"error": _TAGS.get(said["code"], said["code"]), "error_description": said["detail"], "error_uri": ERROR_URI}
-    )
-    return answer
-
-
-async def _events(request: web.Request) -> web.StreamResponse:
-    context = request.app[CONTEXT]
-    project = _project(request, context)
-    sent_at = _judge_headers(request)
-    body = await read_body(request, BODY_BYTES_MAX)
+def events(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
+    """A batch of events, with an answer for each."""
+    context, request = call.context, call.request
+    body = request.body
     if not body:
         raise _wrong("empty_body", "The body is empty.")
     encoding = _encoding(request)
     body = unpack(body, encoding) if encoding else body
     batch = parse(body)
     uuids = _uuids(batch)
-    context.quotas.take(project.id, len(uuids), len(body))
-    said = _sdk(request.headers["PostHog-Sdk-Info"])
+    context.quotas.take(call.project.id, len(uuids), len(body))
+    sdk = _sdk(request.headers["PostHog-Sdk-Info"])
     shaped: list[dict[str, Any] | BadInput] = []
     for event, uuid in zip(batch["batch"], uuids, strict=True):
         try:
-            shaped.append(_shaped(event, uuid, said))
+            shaped.append(_shaped(event, uuid, sdk))
         except BadInput as error:
             shaped.append(error)
     captured = Captured(
         events=[event for event in shaped if not isinstance(event, BadInput)],
-        sent_at=sent_at,
+        sent_at=request.headers["PostHog-Request-Timestamp"].strip(),
         historical=batch.get("historical_migration") is True,
     )
-    judged = iter(outcomes_of(context, captured, project))
+    judged = iter(outcomes_of(context, captured, call.project))
     outcomes = [event if isinstance(event, BadInput) else next(judged) for event in shaped]
     results = {
         event["uuid"]: _result(event, outcome) for event, outcome in zip(batch["batch"], outcomes, strict=True)
     }
-    del body, batch, shaped, captured, judged, event  # as in capture: the log may let us wait for seconds
-    positions = await append(context, outcomes)
-    answer = orjson.dumps({"results": results})
-    return web.Response(body=answer, headers=position_header(positions), content_type="application/json")
+
+    def conclude(positions: list[Position]) -> Response:
+        headers = position_header(positions) | {"Content-Type": JSON}
+        return Response(headers=headers, body=orjson.dumps({"results": results}))
+
+    return appended(context, outcomes, conclude)
 
 
-def _project(request: web.Request, context: Context) -> Project:
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
-        raise errors.not_authenticated()
-    project = context.access.by_token(token.strip())
-    if project is None:
-        raise errors.authentication_failed("No project has this token.")
-    return project
+def error_body(refusal: errors.ApiError) -> bytes:
+    """A refusal of the whole batch in v1's own shape."""
+    return orjson.dumps(
+        {
+            "error": _TAGS.get(refusal.code, refusal.code),
+            "error_description": refusal.detail,
+            "error_uri": ERROR_URI,
+        }
+    )
 
 
-def _judge_headers(request: web.Request) -> str:
-    """When the request says it was sent. Raises for headers that are missing or malformed, or a body we cannot read."""
+def judge_headers(request: Request) -> None:
+    """Raise for headers that are missing or malformed, or say that the body cannot be read."""
     sent = {name: request.headers.get(name, "").strip() for name in REQUIRED}
     missing = ", ".join(name for name, value in sent.items() if not value)
     if missing:
@@ -156,10 +141,9 @@ def _judge_headers(request: web.Request) -> str:
     if _encoding(request) not in ("", *ENCODINGS):
         known = ", ".join(ENCODINGS)
         raise errors.ApiError(415, "", "unsupported_encoding", f"The Content-Encoding may be {known}.")
-    return at
 
 
-def _encoding(request: web.Request) -> str:
+def _encoding(request: Request) -> str:
     encoding = request.headers.get("Content-Encoding", "").strip().lower()
     return "" if encoding == "identity" else encoding
 
@@ -206,7 +190,7 @@ def _sdk(info: str) -> dict[str, str]:
     return {"$lib": name, "$lib_version": version} if known else {}
 
 
-def _shaped(event: dict[str, Any], uuid: UUID, said: dict[str, str]) -> dict[str, Any]:
+def _shaped(event: dict[str, Any], uuid: UUID, sdk: dict[str, str]) -> dict[str, Any]:
     """The event as v0 knows it; BadInput, with v1's word for it as slug, for what v1 is stricter about."""
     name, distinct_id, properties = event.get("event"), event.get("distinct_id"), event.get("properties")
     if not isinstance(name, str) or not name.strip():
@@ -222,7 +206,7 @@ def _shaped(event: dict[str, Any], uuid: UUID, said: dict[str, str]) -> dict[str
     if not isinstance(properties, dict | None):
         raise _dropped("malformed_event_properties")
     sent = {f"${name}": event[name] for name in ("session_id", "window_id") if event.get(name) is not None}
-    made = (properties or {}) | sent | _options(event.get("options")) | said
+    made = (properties or {}) | sent | _options(event.get("options")) | sdk
     if _is_nobodys(distinct_id):
         made["$process_person_profile"] = False
     kept = {name: event[name] for name in _OPERATIONS if name in event}
@@ -259,3 +243,12 @@ def _dropped(details: str) -> BadInput:
 
 def _wrong(tag: str, detail: str) -> errors.ApiError:
     return errors.ApiError(400, "", tag, detail)
+
+
+ROUTES: tuple[Route, ...] = (
+    capturing(
+        "POST", PATH + "{slash}", events, access="token", body_bytes_max=BODY_BYTES_MAX,
+        judge=judge_headers, error_body=error_body, operation=operations.capture_v1(),
+    ),
+    capturing("OPTIONS", PATH + "{slash}", preflight, gated=False, operation=operations.preflight(f"{PATH}/")),
+)  # fmt: skip

@@ -6,15 +6,15 @@ import asyncio
 from typing import Any
 from uuid import UUID, uuid5
 
+from services.api.calls import Call
 from services.api.deletions.dry_run import preview
-from services.api.deletions.endpoints import recorded
 from services.api.deletions.ledger import LedgerRow, requests_naming
 from services.api.deletions.remains import covering, remains, without_profile
 from services.api.deletions.schemas import Bulk, BulkDelete, DryRun
 from services.api.http import errors
 from services.api.http.guards.costly import given
 from services.api.http.parameters import DRY_RUN
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.writes.idempotency import REPLAYED
 from shared.domain.commands import Command, Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound
@@ -27,7 +27,7 @@ _PERSON, _STRAY = "bulk", "bulk stray"
 
 async def bulk_delete(call: Call) -> Answer:
     """Delete up to 1,000 persons by id or distinct id, each with its own deletion request."""
-    body = await call.read(BulkDelete)
+    body = call.read(BulkDelete)
     asked, fragments = await _named(call, body)
     sent = Scope(profile=not body.keep_person, events=body.delete_events, recordings=body.delete_recordings)
     scope = covering(call, sent)
@@ -121,7 +121,7 @@ def _bulk_answer(scope: Scope, found: int, requests: list[str], unmatched: list[
 
 async def _bulk_before(call: Call, fragments: list[UUID], key: int) -> list[LedgerRow]:
     """The requests that an earlier bulk_delete with this key made for these fragments: their ids are made of it."""
-    await recorded(call)
+    await call.until_recorded()
     rows = await requests_naming(call, fragments, former=True)
     return [row for row in reversed(rows) if _is_made_of(row, _PERSON, key) or _is_made_of(row, _STRAY, key)]
 

@@ -10,10 +10,11 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
+from services.api.calls import ANSWER_SECONDS_MAX, Call
 from services.api.deletions.endpoints import found, location
 from services.api.deletions.ledger import LedgerRow
 from services.api.http import errors
-from services.api.http.routing import ANSWER_SECONDS_MAX, Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from shared.domain.commands import Cancel
 from shared.domain.ids import IDENTITY
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from services.api.calls import Call
 from services.api.deletions.remains import without_profile
-from services.api.http.routing import Answer, Call
+from services.api.http.routing import Answer
 from shared.domain.commands import Scope
 from shared.store.person import Person
 from shared.store.targets import FRAGMENTS_MAX, TARGETS, Target, bytes_of, count, objects, whole

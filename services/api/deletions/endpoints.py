@@ -8,6 +8,7 @@ from uuid import UUID, uuid5
 
 import orjson
 
+from services.api.calls import Call
 from services.api.deletions.dry_run import preview
 from services.api.deletions.ledger import ANY, LedgerRow, requests_in, requests_naming
 from services.api.deletions.remains import covering
@@ -15,11 +16,11 @@ from services.api.deletions.schemas import DeletionRequest, DeletionRequests, De
 from services.api.http import errors
 from services.api.http.guards.costly import always, given
 from services.api.http.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.writes.idempotency import REPLAYED, Keyed, carry_out, earlier, envelope, keyed
 from shared.domain.commands import Command, Delete, Request, Scope
 from shared.domain.errors import NotFound
-from shared.domain.ids import DELETIONS, IDENTITY
+from shared.domain.ids import IDENTITY
 from shared.store.person import iso
 
 STAYS = "Deletion-Stays"
@@ -96,7 +97,7 @@ async def delete_recordings(call: Call) -> Answer:
 async def requests(call: Call) -> Answer:
     """List all deletion requests of the project, newest first."""
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
-    await recorded(call)
+    await call.until_recorded()
     rows = await requests_in(call, limit=limit, offset=offset)
     return Answer(body={"results": await _shown(call, rows)})
 
@@ -110,7 +111,7 @@ async def status(call: Call) -> Answer:
     """List deletion requests that include captured events, newest first."""
     asked = call.asked(STATUS)
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
-    await recorded(call)
+    await call.until_recorded()
     ledger = await call.context.store.rows(
         call.context.reads.queries["deletion_status"],
         project=call.project.id,
@@ -221,25 +222,19 @@ def _request_id(call: Call, sent: Keyed) -> UUID:
 
 async def requests_of(call: Call, fragments: list[UUID]) -> list[dict[str, Any]]:
     """The deletion requests that name any of these fragments in its present life, newest first."""
-    await recorded(call)
+    await call.until_recorded()
     return await _shown(call, await requests_naming(call, fragments, former=False))
-
-
-async def recorded(call: Call) -> None:
-    """Wait until the ledger has every request that was made: the deleter writes it, some tens of milliseconds later."""
-    heads = await call.context.log.heads(DELETIONS)
-    await call.context.watermarks.wait([head for head in heads if head.offset >= 0])
 
 
 async def found(call: Call) -> LedgerRow:
     """The ledger's row of the request that the path names, or NotFound."""
     try:
-        request = UUID(call.request.match_info["request"])
+        request = UUID(call.request.parameters["request"])
     except ValueError:
         raise NotFound("Not found.") from None
     rows = await requests_in(call, request=request)
     if not rows:
-        await recorded(call)
+        await call.until_recorded()
         rows = await requests_in(call, request=request)
     for row in rows:
         return row

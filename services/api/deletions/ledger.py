@@ -8,7 +8,7 @@ from uuid import UUID
 
 import orjson
 
-from services.api.http.routing import Call
+from services.api.calls import Call
 from shared.domain.commands import Scope
 
 ANY = UUID(int=0)

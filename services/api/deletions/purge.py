@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from services.api.calls import Call
 from services.api.deletions.endpoints import ask, request_of
 from services.api.deletions.schemas import DeletionRequest, DryRun, PurgeProperty
 from services.api.http.guards.costly import always, given
 from services.api.http.parameters import DRY_RUN
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.writes.idempotency import Keyed, keyed
 from shared.domain.commands import Command, Purge, Scope
 from shared.domain.errors import Transient
@@ -34,7 +35,7 @@ EVERYTHING = "all"
 
 async def of_person(call: Call) -> Answer:
     """Erase the values of a property from one person, past values and captured events included."""
-    key = (await call.read(PurgeProperty)).key
+    key = call.read(PurgeProperty).key
     if call.asked(DRY_RUN):
         person = await call.person()
         call.tags(person)
@@ -45,7 +46,7 @@ async def of_person(call: Call) -> Answer:
 
 async def of_project(call: Call) -> Answer:
     """Erase the values of a property from all persons, past values included."""
-    key = (await call.read(PurgeProperty)).key
+    key = call.read(PurgeProperty).key
     if call.asked(DRY_RUN):
         return await _preview(call, key, None)
     sent = keyed(call, NOBODY, "purge_property", key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from services.api.http.routing import Call
+from services.api.calls import Call
 from shared.domain.commands import Scope
 
 _TABLES = {"events": "captured_events", "recordings": "recording_blocks"}

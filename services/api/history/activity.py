@@ -8,10 +8,10 @@ from uuid import UUID
 
 import orjson
 
-from services.api.deletions.endpoints import recorded
+from services.api.calls import Call
 from services.api.http.guards.costly import always
 from services.api.http.parameters import PAGE_MAX, Integer
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.writes.schemas import ActivityPage
 from services.api.writes.size_warnings import told
 from shared.domain.cells import UNSET
@@ -75,7 +75,7 @@ ROUTES = (
 async def _activity(call: Call, fragments: list[UUID]) -> Answer:
     limit = call.asked(LIMIT)
     page = call.asked(PAGE)
-    await recorded(call)
+    await call.until_recorded()
     found = await call.context.store.rows(
         call.context.reads.queries["activity"],
         project=call.project.id,

@@ -16,8 +16,9 @@ from uuid import UUID
 
 import msgspec
 
+from services.api.calls import Call
 from services.api.http.parameters import LIMIT, Text
-from services.api.http.routing import Answer, Call
+from services.api.http.routing import Answer
 from services.api.reads.as_of import check_size, facts
 from services.api.writes.size_warnings import told
 from shared.domain.cells import same

@@ -7,20 +7,19 @@ memory: rows are written into the archive as they are read, the archive lies in 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
 
-from services.api.deletions.endpoints import requests_of
+from services.api.calls import Call
 from services.api.history.property_history import OPERATIONS
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF
 from services.api.http.rendering import ZIP, Archive
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.reads.as_of import facts
-from services.api.recordings.sessions import archived_sessions, archived_snapshots
 from services.api.writes.size_warnings import told
 from shared.domain.fragment import FragmentPurged
 from shared.domain.ids import format_positions
@@ -47,8 +46,25 @@ class ExportedEvent(NamedTuple):
     properties: str
 
 
-async def export(call: Call) -> Answer:
-    """Export everything held about a person, as a ZIP of JSON and NDJSON files."""
+class Holdings(NamedTuple):
+    """Parts of an export that other rooms read: sessions and their snapshots until a stamp, and deletion requests."""
+
+    sessions: Callable[[Call, Person, int], AsyncIterator[list[Any]]]
+    snapshots: Callable[[Call, Person, int], AsyncIterator[list[Any]]]
+    requests: Callable[[Call, list[UUID]], Awaitable[list[dict[str, Any]]]]
+
+
+def routes(holdings: Holdings) -> tuple[Route, ...]:
+    """The row of the route table."""
+
+    async def export(call: Call) -> Answer:
+        """Export everything held about a person, as a ZIP of JSON and NDJSON files."""
+        return await _export(call, holdings)
+
+    return (Route("GET", "/{id}/export", "person:read", export, (AS_OF,), produces=ZIP, costly=always),)
+
+
+async def _export(call: Call, holdings: Holdings) -> Answer:
     person = await call.person_seen()
     cut = await call.as_of()
     until = FOREVER if cut is None else cut
@@ -68,16 +84,12 @@ async def export(call: Call) -> Answer:
                 "distinct_ids": _distinct_ids(call, person),
                 "changes": _changes(call, named, until),
                 "events": _events(call, list(named), until),
-                "recordings": archived_sessions(call, person, until),
-                "snapshots": archived_snapshots(call, person, until),
-                "deletion_requests": _one(await requests_of(call, list(named))),
+                "recordings": holdings.sessions(call, person, until),
+                "snapshots": holdings.snapshots(call, person, until),
+                "deletion_requests": _one(await holdings.requests(call, list(named))),
             },
         )
     )
-
-
-COLLECTION_ROUTES = ()
-ROUTES = (Route("GET", "/{id}/export", "person:read", export, (AS_OF,), produces=ZIP, costly=always),)
 
 
 async def _one(rows: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:

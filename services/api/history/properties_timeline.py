@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import orjson
 
+from services.api.calls import Call
 from services.api.history.changes import KEYS, STEP, changes
 from services.api.http.guards.costly import always
 from services.api.http.parameters import (
@@ -26,7 +27,7 @@ from services.api.http.parameters import (
     Choice,
     Text,
 )
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.reads.as_of import check_size, facts, moment, persons_at
 from services.api.writes.schemas import PersonAtTime, Timeline
 from shared.domain.errors import BadInput, NotFound

@@ -7,10 +7,11 @@ from uuid import UUID
 
 import orjson
 
+from services.api.calls import Call
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF, LIMIT, OFFSET
-from services.api.http.routing import Answer, Call, Route
-from services.api.writes.property_limits import NAME_CHARS_MAX
+from services.api.http.property_limits import NAME_CHARS_MAX
+from services.api.http.routing import Answer, Route
 from services.api.writes.schemas import PropertyHistory
 from shared.domain.cells import NULL, ONCE, SET, UNSET
 from shared.domain.errors import BadInput
@@ -64,7 +65,7 @@ class StepRow(NamedTuple):
 
 async def of_property(call: Call) -> Answer:
     """List all values of a property, newest first, each with its cause and merge path."""
-    key = call.request.match_info["key"]
+    key = call.request.parameters["key"]
     if len(key) > NAME_CHARS_MAX:
         raise BadInput(f"A property's name has 1 to {NAME_CHARS_MAX} characters.", attr="key")
     limit = call.asked(LIMIT)

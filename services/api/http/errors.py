@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 
 import orjson
 import structlog
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web_exceptions import HTTPException, HTTPMethodNotAllowed, HTTPNotFound, HTTPRequestEntityTooLarge
+from msgspec import Struct
 
+from services.api.http.messages import Response
 from shared.domain.errors import (
     BadInput,
     Corrupt,
@@ -32,7 +30,20 @@ RETRY_SECONDS = 1
 
 _PERSONS = re.compile(r"/api/(person|[^/]+/[^/]+/persons)(\.json|\.csv)?/?")
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+class Error(Struct):
+    """Every error: `attr` names the field or parameter that is wrong."""
+
+    type: str
+    code: str
+    detail: str
+    attr: str | None
+
+
+class PlainError(Struct):
+    """An error of `properties_at_time`."""
+
+    error: str
 
 
 class ApiError(Exception):
@@ -42,14 +53,19 @@ class ApiError(Exception):
         self, status: int, kind: str, code: str, detail: str, *, attr: str | None = None, **headers: str
     ) -> None:
         super().__init__(detail)
-        self.status, self.kind, self.code, self.detail, self.attr = status, kind, code, detail, attr
+        self.status = status
+        self.kind = kind
+        self.code = code
+        self.detail = detail
+        self.attr = attr
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def body(self) -> bytes:
         return orjson.dumps({"type": self.kind, "code": self.code, "detail": self.detail, "attr": self.attr})
 
-    def response(self) -> web.Response:
-        return web.Response(status=self.status, body=self.body(), content_type="application/json", headers=self.headers)
+    def response(self) -> Response:
+        headers = {"Content-Type": "application/json", **self.headers}
+        return Response(status=self.status, headers=headers, body=self.body())
 
 
 def parse_error(detail: str) -> ApiError:
@@ -90,6 +106,10 @@ def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
 
 def not_acceptable(kinds: str) -> ApiError:
     return ApiError(406, "invalid_request", "not_acceptable", f"Accept must allow {kinds}.")
+
+
+def expectation_failed(expectation: str) -> ApiError:
+    return ApiError(417, "invalid_request", "error", f"Unknown Expect: {expectation}")
 
 
 def timeout() -> ApiError:
@@ -151,11 +171,13 @@ def of(error: PersonlogError) -> ApiError:
     return ApiError(500, "server_error", "error", "Something went wrong here.")
 
 
-def told(error: BaseException, route: str) -> ApiError:
-    """What a client is told of any error; what the operator must know is logged."""
+def refusal_of(error: BaseException, route: str) -> ApiError:
+    """Any error as a client may know it; what the operator must know is logged."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, OSError) and error.errno in NO_SPACE:  # told by whoever watches the disk, once
+    if isinstance(error, UnicodeDecodeError):
+        return parse_error(f"The body cannot be read: {type(error).__name__}")
+    if isinstance(error, OSError) and error.errno in NO_SPACE:  # the watch of the disks reports it, once
         error = Transient("There is no space left for this answer.")
     if not isinstance(error, PersonlogError):  # the client learns nothing
         structlog.get_logger().error("unexpected", route=route, error=type(error).__name__, exc_info=error)
@@ -163,22 +185,3 @@ def told(error: BaseException, route: str) -> ApiError:
     elif isinstance(error, Corrupt) and not isinstance(error, LogMismatch | Superseded):  # those are logged once
         structlog.get_logger().error("request failed", route=route, error=error.detail)
     return of(error)
-
-
-@web.middleware
-async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The outermost: whatever is raised leaves as the standard body."""
-    try:
-        return await handler(request)
-    except HTTPNotFound:
-        return not_found("Endpoint not found.").response()
-    except HTTPMethodNotAllowed as error:
-        return method_not_allowed(error.method, request.path, ", ".join(sorted(error.allowed_methods))).response()
-    except HTTPRequestEntityTooLarge:
-        return too_large(request.client_max_size).response()
-    except HTTPException as error:
-        return ApiError(error.status, "invalid_request", "error", error.reason).response()
-    except (HttpProcessingError, web.RequestPayloadError, UnicodeDecodeError) as error:
-        return parse_error(f"The body cannot be read: {type(error).__name__}").response()
-    except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
-        return told(error, str(request.rel_url.path)).response()

@@ -5,27 +5,29 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from aiohttp import web
-
 from services.api.http import errors
+from services.api.http.messages import Request
 
 Format = Literal["json", "csv"]
 
 _WEIGHT = re.compile(r"[01](\.\d{0,3})?")
 
 
-def format_of(request: web.Request, only: str) -> Format:
-    """What the URL or `Accept` asks for; a route that produces something else has nothing but that."""
-    asked = request.match_info.get("suffix", "").lstrip(".") or request.query.get("format", "")
-    if asked:
-        if asked not in ("json", "csv") or only:
+def format_of(request: Request, only: str) -> Format:
+    """The format that a request asks for; a route that produces something else has nothing but that."""
+    wanted = request.parameters.get("suffix", "").lstrip(".") or request.query.get("format", "")
+    if wanted:
+        if wanted not in ("json", "csv") or only:
             raise errors.not_found("Not found.")
-        return "csv" if asked == "csv" else "json"
+        return "csv" if wanted == "csv" else "json"
+    accept = request.headers.get("Accept", "*/*")
+    if accept == "*/*":
+        return "json"
     takes: dict[str, Format] = {only: "json"} if only else {"application/json": "json", "text/csv": "csv"}
-    for kind in _accepted(request.headers.get("Accept", "*/*")):
-        for made, shown in takes.items():
-            if kind in ("", "*/*", made, made.partition("/")[0] + "/*"):
-                return shown
+    for kind in _accepted(accept):
+        for produced, name in takes.items():
+            if kind in ("", "*/*", produced, produced.partition("/")[0] + "/*"):
+                return name
     raise errors.not_acceptable(" or ".join(takes))
 
 
@@ -34,6 +36,6 @@ def _accepted(header: str) -> list[str]:
     weighed = []
     for part in header.split(","):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        weight = next((one[2:] for one in parameters if one.startswith("q=")), "1")
+        weight = next((text[2:] for text in parameters if text.startswith("q=")), "1")
         weighed.append((float(weight) if _WEIGHT.fullmatch(weight) else 1.0, kind))
-    return [kind for weight, kind in sorted(weighed, key=lambda one: -one[0]) if weight > 0]
+    return [kind for weight, kind in sorted(weighed, key=lambda pair: -pair[0]) if weight > 0]

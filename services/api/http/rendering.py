@@ -1,20 +1,19 @@
-"""Bodies: JSON, and CSV (docs/contract.md §3). Lists of any length in constant memory. Never knows what it renders."""
+"""Bodies: JSON and CSV (docs/contract.md §3), NDJSON and archives. Lists of any length in constant memory."""
 
 from __future__ import annotations
 
 import asyncio
 import csv
 import io
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import msgspec
 import orjson
-import structlog
-from aiohttp import web
 
 from services.api.http.guards.costly import Place, stepped
+from services.api.http.messages import Response
 from services.api.http.spool import Spools
 
 JSON, CSV, ZIP = "application/json", "text/csv; charset=utf-8", "application/zip"
@@ -22,9 +21,6 @@ NDJSON = "application/x-ndjson"
 
 WRITE_BYTES = 262_144
 """Bytes given to the connection at once."""
-
-WRITE_SECONDS_MAX = 60.0
-"""A client takes so long for them at most: what waits for it takes space that others need."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -77,7 +73,7 @@ class Lines:
         """Make each further part while such a place is held."""
         self._parts = stepped(self._parts, place)
 
-    async def parts(self) -> AsyncIterator[bytes]:
+    async def parts(self) -> AsyncGenerator[bytes, None]:
         yield self._first
         async for part in self._parts:
             yield part
@@ -95,37 +91,41 @@ class Archive(msgspec.Struct):
         self.files = {name: stepped(batches, place) for name, batches in self.files.items()}
 
 
-async def stream(
-    request: web.Request, body: Archive | Lines | Rows, headers: Mapping[str, str], spools: Spools, *, as_csv: bool
-) -> web.StreamResponse:
-    """An answer of any length."""
-    if isinstance(body, Archive):
-        return await send_archive(request, body, headers, spools)
+async def streamed(
+    body: Archive | Lines | Rows, headers: dict[str, str], spools: Spools, *, as_csv: bool
+) -> Response:
+    """An answer of any length. What goes wrong before its first byte is raised here."""
     if isinstance(body, Lines):
-        return await send(request, body.parts(), headers, NDJSON)
+        return Response(headers=headers | {"Content-Type": NDJSON}, body=body.parts())
+    if isinstance(body, Archive):
+        disposition = f'attachment; filename="{body.filename}"'
+        headers = headers | {"Content-Type": ZIP, "Content-Disposition": disposition}
+        parts = await _begun(_archive_parts(body, spools, headers))
+        return Response(headers=headers, body=parts)
     if as_csv:
-        return await send_csv(request, body, headers, spools)
-    return await send_json(request, body, headers)
+        return Response(headers=headers | {"Content-Type": CSV}, body=await _begun(_csv_parts(body, spools)))
+    headers = headers | {"Content-Type": JSON}
+    if body.whole:
+        return Response(headers=headers, body=json_body(body.body()))
+    return Response(headers=headers, body=_json_parts(body))
 
 
-async def send_json(request: web.Request, rows: Rows, headers: Mapping[str, str]) -> web.StreamResponse:
-    if rows.whole:
-        return web.Response(body=json_body(rows.body()), headers=headers, content_type=JSON)
-
-    async def parts() -> AsyncIterator[bytes]:
-        yield json_body(rows.head)[:-1] + (b"," if rows.head else b"") + b'"results":['
-        comma = b""
-        async for batch in rows.batches():
-            yield comma + json_body(batch)[1:-1]
-            comma = b","
-        yield b"]," + json_body(rows.tail())[1:]
-
-    return await send(request, parts(), headers, JSON)
+async def _begun(parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The same parts, once all that can go wrong has been done: the first one is empty, and says so."""
+    await anext(parts)
+    return parts
 
 
-async def send_csv(
-    request: web.Request, rows: Rows, headers: Mapping[str, str], spools: Spools
-) -> web.StreamResponse:
+async def _json_parts(rows: Rows) -> AsyncGenerator[bytes, None]:
+    yield json_body(rows.head)[:-1] + (b"," if rows.head else b"") + b'"results":['
+    comma = b""
+    async for batch in rows.batches():
+        yield comma + json_body(batch)[1:-1]
+        comma = b","
+    yield b"]," + json_body(rows.tail())[1:]
+
+
+async def _csv_parts(rows: Rows, spools: Spools) -> AsyncGenerator[bytes, None]:
     """All rows are there before the first byte is sent: an error is a proper answer, and the header knows them all."""
     names: set[str] = set()
     with spools.open() as spool:
@@ -135,58 +135,34 @@ async def send_csv(
                 spool.file.write(orjson.dumps(row) + b"\n")
             spool.check()
         spool.file.seek(0)
+        yield b""
         header = sorted(names)
-
-        async def parts() -> AsyncIterator[bytes]:
-            yield _csv([header])
-            while lines := spool.file.readlines(WRITE_BYTES):
-                yield _csv(_cells(header, orjson.loads(line)) for line in lines)
-
-        return await send(request, parts(), headers, CSV)
+        yield _csv([header])
+        while lines := spool.file.readlines(WRITE_BYTES):
+            yield _csv(_cells(header, orjson.loads(line)) for line in lines)
 
 
-async def send_archive(
-    request: web.Request, archive: Archive, headers: Mapping[str, str], spools: Spools
-) -> web.StreamResponse:
-    """All of it is there before the first byte is sent, so an error is a proper answer."""
+async def _archive_parts(
+    archive: Archive, spools: Spools, headers: dict[str, str]
+) -> AsyncGenerator[bytes, None]:
+    """All of it is there before the first byte is sent: an error is a proper answer. Its length goes to `headers`."""
     with spools.open() as spool:
         counts: dict[str, int] = {}
-        with ZipFile(spool.file, "w", ZIP_DEFLATED) as made:
+        with ZipFile(spool.file, "w", ZIP_DEFLATED) as zipped:
             for name, batches in archive.files.items():
                 counts[name] = 0
-                with made.open(f"{name}.ndjson", "w", force_zip64=True) as file:
+                with zipped.open(f"{name}.ndjson", "w", force_zip64=True) as file:
                     async for batch in batches:
                         counts[name] += len(batch)
                         await asyncio.to_thread(file.write, b"".join(json_body(row) + b"\n" for row in batch))
                         spool.check()
-            made.writestr("manifest.json", orjson.dumps(archive.about | {"rows": counts}, option=orjson.OPT_INDENT_2))
-        length = spool.file.tell()
+            manifest = orjson.dumps(archive.about | {"rows": counts}, option=orjson.OPT_INDENT_2)
+            zipped.writestr("manifest.json", manifest)
+        headers["Content-Length"] = str(spool.file.tell())
         spool.file.seek(0)
-
-        async def parts() -> AsyncIterator[bytes]:
-            while part := spool.file.read(WRITE_BYTES):
-                yield part
-
-        disposition = {"Content-Disposition": f'attachment; filename="{archive.filename}"'}
-        return await send(request, parts(), {**headers, **disposition, "Content-Length": str(length)}, ZIP)
-
-
-async def send(
-    request: web.Request, parts: AsyncIterator[bytes], headers: Mapping[str, str], content_type: str
-) -> web.StreamResponse:
-    """A body as it comes. What goes wrong after its beginning ends the connection: half a body never looks whole."""
-    response = web.StreamResponse(headers={**headers, "Content-Type": content_type})
-    await response.prepare(request)
-    try:
-        async for part in parts:
-            async with asyncio.timeout(WRITE_SECONDS_MAX):
-                await response.write(part)
-        await response.write_eof()
-    except Exception as error:  # noqa: BLE001  # the status is sent; a broken connection is all that is left to say
-        structlog.get_logger().error("an answer broke off", route=request.path, error=type(error).__name__)
-        if request.transport is not None:
-            request.transport.abort()
-    return response
+        yield b""
+        while part := spool.file.read(WRITE_BYTES):
+            yield part
 
 
 def json_body(value: Any) -> bytes:

@@ -6,8 +6,7 @@ table, once that is fed with everything that reads can see: so a list reflects a
 
 from __future__ import annotations
 
-import base64
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -15,15 +14,17 @@ from uuid import UUID
 
 import orjson
 
+from services.api.calls import Call
 from services.api.context import Context
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF, CURSOR, DISTINCT_ID, JSON_CHARS_MAX, LIMIT, OFFSET, Flag, Text
+from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.rendering import Rows
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.persons.filters import Filter
 from services.api.reads.as_of import candidates_at, persons_at
+from services.api.reads.cursors import format_cursor, parse_cursor
 from services.api.reads.persons import CURSOR_START, Candidates, Cursor, Walk, page_of
-from services.api.writes.property_limits import NAME_CHARS_MAX
 from services.api.writes.schemas import PersonPage, Values
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id, position_of
@@ -70,7 +71,7 @@ async def page(call: Call) -> Answer:
     if backwards:
         cursor = await _start_of_page_before(_candidates(call, chosen, until, backwards=True), cursor, limit)
     walk = _walk(call, chosen, until)
-    unlimited = call.format == "csv" and not query.get("limit")
+    unlimited = call.request.format == "csv" and not query.get("limit")
     head = {"count": await _count(call, chosen, until)} if total else {}
     batches = _rows(walk.batches(cursor, None if unlimited else limit + skip), skip)
     judged = until is not None and bool(chosen)  # then candidates are not persons, and a page before would overlap
@@ -103,6 +104,7 @@ COLLECTION_ROUTES = (
     Route(
         "GET", "", "person:read", page, answers=PersonPage,
         query=(LIMIT, CURSOR, OFFSET, EMAIL, DISTINCT_ID, SEARCH, PROPERTIES, TOTAL, AS_OF), costly=_is_costly,
+        streams=True,
     ),
     Route("GET", "/values", "person:read", values, answers=Values, query=(KEY, PART), costly=always),
 )  # fmt: skip
@@ -230,23 +232,3 @@ async def _compiled(context: Context, chosen: Filter) -> None:
             if error.code != CANNOT_COMPILE:
                 raise
             raise BadInput("Not a regular expression (RE2).", attr="properties") from None
-
-
-def format_cursor(cursor: Cursor, *, backwards: bool = False) -> str:
-    """Where a list goes on, or back to, as `next` and `previous` have it."""
-    text = f"{'<' if backwards else ''}{cursor[0]}:{cursor[1]}"
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def parse_cursor(text: str, start: Cursor, name: Callable[[str], Any] = str) -> tuple[Cursor, bool]:
-    """(where to go on, whether to the page before); `name` raises ValueError for a text that can name no row."""
-    if not text:
-        return start, False
-    try:
-        plain = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
-        time, _, row = plain.removeprefix("<").partition(":")
-        if not -(2**63) <= int(time) < 2**63:
-            raise ValueError
-        return (int(time), str(name(row))), plain.startswith("<")
-    except ValueError:
-        raise BadInput("The cursor is broken; take `next` as it is.", attr="cursor") from None

@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from services.api.calls import Call
 from services.api.http.parameters import DRY_RUN
-from services.api.http.routing import Answer, Call, Route
+from services.api.http.routing import Answer, Route
 from services.api.reads.as_of import persons_at, stamp_of
 from services.api.writes.idempotency import Outcome, carry_out, earlier, envelope, keyed, person_after, raise_refusal
 from services.api.writes.schemas import Merge as MergeBody
@@ -33,7 +34,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 async def split(call: Call) -> Answer:
     """Move distinct ids out of a person. Each gets back the properties that were set through it."""
-    body = await call.read(SplitBody)
+    body = call.read(SplitBody)
     dry = call.asked(DRY_RUN)
     chosen = _chosen(body)
     sent = keyed(call, await call.fragment(), "split", chosen)
@@ -57,7 +58,7 @@ async def split(call: Call) -> Answer:
 
 async def merge(call: Call) -> Answer:
     """Merge another person into this one, including identified persons."""
-    body = await call.read(MergeBody)
+    body = call.read(MergeBody)
     dry = call.asked(DRY_RUN)
     into = await call.fragment()
     source = await _source(call, body)
@@ -88,7 +89,7 @@ async def merge(call: Call) -> Answer:
 
 async def reset_person_distinct_id(call: Call) -> Answer:
     """Always answers 202. Distinct ids need no reset here."""
-    await call.read(ResetDistinctId)
+    call.read(ResetDistinctId)
     return Answer(status=202)
 
 

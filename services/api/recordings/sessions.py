@@ -9,13 +9,14 @@ from uuid import UUID
 
 import orjson
 
+from services.api.calls import Call
 from services.api.http.guards.costly import always
 from services.api.http.parameters import LIMIT, Text
 from services.api.http.rendering import NDJSON, Lines
-from services.api.http.routing import Answer, Call, Route
-from services.api.persons.lists import format_cursor, parse_cursor
+from services.api.http.routing import Answer, Route
+from services.api.reads.cursors import format_cursor, parse_cursor
 from services.api.reads.persons import Cursor, page_of
-from services.api.recordings.block_writer import Copy
+from services.api.writes.block_writer import Copy
 from services.api.writes.schemas import RecordingPage
 from shared.domain.errors import NotFound
 from shared.domain.replay import FOREVER
@@ -85,7 +86,7 @@ async def recordings(call: Call) -> Answer:
 async def recording(call: Call) -> Answer:
     """Get the snapshots of a recorded session as NDJSON, in the order of time."""
     person = await call.person()
-    pages = _places(call, person, call.request.match_info["session"])
+    pages = _places(call, person, call.request.parameters["session"])
     first = await anext(pages)
     if not first:
         raise NotFound("Not found.")

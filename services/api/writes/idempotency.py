@@ -11,8 +11,8 @@ from uuid import UUID
 
 import msgspec
 
+from services.api.calls import Call
 from services.api.http import errors
-from services.api.http.routing import Call
 from services.api.reads.as_of import persons_at, stamp_of
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, PreconditionFailed

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from services.api.writes.property_limits import NAME_CHARS_MAX, PROPERTIES_MAX
+from services.api.http.property_limits import NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.ids import DISTINCT_ID_CHARS_MAX
 
 BATCH_MAX = 200
@@ -325,18 +325,3 @@ class RecordingPage(Struct):
     results: list[Recording]
     next: str | None
     previous: str | None
-
-
-class Error(Struct):
-    """Every error: `attr` names the field or parameter that is wrong."""
-
-    type: str
-    code: str
-    detail: str
-    attr: str | None
-
-
-class PlainError(Struct):
-    """An error of `properties_at_time`."""
-
-    error: str

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import orjson
 
-from services.api.http.routing import Call
+from services.api.calls import Call
 from services.api.writes.idempotency import Outcome
 from shared.domain.cells import same
 from shared.domain.view import Member

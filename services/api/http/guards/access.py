@@ -1,4 +1,4 @@
-"""Who may do what: projects, tokens and keys, polled from the store. Never keeps a key in clear."""
+"""The living projects, tokens and keys, polled from the store. Never keeps a key in clear."""
 
 from __future__ import annotations
 
@@ -39,17 +39,6 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int
     actor: str
     """Who writes, as the timeline keeps it: the key's id, which is no secret and no personal datum."""
-
-    def may(self, scope: str) -> bool:
-        """`write` includes `read`, `*` everything."""
-        return (
-            "*" in self.scopes
-            or scope in self.scopes
-            or (scope.endswith(":read") and scope.removesuffix("read") + "write" in self.scopes)
-        )
-
-    def covers(self, project: int) -> bool:
-        return not self.projects or project in self.projects
 
 
 class Access:
@@ -119,10 +108,9 @@ class Access:
             return None
         return key
 
-    def first_project(self, key: Key) -> Project | None:
-        """The lowest project that a key covers: what @current means."""
-        covered = [project for project in sorted(self._projects) if key.covers(project)]
-        return self._projects[covered[0]] if covered else None
+    def projects(self) -> list[Project]:
+        """All projects, the lowest first."""
+        return [self._projects[number] for number in sorted(self._projects)]
 
     async def _poll(self) -> None:
         while True:

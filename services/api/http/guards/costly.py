@@ -16,8 +16,6 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
-from aiohttp import web
-
 from services.api.http import errors
 from shared.domain.errors import Transient
 from shared.runtime import telemetry
@@ -182,12 +180,12 @@ def step(gate: Gate, project: int) -> Place:
     return partial(gate.place, project, begun=True)
 
 
-async def while_connected(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
-    """What the work makes. It is cancelled, with the engine's query, when the client hangs up: nobody would hear."""
+async def while_connected(is_connected: Callable[[], bool], work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work. It is cancelled, with the engine's query, when the client hangs up."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=LOOK_SECONDS))[0]:
-            if request.transport is None or request.transport.is_closing():
+            if not is_connected():
                 raise Transient("The client has hung up.")
         return await task
     finally:

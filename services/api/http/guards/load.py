@@ -6,11 +6,11 @@ Beyond a bound the client is told 503 with Retry-After, before memory grows or o
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
-from aiohttp import web
-
-from services.api.capture.payload import INFLATE_RATIO_MAX
 from services.api.http import errors
+from services.api.http.decompression import INFLATE_RATIO_MAX
+from services.api.http.messages import Request
 from shared.domain.errors import Transient
 from shared.runtime import telemetry
 
@@ -26,10 +26,24 @@ SLICE_SECONDS = 0.05
 TURN_SECONDS_MAX = 1.5
 """A body waits so long to be handled; the largest takes 0.5 s, an append 7 s, and 10 s is what a client waits."""
 
-BODY = web.RequestKey("body", bytes)
-"""Where a request keeps its body for whoever asks again, until it is answered."""
+BODY_SECONDS_MAX = 10.0
+"""A body must have arrived by then: half a body held a connection open for over 40 s."""
 
-_HELD = web.RequestKey("held", int)
+
+class Incoming(Protocol):
+    """A body that is still arriving."""
+
+    total_bytes: int
+    """What has arrived so far."""
+
+    def is_eof(self) -> bool:
+        """Whether all of it is here."""
+
+    def read_nowait(self) -> bytes:
+        """What is here."""
+
+    async def readany(self) -> bytes:
+        """The next piece; nothing at the end."""
 
 
 class Load:
@@ -40,26 +54,42 @@ class Load:
         self._waiting: dict[asyncio.Future[None], None] = {}  # in the order of coming
         self._began: float | None = None
 
-    async def receive(self, request: web.Request, most: int) -> None:
-        """Keep the body in the request. Too large above `most`; Transient when it does not fit beside the others."""
-        self._judge(request.content_length or 0)
-        if request.content.is_eof() and request.content.total_bytes <= most:  # nearly all: no more comes
-            self._judge(request.content.total_bytes)  # in chunks it told no length
-            request[BODY] = request.content.read_nowait()
-            request[_HELD] = len(request[BODY])
-            self.bytes += request[_HELD]
+    def hold(self, request: Request, size: int) -> None:
+        """Count bytes of a request's body until it is answered. Transient when they do not fit beside the others."""
+        self._judge(size)
+        self.bytes += size
+        request.held += size
+
+    def release(self, request: Request) -> None:
+        """The request is answered."""
+        self.bytes -= request.held
+        request.held = 0
+        request.body = b""
+
+    async def receive(self, request: Request, content: Incoming, length: int | None, bytes_max: int) -> None:
+        """Read the body into the request. Too large above `bytes_max`, 408 when it takes too long, Transient when it
+        does not fit beside the others."""
+        if length is not None and length > bytes_max:
+            raise errors.too_large(bytes_max)
+        if content.is_eof() and content.total_bytes <= bytes_max:  # nearly all: no timer is needed
+            self.hold(request, content.total_bytes)
+            request.body = content.read_nowait()
             return
-        chunks: list[bytes] = []
-        size = 0
-        while chunk := await request.content.readany():
-            size += len(chunk)
-            if size > most:
-                raise errors.too_large(most)
-            self._judge(len(chunk))
-            self.bytes += len(chunk)
-            request[_HELD] = size
-            chunks.append(chunk)
-        request[BODY] = b"".join(chunks)
+        self._judge(length or 0)
+        try:
+            async with asyncio.timeout(BODY_SECONDS_MAX):
+                request.body = await self._pieces(request, content, bytes_max)
+        except TimeoutError:
+            raise errors.timeout() from None
+
+    async def _pieces(self, request: Request, content: Incoming, bytes_max: int) -> bytes:
+        pieces: list[bytes] = []
+        while piece := await content.readany():
+            if request.held + len(piece) > bytes_max:
+                raise errors.too_large(bytes_max)
+            self.hold(request, len(piece))
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def spare(self, size: int) -> bool:
         """Whether a body of so many bytes may be handled at once: nobody waits for that, and the sockets were looked at
@@ -87,11 +117,6 @@ class Load:
             raise _busy("turn", "Too many requests wait to be handled.") from None
         finally:
             self._waiting.pop(future, None)
-
-    def forget(self, request: web.Request) -> None:
-        """The request is answered. aiohttp holds it until the connection's next one, so its body must go by itself."""
-        self.bytes -= request.pop(_HELD, 0)
-        request.pop(BODY, None)
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()

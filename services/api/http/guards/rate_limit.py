@@ -65,10 +65,10 @@ class CaptureQuotas:
         self._now = monotonic_ns
         self._due: dict[int, States] = {}
 
-    def take(self, project: int, events: int, size: int) -> States:
-        """Count a request, or raise 429 with when to send it again. What `restore` takes if it is not carried out."""
-        before, now = self._due.get(project, (0, 0)), self._now()
-        first, second = before
+    def take(self, project: int, events: int, size: int) -> None:
+        """Count a request, or raise 429 with when to send it again."""
+        now = self._now()
+        first, second = self._due.get(project, (0, 0))
         if self._events is not None:
             first, wait = self._events.spend(first, now, events)
             if wait:
@@ -78,11 +78,6 @@ class CaptureQuotas:
             if wait:
                 raise self._refusal(self._bytes, second, now, wait)
         self._due[project] = first, second
-        return before
-
-    def restore(self, project: int, before: States) -> None:
-        """As if the request had not come; nothing may have been counted since."""
-        self._due[project] = before
 
     def _refusal(self, quota: Quota, due: int, now: int, wait: int) -> errors.ApiError:
         telemetry.REFUSED.labels("quota").inc()

@@ -12,16 +12,26 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
-from aiohttp import web
 from msgspec import Raw
 
+from services.api.calls import CaptureCall
+from services.api.capture import operations
 from services.api.capture.events import Scene, event_time, kept_id, sent_id_of, time_of, uuid_of
 from services.api.capture.payload import Captured, clean_text, parse, plain, shape
-from services.api.capture.v0 import BODY_BYTES_MAX, mirror, preflight, project_of, refusal_of, scene_of, told
-from services.api.context import CONTEXT, Context
+from services.api.capture.v0 import (
+    BODY_BYTES_MAX,
+    capturing,
+    conclusion,
+    preflight,
+    project_of,
+    refusal_of,
+    scene_of,
+)
+from services.api.context import Context
 from services.api.http import errors
-from services.api.http.routing import read_body
-from services.api.recordings.block_writer import INLINE_BYTES_MAX, Block, packed
+from services.api.http.messages import Request, Response
+from services.api.http.routing import Route
+from services.api.writes.block_writer import INLINE_BYTES_MAX, Block, packed
 from shared.domain.errors import BadInput
 from shared.domain.ids import fragment_id
 from shared.runtime import telemetry
@@ -44,28 +54,26 @@ class _Timed(msgspec.Struct):
     timestamp: Any = None
 
 
-def register(app: web.Application) -> None:
-    """Add the route; a trailing slash is optional."""
-    resource = app.router.add_resource(PATH + "{slash:/?}")
-    resource.add_route("POST", record)
-    resource.add_route("OPTIONS", preflight)
-    mirror(app, PATH)
-
-
-async def record(request: web.Request) -> web.StreamResponse:
+async def record(call: CaptureCall) -> Response:
     """One request of `$snapshot` events: the good ones are stored, the first bad one is named."""
-    context = request.app[CONTEXT]
-    good, refused, refusal = await _judged(request, context)
+    context = call.context
+    good, refused, refusal = await _judged(call.request, context)
     positions = await context.blocks.store(good) if good else []
     telemetry.RECORDED.labels("stored").inc(len(good))
     telemetry.RECORDED.labels("refused").inc(refused)
-    return told(request, refusal, positions)
+    return conclusion(call.request, refusal, positions)
 
 
-async def _judged(request: web.Request, context: Context) -> tuple[list[Block], int, errors.ApiError | None]:
+ROUTES: tuple[Route, ...] = (
+    capturing("POST", PATH + "{slash}", record, body_bytes_max=BODY_BYTES_MAX, operation=operations.record()),
+    capturing("OPTIONS", PATH + "{slash}", preflight, gated=False, operation=operations.preflight("/s/")),
+)
+
+
+async def _judged(request: Request, context: Context) -> tuple[list[Block], int, errors.ApiError | None]:
     """The good blocks, how many are refused, and what is said of it. The body and what it became end here: they are
     large, and the store may let us wait for seconds."""
-    body = await read_body(request, BODY_BYTES_MAX)
+    body = request.body
     encoding = request.headers.get("Content-Encoding", "")
     captured = await _aside(body, lambda: decode(plain(body, request.content_type, request.query, encoding), request))
     project = project_of(context, captured)
@@ -80,7 +88,7 @@ async def _aside(body: bytes, work: Callable[[], T]) -> T:
     return await asyncio.to_thread(work) if len(body) > INLINE_BYTES_MAX else work()
 
 
-def decode(body: bytes, request: web.Request) -> Captured:
+def decode(body: bytes, request: Request) -> Captured:
     """The events of a body of any shape, all but their snapshots decoded."""
     try:
         body.decode()

@@ -1,0 +1,345 @@
+"""What every request passes, whichever transport carries it.
+
+In this order: the gate of a wrong log, authorisation, the key's limit, the judgement of head and parameters, the body's
+turn, the endpoint, errors as the wire has them, headers, metrics. An endpoint answers at once or with an awaitable; no
+task is made where nothing waits.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, Protocol
+
+import msgspec
+from prometheus_client import Histogram
+
+from services.api.http import errors
+from services.api.http.guards import authorisation
+from services.api.http.guards.access import Access
+from services.api.http.guards.authorisation import Caller
+from services.api.http.guards.cors import cors
+from services.api.http.guards.costly import Gate, step, while_connected
+from services.api.http.guards.load import Load, unfolded
+from services.api.http.guards.rate_limit import Limits
+from services.api.http.messages import Deferred, Request, Response
+from services.api.http.negotiation import format_of
+from services.api.http.rendering import CSV, JSON, Archive, Lines, Rows, csv_body, json_body, streamed
+from services.api.http.routing import BODY_BYTES_MAX, Answer, Route, Router
+from services.api.http.spool import Spools
+from shared.domain.errors import BadInput, LogMismatch, NotFound
+from shared.domain.ids import Position, format_positions, parse_positions
+from shared.runtime import telemetry
+from shared.runtime.clock import Clock
+
+POSITION_HEADER = "Position"
+
+METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
+"""Methods that metrics tell apart: a client may send any word, and every word would be a series."""
+
+KEY_CHARS_MAX = 255
+"""An Idempotency-Key: a uuid has 36."""
+
+KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
+"""Printable ASCII, as headers have it."""
+
+_TAGS = re.compile(r'\*|(W/)?"[!#-~]*"(\s*,\s*(W/)?"[!#-~]*")*')
+
+
+class Positions(Protocol):
+    """How far the log and the reads are."""
+
+    def mismatch(self) -> bool:
+        """Whether the log is not the tables' own."""
+
+    def reflected(self) -> str:
+        """The token of the positions that an answer reflects at least."""
+
+    async def reached(self, positions: Sequence[Position]) -> None:
+        """Return once reads see these positions; NotYet after the usual time."""
+
+
+class Guards(msgspec.Struct, frozen=True, kw_only=True):
+    """What requests of one API process share."""
+
+    access: Access
+    limits: Limits
+    gate: Gate
+    load: Load
+    spools: Spools
+    clock: Clock
+
+
+class Call(Protocol):
+    """A call of a REST endpoint, as far as the pipeline knows it."""
+
+    request: Request
+
+
+Called = Callable[[Request], Any]
+"""Makes the object that an endpoint is called with."""
+
+
+class Pipeline:
+    """The one way from a request to its response."""
+
+    def __init__(self, router: Router, guards: Guards, positions: Positions, called: Called) -> None:
+        self.router = router
+        self.load = guards.load
+        self._guards = guards
+        self._positions = positions
+        self._called = called
+
+    def refuse(self, request: Request, error: Exception) -> Response:
+        """The response to a request that failed."""
+        refusal = errors.refusal_of(error, request.path)
+        response = refusal.response()
+        if request.route is not None and request.route.error_body is not None:
+            response.body = request.route.error_body(refusal)
+        return self._finished(request, response)
+
+    def admit(self, request: Request) -> Response | None:
+        """Judge what the head alone decides. A refusal, or None: then the body is read, and `answer` called."""
+        request.began = time.perf_counter()
+        try:
+            route = request.route or self.router.resolve(request)
+            if route.gated and self._positions.mismatch():  # what is told may be of before a write
+                raise LogMismatch("The service cannot answer until its log is put right.")
+            if route.access == "key":
+                self._admit_key(request, route)
+            elif route.access == "token":
+                project = authorisation.project_of_bearer(self._guards.access, request.headers)
+                request.caller = Caller(project=project)
+            if route.judge is not None:
+                route.judge(request)
+        except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
+            return self.refuse(request, error)
+        return None
+
+    def bytes_max(self, request: Request) -> int | None:
+        """How many bytes of body an admitted request may have; None where none is read."""
+        route = request.route
+        assert route is not None
+        if route.bytes_max is None and route.access == "key" and request.caller is None:
+            return BODY_BYTES_MAX
+        return route.bytes_max
+
+    def respond(self, request: Request) -> Response | Awaitable[Response]:
+        """The response to a request that is here as a whole."""
+        refusal = self.admit(request)
+        if refusal is not None:
+            return refusal
+        bytes_max = self.bytes_max(request)
+        if bytes_max is None:
+            request.body = b""
+        elif len(request.body) > bytes_max:
+            return self.refuse(request, errors.too_large(bytes_max))
+        return self.answer(request)
+
+    def answer(self, request: Request) -> Response | Awaitable[Response]:
+        """The response to an admitted request whose body is here."""
+        try:
+            size = unfolded(request.body)
+            if not self.load.spare(size):
+                return self._complete(request, self._in_turn(request, size))
+            outcome = self._carried_out(request)
+        except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
+            return self.refuse(request, error)
+        return self._concluded(request, outcome)
+
+    def _concluded(self, request: Request, outcome: Any) -> Response | Awaitable[Response]:
+        if type(outcome) is Response:
+            return self._finished(request, outcome)
+        if type(outcome) is Deferred:
+            return Deferred(outcome.future, lambda future: self._conclude(request, outcome, future))
+        return self._complete(request, outcome)
+
+    def _conclude(self, request: Request, deferred: Deferred[Any, Response], future: Any) -> Response:
+        try:
+            response = deferred.finish(future)
+        except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
+            return self.refuse(request, error)
+        return self._finished(request, response)
+
+    async def _complete(self, request: Request, outcome: Awaitable[Any]) -> Response:
+        try:
+            response = await outcome
+        except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
+            return self.refuse(request, error)
+        finally:
+            self.load.release(request)
+        return self._finished(request, response)
+
+    async def _in_turn(self, request: Request, size: int) -> Response:
+        await self.load.turn(size)
+        outcome = self._carried_out(request)
+        return outcome if type(outcome) is Response else await outcome
+
+    def _admit_key(self, request: Request, route: Route) -> None:
+        text = authorisation.bearer_of(request.headers)
+        if not text and request.content_type == JSON and has_body(request.headers):
+            return  # the key may be in the body
+        self._authorise(request, route, text or request.query.get(authorisation.BODY_KEY, ""))
+        _judge_head(request, route)
+
+    def _authorise(self, request: Request, route: Route, text: str) -> None:
+        guards = self._guards
+        key = authorisation.key_of(guards.access, text)
+        if guards.limits.counting:
+            request.limits = guards.limits.take(key.id, guards.clock.elapsed_us())
+        request.caller = authorisation.caller_of(guards.access, request, key, route.scope)
+
+    def _carried_out(self, request: Request) -> Any:
+        """The response, at once or as an awaitable of one."""
+        route = request.route
+        assert route is not None
+        if route.access != "key":
+            return route.handler(self._called(request))
+        if request.caller is None:
+            self._authorise(request, route, authorisation.key_sent(request))
+            _judge_head(request, route)
+        call = self._called(request)
+        if "Min-Position" in request.headers:
+            return self._at_position(call, route, parse_positions(request.headers["Min-Position"]))
+        return self._called_now(call, route)
+
+    async def _at_position(self, call: Call, route: Route, positions: list[Position]) -> Response:
+        await self._positions.reached(positions)
+        outcome = self._called_now(call, route)
+        return outcome if type(outcome) is Response else await outcome
+
+    def _called_now(self, call: Call, route: Route) -> Any:
+        request = call.request
+        if route.costly(request.query):
+            return while_connected(request.is_connected, self._admitted(call, route))
+        try:
+            outcome = _begun(call, route)
+        except (BadInput, NotFound) as error:
+            return self._respond(call, _plain(route, error))
+        if type(outcome) is Answer:
+            return self._respond(call, outcome)
+        if type(outcome) is Deferred:
+            return Deferred(outcome.future, lambda future: self._respond(call, outcome.finish(future)))
+        return self._awaited(call, route, outcome)
+
+    async def _awaited(self, call: Call, route: Route, outcome: Awaitable[Answer]) -> Response:
+        answer = await _waited(route, outcome)
+        return await self._streamed(call, answer) if _is_long(answer) else self._respond(call, answer)
+
+    async def _admitted(self, call: Call, route: Route) -> Response:
+        """A costly call: its rows are read while it holds a place, and sent while it holds none."""
+        gate = self._guards.gate
+        assert call.request.caller is not None
+        project = call.request.caller.project.id
+        async with gate.place(project):
+            answer = await _answered(call, route)
+        if not _is_long(answer):
+            return self._respond(call, answer)
+        answer.body.step_by(step(gate, project))
+        return await self._streamed(call, answer)
+
+    async def _streamed(self, call: Call, answer: Answer) -> Response:
+        as_csv = call.request.format == "csv"
+        return await streamed(answer.body, self._headers(call, answer), self._guards.spools, as_csv=as_csv)
+
+    def _respond(self, call: Call, answer: Answer) -> Response:
+        headers = self._headers(call, answer)
+        if answer.body is None:
+            return Response(status=answer.status, headers=headers)
+        headers["Content-Type"] = CSV if call.request.format == "csv" else JSON
+        if isinstance(answer.body, bytes):
+            return Response(status=answer.status, headers=headers, body=answer.body)
+        body = csv_body(answer.body) if call.request.format == "csv" else json_body(answer.body)
+        return Response(status=answer.status, headers=headers, body=body)
+
+    def _headers(self, call: Call, answer: Answer) -> dict[str, str]:
+        positions = answer.positions
+        token = self._positions.reflected() if positions is None else format_positions(list(positions))
+        headers = dict(answer.headers)
+        if token:
+            headers[POSITION_HEADER] = token
+        if answer.body is not None and call.request.format == "csv":
+            headers["Content-Disposition"] = 'attachment; filename="persons.csv"'
+        return headers
+
+    def _finished(self, request: Request, response: Response) -> Response:
+        """The response with the headers that all have, once it is counted."""
+        if request.held:
+            self.load.release(request)
+        headers = response.headers
+        if request.limits:
+            headers |= request.limits
+        if request.cross_origin or (request.route is not None and request.route.cross_origin):
+            headers |= cors(request.headers)
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers.setdefault("Cache-Control", "no-store")
+        method = request.method if request.method in METHODS else "other"
+        _timer(method, request.template, response.status).observe(time.perf_counter() - request.began)
+        return response
+
+
+def has_body(headers: Mapping[str, str]) -> bool:
+    """Whether a request with these headers has a body."""
+    return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+
+
+def _judge_head(request: Request, route: Route) -> None:
+    """Judge headers and parameters: each, whether the call has a use for it or not."""
+    request.format = format_of(request, route.produces)
+    headers = request.headers
+    key = headers.get("Idempotency-Key") if route.writes else None
+    if key is not None and (len(key) > KEY_CHARS_MAX or not re.fullmatch(KEY_PATTERN, key)):
+        raise BadInput(f"An Idempotency-Key has 1 to {KEY_CHARS_MAX} printable characters.")
+    if 412 in route.errors and not _TAGS.fullmatch(headers.get("If-Match", "*")):
+        raise BadInput('If-Match must be * or entity tags: "3-1f".')
+    if not route.plain_errors:
+        _judge_parameters(request, route)
+
+
+def _judge_parameters(request: Request, route: Route) -> None:
+    for parameter in route.query:
+        parameter.of(request.query)
+
+
+def _begun(call: Call, route: Route) -> Any:
+    if route.plain_errors:
+        _judge_parameters(call.request, route)
+    return route.handler(call)
+
+
+async def _answered(call: Call, route: Route) -> Answer:
+    try:
+        outcome = _begun(call, route)
+    except (BadInput, NotFound) as error:
+        return _plain(route, error)
+    return outcome if isinstance(outcome, Answer) else await _waited(route, outcome)
+
+
+async def _waited(route: Route, outcome: Awaitable[Answer]) -> Answer:
+    """The endpoint's answer, begun if its rows are read while it is sent."""
+    try:
+        answer = await outcome
+    except (BadInput, NotFound) as error:
+        answer = _plain(route, error)
+    if isinstance(answer.body, Rows | Lines):  # before the position is read: it must not be newer than the rows
+        await answer.body.start()
+    return answer
+
+
+def _plain(route: Route, error: BadInput | NotFound) -> Answer:
+    """A refusal where a route has them without a type. Raises it elsewhere."""
+    if not route.plain_errors:
+        raise error
+    return Answer(status=errors.of(error).status, body={"error": error.detail})
+
+
+def _is_long(answer: Answer) -> bool:
+    return isinstance(answer.body, Archive | Lines | Rows)
+
+
+@cache
+def _timer(method: str, template: str, status: int) -> Histogram:
+    """The metric of these labels: to look it up takes as long as to observe. As many as routes times statuses."""
+    return telemetry.HTTP_SECONDS.labels(method, template, status)

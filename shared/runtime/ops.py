@@ -1,4 +1,4 @@
-"""The operator's endpoints of every process: /livez, /readyz, /metrics, /version. Never an API key, never a secret."""
+"""The operator's endpoints of every process: /livez, /readyz, /metrics, /version; no secrets."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from shared.runtime.release import release
 
 Check = Callable[[], Awaitable[str]]
-"""Returns what is wrong, or nothing."""
+"""Returns the trouble, or an empty text."""
 
 
 def add_ops(app: web.Application, checks: Mapping[str, Check]) -> None:
-    """Add the endpoints; `/readyz` is 200 when every check has nothing to say, and tells all with `?verbose`."""
+    """Add the endpoints; `/readyz` is 200 when every check is empty; `?verbose` lists all."""
 
     async def livez(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def readyz(request: web.Request) -> web.Response:
-        found = {name: await _outcome(check) for name, check in checks.items()}
-        ready = not any(found.values())
+        outcomes = {name: await _outcome(check) for name, check in checks.items()}
+        ready = not any(outcomes.values())
         if "verbose" in request.query:
-            text = "".join(f"[{'+' if not wrong else '-'}] {name} {wrong or 'ok'}\n" for name, wrong in found.items())
+            text = "".join(
+                f"[{'-' if trouble else '+'}] {name} {trouble or 'ok'}\n"
+                for name, trouble in outcomes.items()
+            )
         else:
             text = "ok\n" if ready else "not ready\n"
         return web.Response(status=200 if ready else 503, text=text)
@@ -36,7 +39,9 @@ def add_ops(app: web.Application, checks: Mapping[str, Check]) -> None:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def show_version(request: web.Request) -> web.Response:
-        return web.Response(body=orjson.dumps({"version": release()}), content_type="application/json")
+        return web.Response(
+            body=orjson.dumps({"version": release()}), content_type="application/json"
+        )
 
     app.router.add_get("/livez", livez)
     app.router.add_get("/readyz", readyz)

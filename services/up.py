@@ -59,7 +59,7 @@ def up(settings: Settings, *, announce_keys: bool) -> int:
     """Supervise until SIGTERM or SIGINT, or until a child finds that the log is not the tables'; the exit code."""
     run = settings.data / "run"
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with only_one(run / "up.lock", settings.data):
+    with folder_lock(run / "up.lock", settings.data):
         ports = [("API", settings.host, settings.port)]
         if settings.embedded:
             ports.append(("engine", "127.0.0.1", settings.engine_port))
@@ -278,7 +278,7 @@ def next_backoff(backoff: float, ran_seconds: float) -> float:
 
 
 @contextlib.contextmanager
-def only_one(path: Path, data: Path) -> Iterator[None]:
+def folder_lock(path: Path, data: Path) -> Iterator[None]:
     """The lock of `up` on a data folder. Raises SettingsError when another one holds it."""
     with path.open("w") as lock:
         try:

@@ -1,4 +1,4 @@
-"""The command `personlog import`: options and output. Heavy imports wait until it runs."""
+"""The command `personlog import`: options and output. Imports wait until it runs."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from services.up import (
     HEALTHY_SECONDS,
     BoundedLog,
     Supervisor,
+    folder_lock,
     next_backoff,
-    only_one,
     up,
 )
 from shared.runtime.ports import check_port
@@ -62,11 +62,11 @@ def test_a_log_goes_on_where_the_last_run_ended(tmp_path: Path) -> None:
 
 def test_a_second_supervisor_on_the_same_data_is_refused_with_one_line(tmp_path: Path) -> None:
     lock = tmp_path / "up.lock"
-    with only_one(lock, tmp_path):
-        with pytest.raises(SettingsError, match="already running on") as refused, only_one(lock, tmp_path):
+    with folder_lock(lock, tmp_path):
+        with pytest.raises(SettingsError, match="already running on") as refused, folder_lock(lock, tmp_path):
             raise AssertionError("two supervisors")
         assert "\n" not in refused.value.detail
-    with only_one(lock, tmp_path):
+    with folder_lock(lock, tmp_path):
         pass
 
 

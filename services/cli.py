@@ -1,4 +1,4 @@
-"""`personlog`: the one entry point. Each command imports what it needs only when it runs."""
+"""`personlog`: the entry point. Each command imports its modules only when it runs."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ DAY_US = 86_400_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code, as in `shared/runtime/exits.py`."""
+    """Run one command; return an exit code of `shared/runtime/exits.py`."""
     options = _parser().parse_args(arguments)
     try:
-        settings, made = read(os.environ), False
+        settings, new_keys = read(os.environ), False
         if not options.offline:
             preflight.check(settings)
-            settings, made = with_keys(settings, _needed(settings, options.secrets))
+            settings, new_keys = with_keys(settings, _needed(settings, options.secrets))
         if options.check:
             print("\n".join(settings.describe()))
             return DONE
         if options.command is None:
             _parser().print_help()
             return BAD_USAGE
-        return int(options.command(settings, options, made) or DONE)
+        return int(options.command(settings, options, new_keys) or DONE)
     except SettingsError as error:
         print(f"personlog: {error.detail}", file=sys.stderr)
         return BAD_USAGE
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"personlog: {explained(error)}", file=sys.stderr)
         return WRONG_LOG if isinstance(error, LogMismatch) else FOUND_WRONG
-    except OSError as error:  # a full disk, a folder without rights: whoever started this must put it right
+    except OSError as error:  # a full disk, a folder without rights: for the operator
         print(f"personlog: {error}", file=sys.stderr)
         return BAD_USAGE
 
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         switch = projects.add_parser(name, help=text)
         switch.add_argument("id", type=int)
         switch.add_argument("switch", choices=("on", "off"))
-        switch.set_defaults(command=_project_switch, named=name, secrets=SECRETS_OF["operator"])
+        switch.set_defaults(command=_project_switch, setting=name, secrets=SECRETS_OF["operator"])
     projects.add_parser("list").set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
     importing.add(commands)
     renewing.add(commands)
@@ -122,47 +122,47 @@ def _key_commands(commands: Any) -> None:
 
 
 def _needed(settings: Settings, secrets: Collection[str]) -> Collection[str]:
-    """What a command uses of the generated values; a ClickHouse server's passwords are in its own URL."""
+    """Select the generated values of a command; a ClickHouse server's URL has its password."""
     return secrets if settings.embedded else [field for field in secrets if field in BOOTSTRAP]
 
 
-def _up(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _up(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from services.up import up
 
-    return up(settings, announce_keys=made)
+    return up(settings, announce_keys=new_keys)
 
 
-def _api(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _api(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from services.api.app import run
 
     _serve(run(settings), "api")
 
 
-def _projector(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _projector(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from services.projector.app import run
 
     _serve(run(settings), "projector")
 
 
-def _deleter(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _deleter(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from services.deleter.app import run
 
     _serve(run(settings), "deleter")
 
 
-def _engine(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _engine(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from services.engine.app import run
 
     run(settings)
 
 
-def _analyst(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _analyst(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from services.engine.analyst import connections
 
     print(connections(settings))
 
 
-def _grants(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _grants(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from shared.store.roles import as_sql
 
     print(as_sql())
@@ -176,7 +176,9 @@ def _serve(main: Any, service: str) -> None:
     run(main)
 
 
-def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]], *, migrated: bool = True) -> int:
+def _with_store(
+    settings: Settings, act: Callable[[Any], Awaitable[int | None]], *, migrated: bool = True
+) -> int:
     from shared.store.client import Store
     from shared.store.migrate import check_migrated
 
@@ -192,7 +194,7 @@ def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]],
     return asyncio.run(go())
 
 
-def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _migrate(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.runtime.timekeeping import clock_of
     from shared.store.access import ensure_bootstrap
     from shared.store.logwatch import take_on_log
@@ -201,46 +203,48 @@ def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int
     async def act(store: Any) -> None:
         for name in await migrate(store):
             print(f"applied {name}")
-        await ensure_bootstrap(store, settings.personal_key, settings.project_token, clock_of(settings).now_us)
+        keys = settings.personal_key, settings.project_token
+        await ensure_bootstrap(store, *keys, clock_of(settings).now_us)
         await take_on_log(settings, store, clock_of(settings).now_us)
 
     return _with_store(settings, act, migrated=False)
 
 
-def _rebuild(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _rebuild(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from services.projector.app import COLLECTED_OBJECTS
+    from services.projector.derive import Report
     from services.projector.rebuild import rebuild
     from shared.runtime.lifecycle import collect_seldom
 
     collect_seldom(COLLECTED_OBJECTS)
     began = time.monotonic()
     progress = Progress(terminal=sys.stdout.isatty(), began=began)
-    report = asyncio.run(
-        rebuild(
-            settings,
-            verify=options.verify,
-            tell=lambda report: progress.tell(report.facts, report.total, f"{report.differences} differences"),
-        )
-    )
+
+    def report_progress(report: Report) -> None:
+        progress.tell(report.facts, report.total, f"{report.differences} differences")
+
+    report = asyncio.run(rebuild(settings, verify=options.verify, tell=report_progress))
     seconds = time.monotonic() - began
     print("\n".join(report.named), end="\n" if report.named else "")
     print(
-        f"{report.state}: {report.facts:,} facts into {report.fragments:,} fragments and {report.identities:,}"
-        f" identities in {seconds:.1f} s; {report.compared:,} rows compared, {report.differences:,} differences,"
+        f"{report.state}: {report.facts:,} facts into {report.fragments:,} fragments"
+        f" and {report.identities:,} identities in {seconds:.1f} s;"
+        f" {report.compared:,} rows compared, {report.differences:,} differences,"
         f" {report.corrupt:,} corrupt"
     )
     if report.state != "swapped":
         print("the live tables are as they were", file=sys.stderr)
-    return DONE if report.state == "swapped" and not (options.verify and report.differences) else FOUND_WRONG
+    differs = bool(options.verify and report.differences)
+    return DONE if report.state == "swapped" and not differs else FOUND_WRONG
 
 
-def _doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _doctor(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from services.doctor import doctor
 
-    return doctor(settings, options, made)
+    return doctor(settings, options, new_keys)
 
 
-def _key_create(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _key_create(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     import secrets
     from uuid import uuid4
 
@@ -262,19 +266,20 @@ def _key_create(settings: Settings, options: argparse.Namespace, made: bool) -> 
     return _with_store(settings, act)
 
 
-def _key_list(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _key_list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.store.access import list_keys
 
     async def act(store: Any) -> None:
         for row in await list_keys(store):
             projects = ",".join(map(str, row.projects)) or "all"
-            state = "revoked" if row.revoked else f"expires {row.expires_at}" if row.expires_at else "active"
+            state = f"expires {row.expires_at}" if row.expires_at else "active"
+            state = "revoked" if row.revoked else state
             print(f"{row.id}  {','.join(row.scopes)}  projects {projects}  {state}  {row.name}")
 
     return _with_store(settings, act)
 
 
-def _key_revoke(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _key_revoke(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.runtime.timekeeping import clock_of
     from shared.store.access import revoke_key
 
@@ -284,7 +289,7 @@ def _key_revoke(settings: Settings, options: argparse.Namespace, made: bool) -> 
     return _with_store(settings, act)
 
 
-def _project_create(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _project_create(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     import secrets
 
     from shared.runtime.timekeeping import clock_of
@@ -293,38 +298,40 @@ def _project_create(settings: Settings, options: argparse.Namespace, made: bool)
     async def act(store: Any) -> None:
         token = "phc_" + secrets.token_urlsafe(32)
         now = clock_of(settings).now_us()
-        switches = {"recordings": options.recordings, "delete_everything": options.delete_everything}
-        row = await create_project(store, options.name, token, now, **switches)
+        flags = {"recordings": options.recordings, "delete_everything": options.delete_everything}
+        row = await create_project(store, options.name, token, now, **flags)
         print(f"{row.project} {row.token}")
 
     return _with_store(settings, act)
 
 
-def _project_switch(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _project_switch(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.runtime.timekeeping import clock_of
     from shared.store.access import set_delete_everything, set_recordings
 
-    change = set_recordings if options.named == "recordings" else set_delete_everything
+    change = set_recordings if options.setting == "recordings" else set_delete_everything
 
     async def act(store: Any) -> None:
         row = await change(store, options.id, options.switch == "on", clock_of(settings).now_us())
-        print(f"{options.named} of project {row.project}: {options.switch}")
+        print(f"{options.setting} of project {row.project}: {options.switch}")
 
     return _with_store(settings, act)
 
 
-def _project_list(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _project_list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.store.access import list_projects
 
     async def act(store: Any) -> None:
         for row in await list_projects(store):
-            recordings, everything = ("on" if one else "off" for one in (row.recordings, row.delete_everything))
-            print(f"{row.project}  {row.token}  recordings {recordings}  delete-everything {everything}  {row.name}")
+            recordings = "on" if row.recordings else "off"
+            everything = "on" if row.delete_everything else "off"
+            switches = f"recordings {recordings}  delete-everything {everything}"
+            print(f"{row.project}  {row.token}  {switches}  {row.name}")
 
     return _with_store(settings, act)
 
 
-def _deletions_run(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _deletions_run(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from collections import Counter
 
     from services.deleter.app import run_once
@@ -332,38 +339,41 @@ def _deletions_run(settings: Settings, options: argparse.Namespace, made: bool) 
     from shared.runtime.lifecycle import run
     from shared.runtime.telemetry import setup_logs
 
-    setup_logs("deletions run")  # without it a pause of the load guard would be told among what is printed
+    setup_logs("deletions run")  # else a pause of the load guard would be logged to stdout
     progress = Progress(terminal=sys.stdout.isatty(), began=time.monotonic())
 
     async def go() -> None:
         try:
-            ended, left = await run_once(settings, progress.tell)
+            ended, unfinished = await run_once(settings, progress.tell)
         finally:
             progress.end()
         counts = Counter(request.state for request in ended)
-        print(f"{counts['verified']} verified, {counts['failed']} failed, {left} left open")
-        if left:
+        print(f"{counts['verified']} verified, {counts['failed']} failed, {unfinished} left open")
+        if unfinished:
             reasons = sorted({request.reason for request in ended if request.state == "failed"})
-            raise Rejected(f"{left} deletion requests are left open. {' '.join(reasons)}".rstrip())
+            text = f"{unfinished} deletion requests are left open. {' '.join(reasons)}"
+            raise Rejected(text.rstrip())
 
     run(go())
 
 
-def _receipts_verify(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _receipts_verify(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from services.deleter.receipts import broken_links, check, public_key
     from shared.domain.errors import Corrupt
 
-    key = public_key(Path(options.key) if options.key else settings.data / "receipts" / "public-key.pem")
-    said, wrong = [], 0
+    path = Path(options.key) if options.key else settings.data / "receipts" / "public-key.pem"
+    key = public_key(path)
+    receipts, wrong = [], 0
     for name in options.files:
         try:
-            said.append(check(Path(name).read_bytes(), key))
-            one = said[-1]
-            print(f"{name}: ok, project {one['project']}, receipt {one['sequence']}, verified {one['verified_at']}")
+            receipt = check(Path(name).read_bytes(), key)
+            receipts.append(receipt)
+            place = f"project {receipt['project']}, receipt {receipt['sequence']}"
+            print(f"{name}: ok, {place}, verified {receipt['verified_at']}")
         except (Corrupt, OSError) as error:
             wrong += 1
             print(f"{name}: {error.detail if isinstance(error, Corrupt) else error}")
-    for link in broken_links(said):
+    for link in broken_links(receipts):
         wrong += 1
         print(link)
     return FOUND_WRONG if wrong else DONE
@@ -373,7 +383,7 @@ def _projects(text: str) -> list[int]:
     if text == "all":
         return []
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(number) for number in text.split(",")]
     except ValueError:
         raise SettingsError(f"--projects: {text} is not a list of integers, nor all") from None
 

@@ -40,7 +40,7 @@ def test_a_healthy_run_forgives_what_was_before() -> None:
 
 def test_a_log_is_bounded_and_keeps_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "api.log"
-    log = BoundedLog(path, most=100)
+    log = BoundedLog(path, bytes_max=100)
     for number in range(50):
         log.write(b"line %02d\n" % number)
     log.close()

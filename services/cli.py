@@ -53,70 +53,73 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="personlog", description="An event-sourced person store.")
-    parser.add_argument("--check", action="store_true", help="print the effective settings, secrets masked, and end")
+    parser.add_argument("--check", action="store_true", help="print the effective settings, secrets masked")
     commands = parser.add_subparsers(required=False, metavar="COMMAND")
     parser.set_defaults(command=None, offline=False, secrets=SECRETS_OF["up"])
     for name, command, text in (
-        ("up", _up, "run everything here: engine, api, projector, deleter"),
+        ("up", _up, "run everything here: engine, api, projector and deleter"),
         ("api", _api, "run one API process"),
         ("projector", _projector, "run one projector process"),
         ("deleter", _deleter, "run the deleter"),
         ("engine", _engine, "run the embedded ClickHouse server"),
-        ("migrate", _migrate, "create or upgrade the tables, the first project and key"),
-        ("rebuild", _rebuild, "derive fragments and identity again from the timeline, compare, and swap"),
-        ("doctor", _doctor, "check settings, log and store"),
-        ("analyst", _analyst, "how an analyst connects to ClickHouse"),
-        ("grants", _grants, "the users and rights for a ClickHouse server, as SQL"),
+        ("migrate", _migrate, "create or upgrade the tables; create the first project and key"),
+        ("rebuild", _rebuild, "derive the tables again from the timeline, compare, and swap them in"),
+        ("doctor", _doctor, "check disk, store, log, clock, deletions and processes, and suggest remedies"),
+        ("analyst", _analyst, "print how to connect to ClickHouse as an analyst"),
+        ("grants", _grants, "print users and rights for a ClickHouse server, as SQL"),
     ):
         secrets = SECRETS_OF.get(name, SECRETS_OF["operator"])
         commands.add_parser(name, help=text).set_defaults(command=command, secrets=secrets)
     commands.choices["rebuild"].add_argument(
-        "--verify", action="store_true", help="with any difference, exit 1 and leave the live tables alone"
+        "--verify", action="store_true", help="with any difference, exit 1 and keep the live tables"
     )
     commands.choices["grants"].set_defaults(offline=True)  # it needs no key, nor a data folder
     _key_commands(commands)
-    projects = commands.add_parser("projects", help="projects").add_subparsers(required=True, metavar="COMMAND")
-    create = projects.add_parser("create", help="create a project; prints its id and token")
+    projects = commands.add_parser("projects", help="manage projects").add_subparsers(required=True, metavar="COMMAND")
+    create = projects.add_parser("create", help="create a project, and print its id and token")
     create.add_argument("name")
-    create.add_argument("--recordings", action="store_true", help="browsers are told to record sessions")
-    create.add_argument("--delete-everything", action="store_true", help="a DELETE covers events and recordings")
+    create.add_argument("--recordings", action="store_true", help="let browsers record sessions")
+    create.add_argument("--delete-everything", action="store_true", help="let DELETE cover events and recordings")
     create.set_defaults(command=_project_create, secrets=SECRETS_OF["operator"])
     for name, text in (
-        ("recordings", "whether browsers are told to record sessions"),
-        ("delete-everything", "whether a DELETE of a person covers its events and recordings, whatever it asks for"),
+        ("recordings", "let browsers record sessions, or not"),
+        ("delete-everything", "let DELETE cover events and recordings, or not"),
     ):
         switch = projects.add_parser(name, help=text)
         switch.add_argument("id", type=int)
         switch.add_argument("switch", choices=("on", "off"))
         switch.set_defaults(command=_project_switch, setting=name, secrets=SECRETS_OF["operator"])
-    projects.add_parser("list").set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
+    listing = projects.add_parser("list", help="list projects with their tokens and switches")
+    listing.set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
     importing.add(commands)
     renewing.add(commands)
     dead.add(commands)
-    deletions = commands.add_parser("deletions", help="deletions").add_subparsers(required=True, metavar="COMMAND")
-    deletions.add_parser("run", help="one deletion window, now").set_defaults(
+    deletions = commands.add_parser("deletions", help="run deletions").add_subparsers(required=True, metavar="COMMAND")
+    deletions.add_parser("run", help="open one deletion window now").set_defaults(
         command=_deletions_run, secrets=SECRETS_OF["deleter"]
     )
-    receipts = commands.add_parser("receipts", help="receipts").add_subparsers(required=True, metavar="COMMAND")
-    verify = receipts.add_parser("verify", help="check receipts offline: signatures, and the chain between them")
+    receipts = commands.add_parser("receipts", help="verify receipts of erasures")
+    kinds = receipts.add_subparsers(required=True, metavar="COMMAND")
+    verify = kinds.add_parser("verify", help="check signatures of receipts and the chain between them, offline")
     verify.add_argument("files", nargs="+", metavar="FILE")
     verify.add_argument(
-        "--key", default="", help="the public key, PEM; default: receipts/public-key.pem of PERSONLOG_DATA"
+        "--key", default="", help="file of the public key, PEM (default: receipts/public-key.pem in PERSONLOG_DATA)"
     )
     verify.set_defaults(command=_receipts_verify, offline=True)
     return parser
 
 
 def _key_commands(commands: Any) -> None:
-    keys = commands.add_parser("keys", help="personal keys").add_subparsers(required=True, metavar="COMMAND")
-    create = keys.add_parser("create", help="create a key; it is printed once")
-    create.add_argument("--name", default="")
+    keys = commands.add_parser("keys", help="manage personal keys").add_subparsers(required=True, metavar="COMMAND")
+    create = keys.add_parser("create", help="create a key, and print it once")
+    create.add_argument("--name", default="", help="a name to recognise the key by")
     create.add_argument("--scopes", required=True, help="person:read,person:write,activity_log:read or *")
-    create.add_argument("--projects", required=True, help="1,2 or all")
-    create.add_argument("--expires", default="", help="30d")
+    create.add_argument("--projects", required=True, help="project ids, comma-separated, or all")
+    create.add_argument("--expires", default="", help="days until the key expires, such as 30d (default: never)")
     create.set_defaults(command=_key_create, secrets=SECRETS_OF["operator"])
-    keys.add_parser("list").set_defaults(command=_key_list, secrets=SECRETS_OF["operator"])
-    revoke = keys.add_parser("revoke")
+    listing = keys.add_parser("list", help="list keys with their scopes, projects and states")
+    listing.set_defaults(command=_key_list, secrets=SECRETS_OF["operator"])
+    revoke = keys.add_parser("revoke", help="revoke a key")
     revoke.add_argument("key", help="the key or its id")
     revoke.set_defaults(command=_key_revoke, secrets=SECRETS_OF["operator"])
 

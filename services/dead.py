@@ -30,18 +30,18 @@ GROUP = "operator"
 
 def add(commands: Any) -> None:
     """Add the command's parsers."""
-    dead = commands.add_parser("dead", help="dead letters: records that could not be folded")
+    dead = commands.add_parser("dead", help="list, show and replay dead letters")
     kinds = dead.add_subparsers(required=True, metavar="COMMAND")
-    listing = kinds.add_parser("list", help="those that were not replayed, oldest first")
-    listing.add_argument("--limit", type=int, default=PAGE)
-    listing.add_argument("--after", default="", metavar="POSITION", help="go on behind this one")
+    listing = kinds.add_parser("list", help="list dead letters that were not replayed, oldest first")
+    listing.add_argument("--limit", type=int, default=PAGE, help="rows to list")
+    listing.add_argument("--after", default="", metavar="POSITION", help="continue after this position")
     listing.set_defaults(command=_list)
-    show = kinds.add_parser("show", help="one, with its bytes; nothing of it reaches the terminal unescaped")
+    show = kinds.add_parser("show", help="show a dead letter with its bytes, escaped for the terminal")
     show.add_argument("position", metavar="POSITION")
     show.set_defaults(command=_show)
-    replay = kinds.add_parser("replay", help="send again what can be folded now")
+    replay = kinds.add_parser("replay", help="append dead letters again that can be folded now")
     which = replay.add_mutually_exclusive_group(required=True)
-    which.add_argument("--reason", default="", help="all whose reason begins like this")
+    which.add_argument("--reason", default="", help="all letters whose reason begins with this text")
     which.add_argument("positions", nargs="*", default=[], metavar="POSITION")
     replay.set_defaults(command=_replay)
     for command in (listing, show, replay):

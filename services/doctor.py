@@ -274,20 +274,20 @@ async def _dead_letters(parts: Parts) -> str:
 
 
 async def _objects(parts: Parts) -> str:
-    blocks = await parts.rows("block")
+    objects = [path for (path,) in await parts.rows("block")]
     try:
         home = await Objects(parts.settings.objects_url).home()
     except Transient as error:
         raise Wrong(f"{error.detail}; see PERSONLOG_OBJECTS and its credentials") from None
     except Corrupt:
-        if blocks:
+        if objects:
             raise Wrong(
                 "it has no name, and recordings were written: it is another store, or was emptied"
             ) from None
         return "no recordings yet"
-    if blocks and not blocks[0][0].startswith(f"{home}/"):
+    if any(not path.startswith(f"{home}/") for path in objects):
         raise Wrong("recordings lie in a store of another name; see PERSONLOG_OBJECTS")
-    return "" if blocks else "no recordings yet"
+    return "" if objects else "no recordings yet"
 
 
 async def _signing_key(parts: Parts) -> str:

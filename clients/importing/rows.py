@@ -82,7 +82,7 @@ def moment(value: Any, attr: str) -> datetime | None:
         parsed = datetime.fromisoformat(value)
         return (parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)).astimezone(UTC)
     except (TypeError, ValueError, OverflowError, OSError):
-        raise BadInput(f"{attr} is no time.", attr=attr) from None
+        raise BadInput(f"{attr} is not a time.", attr=attr) from None
 
 
 def row_of_cells(header: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
@@ -207,9 +207,8 @@ def _encoded(event: dict[str, Any]) -> bytes:
             event["uuid"] = str(uuid5(NAMESPACE, content))
         return msgspec.json.encode(event)
     except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
-        raise BadInput(
-            "It holds what JSON cannot: NaN, broken text, or too deep a nesting."
-        ) from None
+        text = "It has content that JSON cannot hold: NaN, broken text, or too deep a nesting."
+        raise BadInput(text) from None
 
 
 def _is_text(value: Any) -> bool:

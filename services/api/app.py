@@ -53,12 +53,12 @@ from shared.runtime.processes import announced
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import agree, clock_of, watch
 from shared.runtime.trouble import full, watch_disks
-from shared.store.changes import Changes, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store, judge_of
 from shared.store.generations import counted, current
 from shared.store.logwatch import LogWatch
 from shared.store.objects import Objects
+from shared.store.shared_memory import SharedMemory, memory_of
 
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
 """Methods that metrics tell apart: a client may send any word, and every word would be a series."""
@@ -96,8 +96,8 @@ async def run(settings: Settings) -> None:
         log_watch = LogWatch(log, store, known)
         with suppress(LogMismatch, Superseded, Transient):  # the answers say it, until the right log is there
             await log_watch.start()
-        changes = changes_of(settings, log.partitions(), log.generation)
-        context = await build(log, store, Objects(settings.objects_url), clock, bounds_of(settings), changes, log_watch)
+        memory = memory_of(settings, log.partitions(), log.generation)
+        context = await build(log, store, Objects(settings.objects_url), clock, bounds_of(settings), memory, log_watch)
         app = application(context, settings.static, {"disk": lambda: _disk_has_space(settings.data)})
         express = Express(capture.ExpressCapture(context, _observe_answer), ExpressPerson(context, _observe_answer))
         runner = await serve(app, settings.host, settings.port, reuse_port=True, express=express)
@@ -134,7 +134,7 @@ async def build(
     objects: Objects,
     clock: Clock,
     bounds: Bounds | None = None,
-    changes: Changes | None = None,
+    memory: SharedMemory | None = None,
     watch: LogWatch | None = None,
 ) -> Context:
     """The parts of one API process on a started log, a connected store and an object store."""
@@ -142,8 +142,9 @@ async def build(
     access = Access(store, clock)
     await access.start()
     stamps = Stamps(clock)
-    reads = Reads(store, log.partitions, stamps.seen, changes)
-    watermarks = Watermarks(store, reads.queries["watermarks"], stamps.seen, changes)
+    reads = Reads(store, log.partitions, stamps.seen, memory)
+    board = memory.board if memory is not None else None
+    watermarks = Watermarks(store, reads.queries["watermarks"], stamps.seen, board)
     await watermarks.refresh()
 
     async def append(commands: Sequence[Command]) -> list[Position]:

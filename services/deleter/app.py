@@ -27,7 +27,8 @@ from services.deleter.ledger import Ledger
 from services.deleter.purges import Purges
 from services.deleter.receipts import Receipts
 from services.deleter.restores import Restores, TimelineHistory
-from services.deleter.sweep import Sweep, Tell, quiet
+from services.deleter.run_options import RunOptions, Tell, quiet
+from services.deleter.sweep import Sweep
 from services.deleter.window import Window
 from shared.domain.commands import Cancel, DeletionCommand, Request
 from shared.domain.deletion import OPEN, DeletionRequest
@@ -132,11 +133,14 @@ class Deleter:
             states = await self._observe()
             if not states.keys() & set(OPEN):
                 return []
-            run = Sweep(
-                self._store, self._objects, self.ledger, self.now_us, closes_at=closes_at,
-                lock=partial(self.lock, "ledger"), issue=self._receipts.issue, tell=tell,
+            options = RunOptions(
+                closes_at=closes_at,
+                lock=partial(self.lock, "ledger"),
+                issue=self._receipts.issue,
                 guard=None if await self._overdue() else Guard(self._store),
-            )  # fmt: skip
+                tell=tell,
+            )
+            run = Sweep(self._store, self._objects, self.ledger, self.now_us, options)
             try:
                 await run.settled()
                 purged = await self.purges.spread(again=True)

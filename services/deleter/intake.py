@@ -5,7 +5,6 @@ Rows first, then the position: a crash between the two replays records, and the 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 
@@ -14,10 +13,10 @@ import structlog
 from services.deleter.ledger import Ledger
 from shared.domain.commands import Cancel, DeletionCommand, Request, decode
 from shared.domain.deletion import NEWER
-from shared.domain.errors import BadRecord, Corrupt, LogClosed, NewerVersion, Transient
+from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, NewerVersion, Transient
 from shared.domain.ids import DEAD, DELETIONS, Position, hash64
-from shared.log.dead import command_of, dead_letter, kind_of
-from shared.log.evidence import Riddle, Standing, check
+from shared.log.consumer import Consumer
+from shared.log.dead import TOO_MANY_DEAD, Dead, DeadRun, command_of, dead_letters, kind_of
 from shared.log.port import EMPTY, Log, Reader, Record
 from shared.runtime import telemetry
 
@@ -26,8 +25,14 @@ BATCH_RECORDS_MAX = 500
 
 FETCH_SECONDS = 0.5
 
-BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.1, 5.0
-"""Between attempts while the log or the store is away."""
+class Partition:
+    """One partition that the intake holds. `position`: where the ledger is in it; None while that must be read."""
+
+    __slots__ = ("dead", "position")
+
+    def __init__(self) -> None:
+        self.position: Position | None = None
+        self.dead = DeadRun()
 
 
 class Intake:
@@ -45,38 +50,43 @@ class Intake:
     ) -> None:
         """`taken` hears of what is in the ledger since; of nothing when the partition was taken over."""
         self._taken = taken
-        self._log, self._reader, self._ledger = log, reader, ledger
-        self._lock, self._now_us = lock, now_us
-        self._positions: dict[int, Position] = {}
-        self._doubts = log.doubts  # as of when the first of the partitions held was taken over
-        self._riddle = Riddle()
+        self._log = log
+        self._reader = reader
+        self._ledger = ledger
+        self._lock = lock
+        self._now_us = now_us
+        self._consumer = Consumer(log, reader, DELETIONS, ledger)
+        self._partitions: dict[int, Partition] = {}
         self.stopped = ""
-        """Why nothing more is taken over. Nothing is erased either: who knows what the rest would say of it."""
+        """Why nothing more is taken over, until somebody takes the partition over. Nothing is erased either: who knows
+        what the rest would say of it."""
 
     def owns(self) -> bool:
-        return bool(self._positions) and not self.stopped
+        return bool(self._held()) and not self.stopped
 
     async def run(self) -> None:
         """Take requests over until cancelled."""
-        backoff = BACKOFF_SECONDS_MIN
         await self._reader.start()
         try:
             while True:
                 try:
                     await self.turn()
-                    backoff = BACKOFF_SECONDS_MIN
-                except Transient:
-                    self._positions.clear()
-                    await asyncio.sleep(backoff)
-                    backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
+                    self._consumer.recover()
+                except (Fenced, Transient) as error:
+                    self._reset()
+                    await self._consumer.back_off(error)
         finally:
             await self._reader.close()
 
     async def turn(self) -> None:
         """One fetch: partition by partition into the ledger."""
         await self._take_over()
-        records = await self._fetch()
-        for partition in {record.partition for record in records} & self._positions.keys():
+        held = self._held()
+        try:
+            records = await self._consumer.fetch(BATCH_RECORDS_MAX, FETCH_SECONDS)
+        except Corrupt as error:
+            await self._consumer.explain(error, held)
+        for partition in {record.partition for record in records} & held:
             if self.stopped:
                 return
             try:
@@ -86,69 +96,62 @@ class Intake:
 
     async def _take_over(self) -> None:
         assigned = self._reader.assigned()
-        for lost in self._positions.keys() - assigned:
-            del self._positions[lost]
-        gained = sorted(assigned - self._positions.keys())
-        if not self._positions:
-            self._doubts = self._log.doubts
-        for partition, (position, _) in (await self._vouched(gained)).items():
-            self._reader.seek(position)
-            self._positions[partition] = position
-        if gained:
-            self.stopped = ""
-            self._taken([])
+        for lost in self._partitions.keys() - assigned:
+            del self._partitions[lost]
+        held = self._held()
+        gained = sorted(assigned - held)
+        if not gained:
+            return
+        for partition, standing in (await self._consumer.take_over(gained, holding=bool(held))).items():
+            if partition not in self._partitions:
+                self._partitions[partition] = Partition()
+                self.stopped = ""
+            self._partitions[partition].position = standing.position
+            self._reader.seek(standing.position)
+        self._taken([])
 
-    async def _vouched(self, partitions: Sequence[int]) -> dict[int, Standing]:
-        """Where the ledger stands, which must be in this log. Raises LogMismatch."""
-        if not partitions:
-            return {}
-        doubts = self._log.doubts
-        starts = await self._log.starts(DELETIONS)
-        found = {partition: await self._ledger.vouched(partition) for partition in partitions}
-        await check(self._log, DELETIONS, found, starts)
-        await self._log.assure(DELETIONS, doubts)
-        return found
+    def _reset(self) -> None:
+        """Forget where the ledger is. Records that are read again do not count again."""
+        for one in self._partitions.values():
+            one.position = None
 
-    async def _fetch(self) -> list[Record]:
-        try:
-            records = await self._reader.fetch(records_max=BATCH_RECORDS_MAX, wait_seconds=FETCH_SECONDS)
-        except Corrupt as error:
-            await self._vouched(sorted(self._positions))  # says what is wrong with the log, if that is it
-            self._riddle.pose(error)
-        self._riddle.solved()
-        return records
+    def _held(self) -> set[int]:
+        return {number for number, one in self._partitions.items() if one.position is not None}
 
     async def _take(self, records: list[Record]) -> None:
+        partition = self._partitions[records[0].partition]
         commands: list[DeletionCommand] = []
-        dead: list[tuple[Record, str]] = []
-        last, value = None, b""
+        dead: list[Dead] = []
+        last: Record | None = None
         for record in records:
             try:
                 if record.value != EMPTY:
                     commands.append(_command(record))
+                    partition.dead.end(record)
             except NewerVersion:
                 self._stop(f"{NEWER} Offset {record.offset}.")
                 break
             except BadRecord as error:
+                if not partition.dead.add(record):
+                    self._stop(TOO_MANY_DEAD)
+                    break
                 dead.append((record, error.detail))
-            last, value = record.position, record.value
+            last = record
         if last is None:
             return
         async with self._lock():
-            await self._log.assure(DELETIONS, self._doubts)
+            await self._consumer.assure()
             if dead:
-                count = self._log.partitions()[DEAD]
                 with suppress(LogClosed):  # closed when all that goes there is there: this was done before
-                    await self._log.append([dead_letter(record, reason, count) for record, reason in dead])
+                    await self._log.append(dead_letters(dead, self._log.partitions()[DEAD]))
                 telemetry.dead_letters((record.position, kind_of(reason)) for record, reason in dead)
-            if await self._ledger.position(last.partition) != self._positions[last.partition]:
-                self._positions.clear()  # somebody else has gone on; start again from where they are
-                return
+            if await self._ledger.position(last.partition) != partition.position:
+                raise Fenced("Somebody else has gone on; start again from where they are.")
             await self._ledger.take(commands, self._now_us())
-            await self._ledger.advance(last, hash64(value))
-        self._positions[last.partition] = last
+            await self._ledger.advance(last.position, hash64(last.value))
+        partition.position = last.position
         self._taken(commands)
-        await self._reader.commit([last])
+        await self._reader.commit([last.position])
 
     def _stop(self, why: str) -> None:
         self.stopped = why

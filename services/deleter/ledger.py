@@ -100,6 +100,11 @@ class Ledger:
         ((version, record),) = await self._store.rows(self._queries["position"], partition=partition)
         return Standing(position_of(DELETIONS, partition, version), record)
 
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Standing]:
+        """Where it is in these partitions."""
+        assert topic == DELETIONS
+        return {partition: await self.vouched(partition) for partition in partitions}
+
     async def advance(self, position: Position, record: int) -> None:
         """Everything up to here is in the ledger, and the record there has this hash. Call it after `take`."""
         await self._store.insert(

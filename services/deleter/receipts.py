@@ -71,7 +71,8 @@ class Receipts:
                 self._queries["of_requests"], projects=projects, requests=[request.id for request in requests]
             )
         )
-        ends = {row[0]: row[1:] for row in await self._store.rows(self._queries["ends"], projects=projects)}
+        chains = await self._store.rows(self._queries["ends"], projects=projects)
+        ends = {project: (sequence, previous) for project, sequence, previous in chains}
         try:
             key = signing_key(self._folder)
         except OSError as error:

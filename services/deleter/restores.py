@@ -191,4 +191,6 @@ class TimelineHistory:
         rows = await self._store.rows(
             self._queries["outcome"], project=request.project, fragment=request.person, command=command
         )
-        return Outcome(*rows[0]) if rows else None
+        for row in rows:
+            return Outcome(*row)
+        return None

@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 from services.deleter import recordings
-from services.deleter.guard import Guard
 from services.deleter.ledger import Ledger
 from services.deleter.planner import Plan, Tombstone, plan
+from services.deleter.run_options import RunOptions
 from shared.domain.deletion import DeletionRequest, Partitions
 from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
@@ -56,16 +55,11 @@ POLL_SECONDS, POLL_SECONDS_MAX, POLL_SHARE = 0.1, 1.0, 0.25
 """A wait asks again after this share of the time that it has taken. Looking at the parts takes the engine 9 ms: ten
 times a second through a whole run, that alone is a tenth of a core that readers want."""
 
+UNWATCHED = RunOptions()
+"""To the end, for a ledger that nobody else can change."""
+
 SHADOWS = tuple(f"{table}_rebuild" for table in TABLES)
 """Where a rebuild copies rows to."""
-
-Lock = Callable[[], AbstractAsyncContextManager[None]]
-
-Issue = Callable[[Sequence[DeletionRequest], int], Awaitable[None]]
-"""Makes the receipts of requests that were counted as erased, at a time in microseconds."""
-
-Tell = Callable[[int, int, str], None]
-"""Hears of the partitions done, of how many, and what is being done."""
 
 Found = dict[str, dict[UUID, Counter[str]]]
 """Rows by target, fragment and partition."""
@@ -82,23 +76,8 @@ class Step(NamedTuple):
         return f"{self.table} {self.partitions[0]}{f' … {self.partitions[-1]}' if len(self.partitions) > 1 else ''}"
 
 
-async def no_receipts(requests: Sequence[DeletionRequest], now_us: int) -> None:
-    """For a run that proves nothing to anybody."""
-
-
-def quiet(done: int, of: int, what: str) -> None:
-    """For a run that nobody watches."""
-
-
-@asynccontextmanager
-async def unlocked() -> AsyncIterator[None]:
-    """For a ledger that nobody else can change."""
-    yield
-
-
 class Sweep:
-    """Made for one run. `closes_at` is the window's end; None is no end. `lock` guards the ledger's pending rows;
-    without a `guard` no step waits for the engine to have room."""
+    """Made for one run."""
 
     def __init__(
         self,
@@ -106,22 +85,20 @@ class Sweep:
         objects: Objects,
         ledger: Ledger,
         now_us: Callable[[], int],
-        *,
-        closes_at: int | None = None,
-        lock: Lock = unlocked,
-        issue: Issue = no_receipts,
-        guard: Guard | None = None,
-        tell: Tell = quiet,
+        options: RunOptions = UNWATCHED,
     ) -> None:
-        self._store, self._objects, self._ledger, self._now_us = store, objects, ledger, now_us
-        self._closes_at, self._lock, self._issue, self._guard, self._tell = closes_at, lock, issue, guard, tell
+        self._store = store
+        self._objects = objects
+        self._ledger = ledger
+        self._now_us = now_us
+        self._options = options
         self._queries = load_queries(Path(__file__).with_suffix(".sql"))
         self._plan_id = uuid4()
         self._purged: Collection[UUID] = ()
         self._roots: dict[UUID, set[UUID]] = {}
 
     def in_time(self) -> bool:
-        return self._closes_at is None or self._now_us() < self._closes_at
+        return self._options.closes_at is None or self._now_us() < self._options.closes_at
 
     async def projected(self, heads: Sequence[Position]) -> bool:
         """Whether the projector has passed these positions."""
@@ -142,8 +119,8 @@ class Sweep:
         `purged` are the purges that all tables have passed.
         """
         self._purged = purged
-        if self._guard is not None:
-            await self._guard.start()
+        if self._options.guard is not None:
+            await self._options.guard.start()
         failed = [request for request in await self.hide(projected=projected) if request.state == "failed"]
         return failed + (await self.verify() if await self.erase() else [])
 
@@ -155,7 +132,7 @@ class Sweep:
         """
         if not await self._clear():
             return []
-        async with self._lock():
+        async with self._options.lock():
             cancelling = await self._ledger.open("cancelling")
             asked = await self._ledger.open("pending", "failed")
             ready = await self._plan(asked, projected=projected, cancelling=cancelling)
@@ -166,7 +143,7 @@ class Sweep:
             await self._ledger.save(ready.requests, self._now_us())
         if not ready.requests:
             return []
-        self._tell(0, len(ready.requests), "requests: recordings out of the object store")
+        self._options.tell(0, len(ready.requests), "requests: recordings out of the object store")
         statements = list(ready.statements())
         outcome = await recordings.erase(self._store, self._objects, statements, self._now_us(), self.in_time)
         if not outcome.complete:
@@ -178,7 +155,7 @@ class Sweep:
         able = await self._plan([one for one in ready.requests if one not in failed], projected=projected)
         found = await self._remnants(able)
         await self._settled()
-        self._tell(0, len(able.requests), "requests: hiding rows")
+        self._options.tell(0, len(able.requests), "requests: hiding rows")
         for target, parameters in _work(able):
             if found[target.name]:
                 await hide(self._store, target, await self._reach(target, parameters), self._plan_id)
@@ -205,7 +182,7 @@ class Sweep:
                 noted = time.monotonic()
             telemetry.DELETION_PARTITIONS.labels("done").set(done)
             telemetry.DELETION_PARTITIONS.labels("all").set(len(partitions))
-            self._tell(done, len(partitions), f"partitions: {step}")
+            self._options.tell(done, len(partitions), f"partitions: {step}")
             await self._settled()
             began = time.monotonic()
             await self._erase(step)
@@ -223,7 +200,7 @@ class Sweep:
         requests = await self._ledger.open("hidden", "erasing")
         if not requests:
             return []
-        self._tell(0, len(requests), "requests: counting through the mask")
+        self._options.tell(0, len(requests), "requests: counting through the mask")
         reach = await self._plan(requests, projected=True)
         found = await self._remnants(reach)
         places = await self._store.rows(self._queries["copies"], tables=list(TABLES), shadows=list(SHADOWS))
@@ -235,10 +212,10 @@ class Sweep:
                 left = ", ".join(f"{rows} in {target}" for target, rows in counts.items() if rows)
                 request.fail(f"rows are left: {left}", self._now_us())
             elif places:
-                request.fail(f"rows may lie elsewhere: {', '.join(row[0] for row in places)}", self._now_us())
+                request.fail(f"rows may lie elsewhere: {', '.join(place for (place, *_) in places)}", self._now_us())
             else:  # no row was hidden before the objects that it led to were read back without its blocks
                 request.verify(counts | {OBJECTS: 0}, self._now_us())
-        await self._issue([one for one in reach.requests if one.state == "verified"], self._now_us())
+        await self._options.issue([one for one in reach.requests if one.state == "verified"], self._now_us())
         await self._ledger.save(requests, self._now_us())
         return requests
 
@@ -313,11 +290,12 @@ class Sweep:
     def _fits(self, seconds: float) -> bool:
         """Whether a step of this length ends inside the window. The first one of a run is always tried: its length is
         not known, and a partition that no window can hold must be erased as well."""
-        return self.in_time() and (self._closes_at is None or self._now_us() + seconds * 1e6 < self._closes_at)
+        closes_at = self._options.closes_at
+        return self.in_time() and (closes_at is None or self._now_us() + seconds * 1e6 < closes_at)
 
     async def _clear(self, size: int = 0) -> bool:
         """Whether the next step may begin now."""
-        return self.in_time() and (self._guard is None or await self._guard.clear(self.in_time, size))
+        return self.in_time() and (self._options.guard is None or await self._options.guard.clear(self.in_time, size))
 
     async def _erase(self, step: Step) -> None:
         """Rewrite some partitions, and wait until it shows: by the parts themselves, never by a mutation's name, which

@@ -26,9 +26,9 @@ from shared.runtime.ports import check_port
 from shared.runtime.processes import announced
 from shared.runtime.settings import Settings, SettingsError
 from shared.runtime.telemetry import setup_logs
-from shared.store.changes import newest, renew
 from shared.store.queries import load
 from shared.store.roles import WORKLOADS
+from shared.store.shared_memory import newest, renew
 
 HOST = "127.0.0.1"
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.progress import Progress
 from services.projector.search import Duty, Feeder
-from services.projector.tables import ClickHouseTables
+from services.projector.tables import AnnouncedTables, ClickHouseTables
 from services.projector.worker import Worker
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY
@@ -26,10 +26,10 @@ from shared.runtime.processes import announced
 from shared.runtime.settings import Settings
 from shared.runtime.trouble import Trouble
 from shared.runtime.wakeup import Wakeup
-from shared.store.changes import changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store
 from shared.store.logwatch import LogWatch, right_log
+from shared.store.shared_memory import memory_of
 
 GROUP = "projector"
 
@@ -77,18 +77,16 @@ def workers_on(
 ) -> list[Worker]:
     """The workers of one process, which are members of the projectors' groups."""
     tables = ClickHouseTables(store)
-    changes = changes_of(settings, log.partitions(), log.generation)
+    memory = memory_of(settings, log.partitions(), log.generation)
     folders: tuple[Folder, ...] = (FragmentFolder(), IdentityFolder())
     return [
         Worker(
             log=log,
             reader=log.reader(folder.topic, GROUP),
-            tables=tables,
+            tables=tables if memory is None else AnnouncedTables(tables, memory, secrets.randbits(64)),
             folder=folder,
             monotonic=time.monotonic,
             observe=observe,
-            changes=changes,
-            nonce=secrets.randbits(64),
         )
         for folder in folders
     ]

@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from services.projector import rows as r
+from services.projector.rows import State
 from shared.domain.errors import NewerVersion
 from shared.domain.fragment import FragmentErased
 from shared.domain.identity import MembershipEvent
@@ -29,10 +30,8 @@ END = (2**32 - 1, UUID(int=2**128 - 1))
 Key = tuple[int, UUID]
 
 _CARRIED = {
-    COMMANDS: tuple(
-        r.FRAGMENTS.index(name) for name in ("version", "seen_at", "keys", "key_digests", "key_versions", "events")
-    ),
-    IDENTITY: tuple(r.IDENTITY.index(name) for name in ("version", "keys", "key_digests", "key_versions")),
+    COMMANDS: ("version", "seen_at", "keys", "key_digests", "key_versions", "events"),
+    IDENTITY: ("version", "keys", "key_digests", "key_versions"),
 }
 """What the timeline does not tell: the memory of retries, and when somebody was last seen. The live row's is kept."""
 
@@ -55,10 +54,10 @@ class Report(msgspec.Struct, kw_only=True):
     named: list[str] = []
     updated_at: int = 0
 
-    def differ(self, topic: str, row: Row, how: str) -> None:
+    def differ(self, topic: str, row: State, how: str) -> None:
         self.differences += 1
         table = "fragments" if topic == COMMANDS else "identity"
-        self.name(f"difference: {table} project {row[0]} fragment {row[1]} {how}")
+        self.name(f"difference: {table} project {row.project} fragment {row.fragment} {how}")
 
     def name(self, text: str) -> None:
         if len(self.named) < NAMED_MAX:
@@ -99,28 +98,24 @@ class Derived(msgspec.Struct):
             kind = str(error) if said else type(error).__name__
             report.name(f"corrupt: timeline project {row[0]} fragment {row[1]} version {row[2]} topic {row[3]}: {kind}")
 
-    def settled(self, topic: str, live: Row | None, report: Report) -> Row | None:
+    def settled(self, topic: str, live: State | None, report: Report) -> State | None:
         """The row for the shadow, None for no row. Counts a difference from the live row, unless that has moved on."""
         commands = topic == COMMANDS
         ours = r.fragment_row(self.replay.fragment) if commands else r.membership_row(self.replay.membership)
-        known = ours[2] > 0
-        if live is None or live[2] > self.limits[0 if commands else 1]:
+        known = ours.version > 0
+        if live is None or live.version > self.limits[0 if commands else 1]:
             if live is None and known:
                 report.differ(topic, ours, "has no live row")
             return ours if known else None
-        merged = list(ours)
-        for index in _CARRIED[topic]:
-            merged[index] = live[index]
-        names = r.FRAGMENTS if commands else r.IDENTITY
-        wrong = [name for name, mine, theirs in zip(names, merged, live, strict=True) if not _equal(mine, theirs)]
+        merged = ours._replace(**{name: getattr(live, name) for name in _CARRIED[topic]})
+        wrong = [name for name in ours._fields if not _equal(getattr(merged, name), getattr(live, name))]
         report.compared += 1
-        if wrong or ours[2] > live[2]:
+        if wrong or ours.version > live.version:
             report.differ(topic, ours, f"differs in {', '.join(wrong) or 'version'}" if known else "has no fact")
             if not known:
                 report.invented += 1
                 return None
-        merged[2] = max(ours[2], live[2])
-        return tuple(merged)
+        return merged._replace(version=max(ours.version, live.version))
 
 
 def _equal(mine: Any, theirs: Any) -> bool:

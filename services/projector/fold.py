@@ -1,36 +1,32 @@
-"""Commands to rows: caches of what is loaded, and the batch being made. Never awaits; the rules are the domain's."""
+"""Commands to rows, with caches of what is loaded. Never awaits; the rules are the domain's."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
 from services.projector import rows as r
+from services.projector.batch import Batch, Foldable
+from services.projector.rows import FragmentState, IdentityState, State
 from services.projector.shares import FRAGMENT_COMMANDS
-from services.projector.tables import Closed, Facts
+from services.projector.tables import Closed
 from shared.domain.commands import Capture, Command, Merge, Restore, Revive, Split
 from shared.domain.commands import Delete as DeleteCommand
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
-from shared.domain.fragment import Fragment, FragmentChanged, Outcome
+from shared.domain.fragment import Fragment, FragmentChanged, Outcome, PropertiesLeftOut
 from shared.domain.identity import Membership, addressed, handle
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.port import Record
-from shared.store.timeline import LEFT_OUT, Row, timeline_row
+from shared.store.timeline import timeline_row
 
 CACHE_MAX = 50_000
 """Fragments or memberships kept in memory: about 100 MB of persons with twenty properties."""
 
 CACHE_BYTES_MAX = 64_000_000
 """Of the rows of cached fragments, about; in memory they are three times as large. Persons may have a megabyte each."""
-
-STATE_BYTES_MAX = 64_000_000
-"""Rows of one state INSERT: far below the 256 MB at which the engine would make a second part of it."""
-
-STATE_ROWS_MAX = 100_000
-"""Rows of one state INSERT, for the same reason: a merge may rewrite 2,500."""
 
 ROW_BYTES = 200
 """Of a fragment's row, without its properties and cells."""
@@ -48,35 +44,6 @@ WRITTEN = frozenset((Outcome.CHANGED, Outcome.REMEMBERED, Outcome.REFUSED))
 Key = tuple[int, UUID]
 
 
-class Batch:
-    """Commands folded together, and what their flush writes."""
-
-    def __init__(self) -> None:
-        self.facts = Facts([], [], [], [])
-        self.touched: dict[int, Fragment | Membership] = {}  # by the uuid's integer, which hashes ten times as fast
-        self.followups: list[Command] = []
-        self.dead: list[tuple[Record, str]] = []
-        self.outcomes: Counter[Outcome] = Counter()
-        self.bytes = self.left_out = 0
-        self._last: dict[int, tuple[Record, int]] = {}
-
-    @property
-    def full(self) -> bool:
-        return self.bytes >= STATE_BYTES_MAX or len(self.touched) >= STATE_ROWS_MAX
-
-    @property
-    def last(self) -> dict[int, tuple[Record, int]]:
-        """By partition, the last record that has its outcome, and the highest stamp that one gave."""
-        return self._last
-
-    def passed(self, record: Record, stamp: int) -> None:
-        """This record has its outcome; `stamp` is the highest it gave. A redelivered one takes no position back."""
-        held = self._last.get(record.partition)
-        if held is not None:
-            record, stamp = (record if record.offset > held[0].offset else held[0]), max(stamp, held[1])
-        self._last[record.partition] = (record, stamp)
-
-
 class Folder(Protocol):
     """How the records of one topic become rows."""
 
@@ -85,7 +52,7 @@ class Folder(Protocol):
     def missing(self, commands: Iterable[Command]) -> list[Key]:
         """What must be loaded before `fold`; ask again after `admit`, until there is nothing."""
 
-    def admit(self, wanted: list[Key], rows: list[Row]) -> None:
+    def admit(self, wanted: list[Key], rows: Sequence[State]) -> None:
         """Take loaded rows; what was wanted and has no row was never written."""
 
     def cut(self, commands: Sequence[Command | None]) -> int:
@@ -97,14 +64,15 @@ class Folder(Protocol):
     def open(self, closed: Closed, life: Fragment) -> None:
         """Take a loaded life."""
 
-    def fold(self, command: Command, record: Record, batch: Batch) -> None:
-        """Fold one command into the batch. Raises BadRecord for one that has no business in this topic."""
+    def fold(self, pairs: Iterable[Foldable], batch: Batch) -> None:
+        """Fold commands into the batch, each before the next is asked for. Raises BadRecord for one that has no
+        business in this topic; which one it is, whoever gave them knows."""
 
     def trim(self, batch: Batch) -> None:
         """Keep the cache within its bound. Called when nothing is in flight: what was flushed can be loaded again, but
         what this batch touched cannot."""
 
-    def state(self, batch: Batch) -> list[Row]: ...
+    def state(self, batch: Batch) -> list[State]: ...
 
     def drop(self) -> None:
         """Forget everything loaded: the tables are the truth again."""
@@ -132,13 +100,14 @@ class FragmentFolder:
                     wanted[command.fragment] = command.project
         return [(project, fragment) for fragment, project in wanted.items()]
 
-    def admit(self, wanted: list[Key], rows: list[Row]) -> None:
+    def admit(self, wanted: list[Key], rows: Sequence[State]) -> None:
         for row in rows:
-            self._cache[row[1].int] = held = _Held(r.fragment_of(row), len(row[11]) + len(row[12]))
+            assert isinstance(row, FragmentState)
+            self._cache[row.fragment.int] = held = _Held(r.fragment_of(row), row.characters)
             self._bytes += held.size
         for project, fragment in wanted:
             if fragment.int not in self._cache:
-                self._cache[fragment.int] = _Held(Fragment.blank(project, fragment), ROW_BYTES)
+                self._cache[fragment.int] = _Held(Fragment(project, fragment), ROW_BYTES)
                 self._bytes += ROW_BYTES
 
     def cut(self, commands: Sequence[Command | None]) -> int:
@@ -167,38 +136,45 @@ class FragmentFolder:
     def open(self, closed: Closed, life: Fragment) -> None:
         self._lives[closed.fragment.int, closed.version] = life
 
-    def fold(self, command: Command, record: Record, batch: Batch) -> None:
-        version = record.version
-        if isinstance(command, RecordCommand):  # its row is a function of the record alone
-            batch.facts.blocks.append(r.block_row(command, version))
-            batch.outcomes[Outcome.RECORDED] += 1
-            batch.passed(record, 0)
-            return
-        if not isinstance(command, FRAGMENT_COMMANDS):
+    def fold(self, pairs: Iterable[Foldable], batch: Batch) -> None:
+        cache, lives, passed = self._cache, self._lives, batch.passed
+        timeline, captured, numbers = batch.facts.timeline, batch.facts.captured, batch.facts.numbers
+        touched, outcomes = batch.touched, batch.outcomes
+        for record, command in pairs:
+            if not isinstance(command, FRAGMENT_COMMANDS):
+                self._fold_other(record, command, batch)
+                continue
+            version = record.version
+            key = command.fragment.int
+            held = cache[key]
+            fragment = held.fragment
+            life = lives.pop((key, version), None) if lives else None
+            outcome = fragment.handle(command, version, record.partition, life)
+            if fragment.facts:
+                for event in fragment.collect_events():
+                    timeline.append(timeline_row(event, command))
+                    if isinstance(event, FragmentChanged | PropertiesLeftOut) and event.left_out is not None:
+                        batch.left_out += event.left_out.names
+                    if isinstance(event, FragmentChanged) and event.number:
+                        numbers.append((command.project, event.number, fragment.id))
+            if outcome not in UNSEEN and isinstance(command, Capture):
+                captured.append(r.captured_row(command, version, fragment.purged))
+            if outcome in WRITTEN and fragment.version == version:
+                size = len(record.value) if life is None else _size(life)
+                held.size += size
+                self._bytes += size
+                batch.bytes += size if key in touched else held.size
+                touched[key] = fragment
+            outcomes[outcome] += 1
+            passed(record, fragment.stamp)
+
+    def _fold_other(self, record: Record, command: Command, batch: Batch) -> None:
+        """What concerns no fragment: a block of a recording, whose row is a function of the record alone."""
+        if not isinstance(command, RecordCommand):
             raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
-        key = command.fragment.int
-        held = self._cache[key]
-        fragment = held.fragment
-        life = self._lives.pop((key, version), None) if self._lives else None
-        outcome = fragment.handle(command, version, record.partition, life)
-        if fragment.pending_events:
-            for event in fragment.collect_events():
-                fact = timeline_row(event, command)  # type: ignore[arg-type]  # the library does not say which event
-                batch.facts.timeline.append(fact)
-                if fact[LEFT_OUT]:
-                    batch.left_out += event.left_out.names  # type: ignore[attr-defined]  # only these events have it
-                if isinstance(event, FragmentChanged) and event.number:
-                    batch.facts.numbers.append((command.project, event.number, fragment.id))
-        if outcome not in UNSEEN and isinstance(command, Capture):
-            batch.facts.captured.append(r.captured_row(command, version, fragment.purged))
-        if outcome in WRITTEN and fragment.version == version:
-            size = len(record.value) if life is None else _size(life)
-            held.size += size
-            self._bytes += size
-            batch.bytes += size if key in batch.touched else held.size
-            batch.touched[key] = fragment
-        batch.outcomes[outcome] += 1
-        batch.passed(record, fragment.stamp)
+        batch.facts.blocks.append(r.block_row(command, record.version))
+        batch.outcomes[Outcome.RECORDED] += 1
+        batch.passed(record, 0)
 
     def trim(self, batch: Batch) -> None:
         cache = self._cache
@@ -207,13 +183,13 @@ class FragmentFolder:
                 return
             self._bytes -= cache.popitem(last=False)[1].size
 
-    def state(self, batch: Batch) -> list[Row]:
+    def state(self, batch: Batch) -> list[State]:
         rows = [r.fragment_row(fragment) for fragment in batch.touched.values() if isinstance(fragment, Fragment)]
         for key, row in zip(batch.touched, rows, strict=True):  # what was only added up until now is known again
-            held, size = self._cache[key], len(row[11]) + len(row[12]) + ROW_BYTES
+            held, size = self._cache[key], row.characters + ROW_BYTES
             self._bytes += size - held.size
             held.size = size
-        return rows
+        return list(rows)
 
     def drop(self) -> None:
         self._cache.clear()
@@ -247,12 +223,13 @@ class IdentityFolder:
                         wanted[needed] = command.project
         return [(project, fragment) for fragment, project in wanted.items()]
 
-    def admit(self, wanted: list[Key], rows: list[Row]) -> None:
+    def admit(self, wanted: list[Key], rows: Sequence[State]) -> None:
         for row in rows:
-            self._cache[row[1]] = r.membership_of(row)
+            assert isinstance(row, IdentityState)
+            self._cache[row.fragment] = r.membership_of(row)
         for project, fragment in wanted:
             if fragment not in self._cache:
-                self._cache[fragment] = Membership.alone(project, fragment)
+                self._cache[fragment] = Membership(project, fragment)
 
     def cut(self, commands: Sequence[Command | None]) -> int:
         return len(commands)
@@ -263,24 +240,25 @@ class IdentityFolder:
     def open(self, closed: Closed, life: Fragment) -> None:
         raise AssertionError("no identity is read from a closed life")
 
-    def fold(self, command: Command, record: Record, batch: Batch) -> None:
-        if not isinstance(command, IDENTITY_COMMANDS):
-            raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
-        decision = handle(command, record.version, self._cache.__getitem__)
-        for membership in decision.touched:
-            for event in membership.collect_events():
-                batch.facts.timeline.append(timeline_row(event, command))  # type: ignore[arg-type]  # the library does not say which event
-            batch.touched[membership.id.int] = membership
-            batch.bytes += 100 + 16 * len(membership.members)
-        batch.followups.extend(decision.followups)
-        batch.outcomes[decision.outcome] += 1
-        batch.passed(record, max((membership.stamp for membership in decision.touched), default=0))
+    def fold(self, pairs: Iterable[Foldable], batch: Batch) -> None:
+        for record, command in pairs:
+            if not isinstance(command, IDENTITY_COMMANDS):
+                raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
+            decision = handle(command, record.version, self._cache.__getitem__)
+            for membership in decision.touched:
+                facts = membership.collect_events()
+                batch.facts.timeline.extend(timeline_row(event, command) for event in facts)
+                batch.touched[membership.id.int] = membership
+                batch.bytes += 100 + 16 * len(membership.members)
+            batch.followups.extend(decision.followups)
+            batch.outcomes[decision.outcome] += 1
+            batch.passed(record, max((membership.stamp for membership in decision.touched), default=0))
 
     def trim(self, batch: Batch) -> None:
         if len(self._cache) > CACHE_MAX:
             self._cache = {one.id: one for one in batch.touched.values() if isinstance(one, Membership)}
 
-    def state(self, batch: Batch) -> list[Row]:
+    def state(self, batch: Batch) -> list[State]:
         return [r.membership_row(member) for member in batch.touched.values() if isinstance(member, Membership)]
 
     def drop(self) -> None:
@@ -298,5 +276,4 @@ class IdentityFolder:
 
 def _size(fragment: Fragment) -> int:
     """Bytes of a fragment's row, about."""
-    row = r.fragment_row(fragment)
-    return len(row[11]) + len(row[12]) + ROW_BYTES
+    return r.fragment_row(fragment).characters + ROW_BYTES

@@ -7,13 +7,14 @@ table, state with its positions in one piece.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
 import orjson
 
 from services.projector import rows as r
 from services.projector import tables
-from services.projector.rows import Vouched
+from services.projector.rows import BlockRow, CapturedRow, FragmentState, State, Vouched
 from services.projector.tables import Closed, Facts, Loaded, events_of
 from shared.domain.errors import StoreUnavailable
 from shared.domain.fragment import Fragment, FragmentErased, FragmentPurged, FragmentRestored
@@ -26,7 +27,7 @@ class MemoryTables:
     """Rows by key; the highest version wins, the later of equal ones."""
 
     def __init__(self) -> None:
-        self.state: dict[str, dict[tuple[int, UUID], Row]] = {COMMANDS: {}, IDENTITY: {}}
+        self.state: dict[str, dict[tuple[int, UUID], Any]] = {COMMANDS: {}, IDENTITY: {}}
         self.epochs = {COMMANDS: 0, IDENTITY: 0}
         self.timeline: dict[tuple[int, UUID, int, str], Row] = {}
         self.captured: dict[tuple[int, UUID, UUID], Row] = {}
@@ -39,12 +40,18 @@ class MemoryTables:
         table = self.state[topic]
         held = {at[1]: row for (project, key), row in table.items() if not project and (at := partition_of_key(key))}
         positions = {partition: r.mark_of(topic, row) for partition, row in held.items() if partition in partitions}
-        rows = [table[key] for key in wanted if key in table]
+        rows: list[State] = [table[key] for key in wanted if key in table]
         if topic != COMMANDS or whole:
             return Loaded(positions, rows, {})
-        sizes = {(row[0], row[1]): len(row[11].encode()) + len(row[12].encode()) for row in rows}
-        large = {key: size for key, size in sizes.items() if size > tables.LOAD_ROW_BYTES_MAX}
-        return Loaded(positions, [row for row in rows if (row[0], row[1]) not in large], large)
+        large: dict[tuple[int, UUID], int] = {}
+        for row in rows:
+            size = len(row.properties.encode()) + len(row.cells.encode()) if isinstance(row, FragmentState) else 0
+            if size > tables.LOAD_ROW_BYTES_MAX:
+                large[row.project, row.fragment] = size
+        return Loaded(positions, [row for row in rows if (row.project, row.fragment) not in large], large)
+
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
+        return (await self.load(topic, partitions, [])).stand(topic, partitions)
 
     async def life(self, closed: Closed) -> Fragment:
         return life_of(self.timeline.values(), self.captured.values(), closed)
@@ -52,21 +59,22 @@ class MemoryTables:
     async def write_facts(self, facts: Facts) -> None:
         for project, number, fragment in facts.numbers:
             self.numbers[project, number] = fragment
-        for row in facts.captured:
-            self.captured[row[0], row[1], row[3]] = row
-        for row in facts.blocks:
-            self.blocks[row[0], row[1], row[2], row[3]] = row
+        for event in map(CapturedRow._make, facts.captured):
+            self.captured[event.project, event.fragment, event.uuid] = event
+        for block in map(BlockRow._make, facts.blocks):
+            self.blocks[block.project, block.fragment, block.session, block.block] = block
         for row in facts.timeline:
             self.timeline[row[0], row[1], row[2], row[3]] = row
 
-    async def write_state(self, topic: str, state: list[Row], positions: Sequence[Vouched]) -> None:
+    async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
         table = self.state[topic]
-        if any(one[2] != self.epochs[topic] for one in positions):
+        if any(one.epoch != self.epochs[topic] for one in positions):
             raise StoreUnavailable("The table is of another epoch.")
         for row in [*state, *(r.position_row(*position) for position in positions)]:
-            held = table.get((row[0], row[1]))
-            if held is None or row[2] >= held[2]:
-                table[row[0], row[1]] = row
+            project, fragment, version, *_ = row
+            _, _, newest, *_ = table.get((project, fragment), (0, 0, 0))
+            if version >= newest:
+                table[project, fragment] = row
 
 
 def life_of(timeline: Iterable[Row], captured: Iterable[Row], closed: Closed) -> Fragment:
@@ -79,8 +87,8 @@ def life_of(timeline: Iterable[Row], captured: Iterable[Row], closed: Closed) ->
     for event in events:
         if event.originator_version >= life.since:
             life.replay(event)
-    for row in captured:
-        person = orjson.loads(row[7]).get("$process_person_profile") is not False
-        if row[:2] == key and life.since < row[4] < closed.version and person:
-            life.seen(row[2])
+    for seen in map(CapturedRow._make, captured):
+        person = orjson.loads(seen.properties).get("$process_person_profile") is not False
+        if seen[:2] == key and life.since < seen.version < closed.version and person:
+            life.seen(seen.timestamp)
     return life.fragment

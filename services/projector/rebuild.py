@@ -29,12 +29,11 @@ from shared.domain.replay import Replay
 from shared.runtime.files import file_lock
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import clock_of
-from shared.store.changes import all_changing, changes_of
 from shared.store.client import Store
 from shared.store.connect import connect_store
 from shared.store.logwatch import right_log
 from shared.store.queries import load as load_queries
-from shared.store.timeline import Row
+from shared.store.shared_memory import all_rewritten, memory_of
 
 WRITE_BYTES_MAX = 32_000_000
 """Rows of a shadow that are written together."""
@@ -68,8 +67,8 @@ async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], 
     store = await connect_store(settings, "migrator")
     try:
         async with right_log(settings, store) as (log, _):
-            changes = changes_of(settings, log.partitions(), log.generation)
-            with only_rebuild(settings.data / "run"), all_changing(changes):
+            memory = memory_of(settings, log.partitions(), log.generation)
+            with only_rebuild(settings.data / "run"), all_rewritten(memory):
                 return await Rebuild(store, log.partitions(), clock_of(settings).now_us, tell).run(verify=verify)
     finally:
         await store.close()
@@ -123,8 +122,8 @@ class Rebuild:
         """Go on with a rebuild that was cut off, or begin a new one."""
         newest = await self._store.rows(self._queries["epochs"])
         if newest:
-            self._epoch, self._saved = newest[0][0], newest[0][1]
-            self.report = msgspec.json.decode(newest[0][2], type=Report)
+            ((self._epoch, self._saved, document),) = newest
+            self.report = msgspec.json.decode(document, type=Report)
         begun = self.report.state == "deriving" and self.report.cursor != START
         marks = await self._marks()
         generation = _generation(marks)
@@ -226,8 +225,8 @@ class Rebuild:
                 raise Corrupt(
                     f"Between {after} and {upto} the live table has far more rows than the timeline has facts."
                 )
-            by_key = {(row[0], row[1]): row for row in live}
-            state = []
+            by_key = {(row.project, row.fragment): row for row in (r.state_of(topic, row) for row in live)}
+            state: list[r.State] = []
             for key in [*found, *(key for key in by_key if key not in found)]:
                 derived = found.get(key) or self._blank(key)
                 if not derived.corrupt and (row := derived.settled(topic, by_key.get(key), self.report)) is not None:
@@ -239,15 +238,15 @@ class Rebuild:
                 derived.erased_by > since[partition_of(key[1], len(since))] for key, derived in found.items()
             )
 
-    async def _write(self, topic: str, state: list[Row]) -> None:
+    async def _write(self, topic: str, state: list[r.State]) -> None:
         if topic not in self._left:
             return
         names, table = r.FRAGMENTS if topic == COMMANDS else r.IDENTITY, f"{TABLES[topic]}_rebuild"
-        batch: list[Row] = []
+        batch: list[r.State] = []
         size = 0
         for row in state:
             batch.append(row)
-            size += 300 + (len(row[11]) + len(row[12]) if topic == COMMANDS else 16 * len(row[4]))
+            size += 300 + (row.characters if isinstance(row, r.FragmentState) else 16 * len(row.members))
             if size > WRITE_BYTES_MAX:
                 await self._store.insert(table, r.columns(names, batch))
                 batch, size = [], 0

@@ -1,6 +1,7 @@
 """Domain objects to table rows and back: the one place that knows the columns. Never does I/O.
 
-Rows are plain tuples in the order of the tables' columns; JSON is text; times are integer microseconds.
+A row has the names of its table's columns, in their order; what is only written is a plain tuple of them. JSON is text;
+times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -8,36 +9,113 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import orjson
 
-from shared.domain.commands import Capture
+from shared.domain.commands import Capture, imported_at
 from shared.domain.commands import Record as RecordCommand
-from shared.domain.fragment import Fragment, imported_at
+from shared.domain.fragment import Fragment
 from shared.domain.identity import Membership
-from shared.domain.ids import COMMANDS, Position, position_key
+from shared.domain.ids import COMMANDS, Position, position_key, position_of
 from shared.domain.operations import Weight
 from shared.domain.purged import stripped
 from shared.domain.retries import Remembered
 from shared.log.port import Record
 from shared.store.timeline import FAILED, NOBODY, Row
 
-FRAGMENTS = (
-    "project", "fragment", "version", "distinct_id", "number", "created_at", "effect", "stamp", "erased", "erased_at",
-    "seen_at", "properties", "cells", "keys", "key_digests", "key_versions", "events", "restored", "purged",
-)  # fmt: skip
-IDENTITY = (
-    "project", "fragment", "version", "root", "members", "identified", "erase", "stamp", "keys", "key_digests",
-    "key_versions", "erased_at",
-)  # fmt: skip
-NUMBERS = ("project", "number", "fragment")
-CAPTURED_EVENTS = (
-    "project", "fragment", "timestamp", "uuid", "version", "event", "distinct_id", "properties", "received_at",
-)  # fmt: skip
-BLOCKS = (
-    "project", "fragment", "session", "block", "version", "object", "start", "length", "started_at", "ended_at",
-    "received_at", "window", "uuid",
-)  # fmt: skip
+
+class FragmentState(NamedTuple):
+    """A row of `fragments`."""
+
+    project: int
+    fragment: UUID
+    version: int
+    distinct_id: str
+    number: int
+    created_at: int
+    effect: int
+    stamp: int
+    erased: int
+    erased_at: int
+    seen_at: int
+    properties: str
+    cells: str
+    keys: Sequence[int]
+    key_digests: Sequence[int]
+    key_versions: Sequence[int]
+    events: Sequence[int]
+    restored: int
+    purged: str
+
+    @property
+    def characters(self) -> int:
+        """Of its texts, which are nearly all of it."""
+        return len(self.properties) + len(self.cells)
+
+
+class IdentityState(NamedTuple):
+    """A row of `identity`."""
+
+    project: int
+    fragment: UUID
+    version: int
+    root: UUID
+    members: Sequence[UUID]
+    identified: int
+    erase: int
+    stamp: int
+    keys: Sequence[int]
+    key_digests: Sequence[int]
+    key_versions: Sequence[int]
+    erased_at: int
+
+
+State = FragmentState | IdentityState
+
+
+class NumberRow(NamedTuple):
+    """A row of `numbers`."""
+
+    project: int
+    number: int
+    fragment: UUID
+
+
+class CapturedRow(NamedTuple):
+    """A row of `captured_events`."""
+
+    project: int
+    fragment: UUID
+    timestamp: int
+    uuid: UUID
+    version: int
+    event: str
+    distinct_id: str
+    properties: str
+    received_at: int
+
+
+class BlockRow(NamedTuple):
+    """A row of `recording_blocks`."""
+
+    project: int
+    fragment: UUID
+    session: str
+    block: UUID
+    version: int
+    object: str
+    start: int
+    length: int
+    started_at: int
+    ended_at: int
+    received_at: int
+    window: str
+    uuid: UUID
+
+
+FRAGMENTS, IDENTITY = FragmentState._fields, IdentityState._fields
+NUMBERS, CAPTURED_EVENTS, BLOCKS = NumberRow._fields, CapturedRow._fields, BlockRow._fields
 
 DEFAULTS: dict[str, Any] = {
     "distinct_id": "", "number": 0, "created_at": 0, "erased": 0, "erased_at": 0, "keys": [], "key_digests": [],
@@ -68,6 +146,10 @@ class Mark(NamedTuple):
     epoch: int
     record: int = 0
 
+    def vouched(self, topic: str, partition: int) -> Vouched:
+        """What it says, with the partition's name."""
+        return Vouched(position_of(topic, partition, self.version), self.stamp, self.epoch, self.record)
+
 
 BEFORE_THE_FIRST = Mark(0, 0, 0)
 
@@ -82,8 +164,8 @@ class Vouched(NamedTuple):
     record: int = 0
 
 
-def fragment_row(fragment: Fragment) -> Row:
-    return (
+def fragment_row(fragment: Fragment) -> FragmentState:
+    return FragmentState(
         fragment.project, fragment.id, fragment.version, fragment.distinct_id, fragment.number, fragment.created_at,
         fragment.effect, fragment.stamp, fragment.erased, fragment.erased_at, fragment.seen_at,
         orjson.dumps(fragment.properties).decode(), orjson.dumps(fragment.cells).decode(),
@@ -91,35 +173,77 @@ def fragment_row(fragment: Fragment) -> Row:
     )  # fmt: skip
 
 
-def fragment_of(row: Row) -> Fragment:
-    fragment = Fragment.blank(row[0], row[1])
-    fragment.version = row[2]
-    (
-        fragment.distinct_id, fragment.number, fragment.created_at, fragment.effect, fragment.stamp, fragment.erased,
-        fragment.erased_at, fragment.seen_at,
-    ) = row[3:11]  # fmt: skip
-    fragment.properties = orjson.loads(row[11])
-    fragment.cells = {name: (kind, hard, once) for name, (kind, hard, once) in orjson.loads(row[12]).items()}
-    fragment.keys, fragment.events, fragment.restored = _remembered(row[13:16]), list(row[16]), row[17]
-    fragment.purged = orjson.loads(row[18]) if row[18] else {}
-    fragment.weight = Weight(CHARACTER_BYTES_MAX * (len(row[11]) + len(row[12])))
+def fragment_of(row: FragmentState) -> Fragment:
+    fragment = Fragment(row.project, row.fragment)
+    fragment.version = row.version
+    fragment.distinct_id = row.distinct_id
+    fragment.number = row.number
+    fragment.created_at = row.created_at
+    fragment.effect = row.effect
+    fragment.stamp = row.stamp
+    fragment.erased = row.erased
+    fragment.erased_at = row.erased_at
+    fragment.seen_at = row.seen_at
+    fragment.properties = orjson.loads(row.properties)
+    fragment.cells = {name: (kind, hard, once) for name, (kind, hard, once) in orjson.loads(row.cells).items()}
+    fragment.keys = _remembered(row)
+    fragment.events = dict.fromkeys(row.events)
+    fragment.restored = row.restored
+    fragment.purged = orjson.loads(row.purged) if row.purged else {}
+    fragment.weight = Weight(CHARACTER_BYTES_MAX * row.characters)
     return fragment
 
 
-def membership_row(membership: Membership) -> Row:
-    return (
+def membership_row(membership: Membership) -> IdentityState:
+    return IdentityState(
         membership.project, membership.id, membership.version, membership.root, list(membership.members),
         int(membership.identified), membership.erase, membership.stamp, *_columns_of(membership.keys),
         membership.erased_at,
     )  # fmt: skip
 
 
-def membership_of(row: Row) -> Membership:
-    membership = Membership.alone(row[0], row[1])
-    membership.version, membership.root, membership.members = row[2], row[3], tuple(row[4])
-    membership.identified, membership.erase, membership.stamp = bool(row[5]), row[6], row[7]
-    membership.keys, membership.erased_at = _remembered(row[8:11]), row[11]
+def membership_of(row: IdentityState) -> Membership:
+    membership = Membership(row.project, row.fragment)
+    membership.version = row.version
+    membership.root = row.root
+    membership.members = tuple(row.members)
+    membership.identified = bool(row.identified)
+    membership.erase = row.erase
+    membership.stamp = row.stamp
+    membership.keys = _remembered(row)
+    membership.erased_at = row.erased_at
     return membership
+
+
+def state_of(topic: str, row: Row) -> State:
+    """A row of the topic's table with its names, of one that has its columns first."""
+    if topic == COMMANDS:
+        return FragmentState._make(row[: len(FRAGMENTS)])
+    return IdentityState._make(row[: len(IDENTITY)])
+
+
+class Found(NamedTuple):
+    """What one SELECT of a table's newest rows has found."""
+
+    marks: dict[UUID, Mark]
+    """Position rows, by the key of their partition."""
+    rows: list[State]
+    large: dict[tuple[int, UUID], int]
+    """Rows that came without their texts for their size, and their bytes."""
+
+
+def found_of(topic: str, answer: Sequence[Row]) -> Found:
+    """Rows of `load_fragments` or `load_identity`: the table's columns, of fragments the bytes of a large row, and the
+    columns of position rows."""
+    found = Found({}, [], {})
+    for row in answer:
+        if row[0] == 0:
+            found.marks[row[1]] = mark_of(topic, row)
+        elif topic == COMMANDS and row[len(FRAGMENTS)]:
+            found.large[row[0], row[1]] = row[len(FRAGMENTS)]
+        else:
+            found.rows.append(state_of(topic, row))
+    return found
 
 
 def position_row(position: Position, stamp: int, epoch: int, record: int = 0) -> Row:
@@ -140,7 +264,7 @@ def mark_of(topic: str, row: Row) -> Mark:
     return Mark(row[2], row[7], epoch or (row[4] if topic == COMMANDS else row[6]), record)
 
 
-def state_columns(topic: str, state: list[Row], vouched: Sequence[Vouched]) -> dict[str, list[Any]]:
+def state_columns(topic: str, state: Sequence[State], vouched: Sequence[Vouched]) -> dict[str, list[Any]]:
     """One INSERT block of a table: rows of state, and behind them the position rows of its partitions."""
     names = FRAGMENTS if topic == COMMANDS else IDENTITY
     positions = [position_row(*one) for one in vouched]
@@ -170,12 +294,12 @@ def failure_row(record: Record, reason: str) -> Row:
 def captured_row(command: Capture, version: int, purged: Mapping[str, int]) -> Row:
     """`purged` are the cut-offs of the event's fragment: an import from before one says nothing of that name."""
     timestamp = min(max(command.timestamp, TIME_US_MIN), TIME_US_MAX)
-    properties = bytes(command.properties)
+    properties = str(command.properties, "utf-8")
     if purged and (names := [name for name, cutoff in purged.items() if 0 < imported_at(command) <= cutoff]):
-        properties = orjson.dumps(stripped(orjson.loads(properties), names))
+        properties = orjson.dumps(stripped(orjson.loads(properties), names)).decode()
     return (
         command.project, command.fragment, timestamp, command.uuid, version, command.event, command.distinct_id,
-        properties.decode(), command.at,
+        properties, command.at,
     )  # fmt: skip
 
 
@@ -194,12 +318,12 @@ def _columns_of(keys: list[Remembered]) -> tuple[list[int], list[int], list[int]
     return [one[0] for one in keys], [one[1] for one in keys], [one[2] for one in keys]
 
 
-def _remembered(columns: Row) -> list[Remembered]:
+def _remembered(row: State) -> list[Remembered]:
     """Rows of before the second and third column were there have them empty."""
-    return list(zip_longest(*columns, fillvalue=0))
+    return list(zip_longest(row.keys, row.key_digests, row.key_versions, fillvalue=0))
 
 
-def columns(names: tuple[str, ...], rows: list[Row]) -> dict[str, list[Any]]:
+def columns(names: tuple[str, ...], rows: Sequence[Row]) -> dict[str, list[Any]]:
     """Rows turned into columns for a column-wise insert: 531 k rows/s against 271 k row-wise. A column that has nothing
     but what its type defaults to is left out: of facts about fragments, that is nine of 22."""
     turned = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))

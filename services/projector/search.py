@@ -25,6 +25,8 @@ from shared.store.person import (
     PERSON_QUERIES,
     ROW_BYTES_ANY,
     ROW_BYTES_WHOLE,
+    FragmentRow,
+    IdentityRow,
     Person,
     group_of,
     person_of,
@@ -142,10 +144,10 @@ class Feeder:
 
     async def _lines(self, keys: Sequence[Key]) -> AsyncIterator[bytes]:
         """The rows of the persons that hold these fragments now, and of those of the fragments that are no root."""
-        identities: dict[Key, tuple[Any, ...]] = await self._newest("identities", keys)
+        identities = await self._identities(keys)
         asked = set(keys)  # who had no row then has none in this round: a merge that came since would lend its version
         roots = dict.fromkeys((key[0], root_of(key[1], identities.get(key))) for key in keys)
-        identities |= await self._newest("identities", [root for root in roots if root not in asked])
+        identities |= await self._identities([root for root in roots if root not in asked])
         asked |= roots.keys()
         groups = {
             root: group_of(root[1], identities.get(root))
@@ -154,31 +156,38 @@ class Feeder:
             == root[1]  # or it was absorbed between two readings: the next round has its root
         }
         members = dict.fromkeys((root[0], one) for root, group in groups.items() for one in group)
-        identities |= await self._newest("identities", [one for one in members if one not in asked])
-        rows = await self._newest("fragments", members, row_bytes_max=ROW_BYTES_WHOLE)
+        identities |= await self._identities([one for one in members if one not in asked])
+        rows = await self._fragments(members, ROW_BYTES_WHOLE)
         for (project, root), group in groups.items():
             found = [(one, rows.get((project, one)), identities.get((project, one))) for one in group]
             if unread := unread_of(found):  # one person's at a time: it may have megabytes
-                whole = await self._newest("fragments", [(project, one) for one in unread], row_bytes_max=ROW_BYTES_ANY)
+                whole = await self._fragments([(project, one) for one in unread], ROW_BYTES_ANY)
                 found = [(one, whole.get((project, one), row), identity) for one, row, identity in found]
             identity = identities.get((project, root))
-            version = (identity[2] if identity else 0) << 64 | sum(row[2] for _, row, _ in found if row)
+            version = (identity.version if identity else 0) << 64 | sum(row.version for _, row, _ in found if row)
             yield _line(project, root, version, person_of(project, root, found))
         absorbed = [key for key in dict.fromkeys((*keys, *roots)) if key not in groups]  # as a root it is no more
         for key in absorbed:
-            yield _line(*key, identities[key][2] << 64, None)
+            yield _line(*key, identities[key].version << 64, None)
 
-    async def _newest(self, query: str, keys: Iterable[Key], **bounds: int) -> dict[Key, tuple[Any, ...]]:
+    async def _fragments(self, keys: Iterable[Key], row_bytes_max: int) -> dict[Key, FragmentRow]:
+        rows = map(FragmentRow._make, await self._newest("fragments", keys, row_bytes_max=row_bytes_max))
+        return {(row.project, row.fragment): row for row in rows}
+
+    async def _identities(self, keys: Iterable[Key]) -> dict[Key, IdentityRow]:
+        rows = map(IdentityRow._make, await self._newest("identities", keys))
+        return {(row.project, row.fragment): row for row in rows}
+
+    async def _newest(self, query: str, keys: Iterable[Key], **bounds: int) -> list[tuple[Any, ...]]:
         wanted = list(keys)
         if not wanted:
-            return {}
-        rows = await self._store.rows(
+            return []
+        return await self._store.rows(
             PERSON_QUERIES[query],
             projects=sorted({project for project, _ in wanted}),
             fragments=[fragment for _, fragment in wanted],
             **bounds,
         )
-        return {(row[0], row[1]): row for row in rows}
 
     async def _write(self, lines: AsyncIterator[bytes]) -> int:
         batch: list[bytes] = []

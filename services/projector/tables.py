@@ -9,12 +9,13 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from services.projector import rows as r
-from services.projector.rows import Mark, Vouched
+from services.projector.rows import Mark, State, Vouched
 from shared.domain.fragment import Fragment, FragmentEvent
 from shared.domain.ids import COMMANDS, position_key
 from shared.domain.restore import ClosedLife
 from shared.store.client import Store
 from shared.store.queries import load as load_queries
+from shared.store.shared_memory import SharedMemory
 from shared.store.timeline import PAGE_ROWS_MIN, TIMELINE, Row, event_of, next_page
 
 LOAD_IDS_MAX = 10_000
@@ -25,8 +26,7 @@ LOAD_ROW_BYTES_MAX = 16_384
 
 UNBOUNDED = 2**63 - 1
 
-LARGE = len(r.FRAGMENTS)
-"""Where a loaded row says its bytes if it was left out: behind the columns of a fragment, before a position's."""
+_EVEN = (1 << 64) - 2
 
 FACTS_PAGE = 5_000
 """Facts of a closed life read at once, folded page by page: one fragment may have any number of them."""
@@ -45,9 +45,13 @@ class Loaded(NamedTuple):
     """One consistent answer: what each partition's position row says, and the rows asked for."""
 
     positions: dict[int, Mark]
-    rows: list[Row]
+    rows: list[State]
     large: dict[tuple[int, UUID], int]
     """The rows that were left out for their size, and their bytes."""
+
+    def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
+        """Where each of these partitions is."""
+        return {one: self.positions.get(one, r.BEFORE_THE_FIRST).vouched(topic, one) for one in partitions}
 
 
 class Facts(NamedTuple):
@@ -71,6 +75,9 @@ class Tables(Protocol):
         10 GB. A partition without a position row is missing from the answer. Raises Transient.
         """
 
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
+        """Where each partition is, for who takes them over. Raises Transient."""
+
     async def life(self, closed: Closed) -> Fragment:
         """The fragment as its facts below a version make it, and its captured events: what a restore gives back.
 
@@ -79,7 +86,7 @@ class Tables(Protocol):
 
     async def write_facts(self, facts: Facts) -> None: ...
 
-    async def write_state(self, topic: str, state: list[Row], positions: Sequence[Vouched]) -> None:
+    async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
         """Rows and the position rows in one INSERT block: all or nothing.
 
         Raises Transient when the table is of another epoch: it was rebuilt since, or a rebuild holds it.
@@ -97,18 +104,18 @@ class ClickHouseTables:
         self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
     ) -> Loaded:
         keys = {position_key(topic, partition): partition for partition in partitions}
-        found = await self._store.rows(
+        answer = await self._store.rows(
             self._queries["load_fragments" if topic == COMMANDS else "load_identity"],
             projects=sorted({0, *(project for project, _ in wanted)}),
             fragments=[*keys, *(fragment for _, fragment in wanted)],
             **({"row_bytes_max": UNBOUNDED if whole else LOAD_ROW_BYTES_MAX} if topic == COMMANDS else {}),
         )
-        positions = {keys[row[1]]: r.mark_of(topic, row) for row in found if row[0] == 0 and row[1] in keys}
-        rows = [row for row in found if row[0] != 0]
-        if topic != COMMANDS:
-            return Loaded(positions, rows, {})
-        large = {(row[0], row[1]): row[LARGE] for row in rows if row[LARGE]}
-        return Loaded(positions, [row for row in rows if not row[LARGE]] if large else rows, large)
+        found = r.found_of(topic, answer)
+        positions = {keys[key]: mark for key, mark in found.marks.items() if key in keys}
+        return Loaded(positions, found.rows, found.large)
+
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
+        return (await self.load(topic, partitions, [])).stand(topic, partitions)
 
     async def life(self, closed: Closed) -> Fragment:
         key = {"project": closed.project, "fragment": closed.fragment, "until": closed.version}
@@ -117,9 +124,11 @@ class ClickHouseTables:
         after = life.since - 1 if life.since else 0
         page = min(PAGE_ROWS_MIN, FACTS_PAGE)
         while rows := await self._store.rows(self._queries["facts_of_life"], **key, after=after, limit=page):
-            for event in events_of(rows):
+            life_events = events_of(rows)
+            for event in life_events:
                 life.replay(event)
-            after, page = rows[-1][2], next_page(rows, FACTS_PAGE)
+            after = life_events[-1].originator_version
+            page = next_page(rows, FACTS_PAGE)
         ((newest,),) = await self._store.rows(self._queries["last_seen"], **key, since=life.since)
         life.seen(newest)
         return life.fragment
@@ -139,9 +148,45 @@ class ClickHouseTables:
             if outcome is not None:
                 raise outcome
 
-    async def write_state(self, topic: str, state: list[Row], positions: Sequence[Vouched]) -> None:
+    async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
         table = "fragments" if topic == COMMANDS else "identity"
         await self._store.insert(table, r.state_columns(topic, state, positions))
+
+
+class AnnouncedTables:
+    """Tables whose rows are marked before they change and after: other processes keep what they have read of them."""
+
+    def __init__(self, tables: Tables, memory: SharedMemory, nonce: int) -> None:
+        """Writes have versions from `nonce` on, which must be new to this setup."""
+        self._tables = tables
+        self._memory = memory
+        self._nonce = nonce & _EVEN
+
+    async def load(
+        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+    ) -> Loaded:
+        return await self._tables.load(topic, partitions, wanted, whole=whole)
+
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
+        found = await self._tables.stand(topic, partitions)
+        self._memory.board.publish(topic, [(partition, one.position.version) for partition, one in found.items()])
+        return found
+
+    async def life(self, closed: Closed) -> Fragment:
+        return await self._tables.life(closed)
+
+    async def write_facts(self, facts: Facts) -> None:
+        await self._tables.write_facts(facts)
+
+    async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
+        memory = self._memory
+        slots = [memory.versions.slot(topic, row.project, row.fragment.int) for row in state]
+        memory.versions.begin_write(slots, self._nonce)
+        memory.board.publish(topic, [(one.position.partition, one.position.version) for one in positions])
+        await self._tables.write_state(topic, state, positions)
+        self._nonce = self._nonce + 2 & _EVEN
+        memory.versions.end_write(slots, self._nonce)
+        memory.board.confirm(topic, [(one.position.partition, one.position.version, one.stamp) for one in positions])
 
 
 def events_of(rows: Sequence[Row]) -> list[FragmentEvent]:

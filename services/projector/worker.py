@@ -1,4 +1,4 @@
-"""The worker: one topic's partitions from log to tables, the loop of DESIGN.md §3. Never decides what a command does.
+"""The worker: one topic's partitions from log to tables. Never decides what a command does.
 
 A crash anywhere is harmless: the position lies in the same INSERT block as the state, so a replay of the same
 records writes the same rows with the same versions. Whoever finds another position in the table than the one it
@@ -8,25 +8,25 @@ wrote has lost the partition, throws everything away and starts again from the t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 
 import structlog
 
-from services.projector.fold import Batch, Folder
+from services.projector.batch import Batch, Foldable
+from services.projector.fold import Folder
 from services.projector.lookout import Lookout
+from services.projector.partition import Partition
 from services.projector.progress import Progress, moved
-from services.projector.rows import BEFORE_THE_FIRST, Vouched, failure_row
+from services.projector.rows import BEFORE_THE_FIRST, State, Vouched, failure_row
 from services.projector.shares import Decoded, Key, Shares, affordable, divided, loaded
 from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
-from services.projector.takeover import Takeover
 from shared.domain.commands import Command, Revive, decode, encode, route
 from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, NewerVersion, Transient
-from shared.domain.ids import DEAD, Position, hash64, position_of
-from shared.log.dead import command_of, dead_letter, kind_of
+from shared.domain.ids import DEAD, Position, hash64
+from shared.log.consumer import Consumer
+from shared.log.dead import TOO_MANY_DEAD, command_of, dead_letters, kind_of
 from shared.log.port import EMPTY, Entry, Log, Reader, Record
-from shared.store.changes import Changes
-from shared.store.timeline import Row
 
 BATCH_RECORDS_MAX = 10_000
 """Records folded together: a batch costs 12-20 ms whatever its size, and more would not make it cheaper."""
@@ -36,14 +36,6 @@ FLUSH_SECONDS_MIN = 0.05
 
 FETCH_SECONDS = 0.2
 """How long an idle fetch waits; a failed flush is noticed no later."""
-
-BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.05, 2.0
-"""Between attempts while the store or the log is away; recovery may take that long after they are back."""
-
-DEAD_IN_A_ROW_MAX = 100
-"""More dead letters in a row than this mean that the projector is wrong, not the records: the partition stops."""
-
-_EVEN = (1 << 64) - 2
 
 LOAD_ROUNDS_MAX = 8
 """Rounds of loading before a fold: a fragment, its root, the root's members, and as much again after merges."""
@@ -61,30 +53,21 @@ class Worker:
         folder: Folder,
         monotonic: Callable[[], float],
         observe: Callable[[Progress], None] = lambda progress: None,
-        changes: Changes | None = None,
-        nonce: int = 0,
     ) -> None:
-        """`changes` is told what every flush writes, with values from `nonce` on, which must be new to this setup."""
-        self._changes, self._nonce = changes, nonce & _EVEN
-        self._log, self._reader, self._tables, self._folder = log, reader, tables, folder
-        self._monotonic, self._observe = monotonic, observe
-        self._confirmed: dict[int, Position] = {}
-        self._flying: dict[int, Position] = {}
-        self._stamps: dict[int, int] = {}
-        self._epochs: dict[int, int] = {}
+        self._log = log
+        self._reader = reader
+        self._tables = tables
+        self._folder = folder
+        self._monotonic = monotonic
+        self._observe = observe
+        self._consumer = Consumer(log, reader, folder.topic, tables)
+        self._lookout = Lookout(log, folder.topic, monotonic)
+        self._partitions: dict[int, Partition] = {}
         self._flight: asyncio.Task[None] | None = None
         self._flushed_at = float("-inf")
         self._leftover: list[Record] = []
-        self._waiting: set[int] = set()  # partitions of which some of that was too heavy for the last batch
-        self._set_aside: dict[Position, str] = {}
         self._newer: set[Position] = set()
-        self._dead_in_a_row: dict[int, int] = {}
-        self._takeover = Takeover(log, tables, folder.topic)
-        self._doubts = log.doubts  # as of when the first of the partitions held was taken over
-        self._lookout = Lookout(log, folder.topic, monotonic)
         self.read = decode
-        self.stopped: dict[int, str] = {}
-        """Why nothing more is folded of a partition. It is tried again by whoever takes it over."""
         self.trouble = ""
         """What the log or the store said to the last attempt; nothing once all that was read is written."""
         self.behind = False
@@ -97,24 +80,24 @@ class Worker:
     @property
     def positions(self) -> dict[int, Position]:
         """The confirmed position of every partition that this worker holds."""
-        return dict(self._confirmed)
+        return {one.number: one.confirmed for one in self._partitions.values() if one.holding}
+
+    @property
+    def stopped(self) -> dict[int, str]:
+        """Why nothing more is folded of a partition. It is tried again by whoever takes it over."""
+        return {one.number: one.stopped for one in self._partitions.values() if one.stopped}
 
     async def run(self) -> None:
         """Project until cancelled. Raises Corrupt when going on would cost data."""
-        backoff = BACKOFF_SECONDS_MIN
         await self._reader.start()
         try:
             while True:
                 try:
                     await self.turn()
-                    backoff = BACKOFF_SECONDS_MIN
-                except Fenced:
-                    await self._reset()
-                except Transient as error:
-                    self.trouble = error.detail
-                    await self._reset()
-                    await asyncio.sleep(backoff)
-                    backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
+                    self._consumer.recover()
+                except (Fenced, Transient) as error:
+                    await self._reset(error)
+                    await self._consumer.back_off(error)
         finally:
             await self._abandon()
             await self._reader.close()
@@ -135,52 +118,51 @@ class Worker:
         await self._land()
         if not batch.last:  # all of it was behind where a partition has stopped
             return
-        self._flying = {partition: record.position for partition, (record, _) in batch.last.items()}
+        vouched = [
+            self._partitions[partition].vouched(reached.record, reached.stamp, hash64(reached.record.value))
+            for partition, reached in batch.last.items()
+        ]
+        for one in vouched:
+            self._partitions[one.position.partition].flying = one.position
         self._flushed_at = self._monotonic()
         self._folder.trim(batch)
         state = self._folder.state(batch)  # built now: the next fold changes the same objects
-        vouched = [
-            Vouched(record.position, self._stamps[partition], self._epochs[partition], hash64(record.value))
-            for partition, (record, _) in batch.last.items()
-        ]
         self._flight = asyncio.create_task(self._flush(batch, state, vouched), name=f"flush {self._folder.topic}")
 
     async def _take_over(self) -> None:
         assigned = self._reader.assigned()
-        for partition in self.stopped.keys() - assigned:
-            del self.stopped[partition]
-        if lost := self._confirmed.keys() - assigned:
-            await self._land()
+        if lost := self._partitions.keys() - assigned:
+            if any(self._partitions[partition].holding for partition in lost):
+                await self._land()
+                self._leftover = [record for record in self._leftover if record.partition in assigned]
+                self._folder.drop()
             for partition in lost:
-                del self._confirmed[partition]
+                del self._partitions[partition]
             self._observe(moved(self._folder.topic))
-            self._leftover = [record for record in self._leftover if record.partition in assigned]
-            self._waiting &= assigned
-            self._folder.drop()
-        gained = sorted(assigned - self._confirmed.keys())
+        gained = sorted(assigned - self.positions.keys())
         if not gained:
             return
-        topic = self._folder.topic
-        if not self._confirmed:
-            self._doubts = self._log.doubts
-        loaded = await self._takeover.load(gained)
-        for partition in gained:
-            version, stamp, epoch, _ = loaded.positions.get(partition, BEFORE_THE_FIRST)
-            position = position_of(topic, partition, version)
-            self._confirmed[partition], self._stamps[partition], self._epochs[partition] = position, stamp, epoch
-            if self._changes is not None:
-                self._changes.announce(topic, [(partition, version)])
-            if partition not in self.stopped:
-                self._reader.seek(position)
-        self._observe(moved(topic))
+        holding = len(gained) < len(assigned)
+        for partition, table in (await self._consumer.take_over(gained, holding=holding)).items():
+            if partition not in self._partitions:
+                self._partitions[partition] = Partition(partition, table.position)
+            one = self._partitions[partition]
+            one.take_over(table)
+            if not one.stopped:
+                self._reader.seek(one.confirmed)
+        self._observe(moved(self._folder.topic))
 
     def _expected(self, records: list[Record]) -> dict[int, Position]:
         """Behind which position each partition's next record is expected, now that these have come: of those that are
         asked for more."""
         came = {record.partition: record.position for record in records}
-        reached = self._confirmed | self._flying | came
-        waiting = self._waiting | {record.partition for record in self._leftover}
-        return {one: reached[one] for one in self._confirmed.keys() - self.stopped.keys() - waiting}
+        left = {record.partition for record in self._leftover}
+        asked = [one for one in self._partitions.values() if one.going and not one.waiting and one.number not in left]
+        return {one.number: came.get(one.number, one.reached) for one in asked}
+
+    @property
+    def _waiting(self) -> set[int]:
+        return {one.number for one in self._partitions.values() if one.waiting}
 
     async def _gather(self) -> list[Record]:
         """At once when idle; else what came while the last flush ran, and for at least the floor between two. Nothing
@@ -207,56 +189,67 @@ class Worker:
 
     async def _fetch(self, most: int, seconds: float, waiting: Collection[int]) -> list[Record]:
         try:
-            records = await self._reader.fetch(records_max=most, wait_seconds=seconds, without=waiting)
+            records = await self._consumer.fetch(most, seconds, waiting)
         except Corrupt as error:
             await self._land()
-            await self._takeover.explain(error, sorted(self._confirmed))
-            raise
-        self._takeover.fetched()
-        wanted = self._confirmed.keys() - self.stopped.keys()
-        return [record for record in records if record.partition in wanted]
+            await self._consumer.explain(error, self.positions)
+        going = {one.number for one in self._partitions.values() if one.going}
+        return [record for record in records if record.partition in going]
 
     async def _fold(self, records: list[Record]) -> Batch:
-        batch, shares = Batch(), Shares()
+        batch = Batch()
         self._newer = set()
         decoded = [(record, self._decode(record)) for record in records]
         end = self._folder.cut([command for _, command in decoded])
         decoded, unloaded = loaded(decoded[:end], await self._load(decoded[:end]))
         await self._open(decoded)
         deferred: list[Record] = []
+        folding: list[Record] = []
+        try:
+            self._folder.fold(self._foldable(decoded, batch, deferred, folding), batch)
+        except Exception as error:  # whatever it is, only this record may suffer: it goes to the dead letters
+            if not folding:
+                raise
+            record = folding[0]
+            self._partitions[record.partition].set_aside[record.position] = f"{type(error).__name__}: {error}"
+            raise Fenced("A record could not be folded; its batch is folded again without it.") from error
+        deferred += [record for record, _ in unloaded]
+        heavy = {record.partition for record in (*deferred, *self._leftover)}
+        self._leftover = [*deferred, *records[end:], *self._leftover]  # each partition in its order
+        for one in self._partitions.values():
+            one.waiting = one.number in heavy
+        return batch
+
+    def _foldable(
+        self, decoded: list[Decoded], batch: Batch, deferred: list[Record], folding: list[Record]
+    ) -> Iterator[Foldable]:
+        """The records that can be folded now. What waits goes to `deferred`; `folding` has the one that is folded."""
+        shares, partitions = Shares(), self._partitions
         for index, (record, command) in enumerate(decoded):
             if batch.full:
                 deferred += [one for one, _ in decoded[index:]]
-                break
-            if record.partition in self.stopped:
+                return
+            partition = partitions[record.partition]
+            if partition.stopped:
                 continue
-            if shares.over and record.partition in shares.over:
+            if shares.over and partition.number in shares.over:
                 deferred.append(record)
                 continue
             if record.value == EMPTY:
                 batch.passed(record, 0)
                 continue
             if self._newer and record.position in self._newer:  # nearly never
-                self._stop(record.partition, f"{NewerVersion().detail} Offset {record.offset}.")
+                self._stop(partition, f"{NewerVersion().detail} Offset {record.offset}.")
                 continue
-            if command is None or (self._set_aside and record.position in self._set_aside):
-                self._bury(record, batch)
+            if command is None or (partition.set_aside and record.position in partition.set_aside):
+                self._bury(record, partition, batch)
                 continue
             size = batch.bytes
-            try:
-                self._folder.fold(command, record, batch)
-            except Exception as error:  # whatever it is, only this record may suffer: it goes to the dead letters
-                self._set_aside[record.position] = f"{type(error).__name__}: {error}"
-                raise Fenced("A record could not be folded; its batch is folded again without it.") from error
-            if self._dead_in_a_row:
-                self._dead_in_a_row.pop(record.partition, None)
-            shares.take(record.partition, len(record.value) + batch.bytes - size)
-        deferred += [record for record, _ in unloaded]
-        self._waiting = {record.partition for record in (*deferred, *self._leftover)}
-        self._leftover = [*deferred, *records[end:], *self._leftover]  # each partition in its order
-        for partition, (_, stamp) in batch.last.items():
-            self._stamps[partition] = max(stamp, self._stamps.get(partition, 0))
-        return batch
+            folding[:] = (record,)
+            yield record, command
+            if partition.dead.length:
+                partition.dead.end(record)
+            shares.take(partition.number, len(record.value) + batch.bytes - size)
 
     async def _open(self, decoded: list[tuple[Record, Command | None]]) -> None:
         """Load the closed lives that the fold needs, once everything that was folded before is visible."""
@@ -279,23 +272,22 @@ class Worker:
         try:
             return command_of(record, self.read)
         except BadRecord as error:
-            self._set_aside[record.position] = error.detail
+            self._partitions[record.partition].set_aside[record.position] = error.detail
         except NewerVersion:
             self._newer.add(record.position)
         return None
 
-    def _stop(self, partition: int, why: str) -> None:
+    def _stop(self, partition: Partition, why: str) -> None:
         """Fold nothing more of a partition: going on would lose what we do not understand."""
-        self.stopped[partition] = why
+        partition.stopped = why
         log = structlog.get_logger(service="projector")
-        log.error("stopped", topic=self._folder.topic, partition=partition, reason=why)
+        log.error("stopped", topic=self._folder.topic, partition=partition.number, reason=why)
 
-    def _bury(self, record: Record, batch: Batch) -> None:
-        in_a_row = self._dead_in_a_row[record.partition] = self._dead_in_a_row.get(record.partition, 0) + 1
-        if in_a_row > DEAD_IN_A_ROW_MAX:
-            self._stop(record.partition, f"More than {DEAD_IN_A_ROW_MAX} dead letters in a row.")
+    def _bury(self, record: Record, partition: Partition, batch: Batch) -> None:
+        if not partition.dead.add(record):
+            self._stop(partition, TOO_MANY_DEAD)
             return
-        batch.dead.append((record, self._set_aside[record.position]))
+        batch.dead.append((record, partition.set_aside[record.position]))
         batch.passed(record, 0)
 
     async def _load(self, decoded: list[Decoded]) -> Collection[Key]:
@@ -325,26 +317,25 @@ class Worker:
     def _check(self, partitions: list[int], loaded: Loaded) -> None:
         """The tables must stand where we left them, or where the flush in flight will leave them, and be the same."""
         for partition in partitions:
-            version, _, epoch, _ = loaded.positions.get(partition, BEFORE_THE_FIRST)
-            ours = self._confirmed[partition]
-            if version not in (ours.version, self._flying.get(partition, ours).version):
+            table, ours = loaded.positions.get(partition, BEFORE_THE_FIRST), self._partitions[partition]
+            if table.version not in (ours.confirmed.version, ours.reached.version):
                 raise Fenced(f"Partition {partition} of {self._folder.topic} was moved on by somebody else.")
-            if epoch != self._epochs[partition]:
+            if table.epoch != ours.epoch:
                 raise Fenced(f"The table of {self._folder.topic} was rebuilt.")
 
-    async def _flush(self, batch: Batch, state: list[Row], vouched: list[Vouched]) -> None:
+    async def _flush(self, batch: Batch, state: list[State], vouched: list[Vouched]) -> None:
         """Follow-ups, then facts, then state with positions: each step may be repeated, none may come earlier."""
-        await self._log.assure(self._folder.topic, self._doubts)
+        await self._consumer.assure()
         counts = self._log.partitions()
         entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
-        entries += [dead_letter(record, reason, counts[DEAD]) for record, reason in batch.dead]
+        entries += dead_letters(batch.dead, counts[DEAD])
         if entries:
             with suppress(LogClosed):  # a topic is closed when all that goes there is there: this was done before
                 await self._log.append(entries)
         failures = [failure_row(record, reason) for record, reason in batch.dead]
         facts = batch.facts._replace(timeline=[*batch.facts.timeline, *failures])
         await self._tables.write_facts(facts)
-        await self._write_state(state, vouched)
+        await self._tables.write_state(self._folder.topic, state, vouched)
         await self._reader.commit([one.position for one in vouched])
         self._observe(
             Progress(
@@ -357,37 +348,25 @@ class Worker:
             )
         )
 
-    async def _write_state(self, state: list[Row], vouched: list[Vouched]) -> None:
-        topic, changes = self._folder.topic, self._changes
-        if changes is None:
-            await self._tables.write_state(topic, state, vouched)
-            return
-        slots = [changes.slot(topic, row[0], row[1].int) for row in state]
-        changes.mark(slots, self._nonce | 1)
-        changes.announce(topic, ((one.position.partition, one.position.version) for one in vouched))
-        await self._tables.write_state(topic, state, vouched)
-        self._nonce = self._nonce + 2 & _EVEN
-        changes.mark(slots, self._nonce)
-        changes.confirm(topic, ((one.position.partition, one.position.version, one.stamp) for one in vouched))
-
     async def _land(self) -> None:
         """Wait for the flush in flight; its positions are confirmed, or its error is ours."""
         if self._flight is None:
             return
         flight, self._flight = self._flight, None
         await flight
-        for partition, position in self._flying.items():
-            if partition in self._confirmed:
-                self._confirmed[partition] = position
-                for passed in [at for at in self._set_aside if at.partition == partition and at <= position]:
-                    del self._set_aside[passed]
-        self._flying, self.trouble = {}, ""
+        for one in self._partitions.values():
+            one.land()
+        self.trouble = ""
 
-    async def _reset(self) -> None:
+    async def _reset(self, error: Fenced | Transient) -> None:
         """Forget everything but the tables; the flush in flight must end first, or it could land after we read."""
+        if isinstance(error, Transient):
+            self.trouble = error.detail
         await self._abandon()
         self._folder.drop()
-        self._confirmed, self._flying, self._leftover, self._waiting = {}, {}, [], set()
+        self._leftover = []
+        for one in self._partitions.values():
+            one.reset()
 
     async def _abandon(self) -> None:
         if self._flight is not None:

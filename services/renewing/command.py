@@ -28,14 +28,14 @@ ENGINE_STOP_SECONDS_MAX = 30.0
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    log = commands.add_parser("log", help="the log").add_subparsers(required=True, metavar="COMMAND")
+    log = commands.add_parser("log", help="manage the command log").add_subparsers(required=True, metavar="COMMAND")
     renew = log.add_parser(
-        "renew", help="begin the log's next generation: for a log that was lost, or another partition count"
+        "renew", help="begin the next generation of the log, after a loss or for another partition count"
     )
     renew.add_argument(
-        "--partitions", type=int, metavar="N", help="commands partitions of the next generation; default: as before"
+        "--partitions", type=int, metavar="N", help="commands partitions of the next generation (default: as before)"
     )
-    renew.add_argument("--yes", action="store_true", help="do not ask")
+    renew.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     renew.set_defaults(command=_renew, secrets=SECRETS_OF["operator"])
 
 
@@ -45,7 +45,7 @@ def _renew(settings: Settings, options: argparse.Namespace, new_keys: bool) -> i
             f"--partitions: {options.partitions} is not between 1 and {PARTITIONS_MAX}"
         )
     if not options.yes and not sys.stdin.isatty():
-        raise SettingsError("log renew asks before it begins; add --yes where nobody can answer")
+        raise SettingsError("log renew asks for confirmation; without a terminal add --yes")
     with _engine(settings):
         return asyncio.run(_go(settings, options))
 

@@ -7,7 +7,9 @@ leaves no room for a once cell. Stamps are microseconds; 0 means none.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,25 +18,93 @@ from shared.domain.commands import Properties
 SET, NULL, UNSET, ONCE = 1, 2, 3, 4
 """Kinds of operation; a hard cell holds one of the first three, or 0."""
 
+LIFTED = 5
+"""A set that has no effect when the value shows already. It becomes SET or NULL: nothing stored has this kind."""
+
 Cell = tuple[int, int, int]
 EMPTY: Cell = (0, 0, 0)
 
+Operations = Sequence[tuple[int, Mapping[str, Any]]]
+"""Kinds of operation in their order, each with its names and values; no name twice. NULL is a SET of null."""
 
-def moved(cell: Cell, kind: int, stamp: int) -> Cell | None:
-    """The cell after an operation; None when it has no effect.
+NOTHING = msgspec.UNSET
+"""What a name shows that shows nothing; null is a value."""
+
+NOTHING_PURGED: Mapping[str, int] = MappingProxyType({})
+
+
+class Changes(NamedTuple):
+    """The operations that took effect, as columns, and what each name showed before."""
+
+    names: list[str]
+    kinds: list[int]
+    values: list[Any]
+    before: list[Any]
+
+
+def apply(
+    cells: dict[str, Cell],
+    properties: Properties,
+    operations: Operations,
+    stamp: int,
+    purged: Mapping[str, int] = NOTHING_PURGED,
+    admits: Callable[[int, str, Any], bool] | None = None,
+) -> Changes:
+    """Do operations with one stamp; return those that took effect.
+
+    The only place that says what an operation does: commands and replayed facts pass here alike. `purged` are the
+    stamps up to which names take nothing; `admits` says for which operation (kind, name, value) there is room, asked
+    of those alone that would have an effect.
 
     Written for stamps in any order (imports carry their own time): the result is that of the same operations
     done in the order of their stamps. One case is beyond a single once cell: an imported set_once replaced a newer
     one, and then an unset or a null is imported that lies between the two; the newer set_once is not revived.
     """
-    held, hard, once = cell
-    if kind == ONCE:
-        if held == SET or hard >= stamp or (once and once <= stamp):
-            return None
-        return held, hard, stamp
-    if held and hard >= stamp:
-        return None
-    return kind, stamp, once if once > stamp and kind != SET else 0
+    changes = Changes([], [], [], [])
+    names, kinds, values, before = changes
+    cell_of, shown_of = cells.get, properties.get
+    guarded = bool(purged) or admits is not None
+    for kind, group in operations:
+        for name, value in group.items():
+            hard_kind, hard, once = cell_of(name, EMPTY)
+            if kind == ONCE:
+                if value is None or hard_kind == SET or hard >= stamp or 0 < once <= stamp:
+                    continue
+            elif hard_kind and hard >= stamp:
+                continue
+            shown = shown_of(name, NOTHING)
+            if kind == LIFTED and same(shown, value):
+                continue
+            if guarded and (purged.get(name, 0) >= stamp or not (admits is None or admits(kind, name, value))):
+                continue
+            names.append(name)
+            values.append(value)
+            before.append(shown)
+            if kind == ONCE:
+                cells[name] = (hard_kind, hard, stamp)
+                properties[name] = value
+                kinds.append(ONCE)
+            elif value is not None:
+                cells[name] = (SET, stamp, 0)
+                properties[name] = value
+                kinds.append(SET)
+            else:
+                kinds.append(_clear(cells, properties, name, UNSET if kind == UNSET else NULL, stamp))
+    return changes
+
+
+def _clear(cells: dict[str, Cell], properties: Properties, name: str, kind: int, stamp: int) -> int:
+    """Unset a name, or set it to null; a set_once that is newer goes on showing. Returns the kind."""
+    once = cells.get(name, EMPTY)[2]
+    if once > stamp:
+        cells[name] = (kind, stamp, once)
+        return kind
+    cells[name] = (kind, stamp, 0)
+    if kind == NULL:
+        properties[name] = None
+    else:
+        properties.pop(name, None)
+    return kind
 
 
 def once_above(cells: dict[str, Cell], properties: Properties, name: str, stamp: int) -> tuple[int, Any] | None:
@@ -54,18 +124,6 @@ def bury(cells: dict[str, Cell], properties: Properties, name: str, stamp: int, 
         properties[name] = left[1]
     elif held in (SET, NULL):
         properties[name] = value if held == SET else None
-
-
-def put(cells: dict[str, Cell], properties: Properties, name: str, cell: Cell, kind: int, value: Any) -> None:
-    """A cell as an operation has moved it, and what shows of it."""
-    cells[name] = cell
-    if kind in (ONCE, SET):
-        properties[name] = value
-    elif cell[2] == 0:
-        if kind == NULL:
-            properties[name] = None
-        else:
-            properties.pop(name, None)
 
 
 def same(one: Any, other: Any) -> bool:

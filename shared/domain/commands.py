@@ -292,3 +292,13 @@ def route(command: Command, partitions: dict[str, int]) -> tuple[str, int, bytes
         return COMMANDS, partition_of(command.fragment, partitions[COMMANDS]), command.fragment.bytes
     topic = IDENTITY if isinstance(command, IdentityCommand) else DELETIONS
     return topic, command.project % partitions[topic], str(command.project).encode()
+
+
+def imported_at(command: Capture | Write) -> int:
+    """The time that an import brings with it, or that a replayed command was received at; 0 for what is of now."""
+    if isinstance(command, Write):
+        if command.since:
+            return command.since
+    elif command.historical:
+        return max(command.timestamp, 1)
+    return command.at if command.replayed else 0

@@ -6,12 +6,10 @@ Pure: no clock, no I/O, no randomness. Properties never move, so a split is loss
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, ClassVar
 from uuid import UUID, uuid5
 
 import msgspec
-from eventsourcing.domain import Aggregate, OriginatorIDError, OriginatorVersionError
 
 from shared.domain.commands import (
     Command,
@@ -26,7 +24,7 @@ from shared.domain.commands import (
     Write,
 )  # fmt: skip
 from shared.domain.fragment import Outcome
-from shared.domain.ids import CAPTURED_ID_CHARS_MAX, fragment_id
+from shared.domain.ids import CAPTURED_ID_CHARS_MAX, check_order, fragment_id
 from shared.domain.legal_ids import refusal
 from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
@@ -37,7 +35,6 @@ DELETED = "deleted"
 """Why a merge is refused that names who was deleted after the API had found them, or before which an import lies."""
 
 _NOBODY = UUID(int=0)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class MembershipEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,18 +55,16 @@ class MembershipEvent(msgspec.Struct, frozen=True, kw_only=True):
     peer: UUID = _NOBODY
     reason: str = ""
 
-    def mutate(self, aggregate: Membership | None) -> Membership:
-        """Apply to the membership. Versions are log offsets, so they rise, with gaps."""
-        assert aggregate is not None
-        if self.originator_id != aggregate.id:
-            raise OriginatorIDError(self.originator_id, aggregate.id)
-        if self.originator_version <= aggregate.version:
-            raise OriginatorVersionError(self.originator_version, aggregate.version + 1)
-        aggregate.root, aggregate.members = self.root, self.members
-        aggregate.identified, aggregate.erase, aggregate.erased_at = self.identified, self.erase, self.erased_at
-        aggregate.stamp = self.timestamp
-        aggregate.version = self.originator_version
-        return aggregate
+    def mutate(self, membership: Membership) -> None:
+        """Apply to the membership. Versions are log offsets, so they rise, with gaps. Raises ValueError."""
+        check_order(self.originator_id, self.originator_version, membership.id, membership.version)
+        membership.root = self.root
+        membership.members = self.members
+        membership.identified = self.identified
+        membership.erase = self.erase
+        membership.erased_at = self.erased_at
+        membership.stamp = self.timestamp
+        membership.version = self.originator_version
 
 
 class PersonMerged(MembershipEvent, frozen=True, kw_only=True):
@@ -145,37 +140,33 @@ class RestoreRefused(MembershipEvent, frozen=True, kw_only=True):
     TOPIC = "person.restore_refused"
 
 
-class Membership(Aggregate):
+class Membership:
     """The identity of one fragment. On a root, `members` are all fragments of the person, in order of joining."""
 
-    TOPIC = "personlog.membership"
+    __slots__ = (
+        "erase", "erased_at", "facts", "id", "identified", "keys", "members", "project", "root", "stamp", "version",
+    )  # fmt: skip
 
-    class Event(Aggregate.Event):
-        TOPIC = "personlog.membership.event"
-
-    class Created(Aggregate.Created):
-        TOPIC = "personlog.membership.created"
-
-    project: int
-    root: UUID
-    members: tuple[UUID, ...]
-    identified: bool
-    erase: int
-    erased_at: int
-    stamp: int
-    keys: list[Remembered]
-
-    def __init__(self) -> None:
-        """Memberships come from `alone` or from a row."""
-
-    @classmethod
-    def alone(cls, project: int, fragment: UUID) -> Membership:
+    def __init__(self, project: int, fragment: UUID) -> None:
         """A fragment that was never merged is its own person; it has no row."""
-        self = object.__new__(cls)
-        self.__base_init__(fragment, 0, _EPOCH)
-        self.project, self.root, self.members = project, fragment, (fragment,)
-        self.identified, self.erase, self.erased_at, self.stamp, self.keys = False, 0, 0, 0, []
-        return self
+        self.project = project
+        self.id = fragment
+        self.version = 0
+        self.root = fragment
+        self.members: tuple[UUID, ...] = (fragment,)
+        self.identified = False
+        self.erase = 0
+        self.erased_at = 0
+        self.stamp = 0
+        self.keys: list[Remembered] = []
+        self.facts: list[MembershipEvent] = []
+        """Facts that nobody has collected yet."""
+
+    def collect_events(self) -> list[MembershipEvent]:
+        """The facts since the last time."""
+        facts = self.facts
+        self.facts = []
+        return facts
 
     def trigger(self, event_class: type[MembershipEvent], at: tuple[int, int], **after: Any) -> None:
         """Make a fact at (version, stamp): the identity as it is, but for what `after` says."""
@@ -188,7 +179,7 @@ class Membership(Aggregate):
         }
         event = event_class(originator_id=self.id, originator_version=at[0], timestamp=at[1], **(held | after))
         event.mutate(self)
-        self.pending_events.append(event)  # type: ignore[arg-type]  # structs satisfy the protocol, not the class
+        self.facts.append(event)
 
 
 Book = Callable[[UUID], Membership]

@@ -106,6 +106,14 @@ def offset_of(version: int) -> int:
     return version & _OFFSET_MAX
 
 
+def check_order(fragment: UUID, version: int, own: UUID, own_version: int) -> None:
+    """A fact must be of whom it is applied to, and newer. Raises ValueError."""
+    if fragment is not own and fragment != own:
+        raise ValueError("a fact of another fragment")
+    if version <= own_version:
+        raise ValueError("a fact that is not newer than the one before it")
+
+
 def generation_of(version: int) -> int:
     return version >> OFFSET_BITS
 

@@ -1,4 +1,4 @@
-"""Properties that an event says of its person by rule (CONTRACT §9). Never says what becomes of them: commands do."""
+"""Properties that an event says of its person by rule (docs/contract.md §9). Commands say what becomes of them."""
 
 from __future__ import annotations
 

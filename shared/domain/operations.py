@@ -1,4 +1,4 @@
-"""The operations of a command: which have an effect on a fragment, and for which of those it has room. Pure.
+"""The operations of a command: what it asks for, and for which of that a fragment has room. Pure.
 
 What a fragment holds is bounded, or one sender of names without end could make one person so large that nobody is
 served. What goes over a bound is left out, operation by operation; facts hold only what took effect, so a replay never
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from shared.domain.cells import EMPTY, NULL, ONCE, SET, UNSET, Cell, moved, put, same
+from shared.domain.cells import LIFTED, ONCE, SET, UNSET, Cell, Operations, apply
 from shared.domain.commands import Capture, Properties, Write
 
 FRAGMENT_BYTES_MAX = 512 * 1_024
@@ -26,9 +26,6 @@ NAMED_MAX, NAMED_CHARS_MAX = 5, 100
 
 UNWEIGHED = 1 << 60
 """At most so many bytes: it is not known, and will be counted at the next change."""
-
-Asked = tuple[str, int, Any]
-"""A name, one of the kinds of operation, and its value."""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -51,65 +48,81 @@ class Weight:
     __slots__ = ("bytes", "exact")
 
     def __init__(self, most: int = 0) -> None:
-        self.bytes, self.exact = most, False
+        self.bytes = most
+        self.exact = False
+
+    def bound_with(self, operations: Operations, names: int) -> int:
+        """At most so many bytes are held with these operations, which surely have room, in a fragment of so many names;
+        0 when only counting tells."""
+        if self.exact and self.bytes >= FRAGMENT_BYTES_MAX // 4:
+            return 0
+        most = self.bytes + len(_encode(operations))
+        if most > FRAGMENT_BYTES_MAX // 2:
+            return 0
+        return most if names + sum([len(group) for _, group in operations]) <= FRAGMENT_NAMES_MAX else 0
 
 
-def effective(
-    cells: Mapping[str, Cell], properties: Properties, purged: Mapping[str, int], command: Capture | Write, stamp: int
-) -> list[Asked]:
-    """The operations that change a cell, one a name: within a command unset beats set beats set_once."""
-    gone, sets = dict.fromkeys(command.unset), command.set
-    lifted = command.lifted if isinstance(command, Capture) else {}
-    asked: list[Asked] = [(name, UNSET, None) for name in gone]
-    asked += [(name, NULL if value is None else SET, value) for name, value in sets.items() if name not in gone]
-    if lifted:
-        asked += [
-            (name, NULL if value is None else SET, value)
-            for name, value in lifted.items()
-            if name not in gone and name not in sets and not shows(properties, name, value)
-        ]
-    asked += [
-        (name, ONCE, value)
-        for name, value in command.set_once.items()
-        if value is not None and name not in gone and name not in sets and name not in lifted
-    ]
-    if purged:
-        asked = [one for one in asked if purged.get(one[0], 0) < stamp]
-    cell_of = cells.get
-    return [one for one in asked if moved(cell_of(one[0], EMPTY), one[1], stamp) is not None]
-
-
-def fitting(
-    weight: Weight, cells: Mapping[str, Cell], properties: Properties, asked: list[Asked], stamp: int
-) -> tuple[list[Asked], LeftOut | None]:
-    """Those of the effective operations that there is room for, in their order, and what is left out.
+class Room:
+    """Admits the operations of one command for which a fragment has room, counting exactly while they are done.
 
     What takes no more than it replaces always has room: an unset of a name, a smaller value, in a fragment of before
-    the bounds too. `weight` is then that of the fragment with the operations applied.
+    the bounds too.
     """
-    if not weight.exact or weight.bytes < FRAGMENT_BYTES_MAX // 4:
-        most = weight.bytes + len(_encode(asked))
-        if most <= FRAGMENT_BYTES_MAX // 2 and len(cells) + len(asked) <= FRAGMENT_NAMES_MAX:  # nearly always
-            weight.bytes, weight.exact = most, False
-            return asked, None
-    if not weight.exact:
-        weight.bytes, weight.exact = bytes_of(cells, properties), True
-    kept: list[Asked] = []
-    left: list[Asked] = []
-    names = len(cells)
-    for one in asked:
-        new = one[0] not in cells
-        if new and names >= FRAGMENT_NAMES_MAX:
-            left.append(one)
-            continue
-        growth = _growth(cells, properties, one, stamp)
-        if growth > 0 and weight.bytes + growth > FRAGMENT_BYTES_MAX:
-            left.append(one)
-            continue
-        kept.append(one)
-        weight.bytes += growth
-        names += new
-    return kept, _told(left) if left else None
+
+    def __init__(self, weight: Weight, cells: dict[str, Cell], properties: Properties, stamp: int) -> None:
+        self._weight = weight
+        self._cells = cells
+        self._properties = properties
+        self._stamp = stamp
+        self._refused: list[tuple[str, Any]] = []
+        if not weight.exact:
+            weight.bytes = bytes_of(cells, properties)
+            weight.exact = True
+
+    def admit(self, kind: int, name: str, value: Any) -> bool:
+        """Whether there is room for an operation, which is done next if there is."""
+        surplus = name not in self._cells and len(self._cells) >= FRAGMENT_NAMES_MAX
+        growth = 0 if surplus else _growth(self._cells, self._properties, (kind, name, value), self._stamp)
+        if surplus or (growth > 0 and self._weight.bytes + growth > FRAGMENT_BYTES_MAX):
+            self._refused.append((name, value))
+            return False
+        self._weight.bytes += growth
+        return True
+
+    @property
+    def left_out(self) -> LeftOut | None:
+        """What there was no room for."""
+        if not self._refused:
+            return None
+        size = sum(_bytes_shown(name, value) for name, value in self._refused)
+        names = [name[:NAMED_CHARS_MAX] for name, _ in self._refused[:NAMED_MAX]]
+        return LeftOut(len(self._refused), size, tuple(names))
+
+
+def operations_of(command: Capture | Write) -> Operations:
+    """What a command asks for. Of one name unset beats set beats lifted beats set_once."""
+    found: list[tuple[int, Mapping[str, Any]]] = []
+    if command.unset:
+        found.append((UNSET, dict.fromkeys(command.unset)))
+    if command.set:
+        found.append((SET, command.set))
+    if isinstance(command, Capture) and command.lifted:
+        found.append((LIFTED, command.lifted))
+    if command.set_once:
+        found.append((ONCE, command.set_once))
+    return found if len(found) < 2 else _without_repeated(found)
+
+
+def _without_repeated(operations: Operations) -> Operations:
+    """Each name where it comes first."""
+    names: set[str] = set()
+    found: list[tuple[int, Mapping[str, Any]]] = []
+    for kind, group in operations:
+        if not names.isdisjoint(group):
+            group = {name: value for name, value in group.items() if name not in names}
+        names.update(group)
+        found.append((kind, group))
+    return found
 
 
 def bytes_of(cells: Collection[str], properties: Properties) -> int:
@@ -118,21 +131,14 @@ def bytes_of(cells: Collection[str], properties: Properties) -> int:
     return shown + sum(_bytes_of_name(name) for name in cells if name not in properties)
 
 
-def shows(properties: Properties, name: str, value: Any) -> bool:
-    """Whether a fragment shows this very value."""
-    return name in properties and same(properties[name], value)
-
-
-def _growth(cells: Mapping[str, Cell], properties: Properties, asked: Asked, stamp: int) -> int:
+def _growth(cells: Mapping[str, Cell], properties: Properties, operation: tuple[int, str, Any], stamp: int) -> int:
     """By how many bytes an operation makes the fragment larger; negative for smaller."""
-    name, kind, value = asked
+    kind, name, value = operation
     if name not in cells:
         return _bytes_of_name(name) if kind == UNSET else _bytes_shown(name, value)
     shown = {name: properties[name]} if name in properties else {}
     before = bytes_of((name,), shown)
-    cell = moved(cells[name], kind, stamp)
-    assert cell is not None, "only operations with an effect are weighed"
-    put({}, shown, name, cell, kind, value)
+    apply({name: cells[name]}, shown, ((kind, {name: value}),), stamp)
     return bytes_of((name,), shown) - before
 
 
@@ -143,8 +149,3 @@ def _bytes_of_name(name: str) -> int:
 def _bytes_shown(name: str, value: Any) -> int:
     """Of `"name":value,`: encoded as a list it has one byte more."""
     return len(_encode((name, value))) - 1
-
-
-def _told(left: list[Asked]) -> LeftOut:
-    size = sum(_bytes_shown(name, value) for name, _, value in left)
-    return LeftOut(len(left), size, tuple(name[:NAMED_CHARS_MAX] for name, _, _ in left[:NAMED_MAX]))

@@ -30,8 +30,8 @@ class Replay:
     def __init__(
         self, project: int, fragment: UUID, until: int = FOREVER, undone: frozenset[int] = frozenset()
     ) -> None:
-        self.fragment = Fragment.blank(project, fragment)
-        self.membership = Membership.alone(project, fragment)
+        self.fragment = Fragment(project, fragment)
+        self.membership = Membership(project, fragment)
         self._until, self._undone = until, undone
         self._birth: FragmentChanged | None = None
 

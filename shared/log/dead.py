@@ -6,7 +6,7 @@ ever appended to. Never decides what becomes of a record.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -21,11 +21,20 @@ REASON_CHARS_MAX = 1_000
 CORRUPT = "Corrupt"
 """The kind of a record whose bytes are no longer those that were written: nobody knows what it said."""
 
+DEAD_IN_A_ROW_MAX = 100
+"""More dead letters in a row than this mean that the reader is wrong, not the records: the partition stops."""
+
+TOO_MANY_DEAD = f"More than {DEAD_IN_A_ROW_MAX} dead letters in a row."
+
 READ_RECORDS_MAX = 50
 """Of a megabyte each at most."""
 
 READ_SECONDS_MAX = 20.0
 """Joining a group of Kafka's takes some seconds."""
+
+
+Dead = tuple[Record, str]
+"""A record that is set aside, and why."""
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +63,28 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
         return Position(self.head.topic, self.head.partition, self.head.offset, self.head.generation)
 
 
+class DeadRun:
+    """The dead letters in a row of one partition. A record counts once, however often it is read."""
+
+    __slots__ = ("_last", "length")
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._last = 0
+
+    def add(self, record: Record) -> bool:
+        """Whether a record may go to the dead letters; if not, the partition has to stop."""
+        if record.version > self._last:
+            self.length += 1
+            self._last = record.version
+        return self.length <= DEAD_IN_A_ROW_MAX
+
+    def end(self, record: Record) -> None:
+        """A record was no dead letter."""
+        if record.version > self._last:
+            self.length = 0
+
+
 def command_of(record: Record, read: Callable[[bytes], Command] = decode) -> Command:
     """The command that a record holds. Raises BadRecord, with the reason for its dead letter, or as `read` does."""
     if record.fault:
@@ -69,6 +100,10 @@ def dead_letter(record: Record, reason: str, partitions: int) -> Entry:
     """The original bytes behind one line of JSON that says where they come from and why they are here."""
     line = msgspec.json.encode(record.position._asdict() | {"reason": reason[:REASON_CHARS_MAX]})
     return Entry(DEAD, record.partition % partitions, record.key, line + b"\n" + record.value)
+
+
+def dead_letters(dead: Sequence[Dead], partitions: int) -> list[Entry]:
+    return [dead_letter(record, reason, partitions) for record, reason in dead]
 
 
 def note(letter: Letter, partitions: int) -> Entry:

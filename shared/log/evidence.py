@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, Protocol
 
 from shared.domain.errors import Corrupt, Transient
 from shared.domain.ids import Position, hash64
 from shared.log.identity import Evidence, compare
 from shared.log.port import Log
+
+
+class Stand(Protocol):
+    """What says where tables are in a partition, and the hash of the record there (0: not known)."""
+
+    @property
+    def position(self) -> Position: ...
+
+    @property
+    def record(self) -> int: ...
 
 
 class Standing(NamedTuple):
@@ -19,19 +29,19 @@ class Standing(NamedTuple):
 
 
 async def evidence(
-    log: Log, topic: str, tables: Mapping[int, Standing], starts: Sequence[Position]
+    log: Log, topic: str, tables: Mapping[int, Stand], starts: Sequence[Position]
 ) -> list[Evidence]:
     """Of the partitions that `tables` names. `starts` must be of before the tables were asked, for both only rise."""
     first = {start.partition: start for start in starts}
     found = []
     for head in await log.heads(topic):
         if head.partition in tables:
-            position, record = tables[head.partition]
-            found.append(await _whole(log, Evidence(position, record, first[head.partition], head)))
+            table = tables[head.partition]
+            found.append(await _whole(log, Evidence(table.position, table.record, first[head.partition], head)))
     return found
 
 
-async def check(log: Log, topic: str, tables: Mapping[int, Standing], starts: Sequence[Position]) -> None:
+async def check(log: Log, topic: str, tables: Mapping[int, Stand], starts: Sequence[Position]) -> None:
     """Raise LogMismatch when the log is not the one that these positions are of, Superseded when it was renewed."""
     mismatch = compare(None, None, await evidence(log, topic, tables, starts))
     if mismatch is not None:

@@ -69,11 +69,12 @@ def file_of(path: Path) -> tuple[int, int] | None:
 
 def identity_of(db: sqlite3.Connection) -> tuple[str, dict[str, tuple[int, int]]]:
     """The file's id, and the number and partition count of each topic; without an id when it is of before ids."""
-    if db.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('meta', 'topics')").fetchone()[0] < 2:
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('meta', 'topics')").fetchone()
+    if tables < 2:
         return "", {}
-    found = db.execute("SELECT value FROM meta WHERE name = 'id'").fetchone()
+    (file_id,) = db.execute("SELECT value FROM meta WHERE name = 'id'").fetchone() or ("",)
     topics = db.execute("SELECT name, number, partitions FROM topics")
-    return found[0] if found else "", {name: (number, count) for name, number, count in topics}
+    return file_id, {name: (number, count) for name, number, count in topics}
 
 
 CLOSED = "closed "
@@ -91,8 +92,9 @@ def closed_topics(db: sqlite3.Connection) -> set[str]:
 
 
 def next_offset(db: sqlite3.Connection, part: int) -> int:
-    row = db.execute("SELECT base + count FROM frames WHERE part = ? ORDER BY base DESC LIMIT 1", (part,)).fetchone()
-    return int(row[0]) if row else 0
+    newest = db.execute("SELECT base + count FROM frames WHERE part = ? ORDER BY base DESC LIMIT 1", (part,))
+    (offset,) = newest.fetchone() or (0,)
+    return int(offset)
 
 
 def folder_of(root: Path, generation: int) -> Path:
@@ -127,8 +129,8 @@ def failures(topic: str) -> Iterator[None]:
 
 def first_offset(db: sqlite3.Connection, part: int) -> int:
     """Of the first record that was not forgotten."""
-    row = db.execute("SELECT min(base) FROM frames WHERE part = ? AND data != x''", (part,)).fetchone()
-    return next_offset(db, part) if row[0] is None else int(row[0])
+    (base,) = db.execute("SELECT min(base) FROM frames WHERE part = ? AND data != x''", (part,)).fetchone()
+    return next_offset(db, part) if base is None else int(base)
 
 
 def record_at(db: sqlite3.Connection, part: int, offset: int) -> tuple[int, bytes, bytes, str] | None:
@@ -137,9 +139,11 @@ def record_at(db: sqlite3.Connection, part: int, offset: int) -> tuple[int, byte
         "SELECT base, count, at, data, sums FROM frames WHERE part = ? AND base <= ? ORDER BY base DESC LIMIT 1",
         (part, offset),
     ).fetchone()
-    if row is None or not row[3] or offset >= row[0] + row[1]:
+    if row is None:
         return None
     base, count, at, data, sums = row
+    if not data or offset >= base + count:
+        return None
     key, value, fault = next(islice(checked(data, count, sums), offset - base, None))
     return int(at), key, value, fault
 

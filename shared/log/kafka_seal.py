@@ -80,7 +80,8 @@ async def _own_settings(admin: AIOKafkaAdminClient, name: str) -> dict[str, Any]
     if code:
         raise LogUnavailable(f"Kafka does not tell the settings of {name}: {message or code}")
     newer = answer.API_VERSION > 0
-    return {entry[0]: entry[1] for entry in entries if (entry[3] == _OWN_VALUE if newer else not entry[3])}
+    own = _OWN_VALUE if newer else False  # older answers say instead whether it is the default
+    return {setting: value for setting, value, _, source, *_ in entries if source == own}
 
 
 async def _until_refused(producer: AIOKafkaProducer, name: str, partition: int) -> None:

@@ -20,14 +20,12 @@ class Waiting:
         self._until: dict[Appended, float] = {}  # in the order of coming
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self) -> Appended:
-        """The future of one append more."""
+    def add(self, future: Appended) -> None:
+        """One append more."""
         loop = asyncio.get_running_loop()
-        future: Appended = loop.create_future()
         self._until[future] = loop.time() + APPEND_SECONDS_MAX
         if self._timer is None:
             self._timer = loop.call_later(APPEND_SECONDS_MAX, self._expire)
-        return future
 
     def tell(self, future: Appended, outcome: list[Position] | LogUnavailable) -> None:
         """What became of one; who has given up meanwhile is not told."""

@@ -68,7 +68,7 @@ class SettingsError(PersonlogError):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Every variable of CONTRACT §12 without its prefix."""
+    """Every variable of docs/settings.md without its prefix."""
 
     data: Path = Path("var")
     host: str = "127.0.0.1"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -18,7 +18,6 @@ from shared.domain.fragment import Fragment
 from shared.domain.ids import is_anonymous
 from shared.domain.view import MERGED_BYTES_MAX, Member, counted, merged_properties, ordered_distinct_ids
 from shared.store.queries import load as load_queries
-from shared.store.timeline import Row
 
 PERSON_QUERIES = load_queries(Path(__file__).with_suffix(".sql"))
 """`fragments` and `identities`: the rows that a person is put together from, in the shape that is known here."""
@@ -31,6 +30,37 @@ ROW_BYTES_ANY = 2**63 - 1
 
 DISPLAY_NAMES = ("email", "name", "username")
 """A person's name is the first of these properties that is truthy."""
+
+
+class FragmentRow(NamedTuple):
+    """A row of the query `fragments`. Times in microseconds; the texts are empty in a row that came without them."""
+
+    project: int
+    fragment: UUID
+    version: int
+    distinct_id: str
+    number: int
+    created_at: int
+    effect: int
+    stamp: int
+    erased: int
+    seen_at: int
+    properties: str
+    cells: str
+    size: int
+
+
+class IdentityRow(NamedTuple):
+    """A row of the query `identities`."""
+
+    project: int
+    fragment: UUID
+    version: int
+    root: UUID
+    members: Sequence[UUID]
+    identified: int
+    erase: int
+    stamp: int
 
 
 class Person(msgspec.Struct, kw_only=True):
@@ -54,7 +84,7 @@ class Person(msgspec.Struct, kw_only=True):
         return self.properties
 
     def shown(self) -> dict[str, Any]:
-        """The body that clients see (CONTRACT §2)."""
+        """The body that clients see (docs/contract.md §2)."""
         left_out = sum(member.left_out for member in self.members)
         return {
             "id": self.number,
@@ -88,31 +118,30 @@ def iso(microseconds: int) -> str:
     )
 
 
-Loaded = tuple[UUID, Row | None, Row | None]
+Loaded = tuple[UUID, FragmentRow | None, IdentityRow | None]
 """A member, its row, and that of its identity, as far as there are any."""
 
 
-def root_of(fragment: UUID, identity: Row | None) -> UUID:
+def root_of(fragment: UUID, identity: IdentityRow | None) -> UUID:
     """Of the person that holds a fragment; one that was never merged has no identity row."""
-    root: UUID = fragment if identity is None else identity[3]
-    return root
+    return fragment if identity is None else identity.root
 
 
-def group_of(root: UUID, identity: Row | None) -> Sequence[UUID]:
+def group_of(root: UUID, identity: IdentityRow | None) -> Sequence[UUID]:
     """The members of a root."""
-    members: Sequence[UUID] = () if identity is None else identity[4]
+    members: Sequence[UUID] = () if identity is None else identity.members
     return members or (root,)
 
 
 def person_of(project: int, root: UUID, group: Sequence[Loaded]) -> Person | None:
     """The person of a root's members, the root among them."""
-    version = next((identity[2] for fragment, _, identity in group if identity and fragment == root), 0)
+    version = next((identity.version for fragment, _, identity in group if identity and fragment == root), 0)
     return assemble(project, root, _members(group), version)
 
 
-def is_cut(row: Row) -> bool:
+def is_cut(row: FragmentRow) -> bool:
     """Whether a row came without its texts, for its size."""
-    return not row[10] and row[12] > 0
+    return not row.properties and row.size > 0
 
 
 def unread_of(group: Sequence[Loaded]) -> list[UUID]:
@@ -186,19 +215,19 @@ def _members(group: Iterable[Loaded]) -> Iterator[Member]:
     return (_member(fragment, row, identity) for fragment, row, identity in group if row is not None)
 
 
-def _member(fragment: UUID, row: Row, identity: Row | None) -> Member:
+def _member(fragment: UUID, row: FragmentRow, identity: IdentityRow | None) -> Member:
     return Member(
         fragment=fragment,
-        distinct_id=row[3],
-        number=row[4],
-        created_at=row[5],
-        effect=row[6],
-        erased=row[8],
-        seen_at=row[9],
-        properties=row[10],
-        cells=row[11],
-        root=identity[3] if identity else fragment,
-        identified=bool(identity[5]) if identity else False,
-        erase=identity[6] if identity else 0,
-        size=row[12],
+        distinct_id=row.distinct_id,
+        number=row.number,
+        created_at=row.created_at,
+        effect=row.effect,
+        erased=row.erased,
+        seen_at=row.seen_at,
+        properties=row.properties,
+        cells=row.cells,
+        root=identity.root if identity else fragment,
+        identified=bool(identity.identified) if identity else False,
+        erase=identity.erase if identity else 0,
+        size=row.size,
     )

@@ -120,8 +120,9 @@ async def cuts(
                 _QUERIES["cuts"], project=project, names=list(copies(key)), cutoff=cutoff, after=after,
                 everybody=int(part is None), fragments=list(part or ()), limit=FRAGMENTS_MAX,
             )  # fmt: skip
-            found |= {fragment: [Cut(*cut) for cut in made] for fragment, made in rows}
-            after = rows[-1][0] if len(rows) == FRAGMENTS_MAX else None
+            page = {fragment: [Cut(*cut) for cut in made] for fragment, made in rows}
+            found |= page
+            after = next(reversed(page)) if len(rows) == FRAGMENTS_MAX else None
     return found
 
 

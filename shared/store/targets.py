@@ -137,9 +137,10 @@ async def count(store: Store, target: Target, reach: dict[str, Any], *, hidden: 
     Corrupt if the count did not come whole: no answer is never zero.
     """
     found = await (store.rows_with_hidden if hidden else store.rows)(target.query("count"), **reach)
-    if len(found) != 1 or found[0][0] != sum(found[0][3]):
-        raise Corrupt(f"The remnants in {target.name} could not be counted.")
-    return [Count(*each) for each in zip(*found[0][1:], strict=True)]
+    for total, fragments, partitions, counts in found:
+        if len(found) == 1 and total == sum(counts):
+            return [Count(*each) for each in zip(fragments, partitions, counts, strict=True)]
+    raise Corrupt(f"The remnants in {target.name} could not be counted.")
 
 
 async def hide(store: Store, target: Target, reach: dict[str, Any], plan: UUID) -> None:

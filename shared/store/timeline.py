@@ -6,7 +6,7 @@ Never reads or writes a table itself. The projector writes these rows; reads, as
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -17,15 +17,56 @@ from shared.domain import identity as i
 from shared.domain.cells import UNSET
 from shared.domain.commands import Capture, Command, Purge, Write
 from shared.domain.errors import NewerVersion
+from shared.domain.generations import Generations
+from shared.domain.ids import Position
 from shared.domain.operations import LeftOut
 
 Row = tuple[Any, ...]
+"""A row by position, as the store gives and takes it."""
 
-TIMELINE = (
-    "project", "fragment", "version", "topic", "at", "stamp", "command", "actor", "source", "distinct_id", "number",
-    "created_at", "keys", "kinds", "before", "after", "root", "members", "identified", "erase", "peer", "reason",
-    "scope", "erased_at", "left_out",
-)  # fmt: skip
+
+class Fact(NamedTuple):
+    """A row of the timeline. Times in microseconds; `before` and `after` are JSON texts, empty for nothing."""
+
+    project: int
+    fragment: UUID
+    version: int
+    topic: str
+    at: int
+    stamp: int
+    command: UUID
+    actor: str
+    source: str
+    distinct_id: str
+    number: int
+    created_at: int
+    keys: Sequence[str]
+    kinds: Sequence[int]
+    before: Sequence[str]
+    after: Sequence[str]
+    root: UUID
+    members: Sequence[UUID]
+    identified: int
+    erase: int
+    peer: UUID
+    reason: str
+    scope: str
+    erased_at: int
+    left_out: str
+
+    @property
+    def of_person(self) -> bool:
+        """Whether it is a fact of an identity, with a version of the project's own partition."""
+        return self.topic.startswith("person.")
+
+    def position(self, generations: Generations) -> Position:
+        """The position of the record that it came from."""
+        if self.of_person:
+            return generations.of_project(self.project, self.version)
+        return generations.of_fragment(self.fragment, self.version)
+
+
+TIMELINE = Fact._fields
 
 LEFT_OUT = TIMELINE.index("left_out")
 
@@ -55,19 +96,13 @@ Event = f.FragmentEvent | i.MembershipEvent
 
 
 def timeline_row(event: Event, command: Command) -> Row:
-    """A fact with its cause, in the order of TIMELINE."""
+    """A fact with its cause, in the order of TIMELINE. By position: the projector makes one for every fact."""
+    if isinstance(event, f.FragmentChanged):
+        return _changed_row(event, command)
     head = (
         command.project, event.originator_id, event.originator_version, event.TOPIC, command.at, event.timestamp,
         command.id, command.actor, source_of(command),
     )  # fmt: skip
-    if isinstance(event, f.FragmentChanged):
-        json, nothing = orjson.dumps, msgspec.UNSET
-        before = ["" if value is nothing else json(value).decode() for value in event.before]
-        applied = zip(event.kinds, event.values, strict=True)
-        after = ["" if kind == UNSET else json(value).decode() for kind, value in applied]
-        born = (event.distinct_id, event.number, event.created_at)
-        changed = (list(event.names), list(event.kinds), before, after)
-        return (*head, *born, *changed, NOBODY, [], 0, 0, NOBODY, "", "", 0, _text_of(event.left_out))
     if isinstance(event, i.MembershipEvent):
         identity = (event.root, list(event.members), int(event.identified), event.erase, event.peer, event.reason)
         scope = event.scope if isinstance(event, i.PersonDeleted) else ""
@@ -84,8 +119,23 @@ def timeline_row(event: Event, command: Command) -> Row:
     return (*head, "", number, 0, [], [], [], [], NOBODY, [], 0, iver, NOBODY, reason, "", 0, left_out)
 
 
+def _changed_row(event: f.FragmentChanged, command: Command) -> Row:
+    """Nearly every fact: in one piece, 3.1 µs where putting it together of parts took 4.6."""
+    json, nothing = orjson.dumps, msgspec.UNSET
+    return (
+        command.project, event.originator_id, event.originator_version, event.TOPIC, command.at, event.timestamp,
+        command.id, command.actor, source_of(command), event.distinct_id, event.number, event.created_at,
+        list(event.names), list(event.kinds),
+        ["" if value is nothing else json(value).decode() for value in event.before],
+        ["" if kind == UNSET else json(value).decode()
+         for kind, value in zip(event.kinds, event.values, strict=True)],
+        NOBODY, [], 0, 0, NOBODY, "", "", 0, _text_of(event.left_out),
+    )  # fmt: skip
+
+
 def event_of(row: Row) -> Event | None:
-    """The event of a row; None for a row that is no event of an aggregate (a failed record's outcome).
+    """The event of a row; None for a row that is no event of an aggregate (a failed record's outcome). By position:
+    a rebuild makes one for every fact.
 
     Raises NewerVersion for a fact of a topic that this version does not know: who left it out would tell another story.
     """

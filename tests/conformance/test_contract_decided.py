@@ -1,4 +1,4 @@
-"""CONTRACT §11, and of §13 Values, Order, Effects, Unset, as_of and Keys. The others: test_contract_decided_persons.
+"""contract §11, and of §13 Values, Order, Effects, Unset, as_of and Keys. The others: test_contract_decided_persons.
 
 Shown elsewhere: revocation within 10 s and limits per key (test_access), CSV, 406 and pages (test_contract_lists,
 test_contract_persons), as_of errors (test_past: test_a_moment_that_cannot_be_read_is_refused_in_the_documented_shape),

@@ -1,4 +1,4 @@
-"""CONTRACT §13 on persons: Writes, Idempotency-Key, Identified, Split, Merge, Birth, Timeline points, Deletion.
+"""docs/contract.md §13 on persons: Writes, Idempotency-Key, Identified, Split, Merge, Birth, Timeline points, Deletion.
 
 Shown elsewhere: repeats (test_identities: test_a_repeated_write_tells_the_first_outcome,
 test_repeated_splits_merges_and_deletes_do_nothing_twice), a batch with a bad event (test_bad_input:

@@ -1,4 +1,4 @@
-"""CONTRACT §7, row by row: bulk_delete, deletion_status, deletion_requests, DELETE.
+"""docs/contract.md §7, row by row: bulk_delete, deletion_status, deletion_requests, DELETE.
 
 Shown elsewhere: the physical erasure by `deletions run` (test_persons:
 test_a_deleted_person_is_gone_at_once_erased_by_a_run_and_its_id_starts_empty_again), a thousand ids in one call

@@ -1,4 +1,4 @@
-"""CONTRACT §4, every row of the table, with the exact body.
+"""docs/contract.md §4, every row of the table, with the exact body.
 
 Shown elsewhere: throttled (test_access: test_limits_are_off_by_default_and_tell_themselves_when_set), 5xx for bad input
 (test_bad_input, test_openapi), the same answer for another project's ids on every route (test_access:

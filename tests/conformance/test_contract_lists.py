@@ -1,4 +1,4 @@
-"""CONTRACT §3, row by row: pages, filters, every operator, groups, relative dates, CSV.
+"""docs/contract.md §3, row by row: pages, filters, every operator, groups, relative dates, CSV.
 
 Shown elsewhere, in test_filters: pages that are full while writes go on
 (test_pages_are_full_and_nothing_comes_twice_or_is_missed_while_writes_go_on), more filters that make no sense

@@ -1,4 +1,4 @@
-"""CONTRACT §1 and §2, row by row: every route under every prefix and in every format, and what a person looks like.
+"""contract §1 and §2, row by row: every route under every prefix and in every format, and what a person looks like.
 
 Shown elsewhere: the scope of each route (test_access: test_a_scope_opens_its_routes_and_no_others), 201 entries of a
 batch (test_identities: test_batches_answer_for_up_to_200_and_refuse_more), more than 20 values of a property

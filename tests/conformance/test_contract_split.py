@@ -1,4 +1,4 @@
-"""CONTRACT §8, row by row: split and merge. What §13 adds is in test_contract_decided.
+"""docs/contract.md §8, row by row: split and merge. What §13 adds is in test_contract_decided.
 
 Shown elsewhere: repeats with an Idempotency-Key (test_identities: test_repeated_splits_merges_and_deletes_do_nothing_
 twice), a merge that names nobody (test_identities: test_a_merge_that_names_nobody_is_refused).

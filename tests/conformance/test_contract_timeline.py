@@ -1,4 +1,4 @@
-"""CONTRACT §5 and §6, row by row: properties_timeline and activity.
+"""docs/contract.md §5 and §6, row by row: properties_timeline and activity.
 
 Shown elsewhere, in test_past: source=changes with actor, cause, keys=, as_of and paging
 (test_the_changes_of_a_person_are_told_with_what_caused_them), as_of of the points

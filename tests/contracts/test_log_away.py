@@ -82,9 +82,7 @@ async def on_its_way(log: Any, text: str) -> asyncio.Task[list[Position]]:
 
 def waits(log: Any) -> bool:
     """Whether there are appends that are not on their way yet."""
-    if isinstance(log, EmbeddedLog):
-        return bool(log._pending)
-    return any(lane._waiting for lane in log._lanes._lanes.values())
+    return bool(log.waiting if isinstance(log, EmbeddedLog) else log._lanes.waiting)
 
 
 async def test_what_waits_for_a_log_is_bounded_in_bytes_and_then_acknowledged(

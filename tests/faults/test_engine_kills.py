@@ -22,10 +22,10 @@ import pytest
 
 from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.store.changes import Changes
 from shared.store.client import Store
 from shared.store.migrate import migrate
 from shared.store.queries import Query
+from shared.store.shared_memory import SharedMemory
 from tests.support.chaos import Chaos, Recovery
 from tests.support.engine import EngineProcess
 from tests.support.judge import judge
@@ -224,21 +224,22 @@ def test_the_death_of_up_ends_all_its_children_and_the_next_one_goes_on(tmp_path
 def test_an_engine_that_is_back_has_made_void_what_was_kept_of_its_rows(tmp_path: Path) -> None:
     """Before it answers anybody: its tables may be an older copy."""
     engine = EngineProcess(tmp_path / "data")
-    changes = Changes(engine.data / "run" / "changes", {COMMANDS: 3, IDENTITY: 2})
-    slots = [changes.slot(topic, 1, fragment) for topic in (COMMANDS, IDENTITY) for fragment in range(1, 9)]
+    memory = SharedMemory(engine.data / "run" / "changes", {COMMANDS: 3, IDENTITY: 2})
+    slots = [memory.versions.slot(topic, 1, fragment) for topic in (COMMANDS, IDENTITY) for fragment in range(1, 9)]
     try:
         for _ in range(3):
             engine.start()
-            kept = [changes.seen(slot) for slot in slots]
+            kept = [memory.versions.read_version(slot) for slot in slots]
             assert None not in kept
-            changes.announce(COMMANDS, [(1, 70)])
-            changes.confirm(IDENTITY, [(1, 80, 90)])
+            memory.board.publish(COMMANDS, [(1, 70)])
+            memory.board.confirm(IDENTITY, [(1, 80, 90)])
             engine.kill()
             engine.process = engine.spawn()
             wait_for(lambda: answers(engine), ENDED_SECONDS_MAX, "the first answer")
-            assert not [slot for slot, value in zip(slots, kept, strict=True) if changes.seen(slot) == value]
-            assert changes.announced(COMMANDS, 1) == 0
-            assert {confirmed[2:] for confirmed in changes.confirmed()} == {(0, 0)}
+            now = [memory.versions.read_version(slot) for slot in slots]
+            assert not [slot for slot, was, version in zip(slots, kept, now, strict=True) if version == was]
+            assert memory.board.published(COMMANDS, 1) == 0
+            assert {confirmed[2:] for confirmed in memory.board.read()} == {(0, 0)}
             engine.kill()
     finally:
         engine.stop()

@@ -11,6 +11,7 @@ import pytest
 from services.deleter.app import DAY_US, HOUR_US, Deleter, locked
 from services.deleter.guard import Guard
 from services.deleter.receipts import Receipts, broken_links, check, public_key
+from services.deleter.run_options import RunOptions
 from services.deleter.sweep import Sweep
 from shared.domain.deletion import DeletionRequest
 from shared.domain.errors import StoreUnavailable, Transient
@@ -41,7 +42,7 @@ async def test_a_window_that_closes_stops_between_partitions_and_the_next_one_go
         ticking.us += 1
         return ticking.us
 
-    short = Sweep(world.store, world.objects, world.ledger, now_us, closes_at=ticking.us + 4)
+    short = Sweep(world.store, world.objects, world.ledger, now_us, RunOptions(closes_at=ticking.us + 4))
     assert not await short.erase()
     stopped = await world.found(delete.request)
     assert stopped.state == "erasing"

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from services.deleter.restores import Restores, TimelineHistory
-from services.deleter.sweep import unlocked
+from services.deleter.run_options import unlocked
 from services.projector import rebuild, tables
 from services.projector.rebuild import Rebuild
 from shared.domain.commands import Cancel, Delete, Merge

@@ -97,12 +97,12 @@ class Machine:
 
     def fold(self, command: Command, version: int) -> Outcome:
         if isinstance(command, Capture | Write | Erase):
-            fragment = self.fragments.setdefault(command.fragment, Fragment.blank(1, command.fragment))
+            fragment = self.fragments.setdefault(command.fragment, Fragment(1, command.fragment))
             outcome = fragment.handle(command, version, 3)
             self.facts += [(event, command) for event in fragment.collect_events()]
             return outcome
         assert isinstance(command, Merge | Split | Delete)
-        decision = handle(command, version, lambda key: self.memberships.setdefault(key, Membership.alone(1, key)))
+        decision = handle(command, version, lambda key: self.memberships.setdefault(key, Membership(1, key)))
         for membership in decision.touched:
             self.facts += [(event, command) for event in membership.collect_events()]
         self.pending += [one for one in decision.followups if isinstance(one, Erase | Write)]
@@ -112,7 +112,7 @@ class Machine:
         found = {}
         keys = self.fragments.keys() | self.memberships.keys()
         for key in keys:
-            root = self.memberships.get(key) or Membership.alone(1, key)
+            root = self.memberships.get(key) or Membership(1, key)
             if root.root != key:
                 continue
             living = [
@@ -186,7 +186,7 @@ def test_a_replay_from_any_earlier_offset_changes_nothing(history: list[Command]
 def test_memberships_partition_the_fragments(history: list[Command], late: list[bool]) -> None:
     machine, _ = run(history, late)
     for key, membership in machine.memberships.items():
-        root = machine.memberships.get(membership.root, Membership.alone(1, membership.root))
+        root = machine.memberships.get(membership.root, Membership(1, membership.root))
         assert root.root == root.id
         assert list(root.members).count(key) == 1
         if membership.root != key:
@@ -219,15 +219,15 @@ def test_replaying_the_timeline_gives_the_same_fragments_and_identities(
         again = event_of(timeline_row(event, decode(encode(command))))
         assert again == event
         if event.TOPIC.startswith("fragment."):
-            again.mutate(fragments.setdefault(event.originator_id, Fragment.blank(1, event.originator_id)))
+            again.mutate(fragments.setdefault(event.originator_id, Fragment(1, event.originator_id)))
         else:
-            again.mutate(memberships.setdefault(event.originator_id, Membership.alone(1, event.originator_id)))
+            again.mutate(memberships.setdefault(event.originator_id, Membership(1, event.originator_id)))
     for key, fragment in machine.fragments.items():
-        mine = fragments.get(key, Fragment.blank(1, key))
+        mine = fragments.get(key, Fragment(1, key))
         for field in ("distinct_id", "number", "created_at", "effect", "erased", "properties", "cells"):
             assert getattr(mine, field) == getattr(fragment, field), field
     for key, membership in machine.memberships.items():
-        mine_too = memberships.get(key, Membership.alone(1, key))
+        mine_too = memberships.get(key, Membership(1, key))
         for field in ("root", "members", "identified", "erase"):
             assert getattr(mine_too, field) == getattr(membership, field), field
 

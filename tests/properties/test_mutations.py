@@ -21,8 +21,8 @@ from services.projector.memory import MemoryTables
 from services.projector.shares import key_of
 from services.projector.tables import Closed, Facts
 from services.projector.worker import Worker
+from shared.domain import cells as cells_module
 from shared.domain import identity
-from shared.domain.cells import EMPTY, moved
 from shared.domain.commands import Reader, Revive
 from shared.domain.fragment import (
     Fragment,
@@ -34,7 +34,7 @@ from shared.domain.fragment import (
 )
 from shared.domain.identity import Decision, Membership
 from shared.domain.ids import IDENTITY, version_of
-from shared.domain.operations import UNWEIGHED, Weight, fitting
+from shared.domain.operations import Room, Weight
 from shared.domain.purged import Cut, cuts_of
 from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
@@ -53,9 +53,9 @@ def skip_by_version(patch: pytest.MonkeyPatch) -> None:
     """A record at or below the row's version is folded again."""
     handle = Fragment.handle
 
-    def careless(self: Fragment, command: Any, version: int, partition: int) -> Outcome:
+    def careless(self: Fragment, command: Any, version: int, partition: int, life: Any = None) -> Outcome:
         self.version = min(self.version, version - 1)
-        return handle(self, command, version, partition)
+        return handle(self, command, version, partition, life)
 
     patch.setattr(Fragment, "handle", careless)
 
@@ -112,13 +112,7 @@ def identity_in_pieces(patch: pytest.MonkeyPatch) -> None:
 
 def monotone_stamp(patch: pytest.MonkeyPatch) -> None:
     """A stamp is the API host's time, whatever the fragment's last one was."""
-    change = Fragment._change
-
-    def unordered(self: Fragment, command: Any, version: int, stamp: int, partition: int) -> Outcome:
-        historical = getattr(command, "historical", False)
-        return change(self, command, version, stamp if historical else command.at, partition)
-
-    patch.setattr(Fragment, "_change", unordered)
+    patch.setattr(Fragment, "_stamp", lambda self, command, since: since or command.at)
 
 
 def erase_dedup(patch: pytest.MonkeyPatch) -> None:
@@ -292,11 +286,10 @@ def decided_when_folded(patch: pytest.MonkeyPatch) -> None:
     apply = FragmentChanged.apply
 
     def again(self: FragmentChanged, fragment: Fragment) -> None:
-        asked = list(zip(self.names, self.kinds, self.values, strict=True))
-        effects = [one for one in asked if moved(fragment.cells.get(one[0], EMPTY), one[1], self.timestamp) is not None]
-        kept, _ = fitting(Weight(UNWEIGHED), fragment.cells, fragment.properties, effects, self.timestamp)
-        names, kinds, values = zip(*kept, strict=True) if kept else ((), (), ())
-        apply(msgspec.structs.replace(self, names=names, kinds=kinds, values=values), fragment)
+        cells, properties = dict(fragment.cells), dict(fragment.properties)
+        room = Room(Weight(), cells, properties, self.timestamp)
+        kept = cells_module.apply(cells, properties, self.operations, self.timestamp, admits=room.admit)
+        apply(msgspec.structs.replace(self, names=kept.names, kinds=kept.kinds, values=kept.values), fragment)
 
     patch.setattr(FragmentChanged, "apply", again)
 

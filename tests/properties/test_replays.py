@@ -48,7 +48,7 @@ def command_at(index: int, kind: str, value: int) -> Write | Capture | Erase:
 
 
 def folded(commands: list[Write | Capture | Erase]) -> Fragment:
-    fragment = Fragment.blank(1, ANN)
+    fragment = Fragment(1, ANN)
     for offset, command in enumerate(commands):
         fragment.handle(command, version_of(offset), 0)
     return fragment
@@ -142,7 +142,7 @@ class People:
     """Two persons and their identity."""
 
     def __init__(self) -> None:
-        self.book = {one: Membership.alone(1, one) for one in (ANN, BOB)}
+        self.book = {one: Membership(1, one) for one in (ANN, BOB)}
         self.offset = 0
 
     def fold(self, command: Merge | Delete) -> Outcome:

@@ -39,9 +39,9 @@ def _living(tables: MemoryTables, project: int, membership: Membership) -> bool:
 
 def _membership(tables: MemoryTables, project: int, fragment: UUID) -> Membership:
     row = tables.state[IDENTITY].get((project, fragment))
-    return Membership.alone(project, fragment) if row is None else membership_of(row)
+    return Membership(project, fragment) if row is None else membership_of(row)
 
 
 def _fragment(tables: MemoryTables, project: int, fragment: UUID) -> Fragment:
     row = tables.state[COMMANDS].get((project, fragment))
-    return Fragment.blank(project, fragment) if row is None else fragment_of(row)
+    return Fragment(project, fragment) if row is None else fragment_of(row)

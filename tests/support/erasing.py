@@ -15,7 +15,8 @@ import pytest
 from services.deleter import sweep
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
-from services.deleter.sweep import Sweep, unlocked
+from services.deleter.run_options import RunOptions, unlocked
+from services.deleter.sweep import Sweep
 from services.deleter.window import Window
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.tables import ClickHouseTables
@@ -85,7 +86,7 @@ class World:
         return await record(self.store, self.objects, 1, blocks, at or self.at, version)
 
     def sweep(self, **options: Any) -> Sweep:
-        return Sweep(self.store, self.objects, self.ledger, self.clock.now_us, **options)
+        return Sweep(self.store, self.objects, self.ledger, self.clock.now_us, RunOptions(**options))
 
     async def settle(self) -> None:
         """Project and take over all that is in the log."""

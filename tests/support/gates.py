@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from services.projector import fold, shares, tables, worker
+from services.projector import batch, fold, shares, tables, worker
 from services.projector.memory import MemoryTables
 from services.projector.rows import Vouched
 from services.projector.tables import Closed, Facts, Loaded
@@ -75,6 +75,9 @@ class GatedTables:
         loaded = await self.tables.load(topic, partitions, wanted, whole=whole)
         await self.gate.after(StoreUnavailable)
         return loaded
+
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
+        return (await self.load(topic, partitions, [])).stand(topic, partitions)
 
     async def life(self, closed: Closed) -> Fragment:
         await self.gate.before(StoreUnavailable)
@@ -158,7 +161,7 @@ def limits(seed: int) -> Iterator[None]:
     are heavy and rows large, every other one such that fragments are full; else they are the real ones."""
     small: list[tuple[Any, str, int]] = []
     if seed % 3 == 0:
-        small += [(fold, "CACHE_MAX", 2), (fold, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
+        small += [(fold, "CACHE_MAX", 2), (batch, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
     if seed % 5 == 0:
         small += [(shares, "SHARE_BYTES", 300), (shares, "RECORD_BYTES_USUAL", 200), (shares, "ROWS_BYTES", 1)]
         small += [(tables, "LOAD_ROW_BYTES_MAX", 30), (fold, "CACHE_BYTES_MAX", 300)]

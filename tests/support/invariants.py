@@ -1,4 +1,4 @@
-"""What must hold of tables and log (I1-I9 of the design): one pass over the log, and the oracle, are the judges."""
+"""What must hold of tables and log (ARCHITECTURE.md, Invariants): one pass over the log, and the oracle, judge."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Expected:
             return [row[:4]], []
         if record.topic == COMMANDS:
             assert isinstance(command, Capture | Write | Erase | Revive | Purge)
-            blank = Fragment.blank(command.project, command.fragment)
+            blank = Fragment(command.project, command.fragment)
             fragment = self.fragments.setdefault(command.fragment, blank)
             life = None
             if isinstance(command, Revive):
@@ -121,7 +121,7 @@ class Expected:
         else:
             book = self.memberships
             decision = handle(
-                command, version, lambda key: book.setdefault(key, Membership.alone(command.project, key))
+                command, version, lambda key: book.setdefault(key, Membership(command.project, key))
             )  # type: ignore[arg-type]
             touched = list(decision.touched)
             events = [(event, command) for one in decision.touched for event in one.collect_events()]

@@ -7,14 +7,14 @@ from uuid import uuid4
 
 from services.api.history.changes import replay
 from shared.domain.commands import Purge
-from shared.store.timeline import timeline_row
+from shared.store.timeline import Fact, timeline_row
 from tests.unit.test_fragment import KEY, Folded
 
 
 def changes(one: Folded) -> list[tuple[dict[str, Any], list[str]]]:
     command = Purge(id=uuid4(), project=1, at=1, fragment=KEY, names=(), before=1, request=uuid4())
-    rows = [timeline_row(event, command) for event in one.events()]
-    return [(change.after, change.keys) for change in replay(1, KEY, rows)]
+    facts = [Fact(*timeline_row(event, command)) for event in one.events()]
+    return [(change.after, change.keys) for change in replay(1, KEY, facts)]
 
 
 def test_an_import_comes_before_what_was_written_before_it() -> None:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from services.api.reads import query_batcher as coalesce
-from services.api.reads.query_batcher import CROWD_SECONDS, GATHER_SECONDS, Coalesced
+from services.api.reads.query_batcher import Coalesced
 from shared.domain.errors import StoreUnavailable
+from shared.runtime import group_commit
+from shared.runtime.group_commit import CROWD_SECONDS, LINGER_SECONDS
 from tests.support.virtual import run
 
 CALL_SECONDS = 0.01
@@ -81,7 +83,7 @@ def test_half_a_crowd_waits_for_the_other_half() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "pause", "waited"),
-    [(20, 0.005, GATHER_SECONDS), (coalesce.CROWD - 1, 0.005, 0.0), (20, CROWD_SECONDS + 0.001, 0.0)],
+    [(20, 0.005, LINGER_SECONDS), (group_commit.CROWD - 1, 0.005, 0.0), (20, CROWD_SECONDS + 0.001, 0.0)],
     ids=["who does not come back", "few", "long ago"],
 )
 def test_nobody_waits_longer_than_is_said(asked: int, pause: float, waited: float) -> None:
@@ -97,25 +99,25 @@ def test_nobody_waits_longer_than_is_said(asked: int, pause: float, waited: floa
 def test_one_who_asks_for_many_is_no_crowd() -> None:
     async def scene() -> None:
         world = World()
-        await asyncio.gather(*world.reads.ask(range(100)))
+        await world.reads.ask(range(100))
         await asyncio.sleep(0.005)
-        assert await asyncio.gather(*world.reads.ask(range(30))) == [key * 2 for key in range(30)]
+        assert await world.reads.ask(range(30)) == [key * 2 for key in range(30)]
         assert world.calls[1][0] == pytest.approx(CALL_SECONDS + 0.005)
 
     run(scene())
 
 
 @pytest.mark.parametrize(
-    "seconds", [GATHER_SECONDS / 2, GATHER_SECONDS + CALL_SECONDS / 2], ids=["gathering", "calling"]
+    "seconds", [LINGER_SECONDS / 2, LINGER_SECONDS + CALL_SECONDS / 2], ids=["gathering", "calling"]
 )
 def test_who_waits_when_the_caller_is_cancelled_is_told(seconds: float) -> None:
     async def scene() -> None:
         world = World()
         await asyncio.gather(*(world.reads.get(key) for key in CROWD))
-        (asked,) = world.reads.ask([1])
+        asked = world.reads.ask([1])
         caller = next(task for task in asyncio.all_tasks() if task.get_name() == "coalesced reads")
         await asyncio.sleep(seconds)
-        (later,) = world.reads.ask([2])
+        later = world.reads.ask([2])
         caller.cancel()
         for future in (asked, later):
             with pytest.raises(StoreUnavailable):

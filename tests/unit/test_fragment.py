@@ -1,4 +1,4 @@
-"""What an operation does to a fragment: CONTRACT §13, "Values of a property, exactly", sentence by sentence."""
+"""What an operation does to a fragment: docs/contract.md §13, "Values of a property, exactly", sentence by sentence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Folded:
     """A fragment and the next offset."""
 
     def __init__(self, key: UUID = KEY) -> None:
-        self.fragment = Fragment.blank(1, key)
+        self.fragment = Fragment(1, key)
         self.offset = 0
 
     def write(self, at: int = 0, **changes: Any) -> Outcome:

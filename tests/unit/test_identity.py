@@ -1,4 +1,4 @@
-"""Who is one person: CONTRACT §8 and §13, "Identified, exactly", "Split, exactly"."""
+"""Who is one person: docs/contract.md §8 and §13, "Identified, exactly", "Split, exactly"."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Book:
         return {"id": uuid4(), "project": 1, "at": 1_000 + self.offset, "key": key}
 
     def row(self, fragment: UUID) -> Membership:
-        return self.rows.setdefault(fragment, Membership.alone(1, fragment))
+        return self.rows.setdefault(fragment, Membership(1, fragment))
 
     def person(self, name: str) -> list[str]:
         names = {of(one): one for one in "abcdefgh"}

@@ -307,6 +307,9 @@ class ListedLedger:
     async def vouched(self, partition: int) -> Standing:
         return self.at
 
+    async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Standing]:
+        return dict.fromkeys(partitions, self.at)
+
     async def advance(self, position: Position, record: int) -> None:
         self.at = Standing(position, record)
 

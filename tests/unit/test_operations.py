@@ -1,4 +1,4 @@
-"""What a fragment has room for: CONTRACT §2, "A person holds at most 512 KiB", bound by bound."""
+"""What a fragment has room for: docs/contract.md §2, "A person holds at most 512 KiB", bound by bound."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Folded:
     """A fragment, the next offset and the facts so far; `cold` folds each command on the row as it was stored."""
 
     def __init__(self, *, cold: bool = False) -> None:
-        self.fragment, self.offset, self.cold = Fragment.blank(1, KEY), 0, cold
+        self.fragment, self.offset, self.cold = Fragment(1, KEY), 0, cold
         self.facts: list[Any] = []
 
     def write(self, **changes: Any) -> Outcome:
@@ -143,7 +143,7 @@ def test_the_bounds_hold_and_who_has_just_loaded_the_row_decides_the_same(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(operations, "FRAGMENT_BYTES_MAX", most)
         patch.setattr(operations, "FRAGMENT_NAMES_MAX", names)
-        warm, cold, replayed = Folded(), Folded(cold=True), Fragment.blank(1, KEY)
+        warm, cold, replayed = Folded(), Folded(cold=True), Fragment(1, KEY)
         for changes in history:
             sent = changes | {"unset": tuple(changes["unset"])}
             assert warm.write(**sent) is cold.write(**sent)

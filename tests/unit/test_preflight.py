@@ -12,7 +12,7 @@ from services.cli import BAD_USAGE, main
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.runtime import preflight
 from shared.runtime.settings import Settings, SettingsError
-from shared.store.changes import Changes, renew
+from shared.store.shared_memory import SharedMemory, renew
 from tests.support.disks import fill, mounted
 
 STARTS = ("up", "engine", "api", "projector", "deleter", "migrate", "rebuild", "doctor")
@@ -113,7 +113,7 @@ def test_the_soft_limit_of_files_is_raised(tmp_path: Path, monkeypatch: pytest.M
 def test_shared_memory_has_its_space_from_the_start(tmp_path: Path) -> None:
     """What is only promised ends the process by a signal when the disk is full."""
     path = tmp_path / "run" / "changes"
-    Changes(path, SIZES)
+    SharedMemory(path, SIZES)
     assert path.stat().st_blocks * 512 >= path.stat().st_size
 
 
@@ -124,14 +124,14 @@ def test_shared_memory_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
             file.truncate(600_000)
         fill(disk, 200_000)
         with pytest.raises(SettingsError, match="No space left"):
-            Changes(sparse, SIZES)
+            SharedMemory(sparse, SIZES)
         with pytest.raises(SettingsError, match="No space left"):
             renew(sparse, 2)
 
 
 def test_shared_memory_of_an_earlier_start_keeps_what_it_holds(tmp_path: Path) -> None:
     path = tmp_path / "changes"
-    one = Changes(path, SIZES)
-    one.mark([one.slot(COMMANDS, 1, 5)], 8)
-    again = Changes(path, SIZES)
-    assert again.seen(again.slot(COMMANDS, 1, 5)) == 8
+    one = SharedMemory(path, SIZES)
+    one.versions.end_write([one.versions.slot(COMMANDS, 1, 5)], 8)
+    again = SharedMemory(path, SIZES)
+    assert again.versions.read_version(again.versions.slot(COMMANDS, 1, 5)) == 8

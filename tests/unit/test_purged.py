@@ -9,7 +9,7 @@ import msgspec
 import orjson
 
 from services.api.history.export import operations
-from services.api.history.properties_timeline import points
+from services.api.history.properties_timeline import CapturedEvent, points
 from services.projector import rows as r
 from services.projector.derive import Derived, Report
 from shared.domain.cells import ONCE, UNSET
@@ -22,7 +22,7 @@ from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
 from shared.domain.view import Member, merged_properties
 from shared.store.person import Person
-from shared.store.timeline import event_of, timeline_row
+from shared.store.timeline import Fact, event_of, timeline_row
 from tests.unit.test_fragment import KEY, Folded
 from tests.unit.test_restore import Lives
 
@@ -236,7 +236,7 @@ def test_what_a_purge_left_is_in_its_row_and_rows_of_before_have_none() -> None:
 def test_the_archive_shows_a_purge_without_what_it_left() -> None:
     one = replaced_by_an_import()
     one.fold(purge("ssn", before=20))
-    *_, second, purged = (timeline_row(event, purge(before=1)) for event in one.events())
+    *_, second, purged = (Fact(*timeline_row(event, purge(before=1))) for event in one.events())
     assert operations(second) == [{"key": "ssn", "operation": "set_once", "before": None, "value": "second"}]
     assert operations(purged) == [{"key": "ssn", "operation": "purge", "before": None, "value": None}]
 
@@ -253,10 +253,10 @@ def test_points_of_events_stop_before_what_a_purge_left() -> None:
     person = Person(
         project=1, uuid=KEY, number=1, distinct_ids=["ada"], properties={}, identified=False, members=[member], **times
     )
-    seen = [(KEY, uuid4(), "e", 50, version_of(one.offset), 50)]
+    seen = [CapturedEvent(KEY, uuid4(), "e", 50, version_of(one.offset), 50)]
     found = {}
     for until in (39, 40):
-        (point,) = points(person, seen, [row for row in rows if row[5] <= until], [], until)
+        (point,) = points(person, seen, [Fact(*row) for row in rows if row[5] <= until], [], until)
         found[until] = point["properties"]
     assert found == {39: {"a": 1, "ssn": "first"}, 40: {"a": 1, "ssn": "second"}}
 

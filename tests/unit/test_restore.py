@@ -35,7 +35,7 @@ class Lives:
     """A fragment with all its facts, from which closed lives are folded."""
 
     def __init__(self) -> None:
-        self.fragment, self.offset = Fragment.blank(1, KEY), 0
+        self.fragment, self.offset = Fragment(1, KEY), 0
         self.facts: list[FragmentEvent] = []
         self.seen: list[tuple[int, int]] = []
 

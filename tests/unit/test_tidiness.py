@@ -25,7 +25,7 @@ FOLDERS = (*SOURCES, "bench", "tests")
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 SOURCE_LINES_MAX = 19_900
-"""Lines of code of services and shared, Python and SQL, without comments and docstrings; ARCHITECTURE.md says why."""
+"""Lines of code of services and shared, Python and SQL, without comments and docstrings; docs/adr/030 says why."""
 
 MODULE_NAMES_BANNED = {"utils", "util", "helpers", "helper", "common", "base", "manager", "managers", "misc"}
 
@@ -46,6 +46,20 @@ WORDS_BANNED = {
     "workspace": "project",
 }
 """An identifier must not say what the glossary has another word for."""
+
+PARAMETERS_MAX = 6
+"""Of a constructor, without `self`; an aggregate's `id` and `timestamp` are the library's."""
+
+ROW_SUBSCRIPTS_MAX = 20
+"""Places that take a column of a row by its number, or look like it: a row has a type with names."""
+
+ROWS_DEFINED = {"shared/store/timeline.py", "shared/store/person.py"}
+"""Modules that define a row may take its columns by number: what runs for every fact does."""
+
+BY_POSITION = "services/projector/"
+"""Where rows are made and written by position, many at once, and where the worker has its parts one by one."""
+
+ROW_NAMES = re.compile(r"(^|_)(row|rows|fact|facts|record|records|found|entry|entries|identity)$")
 
 EXCEPTIONS_EXPLAINED = {
     "shared/log/memory.py": "its readers are part of the log, and reach into it",
@@ -125,6 +139,51 @@ def test_no_function_is_too_long_to_read() -> None:
         if (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
     }
     assert long == {}
+
+
+def test_no_constructor_takes_too_many_parameters() -> None:
+    library = {"self", "id", "timestamp"}
+    long = {
+        f"{shown(path)}:{node.lineno}": sorted(names)
+        for path in python("services", "shared")
+        if not shown(path).startswith(BY_POSITION)
+        for node in functions(path)
+        if node.name == "__init__"
+        and len(names := {one.arg for one in parameters(node)} - library) > PARAMETERS_MAX
+    }
+    assert long == {}
+
+
+def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
+    return [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+
+
+def test_columns_of_rows_have_names() -> None:
+    places = [
+        f"{shown(path)}:{node.lineno}: {ast.unparse(node)}"
+        for path in python("services", "shared")
+        if shown(path) not in ROWS_DEFINED and not shown(path).startswith(BY_POSITION)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Subscript) and takes_a_column(node)
+    ]
+    assert len(places) <= ROW_SUBSCRIPTS_MAX, "\n".join(places)
+
+
+def takes_a_column(node: ast.Subscript) -> bool:
+    """Whether a name as rows have it is subscripted by numbers: row[3], row[3:5], rows[0][1]."""
+    bounds = [node.slice.lower, node.slice.upper] if isinstance(node.slice, ast.Slice) else [node.slice]
+    if not any(is_number(bound) for bound in bounds):
+        return False
+    value = node.value
+    while isinstance(value, ast.Subscript):
+        value = value.value
+    name = value.id if isinstance(value, ast.Name) else getattr(value, "attr", "")
+    return ROW_NAMES.search(name) is not None
+
+
+def is_number(node: ast.expr | None) -> bool:
+    inner = node.operand if isinstance(node, ast.UnaryOp) else node
+    return isinstance(inner, ast.Constant) and isinstance(inner.value, int)
 
 
 def test_the_whole_stays_within_its_budget() -> None:

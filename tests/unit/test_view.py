@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shared.domain import view
 from shared.domain.view import Member, counted
 from shared.store import person
-from shared.store.person import assemble, unread_of
+from shared.store.person import FragmentRow, assemble, unread_of
 
 MOST = 100
 SIZES = st.lists(st.integers(0, 60), max_size=12).map(lambda sizes: [(n, UUID(int=i)) for i, n in enumerate(sizes)])
@@ -70,8 +70,8 @@ def test_a_person_says_of_how_many_distinct_ids_it_shows_nothing() -> None:
 
 
 def test_only_rows_that_a_person_shows_are_read_whole() -> None:
-    def row(number: int, size: int, *, cut: bool) -> tuple[Any, ...]:
-        return (1, UUID(int=number), 1, f"id-{number}", number, 1, 1, 1, 0, 0, "" if cut else "{}", "", size)
+    def row(number: int, size: int, *, cut: bool) -> FragmentRow:
+        return FragmentRow(1, UUID(int=number), 1, f"id-{number}", number, 1, 1, 1, 0, 0, "" if cut else "{}", "", size)
 
     rows = [row(1, 10, cut=False), row(2, 60, cut=True), row(3, 70, cut=True), row(4, 5_000_000, cut=True)]
-    assert unread_of([(UUID(int=one[4]), one, None) for one in rows]) == [UUID(int=2)]
+    assert unread_of([(one.fragment, one, None) for one in rows]) == [UUID(int=2)]

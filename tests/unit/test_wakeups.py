@@ -1,4 +1,4 @@
-"""Whoever waits to be woken also looks by itself. In virtual time; ARCHITECTURE.md lists who waits for what."""
+"""Whoever waits to be woken also looks by itself. In virtual time; docs/adr/024 lists who waits for what."""
 
 from __future__ import annotations
 
@@ -308,16 +308,16 @@ class StoreThatMoves:
 
 
 class Silent:
-    """Shared memory in which nobody confirms anything."""
+    """A position board on which nobody confirms anything."""
 
-    def confirmed(self) -> list[Any]:
+    def read(self) -> list[Any]:
         return []
 
 
 @virtual
-@pytest.mark.parametrize("changes", [None, Silent()], ids=["a server", "a writer that confirms nothing"])
-async def test_who_waits_for_a_position_hears_of_it_though_no_writer_says_so(changes: Any) -> None:
-    marks = Watermarks(StoreThatMoves(1.0), Query(name="q", sql=""), lambda stamp: None, changes)  # type: ignore[arg-type]
+@pytest.mark.parametrize("board", [None, Silent()], ids=["a server", "a writer that confirms nothing"])
+async def test_who_waits_for_a_position_hears_of_it_though_no_writer_says_so(board: Any) -> None:
+    marks = Watermarks(StoreThatMoves(1.0), Query(name="q", sql=""), lambda stamp: None, board)  # type: ignore[arg-type]
     await marks.wait([Position(COMMANDS, 0, 5)])
     assert asyncio.get_running_loop().time() < 1.0 + AT_ONCE < WAIT_SECONDS_MAX
     await marks.close()

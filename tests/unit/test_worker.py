@@ -14,10 +14,10 @@ from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.memory import MemoryTables
 from services.projector.shares import ROWS_BYTES, SHARE_BYTES
 from services.projector.tables import Loaded
-from services.projector.worker import DEAD_IN_A_ROW_MAX, Progress, Worker
+from services.projector.worker import Progress, Worker
 from shared.domain.commands import Command, Delete, Merge, Write, decode, encode, route
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id, partition_of
-from shared.log.dead import CORRUPT, letters
+from shared.log.dead import CORRUPT, DEAD_IN_A_ROW_MAX, letters
 from shared.log.frames import SPOILT
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry

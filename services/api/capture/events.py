@@ -14,9 +14,8 @@ import orjson
 
 from services.api.capture.payload import TOKEN_PLACES, clean, clean_text
 from services.api.writes.property_limits import DEPTH_MAX, NAME_CHARS_MAX, PROPERTIES_MAX
-from shared.domain.commands import Capture, Command, Merge, MergeMode, Properties, Write
+from shared.domain.commands import Capture, Command, Merge, MergeMode, Properties, Write, imported_at
 from shared.domain.errors import BadInput
-from shared.domain.fragment import imported_at
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX, DISTINCT_ID_CHARS_MAX, fragment_id, hash64
 from shared.domain.legal_ids import is_legal
 from shared.domain.lifted import LIFTED

@@ -8,6 +8,7 @@ from uuid import UUID, uuid5
 
 from services.api.deletions.dry_run import preview
 from services.api.deletions.endpoints import recorded
+from services.api.deletions.ledger import LedgerRow, requests_naming
 from services.api.deletions.remains import covering, remains, without_profile
 from services.api.deletions.schemas import Bulk, BulkDelete, DryRun
 from services.api.http import errors
@@ -25,7 +26,7 @@ _PERSON, _STRAY = "bulk", "bulk stray"
 
 
 async def bulk_delete(call: Call) -> Answer:
-    """POST bulk_delete: the persons of up to 1,000 ids or distinct ids; each makes a deletion request of its own."""
+    """Delete up to 1,000 persons by id or distinct id, each with its own deletion request."""
     body = await call.read(BulkDelete)
     asked, fragments = await _named(call, body)
     sent = Scope(profile=not body.keep_person, events=body.delete_events, recordings=body.delete_recordings)
@@ -79,7 +80,7 @@ async def _persons_named(call: Call, asked: list[Any], fragments: dict[str, UUID
 async def _named(call: Call, body: BulkDelete) -> tuple[list[Any], dict[str, UUID]]:
     """(what was asked for, the fragment of each that can be one), of `ids` or of `distinct_ids`, never both."""
     if (body.ids is None) == (body.distinct_ids is None):
-        raise BadInput("Either ids or distinct_ids.", attr="ids")
+        raise BadInput("Give either ids or distinct_ids.", attr="ids")
     if body.distinct_ids is not None:
         return body.distinct_ids, {one: fragment_id(call.project.id, one) for one in body.distinct_ids}
     asked = body.ids or []
@@ -118,26 +119,30 @@ def _bulk_answer(scope: Scope, found: int, requests: list[str], unmatched: list[
     }
 
 
-async def _bulk_before(call: Call, fragments: list[UUID], key: int) -> list[tuple[Any, ...]]:
+async def _bulk_before(call: Call, fragments: list[UUID], key: int) -> list[LedgerRow]:
     """The requests that an earlier bulk_delete with this key made for these fragments: their ids are made of it."""
     await recorded(call)
-    query = call.context.reads.queries["requests_of"]
-    rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments, every=1)
-    return [row for row in reversed(rows) if row[0] in [uuid5(row[4], f"{kind} {key}") for kind in (_PERSON, _STRAY)]]
+    rows = await requests_naming(call, fragments, former=True)
+    return [row for row in reversed(rows) if _is_made_of(row, _PERSON, key) or _is_made_of(row, _STRAY, key)]
+
+
+def _is_made_of(row: LedgerRow, kind: str, key: int) -> bool:
+    """Whether a request's id was made of this key."""
+    return row.request == uuid5(row.person, f"{kind} {key}")
 
 
 def _bulk_again(
-    before: list[tuple[Any, ...]], key: int, scopes: tuple[Scope, Scope], asked: list[tuple[Any, UUID | None]]
+    before: list[LedgerRow], key: int, scopes: tuple[Scope, Scope], asked: list[tuple[Any, UUID | None]]
 ) -> Answer:
     """What the first request with this key was told. `scopes`: what the repeat asks for, and what that covers now."""
-    persons = [row for row in before if row[0] == uuid5(row[4], f"{_PERSON} {key}")]
+    persons = [row for row in before if _is_made_of(row, _PERSON, key)]
     strays = [row for row in before if row not in persons]
-    covered = {Scope(profile=bool(row[5]), events=bool(row[6]), recordings=bool(row[7])) for row in persons}
-    alone = {Scope(events=bool(row[6]), recordings=bool(row[7])) for row in strays}
+    covered = {row.scope for row in persons}
+    alone = {without_profile(row.scope) for row in strays}
     if not covered <= {*scopes} or not alone <= {without_profile(one) for one in scopes}:
         raise errors.key_reused()
     scope = next(iter(covered), scopes[1])
-    reached = {member for row in before for member in (row[4], *row[10])}
+    reached = {member for row in before for member in (row.person, *row.members)}
     unmatched = [one for one, fragment in asked if fragment not in reached]
-    told = _bulk_answer(scope, len(persons), [str(row[0]) for row in before], unmatched)
+    told = _bulk_answer(scope, len(persons), [str(row.request) for row in before], unmatched)
     return Answer(status=202, body=told, headers=REPLAYED)

@@ -10,9 +10,8 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-import orjson
-
 from services.api.deletions.endpoints import found, location
+from services.api.deletions.ledger import LedgerRow
 from services.api.http import errors
 from services.api.http.routing import ANSWER_SECONDS_MAX, Answer, Call, Route
 from shared.domain.commands import Cancel
@@ -36,38 +35,38 @@ _REBORN = "A distinct id of the person has begun a new life since: the deletion 
 
 
 async def cancel(call: Call) -> Answer:
-    """DELETE deletion_requests/:id: possible until hiding has begun. With the profile, the person is restored whole."""
+    """Cancel a deletion request before its rows are hidden. A deleted person is restored."""
     time = asyncio.get_running_loop().time
     began, row = time(), await found(call)
     repeated = "Idempotency-Key" in call.request.headers
-    if repeated and row[1] == "cancelled":
+    if repeated and row.state == "cancelled":
         return Answer(status=204)  # what the first request was told
-    if row[9]:
+    if row.purge:
         raise errors.conflict(_PURGED)
-    if row[1] != "pending" and not (repeated and row[1] == "cancelling"):
-        raise errors.conflict(_STATES.get(row[1], _TOO_LATE))
+    if row.state != "pending" and not (repeated and row.state == "cancelling"):
+        raise errors.conflict(_STATES.get(row.state, _TOO_LATE))
     before, positions = _cancels(row)["count"], None
-    if row[1] == "pending":
-        if row[5]:
+    if row.state == "pending":
+        if row.profile:
             await _judge_lives(call, row)
         command = Cancel(
             id=call.context.mint(),
             project=call.project.id,
             at=call.context.stamps.reserve(1),
             actor=call.actor,
-            request=row[0],
+            request=row.request,
         )
         positions, visible = await call.write([command])
         if not visible:
-            return Answer(status=202, positions=positions, headers=location(call, row[0]))
+            return Answer(status=202, positions=positions, headers=location(call, row.request))
     patience = call.patience(ANSWER_SECONDS_MAX - (time() - began))
     deadline, pause = time() + (patience or 0.0), POLL_SECONDS
-    while (row := await found(call))[1] == "cancelling":
+    while (row := await found(call)).state == "cancelling":
         if time() + pause > deadline:
-            return Answer(status=202, positions=positions, headers=location(call, row[0]))
+            return Answer(status=202, positions=positions, headers=location(call, row.request))
         await asyncio.sleep(pause)
         pause = min(2 * pause, POLL_SECONDS_MAX)
-    if row[1] == "cancelled":
+    if row.state == "cancelled":
         return Answer(status=204, positions=positions)
     told = _cancels(row)
     heard = told["refusal"] and (repeated or told["count"] > before)
@@ -80,18 +79,18 @@ COLLECTION_ROUTES = (
 )
 
 
-async def _judge_lives(call: Call, row: tuple[Any, ...]) -> None:
+async def _judge_lives(call: Call, row: LedgerRow) -> None:
     """Conflict when a member lives again by now. One that begins to after this joins the restored life."""
     partition = call.project.id % call.context.log.partitions()[IDENTITY]
     heads = await call.context.log.heads(IDENTITY)
     mine = [head for head in heads if head.partition == partition and head.offset >= 0]
     await call.context.watermarks.wait(mine)  # before its delete is visible the person itself seems to live
-    members = [UUID(member) for member in orjson.loads(row[8])["history"][0]["members"]]
+    members = [UUID(member) for member in row.document["history"][0]["members"]]
     if any(person is not None for person in await call.context.reads.by_fragments(call.project.id, members)):
         raise errors.conflict(_REBORN)
 
 
-def _cancels(row: tuple[Any, ...]) -> dict[str, Any]:
+def _cancels(row: LedgerRow) -> dict[str, Any]:
     """How often the request was cancelled so far, and why the last one was refused."""
-    told: dict[str, Any] = orjson.loads(row[8]).get("cancels", {})  # none in a ledger of before restores
+    told: dict[str, Any] = row.document.get("cancels", {})  # none in a ledger of before restores
     return {"count": 0, "refusal": ""} | told

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 import orjson
 
 from services.api.deletions.dry_run import preview
+from services.api.deletions.ledger import ANY, LedgerRow, requests_in, requests_naming
 from services.api.deletions.remains import covering
 from services.api.deletions.schemas import DeletionRequest, DeletionRequests, DeletionStatus, DryRun
 from services.api.http import errors
@@ -21,20 +22,33 @@ from shared.domain.errors import NotFound
 from shared.domain.ids import DELETIONS, IDENTITY
 from shared.store.person import iso
 
-_ANY = UUID(int=0)
 STAYS = "Deletion-Stays"
 """The header of a DELETE's answer that says what it leaves."""
 
 STATUSES = {"pending": 1, "completed": 2, "all": 0}
-STATUS = Choice("status", "Only requests that are not done yet, or done.", absent="all", choices=tuple(STATUSES))
+STATUS = Choice("status", "Only requests that are open, or completed.", absent="all", choices=tuple(STATUSES))
 PERSON_UUID = Uuid("person_uuid", "Only requests for this person.")
-DELETE_EVENTS = Flag("delete_events", "The captured events as well.")
-DELETE_RECORDINGS = Flag("delete_recordings", "The recordings as well.")
-KEEP_PERSON = Flag("keep_person", "Only what the other flags name.")
+DELETE_EVENTS = Flag("delete_events", "Delete the captured events as well.")
+DELETE_RECORDINGS = Flag("delete_recordings", "Delete the session recordings as well.")
+KEEP_PERSON = Flag("keep_person", "Keep the person; delete only what the other flags name.")
+
+
+class StatusRow(NamedTuple):
+    """A row of the query `deletion_status`. Times in microseconds."""
+
+    person: UUID
+    created_at: int
+    state: str
+    updated_at: int
+    total: int
+
+    @property
+    def is_verified(self) -> bool:
+        return self.state == "verified"
 
 
 async def delete(call: Call) -> Answer:
-    """DELETE :id: gone when this answers, the erasure is asked for. What is sent afterwards is a new life."""
+    """Delete a person. Reads no longer return it; its rows are erased in the next deletion window."""
     events, recordings = call.asked(DELETE_EVENTS), call.asked(DELETE_RECORDINGS)
     keep = call.asked(KEEP_PERSON)
     scope = covering(call, Scope(profile=not keep, events=events, recordings=recordings))
@@ -70,34 +84,34 @@ async def delete(call: Call) -> Answer:
 
 
 async def delete_events(call: Call) -> Answer:
-    """POST :id/delete_events: the captured events go, the person stays."""
+    """Delete the captured events of a person, and keep the person."""
     return await _delete_of(call, "delete_events", Scope(events=True))
 
 
 async def delete_recordings(call: Call) -> Answer:
-    """POST :id/delete_recordings: the recordings go, the person stays."""
+    """Delete the session recordings of a person, and keep the person."""
     return await _delete_of(call, "delete_recordings", Scope(recordings=True))
 
 
 async def requests(call: Call) -> Answer:
-    """GET deletion_requests: all of this project, newest first."""
+    """List all deletion requests of the project, newest first."""
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
     await recorded(call)
-    rows = await _rows(call, limit=limit, offset=offset)
+    rows = await requests_in(call, limit=limit, offset=offset)
     return Answer(body={"results": await _shown(call, rows)})
 
 
 async def request(call: Call) -> Answer:
-    """GET deletion_requests/:id: one of them."""
+    """Get one deletion request, with its receipt once it is verified."""
     return Answer(body=(await _shown(call, [await found(call)]))[0])
 
 
 async def status(call: Call) -> Answer:
-    """GET deletion_status: the requests that include events, as the original lists them."""
+    """List deletion requests that include captured events, newest first."""
     asked = call.asked(STATUS)
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
     await recorded(call)
-    rows = await call.context.store.rows(
+    ledger = await call.context.store.rows(
         call.context.reads.queries["deletion_status"],
         project=call.project.id,
         state=STATUSES[asked],
@@ -105,13 +119,14 @@ async def status(call: Call) -> Answer:
         limit=limit,
         offset=offset,
     )
-    total = rows[0][4] if rows else 0
+    rows = [StatusRow._make(row) for row in ledger]
+    total = rows[0].total if rows else 0
     results = [
         {
-            "person_uuid": str(row[0]),
-            "created_at": iso(row[1]),
-            "status": "completed" if row[2] == "verified" else "pending",
-            "delete_verified_at": iso(row[3]) if row[2] == "verified" else None,
+            "person_uuid": str(row.person),
+            "created_at": iso(row.created_at),
+            "status": "completed" if row.is_verified else "pending",
+            "delete_verified_at": iso(row.updated_at) if row.is_verified else None,
         }
         for row in rows
     ]
@@ -126,7 +141,7 @@ ROUTES = (
         "DELETE", "/{id}", "person:write", delete, (DELETE_EVENTS, DELETE_RECORDINGS, KEEP_PERSON, DRY_RUN), status=204,
         errors=(412,), preview=DryRun, costly=given(DRY_RUN.name), headers=(
             ("Location", "The deletion request."),
-            (STAYS, "What the request does not cover, of `profile`, `events`, `recordings`; absent for nothing."),
+            (STAYS, "The parts that stay, of `profile`, `events` and `recordings`. Absent when nothing stays."),
         ),
     ),
     Route(
@@ -187,15 +202,15 @@ async def ask(
     """Make a deletion request, by the commands that its id is turned into; with them stands whether they are all that
     there is to do. The ledger takes each id once."""
     request = _request_id(call, sent)
-    if sent.key and (rows := await _rows(call, request=request)):
-        if (*rows[0][5:8], rows[0][9]) != (scope.profile, scope.events, scope.recordings, scope.purge):
+    if sent.key and (rows := await requests_in(call, request=request)):
+        if any(row.scope != scope for row in rows):
             raise errors.key_reused()
         return Answer(body=(await _shown(call, rows))[0], headers=REPLAYED | location(call, request))
     commands, whole = await commands_of(request)
     positions, visible = await call.write(commands)
     if not visible or not whole:
         return Answer(status=202, positions=positions, headers=location(call, request))
-    rows = await _rows(call, request=request)
+    rows = await requests_in(call, request=request)
     return Answer(body=(await _shown(call, rows))[0], positions=positions, headers=location(call, request))
 
 
@@ -207,9 +222,7 @@ def _request_id(call: Call, sent: Keyed) -> UUID:
 async def requests_of(call: Call, fragments: list[UUID]) -> list[dict[str, Any]]:
     """The deletion requests that name any of these fragments in its present life, newest first."""
     await recorded(call)
-    query = call.context.reads.queries["requests_of"]
-    rows = await call.context.store.rows(query, project=call.project.id, fragments=fragments, every=0)
-    return await _shown(call, rows)
+    return await _shown(call, await requests_naming(call, fragments, former=False))
 
 
 async def recorded(call: Call) -> None:
@@ -218,53 +231,43 @@ async def recorded(call: Call) -> None:
     await call.context.watermarks.wait([head for head in heads if head.offset >= 0])
 
 
-async def found(call: Call) -> tuple[Any, ...]:
+async def found(call: Call) -> LedgerRow:
     """The ledger's row of the request that the path names, or NotFound."""
     try:
         request = UUID(call.request.match_info["request"])
     except ValueError:
         raise NotFound("Not found.") from None
-    rows = await _rows(call, request=request)
+    rows = await requests_in(call, request=request)
     if not rows:
         await recorded(call)
-        rows = await _rows(call, request=request)
-    if not rows:
-        raise NotFound("Not found.")
-    return rows[0]
+        rows = await requests_in(call, request=request)
+    for row in rows:
+        return row
+    raise NotFound("Not found.")
 
 
-async def _rows(call: Call, *, request: UUID = _ANY, limit: int = 1, offset: int = 0) -> list[tuple[Any, ...]]:
-    return await call.context.store.rows(
-        call.context.reads.queries["deletion_requests"],
-        project=call.project.id,
-        request=request,
-        limit=limit,
-        offset=offset,
-    )
-
-
-async def _shown(call: Call, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+async def _shown(call: Call, rows: list[LedgerRow]) -> list[dict[str, Any]]:
     """Requests as readers see them, each with its receipt once there is one."""
     query = call.context.reads.queries["receipts"]
-    verified = [row[0] for row in rows if row[1] == "verified"]
+    verified = [row.request for row in rows if row.state == "verified"]
     held: dict[UUID, str] = {}
     if verified:
         held = dict(await call.context.store.rows(query, project=call.project.id, requests=verified))
-    return [_row(row) | {"receipt": orjson.loads(held[row[0]]) if row[0] in held else None} for row in rows]
+    receipts = {request: orjson.loads(body) for request, body in held.items()}
+    return [_row(row) | {"receipt": receipts.get(row.request)} for row in rows]
 
 
-def _row(row: tuple[Any, ...]) -> dict[str, Any]:
-    document = orjson.loads(row[8]) if row[8] else {}
-    scope = Scope(profile=bool(row[5]), events=bool(row[6]), recordings=bool(row[7]))
+def _row(row: LedgerRow) -> dict[str, Any]:
+    document, scope = row.document, row.scope
     return {
-        "id": str(row[0]),
-        "state": row[1],
-        "created_at": iso(row[2]),
-        "updated_at": iso(row[3]),
-        "person_uuid": str(row[4]) if row[4] != _ANY else None,
+        "id": str(row.request),
+        "state": row.state,
+        "created_at": iso(row.created_at),
+        "updated_at": iso(row.updated_at),
+        "person_uuid": str(row.person) if row.person != ANY else None,
         "scope": {"profile": scope.profile, "events": scope.events, "recordings": scope.recordings}
-        | ({"purge": row[9]} if row[9] else {}),
-        "stays": [] if row[9] else scope.stays,
+        | ({"purge": row.purge} if row.purge else {}),
+        "stays": [] if row.purge else scope.stays,
         "phases": document.get("phases", {}),
         "partition": document.get("partition"),
         "window": document.get("window"),

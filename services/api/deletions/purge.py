@@ -33,7 +33,7 @@ EVERYTHING = "all"
 
 
 async def of_person(call: Call) -> Answer:
-    """POST :id/purge_property: take a property's values from one person, past and captured events included."""
+    """Erase the values of a property from one person, past values and captured events included."""
     key = (await call.read(PurgeProperty)).key
     if call.asked(DRY_RUN):
         person = await call.person()
@@ -44,8 +44,7 @@ async def of_person(call: Call) -> Answer:
 
 
 async def of_project(call: Call) -> Answer:
-    """POST purge_property: take a property's values from all persons of the project. With more than 1,000 distinct ids
-    that have it, 202: they follow one after the other."""
+    """Erase the values of a property from all persons, past values included."""
     key = (await call.read(PurgeProperty)).key
     if call.asked(DRY_RUN):
         return await _preview(call, key, None)

@@ -17,13 +17,13 @@ ScopeName = Literal["profile", "events", "recordings"]
 
 
 class PurgeProperty(Struct):
-    """The property whose values go, past included."""
+    """The property whose values are erased, past values included."""
 
     key: Annotated[PropertyName, Meta(examples=["ssn"])]
 
 
 class BulkDelete(Struct):
-    """Exactly one of `ids` and `distinct_ids`; the flags are what goes with the person, or without it."""
+    """Exactly one of `ids` and `distinct_ids`. The flags choose what is deleted, and whether the person stays."""
 
     ids: Annotated[list[PersonId], Meta(max_length=BULK_MAX)] | None = None
     distinct_ids: Annotated[list[DistinctId], Meta(max_length=BULK_MAX, examples=[["ada@example.com"]])] | None = None
@@ -33,7 +33,7 @@ class BulkDelete(Struct):
 
 
 class Bulk(Struct):
-    """What a bulk_delete found and asked for."""
+    """The persons that a bulk delete found, and its deletion requests."""
 
     persons_found: int
     persons_deleted: int
@@ -48,7 +48,7 @@ class Bulk(Struct):
 
 
 class Reached(Struct):
-    """What a deletion reaches in one target; `bytes` are rewritten."""
+    """The rows of one target that a deletion reaches; `bytes` are those of the partitions that erasing rewrites."""
 
     rows: int
     months: int
@@ -57,7 +57,7 @@ class Reached(Struct):
 
 
 class DryRun(Struct):
-    """What a deletion would reach; nothing was deleted."""
+    """The result of a dry run. Nothing was deleted."""
 
     dry_run: Literal[True]
     persons_found: int

@@ -1,8 +1,9 @@
-"""Activity: what people did to persons, as the original lists it (CONTRACT §6). Captured events make no items."""
+"""Activity: edits, merges, splits and deletions of persons (docs/contract.md §6). Captured events make no items."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -17,8 +18,8 @@ from shared.domain.cells import UNSET
 from shared.store.person import iso
 from shared.store.timeline import PURGE
 
-LIMIT = Integer("limit", "Items of a page.", absent=10, most=PAGE_MAX)
-PAGE = Integer("page", "Which page.", absent=1, most=10_000)
+LIMIT = Integer("limit", "Items on a page.", absent=10, most=PAGE_MAX)
+PAGE = Integer("page", "The number of the page, from 1.", absent=1, most=10_000)
 
 _ACTIVITIES = {
     "person.merged": "merged",
@@ -31,14 +32,35 @@ _ACTIVITIES = {
 _EDITS = {"update": "updated", "delete_property": "delete_property"}
 
 
+class ActivityRow(NamedTuple):
+    """A row of the query `activity`: a fact, or a deletion request that keeps the person. `at` in microseconds."""
+
+    fragment: UUID
+    version: int
+    topic: str
+    at: int
+    command: UUID
+    actor: str
+    source: str
+    keys: Sequence[str]
+    kinds: Sequence[int]
+    before: Sequence[str]
+    after: Sequence[str]
+    members: Sequence[UUID]
+    peer: UUID
+    reason: str
+    total: int
+    left_out: str
+
+
 async def of_person(call: Call) -> Answer:
-    """GET :id/activity: what people did to this person, newest first."""
+    """List edits, merges, splits and deletions of a person, newest first."""
     person = await call.person()
     return await _activity(call, [member.fragment for member in person.members])
 
 
 async def of_project(call: Call) -> Answer:
-    """GET activity: what people did to the persons of the project, newest first."""
+    """List edits, merges, splits and deletions of all persons, newest first."""
     return await _activity(call, [])
 
 
@@ -54,17 +76,19 @@ async def _activity(call: Call, fragments: list[UUID]) -> Answer:
     limit = call.asked(LIMIT)
     page = call.asked(PAGE)
     await recorded(call)
-    rows = await call.context.store.rows(
+    found = await call.context.store.rows(
         call.context.reads.queries["activity"],
         project=call.project.id,
         fragments=fragments,
         limit=limit,
         offset=(page - 1) * limit,
     )
-    persons = await call.context.reads.by_fragments(call.project.id, [row[0] for row in rows]) if rows else []
+    rows = [ActivityRow._make(row) for row in found]
+    about = [row.fragment for row in rows]
+    persons = await call.context.reads.by_fragments(call.project.id, about) if rows else []
     names = [person.name() if person is not None else "" for person in persons]
-    numbers = await call.context.reads.numbers_of(call.project.id, [row[0] for row in rows])
-    total = rows[0][14] if rows else 0
+    numbers = await call.context.reads.numbers_of(call.project.id, about)
+    total = rows[0].total if rows else 0
     url = call.request.url
     return Answer(
         body={
@@ -76,33 +100,33 @@ async def _activity(call: Call, fragments: list[UUID]) -> Answer:
     )
 
 
-def _item(call: Call, row: tuple[Any, ...], name: str, number: int | None) -> dict[str, Any]:
-    fragment, version, topic, at, command, actor, source, keys, kinds, before, after, members, peer, reason = row[:14]
-    activity = _ACTIVITIES.get(topic) or (topic if source == "request" else _EDITS[source])
-    left_out = told(row[15])
+def _item(call: Call, row: ActivityRow, name: str, number: int | None) -> dict[str, Any]:
+    activity = _ACTIVITIES.get(row.topic) or (row.topic if row.source == "request" else _EDITS[row.source])
+    left_out = told(row.left_out)
     changes = []
-    if keys:
+    if row.keys:
+        after = zip(row.keys, row.kinds, row.after, strict=True)
         change = _change(
             "changed",
-            {key: orjson.loads(text) for key, text in zip(keys, before, strict=True) if text},
-            {key: orjson.loads(text) for key, kind, text in zip(keys, kinds, after, strict=True) if kind != UNSET},
+            {key: orjson.loads(text) for key, text in zip(row.keys, row.before, strict=True) if text},
+            {key: orjson.loads(text) for key, kind, text in after if kind != UNSET},
         )
         changes.append(change)
     elif left_out is None:
-        change = _change(activity, None, {"with": str(peer), "members": [str(one) for one in members]})
-        if reason:
-            change["after"]["key" if topic == PURGE else "reason"] = reason
+        change = _change(activity, None, {"with": str(row.peer), "members": [str(member) for member in row.members]})
+        if row.reason:
+            change["after"]["key" if row.topic == PURGE else "reason"] = row.reason
         changes.append(change)
     if left_out is not None:
         changes.append(_change("left_out", None, left_out))
     return {
-        "id": f"{command}-{version:x}-{str(fragment)[:8]}",
-        "user": {"first_name": call.context.access.name_of(actor), "email": ""},
+        "id": f"{row.command}-{row.version:x}-{str(row.fragment)[:8]}",
+        "user": {"first_name": call.context.access.name_of(row.actor), "email": ""},
         "activity": activity,
         "scope": "Person",
-        "item_id": str(number if number is not None else fragment),
+        "item_id": str(number if number is not None else row.fragment),
         "detail": {"name": name, "changes": changes},
-        "created_at": iso(at),
+        "created_at": iso(row.at),
     }
 
 

@@ -1,4 +1,4 @@
-"""properties_timeline?source=changes: every effective change of a person, with what caused it (CONTRACT §5, ours).
+"""properties_timeline?source=changes: every effective change of a person, with its cause (docs/contract.md §5).
 
 Never guesses: the person's own facts and those of everybody it was ever one with are replayed by the events' own folds;
 a point is a record after which the person shows something else, or is another set of distinct ids, or of which
@@ -29,7 +29,7 @@ from shared.domain.purged import at_moment
 from shared.domain.replay import FOREVER, Replay, members_of
 from shared.domain.view import ordered_distinct_ids
 from shared.store.person import iso, shown_of, size_of
-from shared.store.timeline import event_of
+from shared.store.timeline import Fact, event_of
 
 FACTS_MAX = 20_000
 """Facts that one request replays: each makes the person anew, about 50 µs."""
@@ -37,18 +37,18 @@ FACTS_MAX = 20_000
 ROUNDS_MAX = 8
 """Rounds of asking for those that were merged with those that were merged with the person."""
 
-KEYS = Text("keys", "With source=changes: only changes of these properties, comma-joined.", most=4_000, example="plan")
-STEP = Text("cursor", "With source=changes: where to go on; take `next` as it is.", most=100, form="step")
+KEYS = Text("keys", "With source=changes: only changes of these properties (`a,b`).", most=4_000, example="plan")
+STEP = Text("cursor", "With source=changes: the place to continue from. Use the URL in `next`.", most=100, form="step")
+
+MOVES = {"person.merged", "person.joined", "person.split", "person.left", "person.rerooted"}
+"""Topics of facts that name other fragments of the person."""
 
 _CURSOR = re.compile(r"(-?\d{1,19})\.(\d{1,19})")
 
-Row = tuple[Any, ...]
-
-
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One record's effect on the person: the first of its timeline rows, and the person before and after."""
+    """One record's effect on the person: the first of its facts, and the person before and after."""
 
-    row: Row
+    fact: Fact
     before: dict[str, Any]
     after: dict[str, Any]
     keys: list[str]
@@ -64,18 +64,18 @@ async def changes(call: Call, span: tuple[int, int]) -> Answer:
     addressed = await call.fragment()
     await call.person_seen()
     until = await call.as_of()
-    rows = await _related(call, addressed, FOREVER if until is None else until)
-    found = await asyncio.to_thread(lambda: list(replay(call.project.id, addressed, rows)))
+    related = await _related(call, addressed, FOREVER if until is None else until)
+    found = await asyncio.to_thread(lambda: list(replay(call.project.id, addressed, related)))
     wanted = [
         change
         for change in found
-        if span[0] <= change.row[5] <= span[1]
-        and (change.row[5], change.row[2]) > after
+        if span[0] <= change.fact.stamp <= span[1]
+        and (change.fact.stamp, change.fact.version) > after
         and (not keys or set(keys) & set(change.keys))
     ]
     page, more = wanted[:limit], len(wanted) > limit
     url = call.request.url
-    following = f"{page[-1].row[5]}.{page[-1].row[2]}" if more else ""
+    following = f"{page[-1].fact.stamp}.{page[-1].fact.version}" if more else ""
     return Answer(
         body={
             "points": [_point(call, change) for change in page],
@@ -87,29 +87,28 @@ async def changes(call: Call, span: tuple[int, int]) -> Answer:
     )
 
 
-def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Change]:
+def replay(project: int, addressed: UUID, facts: Iterable[Fact]) -> Iterator[Change]:
     """The changes of the person that holds `addressed`, in the order of their stamps. Pure.
 
-    `rows` are timeline rows of the present lives of every fragment that was ever one with it.
+    `facts` are those of the present lives of every fragment that was ever one with it.
     """
     replays: dict[UUID, Replay] = {}
     sizes: dict[UUID, int] = {}
     before: dict[str, Any] = {}
     ids: list[str] = []
-    ordered = sorted(rows, key=lambda row: (row[5], row[3].startswith("person."), row[2], row[6]))
-    for _, record in groupby(ordered, key=lambda row: (row[5], row[3].startswith("person."), row[2], row[6])):
+    for _, record in groupby(sorted(facts, key=_record), key=_record):
         first = None
-        for row in record:
-            first = first or row
-            event = event_of(row)
+        for fact in record:
+            first = first or fact
+            event = event_of(fact)
             if isinstance(event, FragmentPurged):  # what it left has its own place in this order
                 event = at_moment(event, event.timestamp)
             if event is not None:
-                told = _replay_of(replays, project, row[1])
+                told = _replay_of(replays, project, fact.fragment)
                 told.fragment.version = told.membership.version = 0  # by stamps, an import comes before older versions
                 told.apply(event)
                 if isinstance(event, FragmentEvent):
-                    sizes[row[1]] = size_of(told.fragment)
+                    sizes[fact.fragment] = size_of(told.fragment)
         mine = _replay_of(replays, project, addressed).membership
         root = _replay_of(replays, project, mine.root).membership
         members = (_replay_of(replays, project, one).fragment for one in members_of(mine, root))
@@ -117,10 +116,15 @@ def replay(project: int, addressed: UUID, rows: Iterable[Row]) -> Iterator[Chang
         shown = shown_of(group, sizes)
         names = ordered_distinct_ids(one.distinct_id for one in group)
         changed = [key for key in sorted(before.keys() | shown.keys()) if _differ(before, shown, key)]
-        left_out = first[24] if first is not None and any(one.id == first[1] for one in group) else ""
+        left_out = first.left_out if first is not None and any(one.id == first.fragment for one in group) else ""
         if first is not None and (changed or names != ids or left_out):
-            yield Change(row=first, before=before, after=shown, keys=changed, distinct_ids=names, left_out=left_out)
+            yield Change(fact=first, before=before, after=shown, keys=changed, distinct_ids=names, left_out=left_out)
         before, ids = shown, names
+
+
+def _record(fact: Fact) -> tuple[int, bool, int, UUID]:
+    """What the facts of one record have in common, in the order of their stamps."""
+    return fact.stamp, fact.of_person, fact.version, fact.command
 
 
 def _replay_of(replays: dict[UUID, Replay], project: int, fragment: UUID) -> Replay:
@@ -129,22 +133,22 @@ def _replay_of(replays: dict[UUID, Replay], project: int, fragment: UUID) -> Rep
     return replays[fragment]
 
 
-async def _related(call: Call, addressed: UUID, until: int) -> list[Row]:
+async def _related(call: Call, addressed: UUID, until: int) -> list[Fact]:
     """The facts of a fragment, and of all that were ever one person with it."""
-    found: list[Row] = []
+    found: list[Fact] = []
     known: set[UUID] = set()
     wanted = {addressed}
     size = 0
     for _ in range(ROUNDS_MAX):
         known |= wanted
         related: set[UUID] = set()
-        async for part in facts(call.context, call.project.id, sorted(wanted), until):
-            rows = [row for row in part if row[5] <= until]
-            found += rows
-            size = check_size(rows, size)
-            for row in rows:
-                if row[3] in ("person.merged", "person.joined", "person.split", "person.left", "person.rerooted"):
-                    related |= {row[16], row[20], *row[17]}
+        async for page in facts(call.context, call.project.id, sorted(wanted), until):
+            early = [fact for fact in page if fact.stamp <= until]
+            found += early
+            size = check_size(early, size)
+            for fact in early:
+                if fact.topic in MOVES:
+                    related |= {fact.root, fact.peer, *fact.members}
             if len(found) > FACTS_MAX or len(known) > 2 * MEMBERS_MAX:
                 raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
         wanted = related - known - {UUID(int=0)}
@@ -154,21 +158,19 @@ async def _related(call: Call, addressed: UUID, until: int) -> list[Row]:
 
 
 def _point(call: Call, change: Change) -> dict[str, Any]:
-    row, generations = change.row, call.context.generations
-    commands = row[3].startswith("fragment.")
-    position = generations.of_fragment(*row[1:3]) if commands else generations.of_project(call.project.id, row[2])
-    captured = commands and row[7] == "capture"
+    fact = change.fact
+    captured = not fact.of_person and fact.actor == "capture"
     return {
-        "timestamp": iso(row[5]),
+        "timestamp": iso(fact.stamp),
         "properties": change.after,
         "relevant_event_count": 1,
         "distinct_ids": change.distinct_ids,
-        "position": format_positions([position]),
-        "actor": call.context.access.name_of(row[7]),
+        "position": format_positions([fact.position(call.context.generations)]),
+        "actor": call.context.access.name_of(fact.actor),
         "cause": {
-            "command": str(row[6]),
-            "kind": "capture" if captured else row[8],
-            "event": row[8] or None if captured else None,  # erased with the events' names
+            "command": str(fact.command),
+            "kind": "capture" if captured else fact.source,
+            "event": fact.source or None if captured else None,  # erased with the events' names
         },
         "keys": change.keys,
         "before": {key: change.before[key] for key in change.keys if key in change.before},

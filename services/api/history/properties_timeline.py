@@ -1,4 +1,4 @@
-"""properties_timeline: how a person's crucial properties went while it did things (CONTRACT §5). Never guesses:
+"""properties_timeline: how a person's crucial properties went while it did things (docs/contract.md §5). Never guesses:
 every point is the fold of the person's own timeline, stopped at that event.
 """
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -34,7 +34,7 @@ from shared.domain.fragment import FragmentEvent
 from shared.domain.ids import fragment_id
 from shared.domain.replay import FOREVER, Replay
 from shared.store.person import Person, iso, shown_of, size_of
-from shared.store.timeline import event_of
+from shared.store.timeline import Fact, event_of
 
 FACTS_MAX = 100_000
 """Rows of one person's timeline that one request replays."""
@@ -45,17 +45,17 @@ EVENTS_MAX = 100_000
 DAYS_DEFAULT = 7
 
 SOURCE = Choice(
-    "source", "Points of captured events, or of every effective change.", absent="events", choices=("events", "changes")
+    "source", "Points of captured events, or of all effective changes.", absent="events", choices=("events", "changes")
 )
 ACTIONS = Text("actions", "JSON: a list of `{id}`.", most=JSON_CHARS_MAX, form="series")
 PROPERTIES = Text(
-    "properties", "JSON: filters; those of type person name crucial keys.", most=JSON_CHARS_MAX,
+    "properties", "JSON: filters. Those of type `person` choose the crucial properties.", most=JSON_CHARS_MAX,
     example='[{"key": "plan", "value": "pro", "type": "person"}]', form="filters",
 )  # fmt: skip
 BREAKDOWN = Text("breakdown", "A property, or a JSON list of them.", most=JSON_CHARS_MAX, form="breakdown")
-BREAKDOWN_TYPE = Text("breakdown_type", "`person`: the breakdown names crucial keys.")
-INTERVAL = Text("interval", "How far equal dates are moved apart: hour, day, month.")
-DISPLAY = Text("display", "Taken, and without effect.")
+BREAKDOWN_TYPE = Text("breakdown_type", "With `person`, the breakdown chooses crucial properties.")
+INTERVAL = Text("interval", "How far equal dates are moved apart: `hour`, `day` or `month`.")
+DISPLAY = Text("display", "Accepted, without effect.")
 PERSON_ID = Text("person_id", "An integer id or a uuid.", form="person-id")
 TIMESTAMP = Text(
     "timestamp", "A time (ISO 8601), or a `Position`.", example="2026-11-20T10:00:00Z", required=True, form="moment"
@@ -64,8 +64,19 @@ TIMESTAMP = Text(
 _RELATIVE = re.compile(r"-(\d{1,4})([hdwmy])(Start|End)?")
 
 
+class CapturedEvent(NamedTuple):
+    """A row of the query `captured_events`. Times in microseconds."""
+
+    fragment: UUID
+    uuid: UUID
+    name: str
+    timestamp: int
+    version: int
+    received_at: int
+
+
 async def properties_timeline(call: Call) -> Answer:
-    """GET :id/properties_timeline: how the crucial properties went; source=changes: every effective change."""
+    """Show how selected properties of a person changed over time."""
     if call.asked(SOURCE) == "changes":
         return await changes(call, _span(call))
     person = await call.person_seen()
@@ -93,16 +104,16 @@ async def properties_timeline(call: Call) -> Answer:
         )
     )
     cut = FOREVER if until_stamp is None else until_stamp
-    rows: list[tuple[Any, ...]] = []
+    effects: list[Fact] = []
     size = 0
-    async for part in facts(call.context, call.project.id, fragments, cut):
-        rows += [row for row in part if row[5] <= cut]
-        size = check_size(part, size)
-        if len(rows) > FACTS_MAX:
+    async for page in facts(call.context, call.project.id, fragments, cut):
+        effects += [fact for fact in page if fact.stamp <= cut]
+        size = check_size(page, size)
+        if len(effects) > FACTS_MAX:
             raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
     return Answer(
         body={
-            "points": points(person, events, rows, crucial, cut),
+            "points": points(person, [CapturedEvent._make(row) for row in events], effects, crucial, cut),
             "crucial_property_keys": crucial,
             "effective_date_from": since.isoformat(),
             "effective_date_to": until.isoformat(),
@@ -111,7 +122,7 @@ async def properties_timeline(call: Call) -> Answer:
 
 
 async def properties_at_time(call: Call) -> Answer:
-    """GET properties_at_time: one person as of `timestamp`, as the original answers it."""
+    """Get a person as of a past time or position."""
     fragment, until = await _asked_past(call)
     person = (await persons_at(call.context, call.project.id, [fragment], until))[0]
     if person is None:
@@ -170,43 +181,46 @@ def _span(call: Call) -> tuple[int, int]:
 
 def points(
     person: Person,
-    events: list[tuple[Any, ...]],
-    effects: list[tuple[Any, ...]],
+    events: list[CapturedEvent],
+    effects: list[Fact],
     crucial: list[str],
     until: int = FOREVER,
 ) -> list[dict[str, Any]]:
     """One point for the first event, and one for each whose crucial values differ from the previous one's.
 
-    Events are (fragment, uuid, name, timestamp, version, received_at), effects are timeline rows up to the stamp
-    `until`; both in the order of arrival. Within a fragment that order is the version; a fact precedes the event that
-    it came from.
+    Effects are facts up to the stamp `until`; both are in the order of arrival. Within a fragment that order is the
+    version; a fact precedes the event that it came from.
     """
     replays = {member.fragment: Replay(person.project, member.fragment, until) for member in person.members}
     sizes: dict[UUID, int] = {}
-    steps: list[tuple[int, int, int, tuple[Any, ...]]] = [
-        (fact[4], fact[2], 0, fact) for fact in effects if fact[3].startswith("fragment.")
-    ]
-    steps += [(event[5], event[4], 1, event) for event in events]
-    steps.sort(key=lambda step: step[:3])
+    steps: list[Fact | CapturedEvent] = [fact for fact in effects if fact.topic.startswith("fragment.")]
+    steps += events
+    steps.sort(key=_arrival)
     found: list[dict[str, Any]] = []
     previous: Any = None
     shown: dict[str, Any] | None = None
-    for _, _, kind, row in steps:
-        if kind == 0:
-            event = event_of(row)
-            if isinstance(event, FragmentEvent) and event.originator_version > replays[row[1]].fragment.version:
-                replays[row[1]].apply(event)
-                sizes[row[1]] = size_of(replays[row[1]].fragment)
+    for step in steps:
+        if isinstance(step, Fact):
+            event, past = event_of(step), replays[step.fragment]
+            if isinstance(event, FragmentEvent) and event.originator_version > past.fragment.version:
+                past.apply(event)
+                sizes[step.fragment] = size_of(past.fragment)
                 shown = None
             continue
         if shown is None:
             shown = shown_of((one.fragment for one in replays.values() if one.fragment.alive), sizes)
         values = [shown.get(key, msgspec.UNSET) for key in crucial]
         if not found or values != previous:
-            found.append({"timestamp": iso(row[3]), "properties": shown, "relevant_event_count": 0})
+            found.append({"timestamp": iso(step.timestamp), "properties": shown, "relevant_event_count": 0})
         previous = values
         found[-1]["relevant_event_count"] += 1
     return found
+
+
+def _arrival(step: Fact | CapturedEvent) -> tuple[int, int, bool]:
+    if isinstance(step, Fact):
+        return step.at, step.version, False
+    return step.received_at, step.version, True
 
 
 def _crucial(call: Call, series: list[dict[str, Any]]) -> list[str]:

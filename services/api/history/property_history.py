@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import orjson
 
@@ -31,8 +32,38 @@ _REASONS = {
 }
 
 
+class ValueRow(NamedTuple):
+    """A row of the query `property_history`. Times in microseconds; the texts are JSON, empty for nothing."""
+
+    fragment: UUID
+    version: int
+    at: int
+    stamp: int
+    command: UUID
+    actor: str
+    source: str
+    kind: int
+    before: str
+    after: str
+    total: int
+    purged: int
+
+
+class StepRow(NamedTuple):
+    """A row of the query `memberships`: a fragment comes to a person, or leaves it. `at` in microseconds."""
+
+    fragment: UUID
+    version: int
+    topic: str
+    at: int
+    command: UUID
+    actor: str
+    root: UUID
+    peer: UUID
+
+
 async def of_property(call: Call) -> Answer:
-    """GET :id/properties/:key/history, newest first: each value with its command, actor, source and merge path."""
+    """List all values of a property, newest first, each with its cause and merge path."""
     key = call.request.match_info["key"]
     if len(key) > NAME_CHARS_MAX:
         raise BadInput(f"A property's name has 1 to {NAME_CHARS_MAX} characters.", attr="key")
@@ -46,9 +77,10 @@ async def of_property(call: Call) -> Answer:
         "until": FOREVER if until is None else until,
     }
     rows, queries = call.context.store.rows, call.context.reads.queries
-    values = await rows(queries["property_history"], key=key, limit=limit, offset=offset, **scope)
-    steps = await rows(queries["memberships"], limit=STEPS_MAX, **scope)
-    total = values[0][10] if values else 0
+    history = await rows(queries["property_history"], key=key, limit=limit, offset=offset, **scope)
+    values = [ValueRow._make(row) for row in history]
+    steps = [StepRow._make(row) for row in await rows(queries["memberships"], limit=STEPS_MAX, **scope)]
+    total = values[0].total if values else 0
     winner = decisive(cells_of(person.members)).get(key)
     shows = winner is not None and winner.kind != UNSET
     url = call.request.url
@@ -61,10 +93,10 @@ async def of_property(call: Call) -> Answer:
             "count": total,
             "next": str(url.update_query(offset=offset + limit)) if offset + limit < total else None,
             "results": [
-                _value(call, person, row)
-                | {"wins": winner is not None and (row[0], row[3]) == (winner.fragment, winner.stamp)}
-                | {"merge_path": _path(call, [step for step in steps if step[0] == row[0]])}
-                for row in values
+                _value(call, person, value)
+                | {"wins": winner is not None and (value.fragment, value.stamp) == (winner.fragment, winner.stamp)}
+                | {"merge_path": _path(call, [step for step in steps if step.fragment == value.fragment])}
+                for value in values
             ],
         }
     )
@@ -79,39 +111,38 @@ ROUTES = (
 )  # fmt: skip
 
 
-def _value(call: Call, person: Person, row: tuple[Any, ...]) -> dict[str, Any]:
-    fragment, version, at, stamp, command, actor, source, kind, before, after, _, purged = row
+def _value(call: Call, person: Person, value: ValueRow) -> dict[str, Any]:
     return {
-        "operation": "purge" if purged else OPERATIONS[kind],
-        "value": orjson.loads(after) if after else None,
-        "before": orjson.loads(before) if before else None,
-        "distinct_id": next(member.distinct_id for member in person.members if member.fragment == fragment),
-        "timestamp": iso(stamp),
-        "received_at": iso(at),
-        "position": format_positions([call.context.generations.of_fragment(fragment, version)]),
-        "command": str(command),
-        "actor": call.context.access.name_of(actor),
-        "source": source,
+        "operation": "purge" if value.purged else OPERATIONS[value.kind],
+        "value": orjson.loads(value.after) if value.after else None,
+        "before": orjson.loads(value.before) if value.before else None,
+        "distinct_id": next(member.distinct_id for member in person.members if member.fragment == value.fragment),
+        "timestamp": iso(value.stamp),
+        "received_at": iso(value.at),
+        "position": format_positions([call.context.generations.of_fragment(value.fragment, value.version)]),
+        "command": str(value.command),
+        "actor": call.context.access.name_of(value.actor),
+        "source": value.source,
     }
 
 
-def _path(call: Call, steps: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+def _path(call: Call, steps: list[StepRow]) -> list[dict[str, Any]]:
     """The merges that brought a fragment to its person, since it last stood alone."""
     generations = call.context.generations
     path: list[dict[str, Any]] = []
-    for _, version, topic, at, command, actor, root, peer in steps:
-        if topic in (FragmentLeft.TOPIC, PersonDeleted.TOPIC):
+    for step in steps:
+        if step.topic in (FragmentLeft.TOPIC, PersonDeleted.TOPIC):
             path = []
-        elif topic in (FragmentJoined.TOPIC, FragmentRerooted.TOPIC):
+        elif step.topic in (FragmentJoined.TOPIC, FragmentRerooted.TOPIC):
             path.append(
                 {
-                    "how": "merged" if topic == FragmentJoined.TOPIC else "root_left",
-                    "from": str(peer),
-                    "into": str(root),
-                    "at": iso(at),
-                    "position": format_positions([generations.of_project(call.project.id, version)]),
-                    "command": str(command),
-                    "actor": call.context.access.name_of(actor),
+                    "how": "merged" if step.topic == FragmentJoined.TOPIC else "root_left",
+                    "from": str(step.peer),
+                    "into": str(step.root),
+                    "at": iso(step.at),
+                    "position": format_positions([generations.of_project(call.project.id, step.version)]),
+                    "command": str(step.command),
+                    "actor": call.context.access.name_of(step.actor),
                 }
             )
     return path

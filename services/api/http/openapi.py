@@ -29,8 +29,8 @@ ALWAYS = {
     403: "The key lacks the scope, or has no access to the project.",
     404: "No such person, project or format.",
     406: "`Accept` allows none of the types.",
-    429: "The key asks more often than its limit, or the project's lists are too many at once: wait for `Retry-After`.",
-    503: "The projection lags, log or store are away, or this process is full: wait for `Retry-After`.",
+    429: "The key is above its rate limit, or the project has too many costly calls. Wait for `Retry-After`.",
+    503: "The projection lags, log or store are away, or this process is full. Wait for `Retry-After`.",
 }
 WITH_BODY = {408: "The body did not arrive in time.", 413: "The body is too large.", 415: "Forms are not taken."}
 QUOTA = "More than the project's quota: wait for `Retry-After`."
@@ -47,7 +47,7 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "example": "@current",
     },
     "id": {
-        "description": "The person: an integer id or a uuid; absorbed ones keep resolving.",
+        "description": "The person: an integer id or a uuid. Ids of absorbed persons keep resolving.",
         "schema": {
             "anyOf": [{"type": "string", "format": "uuid"}, {"type": "integer", "minimum": 0, "maximum": 2**53}]
         },
@@ -65,7 +65,7 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "request": {"description": "The deletion request.", "schema": {"type": "string", "format": "uuid"}},
     "token": {
-        "description": "The project's token; an unknown one gets the same, so that it is told where it matters.",
+        "description": "The project's token. An unknown one gets the same answer; capture refuses it.",
         "schema": {"type": "string", "minLength": 1},
         "example": "phc_…",
     },

@@ -150,21 +150,21 @@ def _or_blank(schema: dict[str, Any], absent: Any) -> dict[str, Any]:
     return {"anyOf": [schema, {"const": ""}], "default": absent}
 
 
-LIMIT = Integer("limit", "Rows of a page.", absent=PAGE_DEFAULT, most=PAGE_MAX)
-OFFSET = Integer("offset", "Rows to skip; better follow `next`.", absent=0, most=OFFSET_MAX, least=0)
-CURSOR = Text("cursor", "Where to go on; take `next` as it is.", most=100, form="cursor")
+LIMIT = Integer("limit", "Rows on a page.", absent=PAGE_DEFAULT, most=PAGE_MAX)
+OFFSET = Integer("offset", "Rows to skip. Prefer the URL in `next`.", absent=0, most=OFFSET_MAX, least=0)
+CURSOR = Text("cursor", "The place to continue from. Use the URL in `next`.", most=100, form="cursor")
 DISTINCT_ID = Text("distinct_id", "One of the person's distinct ids.", most=DISTINCT_ID_CHARS_MAX)
-DRY_RUN = Flag("dry_run", "Show what would happen, and do nothing.")
+DRY_RUN = Flag("dry_run", "Show the result without doing anything.")
 AS_OF = Moment(
     "as_of",
-    "The past: a time (ISO 8601; UTC without an offset), or a `Position`.",
+    "A past moment: a time (ISO 8601; UTC without an offset), or a `Position`.",
     most=20_000,
     example="2026-11-20T10:00:00Z",
     form="moment",
 )
-DATE_FROM = Text("date_from", "A date, a time (ISO 8601) or relative: `-7d`.", most=40, example="-7d", form="day")
-DATE_TO = Text("date_to", "The same; a date is meant to its end.", most=40, form="day")
+DATE_FROM = Text("date_from", "A date, a time (ISO 8601) or a span back, `-7d`.", most=40, example="-7d", form="day")
+DATE_TO = Text("date_to", "The same. A date includes its whole day.", most=40, form="day")
 EVENTS = Text(
-    "events", "JSON: a list of `{id, properties?}`; which captured events count.", most=JSON_CHARS_MAX,
+    "events", "JSON: a list of `{id, properties?}`, the captured events that count.", most=JSON_CHARS_MAX,
     example='[{"id": "sign up"}]', form="series",
 )  # fmt: skip

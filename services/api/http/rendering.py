@@ -1,4 +1,4 @@
-"""Bodies: JSON, and CSV as CONTRACT §3 has it. Lists of any length in constant memory. Never knows what it renders."""
+"""Bodies: JSON, and CSV (docs/contract.md §3). Lists of any length in constant memory. Never knows what it renders."""
 
 from __future__ import annotations
 

@@ -34,33 +34,33 @@ from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, fragment_id
 from shared.domain.view import Member
 
-UNSET = Text("$unset", "The name to unset, for who sends no body.", most=NAME_CHARS_MAX)
+UNSET = Text("$unset", "The name to unset, for requests without a body.", most=NAME_CHARS_MAX)
 
 
 async def retrieve(call: Call) -> Answer:
-    """GET :id, now or `as_of` a moment."""
+    """Get a person by integer id or uuid, now or `as_of` a moment."""
     person = await call.person_seen()
     return Answer(body=person.shown(), headers={} if call.asked(AS_OF) else {"ETag": person.etag})
 
 
 async def batch_by_distinct_ids(call: Call) -> Answer:
-    """POST batch_by_distinct_ids: the persons of up to 200 distinct ids; who is nobody is absent."""
+    """Look up to 200 persons by distinct id. Unknown ids are omitted."""
     asked = (await call.read(DistinctIds)).distinct_ids
     return await _batch_answer(call, {one: fragment_id(call.project.id, one) for one in asked})
 
 
 async def batch_by_uuids(call: Call) -> Answer:
-    """POST batch_by_uuids: the same by uuid."""
+    """Look up to 200 persons by uuid. Unknown ids are omitted."""
     asked = (await call.read(Uuids)).uuids
     try:
         fragments = {one: UUID(one) for one in asked}
     except ValueError:
-        raise BadInput("Each must be a uuid.", attr="uuids") from None
+        raise BadInput("uuids must be a list of uuids.", attr="uuids") from None
     return await _batch_answer(call, fragments)
 
 
 async def update(call: Call) -> Answer:
-    """PATCH :id: set properties. The body is judged first, then the id, then existence."""
+    """Set properties of a person. The answer is the person after the write."""
     if "properties" not in await call.body():
         raise errors.field_required("properties")
     properties = (await call.read(Update)).properties
@@ -75,7 +75,7 @@ async def update(call: Call) -> Answer:
 
 
 async def update_property(call: Call) -> Answer:
-    """POST :id/update_property: set one property. `value` is asked for before `key`; null is a value."""
+    """Set one property of a person. `null` is a value."""
     sent = await call.body()
     for field in ("value", "key"):
         if field not in sent:
@@ -92,7 +92,7 @@ async def update_property(call: Call) -> Answer:
 
 
 async def delete_property(call: Call) -> Answer:
-    """POST :id/delete_property: unset a property on every fragment that shows it, so that no split brings it back."""
+    """Unset properties on every distinct id of a person that shows them."""
     body = await call.read(DeleteProperty)
     unset = call.asked(UNSET) if isinstance(body.unset, msgspec.UnsetType) else body.unset
     if not unset:

@@ -1,4 +1,4 @@
-"""Filters of lists, compiled to conditions on the search table (CONTRACT §3). Never puts a client's text into SQL.
+"""Filters of lists, as conditions on the search table (docs/contract.md §3). Never puts a client's text into SQL.
 
 A condition is put together from the texts here; names, values and patterns are bound parameters. Regular expressions
 run in the engine (RE2) and nowhere else. A value is compared as text: 5 and "5" are equal, as in the original; an

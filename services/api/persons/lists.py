@@ -1,4 +1,4 @@
-"""Lists of persons: pages, filters and totals (CONTRACT §3). Never judges a person by itself: the search table does.
+"""Lists of persons: pages, filters and totals (docs/contract.md §3). The search table judges persons, not this module.
 
 Without a filter the page comes from the fragments, as they are now. With one, or with a total, it comes from the search
 table, once that is fed with everything that reads can see: so a list reflects a write that has answered.
@@ -32,18 +32,18 @@ from shared.store.person import Person
 from shared.store.queries import Query
 from shared.store.search import document_of
 
-EMAIL = Text("email", "Exactly this property `email`.", example="ada@example.com")
-SEARCH = Text("search", "Part of email, name, uuid or any distinct id, whatever the case.", example="ada")
+EMAIL = Text("email", "The exact value of the property `email`.", example="ada@example.com")
+SEARCH = Text("search", "Part of the email, name, uuid or any distinct id, ignoring case.", example="ada")
 PROPERTIES = Text(
     "properties", "JSON: a list of filters `{key, value, operator, type}`, or groups of them.", most=JSON_CHARS_MAX,
     example='[{"key": "plan", "value": "pro", "operator": "exact", "type": "person"}]', form="filters",
 )  # fmt: skip
-TOTAL = Flag("include_total", "Add `count`: how many there are on all pages.")
-KEY = Text("key", "The property; without it there are no values.", most=NAME_CHARS_MAX, example="plan")
-PART = Text("value", "Part of the value, whatever the case.")
+TOTAL = Flag("include_total", "Add `count`, the number of rows on all pages.")
+KEY = Text("key", "The property. Without it the list is empty.", most=NAME_CHARS_MAX, example="plan")
+PART = Text("value", "Part of the value, ignoring case.")
 
 VALUES_MAX = 20
-"""Values of a property that are told."""
+"""Values of a property in one answer."""
 
 PLAIN = frozenset(("limit", "format", "token", "personal_api_key"))
 """Parameters that make nothing costly."""
@@ -53,7 +53,7 @@ CANNOT_COMPILE = 427
 
 
 async def page(call: Call) -> Answer:
-    """GET: persons, newest first, now or `as_of` a moment; filters are ANDed. As CSV without `limit`: all of them."""
+    """List persons, newest first. Filters are combined with AND. As CSV without `limit`, all persons."""
     query = call.request.query
     limit, skip, total = call.asked(LIMIT), call.asked(OFFSET), call.asked(TOTAL)
     cursor, backwards = parse_cursor(call.asked(CURSOR), CURSOR_START, UUID)
@@ -79,7 +79,7 @@ async def page(call: Call) -> Answer:
 
 
 async def values(call: Call) -> Answer:
-    """GET values: the most frequent values of a property, those that hold `value` if that is given."""
+    """List the 20 most frequent values of a property, with counts."""
     key, part = call.asked(KEY), call.asked(PART)
     found: list[tuple[str, int]] = []
     if key:
@@ -145,7 +145,8 @@ def _candidates(call: Call, chosen: Filter, until: int | None, *, backwards: boo
     query = page_of(named, backwards=backwards)
 
     async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
-        return await context.store.rows(query, created=cursor[0], person=cursor[1], limit=limit, **parameters)
+        created, person = cursor
+        return await context.store.rows(query, created=created, person=person, limit=limit, **parameters)
 
     return candidates
 
@@ -153,7 +154,9 @@ def _candidates(call: Call, chosen: Filter, until: int | None, *, backwards: boo
 async def _start_of_page_before(candidates: Candidates, cursor: Cursor, limit: int) -> Cursor:
     """Where the page begins that ends at a cursor: the row before its first one."""
     rows = await candidates(cursor, limit + 1)
-    return (rows[limit][1], str(rows[limit][0])) if len(rows) > limit else CURSOR_START
+    for root, created in rows[limit:]:
+        return created, str(root)
+    return CURSOR_START
 
 
 async def _judged(context: Context, chosen: Filter, persons: Sequence[Person]) -> list[bool]:

@@ -32,7 +32,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def split(call: Call) -> Answer:
-    """POST :id/split: move distinct ids out; every one gets back what was set through it."""
+    """Move distinct ids out of a person. Each gets back the properties that were set through it."""
     body = await call.read(SplitBody)
     dry = call.asked(DRY_RUN)
     chosen = _chosen(body)
@@ -56,7 +56,7 @@ async def split(call: Call) -> Answer:
 
 
 async def merge(call: Call) -> Answer:
-    """POST :id/merge: the person of the path absorbs another one; an operator may merge identified ones."""
+    """Merge another person into this one, including identified persons."""
     body = await call.read(MergeBody)
     dry = call.asked(DRY_RUN)
     into = await call.fragment()
@@ -87,7 +87,7 @@ async def merge(call: Call) -> Answer:
 
 
 async def reset_person_distinct_id(call: Call) -> Answer:
-    """POST reset_person_distinct_id: with our ids there is nothing to reset; known and unknown ids are told alike."""
+    """Always answers 202. Distinct ids need no reset here."""
     await call.read(ResetDistinctId)
     return Answer(status=202)
 
@@ -136,7 +136,7 @@ async def _source(call: Call, body: MergeBody) -> UUID:
     try:
         return await call.fragment(str(body.source))
     except BadInput:
-        raise BadInput("An integer id or a uuid.", attr="source") from None
+        raise BadInput("source must be an integer id or a uuid.", attr="source") from None
 
 
 def _since(body: MergeBody) -> int:
@@ -210,7 +210,7 @@ def _tried(command: IdentityCommand, persons: Sequence[Person], deletes: Deletes
     book: dict[UUID, Membership] = {}
     for person in persons:
         for member in person.members:
-            book[member.fragment] = membership = Membership.alone(command.project, member.fragment)
+            book[member.fragment] = membership = Membership(command.project, member.fragment)
             membership.root, membership.identified, membership.members = person.uuid, member.identified, ()
             membership.erase, membership.erased_at = deletes.get(member.fragment, (0, 0))
         book[person.uuid].members = tuple(member.fragment for member in person.members)

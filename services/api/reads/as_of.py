@@ -21,7 +21,7 @@ from shared.domain.replay import Replay, members_of
 from shared.domain.view import Member
 from shared.log.port import APPEND_SECONDS_MAX
 from shared.store.person import Person, assemble
-from shared.store.timeline import PAGE_ROWS_MIN, bytes_of, event_of, next_page
+from shared.store.timeline import PAGE_ROWS_MIN, Fact, bytes_of, event_of, next_page
 
 FACTS_PER_QUERY_MAX = 20_000
 """Rows of the timeline held at once; a person with more is read in pages, and in smaller ones where they are large."""
@@ -93,10 +93,8 @@ def candidates_at(context: Context, project: int, until: int, *, backwards: bool
     return candidates
 
 
-async def facts(
-    context: Context, project: int, fragments: Iterable[UUID], until: int
-) -> AsyncIterator[list[tuple[Any, ...]]]:
-    """The timeline rows that make these fragments what they were, in pages: by fragment, in the order of versions."""
+async def facts(context: Context, project: int, fragments: Iterable[UUID], until: int) -> AsyncIterator[list[Fact]]:
+    """The facts that make these fragments what they were, in pages: by fragment, in the order of versions."""
     cursor: dict[str, Any] = {"fragment": UUID(int=0), "version": 0, "topic": ""}
     limit = PAGE_ROWS_MIN
     for _ in range(PAGES_MAX):
@@ -108,17 +106,18 @@ async def facts(
             limit=limit,
             **cursor,
         )
-        yield rows
-        if len(rows) < limit:
+        page = [Fact._make(row) for row in rows]
+        yield page
+        if len(page) < limit:
             return
-        limit = next_page(rows, FACTS_PER_QUERY_MAX)
-        cursor = {"fragment": rows[-1][1], "version": rows[-1][2], "topic": rows[-1][3]}
+        limit = next_page(page, FACTS_PER_QUERY_MAX)
+        cursor = {"fragment": page[-1].fragment, "version": page[-1].version, "topic": page[-1].topic}
     raise BadInput("This history is too long to be read at once.")
 
 
-def check_size(rows: Sequence[tuple[Any, ...]], held: int) -> int:
-    """How many bytes are held with these rows; BadInput when they are too many."""
-    size = held + bytes_of(rows)
+def check_size(page: Sequence[Fact], held: int) -> int:
+    """How many bytes are held with these facts; BadInput when they are too many."""
+    size = held + bytes_of(page)
     if size > FACTS_BYTES_MAX:
         raise BadInput(f"More than {FACTS_BYTES_MAX} bytes of changes: too many for one timeline.")
     return size
@@ -133,11 +132,11 @@ async def _replay(
     if not unread:
         return
     pasts.update({fragment: Replay(project, fragment, until) for fragment in unread})
-    async for rows in facts(context, project, unread, until):
-        for row in rows:
-            event = event_of(row)
+    async for page in facts(context, project, unread, until):
+        for fact in page:
+            event = event_of(fact)
             if event is not None:
-                pasts[row[1]].apply(event)
+                pasts[fact.fragment].apply(event)
 
 
 async def stamp_of(context: Context, project: int, positions: Sequence[Position], attr: str = "as_of") -> int:

@@ -9,20 +9,21 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from services.api.reads.query_batcher import Coalesced
-from services.api.reads.row_cache import Kept, Key, Unknown
+from services.api.reads.row_cache import Key, Miss, RowCache
 from shared.domain.errors import NotFound
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position_key
-from shared.store.changes import Changes
 from shared.store.client import Store
 from shared.store.lives import load_with_lives
 from shared.store.person import (
     PERSON_QUERIES,
     ROW_BYTES_ANY,
     ROW_BYTES_WHOLE,
+    FragmentRow,
+    IdentityRow,
     Loaded,
     Person,
     group_of,
@@ -32,7 +33,7 @@ from shared.store.person import (
     unread_of,
 )
 from shared.store.queries import Query
-from shared.store.timeline import Row
+from shared.store.shared_memory import SharedMemory
 
 CANDIDATES_MIN, CANDIDATES_MAX = 100, 10_000
 """Roots asked for at once: the query behind them costs the same for few and for many, and each takes 24 bytes."""
@@ -52,10 +53,15 @@ MEMBERS_KNOWN_MAX = 20
 CURSOR_START = (2**63 - 1, "g")
 """Before the newest person: the highest time, and a text above every uuid."""
 
-Rows = tuple[Row | None, Row | None]
+Rows = tuple[FragmentRow | None, IdentityRow | None]
 """A fragment's row and that of its identity, as far as there are any."""
 
 NO_ROWS: Rows = (None, None)
+
+R = TypeVar("R", FragmentRow, IdentityRow)
+
+Places = dict[int, tuple[str, int]]
+"""(topic, partition) by the integer of its position row's key."""
 
 KnownRows = tuple[UUID, list[Loaded]]
 Cursor = tuple[int, str]
@@ -76,15 +82,16 @@ class Reads:
         store: Store,
         partitions: Callable[[], dict[str, int]],
         seen: Callable[[int], None],
-        changes: Changes | None = None,
+        memory: SharedMemory | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`changes` of a store all of whose writers mark there what they write: then rows are kept."""
-        self._kept = {topic: Kept(topic, changes, monotonic) for topic in (COMMANDS, IDENTITY)}
+        """`memory` of a store whose writers all mark there the rows that they write: rows are cached."""
+        self._fragments: RowCache[FragmentRow] = RowCache(COMMANDS, memory, monotonic)
+        self._identities: RowCache[IdentityRow] = RowCache(IDENTITY, memory, monotonic)
         self._store, self._partitions, self._seen = store, partitions, seen
         self.queries = load_with_lives(Path(__file__).with_name("persons.sql"))
         self._rows: Coalesced[Key, Rows] = Coalesced(self._load_rows)
-        self._whole: Coalesced[Key, Row] = Coalesced(self._load_whole)
+        self._whole: Coalesced[Key, FragmentRow] = Coalesced(self._load_whole)
         self._numbers: Coalesced[tuple[int, int], UUID] = Coalesced(self._load_numbers)
         self.reached: dict[tuple[str, int], int] = {}
         self.loads = 0
@@ -92,8 +99,8 @@ class Reads:
 
     @property
     def generation(self) -> int:
-        """How often all kept rows were forgotten."""
-        return sum(kept.generation for kept in self._kept.values())
+        """How often the cached rows were all cleared."""
+        return self._fragments.generation + self._identities.generation
 
     async def fragment_of(self, project: int, number: int) -> UUID | None:
         """The fragment with this integer id."""
@@ -115,13 +122,13 @@ class Reads:
     ) -> list[Person | None]:
         """The living persons that hold these fragments, in their order; None for nobody."""
         rows = await self._round(project, fragments)
-        roots = [root_of(fragment, rows[fragment.int][1]) for fragment in fragments]
+        roots = [root_of(fragment, _identity(rows, fragment)) for fragment in fragments]
         if others := {root.int: root for root in roots if root.int not in rows}:
             rows |= await self._round(project, others.values())
-        groups = {root.int: (root, group_of(root, rows[root.int][1])) for root in roots}
+        groups = {root.int: (root, group_of(root, _identity(rows, root))) for root in roots}
         if unread := {one.int: one for _, group in groups.values() for one in group if one.int not in rows}:
             rows |= await self._round(project, unread.values())
-        if attempts > 1 and any(root_of(root, rows[root.int][1]) != root for root, _ in groups.values()):
+        if attempts > 1 and any(root_of(root, _identity(rows, root)) != root for root, _ in groups.values()):
             return await self.by_fragments(project, fragments, attempts - 1)  # merged between two rounds
         loaded = {key: (root, [(one, *rows[one.int]) for one in group]) for key, (root, group) in groups.items()}
         built = {
@@ -130,7 +137,7 @@ class Reads:
         }
         return [built[root.int] for root in roots]
 
-    async def row_of(self, project: int, fragment: UUID) -> Row | None:
+    async def row_of(self, project: int, fragment: UUID) -> FragmentRow | None:
         """The row of a fragment, whole, however large it is."""
         return await self._whole.get((project, fragment.int))
 
@@ -140,7 +147,7 @@ class Reads:
             unread = unread_of(group)
             if not unread:
                 break
-            read = await asyncio.gather(*self._whole.ask([(project, fragment.int) for fragment in unread]))
+            read = await self._whole.ask([(project, fragment.int) for fragment in unread])
             whole = dict(zip(unread, read, strict=True))
             group = [(fragment, whole.get(fragment) or row, identity) for fragment, row, identity in group]
         return group
@@ -148,7 +155,8 @@ class Reads:
     async def numbers_of(self, project: int, fragments: Sequence[UUID]) -> list[int | None]:
         """The integer ids of fragments, of erased ones too; None for one that never lived."""
         rows = await self._round(project, fragments)
-        return [row[4] if (row := rows[fragment.int][0]) is not None else None for fragment in fragments]
+        found = (row for row, _ in (rows[fragment.int] for fragment in fragments))
+        return [row.number if row is not None else None for row in found]
 
     async def _round(self, project: int, fragments: Iterable[UUID]) -> dict[int, Rows]:
         """The rows of fragments by their integers: those proven to be the newest, and the others asked for together."""
@@ -162,17 +170,15 @@ class Reads:
                 rows[fragment.int] = found
         if not unread:
             return rows
-        asked = self._rows.ask(unread)
-        # to gather one takes longer than its share of the call
-        read = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
+        read = await self._rows.ask(unread)
         rows |= {key[1]: pair or NO_ROWS for key, pair in zip(unread, read, strict=True)}
         return rows
 
     def _find(self, project: int, fragment: UUID) -> Rows | None:
         """A fragment's rows, when both are proven to be the newest."""
         key = project, fragment.int
-        row, identity = self._kept[COMMANDS].find(key), self._kept[IDENTITY].find(key)
-        return None if isinstance(row, Unknown) or isinstance(identity, Unknown) else (row, identity)
+        row, identity = self._fragments.get(key), self._identities.get(key)
+        return None if isinstance(row, Miss) or isinstance(identity, Miss) else (row, identity)
 
     def rows_known(self, project: int, fragment: UUID) -> KnownRows | None:
         """The root of the person that holds a fragment, and (member, fragment row, identity row) of each member, when
@@ -180,11 +186,15 @@ class Reads:
         named = self._find(project, fragment)
         if named is None:
             return None
-        root = root_of(fragment, named[1])
+        _, identity = named
+        root = root_of(fragment, identity)
         head = named if root is fragment else self._find(project, root)
-        if head is None or root_of(root, head[1]) != root:
+        if head is None:
             return None
-        group = group_of(root, head[1])
+        _, identity = head
+        if root_of(root, identity) != root:
+            return None
+        group = group_of(root, identity)
         if len(group) > MEMBERS_KNOWN_MAX:
             return None
         found: list[Loaded] = []
@@ -196,43 +206,61 @@ class Reads:
         return root, found
 
     async def _load_rows(self, keys: Sequence[Key]) -> dict[Key, Rows]:
-        counts = self._partitions()
-        commands = {partition_of_integer(fragment, counts[COMMANDS]) for _, fragment in keys}
-        found: Sequence[Any] = await asyncio.gather(
-            self._load("fragments", COMMANDS, keys, commands, row_bytes_max=ROW_BYTES_WHOLE),
-            self._load("identities", IDENTITY, keys, {project % counts[IDENTITY] for project, _ in keys}),
+        results = await asyncio.gather(
+            self._load_fragments(keys, ROW_BYTES_WHOLE),
+            self._load_identities(keys),
             return_exceptions=True,  # both have ended when one has failed: no query runs beside the next
         )
-        if failed := [one for one in found if isinstance(one, BaseException)]:
-            raise failed[0]
-        return {key: (found[0].get(key), found[1].get(key)) for key in found[0].keys() | found[1].keys()}
+        fragments, identities = results
+        if isinstance(fragments, BaseException):
+            raise fragments
+        if isinstance(identities, BaseException):
+            raise identities
+        return {key: (fragments.get(key), identities.get(key)) for key in fragments.keys() | identities.keys()}
 
-    async def _load_whole(self, keys: Sequence[Key]) -> dict[Key, Row]:
+    async def _load_whole(self, keys: Sequence[Key]) -> dict[Key, FragmentRow]:
+        return await self._load_fragments(keys, ROW_BYTES_ANY)
+
+    async def _load_fragments(self, keys: Sequence[Key], row_bytes_max: int) -> dict[Key, FragmentRow]:
+        snapshot = self._fragments.version_snapshot(keys)
         count = self._partitions()[COMMANDS]
-        partitions = {partition_of_integer(fragment, count) for _, fragment in keys}
-        return await self._load("fragments", COMMANDS, keys, partitions, row_bytes_max=ROW_BYTES_ANY)
+        places = _places(COMMANDS, {partition_of_integer(fragment, count) for _, fragment in keys})
+        rows = await self._newest("fragments", places, keys, row_bytes_max=row_bytes_max)
+        found = self._by_key(map(FragmentRow._make, rows), places)
+        # a row without its texts is of no use to the next reader
+        snapshot = {key: at for key, at in snapshot.items() if key not in found or not is_cut(found[key])}
+        self._fragments.put(snapshot, found, self.reached)
+        return found
 
-    async def _load(
-        self, query: str, topic: str, keys: Sequence[Key], partitions: Iterable[int], **bounds: int
-    ) -> dict[Key, Row]:
-        positions = {position_key(topic, partition).int: partition for partition in partitions}
-        kept = self._kept[topic]
-        looked = kept.looked(keys)
+    async def _load_identities(self, keys: Sequence[Key]) -> dict[Key, IdentityRow]:
+        snapshot = self._identities.version_snapshot(keys)
+        count = self._partitions()[IDENTITY]
+        places = _places(IDENTITY, {project % count for project, _ in keys})
+        rows = await self._newest("identities", places, keys)
+        found = self._by_key(map(IdentityRow._make, rows), places)
+        self._identities.put(snapshot, found, self.reached)
+        return found
+
+    async def _newest(self, query: str, places: Places, keys: Sequence[Key], **bounds: int) -> list[tuple[Any, ...]]:
+        """The newest rows of these keys, and the position rows of these places."""
         rows = await self._store.rows(
             PERSON_QUERIES[query],
             projects=sorted({0, *(project for project, _ in keys)}),
-            fragments=[f"{fragment:032x}" for fragment in (*positions, *(fragment for _, fragment in keys))],
+            fragments=[f"{fragment:032x}" for fragment in (*places, *(fragment for _, fragment in keys))],
             **bounds,
         )
-        for row in rows:
-            if row[0] == 0 and row[1].int in positions:
-                self.reached[topic, positions[row[1].int]] = row[2]
-                self._seen(row[7])
-        found = {(row[0], row[1].int): row for row in rows if row[0] != 0}
-        if topic == COMMANDS:  # a row without its texts is of no use to the next reader
-            looked = {key: at for key, at in looked.items() if key not in found or not is_cut(found[key])}
-        kept.keep(looked, found, self.reached)
         self.loads += 1
+        return rows
+
+    def _by_key(self, rows: Iterable[R], places: Places) -> dict[Key, R]:
+        """The rows by project and fragment; of the position rows, how far reads reach."""
+        found: dict[Key, R] = {}
+        for row in rows:
+            if row.project != 0:
+                found[row.project, row.fragment.int] = row
+            elif (place := places.get(row.fragment.int)) is not None:
+                self.reached[place] = row.version
+                self._seen(row.stamp)
         return found
 
     async def _load_numbers(self, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], UUID]:
@@ -242,6 +270,15 @@ class Reads:
             numbers=[number for _, number in keys],
         )
         return {(project, number): fragment for project, number, fragment in rows}
+
+
+def _identity(rows: dict[int, Rows], fragment: UUID) -> IdentityRow | None:
+    _, identity = rows[fragment.int]
+    return identity
+
+
+def _places(topic: str, partitions: Iterable[int]) -> Places:
+    return {position_key(topic, partition).int: (topic, partition) for partition in partitions}
 
 
 def page_of(query: Query, *, backwards: bool = False) -> Query:
@@ -267,14 +304,14 @@ class Walk:
             rows = await self._candidates(cursor, ask)
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 found: list[Person] = []
-                for row, person in await self._persons(rows[start : start + ROWS_AT_ONCE]):
+                for (root, created), person in await self._persons(rows[start : start + ROWS_AT_ONCE]):
                     if person is not None:
                         if left is not None and len(found) == left:
                             self.after = cursor
                             yield found
                             return
                         found.append(person)
-                    cursor = (row[1], str(row[0]))
+                    cursor = created, str(root)
                 left = None if left is None else left - len(found)
                 if found:
                     yield found
@@ -285,7 +322,8 @@ class Walk:
         """Each candidate, and its person if that is still its root and was judged right."""
         built = await self._build([root for root, _ in rows])
         pairs = [
-            (row, one if one is not None and one.uuid == row[0] else None) for row, one in zip(rows, built, strict=True)
+            ((root, created), person if person is not None and person.uuid == root else None)
+            for (root, created), person in zip(rows, built, strict=True)
         ]
         if self._judge is None:
             return pairs

@@ -1,22 +1,21 @@
-"""Rows of persons that were read before and are still the newest, as `shared.store.changes` proves. Never asks itself.
+"""An LRU cache of person rows, each validated by its seqlock (`shared.store.row_versions`) on every read.
 
-Without a proof (another machine's store, a writer that marks nothing) nothing is kept and every read asks.
+Without such versions (another machine's store, a writer that marks nothing) nothing is cached: every read is a query.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from shared.store.changes import Changes
-from shared.store.timeline import Row
+from shared.store.shared_memory import SharedMemory
 
-KEPT_BYTES_MAX = 32 * 1_048_576
-"""Of the kept rows of one table, estimated."""
+CACHE_BYTES_MAX = 32 * 1_048_576
+"""Of the cached rows of one table, estimated."""
 
-KEPT_SECONDS_MAX = 600.0
-"""Then all are forgotten: of a person that is erased, nothing stays here because nobody asked again."""
+CACHE_SECONDS_MAX = 600.0
+"""Then the cache is cleared, so that no row of an erased person stays because nobody read it again."""
 
 ROW_BYTES = 600
 """Of a row besides its texts: the tuple, its key and its place."""
@@ -26,17 +25,18 @@ Key = tuple[int, int]
 
 K = TypeVar("K")
 V = TypeVar("V")
+R = TypeVar("R", bound=tuple[Any, ...])
 
 
-class Unknown:
-    """That nothing is known of a row; None is that there is none."""
+class Miss:
+    """Sentinel: not cached. (None means: cached, no such row.)"""
 
 
-UNKNOWN: Final = Unknown()
+MISS: Final = Miss()
 
 
-class Recent(Generic[K, V]):
-    """Values of so many bytes together; the least recently used go first."""
+class LruCache(Generic[K, V]):
+    """Values bounded by their size in bytes; the least recently used are evicted first."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max, self._bytes = bytes_max, 0
@@ -47,73 +47,75 @@ class Recent(Generic[K, V]):
         if found is None:
             return None
         self._values.move_to_end(key)
-        return found[0]
+        value, _ = found
+        return value
 
     def put(self, key: K, value: V, size: int) -> None:
         self.drop(key)
         self._values[key] = value, size
         self._bytes += size
         while self._bytes > self._bytes_max:
-            self._bytes -= self._values.popitem(last=False)[1][1]
+            _, (_, evicted) = self._values.popitem(last=False)
+            self._bytes -= evicted
 
     def drop(self, key: K) -> None:
         found = self._values.pop(key, None)
         if found is not None:
-            self._bytes -= found[1]
+            _, size = found
+            self._bytes -= size
 
     def clear(self) -> None:
         self._values.clear()
         self._bytes = 0
 
 
-class Kept:
+class RowCache(Generic[R]):
     """The newest rows of one topic's table, by (project, fragment)."""
 
-    def __init__(self, topic: str, changes: Changes | None, monotonic: Callable[[], float]) -> None:
-        self._topic, self._changes, self._monotonic = topic, changes, monotonic
-        self._until = monotonic() + KEPT_SECONDS_MAX
+    def __init__(self, topic: str, memory: SharedMemory | None, monotonic: Callable[[], float]) -> None:
+        self._topic, self._memory, self._monotonic = topic, memory, monotonic
+        self._until = monotonic() + CACHE_SECONDS_MAX
         self.generation = 0
-        """How often all were forgotten."""
+        """How often the cache was cleared."""
 
-        self._rows: Recent[Key, tuple[Row | None, int, int]] = Recent(KEPT_BYTES_MAX)  # row, slot, seen
+        self._rows: LruCache[Key, tuple[R | None, int, int]] = LruCache(CACHE_BYTES_MAX)  # row, slot, version
 
-    def find(self, key: Key) -> Row | Unknown | None:
-        """The row as it is in the table now, None when it has none, UNKNOWN when the table must be asked."""
-        if self._changes is None:
-            return UNKNOWN
+    def get(self, key: Key) -> R | Miss | None:
+        """The row as it is in the table now; None when the table has none; MISS when the table must be read."""
+        if self._memory is None:
+            return MISS
         if self._monotonic() > self._until:
-            self._until = self._monotonic() + KEPT_SECONDS_MAX
+            self._until = self._monotonic() + CACHE_SECONDS_MAX
             self._rows.clear()
             self.generation += 1
         found = self._rows.get(key)
         if found is None:
-            return UNKNOWN
-        row, slot, seen = found
-        if self._changes.seen(slot) != seen:
+            return MISS
+        row, slot, version = found
+        if self._memory.versions.read_version(slot) != version:
             self._rows.drop(key)
-            return UNKNOWN
+            return MISS
         return row
 
-    def looked(self, keys: Sequence[Key]) -> dict[Key, tuple[int, int]]:
-        """To be called before the table is asked: what `keep` wants to know of those that may be kept."""
-        changes = self._changes
-        if changes is None:
+    def version_snapshot(self, keys: Sequence[Key]) -> dict[Key, tuple[int, int]]:
+        """(slot, version) of the keys that may be cached, for `put`. Call it before the table is read."""
+        if self._memory is None:
             return {}
-        slots = ((key, changes.slot(self._topic, *key)) for key in keys)
-        return {key: (slot, seen) for key, slot in slots if (seen := changes.seen(slot)) is not None}
+        versions = self._memory.versions
+        slots = ((key, versions.slot(self._topic, *key)) for key in keys)
+        return {key: (slot, version) for key, slot in slots if (version := versions.read_version(slot)) is not None}
 
-    def keep(
-        self, looked: dict[Key, tuple[int, int]], rows: dict[Key, Row], reached: dict[tuple[str, int], int]
+    def put(
+        self, snapshot: dict[Key, tuple[int, int]], rows: dict[Key, R], reached: dict[tuple[str, int], int]
     ) -> None:
-        """Keep what was read; `reached` is how far the table was in each partition, by (topic, partition)."""
-        changes = self._changes
-        if changes is None:
+        """Cache the rows read; `reached` is the table's version in each partition, by (topic, partition)."""
+        if self._memory is None:
             return
-        topic = self._topic
-        for key, (slot, seen) in looked.items():
-            partition = changes.partition(topic, *key)
-            if reached.get((topic, partition), 0) > changes.announced(topic, partition):
-                continue  # somebody writes who marks nothing
+        topic, versions, board = self._topic, self._memory.versions, self._memory.board
+        for key, (slot, version) in snapshot.items():
+            partition = versions.partition(topic, *key)
+            if reached.get((topic, partition), 0) > board.published(topic, partition):
+                continue  # a writer that marks nothing
             row = rows.get(key)
             size = ROW_BYTES + sum(len(value) for value in row or () if isinstance(value, str | list))
-            self._rows.put(key, (row, slot, seen), size)
+            self._rows.put(key, (row, slot, version), size)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from services.api.http.guards.costly import aside
 from shared.domain.errors import NotYet
 from shared.domain.ids import DELETIONS, Position, partition_of_key
-from shared.store.changes import Changes
 from shared.store.client import Store
+from shared.store.position_board import PositionBoard
 from shared.store.queries import Query
 
 WAIT_SECONDS_MAX = 5.0
@@ -29,10 +29,10 @@ class Watermarks:
     """How far the tables are, by (topic, partition)."""
 
     def __init__(
-        self, store: Store, query: Query, seen: Callable[[int], None], changes: Changes | None = None
+        self, store: Store, query: Query, seen: Callable[[int], None], board: PositionBoard | None = None
     ) -> None:
-        """`changes` where writers confirm what they wrote; the store is asked all the same, less often."""
-        self._store, self._query, self._seen, self._changes = store, query, seen, changes
+        """`board` where writers confirm what they wrote; the store is asked all the same, less often."""
+        self._store, self._query, self._seen, self._board = store, query, seen, board
         self._versions: dict[tuple[str, int], int] = {}
         self._waiters: dict[asyncio.Future[None], Sequence[Position]] = {}
         self._poller: asyncio.Task[None] | None = None
@@ -85,13 +85,13 @@ class Watermarks:
 
     def _must_ask(self) -> bool:
         """Whether only the store can tell: of deletions nobody confirms anything."""
-        return self._changes is None or any(
+        return self._board is None or any(
             position.topic == DELETIONS for positions in self._waiters.values() for position in positions
         )
 
     def _look(self) -> None:
         """Take over what writers have confirmed."""
-        for topic, partition, version, stamp in self._changes.confirmed() if self._changes is not None else ():
+        for topic, partition, version, stamp in self._board.read() if self._board is not None else ():
             if version > self._versions.get((topic, partition), 0):
                 self._versions[topic, partition] = version
                 self._seen(stamp)

@@ -4,7 +4,8 @@ Intent first: the rows of an object are in the log, durable, before the object i
 after both. A crash in between leaves rows of an object that is not there: erasing takes it for erased, reading passes
 it over, and the client sends again. The other way round it would leave an object that no erasure can find.
 
-Group commit: one object is in flight, and what comes meanwhile is the next one.
+Group commit: one object is in flight, and what comes meanwhile is the next one. What a client has given up, which it
+will send again, is not written.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import accumulate
-from typing import NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -23,6 +23,7 @@ from shared.domain.commands import Command, Record
 from shared.domain.errors import Corrupt, PersonlogError, StoreUnavailable
 from shared.domain.ids import Position
 from shared.runtime.clock import Clock
+from shared.runtime.group_commit import GroupCommit, Pending, Room
 from shared.store.objects import LANDED_SECONDS_MAX, Objects, Span, any_left
 
 OBJECT_BYTES_MAX = 4 * 1_048_576
@@ -58,12 +59,6 @@ Copy = tuple[str, int, int]
 """(object, start, length): where a block lies, or should."""
 
 
-class _Waiting(NamedTuple):
-    blocks: Sequence[Block]
-    bytes: int
-    future: asyncio.Future[list[Position]]
-
-
 class Blocks:
     """All blocks that one API process writes and reads. `append` puts commands into the log."""
 
@@ -73,23 +68,25 @@ class Blocks:
     ) -> None:  # fmt: skip
         self._objects, self._append, self._stamps, self._clock, self._mint = objects, append, stamps, clock, mint
         self._home = ""
-        self._waiting: list[_Waiting] = []
-        self._bytes = 0
-        self._writer: asyncio.Task[None] | None = None
+        self.room = Room(PENDING_BYTES_MAX, lambda: StoreUnavailable("The object store does not keep up."))
+        self._writes: GroupCommit[Sequence[Block], list[Position]] = GroupCommit(
+            self._write_group,
+            size_max=OBJECT_BYTES_MAX,
+            room=self.room,
+            closing=StoreUnavailable,
+            name="blocks of recordings",
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Requests whose blocks are not in an object that is being written."""
+        return self._writes.waiting
 
     async def store(self, blocks: Sequence[Block]) -> list[Position]:
         """Return once these blocks are durable, rows and bytes. Transient when they may not be."""
-        size = sum(len(block.content) for block in blocks)
-        if self._bytes + size > PENDING_BYTES_MAX:
-            raise StoreUnavailable("The object store does not keep up.")
-        waiting = _Waiting(blocks, size, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        self._bytes += size
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write_all(), name="blocks of recordings")
         try:
             async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                return await waiting.future
+                return await self._writes.submit(blocks, sum(len(block.content) for block in blocks))
         except TimeoutError:
             raise StoreUnavailable("The blocks were not stored in time.") from None
 
@@ -110,37 +107,21 @@ class Blocks:
         return b""
 
     async def close(self) -> None:
-        """End what is in flight; who waits for it has nobody to hear it any more."""
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.gather(self._writer, return_exceptions=True)
+        """End the write in flight; nobody is left to hear of it."""
+        await self._writes.close()
 
-    async def _write_all(self) -> None:
-        while self._waiting:
-            group = self._next_group()
-            try:
-                positions = iter(await self._write([block for waiting in group for block in waiting.blocks]))
-                for waiting in group:
-                    mine = [next(positions) for _ in waiting.blocks]
-                    if not waiting.future.done():
-                        waiting.future.set_result(mine)
-            except BaseException as error:  # every waiter hears of it; none may hang
-                told = error if isinstance(error, PersonlogError) else StoreUnavailable()
-                for waiting in group:
-                    if not waiting.future.done():
-                        waiting.future.set_exception(told)
-                if not isinstance(error, Exception):
-                    raise
-            finally:
-                self._bytes -= sum(waiting.bytes for waiting in group)
-
-    def _next_group(self) -> list[_Waiting]:
-        """What came first, up to the size of an object. Nobody's who has stopped waiting: that is sent again."""
-        sizes = accumulate(waiting.bytes for waiting in self._waiting)
-        count = max(1, sum(size <= OBJECT_BYTES_MAX for size in sizes))
-        group, self._waiting = self._waiting[:count], self._waiting[count:]
-        self._bytes -= sum(waiting.bytes for waiting in group if waiting.future.done())
-        return [waiting for waiting in group if not waiting.future.done()]
+    async def _write_group(self, group: list[Pending[Sequence[Block], list[Position]]]) -> None:
+        """Write the blocks of several requests as one object."""
+        try:
+            positions = iter(await self._write([block for pending in group for block in pending.item]))
+        except PersonlogError:
+            raise
+        except Exception as error:
+            raise StoreUnavailable from error
+        for blocks, _, future in group:
+            own = [next(positions) for _ in blocks]
+            if not future.done():
+                future.set_result(own)
 
     async def _write(self, blocks: Sequence[Block]) -> list[Position]:
         """One object: first its rows, then its bytes. One that lands late is taken back, for its rows may be erased."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -21,7 +21,7 @@ from shared.domain.errors import NotFound
 from shared.domain.replay import FOREVER
 from shared.store.person import Person, iso
 
-CURSOR = Text("cursor", "Where to go on; take `next` as it is.", most=140, form="cursor")
+CURSOR = Text("cursor", "The place to continue from. Use the URL in `next`.", most=140, form="cursor")
 
 START: Cursor = (2**63 - 1, "")
 """Before the newest session."""
@@ -36,17 +36,42 @@ PAGES_MAX = 100_000
 """Pages of one read: years of recording without a pause."""
 
 
+class SessionRow(NamedTuple):
+    """A row of the query `sessions`. Times in microseconds."""
+
+    session: str
+    began: int
+    ended: int
+    fragments: Sequence[UUID]
+    windows: Sequence[str]
+    blocks: int
+    bytes: int
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where the page behind it begins."""
+        return self.began, self.session
+
+
+class BlockRow(NamedTuple):
+    """A row of the query `session_blocks`: a block and its copies. `began` in microseconds."""
+
+    began: int
+    uuid: UUID
+    copies: list[Copy]
+
+
 async def recordings(call: Call) -> Answer:
-    """GET :id/recordings: the person's recorded sessions, newest first, over all of its distinct ids."""
+    """List the recorded sessions of a person, newest first."""
     limit = call.asked(LIMIT)
     cursor, backwards = parse_cursor(call.asked(CURSOR), START)
     person = await call.person()
     if backwards:
         rows = await _page(call, person, cursor, limit + 1, backwards=True)
-        cursor = _cursor_of(rows[limit]) if len(rows) > limit else START
+        cursor = rows[limit].cursor if len(rows) > limit else START
     rows = await _page(call, person, cursor, limit + 1)
     url = call.request.url
-    following = format_cursor(_cursor_of(rows[limit - 1])) if len(rows) > limit else None
+    following = format_cursor(rows[limit - 1].cursor) if len(rows) > limit else None
     previous = format_cursor(cursor, backwards=True) if cursor != START else None
     return Answer(
         body={
@@ -58,7 +83,7 @@ async def recordings(call: Call) -> Answer:
 
 
 async def recording(call: Call) -> Answer:
-    """GET :id/recordings/:session: its snapshots as NDJSON in the order of their time, each with its `windowId`."""
+    """Get the snapshots of a recorded session as NDJSON, in the order of time."""
     person = await call.person()
     pages = _places(call, person, call.request.match_info["session"])
     first = await anext(pages)
@@ -82,7 +107,7 @@ async def archived_sessions(call: Call, person: Person, until: int) -> AsyncIter
         yield _shown(person, rows)
         if len(rows) < SESSIONS_AT_ONCE:
             return
-        cursor = _cursor_of(rows[-1])
+        cursor = rows[-1].cursor
 
 
 async def archived_snapshots(call: Call, person: Person, until: int) -> AsyncIterator[list[orjson.Fragment]]:
@@ -98,11 +123,13 @@ async def archived_snapshots(call: Call, person: Person, until: int) -> AsyncIte
 
 async def _page(
     call: Call, person: Person, cursor: Cursor, limit: int, *, until: int = FOREVER, backwards: bool = False
-) -> list[tuple[Any, ...]]:
+) -> list[SessionRow]:
     query = page_of(call.context.reads.queries["sessions"], backwards=backwards)
-    return await call.context.store.rows(
-        query, **_reach(call, person, until), began=cursor[0], session=cursor[1], limit=limit
+    began, session = cursor
+    rows = await call.context.store.rows(
+        query, **_reach(call, person, until), began=began, session=session, limit=limit
     )
+    return [SessionRow._make(row) for row in rows]
 
 
 async def _places(call: Call, person: Person, session: str, until: int = FOREVER) -> AsyncIterator[list[list[Copy]]]:
@@ -113,10 +140,11 @@ async def _places(call: Call, person: Person, session: str, until: int = FOREVER
         rows = await read(
             **_reach(call, person, until), session=session, began=began, uuid=uuid, limit=BLOCKS_AT_ONCE
         )
-        yield [row[2] for row in rows]
-        if len(rows) < BLOCKS_AT_ONCE:
+        blocks = [BlockRow._make(row) for row in rows]
+        yield [block.copies for block in blocks]
+        if len(blocks) < BLOCKS_AT_ONCE:
             return
-        began, uuid = rows[-1][:2]
+        began, uuid = blocks[-1].began, blocks[-1].uuid
 
 
 async def _lines(
@@ -135,21 +163,17 @@ def _reach(call: Call, person: Person, until: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cursor_of(row: tuple[Any, ...]) -> Cursor:
-    return row[1], row[0]
-
-
-def _shown(person: Person, rows: list[tuple[Any, ...]]) -> list[dict[str, Any]]:
+def _shown(person: Person, rows: list[SessionRow]) -> list[dict[str, Any]]:
     names = {member.fragment: member.distinct_id for member in person.members}
     return [
         {
-            "session_id": session,
-            "started_at": iso(began),
-            "ended_at": iso(ended),
-            "distinct_ids": sorted((names[one] for one in fragments), key=person.distinct_ids.index),
-            "window_ids": sorted(windows),
-            "blocks": blocks,
-            "bytes": size,
+            "session_id": row.session,
+            "started_at": iso(row.began),
+            "ended_at": iso(row.ended),
+            "distinct_ids": sorted((names[fragment] for fragment in row.fragments), key=person.distinct_ids.index),
+            "window_ids": sorted(row.windows),
+            "blocks": row.blocks,
+            "bytes": row.bytes,
         }
-        for session, began, ended, fragments, windows, blocks, size in rows
+        for row in rows
     ]

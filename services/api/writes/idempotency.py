@@ -122,7 +122,8 @@ async def _first(call: Call, topic: str, sent: Keyed) -> Position | None:
         fragment=sent.fragment,
     )
     generations = call.context.generations
-    for key, digest, version in zip(*rows[0], strict=False) if rows else ():
+    recent = [each for columns in rows for each in zip(*columns, strict=False)]
+    for key, digest, version in recent:
         if key == sent.key:
             if digest != sent.digest:
                 raise errors.key_reused()
@@ -143,7 +144,8 @@ async def _check(call: Call, position: Position, fragments: Sequence[UUID]) -> N
         if position.topic == COMMANDS
         else ["person.merge_refused", "person.split_refused", "person.refused"],
     )
-    raise_refusal(rows[0][0] if rows else "")
+    for (reason,) in rows:
+        raise_refusal(reason)
 
 
 def raise_refusal(reason: str) -> None:

@@ -35,7 +35,7 @@ class UpdateProperty(Struct):
 
 
 class DeleteProperty(Struct, rename={"unset": "$unset"}):
-    """The names to unset; without it, the name in the query."""
+    """The names to unset. Without a body, the name in the query."""
 
     unset: (
         PropertyName
@@ -45,15 +45,15 @@ class DeleteProperty(Struct, rename={"unset": "$unset"}):
 
 
 class Split(Struct):
-    """At most one of both; neither: the first distinct id stays alone."""
+    """At most one of both fields. Without either, the first distinct id stays alone."""
 
     main_distinct_id: DistinctId | None = None
     distinct_ids_to_split: Annotated[list[DistinctId], Meta(min_length=1, examples=[["device-1"]])] | None = None
 
 
 class Merge(Struct):
-    """Exactly one of `source` and `distinct_id`: who is absorbed. `timestamp` is of an import: when both became one
-    person. If either of the two ids was deleted after that, nobody is merged (404)."""
+    """Exactly one of `source` and `distinct_id`, the person to absorb. `timestamp` is for imports:
+    since when both are one person. If one of the two ids was deleted after it, nothing is merged (404)."""
 
     source: PersonId | None = None
     distinct_id: Annotated[DistinctId, Meta(min_length=1, examples=["device-1"])] | None = None
@@ -73,13 +73,13 @@ class ResetDistinctId(Struct):
 
 
 class Distinct(Struct):
-    """Of how many distinct ids the person has no room to show the properties."""
+    """The number of distinct ids whose properties are left out."""
 
     distinct_ids: int
 
 
 class Person(Struct):
-    """A person as it is, or was. `properties_left_out` when its distinct ids hold more than one person can show."""
+    """A person, now or at a past moment. `properties_left_out` is there when it holds more than one person can show."""
 
     id: int
     name: str
@@ -93,7 +93,7 @@ class Person(Struct):
 
 
 class LeftOut(Struct):
-    """What there was no room for: how many names, their bytes with the values, and the first few names."""
+    """Properties beyond the limits: the number of names, their bytes with the values, the first few names."""
 
     names: int
     bytes: int
@@ -106,7 +106,7 @@ class Warned(LeftOut):
 
 
 class Updated(Person, kw_only=True):
-    """The person after a write; `warnings` when a part of it had no room."""
+    """The person after a write, with `warnings` when part of it was left out."""
 
     warnings: list[Warned] | UnsetType = UNSET
 
@@ -133,7 +133,7 @@ class Success(Struct):
 
 
 class UpdatedProperty(Success):
-    """`warnings` when there was no room for the value."""
+    """Success, with `warnings` when the value was left out."""
 
     warnings: list[Warned] | UnsetType = UNSET
 
@@ -152,7 +152,7 @@ class SplitDone(Struct):
 
 
 class Conflict(Struct):
-    """A property on which both differ."""
+    """A property with different values on both persons."""
 
     key: str
     survivor: Any
@@ -161,7 +161,7 @@ class Conflict(Struct):
 
 
 class MergePreview(Struct):
-    """What a merge would do."""
+    """The result of a merge that was not carried out."""
 
     survivor: Person
     absorbed: Person
@@ -170,7 +170,7 @@ class MergePreview(Struct):
 
 
 class Batch(Struct):
-    """By what was asked for; who is nobody is absent."""
+    """Persons by the ids of the request. Unknown ids are omitted."""
 
     results: dict[str, Person]
 
@@ -208,7 +208,7 @@ class Cause(Struct):
 
 
 class Point(Struct):
-    """Where the person began to look like this. All but the first three: with source=changes."""
+    """A moment from which on the person looked like this. Fields after the first three appear with `source=changes`."""
 
     timestamp: datetime
     properties: dict[str, Any]
@@ -263,7 +263,7 @@ class PropertyValue(Struct):
 
 
 class PropertyHistory(Struct):
-    """Every value of a property, and why the one that shows does."""
+    """All values of a property, and the reason why one is shown."""
 
     key: str
     shows: bool
@@ -337,6 +337,6 @@ class Error(Struct):
 
 
 class PlainError(Struct):
-    """How properties_at_time says it."""
+    """An error of `properties_at_time`."""
 
     error: str

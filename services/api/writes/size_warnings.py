@@ -37,6 +37,6 @@ async def warnings_of(
         fragment=fragment,
         version=outcome.positions[0].version,
     )
-    if not rows:
-        return {}
-    return {"warnings": [{"field": "properties", "why": WHY, **orjson.loads(rows[0][0])}]}
+    for (left_out,) in rows:
+        return {"warnings": [{"field": "properties", "why": WHY, **orjson.loads(left_out)}]}
+    return {}

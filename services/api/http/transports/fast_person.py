@@ -19,7 +19,7 @@ from services.api.http.raw_response import Observe, answer_of, refused
 from services.api.http.rendering import json_body
 from services.api.persons.endpoints import member_named, update_of
 from services.api.reads.persons import KnownRows
-from services.api.reads.row_cache import Recent
+from services.api.reads.row_cache import LruCache
 from services.api.writes.idempotency import Keyed
 from services.api.writes.property_limits import check_properties
 from services.api.writes.schemas import Update
@@ -64,7 +64,7 @@ class ExpressPerson:
 
     def __init__(self, context: Context, observe: Observe) -> None:
         self._context, self._observe = context, observe
-        self._shown: Recent[int, tuple[list[Any], bytes, str]] = Recent(SHOWN_BYTES_MAX)
+        self._shown: LruCache[int, tuple[list[Any], bytes, str]] = LruCache(SHOWN_BYTES_MAX)
         self._generation = 0
 
     def line(self, line: bytes) -> _Line | None:

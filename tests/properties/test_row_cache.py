@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from services.api.reads import row_cache as kept
-from services.api.reads.row_cache import UNKNOWN, Kept
+from services.api.reads import row_cache
+from services.api.reads.row_cache import MISS, RowCache
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.store.changes import Changes, renew
+from shared.store.shared_memory import SharedMemory, renew
 
 PARTITIONS = {COMMANDS: 2, IDENTITY: 1}
 FRAGMENTS = [(number % 2) << 64 | number for number in range(12)]
@@ -24,9 +24,9 @@ class World:
 
     def __init__(self, path: Path, seed: int) -> None:
         self.random = random.Random(seed)
-        self.changes = Changes(path, PARTITIONS)
-        self.reader = Changes(path, PARTITIONS)  # another process
-        self.kept = Kept(COMMANDS, self.reader, lambda: 0.0)
+        self.memory = SharedMemory(path, PARTITIONS)
+        self.reader = SharedMemory(path, PARTITIONS)  # another process
+        self.cache = RowCache(COMMANDS, self.reader, lambda: 0.0)
         self.table: dict[int, int] = {}
         self.reached = [0, 0]
         self.version = 0
@@ -48,9 +48,9 @@ class World:
             self.version += 1
             mine = [one for one in FRAGMENTS if one >> 64 == partition]
             rows = self.random.sample(mine, self.random.randrange(1, 4))
-            slots = [self.changes.slot(COMMANDS, 1, one) for one in rows]
-            self.changes.mark(slots, self.nonce | 1)
-            self.changes.announce(COMMANDS, [(partition, self.version)])
+            slots = [self.memory.versions.slot(COMMANDS, 1, one) for one in rows]
+            self.memory.versions.begin_write(slots, self.nonce)
+            self.memory.board.publish(COMMANDS, [(partition, self.version)])
             self.flights[partition] = {"rows": rows, "slots": slots, "version": self.version, "landed": False}
         elif not flight["landed"]:
             if self.random.random() < 0.05:  # no answer came: it may have landed, may still, or never will
@@ -60,7 +60,7 @@ class World:
                 self.land(partition, flight)
         else:
             self.nonce += 2
-            self.changes.mark(flight["slots"], self.nonce)
+            self.memory.versions.end_write(flight["slots"], self.nonce)
             self.flights[partition] = None
 
     def land(self, partition: int, flight: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class World:
     def everything(self) -> None:
         if self.random.random() < 0.02:
             self.nonce += 4
-            with self.changes.everything(self.nonce):
+            with self.memory.versions.rewrite(self.nonce):
                 self.version += 1
                 self.table = dict.fromkeys(FRAGMENTS, self.version)
                 self.find()
@@ -88,23 +88,23 @@ class World:
         if len(self.asked) >= 4:
             return
         keys = [(1, one) for one in self.random.sample(FRAGMENTS, 3)]
-        looked = self.kept.looked(keys)
-        self.asked.append((looked, None, {}))
+        snapshot = self.cache.version_snapshot(keys)
+        self.asked.append((snapshot, None, {}))
 
     def answer(self) -> None:
         if not self.asked:
             return
-        looked, rows, reached = self.asked.pop(self.random.randrange(len(self.asked)))
+        snapshot, rows, reached = self.asked.pop(self.random.randrange(len(self.asked)))
         if rows is None:  # the store's moment
-            now = {key: (self.table[key[1]],) for key in looked if key[1] in self.table}
-            self.asked.append((looked, now, {(COMMANDS, at): self.reached[at] for at in range(2)}))
+            now = {key: (self.table[key[1]],) for key in snapshot if key[1] in self.table}
+            self.asked.append((snapshot, now, {(COMMANDS, at): self.reached[at] for at in range(2)}))
         else:
-            self.kept.keep(looked, rows, reached)
+            self.cache.put(snapshot, rows, reached)
 
     def find(self) -> None:
         key = 1, self.random.choice(FRAGMENTS)
-        found = self.kept.find(key)
-        if found is UNKNOWN:
+        found = self.cache.get(key)
+        if found is MISS:
             self.seen["unknown"] += 1
             return
         self.seen["known"] += 1
@@ -121,65 +121,65 @@ def test_a_kept_row_is_the_newest(tmp_path: Path, seed: int) -> None:
 
 
 def test_a_writer_that_marks_nothing_is_noticed_by_its_position(tmp_path: Path) -> None:
-    changes = Changes(tmp_path / "changes", PARTITIONS)
-    changes.announce(COMMANDS, [(0, 5)])
-    rows, key = Kept(COMMANDS, changes, lambda: 0.0), (1, FRAGMENTS[0])
-    rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 0): 6})
-    assert rows.find(key) is UNKNOWN
-    rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 0): 5})
-    assert rows.find(key) == (1,)
+    memory = SharedMemory(tmp_path / "changes", PARTITIONS)
+    memory.board.publish(COMMANDS, [(0, 5)])
+    rows, key = RowCache(COMMANDS, memory, lambda: 0.0), (1, FRAGMENTS[0])
+    rows.put(rows.version_snapshot([key]), {key: (1,)}, {(COMMANDS, 0): 6})
+    assert rows.get(key) is MISS
+    rows.put(rows.version_snapshot([key]), {key: (1,)}, {(COMMANDS, 0): 5})
+    assert rows.get(key) == (1,)
 
 
 def test_without_a_proof_nothing_is_kept() -> None:
-    rows, key = Kept(COMMANDS, None, lambda: 0.0), (1, FRAGMENTS[0])
-    rows.keep(rows.looked([key]), {key: (1,)}, {})
-    assert rows.find(key) is UNKNOWN
+    rows, key = RowCache(COMMANDS, None, lambda: 0.0), (1, FRAGMENTS[0])
+    rows.put(rows.version_snapshot([key]), {key: (1,)}, {})
+    assert rows.get(key) is MISS
 
 
 def test_kept_rows_are_bounded_and_the_least_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "KEPT_BYTES_MAX", 10 * (kept.ROW_BYTES + 100))
-    rows = Kept(COMMANDS, Changes(tmp_path / "changes", PARTITIONS), lambda: 0.0)
+    monkeypatch.setattr(row_cache, "CACHE_BYTES_MAX", 10 * (row_cache.ROW_BYTES + 100))
+    rows = RowCache(COMMANDS, SharedMemory(tmp_path / "changes", PARTITIONS), lambda: 0.0)
     keys = [(1, number) for number in range(30)]
     for key in keys:
-        rows.keep(rows.looked([key]), {key: ("x" * 100,)}, {})
-        rows.find(keys[0])
-    known = [key for key in keys if rows.find(key) is not UNKNOWN]
+        rows.put(rows.version_snapshot([key]), {key: ("x" * 100,)}, {})
+        rows.get(keys[0])
+    known = [key for key in keys if rows.get(key) is not MISS]
     assert known == [keys[0], *keys[-9:]]
 
 
 def test_all_are_forgotten_after_a_time(tmp_path: Path) -> None:
     now = [0.0]
-    rows, key = Kept(COMMANDS, Changes(tmp_path / "changes", PARTITIONS), lambda: now[0]), (1, FRAGMENTS[0])
-    rows.keep(rows.looked([key]), {key: ("ann@example.com",)}, {})
-    now[0] = kept.KEPT_SECONDS_MAX
-    assert rows.find(key) == ("ann@example.com",)
+    rows, key = RowCache(COMMANDS, SharedMemory(tmp_path / "changes", PARTITIONS), lambda: now[0]), (1, FRAGMENTS[0])
+    rows.put(rows.version_snapshot([key]), {key: ("ann@example.com",)}, {})
+    now[0] = row_cache.CACHE_SECONDS_MAX
+    assert rows.get(key) == ("ann@example.com",)
     now[0] += 1
-    assert rows.find((1, FRAGMENTS[1])) is UNKNOWN
+    assert rows.get((1, FRAGMENTS[1])) is MISS
     assert rows.generation == 1
-    assert rows.find(key) is UNKNOWN
+    assert rows.get(key) is MISS
 
 
 def test_a_renewed_file_holds_nothing_and_is_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "run" / "changes"
     renew(path, 8)  # there is none yet
-    changes = Changes(path, PARTITIONS)
-    changes.announce(COMMANDS, [(1, 5)])
-    changes.confirm(COMMANDS, [(1, 5, 77)])
-    rows, key = Kept(COMMANDS, changes, lambda: 0.0), (1, FRAGMENTS[1])
-    rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 1): 5})
-    assert rows.find(key) == (1,)
-    assert (COMMANDS, 1, 5, 77) in set(changes.confirmed())
+    memory = SharedMemory(path, PARTITIONS)
+    memory.board.publish(COMMANDS, [(1, 5)])
+    memory.board.confirm(COMMANDS, [(1, 5, 77)])
+    rows, key = RowCache(COMMANDS, memory, lambda: 0.0), (1, FRAGMENTS[1])
+    rows.put(rows.version_snapshot([key]), {key: (1,)}, {(COMMANDS, 1): 5})
+    assert rows.get(key) == (1,)
+    assert (COMMANDS, 1, 5, 77) in set(memory.board.read())
     inode = path.stat().st_ino
     renew(path, 8)
     assert path.stat().st_ino == inode
-    assert rows.find(key) is UNKNOWN
-    assert {(version, stamp) for _, _, version, stamp in changes.confirmed()} == {(0, 0)}
-    rows.keep(rows.looked([key]), {key: (1,)}, {(COMMANDS, 1): 5})
-    assert rows.find(key) is UNKNOWN, "nobody has announced the position that the store is at"
+    assert rows.get(key) is MISS
+    assert {(version, stamp) for _, _, version, stamp in memory.board.read()} == {(0, 0)}
+    rows.put(rows.version_snapshot([key]), {key: (1,)}, {(COMMANDS, 1): 5})
+    assert rows.get(key) is MISS, "nobody has published the position that the store is at"
 
 
 def test_an_identity_row_is_marked_where_its_project_is_written(tmp_path: Path) -> None:
-    changes = Changes(tmp_path / "changes", {COMMANDS: 2, IDENTITY: 3})
-    slots = {changes.slot(IDENTITY, project, FRAGMENTS[0]) for project in range(3)}
+    memory = SharedMemory(tmp_path / "changes", {COMMANDS: 2, IDENTITY: 3})
+    slots = {memory.versions.slot(IDENTITY, project, FRAGMENTS[0]) for project in range(3)}
     assert len(slots) == 3
-    assert not slots & {changes.slot(COMMANDS, 1, one) for one in FRAGMENTS}
+    assert not slots & {memory.versions.slot(COMMANDS, 1, one) for one in FRAGMENTS}

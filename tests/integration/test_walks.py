@@ -1,0 +1,89 @@
+"""The walks of ARCHITECTURE.md: which files a request, a record and a deletion pass, against what they pass."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.support.processes import ROOT
+from tests.support.walks import DOCUMENT, block_of, rewritten, walked
+
+WALKS = walked(DOCUMENT.read_text())
+
+ONE_AFTER_THE_OTHER = ("capture", "GET", "PATCH", "DELETE")
+"""Walks of one request. The others are of several tasks, whose order is nobody's rule."""
+
+ENTERED_AGAIN: dict[str, set[str]] = {
+    "capture": {"services/api/app.py from services/api/http/errors.py"},
+    "record": {"services/projector/worker.py from services/projector/fold.py"},
+    "GET": {
+        "services/api/app.py from services/api/http/errors.py",
+        "services/api/http/routing.py from services/api/persons/endpoints.py",
+        "shared/store/person.py from shared/domain/view.py",
+    },
+    "PATCH": {
+        "services/api/app.py from services/api/http/errors.py",
+        "services/api/http/routing.py from services/api/persons/endpoints.py",
+        "services/api/http/routing.py from services/api/writes/idempotency.py",
+        "shared/store/person.py from shared/domain/view.py",
+    },
+    "DELETE": {
+        "services/api/app.py from services/api/http/errors.py",
+        "services/api/http/routing.py from services/api/deletions/endpoints.py",
+        "services/api/http/routing.py from services/api/writes/idempotency.py",
+        "shared/store/person.py from shared/domain/view.py",
+    },
+    "deletion": {
+        "services/deleter/app.py from services/deleter/sweep.py",
+        "services/deleter/sweep.py from services/deleter/guard.py",
+    },
+}
+"""Files that call a file which calls them back. The list may only get shorter."""
+
+
+@pytest.fixture(scope="module")
+def traced() -> dict[str, dict[str, list[str]]]:
+    command = [sys.executable, "-m", "tests.support.walks"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    walks: dict[str, Any] = json.loads(done.stdout)
+    return walks
+
+
+def test_the_map_shows_each_walk(traced: dict[str, dict[str, list[str]]]) -> None:
+    assert WALKS.keys() == traced.keys() == ENTERED_AGAIN.keys()
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_every_file_of_the_map_is_entered_and_no_other(traced: dict[str, dict[str, list[str]]], name: str) -> None:
+    """When it fails and the walk is as it should be: `python -m tests.support.walks --write`."""
+    entered, shown = set(traced[name]["files"]), set(WALKS[name])
+    assert (sorted(entered - shown), sorted(shown - entered)) == ([], [])
+
+
+@pytest.mark.parametrize("name", ONE_AFTER_THE_OTHER)
+def test_the_files_of_a_request_are_entered_in_the_order_of_the_map(
+    traced: dict[str, dict[str, list[str]]], name: str
+) -> None:
+    assert traced[name]["files"] == WALKS[name]
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_no_file_is_entered_again_by_its_own_doing(traced: dict[str, dict[str, list[str]]], name: str) -> None:
+    assert set(traced[name]["again"]) == ENTERED_AGAIN[name]
+
+
+@pytest.mark.parametrize("name", WALKS)
+def test_every_file_of_the_map_is_there(name: str) -> None:
+    assert [file for file in WALKS[name] if not (ROOT / file).is_file()] == []
+
+
+def test_a_map_is_read_as_it_is_written() -> None:
+    files = ["services/api/app.py", "services/api/http/errors.py", "services/api/http/routing.py", "shared/log/port.py"]
+    text = "before\n```walk: a b\nold\n```\nbetween\n```sh\nls\n```\n"
+    assert walked(rewritten(text, {"a b": files})) == {"a b": files}
+    assert block_of(files) == "services/api/ app → services/api/http/ errors routing → shared/log/ port\n"

@@ -7,20 +7,19 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from clients.importing import command as importing
-from services import dead
+from services import dead, keys
+from services.operator_store import with_store
 from services.renewing import command as renewing
 from shared.domain.errors import LogMismatch, PersonlogError
 from shared.runtime import preflight
 from shared.runtime.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
 from shared.runtime.progress import Progress
 from shared.runtime.settings import BOOTSTRAP, SECRETS_OF, Settings, SettingsError, read, with_keys
-
-DAY_US = 86_400_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="personlog", description="An event-sourced person store.")
-    parser.add_argument("--check", action="store_true", help="print the effective settings, secrets masked")
+    parser.add_argument(
+        "--check", action="store_true", help="print the effective settings, secrets masked"
+    )
     commands = parser.add_subparsers(required=False, metavar="COMMAND")
     parser.set_defaults(command=None, offline=False, secrets=SECRETS_OF["up"])
     for name, command, text in (
@@ -63,8 +64,16 @@ def _parser() -> argparse.ArgumentParser:
         ("deleter", _deleter, "run the deleter"),
         ("engine", _engine, "run the embedded ClickHouse server"),
         ("migrate", _migrate, "create or upgrade the tables; create the first project and key"),
-        ("rebuild", _rebuild, "derive the tables again from the timeline, compare, and swap them in"),
-        ("doctor", _doctor, "check disk, store, log, clock, deletions and processes, and suggest remedies"),
+        (
+            "rebuild",
+            _rebuild,
+            "derive the tables again from the timeline, compare, and swap them in",
+        ),
+        (
+            "doctor",
+            _doctor,
+            "check disk, store, log, clock, deletions and processes, and suggest remedies",
+        ),
         ("analyst", _analyst, "print how to connect to ClickHouse as an analyst"),
         ("grants", _grants, "print users and rights for a ClickHouse server, as SQL"),
     ):
@@ -74,12 +83,25 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="with any difference, exit 1 and keep the live tables"
     )
     commands.choices["grants"].set_defaults(offline=True)  # it needs no key, nor a data folder
-    _key_commands(commands)
-    projects = commands.add_parser("projects", help="manage projects").add_subparsers(required=True, metavar="COMMAND")
+    keys.add(commands)
+    _project_commands(commands)
+    importing.add(commands)
+    renewing.add(commands)
+    dead.add(commands)
+    _deletion_commands(commands)
+    return parser
+
+
+def _project_commands(commands: Any) -> None:
+    projects = commands.add_parser("projects", help="manage projects").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     create = projects.add_parser("create", help="create a project, and print its id and token")
     create.add_argument("name")
     create.add_argument("--recordings", action="store_true", help="let browsers record sessions")
-    create.add_argument("--delete-everything", action="store_true", help="let DELETE cover events and recordings")
+    create.add_argument(
+        "--delete-everything", action="store_true", help="let DELETE cover events and recordings"
+    )
     create.set_defaults(command=_project_create, secrets=SECRETS_OF["operator"])
     for name, text in (
         ("recordings", "let browsers record sessions, or not"),
@@ -91,37 +113,27 @@ def _parser() -> argparse.ArgumentParser:
         switch.set_defaults(command=_project_switch, setting=name, secrets=SECRETS_OF["operator"])
     listing = projects.add_parser("list", help="list projects with their tokens and switches")
     listing.set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
-    importing.add(commands)
-    renewing.add(commands)
-    dead.add(commands)
-    deletions = commands.add_parser("deletions", help="run deletions").add_subparsers(required=True, metavar="COMMAND")
+
+
+def _deletion_commands(commands: Any) -> None:
+    deletions = commands.add_parser("deletions", help="run deletions").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     deletions.add_parser("run", help="open one deletion window now").set_defaults(
         command=_deletions_run, secrets=SECRETS_OF["deleter"]
     )
     receipts = commands.add_parser("receipts", help="verify receipts of erasures")
     kinds = receipts.add_subparsers(required=True, metavar="COMMAND")
-    verify = kinds.add_parser("verify", help="check signatures of receipts and the chain between them, offline")
+    verify = kinds.add_parser(
+        "verify", help="check signatures of receipts and the chain between them, offline"
+    )
     verify.add_argument("files", nargs="+", metavar="FILE")
     verify.add_argument(
-        "--key", default="", help="file of the public key, PEM (default: receipts/public-key.pem in PERSONLOG_DATA)"
+        "--key",
+        default="",
+        help="file of the public key, PEM (default: receipts/public-key.pem in PERSONLOG_DATA)",
     )
     verify.set_defaults(command=_receipts_verify, offline=True)
-    return parser
-
-
-def _key_commands(commands: Any) -> None:
-    keys = commands.add_parser("keys", help="manage personal keys").add_subparsers(required=True, metavar="COMMAND")
-    create = keys.add_parser("create", help="create a key, and print it once")
-    create.add_argument("--name", default="", help="a name to recognise the key by")
-    create.add_argument("--scopes", required=True, help="person:read,person:write,activity_log:read or *")
-    create.add_argument("--projects", required=True, help="project ids, comma-separated, or all")
-    create.add_argument("--expires", default="", help="days until the key expires, such as 30d (default: never)")
-    create.set_defaults(command=_key_create, secrets=SECRETS_OF["operator"])
-    listing = keys.add_parser("list", help="list keys with their scopes, projects and states")
-    listing.set_defaults(command=_key_list, secrets=SECRETS_OF["operator"])
-    revoke = keys.add_parser("revoke", help="revoke a key")
-    revoke.add_argument("key", help="the key or its id")
-    revoke.set_defaults(command=_key_revoke, secrets=SECRETS_OF["operator"])
 
 
 def _needed(settings: Settings, secrets: Collection[str]) -> Collection[str]:
@@ -179,24 +191,6 @@ def _serve(main: Any, service: str) -> None:
     run(main)
 
 
-def _with_store(
-    settings: Settings, act: Callable[[Any], Awaitable[int | None]], *, migrated: bool = True
-) -> int:
-    from shared.store.client import Store
-    from shared.store.migrate import check_migrated
-
-    async def go() -> int:
-        store = await Store.connect(settings.store_url("migrator"))
-        try:
-            if migrated:
-                await check_migrated(store)
-            return await act(store) or DONE
-        finally:
-            await store.close()
-
-    return asyncio.run(go())
-
-
 def _migrate(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.runtime.timekeeping import clock_of
     from shared.store.access import ensure_bootstrap
@@ -206,11 +200,11 @@ def _migrate(settings: Settings, options: argparse.Namespace, new_keys: bool) ->
     async def act(store: Any) -> None:
         for name in await migrate(store):
             print(f"applied {name}")
-        keys = settings.personal_key, settings.project_token
-        await ensure_bootstrap(store, *keys, clock_of(settings).now_us)
+        bootstrap = settings.personal_key, settings.project_token
+        await ensure_bootstrap(store, *bootstrap, clock_of(settings).now_us)
         await take_on_log(settings, store, clock_of(settings).now_us)
 
-    return _with_store(settings, act, migrated=False)
+    return with_store(settings, act, migrated=False)
 
 
 def _rebuild(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
@@ -247,51 +241,6 @@ def _doctor(settings: Settings, options: argparse.Namespace, new_keys: bool) -> 
     return doctor(settings, options, new_keys)
 
 
-def _key_create(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
-    import secrets
-    from uuid import uuid4
-
-    from shared.runtime.timekeeping import clock_of
-    from shared.store.access import SCOPES, KeyRow, create_key
-
-    scopes = [scope.strip() for scope in options.scopes.split(",")]
-    if unknown := [scope for scope in scopes if scope not in SCOPES]:
-        raise SettingsError(f"--scopes: {unknown[0]} is none of {', '.join(SCOPES)}")
-    now = clock_of(settings).now_us()
-    expires = _expiry(options.expires, now)
-    row = KeyRow(uuid4(), options.name, "", scopes, _projects(options.projects), expires, False)
-    plain = "phx_" + secrets.token_urlsafe(32)
-
-    async def act(store: Any) -> None:
-        await create_key(store, plain, row, now)
-        print(plain)
-
-    return _with_store(settings, act)
-
-
-def _key_list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
-    from shared.store.access import list_keys
-
-    async def act(store: Any) -> None:
-        for row in await list_keys(store):
-            projects = ",".join(map(str, row.projects)) or "all"
-            state = f"expires {row.expires_at}" if row.expires_at else "active"
-            state = "revoked" if row.revoked else state
-            print(f"{row.id}  {','.join(row.scopes)}  projects {projects}  {state}  {row.name}")
-
-    return _with_store(settings, act)
-
-
-def _key_revoke(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
-    from shared.runtime.timekeeping import clock_of
-    from shared.store.access import revoke_key
-
-    async def act(store: Any) -> None:
-        print(f"revoked {(await revoke_key(store, options.key, clock_of(settings).now_us())).id}")
-
-    return _with_store(settings, act)
-
-
 def _project_create(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     import secrets
 
@@ -305,7 +254,7 @@ def _project_create(settings: Settings, options: argparse.Namespace, new_keys: b
         row = await create_project(store, options.name, token, now, **flags)
         print(f"{row.project} {row.token}")
 
-    return _with_store(settings, act)
+    return with_store(settings, act)
 
 
 def _project_switch(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
@@ -318,7 +267,7 @@ def _project_switch(settings: Settings, options: argparse.Namespace, new_keys: b
         row = await change(store, options.id, options.switch == "on", clock_of(settings).now_us())
         print(f"{options.setting} of project {row.project}: {options.switch}")
 
-    return _with_store(settings, act)
+    return with_store(settings, act)
 
 
 def _project_list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
@@ -331,7 +280,7 @@ def _project_list(settings: Settings, options: argparse.Namespace, new_keys: boo
             switches = f"recordings {recordings}  delete-everything {everything}"
             print(f"{row.project}  {row.token}  {switches}  {row.name}")
 
-    return _with_store(settings, act)
+    return with_store(settings, act)
 
 
 def _deletions_run(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
@@ -380,23 +329,6 @@ def _receipts_verify(settings: Settings, options: argparse.Namespace, new_keys: 
         wrong += 1
         print(link)
     return FOUND_WRONG if wrong else DONE
-
-
-def _projects(text: str) -> list[int]:
-    if text == "all":
-        return []
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise SettingsError(f"--projects: {text} is not a list of integers, nor all") from None
-
-
-def _expiry(text: str, now: int) -> int:
-    if not text:
-        return 0
-    if not text.endswith("d") or not text[:-1].isdigit():
-        raise SettingsError(f"--expires: {text} does not look like 30d")
-    return now + int(text[:-1]) * DAY_US
 
 
 if __name__ == "__main__":

@@ -32,16 +32,24 @@ def add(commands: Any) -> None:
     """Add the command's parsers."""
     dead = commands.add_parser("dead", help="list, show and replay dead letters")
     kinds = dead.add_subparsers(required=True, metavar="COMMAND")
-    listing = kinds.add_parser("list", help="list dead letters that were not replayed, oldest first")
+    listing = kinds.add_parser(
+        "list", help="list dead letters that were not replayed, oldest first"
+    )
     listing.add_argument("--limit", type=int, default=PAGE, help="rows to list")
-    listing.add_argument("--after", default="", metavar="POSITION", help="continue after this position")
+    listing.add_argument(
+        "--after", default="", metavar="POSITION", help="continue after this position"
+    )
     listing.set_defaults(command=_list)
-    show = kinds.add_parser("show", help="show a dead letter with its bytes, escaped for the terminal")
+    show = kinds.add_parser(
+        "show", help="show a dead letter with its bytes, escaped for the terminal"
+    )
     show.add_argument("position", metavar="POSITION")
     show.set_defaults(command=_show)
     replay = kinds.add_parser("replay", help="append dead letters again that can be folded now")
     which = replay.add_mutually_exclusive_group(required=True)
-    which.add_argument("--reason", default="", help="all letters whose reason begins with this text")
+    which.add_argument(
+        "--reason", default="", help="all letters whose reason begins with this text"
+    )
     which.add_argument("positions", nargs="*", default=[], metavar="POSITION")
     replay.set_defaults(command=_replay)
     for command in (listing, show, replay):

@@ -26,16 +26,36 @@ REPORTED_RETRY = 3
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("import", help="import persons or events of the past")
-    parser.add_argument("source", metavar="FILE|URL", help="NDJSON, JSON or CSV, gzipped or not; or a REST list")
-    parser.add_argument("--to", default="", metavar="URL", help="API to import into (default: that of the settings)")
-    parser.add_argument("--token", default="", help="token of the target project (default: that of the settings)")
-    parser.add_argument("--to-key", default="", help="personal key of that API (default: that of the settings)")
-    parser.add_argument("--key", default="", help=f"personal key of the source; safer in {SOURCE_KEY}")
-    parser.add_argument("--format", choices=("persons", "events"), help="kind of the rows (default: by each row)")
-    parser.add_argument("--at", default="", metavar="TIME", help="time at which the values of persons were true")
-    parser.add_argument("--errors", type=Path, metavar="FILE", help="file for refused rows (default: beside it)")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="progress file (default: FILE.personlog-import)")
-    parser.add_argument("--restart", action="store_true", help="start from the beginning and ignore the state")
+    parser.add_argument(
+        "source", metavar="FILE|URL", help="NDJSON, JSON or CSV, gzipped or not; or a REST list"
+    )
+    parser.add_argument(
+        "--to", default="", metavar="URL", help="API to import into (default: that of the settings)"
+    )
+    parser.add_argument(
+        "--token", default="", help="token of the target project (default: that of the settings)"
+    )
+    parser.add_argument(
+        "--to-key", default="", help="personal key of that API (default: that of the settings)"
+    )
+    parser.add_argument(
+        "--key", default="", help=f"personal key of the source; safer in {SOURCE_KEY}"
+    )
+    parser.add_argument(
+        "--format", choices=("persons", "events"), help="kind of the rows (default: by each row)"
+    )
+    parser.add_argument(
+        "--at", default="", metavar="TIME", help="time at which the values of persons were true"
+    )
+    parser.add_argument(
+        "--errors", type=Path, metavar="FILE", help="file for refused rows (default: beside it)"
+    )
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="progress file (default: FILE.personlog-import)"
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="start from the beginning and ignore the state"
+    )
     parser.set_defaults(command=_import, offline=True)
 
 

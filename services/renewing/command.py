@@ -28,12 +28,18 @@ ENGINE_STOP_SECONDS_MAX = 30.0
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    log = commands.add_parser("log", help="manage the command log").add_subparsers(required=True, metavar="COMMAND")
+    log = commands.add_parser("log", help="manage the command log").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     renew = log.add_parser(
-        "renew", help="begin the next generation of the log, after a loss or for another partition count"
+        "renew",
+        help="begin the next generation of the log, after a loss or for another partition count",
     )
     renew.add_argument(
-        "--partitions", type=int, metavar="N", help="commands partitions of the next generation (default: as before)"
+        "--partitions",
+        type=int,
+        metavar="N",
+        help="commands partitions of the next generation (default: as before)",
     )
     renew.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     renew.set_defaults(command=_renew, secrets=SECRETS_OF["operator"])

@@ -10,8 +10,10 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from bench.logs import MERGES
+from services.projector.rows import FragmentState
 from shared.domain.ids import COMMANDS, NAMESPACE, fragment_id, partition_of
 from shared.runtime.settings import OWNER, read, with_keys
 from shared.store.client import Store
@@ -69,6 +71,31 @@ async def fill(stack: Stack, size: int, *, searchable: bool = True) -> None:
                 await store.command(queries[table], start=start, count=count)
     finally:
         await store.close()
+
+
+def fragment_row(number: int, properties: str, cells: str) -> FragmentState:
+    """Build a row of `fragments` as the projector writes it, of a new person of project 2."""
+    return FragmentState(
+        project=2,
+        fragment=uuid4(),
+        version=1,
+        distinct_id=f"person-{number}",
+        number=number,
+        created_at=1,
+        effect=1,
+        stamp=1,
+        erased=0,
+        erased_at=0,
+        seen_at=0,
+        properties=properties,
+        cells=cells,
+        keys=[],
+        key_digests=[],
+        key_versions=[],
+        events=[],
+        restored=0,
+        purged="",
+    )
 
 
 def settle(stack: Stack) -> None:

@@ -14,20 +14,19 @@ from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import orjson
 import psutil  # type: ignore[import-untyped]
 
-from bench.filling import fill, settle
+from bench.filling import fill, fragment_row, settle
 from bench.load import capture, load, paced, post, until_visible
 from bench.report import Row
 from services.projector.rows import FRAGMENTS, columns
 from shared.runtime.settings import OWNER, read, with_keys
 from shared.store.client import Store
 from shared.store.queries import Query
-from shared.store.timeline import TIMELINE
+from shared.store.timeline import TIMELINE, Fact
 from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, running, wait_for
 
 TURNS = 5
@@ -141,22 +140,17 @@ async def _by_hand(stack: Stack) -> list[float]:
     settings, _ = with_keys(read(stack.environment))
     store = await Store.connect(settings.store_url(OWNER))
     seconds = []
-    fact: tuple[Any, ...]
-    row: tuple[Any, ...]
     try:
         for number in range(CALLS):
             uuid = uuid4()
             began = time.perf_counter()
             await store.rows(_SELECT, fragment=uuid)
-            fact = (
+            fact = Fact(
                 2, uuid, 1, "fragment.changed", 1, 1, uuid, "bench", "", "", 0, 0, ["a"], [1], [""],
-                ["1"], uuid, [], 0, 0, uuid, "",
+                ["1"], uuid, [], 0, 0, uuid, "", "", 0, "",
             )  # fmt: skip
             await store.insert("timeline", columns(TIMELINE, [fact]))
-            row = (
-                2, uuid, 1, f"p{number}", number, 1, 1, 1, 0, 0, 0, '{"a":1}', '{"a":[1,1,0]}', [],
-                [], [], [],
-            )  # fmt: skip
+            row = fragment_row(number, '{"a":1}', '{"a":[1,1,0]}')
             await store.insert("fragments", columns(FRAGMENTS, [row]))
             seconds.append(time.perf_counter() - began)
     finally:

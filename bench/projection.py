@@ -15,9 +15,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
+from bench.filling import fragment_row
 from bench.logs import EMBEDDED, MERGES, PROJECTED, on_both_logs
 from bench.report import Row, row
 from services.api.reads.persons import Reads
@@ -50,6 +50,10 @@ CAUGHT_UP_SECONDS_MAX = 300.0
 
 REBUILDS, REBUILT_COUNT = 3, 240_000
 """A rebuild stops projection for a fixed time, which would dominate with fewer facts."""
+
+PROPERTIES = '{"a":1,"b":"x","c":0.5,"d":[1],"e":1,"f":2}'
+CELLS = '{"a":[1,1,0],"b":[1,1,0],"c":[1,1,0],"d":[1,1,0],"e":[0,0,1],"f":[0,0,1]}'
+"""Of a raw row, as a command of these properties leaves it."""
 
 CONNECTIONS = 64
 READS, CROWD = 2_000, 2_000
@@ -236,13 +240,7 @@ async def _raw_inserts(url: str) -> list[float]:
     store = await Store.connect(url)
     try:
         for _ in range(INSERTS):
-            rows: list[tuple[Any, ...]] = [
-                (2, uuid4(), 1, f"person-{number}", number, 1, 1, 1, 0, 0, 0,
-                 '{"a":1,"b":"x","c":0.5,"d":[1],"e":1,"f":2}',
-                 '{"a":[1,1,0],"b":[1,1,0],"c":[1,1,0],"d":[1,1,0],"e":[0,0,1],"f":[0,0,1]}',
-                 [], [], [], [])
-                for number in range(INSERT_ROWS)
-            ]  # fmt: skip
+            rows = [fragment_row(number, PROPERTIES, CELLS) for number in range(INSERT_ROWS)]
             began = time.perf_counter()
             await store.insert("fragments", columns(FRAGMENTS, rows))
             rates.append(INSERT_ROWS / (time.perf_counter() - began))

@@ -96,7 +96,9 @@ class Derived(msgspec.Struct):
             report.corrupt += 1
             said = type(error) in (ValueError, NewerVersion)  # other texts may carry values
             kind = str(error) if said else type(error).__name__
-            report.name(f"corrupt: timeline project {row[0]} fragment {row[1]} version {row[2]} topic {row[3]}: {kind}")
+            project, fragment, version, topic, *_ = row
+            place = f"timeline project {project} fragment {fragment} version {version} topic {topic}"
+            report.name(f"corrupt: {place}: {kind}")
 
     def settled(self, topic: str, live: State | None, report: Report) -> State | None:
         """The row for the shadow, None for no row. Counts a difference from the live row, unless that has moved on."""

@@ -12,7 +12,7 @@ from shared.domain.purged import Cut
 from shared.store import purged
 from shared.store.client import Store
 from shared.store.queries import Query
-from shared.store.timeline import Row
+from shared.store.timeline import Row, values_size
 
 PAGE_ROWS_MIN, PAGE_ROWS_MAX = 200, 50_000
 PAGE_BYTES = 32_000_000
@@ -45,10 +45,10 @@ class FactReader:
             while True:
                 page = await reading
                 if not page.last:
-                    rows, end = page.rows, page.rows[-1]
-                    size = sum(len(text) for row in rows for text in row[15]) // len(rows) + 300
+                    size = values_size(page.rows) // len(page.rows) + 300
                     limit = max(PAGE_ROWS_MIN, min(PAGE_ROWS_MAX, PAGE_BYTES // size, limit * 8))
-                    following = (end[0], end[1], end[2], end[3])
+                    project, fragment, version, topic, *_ = page.rows[-1]
+                    following = (project, fragment, version, topic)
                     reading = asyncio.create_task(self._page(scope, following, limit), name="page")
                 yield page
                 if page.last:
@@ -62,7 +62,7 @@ class FactReader:
         rows = await self._store.rows(self._facts, **scope, **behind, limit=limit)
         if not rows:
             return Page(rows, {}, last=True)
-        (project, fragment), (last_project, last_fragment) = rows[0][:2], rows[-1][:2]
+        (project, fragment, *_), (last_project, last_fragment, *_) = rows[0], rows[-1]
         found = await self._store.rows(
             self._cuts, **scope, project=project, fragment=fragment,
             last_project=last_project, last_fragment=last_fragment,

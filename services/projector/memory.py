@@ -20,7 +20,7 @@ from shared.domain.errors import StoreUnavailable
 from shared.domain.fragment import Fragment, FragmentErased, FragmentPurged, FragmentRestored
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_key
 from shared.domain.restore import ClosedLife
-from shared.store.timeline import Row
+from shared.store.timeline import Fact, Row
 
 
 class MemoryTables:
@@ -64,7 +64,8 @@ class MemoryTables:
         for block in map(BlockRow._make, facts.blocks):
             self.blocks[block.project, block.fragment, block.session, block.block] = block
         for row in facts.timeline:
-            self.timeline[row[0], row[1], row[2], row[3]] = row
+            project, fragment, version, topic, *_ = row
+            self.timeline[project, fragment, version, topic] = row
 
     async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
         table = self.state[topic]
@@ -80,8 +81,10 @@ class MemoryTables:
 def life_of(timeline: Iterable[Row], captured: Iterable[Row], closed: Closed) -> Fragment:
     """A closed life, of these rows."""
     key = (closed.project, closed.fragment)
-    rows = [row for row in timeline if row[:2] == key and row[2] < closed.version]
-    events = events_of(sorted(rows, key=lambda row: row[2]))
+    facts = (fact for fact in map(Fact._make, timeline) if (fact.project, fact.fragment) == key)
+    former = [fact for fact in facts if fact.version < closed.version]
+    former.sort(key=lambda fact: fact.version)
+    events = events_of(former)
     ends = [one for one in events if isinstance(one, FragmentErased | FragmentRestored | FragmentPurged)]
     life = ClosedLife(*key, closed.iver, ends)
     for event in events:

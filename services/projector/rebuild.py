@@ -179,7 +179,8 @@ class Rebuild:
         reader = FactReader(self._store, self._queries, self.report.positions[COMMANDS])
         async for page in reader.pages(fragments, after):
             for row in page.rows:
-                key = (row[0], row[1])
+                project, fragment, *_ = row
+                key = (project, fragment)
                 if current is None or current[0] != key:
                     finished += [current] if current else []
                     current = (key, self._blank(key))

@@ -28,7 +28,7 @@ from shared.log.identity import LogIdentity
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 from shared.log.waiting import Appended, Waiting
 from shared.runtime.clock import Clock, SystemClock
-from shared.runtime.group_commit import GroupCommit, Linger, Pending, Room
+from shared.runtime.group_commit import Capacity, GroupCommit, Linger, Pending
 from shared.runtime.trouble import Trouble, full
 
 COMMIT_BYTES_MAX = 8_000_000
@@ -90,7 +90,7 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
         self._appends: GroupCommit[Sequence[Entry], list[Position]] = GroupCommit(
             self._commit,
             size_max=COMMIT_BYTES_MAX,
-            room=Room(PENDING_BYTES_MAX, lambda: LogUnavailable("The log does not keep up.")),
+            capacity=Capacity(PENDING_BYTES_MAX, lambda: LogUnavailable("The log does not keep up.")),
             closing=lambda: LogUnavailable("The log is closing."),
             linger=Linger(cycle=CYCLE_SECONDS),
             name="log commits",

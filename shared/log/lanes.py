@@ -14,7 +14,7 @@ from shared.domain.errors import LogUnavailable
 from shared.domain.ids import Position
 from shared.log.port import PENDING_BYTES_MAX, Entry
 from shared.log.waiting import Appended, Waiting
-from shared.runtime.group_commit import GroupCommit, Pending, Room
+from shared.runtime.group_commit import Capacity, GroupCommit, Pending
 
 BATCH_BYTES_MAX = 1_048_576
 """One produce batch of a partition: what a broker takes by default."""
@@ -40,14 +40,14 @@ class Lanes:
     def __init__(self, send: Send, generation: int) -> None:
         self._send = send
         self._generation = generation
-        self._room = Room(PENDING_BYTES_MAX, lambda: LogUnavailable("The log does not keep up."))
+        self._capacity = Capacity(PENDING_BYTES_MAX, lambda: LogUnavailable("The log does not keep up."))
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._appends: dict[Appended, _Append] = {}
         self._waiting = Waiting(self._drop)
 
     def submit(self, entries: Sequence[Entry]) -> Appended:
         """As the log's."""
-        self._room.check(sum([len(key) + len(value) + RECORD_OVERHEAD_BYTES for _, _, key, value in entries]))
+        self._capacity.check(sum([len(key) + len(value) + RECORD_OVERHEAD_BYTES for _, _, key, value in entries]))
         future: Appended = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         append = self._appends[future] = _Append(future, len(entries))
@@ -83,7 +83,7 @@ class Lanes:
         lane = self._lanes[topic, partition] = GroupCommit(
             partial(self._send_group, topic, partition),
             size_max=BATCH_BYTES_MAX,
-            room=self._room,
+            capacity=self._capacity,
             closing=lambda: LogUnavailable("The log is closing."),
             name=f"append {topic}/{partition}",
         )

@@ -46,7 +46,7 @@ class Pending(NamedTuple, Generic[Item, Result]):
     future: asyncio.Future[Result]
 
 
-class Room:
+class Capacity:
     """A bound on the size of all waiting items and those in flight; groups may share it."""
 
     def __init__(self, size_max: int, refusal: Callable[[], Exception]) -> None:
@@ -56,7 +56,7 @@ class Room:
         self.refusal = refusal
 
     def check(self, size: int) -> None:
-        """Raise the refusal when there is no room for `size`."""
+        """Raise the refusal when `size` does not fit."""
         if self.size + size > self.size_max:
             raise self.refusal()
 
@@ -73,7 +73,7 @@ class GroupCommit(Generic[Item, Result]):
         send: Callable[[list[Pending[Item, Result]]], Awaitable[None]],
         *,
         size_max: int,
-        room: Room,
+        capacity: Capacity,
         closing: Callable[[], Exception],
         linger: Linger = NO_LINGER,
         name: str = "group commit",
@@ -85,7 +85,7 @@ class GroupCommit(Generic[Item, Result]):
         """
         self._send = send
         self._size_max = size_max
-        self.room = room
+        self.capacity = capacity
         self._closing = closing
         self._linger = linger
         self._name = name
@@ -104,11 +104,11 @@ class GroupCommit(Generic[Item, Result]):
     def submit(
         self, item: Item, size: int, future: asyncio.Future[Result] | None = None
     ) -> asyncio.Future[Result]:
-        """Return the future of an item's result, or the given one; raise the room's refusal."""
-        room = self.room
-        if room.size + size > room.size_max:
-            raise room.refusal()
-        room.size += size
+        """Return the future of an item's result, or the given one; raise the refusal when full."""
+        capacity = self.capacity
+        if capacity.size + size > capacity.size_max:
+            raise capacity.refusal()
+        capacity.size += size
         loop = asyncio.get_running_loop()
         if future is None:
             future = loop.create_future()
@@ -123,7 +123,7 @@ class GroupCommit(Generic[Item, Result]):
         """Do not send an item, unless it is in flight."""
         pending = self._waiting.pop(future, None)
         if pending is not None:
-            self.room.size -= pending.size
+            self.capacity.size -= pending.size
 
     async def drain(self) -> None:
         """Wait until all items are answered, without lingering."""
@@ -210,7 +210,7 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting.clear()
 
     def _release(self, pendings: Iterable[Pending[Item, Result]]) -> None:
-        self.room.size -= sum([pending.size for pending in pendings])
+        self.capacity.size -= sum([pending.size for pending in pendings])
 
     def _fail(self, pendings: Iterable[Pending[Item, Result]], error: Exception) -> None:
         for pending in pendings:

@@ -279,7 +279,7 @@ async def test_what_comes_while_an_object_is_written_is_the_next_one(own_api: Ap
 
 
 async def test_beyond_what_may_wait_clients_are_told(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.context.blocks.room, "size_max", 100)
+    monkeypatch.setattr(api.context.blocks.capacity, "size_max", 100)
     status, answer, _ = await post(api, body(*ours("u1")))
     assert (status, answer["detail"]) == (503, "The object store does not keep up.")
     assert api.commands() == []
@@ -301,7 +301,7 @@ async def test_nobody_waits_longer_than_the_limit_and_what_is_given_up_is_not_wr
     second = await post(api, body(*ours("u2")))
     assert (await first)[0] == second[0] == 503
     gate.set()
-    while api.context.blocks.room.size:
+    while api.context.blocks.capacity.size:
         await asyncio.sleep(0.005)
     assert [one.fragment for one in records(api)] == [fragment_id(1, "u1")]
 

@@ -12,10 +12,10 @@ from shared.runtime.group_commit import (
     CROWD_SECONDS,
     LINGER_SECONDS,
     NO_LINGER,
+    Capacity,
     GroupCommit,
     Linger,
     Pending,
-    Room,
 )
 from tests.support.virtual import virtual
 
@@ -24,7 +24,7 @@ MANY = 2 * CROWD
 
 
 class Full(Exception):
-    """No room."""
+    """It does not fit."""
 
 
 class Closing(Exception):
@@ -34,12 +34,12 @@ class Closing(Exception):
 class World:
     """Sends that take SEND_SECONDS each: when they began, and of which items."""
 
-    def __init__(self, size_max: int = 1_000, room: Room | None = None, linger: Linger = NO_LINGER) -> None:
+    def __init__(self, size_max: int = 1_000, capacity: Capacity | None = None, linger: Linger = NO_LINGER) -> None:
         self.sends: list[tuple[float, list[Any]]] = []
         self.broken: set[Any] = set()
-        self.room = room or Room(10_000, Full)
+        self.capacity = capacity or Capacity(10_000, Full)
         self.groups: GroupCommit[Any, Any] = GroupCommit(
-            self.send, size_max=size_max, room=self.room, closing=Closing, linger=linger, name="sender"
+            self.send, size_max=size_max, capacity=self.capacity, closing=Closing, linger=linger, name="sender"
         )
 
     async def send(self, group: list[Pending[Any, Any]]) -> None:
@@ -81,7 +81,7 @@ async def test_one_group_is_in_flight_and_what_comes_meanwhile_is_the_next_in_or
     assert world.groups.waiting == 3
     assert await asyncio.gather(*first, *rest) == [2, 4, 6, 8, 10]
     assert world.sends == [(0.0, [1, 2]), (SEND_SECONDS, [3, 4, 5])]
-    assert world.groups.waiting == world.room.size == 0
+    assert world.groups.waiting == world.capacity.size == 0
 
 
 @virtual
@@ -93,15 +93,15 @@ async def test_a_group_holds_what_fits_but_at_least_one_item() -> None:
 
 @virtual
 async def test_what_waits_and_is_in_flight_has_one_room_and_several_may_share_it() -> None:
-    room = Room(10, Full)
-    one, other = World(room=room), World(room=room)
+    capacity = Capacity(10, Full)
+    one, other = World(capacity=capacity), World(capacity=capacity)
     waiting = [*one.submit(1, size=6), *other.submit(2, size=3)]
     await asyncio.sleep(SEND_SECONDS / 2)  # in flight
     with pytest.raises(Full):
         other.submit(3, size=2)
     waiting += other.submit(4, size=1)
     assert await asyncio.gather(*waiting) == [2, 4, 8]
-    assert room.size == 0
+    assert capacity.size == 0
     assert other.items == [[2], [4]], "what was refused is not sent"
 
 
@@ -114,7 +114,7 @@ async def test_a_failed_group_is_told_and_the_next_is_sent() -> None:
     rest = world.submit(3)
     outcomes = await asyncio.gather(*first, *rest, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [OSError, OSError, int]
-    assert world.room.size == 0
+    assert world.capacity.size == 0
 
 
 @virtual
@@ -124,11 +124,11 @@ async def test_an_item_that_was_dropped_or_given_up_is_not_sent_and_leaves_its_r
     await asyncio.sleep(SEND_SECONDS / 2)
     dropped, abandoned, kept = world.submit(2, 3, 4)
     world.groups.drop(dropped)
-    assert world.room.size == 3
+    assert world.capacity.size == 3
     abandoned.cancel()
     assert await kept == 8
     assert world.items == [[1], [4]]
-    assert world.room.size == 0 and not dropped.done()
+    assert world.capacity.size == 0 and not dropped.done()
 
 
 @virtual
@@ -148,7 +148,7 @@ async def test_an_item_in_flight_is_not_dropped() -> None:
     (future,) = world.submit(1)
     await asyncio.sleep(SEND_SECONDS / 2)
     world.groups.drop(future)
-    assert await future == 2 and world.room.size == 0
+    assert await future == 2 and world.capacity.size == 0
 
 
 @virtual
@@ -170,7 +170,7 @@ async def test_closing_tells_everybody_and_later_items_have_a_sender_of_their_ow
     await world.groups.close()
     outcomes = await asyncio.gather(*futures, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {Closing}
-    assert world.room.size == 0
+    assert world.capacity.size == 0
     assert await world.submit(3)[0] == 6
 
 
@@ -183,7 +183,7 @@ async def test_who_waits_when_the_sender_is_cancelled_while_it_lingers_is_told()
     next(task for task in asyncio.all_tasks() if task.get_name() == "sender").cancel()
     with pytest.raises(Closing):
         await future
-    assert world.room.size == 0
+    assert world.capacity.size == 0
 
 
 @virtual

@@ -53,11 +53,8 @@ PARAMETERS_MAX = 6
 ROW_SUBSCRIPTS_MAX = 20
 """Places that take a column of a row by its number, or look like it: a row has a type with names."""
 
-ROWS_DEFINED = {"shared/store/timeline.py", "shared/store/person.py"}
+ROWS_DEFINED = {"shared/store/timeline.py", "services/projector/rows.py"}
 """Modules that define a row may take its columns by number: what runs for every fact does."""
-
-BY_POSITION = "services/projector/"
-"""Where rows are made and written by position, many at once, and where the worker has its parts one by one."""
 
 ROW_NAMES = re.compile(r"(^|_)(row|rows|fact|facts|record|records|found|entry|entries|identity)$")
 
@@ -146,7 +143,6 @@ def test_no_constructor_takes_too_many_parameters() -> None:
     long = {
         f"{shown(path)}:{node.lineno}": sorted(names)
         for path in python("services", "shared")
-        if not shown(path).startswith(BY_POSITION)
         for node in functions(path)
         if node.name == "__init__"
         and len(names := {one.arg for one in parameters(node)} - library) > PARAMETERS_MAX
@@ -162,7 +158,7 @@ def test_columns_of_rows_have_names() -> None:
     places = [
         f"{shown(path)}:{node.lineno}: {ast.unparse(node)}"
         for path in python("services", "shared")
-        if shown(path) not in ROWS_DEFINED and not shown(path).startswith(BY_POSITION)
+        if shown(path) not in ROWS_DEFINED
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Subscript) and takes_a_column(node)
     ]

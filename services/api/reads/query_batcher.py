@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 from shared.domain.errors import StoreUnavailable
-from shared.runtime.group_commit import GroupCommit, Linger, Pending, Room
+from shared.runtime.group_commit import Capacity, GroupCommit, Linger, Pending
 
 KEYS_MAX = 4_000
 """Keys of one call: the planner's time grows faster than the answer beyond."""
@@ -33,7 +33,7 @@ class Coalesced(Generic[K, V]):
         self._calls: GroupCommit[Sequence[K], list[V | None]] = GroupCommit(
             self._call,
             size_max=KEYS_MAX,
-            room=Room(WAITING_MAX, lambda: StoreUnavailable("Too many reads are waiting.")),
+            capacity=Capacity(WAITING_MAX, lambda: StoreUnavailable("Too many reads are waiting.")),
             closing=lambda: StoreUnavailable("Shutting down."),
             linger=Linger(),
             name="coalesced reads",

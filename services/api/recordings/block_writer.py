@@ -23,7 +23,7 @@ from shared.domain.commands import Command, Record
 from shared.domain.errors import Corrupt, PersonlogError, StoreUnavailable
 from shared.domain.ids import Position
 from shared.runtime.clock import Clock
-from shared.runtime.group_commit import GroupCommit, Pending, Room
+from shared.runtime.group_commit import Capacity, GroupCommit, Pending
 from shared.store.objects import LANDED_SECONDS_MAX, Objects, Span, any_left
 
 OBJECT_BYTES_MAX = 4 * 1_048_576
@@ -68,11 +68,11 @@ class Blocks:
     ) -> None:  # fmt: skip
         self._objects, self._append, self._stamps, self._clock, self._mint = objects, append, stamps, clock, mint
         self._home = ""
-        self.room = Room(PENDING_BYTES_MAX, lambda: StoreUnavailable("The object store does not keep up."))
+        self.capacity = Capacity(PENDING_BYTES_MAX, lambda: StoreUnavailable("The object store does not keep up."))
         self._writes: GroupCommit[Sequence[Block], list[Position]] = GroupCommit(
             self._write_group,
             size_max=OBJECT_BYTES_MAX,
-            room=self.room,
+            capacity=self.capacity,
             closing=StoreUnavailable,
             name="blocks of recordings",
         )

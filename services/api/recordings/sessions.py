@@ -53,7 +53,7 @@ class SessionRow(NamedTuple):
         return self.began, self.session
 
 
-class BlockRow(NamedTuple):
+class SessionBlock(NamedTuple):
     """A row of the query `session_blocks`: a block and its copies. `began` in microseconds."""
 
     began: int
@@ -140,7 +140,7 @@ async def _places(call: Call, person: Person, session: str, until: int = FOREVER
         rows = await read(
             **_reach(call, person, until), session=session, began=began, uuid=uuid, limit=BLOCKS_AT_ONCE
         )
-        blocks = [BlockRow._make(row) for row in rows]
+        blocks = [SessionBlock._make(row) for row in rows]
         yield [block.copies for block in blocks]
         if len(blocks) < BLOCKS_AT_ONCE:
             return

@@ -86,9 +86,9 @@ def _refused(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def _load(port: int, request: Callable[[int], bytes], connections: int) -> tuple[
-    float, list[float]
-]:
+def _load(
+    port: int, request: Callable[[int], bytes], connections: int
+) -> tuple[float, list[float]]:
     return asyncio.run(load(port, request, connections=connections, seconds=SECONDS))
 
 
@@ -99,16 +99,18 @@ def _drained(stack: Stack) -> bool:
 
 
 def _event(number: int) -> bytes:
-    return post("/capture/", orjson.dumps({"api_key": TOKEN, **_fields(number)}), *_beyond_a_proxy(number))
+    body = orjson.dumps({"api_key": TOKEN, **_fields(number)})
+    return post("/capture/", body, *_proxy_headers(number))
 
 
 def _batch(number: int) -> bytes:
     events = [_fields(number * BATCH + index) for index in range(BATCH)]
-    return post("/batch/", orjson.dumps({"api_key": TOKEN, "batch": events}), *_beyond_a_proxy(number))
+    body = orjson.dumps({"api_key": TOKEN, "batch": events})
+    return post("/batch/", body, *_proxy_headers(number))
 
 
-def _beyond_a_proxy(number: int) -> tuple[str, ...]:
-    """Headers that proxies and tracing add; two of them are new each time."""
+def _proxy_headers(number: int) -> tuple[str, ...]:
+    """Build headers that proxies and tracing add; two of them differ in each request."""
     return (
         "X-Forwarded-For: 203.0.113.7",
         f"X-Request-Id: {number:032x}",

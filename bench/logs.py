@@ -36,9 +36,9 @@ FROM
 """The number of commands that reads reflect, by the offsets of the position rows."""
 
 
-def on_both_logs(data: Path, measure: Callable[[Path, str, dict[str, str]], list[Row]]) -> list[
-    Row
-]:
+def on_both_logs(
+    data: Path, measure: Callable[[Path, str, dict[str, str]], list[Row]]
+) -> list[Row]:
     """Run `measure` with a folder, a log's name, and its settings, on each log; return all rows."""
     rows = measure(data / "embedded", EMBEDDED, {})
     if shutil.which("java") is None or shutil.which("mvn") is None:

@@ -48,9 +48,9 @@ async def main() -> None:
 
 
 @asynccontextmanager
-async def reading(url: str, partitions: Mapping[str, int], names: Sequence[str]) -> AsyncIterator[
-    list[float]
-]:
+async def reading(
+    url: str, partitions: Mapping[str, int], names: Sequence[str]
+) -> AsyncIterator[list[float]]:
     """Run a reader meanwhile; the seconds of its reads are in the list when it has ended."""
     seconds: list[float] = []
     pipe = asyncio.subprocess.PIPE

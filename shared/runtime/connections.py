@@ -1,7 +1,7 @@
-"""The open connections of a server: how many there may be, how long each may say nothing, and which gives way.
+"""The open connections of a server, with bounds on their number and idle time.
 
-At the bound the connection that has been without a request for longest is closed for a new one. Only when all have a
-request under way is the new one refused. Not thread-safe.
+At the bound the connection that has been without a request for the longest time is closed for a new
+one. The new one is refused only when all have a request under way. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -15,24 +15,28 @@ from typing import Generic, Protocol, TypeVar, cast
 from shared.runtime import telemetry
 
 CONNECTIONS_MAX = 1_000
-"""Of one process. Each may hold half a megabyte that nobody has asked to read yet."""
+"""Of one process. Each may hold half a megabyte of unread data."""
 
 HEAD_SECONDS_MAX = 20.0
-"""A request's head must be whole by then, counted from its first byte, or from the connection's beginning."""
+"""Time until a request's head is whole, from its first byte, or from the connection's begin."""
 
 KEEPALIVE_SECONDS = 75.0
-"""A connection without a request is closed then, after its last one."""
+"""Time after its last request until an idle connection is closed."""
 
-_DETAIL = b'{"type":"server_error","code":"unavailable","detail":"Too many connections are open.","attr":null}'
+_DETAIL = (
+    b'{"type":"server_error","code":"unavailable","detail":"Too many connections are open.",'
+    b'"attr":null}'
+)
 
 FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Type: application/json\r\n"
     b"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nContent-Length: %d\r\n\r\n%b"
 ) % (len(_DETAIL), _DETAIL)
 
 
 class Closable(Protocol):
-    """A connection that can be ended at once."""
+    """A connection that can be closed at once."""
 
     def abort(self) -> None: ...
 
@@ -41,7 +45,7 @@ C = TypeVar("C")
 
 
 class Waiting(Generic[C]):
-    """Connections in one state, and since when; none is in it for longer than `seconds`."""
+    """Connections in one state, with its begin; after `seconds` in it a connection expires."""
 
     def __init__(self, seconds: float, expire: Callable[[C], None]) -> None:
         self._seconds = seconds
@@ -54,7 +58,7 @@ class Waiting(Generic[C]):
         return len(self._since)
 
     def add(self, connection: C) -> None:
-        """Begin to wait for this connection, or begin anew."""
+        """Add a connection; restart its time when it is here already."""
         now = self._loop.time()
         self._since[connection] = now
         self._since.move_to_end(connection)
@@ -62,7 +66,7 @@ class Waiting(Generic[C]):
             self._timer = self._loop.call_at(now + self._seconds, self._look)
 
     def begin(self, connection: C) -> None:
-        """The same, but for one that is waited for already."""
+        """Add a connection, unless it is here already."""
         if connection not in self._since:
             self.add(connection)
 
@@ -70,7 +74,7 @@ class Waiting(Generic[C]):
         self._since.pop(connection, None)
 
     def oldest(self) -> tuple[float, C] | None:
-        """Since when the first one is waited for, and which it is."""
+        """Return the first connection, with the begin of its state."""
         for connection, since in self._since.items():
             return since, connection
         return None
@@ -102,9 +106,10 @@ class Connections:
         return len(self._open)
 
     def opened(self, connection: Closable) -> bool:
-        """Whether a new connection has a place; another one may have lost its own for it."""
+        """Count a new connection; whether it has a place, for which an older one may be closed."""
         if len(self._open) >= CONNECTIONS_MAX:
-            candidates = [found for found in (self.heads.oldest(), self.idle.oldest()) if found is not None]
+            oldest = (self.heads.oldest(), self.idle.oldest())
+            candidates = [candidate for candidate in oldest if candidate is not None]
             if not candidates:
                 telemetry.REFUSED.labels("connections").inc()
                 return False
@@ -115,17 +120,17 @@ class Connections:
         return True
 
     def receives(self, connection: Closable) -> None:
-        """Bytes of a head have come, and the head is not whole."""
+        """Note that a part of a head has come."""
         self.idle.discard(connection)
         self.heads.begin(connection)
 
     def begins(self, connection: Closable) -> None:
-        """A request is under way."""
+        """Note that a request is under way."""
         self.idle.discard(connection)
         self.heads.discard(connection)
 
     def rests(self, connection: Closable) -> None:
-        """The request is answered."""
+        """Note that the request is answered."""
         if connection in self._open:
             self.idle.add(connection)
 
@@ -136,13 +141,13 @@ class Connections:
             self._all_closed.set()
 
     def close_idle(self) -> None:
-        """End those without a request under way."""
+        """Close the connections without a request under way."""
         for waiting in (self.heads, self.idle):
             while (first := waiting.oldest()) is not None:
                 self._end(first[1])
 
     async def ended(self, seconds: float) -> None:
-        """Return once all are closed, or after so many seconds."""
+        """Wait until all are closed, at most `seconds`."""
         self._all_closed.clear()
         if self._open:
             with suppress(TimeoutError):
@@ -150,7 +155,7 @@ class Connections:
                     await self._all_closed.wait()
 
     def close(self) -> None:
-        """End all, and wait for nothing any more."""
+        """Close all connections, and stop all timers."""
         self.heads.close()
         self.idle.close()
         for connection in list(self._open):
@@ -162,7 +167,7 @@ class Connections:
 
 
 class Guarded(asyncio.Protocol):
-    """A counted connection of a protocol that does not count itself. One that sends nothing is idle."""
+    """A protocol whose connection is counted; it is idle while the client sends nothing."""
 
     def __init__(self, protocol: asyncio.Protocol, connections: Connections) -> None:
         self._protocol = protocol
@@ -175,7 +180,8 @@ class Guarded(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        # uvloop's transports do not inherit from it
+        self._transport = transport = cast(asyncio.Transport, transport)
         self._has_place = self._connections.opened(self)
         if self._has_place:
             self._protocol.connection_made(transport)

@@ -1,4 +1,4 @@
-"""Running a service until it is told to stop. Never adds a step whose absence would lose data: kill -9 is as safe."""
+"""Run a service until it is asked to stop. No data depends on a clean stop: kill -9 is safe."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ from shared.domain.errors import LogMismatch, Superseded
 from shared.runtime.connections import KEEPALIVE_SECONDS, Connections, Guarded
 
 STOP_SECONDS_MAX = 8.0
-"""A service that has not ended by then is ended; the supervisor allows 10 s in all."""
+"""The longest stop of a service; the supervisor allows 10 s in all."""
 
 SWITCH_SECONDS = 0.0005
-"""How long a thread may hold the interpreter while another wants it. With Python's 5 ms the log's writer thread waited
-that long for the busy event loop after each fsync, and every request of its commit with it."""
+"""How long a thread may hold the interpreter while another waits for it.
+
+With Python's 5 ms the log's writer thread waited that long for the busy event loop after each
+fsync, and every request of its commit with it.
+"""
 
 REQUEST_LINE_BYTES_MAX = 65_536
-"""The longest URL: a list's filters are in it."""
+"""The longest URL, which has a list's filters."""
 
 CONNECTIONS_BACKLOG = 512
 
 SHUTDOWN_SECONDS_MAX = 3.0
-"""Requests under way may end until then."""
+"""Time for requests under way to end at a stop."""
 
 READ_BYTES = 65_536
-"""Of a body in aiohttp's own buffer, twice that at most, until somebody reads on."""
+"""Unread bytes of a body in aiohttp's buffer, which holds twice that at most."""
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run `main` until it ends, or cancel it at SIGTERM or SIGINT; the event loop is uvloop where it is installed."""
+    """Run `main` until it ends, or cancel it at SIGTERM or SIGINT; on uvloop where installed."""
     sys.setswitchinterval(SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_until_stopped(main))
@@ -55,7 +58,7 @@ async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
         return
     try:
         await task
-    except ExceptionGroup as group:  # of the service's tasks the first that failed is why it ends
+    except ExceptionGroup as group:  # the first failed task is the reason of the end
         raise _first(group.subgroup((LogMismatch, Superseded)) or group) from None
 
 
@@ -66,7 +69,7 @@ def _first(error: Exception) -> Exception:
 
 
 def collect_seldom(objects: int) -> None:
-    """What was made so far is never looked at again; cycles among what is new are, each time there is so much of it."""
+    """Exempt present objects from garbage collection, and collect each `objects` new ones."""
     gc.freeze()
     gc.set_threshold(objects, 50, 50)
 
@@ -75,13 +78,14 @@ AIOHTTP: dict[str, Any] = {
     "access_log": None,
     "max_line_size": REQUEST_LINE_BYTES_MAX,
     "read_bufsize": READ_BYTES,
-    "auto_decompress": False,  # a false Content-Encoding would break the connection; whoever reads a body inflates it
+    # a false Content-Encoding would break the connection; the reader of a body inflates it
+    "auto_decompress": False,
 }
-"""How aiohttp's side of a connection is set up."""
+"""Settings of aiohttp's side of a connection."""
 
 
 class Served(Protocol):
-    """A server that has started to answer."""
+    """A started server."""
 
     @property
     def addresses(self) -> list[Any]: ...
@@ -90,9 +94,11 @@ class Served(Protocol):
 
 
 class Listener:
-    """A listening socket, and what each of its connections is served by."""
+    """A listening server; `end` closes its connections."""
 
-    def __init__(self, server: asyncio.Server, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self, server: asyncio.Server, end: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
         self._server = server
         self._end = end
 
@@ -101,7 +107,7 @@ class Listener:
         return [socket.getsockname() for socket in self._server.sockets]
 
     async def cleanup(self) -> None:
-        """Accept nothing more, let requests under way end, close all connections."""
+        """Stop accepting, let requests under way end, and close all connections."""
         self._server.close()
         await self._end()
 
@@ -114,7 +120,7 @@ async def listen(
     *,
     reuse_port: bool = False,
 ) -> Listener:
-    """Serve each connection by a new protocol; `end` ends those that are open."""
+    """Serve each connection by a new protocol; `end` closes the open ones at the stop."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
         factory, host, port, backlog=CONNECTIONS_BACKLOG, reuse_port=reuse_port or None
@@ -123,7 +129,7 @@ async def listen(
 
 
 async def serve(app: web.Application, host: str, port: int) -> Listener:
-    """Start answering; the caller owns the server and calls `cleanup`."""
+    """Start a server; the caller owns it and calls `cleanup`."""
     runner = web.AppRunner(
         app,
         keepalive_timeout=KEEPALIVE_SECONDS,
@@ -144,7 +150,7 @@ async def serve(app: web.Application, host: str, port: int) -> Listener:
 
 
 def url_of(server: Served) -> str:
-    """Where a started server answers on this machine; for port 0 it took one that was free."""
+    """Return the URL of a started server on this machine, with its chosen port for port 0."""
     host, port = server.addresses[0][:2]
     return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"
 

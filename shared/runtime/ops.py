@@ -27,17 +27,17 @@ class Reply(NamedTuple):
 
 
 class Operations:
-    """The answers of one process; `checks` are what `ready` means."""
+    """The answers of one process, which is ready when all `checks` pass."""
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self._checks = checks
 
     def livez(self) -> Reply:
-        """The process runs."""
+        """Answer that the process runs."""
         return Reply(b"ok\n")
 
     async def readyz(self, *, verbose: bool) -> Reply:
-        """200 when every check has nothing to say; all of them when `verbose`."""
+        """Answer 200 when every check passes, else 503; `verbose` lists all."""
         outcomes = {name: await _outcome(check) for name, check in self._checks.items()}
         ready = not any(outcomes.values())
         text = "ok\n" if ready else "not ready\n"
@@ -49,13 +49,13 @@ class Operations:
         return Reply(text.encode(), 200 if ready else 503)
 
     def metrics(self, remote: str | None) -> Reply:
-        """Prometheus's text, for this machine only."""
+        """Answer with Prometheus's text, for this machine only."""
         if not _is_loopback(remote):
             return Reply(b"metrics are for loopback only\n", 403)
         return Reply(generate_latest(), content_type=CONTENT_TYPE_LATEST)
 
     def version(self) -> Reply:
-        """The version."""
+        """Answer with the version."""
         return Reply(orjson.dumps({"version": release()}), content_type="application/json")
 
 
@@ -82,7 +82,8 @@ def add_ops(app: web.Application, checks: Mapping[str, Check]) -> None:
 
 
 def _response(reply: Reply) -> web.Response:
-    return web.Response(status=reply.status, body=reply.body, headers={"Content-Type": reply.content_type})
+    headers = {"Content-Type": reply.content_type}
+    return web.Response(status=reply.status, body=reply.body, headers=headers)
 
 
 async def _outcome(check: Check) -> str:

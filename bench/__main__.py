@@ -1,7 +1,7 @@
-"""`make bench`: each question measured side by side in one run, in turns; medians into bench/results.md.
+"""`make bench`: measure questions side by side, in turns; medians go to bench/results.md.
 
-`python -m bench persons` asks that one only. Never a test: the machines are noisy, so only ratios within a run mean
-anything.
+`python -m bench persons` measures that question only. Benchmarks are not tests: the machines are
+noisy, so that only ratios within a run mean anything.
 """
 
 from __future__ import annotations
@@ -29,41 +29,44 @@ from bench.scaling import scaling
 
 QUESTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "appends": appends,  # acknowledged appends against a bare aiohttp handler
-    "projection": projection,  # projected commands against raw column-wise insert, rebuilds, and coalesced reads
+    # projected commands against raw column-wise insert, rebuilds, and coalesced reads
+    "projection": projection,
     "peers": peers,  # reads, writes and projection against aiohttp on PostgreSQL
     "deletions": deletions,  # 1,000 persons in one run against one by one, and readers beside it
     "analytics": analytics,  # the queries of docs/analytics.md against a scan of their columns
     "analyst": analyst,  # reads beside three endless queries of an analyst
-    "life": life,  # until a write is visible, memory, disk, a restart
+    "life": life,  # time until a write is visible, memory, disk, a restart
     "persons": persons,  # keyed lookups and projection from 10 k to 1 M persons, and lists of them
     "beside": beside,  # reads beside a projector that catches up
-    "readers": readers,  # reads by key beside a crowd of lists
-    "giant": giant,  # other persons' writes beside one that somebody fills without end, and memory
+    "readers": readers,  # reads by key beside many concurrent lists
+    "giant": giant,  # other persons' writes beside an endlessly growing person, and memory
     "scaling": scaling,  # two projectors against one, and up to 16 simulated
 }
 LONG: dict[str, Callable[[Path], list[Row]]] = {
     "ten_million": ten_million,  # the curves of `persons` up to 10 M
 }
-"""Asked by name only: `make bench` takes 15 minutes at most."""
+"""Measured by name only: `make bench` takes 15 minutes at most."""
 
 
 def main(names: list[str]) -> None:
-    known = QUESTIONS | LONG
-    if unknown := set(names) - known.keys():
-        sys.exit(f"No such question: {', '.join(sorted(unknown))}. There are: {', '.join(known)}.")
+    questions = QUESTIONS | LONG
+    if unknown := set(names) - questions.keys():
+        sys.exit(
+            f"No such question: {', '.join(sorted(unknown))}. There are: {', '.join(questions)}."
+        )
     rows: list[Row] = []
     began = time.monotonic()
     try:
         for name in names or QUESTIONS:
-            rows += _asked(name, known[name])
-    finally:  # a question that fails does not take along what the others have found
+            rows += _measure(name, questions[name])
+    finally:  # the rows of the others are kept when a question fails
         print(f"all took {time.monotonic() - began:.0f} s", flush=True)
         text = report(rows)
         print(text)
         keep(text)
 
 
-def _asked(name: str, question: Callable[[Path], list[Row]]) -> list[Row]:
+def _measure(name: str, question: Callable[[Path], list[Row]]) -> list[Row]:
     print(name, flush=True)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="personlog-bench-") as folder:

@@ -1,7 +1,7 @@
-"""What an analyst's queries over the timeline cost, against a full scan of the columns that each reads.
+"""Cost of an analyst's queries over the timeline, against a full scan of the columns they read.
 
-The queries are those of docs/analytics.md, word for word; the scan reads the same columns of the same rows and drops
-them. Both sides run in turns.
+The queries are those of docs/analytics.md, word for word; the scan reads the same columns of the
+same rows and drops them. Both sides run in turns.
 """
 
 from __future__ import annotations
@@ -20,29 +20,36 @@ from tests.support.engine import EngineProcess
 from tests.support.processes import ROOT
 
 ROWS, PEOPLE, CHUNK = 10_000_000, 1_000_000, 1_000_000
-"""Rows of the timeline over a year, ten a person, three properties in each; how many one INSERT makes."""
+"""Rows of the timeline over a year, ten a person, with three properties; persons; rows of one
+INSERT."""
 
 TURNS = 3
-"""A turn of the four queries and their scans takes 20 s, and one is like the other."""
+"""A turn of the four queries and their scans takes 20 s, and turns differ little."""
 
 MERGED_SECONDS_MAX = 300.0
 
 _FILL = Query(
     name="fill",
     sql="""
-INSERT INTO timeline (project, fragment, version, topic, at, stamp, command, source, keys, kinds, before, after)
+INSERT INTO timeline
+    (project, fragment, version, topic, at, stamp, command, source, keys, kinds, before, after)
 WITH number % {people:UInt32} AS person, intDiv(number, {people:UInt32}) AS turn,
     ['"free"', '"trial"', '"pro"', '"team"'] AS plans
 SELECT 1, reinterpretAsUUID(sipHash128(person)), number + 1, 'fragment.changed',
-    toDateTime64('2025-01-01 00:00:00', 6, 'UTC') + toIntervalSecond(intDiv(number * 31536000, {rows:UInt64})) AS at,
-    toUnixTimestamp64Micro(at), generateUUIDv4(number), 'seen', ['plan', 'page', 'amount'], [1, 1, 1],
-    [if(turn = 0, '', plans[1 + cityHash64(person, turn) % 4]), concat('"/', hex(cityHash64(number)), '"'),
-        toString(number % 977)],
-    [plans[1 + cityHash64(person, turn + 1) % 4], concat('"/', hex(cityHash64(number + 1)), '"'),
-        toString(number % 978)]
+    toDateTime64('2025-01-01 00:00:00', 6, 'UTC')
+        + toIntervalSecond(intDiv(number * 31536000, {rows:UInt64})) AS at,
+    toUnixTimestamp64Micro(at), generateUUIDv4(number), 'seen', ['plan', 'page', 'amount'],
+    [1, 1, 1],
+    [if(turn = 0, '', plans[1 + cityHash64(person, turn) % 4]),
+        concat('"/', hex(cityHash64(number)), '"'), toString(number % 977)],
+    [plans[1 + cityHash64(person, turn + 1) % 4],
+        concat('"/', hex(cityHash64(number + 1)), '"'), toString(number % 978)]
 FROM numbers({start:UInt64}, {count:UInt64})""",
 )
-_MERGING = Query(name="merging", sql="SELECT count() FROM system.merges WHERE database = currentDatabase()")
+_MERGING = Query(
+    name="merging",
+    sql="SELECT count() FROM system.merges WHERE database = currentDatabase()",
+)
 
 _KEY = "project, fragment, version, topic"
 QUESTIONS = {
@@ -55,7 +62,7 @@ QUESTIONS = {
 
 
 def analytics(data: Path) -> list[Row]:
-    """The rows of the report."""
+    """Measure, and return the rows of the report."""
     engine = EngineProcess(data / "engine").start()
     try:
         return asyncio.run(_measure(engine))
@@ -64,11 +71,11 @@ def analytics(data: Path) -> list[Row]:
 
 
 def query(heading: str) -> Query:
-    """The query under a heading of docs/analytics.md."""
+    """Read the query under a heading of docs/analytics.md."""
     text = (ROOT / "docs/analytics.md").read_text()
-    found = re.search(rf"^## {heading}\n.*?^```sql\n(.*?)^```$", text, re.M | re.S)
-    assert found is not None, heading
-    return Query(name=heading, sql=found[1])
+    block = re.search(rf"^## {heading}\n.*?^```sql\n(.*?)^```$", text, re.M | re.S)
+    assert block is not None, heading
+    return Query(name=heading, sql=block[1])
 
 
 async def _measure(engine: EngineProcess) -> list[Row]:
@@ -82,18 +89,22 @@ async def _measure(engine: EngineProcess) -> list[Row]:
             await asyncio.sleep(0.5)
         rows = []
         for heading, columns in QUESTIONS.items():
-            scan = Query(name="scan", sql=f"SELECT count() FROM timeline WHERE project = 1 AND NOT ignore({columns})")
-            turns = [(await _seconds(store, query(heading)), await _seconds(store, scan)) for _ in range(TURNS)]
-            ours, limit = (statistics.median(turn[side] for turn in turns) for side in (0, 1))
+            condition = f"project = 1 AND NOT ignore({columns})"
+            scan = Query(name="scan", sql=f"SELECT count() FROM timeline WHERE {condition}")
+            turns = [
+                (await _seconds(store, query(heading)), await _seconds(store, scan))
+                for _ in range(TURNS)
+            ]
+            cost, limit = (statistics.median(turn[side] for turn in turns) for side in (0, 1))
             name = f"{heading.lower()} / a full scan of its columns"
             note = f"{ROWS / 1e6:.0f} M rows, medians of {TURNS} turns"
-            rows.append((name, f"{ours:.2f} s", f"{limit:.2f} s", f"**{ours / limit:.1f}**", note))
+            rows.append((name, f"{cost:.2f} s", f"{limit:.2f} s", f"**{cost / limit:.1f}**", note))
         return rows
     finally:
         await store.close()
 
 
-async def _seconds(store: Store, asked: Query) -> float:
+async def _seconds(store: Store, statement: Query) -> float:
     began = time.perf_counter()
-    await store.rows(asked)
+    await store.rows(statement)
     return time.perf_counter() - began

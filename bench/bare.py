@@ -1,4 +1,4 @@
-"""The limit of acknowledged appends: a bare aiohttp handler that decodes and answers. Stores nothing."""
+"""The limit of acknowledged appends: a bare aiohttp handler that decodes and answers."""
 
 from __future__ import annotations
 

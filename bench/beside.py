@@ -1,4 +1,4 @@
-"""GETs of persons beside a projector that catches up, against the same GETs alone: over HTTP, on both logs."""
+"""GETs of persons beside a projector that catches up, against the same GETs alone; on both logs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TURNS, SECONDS, CONNECTIONS = 5, 2.0, 64
 PERSONS = 20_000
 
 BACKLOG = 90_000
-"""Commands that the projector has yet to project when the reads begin: at 40,000/s they still outlast them."""
+"""Commands left to project when the reads begin: at 40,000/s they outlast the reads."""
 
 CAUGHT_UP_SECONDS_MAX = 120
 
@@ -34,11 +34,11 @@ class Reading(NamedTuple):
 
 
 def beside(data: Path) -> list[Row]:
-    """The rows of the report."""
-    return on_both_logs(data, _measured)
+    """Measure, and return the rows of the report."""
+    return on_both_logs(data, _measure)
 
 
-def _measured(data: Path, log: str, environment: dict[str, str]) -> list[Row]:
+def _measure(data: Path, log: str, environment: dict[str, str]) -> list[Row]:
     alone: list[Reading] = []
     busy: list[Reading] = []
     projected: list[float] = []
@@ -53,15 +53,17 @@ def _measured(data: Path, log: str, environment: dict[str, str]) -> list[Row]:
             projected.append(rate)
     note = f"{statistics.median(projected):,.0f} commands/s meanwhile, c = {CONNECTIONS}, {log}"
     name = "GETs beside a catching-up projector / alone"
-    slow, limit = (statistics.median(one.slow for one in side) for side in (busy, alone))
+    slow, limit = (
+        statistics.median(reading.slow for reading in side) for side in (busy, alone)
+    )
     return [
-        row(name, [one.rate for one in busy], [one.rate for one in alone], note),
+        row(name, [reading.rate for reading in busy], [reading.rate for reading in alone], note),
         (f"p99 of {name}", f"{slow:.0f} ms", f"{limit:.0f} ms", f"**{slow / limit:.1f}**", note),
     ]
 
 
 def _caught_up_beside(stack: Stack, ask: Ask) -> tuple[Reading, float]:
-    """Reads while the projector catches up, the whole time, and its commands per second."""
+    """Read while the projector catches up; return the reads and its commands per second."""
     with frozen(stack.pid("projector")):
         capture(stack, BACKLOG, _event)
         head, before = asyncio.run(logged(stack)), _projected(stack)
@@ -70,7 +72,10 @@ def _caught_up_beside(stack: Stack, ask: Ask) -> tuple[Reading, float]:
     reading = _read(stack, ask)
     last, seconds = _projected(stack), time.perf_counter() - began
     if not first < last < head:
-        raise RuntimeError(f"The projector did not catch up all the time: from {first:,} to {last:,} of {head:,}.")
+        raise RuntimeError(
+            "The projector did not catch up all the time:"
+            f" from {first:,} to {last:,} of {head:,}."
+        )
     wait_for(lambda: _projected(stack) == head, CAUGHT_UP_SECONDS_MAX, "the projector to catch up")
     return reading, (last - first) / seconds
 
@@ -86,4 +91,8 @@ def _projected(stack: Stack) -> int:
 
 def _event(number: int) -> dict[str, object]:
     properties = {"$set": {"plan": "pro", "seats": number}}
-    return {"event": "order placed", "distinct_id": f"person-{number % PERSONS}", "properties": properties}
+    return {
+        "event": "order placed",
+        "distinct_id": f"person-{number % PERSONS}",
+        "properties": properties,
+    }

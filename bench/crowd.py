@@ -1,7 +1,8 @@
-"""Asks for lists on many connections until its input ends; prints how often each status was answered, as JSON.
+"""A load of lists on many connections until the input ends; prints the counts of statuses as JSON.
 
-A process of its own: what it computes must not be the latency that is measured beside it. It is ruder than SDKs and
-scripts are: who is refused asks again after PAUSE_SECONDS, whatever Retry-After says.
+It is a separate process, so that its work does not add to the latency measured beside it. It is
+ruder than SDKs and scripts: a refused request is repeated after PAUSE_SECONDS, whatever Retry-After
+says.
 """
 
 from __future__ import annotations
@@ -20,48 +21,51 @@ from tests.support.processes import ROOT
 PAUSE_SECONDS = 0.5
 
 START_SECONDS = 2.0
-"""How long it takes until all ask."""
+"""Time until all connections send requests."""
 
 
 async def main() -> None:
-    """The first line of the input is JSON: the port, how many connections, the paths that they ask for."""
-    sent = orjson.loads(sys.stdin.buffer.readline())
+    """Load as the first line of the input says, in JSON: port, number of connections, paths."""
+    order = orjson.loads(sys.stdin.buffer.readline())
     ended = asyncio.create_task(asyncio.to_thread(sys.stdin.buffer.read))
-    said: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
 
     async def client(number: int) -> None:
-        request = get(sent["paths"][number % len(sent["paths"])])
+        request = get(order["paths"][number % len(order["paths"])])
         while not ended.done():
             try:
-                status = await _asked(sent["port"], request, said, ended)
+                status = await _until_refused(order["port"], request, statuses, ended)
             except (OSError, asyncio.IncompleteReadError):
                 status = "broken"
-                said[status] += 1
+                statuses[status] += 1
             await asyncio.sleep(0 if status == "200" else PAUSE_SECONDS)
 
-    clients = [asyncio.create_task(client(number)) for number in range(sent["connections"])]
+    clients = [asyncio.create_task(client(number)) for number in range(order["connections"])]
     await ended
-    for one in clients:
-        one.cancel()
+    for task in clients:
+        task.cancel()
     await asyncio.gather(*clients, return_exceptions=True)
-    sys.stdout.buffer.write(orjson.dumps(said))
+    sys.stdout.buffer.write(orjson.dumps(statuses))
 
 
-async def _asked(port: int, request: bytes, said: Counter[str], ended: asyncio.Task[bytes]) -> str:
-    """Ask on one connection until an answer is no 200; that one's status."""
+async def _until_refused(
+    port: int, request: bytes, statuses: Counter[str], ended: asyncio.Task[bytes]
+) -> str:
+    """Repeat a request on one connection until an answer is not 200; return its status."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         while not ended.done():
             writer.write(request)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             if b"content-length: " in head:
-                await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+                length = head.partition(b"content-length: ")[2].partition(b"\r\n")[0]
+                await reader.readexactly(int(length))
             else:
                 while size := int(await reader.readline(), 16):
                     await reader.readexactly(size + 2)
                 await reader.readline()
             status = head[9:12].decode()
-            said[status] += 1
+            statuses[status] += 1
             if status != "200":
                 return status
     finally:
@@ -70,19 +74,22 @@ async def _asked(port: int, request: bytes, said: Counter[str], ended: asyncio.T
 
 
 @asynccontextmanager
-async def crowding(port: int, connections: int, paths: Sequence[str]) -> AsyncIterator[Counter[str]]:
-    """A crowd beside; when it has ended, the counts are in the counter."""
-    said: Counter[str] = Counter()
+async def crowding(
+    port: int, connections: int, paths: Sequence[str]
+) -> AsyncIterator[Counter[str]]:
+    """Run a crowd meanwhile; its counts are in the counter when it has ended."""
+    statuses: Counter[str] = Counter()
     pipe = asyncio.subprocess.PIPE
     crowd = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "bench.crowd", cwd=ROOT, stdin=pipe, stdout=pipe
     )
     assert crowd.stdin is not None
-    crowd.stdin.write(orjson.dumps({"port": port, "connections": connections, "paths": list(paths)}) + b"\n")
+    order = {"port": port, "connections": connections, "paths": list(paths)}
+    crowd.stdin.write(orjson.dumps(order) + b"\n")
     try:
         await asyncio.sleep(START_SECONDS)
-        yield said
-        said.update(orjson.loads((await crowd.communicate(b""))[0]))
+        yield statuses
+        statuses.update(orjson.loads((await crowd.communicate(b""))[0]))
     finally:
         if crowd.returncode is None:
             crowd.kill()

@@ -1,6 +1,6 @@
 -- name: fragments
--- Persons by number, as the projector writes their fragments; 3 % have two or three. Born over 600 days, in no order of
--- their numbers. What is filled is older than every position (generation 0).
+-- Fragments of persons by number, as the projector writes them; 3 % of the persons have two or three. Births spread over
+-- 600 days, in no order of the numbers. The rows are older than every position (generation 0).
 INSERT INTO fragments
     (project, fragment, version, distinct_id, number, created_at, effect, stamp, seen_at, properties, cells)
 WITH
@@ -40,12 +40,12 @@ SELECT project, number, fragment FROM fragments
 WHERE project = 1 AND version > {start:UInt64} * 3 AND version <= ({start:UInt64} + {count:UInt64}) * 3
 
 -- name: identity
--- Who of them are one person.
+-- Memberships of the persons with several fragments.
 INSERT INTO identity (project, fragment, version, root, members, identified, stamp)
 SELECT 1, member, n + 1, all[1], if(member = all[1], all, []), 1, born + 9
 FROM
 (
-    SELECT intDiv(version - 1, 3) AS n, arrayMap(one -> one.2, arraySort(groupArray((version, fragment)))) AS all,
+    SELECT intDiv(version - 1, 3) AS n, arrayMap(pair -> pair.2, arraySort(groupArray((version, fragment)))) AS all,
         min(created_at) AS born
     FROM fragments
     WHERE project = 1 AND version > {start:UInt64} * 3 AND version <= ({start:UInt64} + {count:UInt64}) * 3 AND n % 33 = 0
@@ -54,7 +54,7 @@ FROM
 ARRAY JOIN all AS member
 
 -- name: search
--- As the feeder writes them: a merged person under its root, and nobody under what it absorbed.
+-- Rows as the feeder writes them: a merged person under its root, and a row without a person for each absorbed fragment.
 INSERT INTO search (project, fragment, version, living, created_at, distinct_ids, properties)
 WITH
     persons AS
@@ -66,10 +66,10 @@ WITH
         GROUP BY n
     ),
     concat('{"city":"City ', toString(n % 300), '","zip":"', leftPad(toString(n % 90000), 5, '0'), '"}') AS address
-SELECT 1, member.2, joined + if(member = all[1], arraySum(one -> toUInt128(one.1), all), toUInt128(0)), member = all[1],
-    if(member = all[1], born, 0), if(member = all[1], arrayMap(one -> one.3, all), []),
+SELECT 1, member.2, joined + if(member = all[1], arraySum(part -> toUInt128(part.1), all), toUInt128(0)), member = all[1],
+    if(member = all[1], born, 0), if(member = all[1], arrayMap(part -> part.3, all), []),
     CAST(if(member = all[1],
-        replaceOne(concat('{', arrayStringConcat(arrayMap(one -> substring(one.4, 2, length(one.4) - 2), all), ','), '}'),
+        replaceOne(concat('{', arrayStringConcat(arrayMap(part -> substring(part.4, 2, length(part.4) - 2), all), ','), '}'),
             address, concat('"', replaceAll(address, '"', '\\"'), '"')),
         '{}'), 'JSON(max_dynamic_paths = 0)')
 FROM persons ARRAY JOIN all AS member

@@ -1,7 +1,7 @@
-"""Beside a person that somebody fills without end: how long other persons' writes take to be visible, and memory.
+"""Writes of other persons beside an endlessly growing person: time until visible, and memory.
 
-A sender with the public token sends 310 requests of 400 kB of property names for one distinct id, each as soon as the
-one before is answered; others write and read their own persons meanwhile, and before, as often.
+A client with the public token sends 310 requests with 400 kB of property names for one distinct id,
+one after the other; other clients write and read their own persons meanwhile, and before, as often.
 """
 
 from __future__ import annotations
@@ -9,31 +9,33 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Awaitable
+from itertools import chain
 from pathlib import Path
 
 import orjson
 import psutil  # type: ignore[import-untyped]
 
 from bench.filling import settle
-from bench.load import get, post
+from bench.load import get, position_in, post
 from bench.report import Row
 from shared.domain.ids import fragment_id
 from tests.support.processes import TOKEN, Stack, running, wait_for
 
 TURNS = 3
 REQUESTS, NAMES, NAME_CHARS = 310, 1_000, 395
-"""Of one turn: 122 MB of names."""
+"""Requests, names and their lengths of one turn: 122 MB of names."""
 
 PROBERS, PROBES_PAUSE_SECONDS = 4, 0.05
-"""Clients that write and wait, and their rest between two writes: 25/s or so, of any partition."""
+"""Clients that write and wait, and their pause between two writes: 25/s or so, of any partition."""
 
 RETRIES_MAX, RETRY_SECONDS = 100, 0.05
-"""Of a request that was refused for load or lag: its time goes on until it is answered."""
+"""Of a request that is refused for load or lag; its time counts until the answer."""
 
 PEOPLE = 2_000
 ALONE_SECONDS = 12.0
 LOOK_SECONDS = 0.1
-"""Between two looks at the memory of engine and projector; the largest counts."""
+"""Between two samples of the memory of engine and projector; the largest counts."""
 
 PROCESSES = ("engine", "projector")
 
@@ -41,102 +43,113 @@ Peaks = dict[str, int]
 
 
 def giant(data: Path) -> list[Row]:
-    """The rows of the report."""
+    """Measure, and return the rows of the report."""
     alone: list[float] = []
     beside: list[float] = []
     calm, busy = dict.fromkeys(PROCESSES, 0), dict.fromkeys(PROCESSES, 0)
-    sent: list[float] = []
+    fill_seconds: list[float] = []
     with running(data) as stack:
         _warm(stack)
         for turn in range(TURNS):
             settle(stack)
-            alone += asyncio.run(_probed(stack, asyncio.sleep(ALONE_SECONDS), calm))
+            alone += asyncio.run(_probe(stack, asyncio.sleep(ALONE_SECONDS), calm))
             began = time.perf_counter()
-            beside += asyncio.run(_probed(stack, _fill(stack, f"giant-{turn}"), busy))
-            sent.append(time.perf_counter() - began)
+            beside += asyncio.run(_probe(stack, _fill(stack, f"giant-{turn}"), busy))
+            fill_seconds.append(time.perf_counter() - began)
             settle(stack)
-        held = stack.query("SELECT max(length(properties)) FROM fragments")
-    ours, limit = _slow(beside), _slow(alone)
-    rate = REQUESTS * NAMES * NAME_CHARS / 1e6 / (sum(sent) / TURNS)
-    note = f"{len(beside)} and {len(alone)} probes, {TURNS} turns; {rate:.0f} MB/s of names; the giant has {held} bytes"
+        giant_bytes = stack.query("SELECT max(length(properties)) FROM fragments")
+    slow, limit = _p99(beside), _p99(alone)
+    rate = REQUESTS * NAMES * NAME_CHARS / 1e6 / (sum(fill_seconds) / TURNS)
+    probes = f"{len(beside)} and {len(alone)} probes, {TURNS} turns"
+    note = f"{probes}; {rate:.0f} MB/s of names; the giant has {giant_bytes} bytes"
+    name = "write to visible of others beside a giant person / without, p99"
     rows: list[Row] = [
-        ("write to visible of others beside a giant person / without, p99", f"{ours:.0f} ms", f"{limit:.0f} ms",
-         f"**{ours / limit:.2f}**", note)
-    ]  # fmt: skip
+        (name, f"{slow:.0f} ms", f"{limit:.0f} ms", f"**{slow / limit:.2f}**", note),
+    ]
     for name in PROCESSES:
-        peaks = f"{busy[name] >> 20} MB", f"{calm[name] >> 20} MB", f"**{busy[name] / calm[name]:.2f}**"
-        rows.append((f"memory of {name} beside a giant person / without", *peaks, "the largest of ten looks a second"))
+        ratio = f"**{busy[name] / calm[name]:.2f}**"
+        peaks = f"{busy[name] >> 20} MB", f"{calm[name] >> 20} MB", ratio
+        label = f"memory of {name} beside a giant person / without"
+        rows.append((label, *peaks, "the largest of ten looks a second"))
     return rows
 
 
 def _warm(stack: Stack) -> None:
-    """Everybody is there, and what a process takes once is taken."""
-    people = [{"event": "seen", "distinct_id": f"person-{one}"} for one in range(PEOPLE)]
+    """Create all persons, so that processes have the memory of a first use."""
+    people = [{"event": "seen", "distinct_id": f"person-{number}"} for number in range(PEOPLE)]
     answer = stack.ask("POST", "/batch/", {"api_key": TOKEN, "batch": people}, key=None)
     position = answer.headers["Position"]
-    wait_for(lambda: stack.persons("/?limit=1", Min_Position=position).status == 200, 60, "the projector")
+    wait_for(
+        lambda: stack.persons("/?limit=1", Min_Position=position).status == 200, 60, "the projector"
+    )
 
 
-async def _probed(stack: Stack, meanwhile: object, peaks: Peaks) -> list[float]:
-    """Seconds until each probe's write was visible, while `meanwhile` goes on."""
-    running_now = asyncio.ensure_future(meanwhile)  # type: ignore[arg-type]  # any awaitable
+async def _probe(stack: Stack, meanwhile: Awaitable[object], peaks: Peaks) -> list[float]:
+    """Measure the seconds until each probe's write is visible, while `meanwhile` runs."""
+    running_now = asyncio.ensure_future(meanwhile)
     watching = asyncio.create_task(_watch(stack, peaks))
-    found = await asyncio.gather(*(_prober(stack, seed, running_now) for seed in range(PROBERS)))
+    probers = (_prober(stack, seed, running_now) for seed in range(PROBERS))
+    latencies = list(chain.from_iterable(await asyncio.gather(*probers)))
     watching.cancel()
     await running_now
-    return [seconds for one in found for seconds in one]
+    return latencies
 
 
 async def _prober(stack: Stack, seed: int, meanwhile: asyncio.Future[object]) -> list[float]:
+    """Write and read persons until `meanwhile` is done; return the seconds of each."""
     chosen = random.Random(seed)
     reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
-    found: list[float] = []
+    latencies: list[float] = []
     try:
         while not meanwhile.done():
             name = f"person-{chosen.randrange(PEOPLE)}"
-            sent = {"api_key": TOKEN, "event": "e", "distinct_id": name, "properties": {"$set": {"n": len(found)}}}
+            properties = {"$set": {"n": len(latencies)}}
+            event = {"api_key": TOKEN, "event": "e", "distinct_id": name, "properties": properties}
             began = time.perf_counter()
-            head = await _answered(reader, writer, post("/capture/", orjson.dumps(sent)))
-            position = next(line[10:] for line in head.split(b"\r\n") if line.lower().startswith(b"position: "))
+            head = await _answer(reader, writer, post("/capture/", orjson.dumps(event)))
             path = f"/api/projects/1/persons/{fragment_id(1, name)}/"
-            await _answered(reader, writer, get(path, b"Min-Position: " + position))
-            found.append(time.perf_counter() - began)
+            await _answer(reader, writer, get(path, b"Min-Position: " + position_in(head)))
+            latencies.append(time.perf_counter() - began)
             await asyncio.sleep(PROBES_PAUSE_SECONDS)
     finally:
         writer.close()
-    return found
+    return latencies
 
 
 async def _fill(stack: Stack, name: str) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
     position = b""
     for request in range(REQUESTS):
-        head = await _answered(reader, writer, await asyncio.to_thread(_names, name, request))
-        position = next(line[10:] for line in head.split(b"\r\n") if line.lower().startswith(b"position: "))
+        head = await _answer(reader, writer, await asyncio.to_thread(_names, name, request))
+        position = position_in(head)
     path = f"/api/projects/1/persons/{fragment_id(1, name)}/"
-    await _answered(reader, writer, get(path, b"Min-Position: " + position))
+    await _answer(reader, writer, get(path, b"Min-Position: " + position))
     writer.close()
 
 
 def _names(name: str, request: int) -> bytes:
     names = {f"{request}-{number}-".ljust(NAME_CHARS, "n"): number for number in range(NAMES)}
-    return post("/capture/", orjson.dumps({"api_key": TOKEN, "event": "e", "distinct_id": name, "$set": names}))
+    event = {"api_key": TOKEN, "event": "e", "distinct_id": name, "$set": names}
+    return post("/capture/", orjson.dumps(event))
 
 
 async def _watch(stack: Stack, peaks: Peaks) -> None:
     while True:
         for name in PROCESSES:
-            held = psutil.Process(stack.pid(name)).memory_full_info().pss
-            peaks[name] = max(peaks[name], held)
+            resident = psutil.Process(stack.pid(name)).memory_full_info().pss
+            peaks[name] = max(peaks[name], resident)
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
-    """The head of the answer, which must be 2xx, to this request: one that was refused for load is sent again."""
+async def _answer(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> bytes:
+    """Send a request, again while it is refused for load; return the head of its 2xx answer."""
     for _ in range(RETRIES_MAX):
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+        length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        await reader.readexactly(int(length))
         if head[9:12] != b"503":
             break
         await asyncio.sleep(RETRY_SECONDS)
@@ -145,5 +158,5 @@ async def _answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
     return head
 
 
-def _slow(seconds: list[float]) -> float:
+def _p99(seconds: list[float]) -> float:
     return sorted(seconds)[int(len(seconds) * 0.99)] * 1_000

@@ -1,6 +1,6 @@
-"""What living with it costs: how long until a write is visible, memory, disk, and a restart among many persons.
+"""Costs of operation: time until a write is visible, memory, disk, and a restart with many persons.
 
-All on the embedded setup, real processes, over HTTP.
+All on the embedded setup, with real processes, over HTTP.
 """
 
 from __future__ import annotations
@@ -12,56 +12,59 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import orjson
 import psutil  # type: ignore[import-untyped]
 
-from bench.filling import fill, settle
+from bench.filling import fill, fragment_row, settle
 from bench.load import capture, load, paced, post, until_visible
 from bench.report import Row
 from services.projector.rows import FRAGMENTS, columns
 from shared.runtime.settings import OWNER, read, with_keys
 from shared.store.client import Store
 from shared.store.queries import Query
-from shared.store.timeline import TIMELINE
+from shared.store.timeline import TIMELINE, Fact
 from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, running, wait_for
 
 TURNS = 5
-"""Of what is compared in turns: writes that are waited for."""
+"""Turns of the comparisons of writes that wait until they are visible."""
 
 RATE, RATE_SECONDS, PROBES = 2_000, 3.0, 40
-"""Writes a second beside the probes of a turn, for how long, and how many of its probes are idle."""
+"""Writes a second beside the probes of a turn, their time, and the number of idle probes."""
 
 PROBERS = 4
-"""Clients that probe at the same time beside 2,000 writes a second: one would make too few for a p99."""
+"""Concurrent clients that probe beside 2,000 writes a second: one makes too few for a p99."""
 
 CALLS, PATCH_SECONDS = 40, 1.0
-"""Of a turn: how often a SELECT and two INSERTs by hand, and how long PATCHes are sent."""
+"""Of a turn: the number of SELECTs with two INSERTs, and the time of PATCHes."""
 
 DISK_RATE, DISK_SECONDS = 1_000, 60.0
 COMMANDS, MEMORY_TURNS = 250_000, 4
-"""Captures of one turn; memory is looked at after each."""
+"""Captures of one turn, after which memory is measured; turns."""
 
 PERSONS = 1_000_000
 RESTARTS = 3
 PEOPLE = 20_000
 
 ANY = "/api/projects/1/persons/?limit=1"
-"""A read that is asked to reflect a write."""
+"""A read that must reflect a write."""
 
 PROCESSES = ("engine", "api", "projector", "deleter", "up")
 
-_SELECT = Query(name="one", sql="SELECT properties FROM fragments WHERE project = 2 AND fragment = {one:UUID}")
+_SELECT = Query(
+    name="fragment",
+    sql="SELECT properties FROM fragments WHERE project = 2 AND fragment = {fragment:UUID}",
+)
 
 
 def life(data: Path) -> list[Row]:
-    """The rows of the report."""
+    """Measure, and return the rows of the report."""
     with running(data / "latency") as stack:
         idle_bytes = sum(_resident(stack).values())
-        rows = [*_visible(stack), _patched(stack)]
+        rows = [*_visibility(stack), _patches(stack)]
         note = "pages that several share are counted once (PSS)"
         rows.append(("memory of all five processes, idle", f"{idle_bytes >> 20} MB", "", "", note))
     with running(data / "disk") as stack:
@@ -71,17 +74,18 @@ def life(data: Path) -> list[Row]:
     return [*rows, _restarts(data)]
 
 
-def _visible(stack: Stack) -> list[Row]:
-    """From a write's first byte to the answer of a read that reflects it."""
+def _visibility(stack: Stack) -> list[Row]:
+    """Measure from a write's first byte to the answer of a read that reflects it."""
     idle: list[float] = []
     busy: list[float] = []
     for _ in range(TURNS):
         settle(stack)
         idle += asyncio.run(until_visible(stack.port, [_event(PEOPLE + 1)] * PROBES, ANY))
         busy += asyncio.run(_beside(stack.port))
-    slow, alone = (sorted(each)[int(len(each) * 0.99)] * 1_000 for each in (busy, idle))
-    middle, loaded = (statistics.median(each) * 1_000 for each in (idle, busy))
-    note = f"p50 idle {middle:.0f} ms, at {RATE:,}/s {loaded:.0f} ms; {len(idle)} and {len(busy)} probes, {TURNS} turns"
+    slow, alone = (sorted(side)[int(len(side) * 0.99)] * 1_000 for side in (busy, idle))
+    middle, loaded = (statistics.median(side) * 1_000 for side in (idle, busy))
+    medians = f"p50 idle {middle:.0f} ms, at {RATE:,}/s {loaded:.0f} ms"
+    note = f"{medians}; {len(idle)} and {len(busy)} probes, {TURNS} turns"
     name = f"write to visible at {RATE:,}/s / idle, p99"
     return [(name, f"{slow:.0f} ms", f"{alone:.0f} ms", f"**{slow / alone:.1f}**", note)]
 
@@ -93,13 +97,14 @@ async def _beside(port: int) -> list[float]:
         while not sending.done():
             yield _event(PEOPLE + 1)
 
-    found = await asyncio.gather(*(until_visible(port, meanwhile(), ANY) for _ in range(PROBERS)))
+    probers = (until_visible(port, meanwhile(), ANY) for _ in range(PROBERS))
+    latencies = list(chain.from_iterable(await asyncio.gather(*probers)))
     assert await sending >= 0.95 * RATE * RATE_SECONDS
-    return [seconds for one in found for seconds in one]
+    return latencies
 
 
-def _patched(stack: Stack) -> Row:
-    """PATCH waits until its write is visible: against the SELECT and two INSERTs that this takes in the engine."""
+def _patches(stack: Stack) -> Row:
+    """Measure PATCHes that wait until visible, against the SELECT and two INSERTs of each."""
     stack.capture(event="seen", distinct_id="ada")
     path = wait_for(lambda: _path_of(stack, "ada"), 20, "the person")
     key = f"Authorization: Bearer {PERSONAL_KEY}\r\nContent-Type: application/json"
@@ -114,32 +119,38 @@ def _patched(stack: Stack) -> Row:
     for _ in range(TURNS):
         settle(stack)
         by_hand += asyncio.run(_by_hand(stack))
-        latencies += asyncio.run(load(stack.port, patch, connections=1, seconds=PATCH_SECONDS))[1]
-    ours, limit = statistics.median(latencies) * 1_000, statistics.median(by_hand) * 1_000
-    return ("PATCH and wait, idle, p50 / one SELECT and two INSERTs", f"{ours:.1f} ms", f"{limit:.1f} ms",
-            f"**{ours / limit:.1f}**", f"{len(latencies)} PATCHes in {TURNS} turns")  # fmt: skip
+        lone = load(stack.port, patch, connections=1, seconds=PATCH_SECONDS)
+        latencies += asyncio.run(lone)[1]
+    cost, limit = statistics.median(latencies) * 1_000, statistics.median(by_hand) * 1_000
+    return (
+        "PATCH and wait, idle, p50 / one SELECT and two INSERTs",
+        f"{cost:.1f} ms",
+        f"{limit:.1f} ms",
+        f"**{cost / limit:.1f}**",
+        f"{len(latencies)} PATCHes in {TURNS} turns",
+    )
 
 
 def _path_of(stack: Stack, name: str) -> str:
-    found = stack.persons(f"/?distinct_id={name}").json["results"]
-    return f"/api/projects/1/persons/{found[0]['uuid']}/" if found else ""
+    persons = stack.persons(f"/?distinct_id={name}").json["results"]
+    return f"/api/projects/1/persons/{persons[0]['uuid']}/" if persons else ""
 
 
 async def _by_hand(stack: Stack) -> list[float]:
     settings, _ = with_keys(read(stack.environment))
     store = await Store.connect(settings.store_url(OWNER))
     seconds = []
-    fact: tuple[Any, ...]
-    row: tuple[Any, ...]
     try:
         for number in range(CALLS):
-            one = uuid4()
+            uuid = uuid4()
             began = time.perf_counter()
-            await store.rows(_SELECT, one=one)
-            fact = (2, one, 1, "fragment.changed", 1, 1, one, "bench", "", "", 0, 0, ["a"], [1], [""], ["1"], one, [],
-                    0, 0, one, "")  # fmt: skip
+            await store.rows(_SELECT, fragment=uuid)
+            fact = Fact(
+                2, uuid, 1, "fragment.changed", 1, 1, uuid, "bench", "", "", 0, 0, ["a"], [1], [""],
+                ["1"], uuid, [], 0, 0, uuid, "", "", 0, "",
+            )  # fmt: skip
             await store.insert("timeline", columns(TIMELINE, [fact]))
-            row = (2, one, 1, f"p{number}", number, 1, 1, 1, 0, 0, 0, '{"a":1}', '{"a":[1,1,0]}', [], [], [], [])
+            row = fragment_row(number, '{"a":1}', '{"a":[1,1,0]}')
             await store.insert("fragments", columns(FRAGMENTS, [row]))
             seconds.append(time.perf_counter() - began)
     finally:
@@ -148,26 +159,32 @@ async def _by_hand(stack: Stack) -> list[float]:
 
 
 def _disk(stack: Stack) -> Row:
-    """The largest size of the engine's folder while writes come, against what its active parts hold at the end."""
+    """Compare the peak of the engine's folder under writes with its active parts at the end."""
 
     async def watch() -> int:
-        sending = asyncio.create_task(paced(stack.port, _event, rate=DISK_RATE, seconds=DISK_SECONDS))
-        most = 0
+        writes = paced(stack.port, _event, rate=DISK_RATE, seconds=DISK_SECONDS)
+        sending = asyncio.create_task(writes)
+        peak = 0
         while not sending.done():
             await asyncio.sleep(1.0)
-            most = max(most, await asyncio.to_thread(_size, stack.data / "engine" / "store"))
+            peak = max(peak, await asyncio.to_thread(_size, stack.data / "engine" / "store"))
         await sending
-        return most
+        return peak
 
-    most = asyncio.run(watch())
+    peak = asyncio.run(watch())
     live = int(stack.query("SELECT sum(bytes_on_disk) FROM system.parts WHERE active"))
-    return (f"disk of the engine during {DISK_SECONDS:.0f} s at {DISK_RATE:,}/s / live data", f"{most / 1e6:.0f} MB",
-            f"{live / 1e6:.0f} MB", f"**{most / live:.1f}**", "the largest of a look a second")  # fmt: skip
+    return (
+        f"disk of the engine during {DISK_SECONDS:.0f} s at {DISK_RATE:,}/s / live data",
+        f"{peak / 1e6:.0f} MB",
+        f"{live / 1e6:.0f} MB",
+        f"**{peak / live:.1f}**",
+        "the largest of a look a second",
+    )
 
 
 def _size(folder: Path) -> int:
     total = 0
-    for parent, _, names in os.walk(folder):  # which passes over folders that a merge has removed
+    for parent, _, names in os.walk(folder):  # skips folders that a merge has removed
         for name in names:
             with suppress(FileNotFoundError):
                 total += Path(parent, name).stat().st_blocks * 512
@@ -176,17 +193,21 @@ def _size(folder: Path) -> int:
 
 def _memory(stack: Stack) -> list[Row]:
     start = _resident(stack)
-    seen = []
+    samples = []
     for _ in range(MEMORY_TURNS):
-        at = capture(stack, COMMANDS, _sent)
+        at = capture(stack, COMMANDS, _fields)
         wait_for(partial(_reflects, stack, at), 300, "the projector")
-        seen.append(_resident(stack))
+        samples.append(_resident(stack))
     return [
-        (f"memory of {name} after {MEMORY_TURNS * COMMANDS / 1e6:.0f} M commands / at start",
-         f"{seen[-1][name] >> 20} MB", f"{start[name] >> 20} MB", f"**{seen[-1][name] / start[name]:.2f}**",
-         " → ".join(f"{each[name] >> 20}" for each in seen))
+        (
+            f"memory of {name} after {MEMORY_TURNS * COMMANDS / 1e6:.0f} M commands / at start",
+            f"{samples[-1][name] >> 20} MB",
+            f"{start[name] >> 20} MB",
+            f"**{samples[-1][name] / start[name]:.2f}**",
+            " → ".join(f"{sample[name] >> 20}" for sample in samples),
+        )
         for name in ("engine", "api", "projector")
-    ]  # fmt: skip
+    ]
 
 
 def _reflects(stack: Stack, position: str) -> bool:
@@ -198,7 +219,7 @@ def _resident(stack: Stack) -> dict[str, int]:
 
 
 def _restarts(data: Path) -> Row:
-    """From the start of everything to its first answer, with many persons and with none, in turns."""
+    """Measure from a start to its first answer, with many persons and with none, in turns."""
     few, many = Stack(data / "few"), Stack(data / "many")
     seconds: dict[str, list[float]] = {"few": [], "many": []}
     try:
@@ -214,15 +235,21 @@ def _restarts(data: Path) -> Row:
     finally:
         few.stop()
         many.stop()
-    ours, limit = statistics.median(seconds["many"]), statistics.median(seconds["few"])
-    return (f"restart to ready with {PERSONS / 1e6:.0f} M persons / with none", f"{ours:.2f} s", f"{limit:.2f} s",
-            f"**{ours / limit:.2f}**", f"{RESTARTS} each")  # fmt: skip
+    cost, limit = statistics.median(seconds["many"]), statistics.median(seconds["few"])
+    return (
+        f"restart to ready with {PERSONS / 1e6:.0f} M persons / with none",
+        f"{cost:.2f} s",
+        f"{limit:.2f} s",
+        f"**{cost / limit:.2f}**",
+        f"{RESTARTS} each",
+    )
 
 
 def _event(number: int) -> bytes:
-    return post("/capture/", orjson.dumps({"api_key": TOKEN, **_sent(number)}))
+    return post("/capture/", orjson.dumps({"api_key": TOKEN, **_fields(number)}))
 
 
-def _sent(number: int) -> dict[str, object]:
+def _fields(number: int) -> dict[str, object]:
     name = f"person-{number % PEOPLE}"
-    return {"event": "order placed", "distinct_id": name, "properties": {"$set": {"plan": "pro", "seats": number}}}
+    properties = {"$set": {"plan": "pro", "seats": number}}
+    return {"event": "order placed", "distinct_id": name, "properties": properties}

@@ -1,4 +1,4 @@
-"""The two logs: a question is asked on the embedded one, and on Kafka where Java and Maven are."""
+"""The two logs: questions are measured on the embedded log, and on Kafka with Java and Maven."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ MERGES = "SELECT count() FROM system.merges"
 PROJECTED = Query(
     name="projected",
     sql="""
-SELECT sum(reached)
+SELECT sum(commands)
 FROM
 (
-    SELECT bitAnd(max(version), 281474976710655) + 1 AS reached
+    SELECT bitAnd(max(version), 281474976710655) + 1 AS commands
     FROM fragments
     WHERE project = 0
     GROUP BY fragment
 )""",
 )
-"""Commands that reads reflect: the offsets of the position rows."""
+"""The number of commands that reads reflect, by the offsets of the position rows."""
 
 
-def on_both_logs(data: Path, measure: Callable[[Path, str, dict[str, str]], list[Row]]) -> list[Row]:
-    """The rows of `measure`, which gets a folder, the log's name, and the settings that choose it."""
+def on_both_logs(data: Path, measure: Callable[[Path, str, dict[str, str]], list[Row]]) -> list[
+    Row
+]:
+    """Run `measure` with a folder, a log's name, and its settings, on each log; return all rows."""
     rows = measure(data / "embedded", EMBEDDED, {})
     if shutil.which("java") is None or shutil.which("mvn") is None:
         print("Kafka left out: it needs Java and Maven", flush=True)
@@ -52,7 +54,7 @@ def on_both_logs(data: Path, measure: Callable[[Path, str, dict[str, str]], list
 
 @contextmanager
 def frozen(*pids: int) -> Iterator[None]:
-    """These processes do nothing meanwhile."""
+    """Stop these processes meanwhile."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -63,7 +65,7 @@ def frozen(*pids: int) -> Iterator[None]:
 
 
 async def logged(stack: Stack) -> int:
-    """Commands in the log."""
+    """Return the number of commands in the log."""
     settings, _ = with_keys(read(stack.environment))
     log = connect_log(settings)
     await log.start()

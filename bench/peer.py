@@ -1,7 +1,8 @@
-"""What a user would pick instead: an aiohttp service on PostgreSQL with a JSONB column, tuned, durable at commit.
+"""A usual alternative: an aiohttp service on tuned PostgreSQL with JSONB, durable at commit.
 
-`python -m bench.peer PORT DSN` serves it: POST /capture/ inserts an event, PATCH /:id merges properties by one UPDATE,
-GET /:id reads a person by one SELECT. No authentication, no history, no checks: an upper bound of that design.
+`python -m bench.peer PORT DSN` serves it: PATCH /:id merges properties by one UPDATE, GET /:id
+reads a person by one SELECT. No authentication, no history, no checks: an upper bound of that
+design.
 """
 
 from __future__ import annotations
@@ -24,21 +25,31 @@ from shared.runtime.lifecycle import run, serve
 from tests.support.processes import free_port
 
 POOL = 16
-"""Connections: more than that only wait for each other's locks and for two cores."""
+"""Connections: more would only wait for each other's locks and for two cores."""
 
 TUNED = (
-    "shared_buffers=512MB", "effective_cache_size=4GB", "max_wal_size=4GB", "checkpoint_timeout=15min",
-    "wal_buffers=16MB", "synchronous_commit=on", "fsync=on", "max_connections=64", "random_page_cost=1.1",
+    "shared_buffers=512MB",
+    "effective_cache_size=4GB",
+    "max_wal_size=4GB",
+    "checkpoint_timeout=15min",
+    "wal_buffers=16MB",
+    "synchronous_commit=on",
+    "fsync=on",
+    "max_connections=64",
+    "random_page_cost=1.1",
     "listen_addresses=127.0.0.1",
-)  # fmt: skip
-"""What guides advise for a machine with 24 GiB that is shared; durability is personlog's: fsync stays on."""
+)
+"""The advice of guides for a shared machine with 24 GiB; fsync stays on, as in personlog."""
 
-TABLE = "CREATE TABLE persons (id bigint PRIMARY KEY, distinct_id text NOT NULL UNIQUE, properties jsonb NOT NULL)"
+TABLE = """CREATE TABLE persons
+    (id bigint PRIMARY KEY, distinct_id text NOT NULL UNIQUE, properties jsonb NOT NULL)"""
 UPDATE = "UPDATE persons SET properties = properties || $2::jsonb WHERE id = $1"
 SELECT = "SELECT id, distinct_id, properties FROM persons WHERE id = $1"
 
-FILL = """INSERT INTO persons SELECT n, 'person-' || n, jsonb_build_object('a', n, 'b', 'some text', 'c', n / 4.0, 'd',
-    jsonb_build_array(n), 'e', 1, 'f', 2, 'g', 3) FROM generate_series(0, $1::bigint - 1) n"""
+FILL = """INSERT INTO persons
+    SELECT n, 'person-' || n, jsonb_build_object(
+        'a', n, 'b', 'some text', 'c', n / 4.0, 'd', jsonb_build_array(n), 'e', 1, 'f', 2, 'g', 3)
+    FROM generate_series(0, $1::bigint - 1) n"""
 
 
 class Missing(RuntimeError):
@@ -47,7 +58,7 @@ class Missing(RuntimeError):
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
-    """A server with a database of its own, ended afterwards; its DSN. It refuses to run as root, so `postgres` does."""
+    """Run a server meanwhile; yield its DSN. It refuses root, so it runs as `postgres`."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs:
         raise Missing("apt-get install postgresql")
@@ -62,11 +73,19 @@ def postgres(folder: Path) -> Iterator[str]:
         return [str(programs[-1] / name), *arguments]
 
     as_owner = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": [], "cwd": folder}
-    initdb = command("initdb", "-D", str(data), "-A", "trust", "-U", "bench", "-E", "UTF8", "--locale=C")
-    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **as_owner)  # type: ignore[call-overload]
-    settings = [part for one in (*TUNED, f"port={port}", f"unix_socket_directories={folder}") for part in ("-c", one)]
+    initdb = command(
+        "initdb", "-D", str(data), "-A", "trust", "-U", "bench", "-E", "UTF8", "--locale=C"
+    )
+    subprocess.run(  # type: ignore[call-overload]
+        initdb, check=True, stdout=subprocess.DEVNULL, **as_owner
+    )
+    settings = (*TUNED, f"port={port}", f"unix_socket_directories={folder}")
+    options = [option for setting in settings for option in ("-c", setting)]
+    serve_data = command("postgres", "-D", str(data), *options)
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command("postgres", "-D", str(data), *settings), stdout=log, stderr=log, **as_owner)  # type: ignore[call-overload]
+        server = subprocess.Popen(  # type: ignore[call-overload]
+            serve_data, stdout=log, stderr=log, **as_owner
+        )
     try:
         dsn = f"postgresql://bench@127.0.0.1:{port}/postgres"
         asyncio.run(_until_answers(dsn))
@@ -79,7 +98,7 @@ def postgres(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def serving(dsn: str) -> Iterator[int]:
-    """The service in a process of its own; its port."""
+    """Run the service in a separate process; yield its port."""
     port = free_port()
     process = subprocess.Popen([sys.executable, "-m", "bench.peer", str(port), dsn])
     try:
@@ -91,7 +110,7 @@ def serving(dsn: str) -> Iterator[int]:
 
 
 async def fill(dsn: str, persons: int) -> None:
-    """So many persons with the properties that bench's commands set."""
+    """Insert persons with the properties that the commands of bench set."""
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute(TABLE)
@@ -102,7 +121,7 @@ async def fill(dsn: str, persons: int) -> None:
 
 
 async def update_batches(dsn: str, changes: Sequence[tuple[int, str]], size: int) -> None:
-    """What a consumer of a log would do: UPDATEs, so many a transaction."""
+    """Update as a consumer of a log would, `size` UPDATEs a transaction."""
     connection = await asyncpg.connect(dsn)
     try:
         for start in range(0, len(changes), size):
@@ -139,13 +158,19 @@ async def _main(port: int, dsn: str) -> None:
     pool = await asyncpg.create_pool(dsn, min_size=POOL, max_size=POOL)
 
     async def patch(request: web.Request) -> web.Response:
-        changed = orjson.loads(await request.read())["properties"]
-        await pool.execute(UPDATE, int(request.match_info["id"]), orjson.dumps(changed).decode())
+        properties = orjson.loads(await request.read())["properties"]
+        person = int(request.match_info["id"])
+        await pool.execute(UPDATE, person, orjson.dumps(properties).decode())
         return web.Response(status=202)
 
     async def get(request: web.Request) -> web.Response:
         row = await pool.fetchrow(SELECT, int(request.match_info["id"]))
-        body = b'{"id":%d,"distinct_ids":["%b"],"properties":%b}' % (row[0], row[1].encode(), row[2].encode())
+        person, distinct_id, properties = row
+        body = b'{"id":%d,"distinct_ids":["%b"],"properties":%b}' % (
+            person,
+            distinct_id.encode(),
+            properties.encode(),
+        )
         return web.Response(body=body, content_type="application/json")
 
     app = web.Application()

@@ -1,4 +1,4 @@
-"""personlog against what a user would pick instead: aiohttp on PostgreSQL, over HTTP on the same cores, in turns."""
+"""personlog against a usual alternative: aiohttp on PostgreSQL, over HTTP, on the same cores."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tests.support.processes import PERSONAL_KEY, Stack, running, wait_for
 
 PERSONS, TURNS, SECONDS = 20_000, 5, 1.0
 UPDATES, TRANSACTION = 50_000, 1_000
-"""Of a turn, and of one transaction."""
+"""UPDATEs of a turn, and of one transaction."""
 
 READERS = (16, 64, 256)
 WRITERS = 64
 TOGETHER = 200
-"""Persons of one batch read."""
+"""Persons of one batch of a lookup."""
 
 Ask = Callable[[int], bytes]
 
 
 def peers(data: Path) -> list[Row]:
-    """The rows of the report."""
+    """Measure, and return the rows of the report."""
     with postgres(data / "postgres") as dsn:
         asyncio.run(fill(dsn, PERSONS))
         with serving(dsn) as port, running(data / "stack") as stack:
@@ -46,95 +46,117 @@ def peers(data: Path) -> list[Row]:
 
 
 def asking(count: int, seed: int) -> Ask:
-    """GETs of so many persons by uuid, in no order."""
-    requests = [get(f"/api/projects/1/persons/{fragment_id(1, f'person-{number}')}/") for number in range(count)]
+    """Build GETs of `count` persons by uuid, shuffled."""
+    uuids = [fragment_id(1, f"person-{number}") for number in range(count)]
+    requests = [get(f"/api/projects/1/persons/{uuid}/") for uuid in uuids]
     random.Random(seed).shuffle(requests)
     return lambda number: requests[number % count]
 
 
 def _first_reads(stack: Stack, port: int) -> Row:
-    """Rows that nobody has read before; then all are read once, as those of persons that are asked for often are."""
-    theirs = asyncio.run(load(port, _point_selects(WRITERS), connections=WRITERS, seconds=SECONDS))[0]
-    mine = asyncio.run(load(stack.port, asking(PERSONS, WRITERS), connections=WRITERS, seconds=SECONDS))[0]
+    """Measure reads of rows that were not read before; then read all rows once."""
+    selects = load(port, _point_selects(WRITERS), connections=WRITERS, seconds=SECONDS)
+    peer_rate = asyncio.run(selects)[0]
+    gets = load(stack.port, asking(PERSONS, WRITERS), connections=WRITERS, seconds=SECONDS)
+    rate = asyncio.run(gets)[0]
     ids = [str(fragment_id(1, f"person-{number}")) for number in range(PERSONS)]
     for start in range(0, PERSONS, TOGETHER):
-        read = stack.persons("/batch_by_uuids/", "POST", {"uuids": ids[start : start + TOGETHER]})
-        assert len(read.json["results"]) == TOGETHER
+        body = {"uuids": ids[start : start + TOGETHER]}
+        answer = stack.persons("/batch_by_uuids/", "POST", body)
+        assert len(answer.json["results"]) == TOGETHER
     name = f"GET one, rows not read before / PostgreSQL point SELECT, c = {WRITERS}"
-    return row(name, [mine], [theirs], "one turn")
+    return row(name, [rate], [peer_rate], "one turn")
 
 
 def _point_selects(seed: int) -> Ask:
     chosen = random.Random(seed)
     order = [chosen.randrange(PERSONS) for _ in range(PERSONS)]
-    return lambda number: f"GET /persons/{order[number % PERSONS]}/ HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    ending = "HTTP/1.1\r\nHost: x\r\n\r\n"
+    return lambda number: f"GET /persons/{order[number % PERSONS]}/ {ending}".encode()
 
 
 def _reads(stack: Stack, port: int, readers: int) -> Row:
-    mine, their, slow = _in_turns(stack.port, asking(PERSONS, readers), port, _point_selects(readers), readers)
+    gets, selects = asking(PERSONS, readers), _point_selects(readers)
+    rates, peer_rates, slow = _in_turns(stack.port, gets, port, selects, readers)
     note = f"p99 {slow:.0f} ms, uuid, rows known to be the newest"
-    return row(f"GET one / PostgreSQL point SELECT, c = {readers}", mine, their, note)
+    return row(f"GET one / PostgreSQL point SELECT, c = {readers}", rates, peer_rates, note)
 
 
 def _writes(stack: Stack, port: int) -> Row:
     ids = [str(fragment_id(1, f"person-{number}")) for number in range(PERSONS)]
-    head = f"Authorization: Bearer {PERSONAL_KEY}\r\nPrefer: respond-async\r\nContent-Type: application/json\r\n"
+    head = (
+        f"Authorization: Bearer {PERSONAL_KEY}\r\nPrefer: respond-async\r\n"
+        "Content-Type: application/json\r\n"
+    )
 
     def body(number: int) -> bytes:
         return orjson.dumps({"properties": {"plan": "pro", "seats": number}})
 
-    def ours(number: int) -> bytes:
-        sent = body(number)
-        line = f"PATCH /api/projects/1/persons/{ids[number % PERSONS]}/ HTTP/1.1\r\nHost: x\r\n{head}"
-        return f"{line}Content-Length: {len(sent)}\r\n\r\n".encode() + sent
+    def patch(path: str, headers: str, content: bytes) -> bytes:
+        line = f"PATCH {path} HTTP/1.1\r\nHost: x\r\n{headers}"
+        return f"{line}Content-Length: {len(content)}\r\n\r\n".encode() + content
 
-    def theirs(number: int) -> bytes:
-        sent = body(number)
-        line = f"PATCH /persons/{number % PERSONS}/ HTTP/1.1\r\nHost: x\r\nContent-Length: {len(sent)}\r\n\r\n"
-        return line.encode() + sent
+    def patch_person(number: int) -> bytes:
+        return patch(f"/api/projects/1/persons/{ids[number % PERSONS]}/", head, body(number))
+
+    def patch_peer(number: int) -> bytes:
+        return patch(f"/persons/{number % PERSONS}/", "", body(number))
 
     with frozen(stack.pid("projector")):
-        mine, their, slow = _in_turns(stack.port, ours, port, theirs, WRITERS)
+        rates, peer_rates, slow = _in_turns(stack.port, patch_person, port, patch_peer, WRITERS)
     name = f"PATCH, respond-async / PostgreSQL JSONB UPDATE, c = {WRITERS}"
-    return row(name, mine, their, f"p99 {slow:.0f} ms, fsync on for both, projector paused")
+    return row(name, rates, peer_rates, f"p99 {slow:.0f} ms, fsync on for both, projector paused")
 
 
 def _updates(dsn: str, data: Path) -> Row:
-    """Commands that a projector folds and writes, timeline and all, against UPDATEs in transactions of 1,000."""
-    changes = [
-        (number % PERSONS, orjson.dumps({"a": number, "b": "some text", "c": number / 4, "d": [number]}).decode())
-        for number in range(UPDATES)
-    ]
-    mine, theirs = [], []
+    """Measure a projector with timeline, against UPDATEs in transactions of 1,000."""
+
+    def properties(number: int) -> str:
+        values = {"a": number, "b": "some text", "c": number / 4, "d": [number]}
+        return orjson.dumps(values).decode()
+
+    changes = [(number % PERSONS, properties(number)) for number in range(UPDATES)]
+    rates, peer_rates = [], []
     with engine(data / "projector") as stack:
         asyncio.run(fill_log(stack, COMMANDS_COUNT))
         for turn in range(TURNS):
             began = time.perf_counter()
             asyncio.run(update_batches(dsn, changes, TRANSACTION))
-            theirs.append(UPDATES / (time.perf_counter() - began))
-            with database(stack, f"turn_{turn}") as one:
-                mine.append(projected(one, WITH_TIMELINE, COMMANDS_COUNT))
+            peer_rates.append(UPDATES / (time.perf_counter() - began))
+            with database(stack, f"turn_{turn}") as turn_stack:
+                rates.append(projected(turn_stack, WITH_TIMELINE, COMMANDS_COUNT))
     name = "projected commands, with timeline / PostgreSQL batched UPDATE"
-    note = f"{COMMANDS_COUNT:,} commands, cold; {UPDATES:,} UPDATEs, {TRANSACTION:,} a transaction"
-    return row(name, mine, theirs, note)
+    updates = f"{UPDATES:,} UPDATEs, {TRANSACTION:,} a transaction"
+    note = f"{COMMANDS_COUNT:,} commands, cold; {updates}"
+    return row(name, rates, peer_rates, note)
 
 
-def _in_turns(port: int, ours: Ask, peer: int, theirs: Ask, count: int) -> tuple[list[float], list[float], float]:
-    mine, their, slow = [], [], []
+def _in_turns(
+    port: int, ask: Ask, peer: int, peer_ask: Ask, count: int
+) -> tuple[list[float], list[float], float]:
+    """Load both in turns; return the rates of both, and our median p99 in milliseconds."""
+    rates, peer_rates, slow = [], [], []
     for _ in range(TURNS):
-        their.append(asyncio.run(load(peer, theirs, connections=count, seconds=SECONDS))[0])
-        rate, latencies = asyncio.run(load(port, ours, connections=count, seconds=SECONDS))
-        mine.append(rate)
+        peer_load = load(peer, peer_ask, connections=count, seconds=SECONDS)
+        peer_rates.append(asyncio.run(peer_load)[0])
+        rate, latencies = asyncio.run(load(port, ask, connections=count, seconds=SECONDS))
+        rates.append(rate)
         slow.append(latencies[int(len(latencies) * 0.99)] * 1_000)
-    return mine, their, statistics.median(slow)
+    return rates, peer_rates, statistics.median(slow)
 
 
 def capture_persons(stack: Stack, count: int) -> None:
-    """So many persons with the properties that bench's commands set; waits until they are visible."""
+    """Capture persons with the properties that the commands of bench set; wait until visible."""
 
     def event(number: int) -> dict[str, object]:
-        properties = {"a": number, "b": "some text", "c": number / 4, "d": [number], "e": 1, "f": 2, "g": 3}
-        return {"event": "seen", "distinct_id": f"person-{number}", "properties": {"$set": properties}}
+        properties = {"a": number, "b": "some text", "c": number / 4, "d": [number]}
+        properties |= {"e": 1, "f": 2, "g": 3}
+        name = f"person-{number}"
+        return {"event": "seen", "distinct_id": name, "properties": {"$set": properties}}
 
     at = capture(stack, count, event)
-    wait_for(lambda: stack.persons("/?limit=1", Min_Position=at).status == 200, 120, "persons to be visible")
+
+    def visible() -> bool:
+        return stack.persons("/?limit=1", Min_Position=at).status == 200
+
+    wait_for(visible, 120, "persons to be visible")

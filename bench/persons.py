@@ -1,4 +1,4 @@
-"""What lookups, projection and lists of persons cost at 10 k, 100 k and 1 M persons, over HTTP on a real stack."""
+"""Costs of lookups, projection and lists at 10 k, 100 k and 1 M persons, over HTTP."""
 
 from __future__ import annotations
 
@@ -24,33 +24,34 @@ SIZES = (10_000, 100_000, 1_000_000)
 TEN_MILLION = (*SIZES, 10_000_000)
 
 TURNS, SECONDS = 3, 0.8
-"""Each of the 14 lists is asked so often and so long, in turns: at 1 M persons, 10 to 20 answers for its p99."""
+"""Turns and time of each of the 14 lists: at 1 M persons, 10 to 20 answers for its p99."""
 
 
 def persons(data: Path) -> list[Row]:
-    """The rows of the report: keyed lookups and projection by size, lists at the largest."""
+    """Measure keyed lookups and projection by size, and lists at the largest size."""
     with filled_stacks(data, SIZES, searchable=True) as filled:
         return growth(filled, "") + lists(filled[SIZES[-1]], SIZES[-1])
 
 
 def ten_million(data: Path) -> list[Row]:
-    """The same growth up to 10 M persons; nobody lists them."""
+    """Measure the same growth up to 10 M persons, without lists."""
     with filled_stacks(data, TEN_MILLION, searchable=False) as filled:
         return growth(filled, "-to-10-m")
 
 
 def lists(stack: Stack, size: int) -> list[Row]:
-    """What lists cost: p50, p99, and how much more memory the engine held at its peak."""
+    """Measure lists: p50, p99, and the peak of the engine's additional memory."""
     asks = _lists(size)
-    found: dict[str, list[float]] = defaultdict(list)
+    timings: dict[str, list[float]] = defaultdict(list)
     memory: dict[str, list[int]] = defaultdict(list)
     for _ in range(TURNS):
         for name, path in asks.items():
             before = _peak(stack, reset=True)
-            found[name] += asyncio.run(load(stack.port, partial(_list, path), connections=1, seconds=SECONDS))[1]
+            lone = load(stack.port, partial(_list, path), connections=1, seconds=SECONDS)
+            timings[name] += asyncio.run(lone)[1]
             memory[name].append(_peak(stack) - before)
     rows = []
-    for name, seconds in found.items():
+    for name, seconds in timings.items():
         seconds.sort()
         middle, slow = statistics.median(seconds) * 1_000, seconds[int(len(seconds) * 0.99)] * 1_000
         note = f"engine +{max(memory[name]) >> 20} MB, {len(seconds)} answers, {size:,} persons"
@@ -59,13 +60,17 @@ def lists(stack: Stack, size: int) -> list[Row]:
 
 
 def _lists(size: int) -> dict[str, str]:
-    """Paths of lists by what they ask."""
+    """Build the paths of lists by name."""
 
     def where(*filters: tuple[str, str, Any], kind: str = "AND") -> str:
-        values = [{"key": key, "operator": operator, "value": value} for key, operator, value in filters]
+        values = [
+            {"key": key, "operator": operator, "value": value} for key, operator, value in filters
+        ]
         return f"/?properties={quote(orjson.dumps({'type': kind, 'values': values}).decode())}"
 
-    middle = base64.urlsafe_b64encode(f"{BORN_US + BORN_SPAN_US // 2}:{UUID(int=0)}".encode()).decode().rstrip("=")
+    middle = base64.urlsafe_b64encode(
+        f"{BORN_US + BORN_SPAN_US // 2}:{UUID(int=0)}".encode()
+    ).decode().rstrip("=")
     name = name_of(size // 3)
     return {
         "first page of 100": "/",
@@ -90,7 +95,7 @@ def _list(path: str, number: int) -> bytes:
 
 
 def _peak(stack: Stack, *, reset: bool = False) -> int:
-    """The engine's memory: the highest since the last reset; after a reset, what it holds now."""
+    """Return the engine's peak memory since the last reset; after a reset, its present memory."""
     pid = stack.pid("engine")
     if reset:
         Path(f"/proc/{pid}/clear_refs").write_text("5")

@@ -1,7 +1,7 @@
-"""What projecting costs: commands a second against raw inserts of ready rows into the same engine, on both logs.
+"""Cost of projection: commands a second against raw inserts of ready rows into the same engine.
 
-The log is filled once. Each turn has a database of its own in the one engine, so that every projector starts on empty
-tables; beside it, rebuilds from the timeline and coalesced reads of the last one.
+Measured on both logs. The log is filled once. Each turn has its own database in one engine, so that
+every projector starts on empty tables; the last has rebuilds from the timeline and coalesced reads.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import UUID, uuid4
 
+from bench.filling import fragment_row
 from bench.logs import EMBEDDED, MERGES, PROJECTED, on_both_logs
 from bench.report import Row, row
 from services.api.reads.persons import Reads
@@ -32,60 +32,78 @@ from shared.store.queries import Query
 from tests.support.processes import ROOT, Stack, wait_for
 
 TURNS = 5
-"""Each side is measured so often, in turns; the median counts."""
+"""Measurements of each side, in turns; the median counts."""
 
 COMMANDS_COUNT, PERSONS = 80_000, 20_000
-"""Of one turn: eight full batches, two to four seconds of projecting."""
+"""Of one turn: eight full batches, two to four seconds of projection."""
 
 INSERTS, INSERT_ROWS = 5, 10_000
-"""Raw inserts of one turn, and their rows: as many as a full batch."""
+"""Raw inserts of one turn, and the rows of each, equal to a full batch."""
 
 POLL_SECONDS = 0.1
-"""How often it is looked how far projection is, so a turn is wrong by 4 % at most. A look takes 6 ms of one of the
-engine's threads, which rest half of the time."""
+"""Between two checks of the projection, so that a turn is wrong by 4 % at most.
+
+A check takes 6 ms of one of the engine's threads, which are idle half of the time.
+"""
 
 CAUGHT_UP_SECONDS_MAX = 300.0
 
 REBUILDS, REBUILT_COUNT = 3, 240_000
-"""A rebuild holds projection for a moment however long the timeline is: with fewer facts that would be its cost."""
+"""A rebuild stops projection for a fixed time, which would dominate with fewer facts."""
+
+PROPERTIES = '{"a":1,"b":"x","c":0.5,"d":[1],"e":1,"f":2}'
+CELLS = '{"a":[1,1,0],"b":[1,1,0],"c":[1,1,0],"d":[1,1,0],"e":[0,0,1],"f":[0,0,1]}'
+"""Of a raw row, as a command of these properties leaves it."""
 
 CONNECTIONS = 64
 READS, CROWD = 2_000, 2_000
 
 STATE_ONLY, WITH_TIMELINE = ("bench.state_only",), ("services.cli", "projector")
-"""What runs as the projector."""
+"""Modules that run as the projector."""
 
 
 def projection(data: Path) -> list[Row]:
-    """The rows of the report."""
-    return on_both_logs(data, _measured)
+    """Measure, and return the rows of the report."""
+    return on_both_logs(data, _measure)
 
 
-def _measured(data: Path, log: str, environment: dict[str, str]) -> list[Row]:
+def _measure(data: Path, log: str, environment: dict[str, str]) -> list[Row]:
     rates: dict[tuple[str, ...], list[float]] = {STATE_ONLY: [], WITH_TIMELINE: []}
     raw: dict[tuple[str, ...], list[float]] = {STATE_ONLY: [], WITH_TIMELINE: []}
     with engine(data, **environment) as stack:
         asyncio.run(fill(stack, COMMANDS_COUNT))
         for turn in range(TURNS):
             for kind, name in ((STATE_ONLY, "state"), (WITH_TIMELINE, "timeline")):
-                with database(stack, f"{name}_{turn}") as one:
-                    raw[kind] += asyncio.run(_raw_inserts(store_url(one)))
-                    rates[kind].append(projected(one, kind, COMMANDS_COUNT))
-        size = f"{COMMANDS_COUNT:,} commands, {PERSONS:,} persons, cold, {log}; insert of {INSERT_ROWS:,} rows"
+                with database(stack, f"{name}_{turn}") as turn_stack:
+                    raw[kind] += asyncio.run(_raw_inserts(store_url(turn_stack)))
+                    rates[kind].append(projected(turn_stack, kind, COMMANDS_COUNT))
+        size = f"{COMMANDS_COUNT:,} commands, {PERSONS:,} persons, cold, {log}"
+        size = f"{size}; insert of {INSERT_ROWS:,} rows"
         rows = [
-            row("projected commands, state only / raw insert rows", rates[STATE_ONLY], raw[STATE_ONLY], size),
-            row("projected commands, with timeline / raw insert rows", rates[WITH_TIMELINE], raw[WITH_TIMELINE], size),
+            row(
+                "projected commands, state only / raw insert rows",
+                rates[STATE_ONLY],
+                raw[STATE_ONLY],
+                size,
+            ),
+            row(
+                "projected commands, with timeline / raw insert rows",
+                rates[WITH_TIMELINE],
+                raw[WITH_TIMELINE],
+                size,
+            ),
         ]
         if log == EMBEDDED:
             asyncio.run(fill(stack, REBUILT_COUNT - COMMANDS_COUNT))
-            with database(stack, "rebuilt") as one:
-                rows += _rebuilds_and_reads(one, projected(one, WITH_TIMELINE, REBUILT_COUNT))
+            with database(stack, "rebuilt") as rebuilt:
+                rate = projected(rebuilt, WITH_TIMELINE, REBUILT_COUNT)
+                rows += _rebuilds_and_reads(rebuilt, rate)
     return rows
 
 
 def _rebuilds_and_reads(stack: Stack, rate: float) -> list[Row]:
-    rebuilds = [_rebuilt(stack) for _ in range(REBUILDS)]
-    one, many, crowd = asyncio.run(_side_by_side(store_url(stack)))
+    rebuilds = [_rebuild_rate(stack) for _ in range(REBUILDS)]
+    single, many, crowd = asyncio.run(_side_by_side(store_url(stack)))
     return [
         row(
             "rebuilt facts, compared and swapped / projected commands",
@@ -93,14 +111,14 @@ def _rebuilds_and_reads(stack: Stack, rate: float) -> list[Row]:
             [rate],
             f"{REBUILT_COUNT:,} facts, 0 differences, median of {REBUILDS}",
         ),
-        row("coalesced GET / one query each, 64 in flight", many, one, f"{PERSONS:,} persons"),
-        row("the same, 2,000 in flight", crowd, one, "against one query each, 64 in flight"),
+        row("coalesced GET / one query each, 64 in flight", many, single, f"{PERSONS:,} persons"),
+        row("the same, 2,000 in flight", crowd, single, "against one query each, 64 in flight"),
     ]
 
 
 @contextmanager
 def engine(data: Path, **environment: str) -> Iterator[Stack]:
-    """A stack of which only the engine runs, with its tables."""
+    """Run the engine of a stack only, with its tables."""
     stack = Stack(data, **environment)
     process = stack.spawn("engine", log="engine.log")
     run = data / "run"
@@ -116,17 +134,19 @@ def engine(data: Path, **environment: str) -> Iterator[Stack]:
 
 @contextmanager
 def database(stack: Stack, name: str, data: Path | None = None) -> Iterator[Stack]:
-    """The same engine with tables of their own, empty, that are gone afterwards, and the same log or that of another
-    folder; it begins in peace."""
+    """Yield a stack on the same engine with an empty database, dropped afterwards.
+
+    Its log is the same, or that of another folder. Merges have ended before it begins.
+    """
     url = f"{store_url(stack).rpartition('/')[0]}/{name}"
     kafka = stack.environment.get("PERSONLOG_KAFKA", "")
-    one = Stack(data or stack.data, PERSONLOG_CLICKHOUSE=url, PERSONLOG_KAFKA=kafka)
-    _migrate(one)
+    empty = Stack(data or stack.data, PERSONLOG_CLICKHOUSE=url, PERSONLOG_KAFKA=kafka)
+    _migrate(empty)
     wait_for(lambda: stack.query(MERGES) == "0", 60, "the merges")
     try:
-        yield one
+        yield empty
     finally:
-        one.stop()
+        empty.stop()
         stack.query(f"DROP DATABASE {name} SYNC")
 
 
@@ -141,10 +161,12 @@ def store_url(stack: Stack) -> str:
 
 
 def projected(stack: Stack, kind: tuple[str, ...], count: int) -> float:
-    """Commands per second of a projector of this kind, from the first ones that are visible to the last of `count`."""
+    """Run a projector; return commands a second, from the first visible ones to the last."""
     with (stack.data / "projector.log").open("ab") as out:
         command = [sys.executable, "-m", *kind]
-        projector = subprocess.Popen(command, cwd=ROOT, env=stack.environment, stdout=out, stderr=out)
+        projector = subprocess.Popen(
+            command, cwd=ROOT, env=stack.environment, stdout=out, stderr=out
+        )
     try:
         return asyncio.run(_caught_up(store_url(stack), count))
     finally:
@@ -160,19 +182,27 @@ async def fill(stack: Stack, count: int) -> None:
     try:
         counts = log.partitions()
         for start in range(0, count, 1_000):
-            commands = [command(number) for number in range(start, start + 1_000)]
-            await log.append([Entry(*route(one, counts), encode(one)) for one in commands])
+            writes = [command(number) for number in range(start, start + 1_000)]
+            await log.append([Entry(*route(write, counts), encode(write)) for write in writes])
     finally:
         await log.close()
 
 
 def command(number: int) -> Write:
+    """Build a command for one of the persons."""
     name = f"person-{number % PERSONS}"
     return Write(
-        id=uuid4(), project=1, at=1_700_000_000_000_000 + number, actor="bench", fragment=fragment_id(1, name),
-        distinct_id=name, set={"a": number, "b": "some text", "c": number / 4, "d": [number]},
-        set_once={"e": 1, "f": 2, "g": 3}, unset=("z",), reason="update",
-    )  # fmt: skip
+        id=uuid4(),
+        project=1,
+        at=1_700_000_000_000_000 + number,
+        actor="bench",
+        fragment=fragment_id(1, name),
+        distinct_id=name,
+        set={"a": number, "b": "some text", "c": number / 4, "d": [number]},
+        set_once={"e": 1, "f": 2, "g": 3},
+        unset=("z",),
+        reason="update",
+    )
 
 
 async def _caught_up(url: str, count: int) -> float:
@@ -194,26 +224,23 @@ async def _caught_up(url: str, count: int) -> float:
         await store.close()
 
 
-def _rebuilt(stack: Stack) -> float:
-    """Facts per second of one `personlog rebuild --verify`, by its own clock: from its first query to its end."""
+def _rebuild_rate(stack: Stack) -> float:
+    """Run `personlog rebuild --verify`; return its facts a second, by its own clock."""
     done = stack.call("rebuild", "--verify", seconds=600)
-    found = re.search(r"swapped: ([\d,]+) facts .* in ([\d.]+) s; .* 0 differences, 0 corrupt", done.stdout)
-    assert done.returncode == 0 and found is not None, done.stdout + done.stderr
-    return int(found[1].replace(",", "")) / float(found[2])
+    report = re.search(
+        r"swapped: ([\d,]+) facts .* in ([\d.]+) s; .* 0 differences, 0 corrupt", done.stdout
+    )
+    assert done.returncode == 0 and report is not None, done.stdout + done.stderr
+    return int(report[1].replace(",", "")) / float(report[2])
 
 
 async def _raw_inserts(url: str) -> list[float]:
-    """Rows per second of 10,000 ready fragment rows, inserted column-wise by the same client, several times."""
+    """Insert ready fragment rows column-wise by the same client; return rows a second of each."""
     rates = []
     store = await Store.connect(url)
     try:
         for _ in range(INSERTS):
-            rows: list[tuple[Any, ...]] = [
-                (2, uuid4(), 1, f"person-{number}", number, 1, 1, 1, 0, 0, 0,
-                 '{"a":1,"b":"x","c":0.5,"d":[1],"e":1,"f":2}',
-                 '{"a":[1,1,0],"b":[1,1,0],"c":[1,1,0],"d":[1,1,0],"e":[0,0,1],"f":[0,0,1]}', [], [], [], [])
-                for number in range(INSERT_ROWS)
-            ]  # fmt: skip
+            rows = [fragment_row(number, PROPERTIES, CELLS) for number in range(INSERT_ROWS)]
             began = time.perf_counter()
             await store.insert("fragments", columns(FRAGMENTS, rows))
             rates.append(INSERT_ROWS / (time.perf_counter() - began))
@@ -227,12 +254,12 @@ async def _side_by_side(url: str) -> tuple[list[float], list[float], list[float]
     store = await Store.connect(url)
     try:
         reads = _reads(store)
-        one, many, crowd = [], [], []
+        single, many, crowd = [], [], []
         for _ in range(TURNS):
-            one.append(await _gets(store, None, READS // 10))
+            single.append(await _gets(store, None, READS // 10))
             many.append(await _gets(store, reads, READS))
             crowd.append(await _gets(store, reads, 10 * READS, CROWD))
-        return one, many, crowd
+        return single, many, crowd
     finally:
         await store.close()
 
@@ -242,7 +269,7 @@ def _reads(store: Store) -> Reads:
 
 
 async def _gets(store: Store, reads: Reads | None, count: int, clients: int = CONNECTIONS) -> float:
-    """GETs per second with so many in flight; without shared reads each asks by itself."""
+    """Measure GETs a second with `clients` in flight; without `reads` each has its own query."""
     waiting = iter(range(count))
     began = time.perf_counter()
 

@@ -13,11 +13,14 @@ from pathlib import Path
 from tests.support.processes import ROOT
 
 Row = tuple[str, str, str, str, str]
-"""What is compared, ours, the limit, their ratio, and a note."""
+"""The comparison, our figure, the limit, their ratio, and a note."""
 
 RESULTS = ROOT / "bench" / "results.md"
 PLOTS = ROOT / "bench" / "plots"
-HEAD = "# Results\n\nWritten by `make bench`, the newest first. Only ratios within a run mean anything.\n"
+HEAD = (
+    "# Results\n\n"
+    "Written by `make bench`, the newest first. Only ratios within a run mean anything.\n"
+)
 
 GOALS = {
     "acknowledged append / bare handler": "≥ 0.65; Kafka ≥ 0.60",
@@ -52,41 +55,46 @@ GOALS = {
     "memory of": "≤ 1.5, then flat",
     "disk of the engine": "≤ 10",
 }
-"""By how a row's name begins; the first that fits."""
+"""Goals by the beginning of a row's name; the first match counts."""
 
 
-def row(name: str, ours: list[float], limit: list[float], note: str) -> Row:
-    """Medians of both sides, and their ratio."""
-    mine, theirs = statistics.median(ours), statistics.median(limit)
-    return name, f"{mine:,.0f}/s", f"{theirs:,.0f}/s", f"**{mine / theirs:.2f}**", note
+def row(name: str, rates: list[float], limits: list[float], note: str) -> Row:
+    """Compare the medians of both sides."""
+    rate, limit = statistics.median(rates), statistics.median(limits)
+    return name, f"{rate:,.0f}/s", f"{limit:,.0f}/s", f"**{rate / limit:.2f}**", note
 
 
 def goal(name: str) -> str:
-    """What the issue wants of a row; nothing for a row that only explains."""
+    """Return the goal of a row; an empty text for a row without one."""
     return next((text for beginning, text in GOALS.items() if name.startswith(beginning)), "")
 
 
 def report(rows: list[Row]) -> str:
-    """One run, with the machine, the versions and the commit that it was made on."""
+    """Format one run, with the machine, the versions and the commit."""
     command = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    said = Path("/proc/cpuinfo").read_text().splitlines()
-    chip = next((line.partition(":")[2].strip() for line in said if line.startswith("model name")), "?")
+    cpu_lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = (line.partition(":")[2] for line in cpu_lines if line.startswith("model name"))
+    chip = next(models, "?").strip()
     lines = [
         f"## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit.stdout.strip()}",
         "",
-        f"{os.cpu_count()} cores ({chip}), Python {platform.python_version()}, aiohttp {version('aiohttp')}, "
-        f"chdb-core {version('chdb-core')}. The embedded log and medians of 5 turns, where the note says nothing else.",
+        f"{os.cpu_count()} cores ({chip}), Python {platform.python_version()}, "
+        f"aiohttp {version('aiohttp')}, chdb-core {version('chdb-core')}. "
+        "The embedded log and medians of 5 turns, where the note says nothing else.",
         "",
         "| measured | ours | limit | ratio | goal | note |",
         "|---|---|---|---|---|---|",
-        *(f"| {name} | {' | '.join(measured)} | {goal(name)} | {note} |" for name, *measured, note in rows),
+        *(
+            f"| {name} | {' | '.join(measured)} | {goal(name)} | {note} |"
+            for name, *measured, note in rows
+        ),
         "",
     ]
     return "\n".join(lines)
 
 
 def keep(text: str) -> None:
-    """Put a run above the older ones."""
+    """Write a run above the older ones in bench/results.md."""
     older = RESULTS.read_text().removeprefix(HEAD) if RESULTS.exists() else ""
     RESULTS.write_text(HEAD + "\n" + text + older)

@@ -1,6 +1,6 @@
-"""A projector that keeps state and positions but writes no facts: what it saves is what the timeline costs.
+"""A projector that writes state and positions, but no facts: the difference is the timeline's cost.
 
-`python -m bench.state_only` with the settings of a stack. Never for a store that somebody reads.
+`python -m bench.state_only` runs it with the settings of a stack. Use it on throw-away stores only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shared.store.connect import connect_store
 
 
 class StateOnly(ClickHouseTables):
-    """Facts are folded and dropped."""
+    """Tables that drop all facts."""
 
     async def write_facts(self, facts: Facts) -> None: ...
 

@@ -1,4 +1,4 @@
-"""`personlog`: the one entry point. Each command imports what it needs only when it runs."""
+"""`personlog`: the entry point. Each command imports its modules only when it runs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from clients.importing import command as importing
-from services import dead
+from services import dead, keys
+from services.operator_store import with_store
 from services.renewing import command as renewing
 from shared.domain.errors import LogMismatch, PersonlogError
 from shared.runtime import preflight
@@ -20,24 +21,22 @@ from shared.runtime.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
 from shared.runtime.progress import Progress
 from shared.runtime.settings import BOOTSTRAP, SECRETS_OF, Settings, SettingsError, read, with_keys
 
-DAY_US = 86_400_000_000
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code, as in `shared/runtime/exits.py`."""
+    """Run one command; return an exit code of `shared/runtime/exits.py`."""
     options = _parser().parse_args(arguments)
     try:
-        settings, made = read(os.environ), False
+        settings, new_keys = read(os.environ), False
         if not options.offline:
             preflight.check(settings)
-            settings, made = with_keys(settings, _needed(settings, options.secrets))
+            settings, new_keys = with_keys(settings, _needed(settings, options.secrets))
         if options.check:
             print("\n".join(settings.describe()))
             return DONE
         if options.command is None:
             _parser().print_help()
             return BAD_USAGE
-        return int(options.command(settings, options, made) or DONE)
+        return int(options.command(settings, options, new_keys) or DONE)
     except SettingsError as error:
         print(f"personlog: {error.detail}", file=sys.stderr)
         return BAD_USAGE
@@ -46,14 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"personlog: {explained(error)}", file=sys.stderr)
         return WRONG_LOG if isinstance(error, LogMismatch) else FOUND_WRONG
-    except OSError as error:  # a full disk, a folder without rights: whoever started this must put it right
+    except OSError as error:  # a full disk, a folder without rights: for the operator
         print(f"personlog: {error}", file=sys.stderr)
         return BAD_USAGE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="personlog", description="An event-sourced person store.")
-    parser.add_argument("--check", action="store_true", help="print the effective settings, secrets masked")
+    parser.add_argument(
+        "--check", action="store_true", help="print the effective settings, secrets masked"
+    )
     commands = parser.add_subparsers(required=False, metavar="COMMAND")
     parser.set_defaults(command=None, offline=False, secrets=SECRETS_OF["up"])
     for name, command, text in (
@@ -63,8 +64,16 @@ def _parser() -> argparse.ArgumentParser:
         ("deleter", _deleter, "run the deleter"),
         ("engine", _engine, "run the embedded ClickHouse server"),
         ("migrate", _migrate, "create or upgrade the tables; create the first project and key"),
-        ("rebuild", _rebuild, "derive the tables again from the timeline, compare, and swap them in"),
-        ("doctor", _doctor, "check disk, store, log, clock, deletions and processes, and suggest remedies"),
+        (
+            "rebuild",
+            _rebuild,
+            "derive the tables again from the timeline, compare, and swap them in",
+        ),
+        (
+            "doctor",
+            _doctor,
+            "check disk, store, log, clock, deletions and processes, and suggest remedies",
+        ),
         ("analyst", _analyst, "print how to connect to ClickHouse as an analyst"),
         ("grants", _grants, "print users and rights for a ClickHouse server, as SQL"),
     ):
@@ -74,12 +83,25 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="with any difference, exit 1 and keep the live tables"
     )
     commands.choices["grants"].set_defaults(offline=True)  # it needs no key, nor a data folder
-    _key_commands(commands)
-    projects = commands.add_parser("projects", help="manage projects").add_subparsers(required=True, metavar="COMMAND")
+    keys.add(commands)
+    _project_commands(commands)
+    importing.add(commands)
+    renewing.add(commands)
+    dead.add(commands)
+    _deletion_commands(commands)
+    return parser
+
+
+def _project_commands(commands: Any) -> None:
+    projects = commands.add_parser("projects", help="manage projects").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     create = projects.add_parser("create", help="create a project, and print its id and token")
     create.add_argument("name")
     create.add_argument("--recordings", action="store_true", help="let browsers record sessions")
-    create.add_argument("--delete-everything", action="store_true", help="let DELETE cover events and recordings")
+    create.add_argument(
+        "--delete-everything", action="store_true", help="let DELETE cover events and recordings"
+    )
     create.set_defaults(command=_project_create, secrets=SECRETS_OF["operator"])
     for name, text in (
         ("recordings", "let browsers record sessions, or not"),
@@ -88,84 +110,74 @@ def _parser() -> argparse.ArgumentParser:
         switch = projects.add_parser(name, help=text)
         switch.add_argument("id", type=int)
         switch.add_argument("switch", choices=("on", "off"))
-        switch.set_defaults(command=_project_switch, named=name, secrets=SECRETS_OF["operator"])
+        switch.set_defaults(command=_project_switch, setting=name, secrets=SECRETS_OF["operator"])
     listing = projects.add_parser("list", help="list projects with their tokens and switches")
     listing.set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
-    importing.add(commands)
-    renewing.add(commands)
-    dead.add(commands)
-    deletions = commands.add_parser("deletions", help="run deletions").add_subparsers(required=True, metavar="COMMAND")
+
+
+def _deletion_commands(commands: Any) -> None:
+    deletions = commands.add_parser("deletions", help="run deletions").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     deletions.add_parser("run", help="open one deletion window now").set_defaults(
         command=_deletions_run, secrets=SECRETS_OF["deleter"]
     )
     receipts = commands.add_parser("receipts", help="verify receipts of erasures")
     kinds = receipts.add_subparsers(required=True, metavar="COMMAND")
-    verify = kinds.add_parser("verify", help="check signatures of receipts and the chain between them, offline")
+    verify = kinds.add_parser(
+        "verify", help="check signatures of receipts and the chain between them, offline"
+    )
     verify.add_argument("files", nargs="+", metavar="FILE")
     verify.add_argument(
-        "--key", default="", help="file of the public key, PEM (default: receipts/public-key.pem in PERSONLOG_DATA)"
+        "--key",
+        default="",
+        help="file of the public key, PEM (default: receipts/public-key.pem in PERSONLOG_DATA)",
     )
     verify.set_defaults(command=_receipts_verify, offline=True)
-    return parser
-
-
-def _key_commands(commands: Any) -> None:
-    keys = commands.add_parser("keys", help="manage personal keys").add_subparsers(required=True, metavar="COMMAND")
-    create = keys.add_parser("create", help="create a key, and print it once")
-    create.add_argument("--name", default="", help="a name to recognise the key by")
-    create.add_argument("--scopes", required=True, help="person:read,person:write,activity_log:read or *")
-    create.add_argument("--projects", required=True, help="project ids, comma-separated, or all")
-    create.add_argument("--expires", default="", help="days until the key expires, such as 30d (default: never)")
-    create.set_defaults(command=_key_create, secrets=SECRETS_OF["operator"])
-    listing = keys.add_parser("list", help="list keys with their scopes, projects and states")
-    listing.set_defaults(command=_key_list, secrets=SECRETS_OF["operator"])
-    revoke = keys.add_parser("revoke", help="revoke a key")
-    revoke.add_argument("key", help="the key or its id")
-    revoke.set_defaults(command=_key_revoke, secrets=SECRETS_OF["operator"])
 
 
 def _needed(settings: Settings, secrets: Collection[str]) -> Collection[str]:
-    """What a command uses of the generated values; a ClickHouse server's passwords are in its own URL."""
+    """Select the generated values of a command; a ClickHouse server's URL has its password."""
     return secrets if settings.embedded else [field for field in secrets if field in BOOTSTRAP]
 
 
-def _up(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _up(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from services.up import up
 
-    return up(settings, announce_keys=made)
+    return up(settings, announce_keys=new_keys)
 
 
-def _api(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _api(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from services.api.app import run
 
     _serve(run(settings), "api")
 
 
-def _projector(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _projector(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from services.projector.app import run
 
     _serve(run(settings), "projector")
 
 
-def _deleter(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _deleter(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from services.deleter.app import run
 
     _serve(run(settings), "deleter")
 
 
-def _engine(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _engine(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from services.engine.app import run
 
     run(settings)
 
 
-def _analyst(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _analyst(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from services.engine.analyst import connections
 
     print(connections(settings))
 
 
-def _grants(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _grants(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from shared.store.roles import as_sql
 
     print(as_sql())
@@ -179,23 +191,7 @@ def _serve(main: Any, service: str) -> None:
     run(main)
 
 
-def _with_store(settings: Settings, act: Callable[[Any], Awaitable[int | None]], *, migrated: bool = True) -> int:
-    from shared.store.client import Store
-    from shared.store.migrate import check_migrated
-
-    async def go() -> int:
-        store = await Store.connect(settings.store_url("migrator"))
-        try:
-            if migrated:
-                await check_migrated(store)
-            return await act(store) or DONE
-        finally:
-            await store.close()
-
-    return asyncio.run(go())
-
-
-def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _migrate(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.runtime.timekeeping import clock_of
     from shared.store.access import ensure_bootstrap
     from shared.store.logwatch import take_on_log
@@ -204,90 +200,48 @@ def _migrate(settings: Settings, options: argparse.Namespace, made: bool) -> int
     async def act(store: Any) -> None:
         for name in await migrate(store):
             print(f"applied {name}")
-        await ensure_bootstrap(store, settings.personal_key, settings.project_token, clock_of(settings).now_us)
+        bootstrap = settings.personal_key, settings.project_token
+        await ensure_bootstrap(store, *bootstrap, clock_of(settings).now_us)
         await take_on_log(settings, store, clock_of(settings).now_us)
 
-    return _with_store(settings, act, migrated=False)
+    return with_store(settings, act, migrated=False)
 
 
-def _rebuild(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _rebuild(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from services.projector.app import COLLECTED_OBJECTS
+    from services.projector.derive import Report
     from services.projector.rebuild import rebuild
     from shared.runtime.lifecycle import collect_seldom
 
     collect_seldom(COLLECTED_OBJECTS)
     began = time.monotonic()
     progress = Progress(terminal=sys.stdout.isatty(), began=began)
-    report = asyncio.run(
-        rebuild(
-            settings,
-            verify=options.verify,
-            tell=lambda report: progress.tell(report.facts, report.total, f"{report.differences} differences"),
-        )
-    )
+
+    def report_progress(report: Report) -> None:
+        progress.tell(report.facts, report.total, f"{report.differences} differences")
+
+    report = asyncio.run(rebuild(settings, verify=options.verify, tell=report_progress))
     seconds = time.monotonic() - began
     print("\n".join(report.named), end="\n" if report.named else "")
     print(
-        f"{report.state}: {report.facts:,} facts into {report.fragments:,} fragments and {report.identities:,}"
-        f" identities in {seconds:.1f} s; {report.compared:,} rows compared, {report.differences:,} differences,"
+        f"{report.state}: {report.facts:,} facts into {report.fragments:,} fragments"
+        f" and {report.identities:,} identities in {seconds:.1f} s;"
+        f" {report.compared:,} rows compared, {report.differences:,} differences,"
         f" {report.corrupt:,} corrupt"
     )
     if report.state != "swapped":
         print("the live tables are as they were", file=sys.stderr)
-    return DONE if report.state == "swapped" and not (options.verify and report.differences) else FOUND_WRONG
+    differs = bool(options.verify and report.differences)
+    return DONE if report.state == "swapped" and not differs else FOUND_WRONG
 
 
-def _doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _doctor(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from services.doctor import doctor
 
-    return doctor(settings, options, made)
+    return doctor(settings, options, new_keys)
 
 
-def _key_create(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    import secrets
-    from uuid import uuid4
-
-    from shared.runtime.timekeeping import clock_of
-    from shared.store.access import SCOPES, KeyRow, create_key
-
-    scopes = [scope.strip() for scope in options.scopes.split(",")]
-    if unknown := [scope for scope in scopes if scope not in SCOPES]:
-        raise SettingsError(f"--scopes: {unknown[0]} is none of {', '.join(SCOPES)}")
-    now = clock_of(settings).now_us()
-    expires = _expiry(options.expires, now)
-    row = KeyRow(uuid4(), options.name, "", scopes, _projects(options.projects), expires, False)
-    plain = "phx_" + secrets.token_urlsafe(32)
-
-    async def act(store: Any) -> None:
-        await create_key(store, plain, row, now)
-        print(plain)
-
-    return _with_store(settings, act)
-
-
-def _key_list(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    from shared.store.access import list_keys
-
-    async def act(store: Any) -> None:
-        for row in await list_keys(store):
-            projects = ",".join(map(str, row.projects)) or "all"
-            state = "revoked" if row.revoked else f"expires {row.expires_at}" if row.expires_at else "active"
-            print(f"{row.id}  {','.join(row.scopes)}  projects {projects}  {state}  {row.name}")
-
-    return _with_store(settings, act)
-
-
-def _key_revoke(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    from shared.runtime.timekeeping import clock_of
-    from shared.store.access import revoke_key
-
-    async def act(store: Any) -> None:
-        print(f"revoked {(await revoke_key(store, options.key, clock_of(settings).now_us())).id}")
-
-    return _with_store(settings, act)
-
-
-def _project_create(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _project_create(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     import secrets
 
     from shared.runtime.timekeeping import clock_of
@@ -296,38 +250,40 @@ def _project_create(settings: Settings, options: argparse.Namespace, made: bool)
     async def act(store: Any) -> None:
         token = "phc_" + secrets.token_urlsafe(32)
         now = clock_of(settings).now_us()
-        switches = {"recordings": options.recordings, "delete_everything": options.delete_everything}
-        row = await create_project(store, options.name, token, now, **switches)
+        flags = {"recordings": options.recordings, "delete_everything": options.delete_everything}
+        row = await create_project(store, options.name, token, now, **flags)
         print(f"{row.project} {row.token}")
 
-    return _with_store(settings, act)
+    return with_store(settings, act)
 
 
-def _project_switch(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _project_switch(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.runtime.timekeeping import clock_of
     from shared.store.access import set_delete_everything, set_recordings
 
-    change = set_recordings if options.named == "recordings" else set_delete_everything
+    change = set_recordings if options.setting == "recordings" else set_delete_everything
 
     async def act(store: Any) -> None:
         row = await change(store, options.id, options.switch == "on", clock_of(settings).now_us())
-        print(f"{options.named} of project {row.project}: {options.switch}")
+        print(f"{options.setting} of project {row.project}: {options.switch}")
 
-    return _with_store(settings, act)
+    return with_store(settings, act)
 
 
-def _project_list(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _project_list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.store.access import list_projects
 
     async def act(store: Any) -> None:
         for row in await list_projects(store):
-            recordings, everything = ("on" if one else "off" for one in (row.recordings, row.delete_everything))
-            print(f"{row.project}  {row.token}  recordings {recordings}  delete-everything {everything}  {row.name}")
+            recordings = "on" if row.recordings else "off"
+            everything = "on" if row.delete_everything else "off"
+            switches = f"recordings {recordings}  delete-everything {everything}"
+            print(f"{row.project}  {row.token}  {switches}  {row.name}")
 
-    return _with_store(settings, act)
+    return with_store(settings, act)
 
 
-def _deletions_run(settings: Settings, options: argparse.Namespace, made: bool) -> None:
+def _deletions_run(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
     from collections import Counter
 
     from services.deleter.app import run_once
@@ -335,58 +291,44 @@ def _deletions_run(settings: Settings, options: argparse.Namespace, made: bool) 
     from shared.runtime.lifecycle import run
     from shared.runtime.telemetry import setup_logs
 
-    setup_logs("deletions run")  # without it a pause of the load guard would be told among what is printed
+    setup_logs("deletions run")  # else a pause of the load guard would be logged to stdout
     progress = Progress(terminal=sys.stdout.isatty(), began=time.monotonic())
 
     async def go() -> None:
         try:
-            ended, left = await run_once(settings, progress.tell)
+            ended, unfinished = await run_once(settings, progress.tell)
         finally:
             progress.end()
         counts = Counter(request.state for request in ended)
-        print(f"{counts['verified']} verified, {counts['failed']} failed, {left} left open")
-        if left:
+        print(f"{counts['verified']} verified, {counts['failed']} failed, {unfinished} left open")
+        if unfinished:
             reasons = sorted({request.reason for request in ended if request.state == "failed"})
-            raise Rejected(f"{left} deletion requests are left open. {' '.join(reasons)}".rstrip())
+            text = f"{unfinished} deletion requests are left open. {' '.join(reasons)}"
+            raise Rejected(text.rstrip())
 
     run(go())
 
 
-def _receipts_verify(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _receipts_verify(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from services.deleter.receipts import broken_links, check, public_key
     from shared.domain.errors import Corrupt
 
-    key = public_key(Path(options.key) if options.key else settings.data / "receipts" / "public-key.pem")
-    said, wrong = [], 0
+    path = Path(options.key) if options.key else settings.data / "receipts" / "public-key.pem"
+    key = public_key(path)
+    receipts, wrong = [], 0
     for name in options.files:
         try:
-            said.append(check(Path(name).read_bytes(), key))
-            one = said[-1]
-            print(f"{name}: ok, project {one['project']}, receipt {one['sequence']}, verified {one['verified_at']}")
+            receipt = check(Path(name).read_bytes(), key)
+            receipts.append(receipt)
+            place = f"project {receipt['project']}, receipt {receipt['sequence']}"
+            print(f"{name}: ok, {place}, verified {receipt['verified_at']}")
         except (Corrupt, OSError) as error:
             wrong += 1
             print(f"{name}: {error.detail if isinstance(error, Corrupt) else error}")
-    for link in broken_links(said):
+    for link in broken_links(receipts):
         wrong += 1
         print(link)
     return FOUND_WRONG if wrong else DONE
-
-
-def _projects(text: str) -> list[int]:
-    if text == "all":
-        return []
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise SettingsError(f"--projects: {text} is not a list of integers, nor all") from None
-
-
-def _expiry(text: str, now: int) -> int:
-    if not text:
-        return 0
-    if not text.endswith("d") or not text[:-1].isdigit():
-        raise SettingsError(f"--expires: {text} does not look like 30d")
-    return now + int(text[:-1]) * DAY_US
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`personlog dead`: what was set aside, for an operator to look at and to send again. Light until it runs."""
+"""`personlog dead`: list, show and replay dead letters. Imports wait until it runs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from shared.runtime.exits import DONE, FOUND_WRONG
 from shared.runtime.settings import SECRETS_OF, Settings, SettingsError
 
 PAGE = 50
-"""Letters that are listed at once."""
+"""Letters of one list."""
 
 REASON_CHARS_MAX = 160
-"""Of a reason in a list; `show` has all that was kept."""
+"""Of a reason in a list; `show` prints the whole."""
 
 GROUP = "operator"
 
@@ -32,50 +32,58 @@ def add(commands: Any) -> None:
     """Add the command's parsers."""
     dead = commands.add_parser("dead", help="list, show and replay dead letters")
     kinds = dead.add_subparsers(required=True, metavar="COMMAND")
-    listing = kinds.add_parser("list", help="list dead letters that were not replayed, oldest first")
+    listing = kinds.add_parser(
+        "list", help="list dead letters that were not replayed, oldest first"
+    )
     listing.add_argument("--limit", type=int, default=PAGE, help="rows to list")
-    listing.add_argument("--after", default="", metavar="POSITION", help="continue after this position")
+    listing.add_argument(
+        "--after", default="", metavar="POSITION", help="continue after this position"
+    )
     listing.set_defaults(command=_list)
-    show = kinds.add_parser("show", help="show a dead letter with its bytes, escaped for the terminal")
+    show = kinds.add_parser(
+        "show", help="show a dead letter with its bytes, escaped for the terminal"
+    )
     show.add_argument("position", metavar="POSITION")
     show.set_defaults(command=_show)
     replay = kinds.add_parser("replay", help="append dead letters again that can be folded now")
     which = replay.add_mutually_exclusive_group(required=True)
-    which.add_argument("--reason", default="", help="all letters whose reason begins with this text")
+    which.add_argument(
+        "--reason", default="", help="all letters whose reason begins with this text"
+    )
     which.add_argument("positions", nargs="*", default=[], metavar="POSITION")
     replay.set_defaults(command=_replay)
-    for one in (listing, show, replay):
-        one.set_defaults(secrets=SECRETS_OF["operator"])
+    for command in (listing, show, replay):
+        command.set_defaults(secrets=SECRETS_OF["operator"])
 
 
-def _list(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.store.person import iso
 
     after = _position(options.after) if options.after else None
 
     async def act(log: Log) -> int:
         closed = await _replayed(log)
-        shown: dict[Position, None] = {}  # a redelivered record may have several letters
-        passed = after is None
+        sources: dict[Position, None] = {}  # a redelivered record may have several letters
+        skipping = after is not None
         async for letter in letters(log, GROUP):
-            if not passed:
-                passed = letter.source == after
-            elif letter.source not in closed and letter.source not in shown:
-                if len(shown) >= options.limit:
-                    print(f"more: personlog dead list --after {_name(list(shown)[-1])}")
+            if skipping:
+                skipping = letter.source != after
+            elif letter.source not in closed and letter.source not in sources:
+                if len(sources) >= options.limit:
+                    print(f"more: personlog dead list --after {_name(list(sources)[-1])}")
                     return DONE
-                shown[letter.source] = None
+                sources[letter.source] = None
                 age = max(0.0, time.time() - letter.at / 1e6) / 3_600
                 reason = safe(letter.head.reason)[:REASON_CHARS_MAX]
                 print(f"{_name(letter.source)}  {iso(letter.at)}  {age:.1f} h  {reason}")
-        if not passed:
+        if skipping:
             raise NotFound(f"There is no dead letter of {options.after}.")
         return DONE
 
     return _with_log(settings, act)
 
 
-def _show(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _show(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.store.person import iso
 
     position = _position(options.position)
@@ -95,43 +103,50 @@ def _show(settings: Settings, options: argparse.Namespace, made: bool) -> int:
     return _with_log(settings, act)
 
 
-def _replay(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _replay(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.store.connect import connect_store
 
-    wanted = {_position(text) for text in options.positions}
+    positions = {_position(text) for text in options.positions}
+    reason: str = options.reason
 
     async def act(log: Log) -> int:
         store = await connect_store(settings, "migrator")
-        found: set[Position] = set()
+        matches: set[Position] = set()
         code = DONE
         try:
             closed = await _replayed(log)
             async for letter in letters(log, GROUP):
                 source = letter.source
-                asked = source in wanted or (options.reason and letter.head.reason.startswith(options.reason))
-                if not asked or letter.head.replayed or source in found:
+                by_reason = reason and letter.head.reason.startswith(reason)
+                if not (source in positions or by_reason):
                     continue
-                found.add(source)
+                if letter.head.replayed or source in matches:
+                    continue
+                matches.add(source)
                 if source in closed:
                     print(f"{_name(source)}: was replayed before")
                     continue
                 try:
-                    print(f"{_name(source)}: replayed as {_name(await replay(log, store, letter))}")
+                    position = await replay(log, store, letter)
+                    print(f"{_name(source)}: replayed as {_name(position)}")
                 except BadRecord as error:
                     print(f"{_name(source)}: not replayed: {safe(error.detail)}")
                     code = FOUND_WRONG
         finally:
             await store.close()
-        if missing := sorted(wanted - found):
-            raise NotFound(f"There is no dead letter of {_name(missing[0])}.")
+        if absent := sorted(positions - matches):
+            raise NotFound(f"There is no dead letter of {_name(absent[0])}.")
         return code
 
     return _with_log(settings, act)
 
 
 async def replay(log: Log, store: Any, letter: Letter) -> Position:
-    """Append a letter's command where it belongs, and a note that this was done; its new position. BadRecord says why
-    not. Twice does no harm: it is recognised as it would have been the first time, and counts at its own time."""
+    """Append a letter's command to its topic, and a note that it was replayed; its new position.
+
+    Raises BadRecord with the reason when it cannot be replayed. A second replay has no effect: the
+    command is recognised, and keeps its own time.
+    """
     if kind_of(letter.head.reason) == CORRUPT:
         raise BadRecord("its bytes are not those that were written")
     command = msgspec.structs.replace(decode(letter.value), replayed=True)
@@ -144,15 +159,19 @@ async def replay(log: Log, store: Any, letter: Letter) -> Position:
 
 
 async def _deleted_since(store: Any, command: Command) -> bool:
-    """Whether a deletion covers what a fragment was told: its row, or an object, would come back and be in no plan."""
+    """Whether a deletion covers a command, whose row or object it would not plan again."""
     from shared.store.queries import load
 
     if not isinstance(command, Capture | Record | Write):
         return False
     ((count,),) = await store.rows(
-        load(Path(__file__).with_suffix(".sql"))["deletions"], project=command.project, fragment=command.fragment,
-        at=command.at, events=int(isinstance(command, Capture)), recordings=int(isinstance(command, Record)),
-    )  # fmt: skip
+        load(Path(__file__).with_suffix(".sql"))["deletions"],
+        project=command.project,
+        fragment=command.fragment,
+        at=command.at,
+        events=int(isinstance(command, Capture)),
+        recordings=int(isinstance(command, Record)),
+    )
     return bool(count)
 
 
@@ -188,7 +207,8 @@ def _name(position: Position) -> str:
 
 
 def safe(text: str) -> str:
-    """With nothing that a terminal would obey."""
+    """Escape all characters that a terminal would obey."""
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
     )

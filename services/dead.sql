@@ -1,5 +1,5 @@
 -- name: deletions
--- How many deletion requests after a moment cover what a fragment was told: its person, or one of the kinds asked for.
+-- The number of deletion requests after a moment that cover a command of a fragment: by its person, or by its kind.
 SELECT count()
 FROM
 (

@@ -1,6 +1,6 @@
-"""`personlog doctor`: looks at everything that personlog needs, says what is wrong, and what to do. Mends nothing.
+"""`personlog doctor`: check all that personlog needs, and print each trouble with its remedy.
 
-Says neither SQL nor a value: of what the store refuses, its code.
+Read-only. It prints neither SQL nor values; of an error of the store only the code.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, NamedTuple
@@ -34,13 +35,13 @@ from shared.store.objects import Objects
 from shared.store.queries import load
 
 CHECK_SECONDS_MAX = 60.0
-"""Of one check; joining a group of Kafka's takes some seconds of it."""
+"""Of one check; joining a consumer group on Kafka takes some seconds of it."""
 
-MOVED_SECONDS = 5.0
-"""How long somebody who is behind may take to move: a flush takes some tenths of a second."""
+MOVE_SECONDS_MAX = 5.0
+"""Time for a consumer with lag to move: a flush takes some tenths of a second."""
 
 SPACE_BYTES_MIN = 1 << 30
-"""Less is told here, long before anything stops."""
+"""Free space below it is reported, long before anything stops."""
 
 GROUP = "operator"
 
@@ -50,11 +51,11 @@ _CODE = re.compile(r"code \d+(, [A-Z0-9_]+)?")
 
 
 class Wrong(Exception):
-    """What is wrong, and what to do."""
+    """A trouble, and what to do."""
 
 
 class Parts(NamedTuple):
-    """What is looked at."""
+    """The parts that checks examine."""
 
     settings: Settings
     store: Store
@@ -65,47 +66,48 @@ class Parts(NamedTuple):
 
 
 Check = Callable[[Parts], Awaitable[str]]
-"""Says what is well; raises Wrong."""
+"""Returns a note on a healthy part; raises Wrong."""
 
 
-def doctor(settings: Settings, options: argparse.Namespace, made: bool) -> int:
-    """Run all checks; whether all is well."""
+def doctor(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
+    """Run all checks; return the exit code."""
     return asyncio.run(_examine(settings))
 
 
 async def _examine(settings: Settings) -> int:
     async with _connected(settings) as (store, log):
-        wrong = await _tell("disk", lambda: _disk(settings))
-        needed = await _tell("store", lambda: _store(store)) + await _tell("log", lambda: _log(log, store))
-        if needed or isinstance(store, str) or isinstance(log, str):
+        wrong = await _report("disk", lambda: _disk(settings))
+        unavailable = await _report("store", lambda: _store(store))
+        unavailable += await _report("log", lambda: _log(log, store))
+        if unavailable or isinstance(store, str) or isinstance(log, str):
             print("everything else is looked at once store and log are well")
             return FOUND_WRONG
         parts = Parts(settings, store, log)
         for name, check in CHECKS.items():
-            wrong += await _tell(name, lambda check=check: check(parts))  # type: ignore[misc]  # mypy infers no lambda with a default
-        told, ready = await asyncio.to_thread(lines, settings.data)
-        print("\n".join(told), end="\n" if told else "")
+            wrong += await _report(name, partial(check, parts))
+        descriptions, ready = await asyncio.to_thread(lines, settings.data)
+        print("\n".join(descriptions), end="\n" if descriptions else "")
         wrong += not ready
     return FOUND_WRONG if wrong else DONE
 
 
 @asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[tuple[Store | str, Log | str]]:
-    """Store and log, each as it is or why it is not there."""
+    """Yield store and log, each connected, or the reason why it is not."""
     store: Store | str
     log: Log | str
-    known = None
+    generation = None
     try:
         store = await Store.connect(settings.store_url("migrator"))
-        known = await current(store)
+        generation = await current(store)
     except PersonlogError as error:
-        store = _said(error)
-    log = connect_log(settings, known)
+        store = _reason(error)
+    log = connect_log(settings, generation)
     started = log
     try:
         await started.start()
     except PersonlogError as error:
-        log = _said(error)
+        log = _reason(error)
     try:
         yield store, log
     finally:
@@ -114,24 +116,27 @@ async def _connected(settings: Settings) -> AsyncIterator[tuple[Store | str, Log
             await store.close()
 
 
-async def _tell(name: str, check: Callable[[], Awaitable[str]]) -> int:
+async def _report(name: str, check: Callable[[], Awaitable[str]]) -> int:
     try:
         async with asyncio.timeout(CHECK_SECONDS_MAX):
-            well = await check()
+            note = await check()
     except Wrong as error:
         print(f"{name}: wrong: {error}")
     except TimeoutError:
-        print(f"{name}: wrong: no answer within {CHECK_SECONDS_MAX:g} s; try again when there is less load")
+        print(
+            f"{name}: wrong: no answer within {CHECK_SECONDS_MAX:g} s;"
+            " try again when there is less load"
+        )
     except PersonlogError as error:
-        print(f"{name}: wrong: {_said(error)}; see the logs of the processes")
+        print(f"{name}: wrong: {_reason(error)}; see the logs of the processes")
     else:
-        print(f"{name}: ok{well and ', '}{well}")
+        print(f"{name}: ok{note and ', '}{note}")
         return 0
     return 1
 
 
-def _said(error: PersonlogError) -> str:
-    """An error's text, of a store's refusal its code: behind that may stand a statement."""
+def _reason(error: PersonlogError) -> str:
+    """Return an error's text, cut behind a store's code: a statement may follow."""
     code = _CODE.search(error.detail)
     return error.detail[: code.end()] if code else error.detail
 
@@ -140,26 +145,28 @@ async def _disk(settings: Settings) -> str:
     free = {folder: free_bytes(folder) for folder in (settings.data, Path(gettempdir()))}
     for folder, count in free.items():
         if count < SPACE_BYTES_MIN:
-            raise Wrong(f"{count:,} bytes are free in {folder}; make room, or move it to a larger disk")
+            raise Wrong(
+                f"{count:,} bytes are free in {folder}; make room, or move it to a larger disk"
+            )
     return f"{min(free.values()) >> 30:,} GiB free"
 
 
 async def _store(store: Store | str) -> str:
     if isinstance(store, str):
         raise Wrong(f"{store}; start the engine, or see PERSONLOG_CLICKHOUSE")
-    missing = (await status(store)).missing
-    if missing:
-        raise Wrong(f"{len(missing)} migrations are missing; run personlog migrate")
+    migrations = (await status(store)).missing
+    if migrations:
+        raise Wrong(f"{len(migrations)} migrations are missing; run personlog migrate")
     return ""
 
 
 async def _log(log: Log | str, store: Store | str) -> str:
     if isinstance(log, str):
         raise Wrong(f"{log}; start the brokers, or see PERSONLOG_KAFKA")
-    whole = isinstance(store, Store) and not (await status(store)).missing
-    mismatch = await compared(log, store, await current(store)) if isinstance(store, Store) and whole else None
-    if mismatch is not None:
-        raise Wrong(mismatch.line)
+    if isinstance(store, Store) and not (await status(store)).missing:
+        mismatch = await compared(log, store, await current(store))
+        if mismatch is not None:
+            raise Wrong(mismatch.line)
     if await log.sealed(COMMANDS):
         raise Wrong(f"{LogClosed().detail} If no renewal runs, `personlog log renew` must go on")
     if trouble := await log.trouble():
@@ -174,19 +181,26 @@ async def _clock(parts: Parts) -> str:
         raise Wrong(wrong)
     judge = judge_of(parts.settings, parts.store)
     if judge is not None and abs(off := clock.now_us() - await judge()) > FOLLOWED_US:
-        raise Wrong(f"it is {off / 1e6:,.0f} s ahead of the ClickHouse server's; set both by NTP")
+        raise Wrong(
+            f"it is {off / 1e6:,.0f} s ahead of the ClickHouse server's; set both by NTP"
+        )
     highest = max((stamp for _, _, stamp in await parts.rows("positions")), default=0)
     if highest - clock.now_us() > FOLLOWED_US:
         ahead = (highest - clock.now_us()) / 1e6
-        raise Wrong(f"something was stamped {ahead:,.0f} s from now; until then new values are stamped right behind it")
+        raise Wrong(
+            f"something was stamped {ahead:,.0f} s from now;"
+            " until then new values are stamped right behind it"
+        )
     return ""
 
 
 async def _projection(parts: Parts) -> str:
     async def position() -> dict[tuple[str, int], int]:
-        found = {fragment: version for fragment, version, _ in await parts.rows("positions")}
+        versions = {
+            fragment: version for fragment, version, _ in await parts.rows("positions")
+        }
         return {
-            (topic, partition): found.get(position_key(topic, partition), 0)
+            (topic, partition): versions.get(position_key(topic, partition), 0)
             for topic in (COMMANDS, IDENTITY)
             for partition in range(parts.log.partitions()[topic])
         }
@@ -196,46 +210,56 @@ async def _projection(parts: Parts) -> str:
 
 async def _intake(parts: Parts) -> str:
     async def position() -> dict[tuple[str, int], int]:
-        return {(DELETIONS, partition): version for partition, version in await parts.rows("taken")}
+        rows = await parts.rows("intake")
+        return {(DELETIONS, partition): version for partition, version in rows}
 
     return await _moves(parts.log, (DELETIONS,), position, "deleter")
 
 
 async def _moves(
-    log: Log, topics: tuple[str, ...], position: Callable[[], Awaitable[dict[tuple[str, int], int]]], who: str
+    log: Log,
+    topics: tuple[str, ...],
+    position: Callable[[], Awaitable[dict[tuple[str, int], int]]],
+    service: str,
 ) -> str:
-    """How many records wait; wrong when none of them is taken while we look."""
+    """Report the number of waiting records; raise Wrong when none is processed meanwhile."""
     heads = [head for topic in topics for head in await log.heads(topic)]
     first = last = await position()
     waiting = _waiting(heads, first)
-    for _ in range(round(MOVED_SECONDS / 0.25)):
+    for _ in range(round(MOVE_SECONDS_MAX / 0.25)):
         if not waiting or last != first:
             return f"{waiting} records wait"
         await asyncio.sleep(0.25)
         last = await position()
         waiting = _waiting(heads, last)
-    raise Wrong(f"{waiting} records wait, and none was taken in {MOVED_SECONDS:g} s; is a {who} running? see its log")
+    raise Wrong(
+        f"{waiting} records wait, and none was taken in {MOVE_SECONDS_MAX:g} s;"
+        f" is a {service} running? see its log"
+    )
 
 
 def _waiting(heads: list[Position], versions: dict[tuple[str, int], int]) -> int:
     count = 0
     for head in heads:
         version = versions.get((head.topic, head.partition), 0)
-        reached = position_of(head.topic, head.partition, version)
-        behind = head.offset - reached.offset if reached.generation == head.generation else head.offset + 1
-        count += max(0, behind)
+        position = position_of(head.topic, head.partition, version)
+        last = position.offset if position.generation == head.generation else -1
+        count += max(0, head.offset - last)
     return count
 
 
 async def _deletions(parts: Parts) -> str:
-    found = {state: (count, made) for state, count, made in await parts.rows("requests")}
-    if "failed" in found:
-        text = f"{found['failed'][0]} requests failed; deletion_requests say why; then personlog deletions run"
-        raise Wrong(text)
-    waiting = [found[state] for state in OPEN if state in found]
-    oldest = (clock_of(parts.settings).now_us() - min((made for _, made in waiting), default=0)) / DAY_US
-    if waiting and oldest > parts.settings.deletion_days:
-        raise Wrong(f"the oldest request waits for {oldest:.1f} days; run personlog deletions run")
+    groups = {state: (count, oldest) for state, count, oldest in await parts.rows("requests")}
+    if "failed" in groups:
+        raise Wrong(
+            f"{groups['failed'][0]} requests failed; deletion_requests say why;"
+            " then personlog deletions run"
+        )
+    waiting = [groups[state] for state in OPEN if state in groups]
+    first = min((oldest for _, oldest in waiting), default=0)
+    days = (clock_of(parts.settings).now_us() - first) / DAY_US
+    if waiting and days > parts.settings.deletion_days:
+        raise Wrong(f"the oldest request waits for {days:.1f} days; run personlog deletions run")
     return f"{sum(count for count, _ in waiting)} requests are open"
 
 
@@ -257,7 +281,9 @@ async def _objects(parts: Parts) -> str:
         raise Wrong(f"{error.detail}; see PERSONLOG_OBJECTS and its credentials") from None
     except Corrupt:
         if objects:
-            raise Wrong("it has no name, and recordings were written: it is another store, or was emptied") from None
+            raise Wrong(
+                "it has no name, and recordings were written: it is another store, or was emptied"
+            ) from None
         return "no recordings yet"
     if any(not path.startswith(f"{home}/") for path in objects):
         raise Wrong("recordings lie in a store of another name; see PERSONLOG_OBJECTS")
@@ -272,14 +298,18 @@ async def _signing_key(parts: Parts) -> str:
     here = any(folder.glob("*.json"))
     if not (folder / "signing-key.pem").exists():
         if here or (signed and parts.settings.embedded):
-            raise Wrong(f"it is gone from {folder}; put it back from a backup, or receipts get another signature")
+            raise Wrong(
+                f"it is gone from {folder};"
+                " put it back from a backup, or receipts get another signature"
+            )
         return "made with the first receipt" if not signed else "on the deleter's machine"
     try:
         key = signing_key(folder)
-        kept = public_key(folder / "public-key.pem")
+        public = public_key(folder / "public-key.pem")
     except (Corrupt, ValueError, OSError):
-        raise Wrong(f"the keys in {folder} cannot be read; put them back from a backup") from None
-    if key.public_key() != kept:
+        text = f"the keys in {folder} cannot be read; put them back from a backup"
+        raise Wrong(text) from None
+    if key.public_key() != public:
         raise Wrong(f"public-key.pem in {folder} is of another key; put both back from a backup")
     return f"{signed} receipts"
 
@@ -293,4 +323,4 @@ CHECKS: dict[str, Check] = {
     "objects": _objects,
     "signing key": _signing_key,
 }
-"""What is looked at once store and log are there, in this order."""
+"""Checks of a system whose store and log are available, in this order."""

@@ -1,23 +1,23 @@
 -- name: positions
--- How far the tables are in each partition, and the highest stamp given there.
+-- The last version of each partition in the tables, and the highest stamp there.
 SELECT fragment, max(version), max(stamp) FROM fragments WHERE project = 0 GROUP BY fragment
 UNION ALL
 SELECT fragment, max(version), max(stamp) FROM identity WHERE project = 0 GROUP BY fragment
 
--- name: taken
--- How far the deleter has taken requests over.
+-- name: intake
+-- The last version of the deletions topic that the deleter has taken over, by partition.
 SELECT partition, max(version) FROM deletion_positions GROUP BY partition
 
 -- name: requests
--- Deletion requests by state, and when the oldest of each was made.
+-- Deletion requests by state, and the time of the oldest request of each.
 SELECT state, count(), min(made)
 FROM (SELECT argMax(state, version) AS state, min(created_at) AS made FROM deletion_requests GROUP BY project, request)
 GROUP BY state
 
 -- name: block
--- An object that recordings lie in, if there is one.
+-- An object with recordings, if there is one.
 SELECT object FROM recording_blocks LIMIT 1
 
 -- name: receipts
--- How many receipts were signed.
+-- The number of signed receipts.
 SELECT count() FROM receipts

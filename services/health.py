@@ -1,4 +1,4 @@
-"""What the processes on this machine say of themselves, for `personlog doctor`. Never changes anything."""
+"""Health of the processes on this machine, for `personlog doctor`. Read-only."""
 
 from __future__ import annotations
 
@@ -14,41 +14,49 @@ ANSWER_SECONDS_MAX = 10.0
 
 
 def answers(url: str, seconds: float = 2.0) -> bool:
-    """Whether a process answers 200 there."""
+    """Whether a process answers 200 at this address."""
     try:
-        with urllib.request.urlopen(url, timeout=seconds) as response:  # noqa: S310  # a process of ours
+        with urllib.request.urlopen(  # noqa: S310  # a process of ours
+            url, timeout=seconds
+        ) as response:
             return bool(response.status == 200)
     except OSError:  # a URLError too
         return False
 
 
 def lines(data: Path) -> tuple[list[str], bool]:
-    """A line for each process that runs on this data folder, and whether all that can be asked are ready."""
-    found, ready = [], True
+    """Describe each process of this data folder; whether all on this machine are ready."""
+    descriptions = []
+    ready = True
     here = socket.gethostname()
     processes = living(data)
     for process in processes:
-        told = f"{process.service}: process {process.pid}, version {process.version}"
+        description = f"{process.service}: process {process.pid}, version {process.version}"
         if process.host != here:
-            found.append(f"{told}, on {process.host}")
+            descriptions.append(f"{description}, on {process.host}")
             continue
-        wrong = unready(process)
-        ready = ready and not wrong
-        found.append(f"{told}, {f'not ready: {wrong}' if wrong else 'ready'}")
+        trouble = unready(process)
+        ready = ready and not trouble
+        state = f"not ready: {trouble}" if trouble else "ready"
+        descriptions.append(f"{description}, {state}")
     if len(versions := sorted({process.version for process in processes})) > 1:
-        found.append(f"versions differ: {', '.join(versions)}; upgrade the projectors and the deleter before the APIs")
-    return found, ready
+        descriptions.append(
+            f"versions differ: {', '.join(versions)};"
+            " upgrade the projectors and the deleter before the APIs"
+        )
+    return descriptions, ready
 
 
 def unready(process: Process) -> str:
-    """What is wrong with a process, by its own account; empty when nothing is."""
+    """Return why a process is not ready, by its own account; empty when it is ready."""
     try:
         with urllib.request.urlopen(  # noqa: S310  # a process of ours named it
             f"{process.url}/readyz?verbose", timeout=ANSWER_SECONDS_MAX
         ):
             return ""
     except urllib.error.HTTPError as error:
-        said = error.read().decode(errors="replace").splitlines()
-        return "; ".join(line.removeprefix("[-] ") for line in said if line.startswith("[-] ")) or f"{error.code}"
+        checks = error.read().decode(errors="replace").splitlines()
+        failures = [line.removeprefix("[-] ") for line in checks if line.startswith("[-] ")]
+        return "; ".join(failures) or f"{error.code}"
     except (urllib.error.URLError, OSError) as error:
         return f"it does not answer: {getattr(error, 'reason', error)}"

@@ -1,6 +1,6 @@
-"""`personlog up`: engine, api, projector and deleter as child processes, kept alive. Never touches data itself.
+"""`personlog up`: supervise engine, api, projector and deleter as child processes.
 
-The supervisor imports none of the heavy libraries: it stays small, and cannot be what crashes.
+The supervisor touches no data, and imports no heavy library: it stays small, and does not crash.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -27,44 +28,45 @@ from shared.runtime.ports import check_port
 from shared.runtime.settings import GENERATED, PREFIX, SECRETS_OF, Settings, SettingsError
 
 BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.1, 5.0
-"""Between two starts of a child: at once after a kill, and no busy loop when it cannot start."""
+"""Between two starts of a child: soon after a kill, and no busy loop when it cannot start."""
 
 HEALTHY_SECONDS = 30.0
-"""A child that ran so long starts again without back-off."""
+"""A child that ran at least this long is restarted without back-off."""
 
 STOP_SECONDS_MAX = 8.0
-"""Children that have not ended by then are killed: all must have ended within 10 s, and nothing needs longer."""
+"""Children that have not ended by then are killed: a stop must take at most 10 s in all."""
 
 READY_SECONDS_MAX = 120.0
-"""A start that takes longer has failed; it takes 3 s on a quiet machine."""
+"""A longer start has failed; it takes 3 s on a quiet machine."""
 
 LOG_BYTES_MAX = 10_000_000
-"""One child's log file; the one before it is kept as .1."""
+"""Of one child's log file; the previous file is kept as .1."""
 
 LINE_BYTES_MAX = 65_536
-"""A longer line of a child's output is cut there."""
-
+"""Longer lines of a child's output are cut."""
 
 OPS_PORT_OFFSETS = {"deleter": 1}
-"""Children share the machine, so each has its own port from PERSONLOG_OPS_PORT on; the projector has the first."""
+"""Offsets of the children's ports from PERSONLOG_OPS_PORT; the projector has that port itself."""
 
 OBJECT_STORE_USERS = frozenset(("api", "deleter"))
 OBJECT_STORE_VARIABLES = ("AWS_", "GOOGLE_", "AZURE_")
-"""Who writes to and erases from the object store, and the variables that may hold its credentials."""
+"""Children that use the object store, and prefixes of variables that may hold its credentials."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 def up(settings: Settings, *, announce_keys: bool) -> int:
-    """Supervise until SIGTERM or SIGINT, or until a child finds that the log is not the tables'; the exit code."""
+    """Supervise until SIGTERM, SIGINT, or a child with the wrong log; return the exit code."""
     run = settings.data / "run"
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with only_one(run / "up.lock", settings.data):
+    with folder_lock(run / "up.lock", settings.data):
         ports = [("API", settings.host, settings.port)]
         if settings.embedded:
             ports.append(("engine", "127.0.0.1", settings.engine_port))
         if settings.ops_port:
-            ports += [(name, "127.0.0.1", _ops_port(settings, name)) for name in ("projector", "deleter")]
+            ports += [
+                (name, "127.0.0.1", _ops_port(settings, name)) for name in ("projector", "deleter")
+            ]
         for name, host, port in ports:
             check_port(name, host, port)
         _check_distinct(ports)
@@ -76,7 +78,7 @@ def up(settings: Settings, *, announce_keys: bool) -> int:
 
 
 class Supervisor:
-    """The children and their lives."""
+    """The child processes, restarted until a stop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -99,30 +101,33 @@ class Supervisor:
         try:
             if self._settings.embedded:
                 keepers["engine"] = asyncio.create_task(self._keep("engine"), name="engine")
-                await self._until(lambda: answers(f"http://127.0.0.1:{self._settings.engine_port}/ping"), "engine")
+                url = f"http://127.0.0.1:{self._settings.engine_port}/ping"
+                await self._until(partial(answers, url), "engine")
             if not self._stopping.is_set():
                 await self._migrate()
             for name in ("api", "projector", "deleter"):
                 keepers[name] = asyncio.create_task(self._keep(name), name=name)
-            host = "127.0.0.1" if self._settings.host in ("0.0.0.0", "::") else self._settings.host
-            await self._until(lambda: answers(f"http://{host}:{self._settings.port}/readyz"), "api")
+            any_host = self._settings.host in ("0.0.0.0", "::")
+            host = "127.0.0.1" if any_host else self._settings.host
+            url = f"http://{host}:{self._settings.port}"
+            await self._until(partial(answers, f"{url}/readyz"), "api")
             if not self._stopping.is_set():
                 self._served = True
-                print(f"ready http://{host}:{self._settings.port}", flush=True)
+                print(f"ready {url}", flush=True)
             await self._stopping.wait()
             return self._code
         except SettingsError as error:
-            _say(f"personlog: {error.detail}")
+            _print_error(f"personlog: {error.detail}")
             return 1
         finally:
             self._stopping.set()
             await self._stop(keepers)
-            if self._farewell:  # behind what the others have to say
+            if self._farewell:  # behind the last output of the children
                 await asyncio.wait(self._pumps.values(), timeout=STOP_SECONDS_MAX)
-                _say(self._farewell)
+                _print_error(self._farewell)
 
     async def _keep(self, name: str) -> None:
-        """Start a child again whenever it ends, until stopping."""
+        """Restart a child whenever it ends, until the stop."""
         backoff = BACKOFF_SECONDS_MIN / 2
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -133,23 +138,24 @@ class Supervisor:
             if code == WRONG_LOG:
                 await self._give_up(name)
                 return
-            if code == BAD_USAGE and not self._served:  # it has said why, and would say it again for ever
+            if code == BAD_USAGE and not self._served:  # a restart would fail for the same reason
                 self._code = code
                 self._stopping.set()
                 return
             backoff = next_backoff(backoff, time.monotonic() - began)
-            _say(f"personlog: {name} ended with {code}; starting it again")
+            _print_error(f"personlog: {name} ended with {code}; starting it again")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
 
     async def _give_up(self, name: str) -> None:
-        """End with what the child has said last: starting it again does not help."""
+        """Stop with the child's last line: a restart does not help."""
         await asyncio.wait({self._pumps[name]}, timeout=STOP_SECONDS_MAX)
         if not self._stopping.is_set():
             self._code = WRONG_LOG
             self._stopping.set()
-            said = self._pumps[name].result() if self._pumps[name].done() else ""
-            self._farewell = said or f"personlog: the log is not the tables' own; see {self._logs / name}.log"
+            last_line = self._pumps[name].result() if self._pumps[name].done() else ""
+            hint = f"personlog: the log is not the tables' own; see {self._logs / name}.log"
+            self._farewell = last_line or hint
 
     async def _start(self, name: str) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
@@ -168,11 +174,11 @@ class Supervisor:
         self._processes[name] = process
         _write_pid(self._run / f"{name}.pid", process.pid)
         self._pumps[name] = asyncio.create_task(self._pump(name, process), name=f"log of {name}")
-        self._pumps[name].add_done_callback(_owned)
+        self._pumps[name].add_done_callback(_report_failure)
         return process
 
     async def _pump(self, name: str, process: asyncio.subprocess.Process) -> str:
-        """A child's output goes into its file; what a person should see goes to the terminal too. Its last line."""
+        """Copy a child's output to its log, lines above `info` to stderr too; return the last."""
         assert process.stdout is not None
         log = BoundedLog(self._logs / f"{name}.log")
         line = b""
@@ -187,34 +193,41 @@ class Supervisor:
                     return line.decode(errors="replace").rstrip()
                 log.write(line)
                 if b'"level": "info"' not in line and b'"level":"info"' not in line:
-                    _say(f"{name}: {line.decode(errors='replace').rstrip()}")
+                    _print_error(f"{name}: {line.decode(errors='replace').rstrip()}")
         finally:
             log.close()
 
     async def _migrate(self) -> None:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.cli", "migrate",
-            env=self._environment("migrate"), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+            sys.executable,
+            "-m",
+            "services.cli",
+            "migrate",
+            env=self._environment("migrate"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
             preexec_fn=_die_with(os.getpid()),
-        )  # fmt: skip
+        )
         code = await process.wait()
-        if code == WRONG_LOG:  # it has said so
+        if code == WRONG_LOG:  # it has printed the reason
             self._code = code
             self._stopping.set()
         elif code != DONE:
             raise SettingsError("the tables could not be created; see above")
 
-    async def _until(self, check: Callable[[], bool], what: str) -> None:
+    async def _until(self, check: Callable[[], bool], service: str) -> None:
         deadline = time.monotonic() + READY_SECONDS_MAX
         while not self._stopping.is_set():
             if await asyncio.to_thread(check):
                 return
             if time.monotonic() > deadline:
-                raise SettingsError(f"{what} was not ready within {READY_SECONDS_MAX:.0f} s; see {self._logs}")
+                raise SettingsError(
+                    f"{service} was not ready within {READY_SECONDS_MAX:.0f} s; see {self._logs}"
+                )
             await asyncio.sleep(0.03)
 
     async def _stop(self, keepers: dict[str, asyncio.Task[None]]) -> None:
-        """The services first, the engine last, so that a flush on its way can end."""
+        """Stop the services first and the engine last, so that a flush in flight can end."""
         deadline = time.monotonic() + STOP_SECONDS_MAX
         for group in (("api", "projector", "deleter"), ("engine",)):
             for name in group:
@@ -244,22 +257,27 @@ class Supervisor:
         if self._settings.ops_port:
             resolved[PREFIX + "OPS_PORT"] = str(_ops_port(self._settings, name))
         data = str(self._settings.data.resolve())
-        resolved[PREFIX + "INSTANCE"] = self._settings.instance or f"{socket.gethostname()}-{hash64(data):x}"
-        withheld = (PREFIX,) if name in OBJECT_STORE_USERS else (PREFIX, *OBJECT_STORE_VARIABLES)
-        plain = {key: value for key, value in os.environ.items() if not key.startswith(withheld)}
+        instance = f"{socket.gethostname()}-{hash64(data):x}"
+        resolved[PREFIX + "INSTANCE"] = self._settings.instance or instance
+        hidden = (PREFIX,) if name in OBJECT_STORE_USERS else (PREFIX, *OBJECT_STORE_VARIABLES)
+        plain = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
         return plain | resolved | {PREFIX + "DATA": data, "PYTHONUNBUFFERED": "1"}
 
 
 class BoundedLog:
-    """A log file that is moved to .1 when it is full. On a full disk lines are lost: who writes must not be held up."""
+    """A log file that is moved to .1 when it is full.
 
-    def __init__(self, path: Path, most: int = LOG_BYTES_MAX) -> None:
-        self._path, self._most = path, most
+    On a full disk lines are lost: the writer must not block.
+    """
+
+    def __init__(self, path: Path, bytes_max: int = LOG_BYTES_MAX) -> None:
+        self._path = path
+        self._bytes_max = bytes_max
         self._file: IO[bytes] | None = None
 
     def write(self, line: bytes) -> None:
         with contextlib.suppress(OSError):
-            if self._file is not None and self._file.tell() + len(line) > self._most:
+            if self._file is not None and self._file.tell() + len(line) > self._bytes_max:
                 self.close()
                 self._path.replace(self._path.with_suffix(".log.1"))
             if self._file is None:
@@ -273,13 +291,15 @@ class BoundedLog:
 
 
 def next_backoff(backoff: float, ran_seconds: float) -> float:
-    """Twice the last one, at most the limit; from the start again after a healthy run."""
-    return BACKOFF_SECONDS_MIN if ran_seconds >= HEALTHY_SECONDS else min(2 * backoff, BACKOFF_SECONDS_MAX)
+    """Double the back-off, up to the limit; begin anew after a healthy run."""
+    if ran_seconds >= HEALTHY_SECONDS:
+        return BACKOFF_SECONDS_MIN
+    return min(2 * backoff, BACKOFF_SECONDS_MAX)
 
 
 @contextlib.contextmanager
-def only_one(path: Path, data: Path) -> Iterator[None]:
-    """The lock of `up` on a data folder. Raises SettingsError when another one holds it."""
+def folder_lock(path: Path, data: Path) -> Iterator[None]:
+    """Hold the lock of `up` on a data folder; raise SettingsError when it is taken."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -293,7 +313,7 @@ def _ops_port(settings: Settings, name: str) -> int:
 
 
 def _check_distinct(ports: list[tuple[str, str, int]]) -> None:
-    """Two of ours on one port would both listen, and each get some of what is meant for the other."""
+    """Refuse two services on one port: both would listen, and share each other's requests."""
     names: dict[int, str] = {}
     for name, _, port in ports:
         if port in names:
@@ -302,7 +322,7 @@ def _check_distinct(ports: list[tuple[str, str, int]]) -> None:
 
 
 def _die_with(parent: int) -> Callable[[], None]:
-    """Let the kernel end a child with its supervisor: sturdier than a pipe, for a child may be too busy to read one."""
+    """Let the kernel kill a child with its supervisor; a busy child might not read a pipe."""
 
     def prepare() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -312,23 +332,23 @@ def _die_with(parent: int) -> Callable[[], None]:
     return prepare
 
 
-def _say(line: str) -> None:
-    """To standard error, which may be a file on a full disk: then nobody hears it, and supervising goes on."""
+def _print_error(line: str) -> None:
+    """Print to standard error; on a full disk the line is lost, and supervising goes on."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def _write_pid(path: Path, pid: int) -> None:
-    """A disk that is full keeps no child from being started again: then the file names the one before."""
+    """Write a pid file; on a full disk it keeps the previous pid, and supervising goes on."""
     scratch = path.with_suffix(".new")
     try:
         scratch.write_text(f"{pid}\n")
         scratch.replace(path)
     except OSError as error:
-        _say(f"personlog: {path.name} cannot be written: {error.strerror}")
+        _print_error(f"personlog: {path.name} cannot be written: {error.strerror}")
 
 
-def _owned(task: asyncio.Task[str]) -> None:
-    """A pump ends with its child; what it raised is the supervisor's to see."""
+def _report_failure(task: asyncio.Task[str]) -> None:
+    """Print the error of a pump that failed; a pump ends with its child."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        _say(f"personlog: {task.get_name()}: {error}")
+        _print_error(f"personlog: {task.get_name()}: {error}")

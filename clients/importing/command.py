@@ -1,4 +1,4 @@
-"""The command `personlog import`: its options, and what it says. Light until it runs."""
+"""The command `personlog import`: options and output. Imports wait until it runs."""
 
 from __future__ import annotations
 
@@ -17,34 +17,54 @@ from shared.runtime.progress import Progress
 from shared.runtime.settings import BOOTSTRAP, Settings, SettingsError, with_keys
 
 SOURCE_KEY = "POSTHOG_PERSONAL_API_KEY"
-"""The environment variable with the source's key: on a command line everybody on the machine reads it."""
+"""Environment variable of the source's key: other users of the machine see command lines."""
 
-RETRIES_SAID = 3
-"""Failures in a row after which a request's trouble is told."""
+REPORTED_RETRY = 3
+"""The retry of a request at which its failure is printed, once."""
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("import", help="import persons or events of the past")
-    parser.add_argument("source", metavar="FILE|URL", help="NDJSON, JSON or CSV, gzipped or not; or a REST list")
-    parser.add_argument("--to", default="", metavar="URL", help="API to import into (default: that of the settings)")
-    parser.add_argument("--token", default="", help="token of the target project (default: that of the settings)")
-    parser.add_argument("--to-key", default="", help="personal key of that API (default: that of the settings)")
-    parser.add_argument("--key", default="", help=f"personal key of the source; safer in {SOURCE_KEY}")
-    parser.add_argument("--format", choices=("persons", "events"), help="kind of the rows (default: by each row)")
-    parser.add_argument("--at", default="", metavar="TIME", help="time at which the values of persons were true")
-    parser.add_argument("--errors", type=Path, metavar="FILE", help="file for refused rows (default: beside it)")
-    parser.add_argument("--state", type=Path, metavar="FILE", help="progress file (default: FILE.personlog-import)")
-    parser.add_argument("--restart", action="store_true", help="start from the beginning and ignore the state")
+    parser.add_argument(
+        "source", metavar="FILE|URL", help="NDJSON, JSON or CSV, gzipped or not; or a REST list"
+    )
+    parser.add_argument(
+        "--to", default="", metavar="URL", help="API to import into (default: that of the settings)"
+    )
+    parser.add_argument(
+        "--token", default="", help="token of the target project (default: that of the settings)"
+    )
+    parser.add_argument(
+        "--to-key", default="", help="personal key of that API (default: that of the settings)"
+    )
+    parser.add_argument(
+        "--key", default="", help=f"personal key of the source; safer in {SOURCE_KEY}"
+    )
+    parser.add_argument(
+        "--format", choices=("persons", "events"), help="kind of the rows (default: by each row)"
+    )
+    parser.add_argument(
+        "--at", default="", metavar="TIME", help="time at which the values of persons were true"
+    )
+    parser.add_argument(
+        "--errors", type=Path, metavar="FILE", help="file for refused rows (default: beside it)"
+    )
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="progress file (default: FILE.personlog-import)"
+    )
+    parser.add_argument(
+        "--restart", action="store_true", help="start from the beginning and ignore the state"
+    )
     parser.set_defaults(command=_import, offline=True)
 
 
-def _import(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _import(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from stamina.instrumentation import set_on_retry_hooks
 
     from shared.runtime.lifecycle import run
 
-    set_on_retry_hooks([_waiting])
+    set_on_retry_hooks([_report_retry])
     if settings.data.exists() or _remote(options.source):
         preflight.check(settings)
     if (settings.data / "keys.env").exists():
@@ -74,7 +94,8 @@ async def _go(settings: Settings, options: argparse.Namespace, codes: list[int])
     remote = _remote(options.source)
     client = Client()
     source: Any = None
-    progress, began = Progress(terminal=sys.stdout.isatty(), began=time.monotonic()), time.monotonic()
+    began = time.monotonic()
+    progress = Progress(terminal=sys.stdout.isatty(), began=began)
     try:
         source = (
             Pages(client, options.source, options.key or os.environ.get(SOURCE_KEY, ""))
@@ -82,7 +103,8 @@ async def _go(settings: Settings, options: argparse.Namespace, codes: list[int])
             else File(Path(options.source))
         )
         path = options.state or _state_path(settings, options.source, remote)
-        errors = options.errors or path.with_name(path.name.removesuffix(".personlog-import") + ".personlog-errors")
+        stem = path.name.removesuffix(".personlog-import")
+        errors = options.errors or path.with_name(stem + ".personlog-errors")
         goal = hashlib.sha256(f"{to} {token}".encode()).hexdigest()[:32]
         ledger = Ledger(path, errors, source.fingerprint, goal, restart=options.restart)
         state: State = ledger.state
@@ -91,12 +113,16 @@ async def _go(settings: Settings, options: argparse.Namespace, codes: list[int])
         elif state.rows:
             print(f"going on behind row {state.rows:,}", file=sys.stderr)
         if not state.ended:
-            rows = source.rows(state.rows, state.page, state.index) if remote else source.rows(state.rows)
+            place = (state.rows, state.page, state.index) if remote else (state.rows,)
+            rows = source.rows(*place)
             manner = Manner(kind=options.format, at=_at(options.at), by_rest=bool(key))
-            state = await run(
-                rows, Target(client, to, token, key), ledger, manner,
-                lambda done, at: progress.tell(done, source.total, f"{at.rows:,} rows, {at.refused:,} refused"),
-            )  # fmt: skip
+            target = Target(client, to, token, key)
+
+            def report_progress(done: int, state: State) -> None:
+                text = f"{state.rows:,} rows, {state.refused:,} refused"
+                progress.tell(done, source.total, text)
+
+            state = await run(rows, target, ledger, manner, report_progress)
     finally:
         progress.end()
         await client.close()
@@ -104,7 +130,9 @@ async def _go(settings: Settings, options: argparse.Namespace, codes: list[int])
             await source.close()
     print(f"{state.rows:,} rows, {state.events:,} events sent in {time.monotonic() - began:.1f} s")
     if state.unmarked:
-        print(f"{state.unmarked:,} persons of one id come without is_identified: only a merge marks")
+        print(
+            f"{state.unmarked:,} persons of one id come without is_identified: only a merge marks"
+        )
     if state.refused:
         print(f"{state.refused:,} rows refused, in whole or in part: {errors}")
     codes.append(1 if state.refused else 0)
@@ -114,9 +142,9 @@ def _remote(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def _waiting(details: Any) -> None:
-    """Say once a request that it is tried again and again; a single failure is nothing to speak of."""
-    if details.retry_num == RETRIES_SAID:
+def _report_retry(details: Any) -> None:
+    """Print a request's failure once, when it has been retried a few times."""
+    if details.retry_num == REPORTED_RETRY:
         print(f"\n{details.caused_by}; trying on", file=sys.stderr)
 
 

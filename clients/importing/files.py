@@ -1,6 +1,6 @@
-"""A file's rows, one after the other in bounded memory: NDJSON, a JSON list or page, CSV; each of them gzipped or not.
+"""Read a file's rows in bounded memory: NDJSON, a JSON list or page, or CSV; gzipped or not.
 
-Never judges what a row says: a row that cannot be read comes as the BadInput that says why.
+A row that cannot be read is yielded as a BadInput with the reason. Values are not judged here.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from shared.domain.errors import BadInput
 from shared.runtime.settings import SettingsError
 
 ROW_BYTES_MAX = 8 * 1_048_576
-"""One row in memory. The API takes less: a change has at most 1 MB."""
+"""Bytes of one row in memory. The API takes less: a change has at most 1 MB."""
 
 CHUNK_BYTES = 1_048_576
-"""Read at once of a list."""
+"""Bytes of a list that are read at once."""
 
 HEAD_BYTES = 65_536
-"""Of the beginning: a file is known again by them, and its form is told by them."""
+"""Bytes at the beginning that identify a file and show its format."""
 
 ROWS_BETWEEN = 64
-"""Rows read before whoever is sending gets a turn."""
+"""Rows that are read before the event loop can send."""
 
 ID_COLUMNS = re.compile(r"distinct_ids?(\.0)?|event")
-"""A CSV has one of these."""
+"""A CSV has at least one of these columns."""
 
 _PAGE = re.compile(
-    r'\s*\{\s*(?:"(?:next|previous|count)"\s*:\s*(?:null|[0-9]+|"(?:[^"\\]|\\.)*")\s*,\s*)*"results"\s*:\s*\['
+    r'\s*\{\s*(?:"(?:next|previous|count)"\s*:\s*(?:null|[0-9]+|"(?:[^"\\]|\\.)*")\s*,\s*)*'
+    r'"results"\s*:\s*\['
 )
 _LIST = re.compile(r"\s*\[")
 _BETWEEN = re.compile(r"[\s,]*")
@@ -48,31 +49,40 @@ _TOO_LONG = f"A row of more than {ROW_BYTES_MAX} bytes."
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A row: its number from 1, what it holds or why it cannot be read, and where the source then is."""
+    """A row: its number from 1, its value or BadInput, and the source's position behind it."""
 
     number: int
     value: Any
     done: int = 0  # bytes of the file read so far
-    page: str = ""  # the address of the page it stands on,
-    index: int = 0  # and which it is there, from 1
+    page: str = ""  # the address of the row's page
+    index: int = 0  # the row's place on that page, from 1
 
 
 class File:
-    """A file of rows. A row's number is its line in NDJSON, its place in a list, its record under the header in CSV."""
+    """A file of rows.
+
+    A row's number is its line in NDJSON, its place in a list, or its record in CSV, without the
+    header.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
             self._raw = io.BufferedReader(io.FileIO(path), HEAD_BYTES)
-            head, self.total = self._raw.peek(HEAD_BYTES), path.stat().st_size
+            head = self._raw.peek(HEAD_BYTES)
+            self.total = path.stat().st_size
         except OSError as error:
             raise SettingsError(f"{path}: {error.strerror}") from None
         self.fingerprint = f"{self.total}:{blake2b(head, digest_size=16).hexdigest()}"
         self._file = self._raw
         if head.startswith(b"\x1f\x8b"):
-            self._file = io.BufferedReader(gzip.GzipFile(fileobj=self._raw), HEAD_BYTES)  # type: ignore[arg-type]  # typed too narrowly
+            unzipped = gzip.GzipFile(fileobj=self._raw)
+            self._file = io.BufferedReader(
+                unzipped,  # type: ignore[arg-type]  # typed too narrowly
+                HEAD_BYTES,
+            )
 
     async def rows(self, skip: int = 0) -> AsyncIterator[Row]:
-        """The rows behind number `skip`. What ends the reading comes as the last one."""
+        """Yield the rows behind number `skip`. An error that ends the reading is the last row."""
         number = 0
         try:
             for number, value in self._values():
@@ -82,7 +92,9 @@ class File:
                     await asyncio.sleep(0)
         except (BadInput, EOFError, OSError, zlib.error) as error:
             reason = error.detail if isinstance(error, BadInput) else f"The file is broken: {error}"
-            yield Row(number=max(number, skip) + 1, value=BadInput(f"{reason} Nothing behind it is read."))
+            yield Row(
+                number=max(number, skip) + 1, value=BadInput(f"{reason} Nothing behind it is read.")
+            )
 
     async def close(self) -> None:
         self._raw.close()
@@ -91,8 +103,8 @@ class File:
         if self._file.peek(HEAD_BYTES).startswith(codecs.BOM_UTF8):
             self._file.read(len(codecs.BOM_UTF8))
         head = self._file.peek(HEAD_BYTES)[:HEAD_BYTES].decode(errors="surrogateescape")
-        if found := _LIST.match(head) or _PAGE.match(head):
-            self._file.read(len(found[0].encode(errors="surrogateescape")))
+        if opening := _LIST.match(head) or _PAGE.match(head):
+            self._file.read(len(opening[0].encode(errors="surrogateescape")))
             return enumerate(self._elements(), 1)
         return self._lines() if head.lstrip().startswith("{") else self._records()
 
@@ -102,21 +114,22 @@ class File:
                 yield number, BadInput(_TOO_LONG) if line is None else _decoded(line)
 
     def _bounded(self) -> Iterator[bytes | None]:
-        """The lines; None for one that is too long."""
+        """Yield the lines; None for a line that is too long."""
         while line := self._file.readline(ROW_BYTES_MAX):
             if len(line) < ROW_BYTES_MAX or line.endswith(b"\n"):
                 yield line
                 continue
-            while (rest := self._file.readline(CHUNK_BYTES)) and not rest.endswith(b"\n"):
+            while (chunk := self._file.readline(CHUNK_BYTES)) and not chunk.endswith(b"\n"):
                 pass
             yield None
 
     def _elements(self) -> Iterator[Any]:
-        """A list's elements, decoded as they come: what is not whole yet waits for twice as much of the file."""
-        decoder, utf8 = json.JSONDecoder(parse_constant=_no_value), codecs.getincrementaldecoder("utf-8")
-        reading, text, at, ended = utf8("surrogateescape"), "", 0, False
+        """Yield a list's elements as they are read; a partial one doubles the bytes to read."""
+        decoder = json.JSONDecoder(parse_constant=_no_value)
+        utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        text, at, ended = "", 0, False
         while True:
-            at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
+            at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # matches no text too
             if text.startswith("]", at):
                 return
             try:
@@ -128,17 +141,23 @@ class File:
                 at = end
                 continue
             if ended or len(text) - at > ROW_BYTES_MAX:
-                raise BadInput(f"The list is malformed or cut off, or has a row of more than {ROW_BYTES_MAX} bytes.")
+                raise BadInput(
+                    "The list is malformed or cut off,"
+                    f" or has a row of more than {ROW_BYTES_MAX} bytes."
+                )
             chunk = self._file.read(max(CHUNK_BYTES, len(text) - at))
-            text, at, ended = text[at:] + reading.decode(chunk, not chunk), 0, not chunk
+            text, at, ended = text[at:] + utf8.decode(chunk, not chunk), 0, not chunk
 
     def _records(self) -> Iterator[tuple[int, Any]]:
-        """Records of CSV. After a broken one it goes on with the next line; the reason says which lines are lost."""
+        """Yield the records of a CSV; a broken one names its lines, and the next line goes on."""
         csv.field_size_limit(ROW_BYTES_MAX)
         reader = csv.reader(self._text(), strict=True)
         header = next((cells for cells in reader if any(map(str.strip, cells))), [])
         if header and not any(ID_COLUMNS.fullmatch(name) for name in header):
-            raise SettingsError("The source is no JSON, and no CSV with a column distinct_ids.0, distinct_id or event.")
+            raise SettingsError(
+                "The source is no JSON, and no CSV with a column"
+                " distinct_ids.0, distinct_id or event."
+            )
         number = 0
         while True:
             number, before = number + 1, reader.line_num
@@ -173,5 +192,5 @@ def _decoded(line: bytes) -> Any:
 
 
 def _no_value(name: str) -> object:
-    """NaN and Infinity are no JSON: the row that holds one is refused when it is encoded."""
+    """Stand-in for NaN and Infinity, which JSON lacks: encoding it refuses the row."""
     return object()

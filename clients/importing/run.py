@@ -1,7 +1,7 @@
-"""An import: rows are read, made events, sent in windows, and settled window by window. Never stores anything itself.
+"""Run an import: read rows, turn them into events, send and settle them window by window.
 
-While one window is sent the next is read. Killed anywhere, it goes on behind the last settled window; what is sent
-again is the same by its uuids.
+While one window is sent the next is read. After a kill it resumes behind the last settled window;
+events that are sent again are the same by their uuids.
 """
 
 from __future__ import annotations
@@ -9,26 +9,30 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Callable
+from itertools import chain
 
 import msgspec
 
 from clients.importing.files import Row
 from clients.importing.rows import Manner, parcel_of
 from clients.importing.state import Ledger, State
-from clients.importing.target import Merge, Refusal, Sent, Target
+from clients.importing.target import Merge, Refusal, RowEvent, Target
 from shared.domain.errors import BadInput
 
 LANES = 4
-"""Batches in flight. What is of one person has one lane, so it comes in the order of the source."""
+"""Batches in flight. A person's events share a lane, so they keep the order of the source."""
 
 WINDOW_EVENTS_MAX, WINDOW_BYTES_MAX = 1_000, 4 * 1_048_576
-"""Of a window, one row more at most: a batch has at most 20 MiB, and SDKs send some hundred events in one."""
+"""Size of a window, exceeded by one row at most.
+
+A batch has at most 20 MiB, and SDKs send some hundred events in one.
+"""
 
 
 class Window(msgspec.Struct):
-    """Rows that are sent, and settled, together."""
+    """Rows that are sent and settled together."""
 
-    lanes: list[list[Sent]]
+    lanes: list[list[RowEvent]]
     merges: list[Merge]
     refusals: list[Refusal]
     unmarked: int = 0
@@ -37,30 +41,39 @@ class Window(msgspec.Struct):
 
 
 async def run(
-    rows: AsyncIterator[Row], target: Target, ledger: Ledger, manner: Manner, tell: Callable[[int, State], None]
+    rows: AsyncIterator[Row],
+    target: Target,
+    ledger: Ledger,
+    manner: Manner,
+    report_progress: Callable[[int, State], None],
 ) -> State:
-    """Import to the end of the rows; `tell` hears how far it is, in bytes of a file and in rows."""
+    """Import all rows; `report_progress` gets the bytes of the file and the state so far."""
     window = await _read(rows, manner)
     while window.last is not None:
-        sent, following = await asyncio.gather(
+        # an error of the reading is raised once the outcome of the window is settled
+        refusals, following = await asyncio.gather(
             _deliver(window, target), _read(rows, manner), return_exceptions=True
-        )  # with the window's outcome known, whatever ended the reading
-        if isinstance(sent, BaseException):
-            raise sent
-        _settle(window, sent, ledger)
-        tell(window.last.done, ledger.state)
+        )
+        if isinstance(refusals, BaseException):
+            raise refusals
+        _settle(window, refusals, ledger)
+        report_progress(window.last.done, ledger.state)
         if isinstance(following, BaseException):
             raise following
         window = following
     ledger.state.ended = True
-    ledger.passed([])
+    ledger.settle([])
     return ledger.state
 
 
 async def _read(rows: AsyncIterator[Row], manner: Manner) -> Window:
     window = Window([[] for _ in range(LANES)], [], [])
     size = 0
-    while window.events < WINDOW_EVENTS_MAX and len(window.refusals) < WINDOW_EVENTS_MAX and size < WINDOW_BYTES_MAX:
+    while (
+        window.events < WINDOW_EVENTS_MAX
+        and len(window.refusals) < WINDOW_EVENTS_MAX
+        and size < WINDOW_BYTES_MAX
+    ):
         row = await anext(rows, None)
         if row is None:
             return window
@@ -70,7 +83,7 @@ async def _read(rows: AsyncIterator[Row], manner: Manner) -> Window:
 
 
 def _pack(row: Row, manner: Manner, window: Window) -> int:
-    """Put one row into the window; the bytes of its events."""
+    """Put one row into the window; return the bytes of its events."""
     try:
         if isinstance(row.value, BadInput):
             raise row.value
@@ -80,8 +93,12 @@ def _pack(row: Row, manner: Manner, window: Window) -> int:
         return 0
     lane = zlib.crc32(parcel.lane.encode(errors="replace")) % LANES
     window.lanes[lane] += [(row.number, event) for event in parcel.events]
-    window.merges += [Merge(row.number, into, source, parcel.when) for into, source in parcel.merges]
-    window.refusals += [Refusal(row=row.number, reason=one, attr="distinct_ids") for one in parcel.refused]
+    window.merges += [
+        Merge(row.number, into, source, parcel.when) for into, source in parcel.merges
+    ]
+    window.refusals += [
+        Refusal(row=row.number, reason=reason, attr="distinct_ids") for reason in parcel.refusals
+    ]
     window.unmarked += parcel.unmarked
     window.events += len(parcel.events)
     return sum(map(len, parcel.events))
@@ -89,14 +106,14 @@ def _pack(row: Row, manner: Manner, window: Window) -> int:
 
 async def _deliver(window: Window, target: Target) -> list[Refusal]:
     sending = [target.send(lane) for lane in window.lanes if lane]
-    refused = [one for part in await asyncio.gather(*sending) for one in part]
-    return refused + (await target.merge(window.merges) if window.merges else [])
+    refusals = list(chain.from_iterable(await asyncio.gather(*sending)))
+    return refusals + (await target.merge(window.merges) if window.merges else [])
 
 
-def _settle(window: Window, refused: list[Refusal], ledger: Ledger) -> None:
+def _settle(window: Window, refusals: list[Refusal], ledger: Ledger) -> None:
     assert window.last is not None
     state, last = ledger.state, window.last
     state.rows, state.page, state.index = last.number, last.page, last.index
-    state.events += window.events - len(refused)
+    state.events += window.events - len(refusals)
     state.unmarked += window.unmarked
-    ledger.passed(sorted([*window.refusals, *refused], key=lambda one: one.row))
+    ledger.settle(sorted([*window.refusals, *refusals], key=lambda refusal: refusal.row))

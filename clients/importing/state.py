@@ -1,4 +1,4 @@
-"""How far an import is, in a file that is whole at any moment, and the refused rows in another. Never holds a key."""
+"""The state of an import in an atomically replaced file, and its refusals in another; no keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.runtime.settings import SettingsError
 
 
 class State(msgspec.Struct, kw_only=True):
-    """Rows up to `rows` are durable or refused. Of a REST list: the page to go on with, and its rows that are done."""
+    """Progress: rows up to `rows` are durable or refused; a REST list resumes at page, index."""
 
     v: int = 1
     source: str  # its fingerprint
@@ -24,7 +24,7 @@ class State(msgspec.Struct, kw_only=True):
     index: int = 0
     events: int = 0
     refused: int = 0  # rows
-    refused_bytes: int = 0  # of the file of refusals that belong to `rows`
+    refused_bytes: int = 0  # length of the file of refusals that belongs to `rows`
     unmarked: int = 0
     ended: bool = False
 
@@ -32,8 +32,11 @@ class State(msgspec.Struct, kw_only=True):
 class Ledger:
     """The state and the refusals of one import."""
 
-    def __init__(self, path: Path, refusals: Path, source: str, target: str, *, restart: bool = False) -> None:
-        self._path, self._refusals = path, refusals
+    def __init__(
+        self, path: Path, refusals: Path, source: str, target: str, *, restart: bool = False
+    ) -> None:
+        self._path = path
+        self._refusals = refusals
         self.state = State(source=source, target=target)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,24 +47,27 @@ class Ledger:
             raise SettingsError(f"--state {path}: {error}") from None
         if (self.state.source, self.state.target) != (source, target):
             what = "source" if self.state.source != source else "target"
-            raise SettingsError(f"{path} is of another {what}, or it has changed: --restart begins again")
+            raise SettingsError(
+                f"{path} is of another {what}, or it has changed: --restart begins again"
+            )
         self._cut()
 
-    def passed(self, refusals: Sequence[Refusal]) -> None:
-        """Everything up to the state's row is settled: say so durably, the refusals first."""
+    def settle(self, refusals: Sequence[Refusal]) -> None:
+        """Save durably that all rows up to the state's are settled, the refusals first."""
         if refusals:
             with self._refusals.open("ab") as file:
-                file.write(b"".join(msgspec.json.encode(one) + b"\n" for one in refusals))
+                file.write(b"".join(msgspec.json.encode(refusal) + b"\n" for refusal in refusals))
                 file.flush()
                 os.fsync(file.fileno())
                 self.state.refused_bytes = file.tell()
-            self.state.refused += len({one.row for one in refusals})
+            self.state.refused += len({refusal.row for refusal in refusals})
         self._save()
 
     def _save(self) -> None:
         write_whole(self._path, msgspec.json.encode(self.state), 0o600)
 
     def _cut(self) -> None:
-        """Drop refusals that a killed run wrote but did not settle: their rows come again."""
+        """Drop refusals that a killed run wrote but did not settle: their rows are read again."""
         if self._refusals.exists():
-            os.truncate(self._refusals, min(self.state.refused_bytes, self._refusals.stat().st_size))
+            size = self._refusals.stat().st_size
+            os.truncate(self._refusals, min(self.state.refused_bytes, size))

@@ -1,4 +1,4 @@
-"""The API that rows are imported into: batches of events, and merges that mark nobody. Never mints an id of its own."""
+"""The API that an import writes to: batches of events, and merges that mark no person."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from clients.importing.client import Answer, Client, usable
 from shared.domain.ids import Position, format_positions, parse_positions
 from shared.runtime.settings import SettingsError
 
-ASKED_MAX = 200
-"""Persons looked up at once: as many as the API takes."""
+LOOKUP_IDS_MAX = 200
+"""Persons looked up in one request: the API's own limit."""
 
 _COUNTS = re.compile(r" \d+ stored, \d+ refused\.$")
 _BAD_EVENT = re.compile(r"batch\[(\d+)\]")
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Why something of a row is not in."""
+    """Why a row, or a part of it, was not imported."""
 
     row: int
     reason: str
@@ -29,7 +29,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Merge(NamedTuple):
-    """A merge for REST, of a row; `when` it is of."""
+    """A merge by REST of a row's persons, at the time `when`."""
 
     row: int
     into: str
@@ -37,82 +37,96 @@ class Merge(NamedTuple):
     when: str
 
 
-Sent = tuple[int, bytes]
+RowEvent = tuple[int, bytes]
 """The number of a row, and one of its events."""
 
 
 class Target:
-    """A project of an API, by its token; merges need a personal key too."""
+    """A project of an API, named by its token; merges need a personal key too."""
 
     def __init__(self, client: Client, url: str, token: str, key: str) -> None:
-        self._client, self._url, self._token, self._key = client, url.rstrip("/"), token, key
+        self._client = client
+        self._url = url.rstrip("/")
+        self._token = token
+        self._key = key
         self._positions: list[Position] = []  # the highest of each partition
 
-    async def send(self, events: Sequence[Sent]) -> list[Refusal]:
-        """Append events of the past; when this returns, all but the refused ones are durable.
+    async def send(self, events: Sequence[RowEvent]) -> list[Refusal]:
+        """Append events of the past; on return all but the refused ones are durable.
 
-        A refused batch names its first bad event only, and has stored the good ones. What is behind it is sent again,
-        the same by its uuids: in halves, because all of it may be bad.
+        The API stores the good events of a refused batch, but names the first bad one only. The
+        events behind it are sent again, the same by their uuids: in halves, as all may be bad.
         """
-        refused: list[Refusal] = []
+        refusals: list[Refusal] = []
         waiting = [events]
         while waiting:
-            part = waiting.pop()
-            answer, said = await self._batch(part)
+            batch = waiting.pop()
+            answer, outcome = await self._batch(batch)
             if answer.status == 200:
                 continue
-            attr = str(said.get("attr") or "")
-            named = _BAD_EVENT.match(attr)
-            if named is not None or len(part) == 1:
-                bad = int(named[1]) if named is not None else 0
-                refused.append(Refusal(row=part[bad][0], reason=_reason(answer), attr=attr.partition("].")[2] or None))
-                part = part[bad + 1 :]
-            middle = len(part) // 2
-            waiting += [half for half in (part[middle:], part[:middle]) if half]
-        return refused
+            attr = str(outcome.get("attr") or "")
+            bad_event = _BAD_EVENT.match(attr)
+            if bad_event is not None or len(batch) == 1:
+                index = int(bad_event[1]) if bad_event is not None else 0
+                field = attr.partition("].")[2] or None
+                refusals.append(Refusal(row=batch[index][0], reason=_reason(answer), attr=field))
+                batch = batch[index + 1 :]
+            middle = len(batch) // 2
+            waiting += [half for half in (batch[middle:], batch[:middle]) if half]
+        return refusals
 
-    async def merge(self, wanted: Sequence[Merge]) -> list[Refusal]:
-        """Merge as an operator does it. Whoever is named has been sent before."""
+    async def merge(self, merges: Sequence[Merge]) -> list[Refusal]:
+        """Merge persons as an operator does; events of all of them have been sent before."""
         uuids: dict[str, str] = {}
-        names = list(dict.fromkeys(one.into for one in wanted))
-        for start in range(0, len(names), ASKED_MAX):
-            asked = msgspec.json.encode({"distinct_ids": names[start : start + ASKED_MAX]})
-            answer = usable(await self._rest("batch_by_distinct_ids/", asked), self._url)
-            found = (answer.json() or {}).get("results", {})
-            uuids |= {name: person["uuid"] for name, person in found.items()}
-        refused = []
-        for row, into, source, when in wanted:
+        names = list(dict.fromkeys(merge.into for merge in merges))
+        for start in range(0, len(names), LOOKUP_IDS_MAX):
+            body = msgspec.json.encode({"distinct_ids": names[start : start + LOOKUP_IDS_MAX]})
+            answer = usable(await self._post("batch_by_distinct_ids/", body), self._url)
+            persons = (answer.json() or {}).get("results", {})
+            uuids |= {name: person["uuid"] for name, person in persons.items()}
+        refusals = []
+        for row, into, source, when in merges:
             if into not in uuids:
-                refused.append(Refusal(row=row, reason="Nobody to merge into: erased since, or refused.", attr=None))
+                reason = "Nobody to merge into: erased since, or refused."
+                refusals.append(Refusal(row=row, reason=reason, attr=None))
                 continue
-            asked = msgspec.json.encode({"distinct_id": source, "timestamp": when})
-            answer = await self._rest(f"{uuids[into]}/merge/", asked)
+            body = msgspec.json.encode({"distinct_id": source, "timestamp": when})
+            answer = await self._post(f"{uuids[into]}/merge/", body)
             if answer.status not in (200, 202, 404):
                 usable(answer, self._url)
             if answer.status not in (200, 202):
-                refused.append(Refusal(row=row, reason=f"Not merged: {_reason(answer)}", attr="distinct_ids"))
-        return refused
+                reason = f"Not merged: {_reason(answer)}"
+                refusals.append(Refusal(row=row, reason=reason, attr="distinct_ids"))
+        return refusals
 
-    async def _batch(self, events: Sequence[Sent]) -> tuple[Answer, dict[str, Any]]:
+    async def _batch(self, events: Sequence[RowEvent]) -> tuple[Answer, dict[str, Any]]:
         head = msgspec.json.encode({"api_key": self._token, "historical_migration": True})
         body = head[:-1] + b',"batch":[' + b",".join(event for _, event in events) + b"]}"
         url = f"{self._url}/batch/"
         answer = usable(await self._client.ask("POST", url, body), url)
-        said = answer.json()
-        if not isinstance(said, dict) or ("status" if answer.status == 200 else "detail") not in said:
-            raise SettingsError(f"{url}: this is no personlog; it answers {answer.status} with something else")
+        outcome = answer.json()
+        field = "status" if answer.status == 200 else "detail"
+        if not isinstance(outcome, dict) or field not in outcome:
+            raise SettingsError(
+                f"{url}: this is no personlog; it answers {answer.status} with something else"
+            )
         if position := answer.headers.get("Position"):
-            self._positions = parse_positions(format_positions([*self._positions, *parse_positions(position)]))
-        return answer, said
+            positions = [*self._positions, *parse_positions(position)]
+            self._positions = parse_positions(format_positions(positions))
+        return answer, outcome
 
-    async def _rest(self, path: str, body: bytes) -> Answer:
+    async def _post(self, path: str, body: bytes) -> Answer:
         return await self._client.ask(
-            "POST", f"{self._url}/api/person/{path}?token={quote(self._token, safe='')}", body,
-            Authorization=f"Bearer {self._key}", Min_Position=format_positions(self._positions), Prefer="respond-async",
-        )  # fmt: skip
+            "POST",
+            f"{self._url}/api/person/{path}?token={quote(self._token, safe='')}",
+            body,
+            Authorization=f"Bearer {self._key}",
+            Min_Position=format_positions(self._positions),
+            Prefer="respond-async",
+        )
 
 
 def _reason(answer: Answer) -> str:
-    said = answer.json()
-    detail = said.get("detail") if isinstance(said, dict) else None
+    error = answer.json()
+    detail = error.get("detail") if isinstance(error, dict) else None
     return _COUNTS.sub("", str(detail or f"The server answers {answer.status}."))[:500]

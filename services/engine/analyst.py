@@ -1,4 +1,4 @@
-"""What `personlog analyst` prints: how to connect to the analysts' views."""
+"""The output of `personlog analyst`: connections to the analysts' views."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ _TEXT = """\
 ClickHouse, read-only: the views {views}
 user {user}, password {password}, database {database}
 
-HTTP      curl -u '{user}:{password}' '{url}/?database={database}' --data-binary 'SELECT count() FROM property_changes'
+HTTP      curl -u '{user}:{password}' '{url}/?database={database}' \
+--data-binary 'SELECT count() FROM property_changes'
 browser   {url}/play?user={user}
-native    clickhouse-client --host {host} --port {native} --user {user} --password '{password}' --database {database}
+native    clickhouse-client --host {host} --port {native} --user {user} \
+--password '{password}' --database {database}
 JDBC      jdbc:clickhouse://{host}:{port}/{database}?user={user}&password={quoted}
 Grafana   data source ClickHouse: server {host}, port {native}, protocol native, user {user}
 Metabase  database ClickHouse: host {host}, port {port}, user {user}, database {database}
@@ -23,10 +25,12 @@ docs/analytics.md has queries to begin with."""
 
 
 def connections(settings: Settings) -> str:
-    """The text, with the password; SettingsError where the engine is not ours."""
+    """Return the text, with the password; raise SettingsError without the embedded engine."""
     if not settings.embedded:
         host = urlsplit(settings.clickhouse).hostname
-        raise SettingsError(f"the users of the ClickHouse server on {host} are its own; see `personlog grants`")
+        raise SettingsError(
+            f"the users of the ClickHouse server on {host} are its own; see `personlog grants`"
+        )
     return _TEXT.format(
         views=", ".join(ANALYST_VIEWS),
         user=ANALYST.name,

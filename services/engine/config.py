@@ -1,4 +1,4 @@
-"""config.xml and users.xml of the embedded server, made from the settings. Holds no password: users.xml has hashes."""
+"""config.xml and users.xml of the embedded server, with hashes of passwords only."""
 
 from __future__ import annotations
 
@@ -18,42 +18,49 @@ from shared.runtime.settings import ENGINE_USERS, OWNER, Settings, SettingsError
 from shared.store.roles import DATABASE, FIXED, ROLES, SETTINGS, Limit, Role
 
 NATIVE_PORT = "native.port"
-"""A file beside them that says where the native protocol is."""
+"""A file beside them with the port of the native protocol."""
 
 TEMPLATE = Path(__file__).with_name("config.xml")
 
 QUERIES_MAX = 200
-"""At once, of all users. An API process has 32 connections, and an analyst takes ten at most (`roles.py`)."""
+"""At once, of all users. An API process has 32 connections, an analyst ten at most (roles.py)."""
 
 MERGE_THREADS = max(1, (os.cpu_count() or 1) // 2)
 
 WARDEN = "warden"
-"""The process itself, over HTTP: starts workloads, and ends what runs when it stops. Its password is of one start."""
+"""The process's own user, which creates workloads and ends queries; its password is per start."""
 
 WARDEN_GRANTS = (
-    "SYSTEM LISTEN, KILL QUERY, CREATE WORKLOAD, DROP WORKLOAD, CREATE RESOURCE, DROP RESOURCE ON *.*",
+    "SYSTEM LISTEN, KILL QUERY, CREATE WORKLOAD, DROP WORKLOAD,"
+    " CREATE RESOURCE, DROP RESOURCE ON *.*",
     "SELECT ON system.processes",
 )
 
 SESSION = Role(
     name="session",
-    does="The library's own session, which serves while its last query sleeps. It logs in as `default`.",
+    does="The library's own session, which serves while its last query sleeps."
+    " It logs in as `default`.",
     grants=("SYSTEM LISTEN ON *.*",),
     limits={"max_sessions_for_user": Limit(value=1)},
 )
-"""That user can have no password, nor be removed or kept to an address of its own: anybody on this machine could log in
-as it, and end the listeners. So it may have one session, which is the library's for as long as it serves: every other
-one is refused with code 700 before it can ask anything."""
+"""The user `default` cannot have a password, be removed, or be bound to an address.
+
+Any user of this machine could log in as it, and end the listeners. So it may have one session,
+which is the library's while it serves: another is refused with code 700 before its first query.
+"""
 
 CLOSED_FUNCTIONS = {"file": "path -> throwIf(1, 'the function file is closed')"}
-"""Functions of ours in place of the library's own, by name; CREATE FUNCTION would refuse that, a file in the data
-folder does not. `file` reads any file for anybody: in the library, which is a user's own program, it asks no right."""
+"""SQL functions that replace the library's own, by name.
+
+CREATE FUNCTION would refuse the name; a file in the data folder is accepted. In the library, which
+is a user's own program, `file` reads any file without a right.
+"""
 
 LOOPBACK = ("127.0.0.1", "::1")
 
 
 def write(home: Path, settings: Settings, *, http_port: int, tcp_port: int, warden: str) -> None:
-    """Write both files into `home`, readable by their owner only."""
+    """Write both files into `home`, readable by their owner only; `warden` is its password."""
     for folder in ("tmp", "user_files", "format_schemas"):
         (home / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
     log = settings.data.resolve() / "logs" / "clickhouse.log"
@@ -70,20 +77,22 @@ def write(home: Path, settings: Settings, *, http_port: int, tcp_port: int, ward
     functions = settings.data.resolve() / "engine" / "user_defined"
     functions.mkdir(mode=0o700, exist_ok=True)
     for name, definition in CLOSED_FUNCTIONS.items():
-        write_whole(functions / f"function_{name}.sql", f"CREATE FUNCTION {name} AS {definition}\n".encode(), 0o600)
-    write_whole(home / "config.xml", _filled(TEMPLATE.read_text("utf-8"), places).encode(), 0o600)
+        statement = f"CREATE FUNCTION {name} AS {definition}\n"
+        write_whole(functions / f"function_{name}.sql", statement.encode(), 0o600)
+    text = _filled(TEMPLATE.read_text("utf-8"), places)
+    write_whole(home / "config.xml", text.encode(), 0o600)
     passwords = {user: str(getattr(settings, field)) for user, field in ENGINE_USERS.items()}
     write_whole(home / NATIVE_PORT, f"{tcp_port}\n".encode(), 0o600)
     write_whole(home / "users.xml", users(passwords | {WARDEN: warden}), 0o600)
 
 
 def home_of(settings: Settings) -> Path:
-    """Where both files are; also the server's working folder."""
+    """The folder of both files, which is the server's working folder."""
     return (settings.data / "run" / "engine").resolve()
 
 
 def native_port(settings: Settings) -> int:
-    """The native protocol's port, as of the last start; SettingsError before the first."""
+    """The native protocol's port of the last start; SettingsError before the first."""
     try:
         return int((home_of(settings) / NATIVE_PORT).read_text())
     except OSError:
@@ -91,9 +100,11 @@ def native_port(settings: Settings) -> int:
 
 
 def users(passwords: Mapping[str, str]) -> bytes:
-    """users.xml for the roles, the owner, the warden and the library's own session."""
+    """Build users.xml for the roles, the owner, the warden and the library's own session."""
     root = ElementTree.Element("clickhouse")
-    profiles, accounts, quotas = (ElementTree.SubElement(root, name) for name in ("profiles", "users", "quotas"))
+    profiles, accounts, quotas = (
+        ElementTree.SubElement(root, name) for name in ("profiles", "users", "quotas")
+    )
     default = ElementTree.SubElement(profiles, "default")
     for name, value in SETTINGS.items():
         ElementTree.SubElement(default, name).text = value
@@ -109,7 +120,8 @@ def users(passwords: Mapping[str, str]) -> bytes:
         grants = (grant.format(db=DATABASE) for grant in role.grants)
         if role.limits:
             _add_profile(profiles, role)
-        _add_user(accounts, role.name, passwords[role.name], grants, role.name if role.limits else "default")
+        profile = role.name if role.limits else "default"
+        _add_user(accounts, role.name, passwords[role.name], grants, profile)
     ElementTree.indent(root)
     text: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return text
@@ -138,11 +150,16 @@ def _constrain(setting: ElementTree.Element, limit: Limit, role: Role) -> None:
 
 
 def _add_user(
-    accounts: ElementTree.Element, name: str, password: str, grants: Iterable[str], profile: str = "default"
+    accounts: ElementTree.Element,
+    name: str,
+    password: str,
+    grants: Iterable[str],
+    profile: str = "default",
 ) -> None:
     user = ElementTree.SubElement(accounts, name)
     if password:
-        ElementTree.SubElement(user, "password_sha256_hex").text = hashlib.sha256(password.encode()).hexdigest()
+        digest = hashlib.sha256(password.encode()).hexdigest()
+        ElementTree.SubElement(user, "password_sha256_hex").text = digest
     else:
         ElementTree.SubElement(user, "password")
     networks = ElementTree.SubElement(user, "networks")
@@ -156,5 +173,5 @@ def _add_user(
 
 
 def _filled(template: str, places: Mapping[str, str]) -> str:
-    """All places at once: a path may have another place's name in it."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: escape(places[found[1]]), template)
+    """Fill all places in one pass: a path may contain another place's name."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: escape(places[place[1]]), template)

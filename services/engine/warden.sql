@@ -1,10 +1,10 @@
--- How the engine process keeps its own server in order.
+-- Statements of the engine process on its own server.
 
 -- name: stop_native
 SYSTEM STOP LISTEN TCP
 
 -- name: running
--- Queries that a stop waits for: of those who log in with a name, which the library's own session does not.
+-- Queries that a stop waits for: those of named users; the library's own session has no name.
 SELECT count() FROM system.processes WHERE user NOT IN ('', '{{warden}}')
 
 -- name: end_queries

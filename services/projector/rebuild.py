@@ -26,7 +26,7 @@ from services.projector.tables import ClickHouseTables
 from shared.domain.errors import Corrupt, Rejected, Transient
 from shared.domain.ids import COMMANDS, IDENTITY, PARTITIONS_MAX, partition_of, position_of
 from shared.domain.replay import Replay
-from shared.runtime.files import held
+from shared.runtime.files import file_lock
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import clock_of
 from shared.store.client import Store
@@ -357,4 +357,4 @@ def _versions(marks: Marks, partitions: dict[str, int]) -> dict[str, list[int]]:
 
 def only_rebuild(folder: Path) -> AbstractContextManager[None]:
     """The lock of rebuilds on this machine: two would fill one shadow, and none lasts longer than its generation."""
-    return held(folder / "rebuild.lock", Rejected("Another rebuild is running here."))
+    return file_lock(folder / "rebuild.lock", Rejected("Another rebuild is running here."))

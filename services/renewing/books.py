@@ -1,7 +1,7 @@
-"""What a renewal reads of the store and writes there. Never decides when.
+"""Reads and writes of a renewal in the store.
 
-A position row "before the first" of a generation stands in every table that has position rows, for every partition that
-any generation had: a rebuild takes a missing one for a partition of which nothing was ever projected.
+Every table with position rows gets a row "before the first" of a generation, for each partition of
+any generation: a rebuild takes a missing row for a partition of which nothing was ever projected.
 """
 
 from __future__ import annotations
@@ -24,26 +24,34 @@ FOLDED = (COMMANDS, IDENTITY)
 
 
 class StoreBooks:
-    """The port `Books` of shared/log/renewal.py. `counts` are those of the ending generation."""
+    """The port `Books` of shared/log/renewal.py; `counts` are those of the ending generation."""
 
     def __init__(self, store: Store, counts: Counts, now_us: Callable[[], int]) -> None:
-        self._store, self._counts, self._now_us = store, counts, now_us
+        self._store = store
+        self._counts = counts
+        self._now_us = now_us
         self._tables = ClickHouseTables(store)
         self._queries = load_queries(Path(__file__).with_name("books.sql"))
 
     async def positions(self, topic: str) -> dict[int, Position]:
         if topic == DELETIONS:
             rows = await self._store.rows(self._queries["deletion_positions"])
-            return {partition: position_of(DELETIONS, partition, version) for partition, version in rows}
+            return {
+                partition: position_of(DELETIONS, partition, version) for partition, version in rows
+            }
         marks = (await self._tables.load(topic, range(self._counts[topic]), [])).positions
-        return {partition: position_of(topic, partition, mark.version) for partition, mark in marks.items()}
+        return {
+            partition: position_of(topic, partition, mark.version)
+            for partition, mark in marks.items()
+        }
 
     async def move(self, positions: Sequence[Position]) -> None:
         for topic in FOLDED:
             marks = await self._marks(topic)
-            own = [one for one in positions if one.topic == topic]
+            own = [position for position in positions if position.topic == topic]
             await self._vouch(topic, own, marks)
-        await self._take_over([one for one in positions if one.topic == DELETIONS])
+        deletions = [position for position in positions if position.topic == DELETIONS]
+        await self._take_over(deletions)
 
     async def feed(self) -> None:
         await Feeder(self._store, dict(self._counts)).feed()
@@ -52,7 +60,7 @@ class StoreBooks:
         first = {topic: before_the_first(topic, counts[topic], generation) for topic in counts}
         for topic in FOLDED:
             await self._vouch(topic, first[topic], await self._marks(topic))
-        versions = {topic: [one.version for one in first[topic]] for topic in FOLDED}
+        versions = {topic: [position.version for position in first[topic]] for topic in FOLDED}
         await self._store.insert_json("search", position_lines(versions))
         await self._take_over(first[DELETIONS])
 
@@ -62,18 +70,32 @@ class StoreBooks:
     async def _marks(self, topic: str) -> dict[int, Mark]:
         return (await self._tables.load(topic, range(PARTITIONS_MAX), [])).positions
 
-    async def _vouch(self, topic: str, positions: Sequence[Position], marks: dict[int, Mark]) -> None:
-        """A fragment may come to another partition, and a table has one epoch: so the highest of all are each one's."""
+    async def _vouch(
+        self, topic: str, positions: Sequence[Position], marks: dict[int, Mark]
+    ) -> None:
+        """Move marks ahead, each with the highest stamp and epoch of all.
+
+        A fragment may move to another partition, and a table has one epoch.
+        """
         stamp = max((mark.stamp for mark in marks.values()), default=0)
         epoch = max((mark.epoch for mark in marks.values()), default=0)
-        ahead = [one for one in positions if one.version > marks.get(one.partition, BEFORE_THE_FIRST).version]
+        ahead = [
+            position
+            for position in positions
+            if position.version > marks.get(position.partition, BEFORE_THE_FIRST).version
+        ]
         if ahead:
-            await self._tables.write_state(topic, [], [Vouched(one, stamp, epoch) for one in ahead])
+            vouched = [Vouched(position, stamp, epoch) for position in ahead]
+            await self._tables.write_state(topic, [], vouched)
 
     async def _take_over(self, positions: Sequence[Position]) -> None:
-        versions = {"partition": [one.partition for one in positions], "version": [one.version for one in positions]}
-        await self._store.insert("deletion_positions", versions)
+        columns = {
+            "partition": [position.partition for position in positions],
+            "version": [position.version for position in positions],
+        }
+        await self._store.insert("deletion_positions", columns)
 
 
 def before_the_first(topic: str, partitions: int, generation: int) -> list[Position]:
+    """Build a generation's positions before the first command, one a partition."""
     return [Position(topic, partition, -1, generation) for partition in range(partitions)]

@@ -1,3 +1,3 @@
 -- name: deletion_positions
--- How far the deletions topic was taken over, by partition.
+-- The last version of the deletions topic that was taken over, by partition.
 SELECT partition, max(version) FROM deletion_positions GROUP BY partition

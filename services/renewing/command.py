@@ -1,4 +1,4 @@
-"""The command `personlog log renew`: its options, what it asks and what it says. Light until it runs."""
+"""The command `personlog log renew`: options, question, output. Imports wait until it runs."""
 
 from __future__ import annotations
 
@@ -21,27 +21,35 @@ if TYPE_CHECKING:
     from services.renewing.run import Outlook
 
 ENGINE_SECONDS_MAX = 120.0
-"""Until an engine that was started for this answers."""
+"""Until an engine that was started for the renewal answers."""
 
 ENGINE_STOP_SECONDS_MAX = 30.0
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    log = commands.add_parser("log", help="manage the command log").add_subparsers(required=True, metavar="COMMAND")
+    log = commands.add_parser("log", help="manage the command log").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     renew = log.add_parser(
-        "renew", help="begin the next generation of the log, after a loss or for another partition count"
+        "renew",
+        help="begin the next generation of the log, after a loss or for another partition count",
     )
     renew.add_argument(
-        "--partitions", type=int, metavar="N", help="commands partitions of the next generation (default: as before)"
+        "--partitions",
+        type=int,
+        metavar="N",
+        help="commands partitions of the next generation (default: as before)",
     )
     renew.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     renew.set_defaults(command=_renew, secrets=SECRETS_OF["operator"])
 
 
-def _renew(settings: Settings, options: argparse.Namespace, made: bool) -> int:
+def _renew(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     if options.partitions is not None and not 1 <= options.partitions <= PARTITIONS_MAX:
-        raise SettingsError(f"--partitions: {options.partitions} is not between 1 and {PARTITIONS_MAX}")
+        raise SettingsError(
+            f"--partitions: {options.partitions} is not between 1 and {PARTITIONS_MAX}"
+        )
     if not options.yes and not sys.stdin.isatty():
         raise SettingsError("log renew asks for confirmation; without a terminal add --yes")
     with _engine(settings):
@@ -59,7 +67,13 @@ async def _go(settings: Settings, options: argparse.Namespace) -> int:
         if (await status(store)).missing:
             raise SettingsError("the tables are of an older version; run `personlog migrate` first")
         with only_rebuild(settings.data / "run"):
-            opened = await renew(settings, store, options.partitions, lambda one: _agreed(one, options), _say)
+            opened = await renew(
+                settings,
+                store,
+                options.partitions,
+                lambda outlook: _consents(outlook, options),
+                _print_line,
+            )
     finally:
         await store.close()
     if opened is None:
@@ -70,36 +84,42 @@ async def _go(settings: Settings, options: argparse.Namespace) -> int:
     return DONE
 
 
-def _agreed(outlook: Outlook, options: argparse.Namespace) -> bool:
-    """Say what will happen, and ask."""
+def _consents(outlook: Outlook, options: argparse.Namespace) -> bool:
+    """Print what will happen, and ask for consent."""
     number = outlook.ending.number
     if outlook.begun:
         print(f"generation {number} has ended; an earlier renewal is gone on with")
     elif outlook.mismatch is not None:
         print(outlook.mismatch.line)
     if not outlook.begun and not outlook.projects:
-        print(f"nothing that is left of generation {number} is projected: what the tables do not hold is lost")
+        print(
+            f"nothing that is left of generation {number} is projected:"
+            " what the tables do not hold is lost"
+        )
     elif not outlook.begun:
-        print(f"what is left of generation {number} is projected, then the log is closed and the next one begins")
+        print(
+            f"what is left of generation {number} is projected,"
+            " then the log is closed and the next one begins"
+        )
     return options.yes or input("Renew the log? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, flush=True)
 
 
 @contextlib.contextmanager
 def _engine(settings: Settings) -> Iterator[None]:
-    """The embedded engine, started for this where `personlog up` does not run: it ends over a log that is lost."""
+    """Run the embedded engine where `personlog up` does not: that ends when the log is lost."""
     url = f"http://127.0.0.1:{settings.engine_port}/ping"
     if not settings.embedded or answers(url):
         yield
         return
-    from services.up import only_one
+    from services.up import folder_lock
 
     run = settings.data / "run"
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with only_one(run / "up.lock", settings.data):
+    with folder_lock(run / "up.lock", settings.data):
         process = subprocess.Popen(
             [sys.executable, "-m", "services.cli", "engine"],
             stdin=subprocess.DEVNULL,

@@ -1,6 +1,7 @@
-"""One renewal on the configured log and store: who projects meanwhile, and what is told. Works beside running services.
+"""One renewal on the configured log and store, with or without running services.
 
-The workers and the intake of this process join the groups of those that run, or do it all where none does.
+The workers and the intake of this process join the consumer groups of running services, or do all
+the work where none runs.
 """
 
 from __future__ import annotations
@@ -30,53 +31,69 @@ from shared.store.client import Store
 from shared.store.generations import compared, current, generations
 from shared.store.shared_memory import supersede
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
+"""Prints one line."""
 
 STILL_PROJECTED = ("passed", "partitions")
-"""Mismatches of a log that is the right one all the same: what it has forgotten is passed over, and partitions that
-were added to its topics hold nothing of ours."""
+"""Mismatches of a log that is still the right one.
+
+Records that it has dropped are skipped, and partitions that were added to its topics hold no
+commands.
+"""
 
 
 class Outlook(NamedTuple):
-    """What a renewal would do: the generation that ends, what is wrong with its log, and whether an earlier renewal was
-    cut off behind the point from which nothing of it counts any more."""
+    """The plan of a renewal.
 
-    known: list[Generation]
+    `ending` is the generation that ends, `mismatch` the trouble of its log. `begun` says that an
+    earlier renewal was cut off when the next generation had begun.
+    """
+
+    generations: list[Generation]
     ending: Generation
     mismatch: Mismatch | None
     begun: bool
 
     @property
     def projects(self) -> bool:
-        """Whether what is left in the log is projected first."""
+        """Whether the remaining commands of the log are projected first."""
         return self.mismatch is None or self.mismatch.kind in STILL_PROJECTED
 
 
 async def renew(
-    settings: Settings, store: Store, partitions: int | None, agreed: Callable[[Outlook], bool], tell: Tell
+    settings: Settings,
+    store: Store,
+    partitions: int | None,
+    consents: Callable[[Outlook], bool],
+    report: Report,
 ) -> Generation | None:
-    """Renew the log when `agreed`; the generation that is open now, None without consent. Raises Rejected, Corrupt."""
-    known = await current(store)
-    log = connect_log(settings, known)
+    """Renew the log if `consents` is true, and return the open generation; None without consent.
+
+    Raises Rejected or Corrupt.
+    """
+    generation = await current(store)
+    log = connect_log(settings, generation)
     await log.start()
     try:
-        outlook = await _look(settings, store, log, known)
-        next_number(outlook.ending)  # refused before anything is done
-        if not agreed(outlook):
+        outlook = await _look(settings, store, log, generation)
+        next_number(outlook.ending)  # raises before anything is done
+        if not consents(outlook):
             return None
         counts: dict[str, int] = dict(outlook.ending.partitions)
-        wanted = counts | ({COMMANDS: partitions} if partitions else {})
+        next_counts = counts | ({COMMANDS: partitions} if partitions else {})
         books = StoreBooks(store, counts, clock_of(settings).now_us)
         async with _projecting(settings, log, store, outlook) as check:
-            renewal = Renewal(books=books, make=partial(_make, settings), check=check, tell=tell)
-            for line in await _ended(renewal, log, outlook):
-                tell(str(line))
-        return await renewal.begin(outlook.known, outlook.ending, wanted)
+            renewal = Renewal(
+                books=books, make=partial(_next_log, settings), check=check, tell=report
+            )
+            for loss in await _end(renewal, log, outlook):
+                report(str(loss))
+        return await renewal.begin(outlook.generations, outlook.ending, next_counts)
     finally:
         await log.close()
 
 
-async def _ended(renewal: Renewal, log: Log, outlook: Outlook) -> Sequence[Lost]:
+async def _end(renewal: Renewal, log: Log, outlook: Outlook) -> Sequence[Lost]:
     if outlook.begun:
         return ()
     if outlook.projects:
@@ -84,24 +101,27 @@ async def _ended(renewal: Renewal, log: Log, outlook: Outlook) -> Sequence[Lost]
     return await renewal.abandon(outlook.ending.partitions)
 
 
-async def _look(settings: Settings, store: Store, log: Log, known: Generation | None) -> Outlook:
-    """Raises LogUnavailable when the log does not answer; a log that is not there is a mismatch."""
-    if known is None:  # of before generations were written down
-        known = Generation(number=GENERATION_FIRST, identity=LogIdentity(id="", partitions=log.partitions()))
+async def _look(settings: Settings, store: Store, log: Log, ending: Generation | None) -> Outlook:
+    """Plan the renewal; raise LogUnavailable without an answer. A lost log is a mismatch."""
+    if ending is None:  # the tables are older than their record of generations
+        identity = LogIdentity(id="", partitions=log.partitions())
+        ending = Generation(number=GENERATION_FIRST, identity=identity)
         mismatch = await compared(log, store, None)
         if mismatch is None:
-            known = Generation(number=GENERATION_FIRST, identity=await log.identity())
+            ending = Generation(number=GENERATION_FIRST, identity=await log.identity())
     else:
-        mismatch = await compared(log, store, known)
-    books = StoreBooks(store, known.partitions, clock_of(settings).now_us)
-    rows = [row for topic in PROJECTED for row in (await books.positions(topic)).values()]
-    begun = any(row.generation > known.number for row in rows)
-    return Outlook(await generations(store), known, None if begun else mismatch, begun)
+        mismatch = await compared(log, store, ending)
+    books = StoreBooks(store, ending.partitions, clock_of(settings).now_us)
+    begun = False
+    for topic in PROJECTED:
+        positions = (await books.positions(topic)).values()
+        begun = begun or any(position.generation > ending.number for position in positions)
+    return Outlook(await generations(store), ending, None if begun else mismatch, begun)
 
 
-async def _make(settings: Settings, number: int, counts: Counts) -> Log:
-    wanted = Generation(number=number, identity=LogIdentity(id="", partitions=dict(counts)))
-    log = connect_log(settings, wanted, create=True)
+async def _next_log(settings: Settings, number: int, counts: Counts) -> Log:
+    identity = LogIdentity(id="", partitions=dict(counts))
+    log = connect_log(settings, Generation(number=number, identity=identity), create=True)
     await log.start()
     supersede(settings, log.partitions(), number)
     return log
@@ -111,7 +131,7 @@ async def _make(settings: Settings, number: int, counts: Counts) -> Log:
 async def _projecting(
     settings: Settings, log: Log, store: Store, outlook: Outlook
 ) -> AsyncIterator[Callable[[], None]]:
-    """Workers and the intake, as long as a log is being ended; the function raises when one of them has given up."""
+    """Run workers and the intake while a log ends; the yielded check raises when one gives up."""
     if outlook.begun or not outlook.projects:
         yield lambda: None
         return
@@ -125,7 +145,7 @@ async def _projecting(
         now_us=clock_of(settings).now_us,
     )
     running = [*(worker.run() for worker in workers), intake.run()]
-    tasks = [asyncio.create_task(one, name="renewal") for one in running]
+    tasks = [asyncio.create_task(coroutine, name="renewal") for coroutine in running]
 
     def check() -> None:
         for task in tasks:
@@ -134,7 +154,9 @@ async def _projecting(
                 raise Transient("A worker ended.")
         for worker in workers:
             if worker.stopped:
-                raise Rejected(f"partitions {sorted(worker.stopped)} are stopped after too many dead letters.")
+                raise Rejected(
+                    f"partitions {sorted(worker.stopped)} are stopped after too many dead letters."
+                )
 
     try:
         yield check

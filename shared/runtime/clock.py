@@ -1,4 +1,4 @@
-"""Time as a parameter. Never read by the domain."""
+"""Clocks, passed as parameters. The domain reads none."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 FOLLOWED_US = 60_000_000
-"""How far the machine's clock is followed away from the time that has gone by. NTP steps by less; what a wrong clock
-has stamped wins over everything that is written until that time comes."""
+"""How far the machine's clock is followed away from the time that has gone by.
+
+NTP steps by less. A stamp of a clock that is ahead wins over all writes until that time comes.
+"""
 
 
 class Clock(Protocol):
@@ -17,18 +19,18 @@ class Clock(Protocol):
     def now_us(self) -> int: ...
 
     def elapsed_us(self) -> int:
-        """Since some moment: for measuring how long something takes, whatever a clock is set to meanwhile."""
+        """Microseconds since a fixed moment: durations that setting the clock does not change."""
 
 
 def _elapsed_ns() -> int:
-    """Since the machine was started, time asleep included: nobody can set it, and all its processes share it."""
+    """Nanoseconds since boot, sleep included: cannot be set, and is shared by all processes."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class SystemClock:
-    """The machine's clock, made to rise, and not believed when it jumps: no two answers are equal.
+    """The machine's clock, strictly rising, and not followed when it jumps.
 
-    Beyond FOLLOWED_US the time that has gone by counts instead, from the moment `since`, at which it was zero.
+    Beyond FOLLOWED_US the elapsed time counts instead, from the moment `since`, when it was zero.
     """
 
     def __init__(
@@ -38,10 +40,13 @@ class SystemClock:
         wall_ns: Callable[[], int] = time.time_ns,
         elapsed_ns: Callable[[], int] = _elapsed_ns,
     ) -> None:
-        """`since` is what other processes count from; without it the clock is believed once, now."""
-        self._wall_ns, self._elapsed_ns = wall_ns, elapsed_ns
+        """Count from `since`, shared by other processes; without it, from the clock's time now."""
+        self._wall_ns = wall_ns
+        self._elapsed_ns = elapsed_ns
         self._last = 0
-        self.since = self._wall_ns() // 1_000 - self._elapsed_ns() // 1_000 if since is None else since
+        if since is None:
+            since = self._wall_ns() // 1_000 - self._elapsed_ns() // 1_000
+        self.since = since
 
     def now_us(self) -> int:
         wall = self._wall_ns() // 1_000
@@ -54,16 +59,16 @@ class SystemClock:
         return self._elapsed_ns() // 1_000
 
     def ahead_us(self) -> int:
-        """How far the machine's clock is ahead of the time that has gone by; negative when it is behind."""
+        """Microseconds by which the clock is ahead of the elapsed time; negative when behind."""
         return self._wall_ns() // 1_000 - self.since - self._elapsed_ns() // 1_000
 
     def set(self, now_us: int) -> None:
-        """Count from here: somebody who knows better says that it is this late."""
+        """Count from this time, given by a more trusted clock."""
         self.since = now_us - self._elapsed_ns() // 1_000
 
 
 class ManualClock:
-    """A clock that tests move."""
+    """A clock that tests set."""
 
     def __init__(self, now_us: int = 1_700_000_000_000_000) -> None:
         self.us = now_us

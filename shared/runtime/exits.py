@@ -1,6 +1,6 @@
-"""What a process's exit code says."""
+"""Exit codes of a process."""
 
 DONE, FOUND_WRONG, BAD_USAGE = 0, 1, 2
 
 WRONG_LOG = 3
-"""The log is not the one of the tables: starting again does not help."""
+"""The log is not the one of the tables; a restart does not help."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, and files that one process at a time holds."""
+"""Atomically written files, and file locks that one process at a time holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.domain.errors import PersonlogError
 
 
 def write_whole(path: Path, content: bytes, mode: int) -> None:
-    """Write a file durably: under another name first, so that nobody ever finds half of it, nor after a power cut."""
+    """Replace a file durably and atomically: a power cut leaves the old or the new content."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
@@ -28,8 +28,8 @@ def write_whole(path: Path, content: bytes, mode: int) -> None:
 
 
 @contextmanager
-def held(path: Path, refusal: PersonlogError) -> Iterator[None]:
-    """Hold the lock of a file; the kernel lets go of it when the holder dies. Raises `refusal` while another has it."""
+def file_lock(path: Path, refusal: PersonlogError) -> Iterator[None]:
+    """Hold a file's lock, which the kernel frees when the holder dies; raise `refusal` if taken."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with path.open("w") as lock:
         try:

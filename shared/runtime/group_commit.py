@@ -1,7 +1,8 @@
-"""Group commit: one group in flight, and what is submitted meanwhile is the next. Not thread-safe.
+"""Group commit: one group in flight; items submitted meanwhile are the next. Not thread-safe.
 
-The size of a group adapts by itself to how long a send takes. After a group of many the next one may linger: clients
-that were answered just now submit again, and else the first of them would have a group for itself.
+The size of a group adapts to the time of a send. After a group of many the next one may linger:
+clients that have just been answered submit again, and else the first of them would have a group for
+itself.
 """
 
 from __future__ import annotations
@@ -11,31 +12,34 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, NamedTuple, TypeVar
 
 CROWD = 8
-"""Minimum number of items of a group after whose answer the next one lingers: fewer are not worth it."""
+"""Minimum number of items of a group after which the next one lingers: fewer are not worth it."""
 
 LINGER_SECONDS = 0.002
-"""The longest wait for the items of the last group to come again; it ends once they are there."""
+"""The longest wait for new items of the last group's clients; it ends once all are there."""
 
 CROWD_SECONDS = 0.02
-"""Nothing lingers later than this after the answer: those clients do something else."""
+"""The last moment of a wait, from the answer on: later the clients do something else."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Linger(NamedTuple):
-    """How long a group waits for the crowd that the last one answered, in seconds."""
+    """The wait of a group for the clients of the last one, in seconds."""
 
     seconds: float = LINGER_SECONDS
     cycle: float = float("inf")
-    """The longest time from the beginning of the last send to the end of the wait: after a slower one nothing waits."""
+    """The longest time from the begin of the last send to the end of the wait.
+
+    After a slower send no group waits.
+    """
 
 
 NO_LINGER = Linger(0.0)
 
 
 class Pending(NamedTuple, Generic[Item, Result]):
-    """An item that waits or is in flight. An item whose future is done is not sent."""
+    """An item that waits or is in flight; it is not sent when its future is done."""
 
     item: Item
     size: int
@@ -43,23 +47,26 @@ class Pending(NamedTuple, Generic[Item, Result]):
 
 
 class Capacity:
-    """The size of all items that may wait or be in flight at once; several groups may share it."""
+    """A bound on the size of all waiting items and those in flight; groups may share it."""
 
     def __init__(self, size_max: int, refusal: Callable[[], Exception]) -> None:
-        """`refusal` makes the error of an item that does not fit."""
+        """Bound the size to `size_max`; `refusal` makes the error of an item above it."""
         self.size_max = size_max
         self.size = 0
         self.refusal = refusal
 
     def check(self, size: int) -> None:
-        """Raise the refusal when so much does not fit."""
+        """Raise the refusal when `size` does not fit."""
         if self.size + size > self.size_max:
             raise self.refusal()
 
 
 class GroupCommit(Generic[Item, Result]):
-    """Sends items in the order of their coming, in groups. `send` sets the result of each item's future itself; those
-    that it left open when it raises get its error, and the next group is sent all the same."""
+    """Send items in the order of submission, in groups.
+
+    `send` sets the result of each item's future. When it raises, the futures that it left open get
+    its error, and the next group is sent.
+    """
 
     def __init__(
         self,
@@ -71,15 +78,19 @@ class GroupCommit(Generic[Item, Result]):
         linger: Linger = NO_LINGER,
         name: str = "group commit",
     ) -> None:
-        """A group holds items of `size_max` in all, but at least one. `closing` makes the error of what is open when
-        the sender is cancelled; `name` is the sender's task's."""
+        """Group items up to `size_max` in all, but at least one.
+
+        `closing` makes the error of items that are open when the sender is cancelled; `name` names
+        the sender's task.
+        """
         self._send = send
         self._size_max = size_max
         self.capacity = capacity
         self._closing = closing
         self._linger = linger
         self._name = name
-        self._waiting: dict[asyncio.Future[Result], Pending[Item, Result]] = {}  # in the order of coming
+        # in the order of submission
+        self._waiting: dict[asyncio.Future[Result], Pending[Item, Result]] = {}
         self._sender: asyncio.Task[None] | None = None
         self._crowd = 0
         self._linger_until = 0.0
@@ -90,8 +101,10 @@ class GroupCommit(Generic[Item, Result]):
         """The number of items that are not in flight yet."""
         return len(self._waiting)
 
-    def submit(self, item: Item, size: int, future: asyncio.Future[Result] | None = None) -> asyncio.Future[Result]:
-        """The future of an item's result; it may be the caller's own. Raises the refusal."""
+    def submit(
+        self, item: Item, size: int, future: asyncio.Future[Result] | None = None
+    ) -> asyncio.Future[Result]:
+        """Return the future of an item's result, or the given one; raise the refusal when full."""
         capacity = self.capacity
         if capacity.size + size > capacity.size_max:
             raise capacity.refusal()
@@ -100,7 +113,7 @@ class GroupCommit(Generic[Item, Result]):
         if future is None:
             future = loop.create_future()
         self._waiting[future] = Pending(item, size, future)
-        if self._sender is None or self._sender.done():  # what else comes in this round of the loop goes with it
+        if self._sender is None or self._sender.done():  # takes all items of this loop iteration
             self._sender = loop.create_task(self._send_all(), name=self._name)
         elif self._whole is not None and len(self._waiting) >= self._crowd:
             self._end_linger()
@@ -113,18 +126,18 @@ class GroupCommit(Generic[Item, Result]):
             self.capacity.size -= pending.size
 
     async def drain(self) -> None:
-        """Return once everything is answered, without lingering."""
+        """Wait until all items are answered, without lingering."""
         self._linger = NO_LINGER
         self._end_linger()
         while self._sender is not None and not self._sender.done():
             await asyncio.wait([self._sender])
 
     async def close(self) -> None:
-        """Cancel what is in flight; everything open gets the closing error."""
+        """Cancel the group in flight; all open items get the closing error."""
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.gather(self._sender, return_exceptions=True)
-        self._abandon()  # it may have been cancelled before it began
+        self._abandon()  # the sender may have been cancelled before it began
 
     async def _send_all(self) -> None:
         group: list[Pending[Item, Result]] = []
@@ -139,24 +152,24 @@ class GroupCommit(Generic[Item, Result]):
                     if group:
                         await self._send(group)
                         self._note_crowd(len(group), began)
-                except Exception as error:  # noqa: BLE001  # its callers are told, and the next group is tried
+                except Exception as error:  # noqa: BLE001  # callers get it; the next group is sent
                     self._fail(group, error)
                 finally:
                     self._release(group)
-        except BaseException:  # cancelled: every caller hears of it, none may hang
+        except BaseException:  # cancelled: every caller gets an error, none hangs
             self._fail(group, self._closing())
             self._abandon()
             raise
 
     def _note_crowd(self, count: int, began: float) -> None:
-        """So many were answered just now: a crowd comes again, and those who wait already belong to it."""
+        """Expect the clients of `count` answers again; waiting items count among them."""
         if self._linger.seconds and count >= CROWD:
             self._crowd = count + len(self._waiting)
             now = asyncio.get_running_loop().time()
             self._linger_until = min(now + CROWD_SECONDS, began + self._linger.cycle)
 
     async def _gather(self) -> None:
-        """Linger until the crowd that was answered just now is here again."""
+        """Linger until the expected clients have submitted, or the wait ends."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         until = min(now + self._linger.seconds, self._linger_until)
@@ -175,7 +188,7 @@ class GroupCommit(Generic[Item, Result]):
             self._whole.set_result(None)
 
     def _next_group(self) -> list[Pending[Item, Result]]:
-        """The items that came first and fit, but those whose caller has given up."""
+        """Take the first items that fit, without those whose caller has given up."""
         group: list[Pending[Item, Result]] = []
         size = 0
         for pending in self._waiting.values():

@@ -1,4 +1,4 @@
-"""The operator's endpoints of every process: /livez, /readyz, /metrics, /version. Never an API key, never a secret."""
+"""The operator's endpoints of every process: /livez, /readyz, /metrics, /version; no secrets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from shared.runtime.release import release
 
 Check = Callable[[], Awaitable[str]]
-"""Returns what is wrong, or nothing."""
+"""Returns the trouble, or an empty text."""
 
 TEXT = "text/plain; charset=utf-8"
 
@@ -38,11 +38,14 @@ class Operations:
 
     async def readyz(self, *, verbose: bool) -> Reply:
         """200 when every check has nothing to say; all of them when `verbose`."""
-        found = {name: await _outcome(check) for name, check in self._checks.items()}
-        ready = not any(found.values())
+        outcomes = {name: await _outcome(check) for name, check in self._checks.items()}
+        ready = not any(outcomes.values())
         text = "ok\n" if ready else "not ready\n"
         if verbose:
-            text = "".join(f"[{'+' if not wrong else '-'}] {name} {wrong or 'ok'}\n" for name, wrong in found.items())
+            text = "".join(
+                f"[{'-' if trouble else '+'}] {name} {trouble or 'ok'}\n"
+                for name, trouble in outcomes.items()
+            )
         return Reply(text.encode(), 200 if ready else 503)
 
     def metrics(self, remote: str | None) -> Reply:

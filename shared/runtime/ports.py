@@ -1,4 +1,4 @@
-"""Ports of this machine, looked at before somebody listens on them."""
+"""A check that a port of this machine is free."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from shared.runtime.settings import SettingsError
 
 
 def check_port(name: str, host: str, port: int) -> None:
-    """SettingsError, naming whom the port is for, when somebody has it."""
+    """Raise SettingsError, naming the service `name`, when the port is taken."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise SettingsError(f"port {port} for the {name} is taken on {host} ({error.strerror})") from None
+            text = f"port {port} for the {name} is taken on {host} ({error.strerror})"
+            raise SettingsError(text) from None

@@ -1,6 +1,6 @@
-"""What every command looks at before it does anything: the data folder, and how many files may be open.
+"""Checks before every command: the data folder, and the limit of open files.
 
-Whoever starts a process reads one line that says what to do. Never mends anything but the soft limit of files.
+A failure is one line that says what to do. Only the soft limit of files is changed.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from pathlib import Path
 from shared.runtime.settings import PREFIX, Settings, SettingsError
 
 FILES_MIN = 2_048
-"""An API process has up to 1,000 connections, and the engine opens the files of many parts at once."""
+"""An API process has up to 1,000 connections, and the engine opens the files of many parts."""
 
-FILES_WANTED = 65_536
-"""What the soft limit is raised to where the hard one allows it: the usual soft one is 1,024."""
+FILES_TARGET = 65_536
+"""The soft limit to set where the hard limit allows it; the usual soft limit is 1,024."""
 
 PROBE_BYTES = 4_096
-"""Written and removed again: on a full disk nothing else would say so at once."""
+"""Bytes written and removed again: a full disk shows at once."""
 
 FOLDERS = ("engine", "imports", "log", "logs", "objects", "receipts", "run")
 
 
 def check(settings: Settings) -> None:
-    """SettingsError, in one line, when a process of these settings could not work here."""
+    """Raise a SettingsError of one line when a process of these settings could not work here."""
     _check_data(settings.data)
     _check_files()
 
@@ -33,7 +33,9 @@ def check(settings: Settings) -> None:
 def _check_data(data: Path) -> None:
     text = os.fspath(data)
     if "\\" in text or any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
-        raise SettingsError(f"{PREFIX}DATA={text!r}: a path with a backslash or a control character cannot be used")
+        raise SettingsError(
+            f"{PREFIX}DATA={text!r}: a path with a backslash or a control character cannot be used"
+        )
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, probe = tempfile.mkstemp(prefix=".probe-", dir=data)
@@ -43,9 +45,11 @@ def _check_data(data: Path) -> None:
             os.close(descriptor)
             Path(probe).unlink()
     except (FileExistsError, NotADirectoryError):
-        raise SettingsError(f"{PREFIX}DATA={data}: it is a file, or lies below one; it must be a folder") from None
+        text = f"{PREFIX}DATA={data}: it is a file, or lies below one; it must be a folder"
+        raise SettingsError(text) from None
     except OSError as error:
-        raise SettingsError(f"{PREFIX}DATA={data}: nothing can be written there: {error.strerror}") from None
+        text = f"{PREFIX}DATA={data}: nothing can be written there: {error.strerror}"
+        raise SettingsError(text) from None
     for name in FOLDERS:
         _check_folder(data / name)
 
@@ -62,8 +66,10 @@ def _check_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     if hard != unlimited and hard < FILES_MIN:
-        text = f"{hard} files may be open here, and {FILES_MIN} are needed; raise the hard limit (ulimit -Hn)"
-        raise SettingsError(text)
-    wanted = FILES_WANTED if hard == unlimited else min(hard, FILES_WANTED)
-    if soft != unlimited and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        raise SettingsError(
+            f"{hard} files may be open here, and {FILES_MIN} are needed;"
+            " raise the hard limit (ulimit -Hn)"
+        )
+    target = FILES_TARGET if hard == unlimited else min(hard, FILES_TARGET)
+    if soft != unlimited and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))

@@ -1,6 +1,7 @@
-"""Which processes run on this machine, and in which version: a file of each, locked as long as it lives.
+"""The running processes of a data folder and their versions: one locked file a process.
 
-For people and `personlog doctor` only; nothing depends on it. The kernel lets go of a lock when its holder dies.
+For operators and `personlog doctor` only; nothing depends on it. The kernel frees the lock of a
+process that dies.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from shared.runtime.release import release
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
-    """One process. `url` is where it answers the operator, on `host`."""
+    """One process; `url` is the address of its operator's endpoints on `host`."""
 
     service: str
     host: str
@@ -31,16 +32,22 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def announced(data: Path, service: str, url: str) -> Iterator[None]:
-    """Tell of this process while the block runs."""
+    """List this process while the block runs."""
     folder = _folder(data)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    process = Process(service=service, host=socket.gethostname(), pid=os.getpid(), url=url, version=release())
+    process = Process(
+        service=service,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        url=url,
+        version=release(),
+    )
     name = f"{service}-{uuid4().hex[:12]}"
     with (folder / f"new-{name}").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(msgspec.json.encode(process))
         file.flush()
-        path = Path(file.name).rename(folder / f"lives-{name}")  # never seen without its lock
+        path = Path(file.name).rename(folder / f"lives-{name}")  # never listed without its lock
         try:
             yield
         finally:
@@ -48,18 +55,18 @@ def announced(data: Path, service: str, url: str) -> Iterator[None]:
 
 
 def living(data: Path) -> list[Process]:
-    """Who runs on this data folder; what the dead left is removed."""
-    found = []
+    """Return the running processes of this data folder; remove the files of ended ones."""
+    processes = []
     for path in sorted(_folder(data).glob("lives-*")):
         try:
             with path.open("rb") as file:
                 if _is_locked(file):
-                    found.append(msgspec.json.decode(file.read(), type=Process))
+                    processes.append(msgspec.json.decode(file.read(), type=Process))
                 else:
                     path.unlink(missing_ok=True)
         except (FileNotFoundError, msgspec.DecodeError):  # it has just ended
             continue
-    return found
+    return processes
 
 
 def _folder(data: Path) -> Path:

@@ -1,33 +1,37 @@
-"""Signs of life of long work: a bar in a terminal, a line every ten seconds elsewhere. Never measures anything."""
+"""Progress of long work: a bar in a terminal, a line every ten seconds elsewhere."""
 
 from __future__ import annotations
 
 import time
 
 BAR_SECONDS, LINE_SECONDS = 0.2, 10.0
-"""Between two signs of life of long work, in a terminal and elsewhere."""
+"""Time between two reports, in a terminal and elsewhere."""
 
 
 class Progress:
-    """A bar in a terminal, a line every ten seconds elsewhere."""
+    """A progress bar or line, printed at most once in its interval."""
 
     def __init__(self, *, terminal: bool, began: float) -> None:
-        self._terminal, self._said_at, self._open = terminal, began, False
+        self._terminal = terminal
+        self._printed_at = began
+        self._open = False
 
     def tell(self, done: int, total: int, text: str) -> None:
-        """`total` 0: nobody knows how much there is."""
+        """Print the progress; `total` 0 means unknown."""
         now = time.monotonic()
-        if now - self._said_at < (BAR_SECONDS if self._terminal else LINE_SECONDS):
+        if now - self._printed_at < (BAR_SECONDS if self._terminal else LINE_SECONDS):
             return
-        self._said_at = now
+        self._printed_at = now
         share = min(1.0, done / max(total, 1))
         text = f"{done:,} of about {total:,}, {text}" if total else text
         bar = f"\r[{'#' * int(share * 30):30}] {share:4.0%} {text} "
-        print(bar if self._terminal and total else f"\r{text} " if self._terminal else text,
-              end="" if self._terminal else "\n", flush=True)  # fmt: skip
+        if self._terminal:
+            print(bar if total else f"\r{text} ", end="", flush=True)
+        else:
+            print(text, flush=True)
         self._open = self._terminal
 
     def end(self) -> None:
-        """Leave the bar as it stands."""
+        """End the line of an open bar."""
         if self._open:
             print()

@@ -1,4 +1,4 @@
-"""Which personlog this is."""
+"""The installed version of personlog."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def release() -> str:
-    """The installed version."""
+    """Return the installed version, or "unreleased"."""
     try:
         return version("personlog")
     except PackageNotFoundError:  # run from a checkout that is not installed

@@ -1,6 +1,6 @@
-"""Settings: read once from the environment into a frozen struct, or a clear error that names the variable.
+"""Settings: read once from the environment into a frozen struct; an error names its variable.
 
-Never read again later; secrets are masked wherever they are shown.
+Secrets are masked wherever settings are printed.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from shared.runtime.files import write_whole
 
 PREFIX = "PERSONLOG_"
 IDENTITY_PARTITIONS = 4
-"""Fixed for a generation; merges of a project are one core's work anyway."""
+"""Fixed for a generation; the merges of a project need one core anyway."""
 
 OBJECT_SCHEMES = ("s3://", "gs://", "az://")
 
 BOOTSTRAP = ("personal_key", "project_token")
-"""Made with the first project; the only generated values that a person is shown."""
+"""Generated with the first project; the only generated values that `up` prints."""
 
 OWNER = "personlog"
-"""The operator: every right, raw tables too."""
+"""The operator's user: all rights, raw tables included."""
 
 ENGINE_USERS = {OWNER: "engine_password"} | {
     user: f"engine_{user}_password" for user in ("api", "writer", "deleter", "migrator", "analyst")
 }
-"""The users of the embedded engine, and the field of each password; `shared/store/roles.py` says what each may do."""
+"""Users of the embedded engine with their password fields; shared/store/roles.py has the rights."""
 
 GENERATED = (*BOOTSTRAP, *ENGINE_USERS.values())
-"""Made at random where they are not given, and kept in `keys.env`."""
+"""Generated at random where they are not set, and stored in `keys.env`."""
 
 SECRETS_OF = {
     "up": frozenset(GENERATED),
@@ -52,7 +52,7 @@ SECRETS_OF = {
     "analyst": frozenset((ENGINE_USERS["analyst"],)),
     "operator": frozenset((ENGINE_USERS["migrator"],)),
 }
-"""Which generated secrets a command uses; it learns no others. `operator`: keys, projects, doctor, rebuild."""
+"""Generated secrets that a command gets. `operator`: keys, projects, doctor, rebuild."""
 
 SECRETS = (*GENERATED, "clickhouse")
 
@@ -89,26 +89,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     window: str = "0 5 * * 0"
     window_hours: Annotated[float, msgspec.Meta(gt=0, le=168)] = 6
     window_zone: str = "UTC"
-    objects: str = ""  # s3://bucket/prefix, with AWS_… variables; a folder in `data` otherwise
-    deletion_days: Annotated[float, msgspec.Meta(gt=0, le=365)] = 25  # an older request is worked on at any hour
-    ops_port: Annotated[int, msgspec.Meta(ge=0, le=65_534)] = 0  # `up` gives the deleter the next one
-    key_rate: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0  # requests a second; 0: no limit
+    objects: str = ""  # s3://bucket/prefix, with AWS_… variables; else a folder in `data`
+    # an older request is worked on at any hour
+    deletion_days: Annotated[float, msgspec.Meta(gt=0, le=365)] = 25
+    # `up` gives the deleter the next port
+    ops_port: Annotated[int, msgspec.Meta(ge=0, le=65_534)] = 0
+    # requests a second; 0: no limit
+    key_rate: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0
     key_burst: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100
-    capture_events_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 50_000  # of a project; 0: no limit
+    # of a project; 0: no limit
+    capture_events_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 50_000
     capture_bytes_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000_000)] = 50_000_000
     capture_burst_seconds: Annotated[int, msgspec.Meta(ge=1, le=3_600)] = 10
-    scans: Annotated[int, msgspec.Meta(ge=1, le=16)] = 4  # costly calls at once of one API process
-    export_bytes: Annotated[int, msgspec.Meta(ge=1_048_576)] = 4 * 1_073_741_824  # of CSVs and archives being made
-    static: str = ""  # a folder of posthog-js's files, such as node_modules/posthog-js/dist
-    instance: str = ""  # `up` makes one of host and data folder
+    # costly calls at once of one API process
+    scans: Annotated[int, msgspec.Meta(ge=1, le=16)] = 4
+    # CSVs and archives in the making
+    export_bytes: Annotated[int, msgspec.Meta(ge=1_048_576)] = 4 * 1_073_741_824
+    static: str = ""  # a folder of posthog-js's files: node_modules/posthog-js/dist
+    instance: str = ""  # `up` derives it from host and data folder
 
     @property
     def embedded(self) -> bool:
-        """Whether the engine is ours."""
+        """Whether the embedded engine is used."""
         return not self.clickhouse
 
     def store_url(self, user: str) -> str:
-        """The store as one of ENGINE_USERS; a ClickHouse server's URL names its own user."""
+        """The store's URL for one of ENGINE_USERS; a ClickHouse server's URL has its own user."""
         if self.clickhouse:
             return self.clickhouse
         password = quote(getattr(self, ENGINE_USERS[user]), safe="")
@@ -116,7 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def objects_url(self) -> str:
-        """Where the blocks of recordings lie."""
+        """The URL or folder of recordings' blocks."""
         return self.objects or str(self.data.absolute() / "objects")
 
     @property
@@ -125,7 +131,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return {COMMANDS: self.partitions, IDENTITY: IDENTITY_PARTITIONS, DELETIONS: 1, DEAD: 1}
 
     def describe(self) -> list[str]:
-        """One line a variable, secrets masked."""
+        """List the variables, one a line, secrets masked."""
         return [
             f"{PREFIX}{name.upper()}={'***' if name in SECRETS and value else value}"
             for name, value in msgspec.structs.asdict(self).items()
@@ -133,16 +139,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(environment: Mapping[str, str]) -> Settings:
-    """The settings; SettingsError for an unknown PERSONLOG_ name or a bad value. `NAME_FILE` names a file to read."""
-    known = {field.name for field in msgspec.structs.fields(Settings)}
+    """Read the settings; raise SettingsError for an unknown PERSONLOG_ name or a bad value.
+
+    A variable `NAME_FILE` names a file with the value of NAME.
+    """
+    fields = {field.name for field in msgspec.structs.fields(Settings)}
     values: dict[str, str] = {}
     for name, text in environment.items():
         if not name.startswith(PREFIX) or name.startswith(PREFIX + "TEST_"):
             continue
         field = name.removeprefix(PREFIX).lower()
-        if field.endswith("_file") and field.removesuffix("_file") in known:
+        if field.endswith("_file") and field.removesuffix("_file") in fields:
             field, text = field.removesuffix("_file"), _read_file(name, text)
-        if field not in known:
+        if field not in fields:
             raise SettingsError(f"{name} is not a setting; see docs/settings.md")
         if text != "":
             values[field] = text
@@ -150,8 +159,9 @@ def read(environment: Mapping[str, str]) -> Settings:
         settings = msgspec.convert(values, Settings, strict=False, dec_hook=_hook)
     except msgspec.ValidationError as error:
         field = str(error).rpartition("$.")[2].rstrip("`")
-        shown = "***" if field in SECRETS else values.get(field, "")
-        raise SettingsError(f"{PREFIX}{field.upper()}={shown}: {str(error).partition(' - ')[0]}") from None
+        value = "***" if field in SECRETS else values.get(field, "")
+        reason = str(error).partition(" - ")[0]
+        raise SettingsError(f"{PREFIX}{field.upper()}={value}: {reason}") from None
     return _checked(settings)
 
 
@@ -160,31 +170,35 @@ def with_keys(
     needed: Collection[str] = GENERATED,
     token: Callable[[], str] = lambda: secrets.token_urlsafe(32),
 ) -> tuple[Settings, bool]:
-    """The settings with those of the `needed` values that were not given, from `keys.env`; whether a key to show was
-    made now. The file is made whole by whoever comes first, and is not read by who needs nothing of it.
+    """Fill the `needed` values that are not set from `keys.env`; whether keys to print are new.
+
+    The first process writes the whole file. It is not read when all needed values are set.
     """
     settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    given = msgspec.structs.asdict(settings)
-    if all(given[field] for field in needed):
+    values = msgspec.structs.asdict(settings)
+    if all(values[field] for field in needed):
         return settings, False
     path = settings.data / "keys.env"
     with _alone(settings.data):
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = dict(line.split("=", 1) for line in lines if "=" in line)
+        keys = dict(line.split("=", 1) for line in lines if "=" in line)
         names = {field: PREFIX + field.upper() for field in GENERATED}
-        made = [field for field in GENERATED if not given[field] and names[field] not in kept]
-        for field in made:
-            kept[names[field]] = _KEY_PREFIXES.get(field, "") + token()
-        if made:
-            text = "".join(f"{name}={kept[name]}\n" for name in names.values() if name in kept)
+        new_fields = [
+            field for field in GENERATED if not values[field] and names[field] not in keys
+        ]
+        for field in new_fields:
+            keys[names[field]] = _KEY_PREFIXES.get(field, "") + token()
+        if new_fields:
+            text = "".join(f"{name}={keys[name]}\n" for name in names.values() if name in keys)
             write_whole(path, text.encode(), 0o600)
-    filled = {field: given[field] or kept[names[field]] for field in needed}
-    return msgspec.structs.replace(settings, **filled), any(field in BOOTSTRAP for field in made)
+    filled = {field: values[field] or keys[names[field]] for field in needed}
+    new_keys = any(field in BOOTSTRAP for field in new_fields)
+    return msgspec.structs.replace(settings, **filled), new_keys
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Two processes that start at once must not each make their own."""
+    """Lock a folder: two processes that start at once must not both generate keys."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -205,8 +219,8 @@ def _checked(settings: Settings) -> Settings:
         try:
             check(value)
         except (ValueError, KeyError, OSError, CronSimError) as error:
-            shown = "***" if field in SECRETS else value
-            raise SettingsError(f"{PREFIX}{field.upper()}={shown}: {error}") from None
+            text = "***" if field in SECRETS else value
+            raise SettingsError(f"{PREFIX}{field.upper()}={text}: {error}") from None
     return settings
 
 

@@ -1,8 +1,8 @@
-"""One time for all processes of a data folder, and what is said when the machine's clock leaves it.
+"""One time for all processes of a data folder, and a warning when the machine's clock leaves it.
 
-The first process since the machine was started believes the clock and keeps, in `run/clock`, the moment from which
-the time that goes by is counted; all later ones count from there. A ClickHouse server's clock may correct it: it is
-another machine's. The embedded engine's is the same clock, and says nothing.
+The first process since the machine's start trusts the clock and saves, in `run/clock`, the moment
+from which elapsed time is counted; all later processes count from there. The clock of a ClickHouse
+server, which is another machine's, may correct it; the embedded engine's clock is the same one.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from shared.runtime.settings import Settings
 from shared.runtime.trouble import Trouble
 
 LOOK_SECONDS = 5.0
-"""Between two looks at the clock."""
+"""Time between two checks of the clock."""
 
 JUDGE_SECONDS = 60.0
-"""Between two questions to a server."""
+"""Time between two requests for a server's time."""
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
-"""Another one after each start of the machine, when the time that has gone by begins at zero again."""
+"""Holds a new id after each start of the machine, when elapsed time begins at zero again."""
 
 Judge = Callable[[], Awaitable[int]]
-"""Asks another machine how late it is, in microseconds since the epoch."""
+"""Reads another machine's time, in microseconds since the epoch."""
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """`run/clock`: the moment that this machine was started, as its clock said when it was believed."""
+class BootTime(msgspec.Struct, frozen=True):
+    """The content of `run/clock`: the machine's start, by its clock when that was trusted."""
 
     boot: str
     since: int
 
 
 def clock_of(settings: Settings) -> SystemClock:
-    """The clock of a process of this data folder."""
+    """Return the clock for a process of this data folder."""
     boot = _boot()
-    kept = read_kept(settings)
-    if kept is not None and kept.boot == boot:
-        return SystemClock(kept.since)
+    boot_time = read_boot_time(settings)
+    if boot_time is not None and boot_time.boot == boot:
+        return SystemClock(boot_time.since)
     clock = SystemClock()
     if boot:
-        _keep(settings, Kept(boot, clock.since))
+        _save(settings, BootTime(boot, clock.since))
     return clock
 
 
@@ -57,42 +57,46 @@ def path_of(settings: Settings) -> Path:
     return settings.data / "run" / "clock"
 
 
-def read_kept(settings: Settings) -> Kept | None:
-    """What the file says; None when there is none, or half of one."""
+def read_boot_time(settings: Settings) -> BootTime | None:
+    """Read `run/clock`; None when it is missing or damaged."""
     try:
-        return msgspec.json.decode(path_of(settings).read_bytes(), type=Kept)
+        return msgspec.json.decode(path_of(settings).read_bytes(), type=BootTime)
     except (OSError, msgspec.DecodeError):
         return None
 
 
 def advice(ahead_us: int, settings: Settings) -> str:
-    """What is wrong with a clock that is so far ahead, and what to do; nothing while it is followed."""
+    """Say how far a clock is off and what to do; an empty text while it is followed."""
     if abs(ahead_us) <= FOLLOWED_US:
         return ""
     way = "ahead of" if ahead_us > 0 else "behind"
     return (
-        f"the machine's clock is {abs(ahead_us) / 1e6:,.0f} s {way} the time that has gone by, and is not followed;"
-        f" set it right, or if it is right, stop personlog, remove {path_of(settings)} and start again"
+        f"the machine's clock is {abs(ahead_us) / 1e6:,.0f} s {way} the time that has gone by,"
+        " and is not followed; set it right, or if it is right, stop personlog,"
+        f" remove {path_of(settings)} and start again"
     )
 
 
 async def agree(clock: SystemClock, judge: Judge, settings: Settings) -> None:
-    """Take over the time of another machine when this one's differs by more than is followed."""
+    """Adopt another machine's time when this clock differs from it by more than FOLLOWED_US."""
     try:
         now = await judge()
-    except Transient:  # it is asked again
+    except Transient:  # the next look retries
         return
     ahead = clock.now_us() - now
     if abs(ahead) > FOLLOWED_US:
         clock.set(now)
-        structlog.get_logger().warning("clock of the store", ahead_seconds=round(ahead / 1e6), follows="the store's")
+        structlog.get_logger().warning(
+            "clock of the store", ahead_seconds=round(ahead / 1e6), follows="the store's"
+        )
         if boot := _boot():
-            _keep(settings, Kept(boot, clock.since))
+            _save(settings, BootTime(boot, clock.since))
 
 
 async def watch(clock: SystemClock, settings: Settings, judge: Judge | None = None) -> None:
-    """Tell when the clock is no longer followed, and when it is again, until cancelled."""
-    trouble, looks = Trouble("clock"), 0
+    """Log when the clock is no longer followed, and when it is again, until cancelled."""
+    trouble = Trouble("clock")
+    looks = 0
     while True:
         if judge is not None and looks % round(JUDGE_SECONDS / LOOK_SECONDS) == 0:
             await agree(clock, judge, settings)
@@ -110,7 +114,7 @@ def _boot() -> str:
         return ""
 
 
-def _keep(settings: Settings, kept: Kept) -> None:
+def _save(settings: Settings, boot_time: BootTime) -> None:
     path = path_of(settings)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_whole(path, msgspec.json.encode(kept), 0o600)
+    write_whole(path, msgspec.json.encode(boot_time), 0o600)

@@ -1,7 +1,7 @@
-"""A wake-up for a task that works when there is something to do. Never the only thing that makes it look.
+"""A wake-up signal for a task that waits for work, with a time limit of each wait.
 
-What is set while the task works is not lost: the next wait ends at once. And a wait ends by itself, so that an event
-that nobody told of costs the given seconds, and not for ever.
+A signal during the task's work is not lost: the next wait ends at once. A wait also ends by itself,
+so that work without a signal is delayed by the given seconds at most.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import suppress
 
 
 class Wakeup:
-    """For one task. It is set when made: whoever starts must look at what was left before it."""
+    """A wake-up for one task. It begins set: a new task must look at work from before it."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -22,7 +22,7 @@ class Wakeup:
         self._event.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Return once it is set, or after `seconds`; whether it was set."""
+        """Wait until it is set, at most `seconds`; return whether it was set."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):  # wait_for of 3.11 may swallow a cancellation
                 await self._event.wait()

@@ -155,7 +155,11 @@ async def _compared(run: Run, log: MemoryLog, expected: Expected, store: Store) 
         named += [f"{table} {one}: held {held.get(one)}, expected {wanted.get(one)}" for one in wrong[:3]]
     if not differences:  # the store is what the folds say: are the folds right?
         try:
-            check_oracle([log], {COMMANDS: kept["fragments"], IDENTITY: kept["identity"]})
+            states = {
+                COMMANDS: {key: r.FragmentState._make(row) for key, row in kept["fragments"].items()},
+                IDENTITY: {key: r.IdentityState._make(row) for key, row in kept["identity"].items()},
+            }
+            check_oracle([log], states)
         except AssertionError as error:
             differences += 1
             named.append(f"the oracle: {error}")

@@ -74,7 +74,7 @@ def test_an_identified_person_is_merged_by_events_and_another_one_by_rest_where_
 
 def test_an_id_that_never_merges_is_refused_alone_and_names_nobody_who_has_another() -> None:
     found = parcel(ADA | {"distinct_ids": ["undefined", "ada", "anon"]})
-    assert found.lane == "ada" and found.refused == ["distinct_ids: undefined never merges"]
+    assert found.lane == "ada" and found.refusals == ["distinct_ids: undefined never merges"]
     assert parcel(ADA | {"distinct_ids": ["undefined"]}).lane == "undefined"
 
 

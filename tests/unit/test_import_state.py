@@ -28,23 +28,23 @@ def lines(tmp_path: Path) -> list[int]:
 def test_it_goes_on_where_it_was_and_counts_a_refused_row_once(tmp_path: Path) -> None:
     first = ledger(tmp_path)
     first.state.rows = 7
-    first.passed(refused(3, 3, 5))
+    first.settle(refused(3, 3, 5))
     again = ledger(tmp_path).state
     assert (again.rows, again.refused) == (7, 2)
 
 
 def test_a_refusal_that_a_killed_run_did_not_settle_is_written_once(tmp_path: Path) -> None:
-    ledger(tmp_path).passed(refused(1))
+    ledger(tmp_path).settle(refused(1))
     with (tmp_path / "errors").open("ab") as file:
         file.write(b'{"row":2,"rea')
-    ledger(tmp_path).passed(refused(2))
+    ledger(tmp_path).settle(refused(2))
     assert lines(tmp_path) == [1, 2]
 
 
 def test_begun_again_it_knows_nothing(tmp_path: Path) -> None:
     first = ledger(tmp_path)
     first.state.rows = 7
-    first.passed(refused(1))
+    first.settle(refused(1))
     again = ledger(tmp_path, restart=True)
     assert (again.state.rows, lines(tmp_path)) == (0, [])
 
@@ -53,7 +53,7 @@ def test_begun_again_it_knows_nothing(tmp_path: Path) -> None:
 def test_of_another_source_or_target_it_is_refused_and_kept(tmp_path: Path, other: dict[str, str]) -> None:
     first = ledger(tmp_path)
     first.state.rows = 7
-    first.passed(refused(1))
+    first.settle(refused(1))
     with pytest.raises(SettingsError, match="--restart"):
         ledger(tmp_path, **other)
     assert (ledger(tmp_path).state.rows, lines(tmp_path)) == (7, [1])

@@ -24,7 +24,7 @@ FOLDERS = (*SOURCES, "bench", "tests")
 
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
-SOURCE_LINES_MAX = 20_600
+SOURCE_LINES_MAX = 20_900
 """Lines of code of services and shared, Python and SQL, without comments and docstrings; docs/adr/030 says why."""
 
 MODULE_NAMES_BANNED = {"utils", "util", "helpers", "helper", "common", "base", "manager", "managers", "misc"}

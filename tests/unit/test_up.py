@@ -14,8 +14,8 @@ from services.up import (
     HEALTHY_SECONDS,
     BoundedLog,
     Supervisor,
+    folder_lock,
     next_backoff,
-    only_one,
     up,
 )
 from shared.runtime.ports import check_port
@@ -40,7 +40,7 @@ def test_a_healthy_run_forgives_what_was_before() -> None:
 
 def test_a_log_is_bounded_and_keeps_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "api.log"
-    log = BoundedLog(path, most=100)
+    log = BoundedLog(path, bytes_max=100)
     for number in range(50):
         log.write(b"line %02d\n" % number)
     log.close()
@@ -62,11 +62,11 @@ def test_a_log_goes_on_where_the_last_run_ended(tmp_path: Path) -> None:
 
 def test_a_second_supervisor_on_the_same_data_is_refused_with_one_line(tmp_path: Path) -> None:
     lock = tmp_path / "up.lock"
-    with only_one(lock, tmp_path):
-        with pytest.raises(SettingsError, match="already running on") as refused, only_one(lock, tmp_path):
+    with folder_lock(lock, tmp_path):
+        with pytest.raises(SettingsError, match="already running on") as refused, folder_lock(lock, tmp_path):
             raise AssertionError("two supervisors")
         assert "\n" not in refused.value.detail
-    with only_one(lock, tmp_path):
+    with folder_lock(lock, tmp_path):
         pass
 
 

@@ -61,6 +61,9 @@ class Front:
 
         self.ending = False
         self.tasks: set[asyncio.Task[Response]] = set()
+        self.fixed = frozenset(
+            resource.template.encode() for resource in pipeline.router.resources if resource.is_fixed
+        )
         self._adapter = web.Server(Adapter(pipeline).handle)
 
     def connect(self) -> Connection:
@@ -237,7 +240,7 @@ class Connection(asyncio.Protocol):
 
     def _plain_request(self) -> Request | None:
         """The request that begins with this head; None when it is not ours."""
-        headers, target = self._headers, self._target
+        front, headers, target = self._front, self._headers, self._target
         length = headers.get(b"content-length", b"0")
         if (
             self._bytes - self._body_bytes > HEAD_BYTES_MAX
@@ -246,7 +249,7 @@ class Connection(asyncio.Protocol):
             or not ODD.isdisjoint(headers)
             or b"host" not in headers
             or self._version != "1.1"
-            or not _PLAIN_TARGET.fullmatch(target)
+            or not (target in front.fixed or _PLAIN_TARGET.fullmatch(target))
             or not (length.isdigit() and len(length) < 8)
             or int(length) > BODY_BYTES_MAX
         ):
@@ -254,7 +257,7 @@ class Connection(asyncio.Protocol):
         path, _, query = target.decode().partition("?")
         method = self._method.decode()
         plain = path if "%" not in path else URL.build(path=path, encoded=True).path_safe
-        found = self._front.pipeline.router.find(method, plain)
+        found = front.pipeline.router.find(method, plain)
         if found is None or found.route is None or not found.route.is_direct:
             return None
         request = Request(
@@ -271,7 +274,7 @@ class Connection(asyncio.Protocol):
             parameters=found.parameters,
         )
         try:
-            self._front.pipeline.load.hold(request, int(length))
+            front.pipeline.load.hold(request, int(length))
         except Transient:  # aiohttp's way says so
             return None
         return request

@@ -34,8 +34,10 @@ def head_of(response: Response, *, version: str = "1.1", connection: str = "") -
     """Status line and headers, to the empty line. A body that comes in pieces is chunked, where HTTP/1.1 is spoken."""
     body = response.body
     headers = response.headers
+    if not "".join(headers.values()).isprintable():
+        headers = {name: _line(value) for name, value in headers.items()}
     lines = [f"HTTP/{version} {STATUS_LINES[response.status]}\r\n"]
-    lines += [f"{name}: {_line(value)}\r\n" for name, value in headers.items()]
+    lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
     if isinstance(body, bytes):
         if response.status not in BODILESS:
             lines.append(f"Content-Length: {len(body)}\r\n")
@@ -54,6 +56,4 @@ def is_chunked(response: Response, version: str) -> bool:
 
 def _line(value: str) -> str:
     """A header's value without anything that would end its line."""
-    if value.isprintable():
-        return value
     return value.replace("\r", " ").replace("\n", " ").replace("\0", " ")

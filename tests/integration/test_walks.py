@@ -30,6 +30,25 @@ ENTERED_AGAIN: dict[str, set[str]] = {
 }
 """Files that call a file which calls them back. The list may only get shorter."""
 
+ASKED_WHEN_LATE = frozenset(
+    f"{folder}/{name}.py"
+    for folder, names in {
+        "shared/store": ("client", "parameters", "position_board"),
+        "services/api/reads": ("query_batcher", "row_cache", "watermarks"),
+    }.items()
+    for name in names
+)
+"""A write that is visible at once asks the store for nothing, and one that is not asks while it waits: these files are
+entered there or not, and sooner or later."""
+
+WAITING = ("PATCH", "DELETE")
+"""Walks that wait until their write is visible."""
+
+
+def certain(name: str, files: list[str]) -> list[str]:
+    """The files of a walk, without those that depend on who is quicker."""
+    return [file for file in files if name not in WAITING or file not in ASKED_WHEN_LATE]
+
 
 @pytest.fixture(scope="module")
 def traced() -> dict[str, dict[str, list[str]]]:
@@ -47,7 +66,7 @@ def test_the_map_shows_each_walk(traced: dict[str, dict[str, list[str]]]) -> Non
 @pytest.mark.parametrize("name", WALKS)
 def test_every_file_of_the_map_is_entered_and_no_other(traced: dict[str, dict[str, list[str]]], name: str) -> None:
     """When it fails and the walk is as it should be: `python -m tests.support.walks --write`."""
-    entered, shown = set(traced[name]["files"]), set(WALKS[name])
+    entered, shown = set(certain(name, traced[name]["files"])), set(certain(name, WALKS[name]))
     assert (sorted(entered - shown), sorted(shown - entered)) == ([], [])
 
 
@@ -55,7 +74,7 @@ def test_every_file_of_the_map_is_entered_and_no_other(traced: dict[str, dict[st
 def test_the_files_of_a_request_are_entered_in_the_order_of_the_map(
     traced: dict[str, dict[str, list[str]]], name: str
 ) -> None:
-    assert traced[name]["files"] == WALKS[name]
+    assert certain(name, traced[name]["files"]) == certain(name, WALKS[name])
 
 
 @pytest.mark.parametrize("name", WALKS)

@@ -288,9 +288,8 @@ def trace(data: Path) -> dict[str, dict[str, list[str]]]:
     engine.start()
     tracer = Tracer()
     try:
-        with redirect_stdout(sys.stderr):
-            if code := cli.main(["migrate"]):
-                sys.exit(code)
+        if code := cli.main(["migrate"]):
+            sys.exit(code)
         settings, _ = with_keys(read(os.environ), SECRETS_OF["up"])
         with tracer.installed():
             return asyncio.run(_walks(settings, tracer))
@@ -299,7 +298,8 @@ def trace(data: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    # Services log to what is standard output then; only the walks may stand there.
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         walks = trace(Path(folder) / "data")
     if "--write" in sys.argv:
         DOCUMENT.write_text(rewritten(DOCUMENT.read_text(), {name: walk["files"] for name, walk in walks.items()}))

@@ -30,14 +30,7 @@ ENTERED_AGAIN: dict[str, set[str]] = {
 }
 """Files that call a file which calls them back. The list may only get shorter."""
 
-ASKED_WHEN_LATE = frozenset(
-    f"{folder}/{name}.py"
-    for folder, names in {
-        "shared/store": ("client", "parameters", "position_board"),
-        "services/api/reads": ("query_batcher", "row_cache", "watermarks"),
-    }.items()
-    for name in names
-)
+ASKED_WHEN_LATE = frozenset(("shared/store/client.py", "shared/store/parameters.py"))
 """A write that is visible at once asks the store for nothing, and one that is not asks while it waits: these files are
 entered there or not, and sooner or later."""
 

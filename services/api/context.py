@@ -122,8 +122,5 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         return entries
 
 
-
-
-
 def position_header(positions: Sequence[Position]) -> dict[str, str]:
     return {POSITION_HEADER: format_positions(list(positions))} if positions else {}

@@ -7,7 +7,7 @@ import gc
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 
@@ -84,15 +84,6 @@ AIOHTTP: dict[str, Any] = {
 """Settings of aiohttp's side of a connection."""
 
 
-class Served(Protocol):
-    """A started server."""
-
-    @property
-    def addresses(self) -> list[Any]: ...
-
-    async def cleanup(self) -> None: ...
-
-
 class Listener:
     """A listening server; `end` closes its connections."""
 
@@ -149,7 +140,7 @@ async def serve(app: web.Application, host: str, port: int) -> Listener:
     return await listen(lambda: Guarded(server(), connections), end, host, port)
 
 
-def url_of(server: Served) -> str:
+def url_of(server: Listener) -> str:
     """Return the URL of a started server on this machine, with its chosen port for port 0."""
     host, port = server.addresses[0][:2]
     return f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"

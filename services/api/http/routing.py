@@ -19,8 +19,6 @@ PREFIXES = ("/api/environments/{project}/persons", "/api/projects/{project}/pers
 BODY_BYTES_MAX = 1_048_576
 """A REST body: the largest person fits twice."""
 
-READS = frozenset(("GET", "HEAD"))
-
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _SEGMENT = r"[^{}/]+"
 _ENDING = {"suffix": r"(?:\.json|\.csv)?", "slash": r"/?"}

@@ -166,7 +166,7 @@ def check_told(parts: Parts, line: str) -> None:
     stack = parts.stack
     parts.wait_unready()
     for name in ("projector", "deleter"):
-        assert parts.code(name) == WRONG_LOG
+        assert parts.code(name) == WRONG_LOG, parts.last_line(name)
         assert line in parts.last_line(name), parts.last_line(name)
     wait_for(lambda: line.encode() in stack.ask("GET", "/readyz?verbose").body, READY_SECONDS_MAX, "the line")
     for answer in (
@@ -191,6 +191,8 @@ def put_back(parts: Parts, log: Path, aside: Path) -> None:
     parts.wait_ready()
     for name in ("projector", "deleter"):
         parts.run(name)
+    for name in ("projector", "deleter"):  # one that meets the next mischief at its start ends otherwise
+        parts.wait_running(name)
 
 
 def check_all_there(stack: Stack, writer: Writer) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.health import answers
+from shared.runtime.processes import living
 from tests.support.processes import READY_SECONDS_MAX, Stack, wait_for
 
 LOOK_SECONDS_MAX = 30.0
@@ -33,6 +34,8 @@ class Parts:
         for name in ("api", "projector", "deleter"):
             self.run(name)
         self.wait_ready()
+        for name in ("projector", "deleter"):
+            self.wait_running(name)
 
     def run(self, name: str) -> None:
         self.processes[name] = self.stack.spawn(name, log=f"{name}.log")
@@ -51,6 +54,11 @@ class Parts:
 
     def wait_unready(self) -> None:
         wait_for(lambda: not self.ready(), READY_SECONDS_MAX, "the API not to be ready")
+
+    def wait_running(self, name: str) -> None:
+        """Until a process is past its start: it has compared log and tables, and is listed."""
+        pid = self.processes[name].pid
+        wait_for(lambda: any(one.pid == pid for one in living(self.stack.data)), READY_SECONDS_MAX, f"{name} to run")
 
     def code(self, name: str) -> int:
         """The exit code of a process that ends by itself."""

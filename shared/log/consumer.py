@@ -80,6 +80,5 @@ class Consumer(Generic[S]):
         doubts = self._log.doubts
         starts = await self._log.starts(self._topic)
         found = await self._target.stand(self._topic, partitions)
-        await check(self._log, self._topic, found, starts)
-        await self._log.assure(self._topic, doubts)
+        await check(self._log, self._topic, found, starts, doubts)
         return found

@@ -41,9 +41,14 @@ async def evidence(
     return found
 
 
-async def check(log: Log, topic: str, tables: Mapping[int, Stand], starts: Sequence[Position]) -> None:
-    """Raise LogMismatch when the log is not the one that these positions are of, Superseded when it was renewed."""
+async def check(log: Log, topic: str, tables: Mapping[int, Stand], starts: Sequence[Position], since: int) -> None:
+    """Raise LogMismatch when the log is not the one that these positions are of, Superseded when it was renewed.
+
+    LogUnavailable when there were doubts since there had been `since`: of a log that changed meanwhile the evidence
+    says nothing, and its watch compares again.
+    """
     mismatch = compare(None, None, await evidence(log, topic, tables, starts))
+    await log.assure(topic, since)
     if mismatch is not None:
         raise mismatch.error
 

@@ -18,7 +18,7 @@ from shared.log.evidence import Standing
 from shared.log.identity import Generation
 from shared.log.port import Entry
 from shared.store.client import Store
-from shared.store.generations import current, generations, positions, take_on, write
+from shared.store.generations import compared, current, generations, positions, take_on, write
 from shared.store.logwatch import LogWatch
 
 COUNTS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}
@@ -85,6 +85,35 @@ async def test_an_existing_store_takes_on_no_log_that_lacks_it(
         await take_on(log, store, 1)
     assert await current(store) is None
     await log.close()
+
+
+class SwappedLog(EmbeddedLog):
+    """Another log lies under its path as soon as somebody asks where it ends."""
+
+    other: Path
+
+    async def heads(self, topic: str) -> list[Position]:
+        if self.other.exists():
+            self._path.rename(self.other.with_name("aside"))
+            self.other.rename(self._path)
+        return await super().heads(topic)
+
+
+async def test_a_log_that_is_swapped_while_it_is_compared_is_told_by_its_name(store: Store, tmp_path: Path) -> None:
+    log, other = await opened(tmp_path / "log"), await opened(tmp_path / "other")
+    await log.append([Entry(COMMANDS, 1, b"", b"of the right log")])
+    await other.append([Entry(COMMANDS, 1, b"", b"of the other")])
+    known = await take_on(log, store, 1)
+    await project(store, Position(COMMANDS, 1, 0), record=hash64(b"of the right log"))
+    await log.close()
+    await other.close()
+    swapped = SwappedLog(tmp_path / "log", COUNTS, create=False)
+    swapped.other = tmp_path / "other"
+    await swapped.start()
+    mismatch = await compared(swapped, store, known)
+    assert mismatch is not None
+    assert mismatch.line.startswith("This is another log")
+    await swapped.close()
 
 
 async def test_the_newest_open_generation_is_the_stores(store: Store, tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ async def test_records_that_retention_took_before_they_were_projected(
         await LogWatch(log, store, known).start()
     standing = {0: Standing(Position(COMMANDS, 0, 9), 0)}
     with pytest.raises(LogMismatch):
-        await check(log, COMMANDS, standing, await log.starts(COMMANDS))
+        await check(log, COMMANDS, standing, await log.starts(COMMANDS), log.doubts)
 
 
 async def forget(broker: Broker, position: Position) -> None:

@@ -8,8 +8,9 @@ from uuid import UUID
 import pytest
 
 from services.projector.memory import MemoryTables
-from shared.domain.errors import Corrupt, Fenced, StoreUnavailable, Transient
-from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST
+from services.projector.rows import Vouched
+from shared.domain.errors import Corrupt, Fenced, LogMismatch, LogUnavailable, StoreUnavailable, Transient
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST, Position, hash64
 from shared.log.consumer import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Consumer
 from shared.log.dead import DEAD_IN_A_ROW_MAX, TOO_MANY_DEAD, DeadRun
 from shared.log.memory import MemoryLog
@@ -87,3 +88,24 @@ async def test_records_that_are_gone_once_may_come_back_and_twice_are_gone() -> 
         await consumer.explain(Corrupt("gone"), [0, 1])
     with pytest.raises(Corrupt, match="gone"):
         await consumer.explain(Corrupt("gone"), [0, 1])
+
+
+@virtual
+async def test_a_log_that_changed_while_it_was_compared_is_left_to_its_watch() -> None:
+    """Which of the two logs the evidence is of, nobody knows: the watch compares again, and tells the operator."""
+    log, tables = MemoryLog(PARTITIONS), MemoryTables()
+    await log.append([Entry(COMMANDS, 0, b"", b"right")])
+    await tables.write_state(COMMANDS, [], [Vouched(Position(COMMANDS, 0, 0), 0, 0, hash64(b"wrong"))])
+    consumer = Consumer(log, log.reader(COMMANDS, "g"), COMMANDS, tables)
+    with pytest.raises(LogMismatch):
+        await consumer.take_over([0], holding=False)
+
+    read = log.read
+
+    async def meanwhile(position: Position) -> Record | None:
+        log.doubt()
+        return await read(position)
+
+    log.read = meanwhile  # type: ignore[method-assign]
+    with pytest.raises(LogUnavailable):
+        await consumer.take_over([0], holding=False)

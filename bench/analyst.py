@@ -17,10 +17,10 @@ from pathlib import Path
 from bench.reader import reading
 from bench.report import Row
 from shared.domain.ids import COMMANDS, IDENTITY, NAMESPACE
-from shared.store.client import Store
-from shared.store.migrate import migrate
-from shared.store.queries import Query, load
-from shared.store.roles import ANALYST, API, DATABASE
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
+from shared.store.clickhouse.queries import Query, load
+from shared.store.clickhouse.roles import ANALYST, API, DATABASE
 from tests.support.engine import EngineProcess
 
 TURNS, SECONDS = 3, 6.0

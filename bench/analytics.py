@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from bench.report import Row
-from shared.store.client import Store
-from shared.store.migrate import migrate
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
+from shared.store.clickhouse.queries import Query
 from tests.support.engine import EngineProcess
 from tests.support.processes import ROOT
 

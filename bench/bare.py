@@ -7,7 +7,7 @@ import sys
 import msgspec
 from aiohttp import web
 
-from shared.runtime.lifecycle import run
+from shared.runtime.process.lifecycle import run
 
 
 async def handle(request: web.Request) -> web.Response:

@@ -22,10 +22,10 @@ from bench.report import Row
 from services.projector.search import Feeder
 from shared.domain.commands import Scope
 from shared.domain.ids import fragment_id
-from shared.store.client import Store
-from shared.store.migrate import migrate
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
+from shared.store.clickhouse.queries import Query
 from shared.store.objects import Objects
-from shared.store.queries import Query
 from tests.support.engine import EngineProcess
 from tests.support.erasing import World, working
 from tests.support.processes import ROOT

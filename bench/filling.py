@@ -13,11 +13,11 @@ from pathlib import Path
 from uuid import uuid4
 
 from bench.logs import MERGES
-from services.projector.rows import FragmentState
+from services.projector.tables.rows import FragmentState
 from shared.domain.ids import COMMANDS, NAMESPACE, fragment_id, partition_of
 from shared.runtime.settings import OWNER, read, with_keys
-from shared.store.client import Store
-from shared.store.queries import load
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import load
 from tests.support.processes import Stack, running, wait_for
 
 CHUNK = 250_000

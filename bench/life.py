@@ -22,10 +22,10 @@ import psutil  # type: ignore[import-untyped]
 from bench.filling import fill, fragment_row, settle
 from bench.load import capture, load, paced, post, until_visible
 from bench.report import Row
-from services.projector.rows import FRAGMENTS, columns
+from services.projector.tables.rows import FRAGMENTS, columns
 from shared.runtime.settings import OWNER, read, with_keys
-from shared.store.client import Store
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from shared.store.timeline import TIMELINE, Fact
 from tests.support.processes import PERSONAL_KEY, TOKEN, Stack, running, wait_for
 

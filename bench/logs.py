@@ -13,7 +13,7 @@ from bench.report import Row
 from shared.domain.ids import COMMANDS
 from shared.log.connect import connect_log
 from shared.runtime.settings import read, with_keys
-from shared.store.queries import Query
+from shared.store.clickhouse.queries import Query
 from tests.support.kafka import Cluster, need_kafka
 from tests.support.processes import Stack
 

@@ -21,7 +21,7 @@ import asyncpg  # type: ignore[import-untyped]
 import orjson
 from aiohttp import web
 
-from shared.runtime.lifecycle import run, serve
+from shared.runtime.process.lifecycle import run, serve
 from tests.support.processes import free_port
 
 POOL = 16

@@ -21,14 +21,14 @@ from bench.filling import fragment_row
 from bench.logs import EMBEDDED, MERGES, PROJECTED, on_both_logs
 from bench.report import Row, row
 from services.api.reads.persons import Reads
-from services.projector.rows import FRAGMENTS, columns
+from services.projector.tables.rows import FRAGMENTS, columns
 from shared.domain.commands import Write, encode, route
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 from shared.log.connect import connect_log
 from shared.log.port import Entry
 from shared.runtime.settings import OWNER, read, with_keys
-from shared.store.client import Store
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from tests.support.processes import ROOT, Stack, wait_for
 
 TURNS = 5

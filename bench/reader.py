@@ -16,7 +16,7 @@ import orjson
 
 from services.api.reads.persons import Reads
 from shared.domain.ids import fragment_id
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
 from tests.support.processes import ROOT
 
 THINK_SECONDS = 0.002

@@ -23,14 +23,14 @@ from bench.projection import PERSONS, command, database, engine, fill, store_url
 from bench.report import PLOTS, Row
 from services.projector.app import COLLECTED_OBJECTS, GROUP
 from services.projector.fold import FragmentFolder
-from services.projector.memory import MemoryTables
+from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Worker
 from shared.domain.commands import encode, route
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY
-from shared.log.groups import REBALANCE_SECONDS
+from shared.log.embedded.consumer_group import REBALANCE_SECONDS
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
 from tests.support.processes import Stack, wait_for
 
 TURNS = 5

@@ -10,13 +10,13 @@ import time
 
 from services.projector.app import COLLECTED_OBJECTS, GROUP
 from services.projector.fold import FragmentFolder
-from services.projector.tables import ClickHouseTables, Facts
+from services.projector.tables.clickhouse import ClickHouseTables, Facts
 from services.projector.worker import Worker
 from shared.domain.ids import COMMANDS
 from shared.log.connect import connect_log
-from shared.runtime.lifecycle import collect_seldom, run
+from shared.runtime.process.lifecycle import collect_seldom, run
 from shared.runtime.settings import read, with_keys
-from shared.store.connect import connect_store
+from shared.store.clickhouse.connect import connect_store
 
 
 class StateOnly(ClickHouseTables):

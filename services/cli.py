@@ -16,14 +16,14 @@ from services import dead, keys
 from services.operator_store import with_store
 from services.renewing import command as renewing
 from shared.domain.errors import LogMismatch, PersonlogError
-from shared.runtime import preflight
-from shared.runtime.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
+from shared.runtime.process import preflight
+from shared.runtime.process.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
 from shared.runtime.progress import Progress
 from shared.runtime.settings import BOOTSTRAP, SECRETS_OF, Settings, SettingsError, read, with_keys
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return an exit code of `shared/runtime/exits.py`."""
+    """Run one command; return an exit code of `shared/runtime/process/exits.py`."""
     options = _parser().parse_args(arguments)
     try:
         settings, new_keys = read(os.environ), False
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"personlog: {error.detail}", file=sys.stderr)
         return BAD_USAGE
     except PersonlogError as error:
-        from shared.store.failures import explained
+        from shared.store.clickhouse.failures import explained
 
         print(f"personlog: {explained(error)}", file=sys.stderr)
         return WRONG_LOG if isinstance(error, LogMismatch) else FOUND_WRONG
@@ -178,13 +178,13 @@ def _analyst(settings: Settings, options: argparse.Namespace, new_keys: bool) ->
 
 
 def _grants(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
-    from shared.store.roles import as_sql
+    from shared.store.clickhouse.roles import as_sql
 
     print(as_sql())
 
 
 def _serve(main: Any, service: str) -> None:
-    from shared.runtime.lifecycle import run
+    from shared.runtime.process.lifecycle import run
     from shared.runtime.telemetry import setup_logs
 
     setup_logs(service).info("started")
@@ -193,9 +193,9 @@ def _serve(main: Any, service: str) -> None:
 
 def _migrate(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.runtime.timekeeping import clock_of
-    from shared.store.access import ensure_bootstrap
+    from shared.store.clickhouse.access import ensure_bootstrap
+    from shared.store.clickhouse.migrate import migrate
     from shared.store.logwatch import take_on_log
-    from shared.store.migrate import migrate
 
     async def act(store: Any) -> None:
         for name in await migrate(store):
@@ -209,9 +209,9 @@ def _migrate(settings: Settings, options: argparse.Namespace, new_keys: bool) ->
 
 def _rebuild(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from services.projector.app import COLLECTED_OBJECTS
-    from services.projector.derive import Report
-    from services.projector.rebuild import rebuild
-    from shared.runtime.lifecycle import collect_seldom
+    from services.projector.rebuild.derive import Report
+    from services.projector.rebuild.run import rebuild
+    from shared.runtime.process.lifecycle import collect_seldom
 
     collect_seldom(COLLECTED_OBJECTS)
     began = time.monotonic()
@@ -245,7 +245,7 @@ def _project_create(settings: Settings, options: argparse.Namespace, new_keys: b
     import secrets
 
     from shared.runtime.timekeeping import clock_of
-    from shared.store.access import create_project
+    from shared.store.clickhouse.access import create_project
 
     async def act(store: Any) -> None:
         token = "phc_" + secrets.token_urlsafe(32)
@@ -259,7 +259,7 @@ def _project_create(settings: Settings, options: argparse.Namespace, new_keys: b
 
 def _project_switch(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.runtime.timekeeping import clock_of
-    from shared.store.access import set_delete_everything, set_recordings
+    from shared.store.clickhouse.access import set_delete_everything, set_recordings
 
     change = set_recordings if options.setting == "recordings" else set_delete_everything
 
@@ -271,7 +271,7 @@ def _project_switch(settings: Settings, options: argparse.Namespace, new_keys: b
 
 
 def _project_list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
-    from shared.store.access import list_projects
+    from shared.store.clickhouse.access import list_projects
 
     async def act(store: Any) -> None:
         for row in await list_projects(store):
@@ -288,7 +288,7 @@ def _deletions_run(settings: Settings, options: argparse.Namespace, new_keys: bo
 
     from services.deleter.app import run_once
     from shared.domain.errors import Rejected
-    from shared.runtime.lifecycle import run
+    from shared.runtime.process.lifecycle import run
     from shared.runtime.telemetry import setup_logs
 
     setup_logs("deletions run")  # else a pause of the load guard would be logged to stdout

@@ -16,7 +16,7 @@ from shared.domain.errors import BadInput, BadRecord, NotFound
 from shared.domain.ids import DEAD, Position, format_positions, parse_positions
 from shared.log.dead import CORRUPT, Letter, kind_of, letters, note
 from shared.log.port import Entry, Log
-from shared.runtime.exits import DONE, FOUND_WRONG
+from shared.runtime.process.exits import DONE, FOUND_WRONG
 from shared.runtime.settings import SECRETS_OF, Settings, SettingsError
 
 PAGE = 50
@@ -104,7 +104,7 @@ def _show(settings: Settings, options: argparse.Namespace, new_keys: bool) -> in
 
 
 def _replay(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
-    from shared.store.connect import connect_store
+    from shared.store.clickhouse.connect import connect_store
 
     positions = {_position(text) for text in options.positions}
     reason: str = options.reason
@@ -160,7 +160,7 @@ async def replay(log: Log, store: Any, letter: Letter) -> Position:
 
 async def _deleted_since(store: Any, command: Command) -> bool:
     """Whether a deletion covers a command, whose row or object it would not plan again."""
-    from shared.store.queries import load
+    from shared.store.clickhouse.queries import load
 
     if not isinstance(command, Capture | Record | Write):
         return False
@@ -180,7 +180,7 @@ async def _replayed(log: Log) -> set[Position]:
 
 
 def _with_log(settings: Settings, act: Callable[[Log], Awaitable[int]]) -> int:
-    from shared.store.connect import connect_store
+    from shared.store.clickhouse.connect import connect_store
     from shared.store.logwatch import right_log
 
     async def go() -> int:

@@ -23,16 +23,16 @@ from shared.log.connect import connect_log
 from shared.log.dead import letters
 from shared.log.port import Log
 from shared.runtime.clock import FOLLOWED_US
-from shared.runtime.exits import DONE, FOUND_WRONG
+from shared.runtime.process.exits import DONE, FOUND_WRONG
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import advice, clock_of
 from shared.runtime.trouble import free_bytes
-from shared.store.client import Store
-from shared.store.connect import judge_of
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.connect import judge_of
+from shared.store.clickhouse.migrate import status
+from shared.store.clickhouse.queries import load
 from shared.store.generations import compared, current
-from shared.store.migrate import status
 from shared.store.objects import Objects
-from shared.store.queries import load
 
 CHECK_SECONDS_MAX = 60.0
 """Of one check; joining a consumer group on Kafka takes some seconds of it."""

@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from shared.runtime.processes import Process, living
+from shared.runtime.process.processes import Process, living
 
 ANSWER_SECONDS_MAX = 10.0
 """A readiness check may wait for the log and the store."""

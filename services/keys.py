@@ -38,7 +38,7 @@ def _create(settings: Settings, options: argparse.Namespace, new_keys: bool) -> 
     from uuid import uuid4
 
     from shared.runtime.timekeeping import clock_of
-    from shared.store.access import SCOPES, KeyRow, create_key
+    from shared.store.clickhouse.access import SCOPES, KeyRow, create_key
 
     scopes = [scope.strip() for scope in options.scopes.split(",")]
     if unknown := [scope for scope in scopes if scope not in SCOPES]:
@@ -56,7 +56,7 @@ def _create(settings: Settings, options: argparse.Namespace, new_keys: bool) -> 
 
 
 def _list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
-    from shared.store.access import list_keys
+    from shared.store.clickhouse.access import list_keys
 
     async def act(store: Any) -> None:
         for row in await list_keys(store):
@@ -70,7 +70,7 @@ def _list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> in
 
 def _revoke(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.runtime.timekeeping import clock_of
-    from shared.store.access import revoke_key
+    from shared.store.clickhouse.access import revoke_key
 
     async def act(store: Any) -> None:
         print(f"revoked {(await revoke_key(store, options.key, clock_of(settings).now_us())).id}")

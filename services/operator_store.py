@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from shared.runtime.exits import DONE
+from shared.runtime.process.exits import DONE
 from shared.runtime.settings import Settings
 
 
@@ -17,8 +17,8 @@ def with_store(
 
     Raises PersonlogError when the store is unavailable, or not migrated unless `migrated` is false.
     """
-    from shared.store.client import Store
-    from shared.store.migrate import check_migrated
+    from shared.store.clickhouse.client import Store
+    from shared.store.clickhouse.migrate import check_migrated
 
     async def go() -> int:
         store = await Store.connect(settings.store_url("migrator"))

@@ -23,8 +23,8 @@ import msgspec
 
 from services.health import answers
 from shared.domain.ids import hash64
-from shared.runtime.exits import BAD_USAGE, DONE, WRONG_LOG
-from shared.runtime.ports import check_port
+from shared.runtime.process.exits import BAD_USAGE, DONE, WRONG_LOG
+from shared.runtime.process.ports import check_port
 from shared.runtime.settings import GENERATED, PREFIX, SECRETS_OF, Settings, SettingsError
 
 BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.1, 5.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.domain.errors import BadInput
-from shared.runtime import preflight
+from shared.runtime.process import preflight
 from shared.runtime.progress import Progress
 from shared.runtime.settings import BOOTSTRAP, Settings, SettingsError, with_keys
 
@@ -62,7 +62,7 @@ def add(commands: Any) -> None:
 def _import(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from stamina.instrumentation import set_on_retry_hooks
 
-    from shared.runtime.lifecycle import run
+    from shared.runtime.process.lifecycle import run
 
     set_on_retry_hooks([_report_retry])
     if settings.data.exists() or _remote(options.source):

@@ -41,18 +41,18 @@ from shared.domain.ids import COMMANDS, Position
 from shared.log.connect import connect_log
 from shared.log.port import Log
 from shared.runtime.clock import Clock
-from shared.runtime.lifecycle import collect_seldom, url_of
-from shared.runtime.ops import Check
-from shared.runtime.processes import announced
+from shared.runtime.process.lifecycle import collect_seldom, url_of
+from shared.runtime.process.ops import Check
+from shared.runtime.process.processes import announced
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import agree, clock_of, watch
 from shared.runtime.trouble import full, watch_disks
-from shared.store.client import Store
-from shared.store.connect import connect_store, judge_of
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.connect import connect_store, judge_of
 from shared.store.generations import counted, current
 from shared.store.logwatch import LogWatch
 from shared.store.objects import Objects
-from shared.store.shared_memory import SharedMemory, memory_of
+from shared.store.shared_memory.segment import SharedMemory, memory_of
 
 _NOUNS = (lists, persons, identities, activity, timeline, history, sessions, bulk, deletions, cancels, purge)
 

@@ -23,7 +23,7 @@ from shared.domain.generations import Generations
 from shared.domain.ids import DELETIONS, Position, format_positions, position_of
 from shared.log.port import RECORD_BYTES_MAX, Entry, Log
 from shared.runtime.clock import Clock
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
 from shared.store.logwatch import LogWatch
 
 

@@ -8,7 +8,7 @@ from services.api.calls import CaptureCall
 from services.api.http.documents.openapi import plain
 from services.api.http.messages import Response
 from services.api.http.routing import Route
-from shared.runtime.ops import Check, Operations, Reply
+from shared.runtime.process.ops import Check, Operations, Reply
 
 
 def routes(checks: Mapping[str, Check]) -> tuple[Route, ...]:

@@ -34,18 +34,18 @@ from shared.domain.commands import Cancel, DeletionCommand, Request
 from shared.domain.deletion import OPEN, DeletionRequest
 from shared.domain.errors import NewerVersion, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position
-from shared.log.embedded import EmbeddedLog
+from shared.log.embedded.log import EmbeddedLog
 from shared.log.port import RETENTION_SECONDS, Log
 from shared.runtime import telemetry
-from shared.runtime.lifecycle import serve, url_of
-from shared.runtime.ops import add_ops
-from shared.runtime.processes import announced
+from shared.runtime.process.lifecycle import serve, url_of
+from shared.runtime.process.ops import add_ops
+from shared.runtime.process.processes import announced
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import clock_of, watch
 from shared.runtime.wakeup import Wakeup
-from shared.store.client import Store
-from shared.store.connect import connect_store, judge_of
-from shared.store.failures import StoreError
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.connect import connect_store, judge_of
+from shared.store.clickhouse.failures import StoreError
 from shared.store.logwatch import right_log
 from shared.store.objects import Objects
 

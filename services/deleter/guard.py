@@ -17,8 +17,8 @@ import structlog
 
 from shared.domain.errors import StoreUnavailable
 from shared.runtime import telemetry
-from shared.store.client import Store
-from shared.store.queries import load as load_queries
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import load as load_queries
 
 POOL_SHARE_MAX = 0.75
 """Of the threads for merges and mutations: a step takes one, and inserts must not wait for merges."""

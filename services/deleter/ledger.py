@@ -16,9 +16,9 @@ from shared.domain.commands import Cancel, DeletionCommand, Request
 from shared.domain.deletion import OPEN, DeletionRequest, State, load
 from shared.domain.ids import DELETIONS, Position, position_of
 from shared.log.evidence import Standing
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import load as load_queries
 from shared.store.person import iso
-from shared.store.queries import load as load_queries
 
 REQUESTS_MAX = 10_000
 """Requests of one run: the cost of erasing does not depend on their number, and their documents take some 20 MB."""

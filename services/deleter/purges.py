@@ -14,11 +14,11 @@ from shared.domain.commands import Purge, encode, route
 from shared.domain.deletion import DeletionRequest
 from shared.domain.errors import NewerVersion, Transient
 from shared.domain.ids import COMMANDS, IDENTITY, position_key
-from shared.domain.lifted import copies
+from shared.domain.person.lifted import copies
 from shared.log.port import Entry, Log
 from shared.runtime.wakeup import Wakeup
-from shared.store.client import Store
-from shared.store.failures import StoreError
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.failures import StoreError
 from shared.store.purging import NOBODY, cuts, fed, unpurged
 
 FRAGMENTS_AT_ONCE = 100_000

@@ -30,10 +30,10 @@ from shared.domain.deletion import DeletionRequest
 from shared.domain.errors import Corrupt, Transient
 from shared.log.port import RETENTION_SECONDS
 from shared.runtime.files import write_whole
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import load as load_queries
 from shared.store.person import iso
 from shared.store.purging import targets_of
-from shared.store.queries import load as load_queries
 from shared.store.targets import OBJECTS
 
 FORMAT = 1

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from shared.domain.errors import PersonlogError
 from shared.runtime import telemetry
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
 from shared.store.objects import SETTLED_SECONDS, Objects, Span
 from shared.store.targets import Blocks, blocks
 

@@ -18,11 +18,11 @@ from services.deleter.ledger import Ledger
 from services.deleter.planner import Tombstone, delete_of
 from shared.domain.commands import Restore, Restored, encode, route
 from shared.domain.deletion import DeletionRequest
-from shared.domain.identity import PersonRestored
 from shared.domain.ids import COMMANDS, IDENTITY, Position, hash64, partition_of
+from shared.domain.person.identity import PersonRestored
 from shared.log.port import Entry, Log
-from shared.store.client import Store
-from shared.store.queries import load as load_queries
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import load as load_queries
 
 AT_ONCE_MAX = 20
 """Requests that are waited for together: a command may name 2,500 members, in 200 KB."""

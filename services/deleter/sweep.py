@@ -23,11 +23,11 @@ from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
 from shared.domain.purged import Cut
 from shared.runtime import telemetry
-from shared.store.client import Store
-from shared.store.failures import summary
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.failures import summary
+from shared.store.clickhouse.queries import load as load_queries
 from shared.store.objects import Objects
 from shared.store.purging import PURGED, PURGED_SEARCH, cuts, search_reach, targets_of
-from shared.store.queries import load as load_queries
 from shared.store.targets import FRAGMENTS_MAX, OBJECTS, TABLES, TARGETS, Target, count, hide
 
 PROGRESS_SECONDS = 10.0

@@ -6,7 +6,7 @@ from urllib.parse import quote, urlsplit
 
 from services.engine.config import native_port
 from shared.runtime.settings import Settings, SettingsError
-from shared.store.roles import ANALYST, ANALYST_VIEWS, DATABASE
+from shared.store.clickhouse.roles import ANALYST, ANALYST_VIEWS, DATABASE
 
 _TEXT = """\
 ClickHouse, read-only: the views {views}

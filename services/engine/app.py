@@ -22,13 +22,13 @@ from typing import NoReturn
 
 from services.engine import config, library
 from shared.domain.errors import Corrupt
-from shared.runtime.ports import check_port
-from shared.runtime.processes import announced
+from shared.runtime.process.ports import check_port
+from shared.runtime.process.processes import announced
 from shared.runtime.settings import Settings, SettingsError
 from shared.runtime.telemetry import setup_logs
-from shared.store.queries import load
-from shared.store.roles import WORKLOADS
-from shared.store.shared_memory import newest, renew
+from shared.store.clickhouse.queries import load
+from shared.store.clickhouse.roles import WORKLOADS
+from shared.store.shared_memory.segment import newest, renew
 
 HOST = "127.0.0.1"
 

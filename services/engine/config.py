@@ -15,7 +15,7 @@ import orjson
 from shared.runtime.files import write_whole
 from shared.runtime.release import release
 from shared.runtime.settings import ENGINE_USERS, OWNER, Settings, SettingsError
-from shared.store.roles import DATABASE, FIXED, ROLES, SETTINGS, Limit, Role
+from shared.store.clickhouse.roles import DATABASE, FIXED, ROLES, SETTINGS, Limit, Role
 
 NATIVE_PORT = "native.port"
 """A file beside them with the port of the native protocol."""

@@ -14,22 +14,22 @@ from aiohttp import web
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.progress import Progress
 from services.projector.search import Duty, Feeder
-from services.projector.tables import AnnouncedTables, ClickHouseTables
+from services.projector.tables.clickhouse import AnnouncedTables, ClickHouseTables
 from services.projector.worker import Worker
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.log.port import Log
 from shared.runtime import telemetry
-from shared.runtime.lifecycle import collect_seldom, serve, url_of
-from shared.runtime.ops import add_ops
-from shared.runtime.processes import announced
+from shared.runtime.process.lifecycle import collect_seldom, serve, url_of
+from shared.runtime.process.ops import add_ops
+from shared.runtime.process.processes import announced
 from shared.runtime.settings import Settings
 from shared.runtime.trouble import Trouble
 from shared.runtime.wakeup import Wakeup
-from shared.store.client import Store
-from shared.store.connect import connect_store
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.connect import connect_store
 from shared.store.logwatch import LogWatch, right_log
-from shared.store.shared_memory import memory_of
+from shared.store.shared_memory.segment import memory_of
 
 GROUP = "projector"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from services.projector.tables import Facts
+from services.projector.tables.clickhouse import Facts
 from shared.domain.commands import Command
-from shared.domain.fragment import Fragment, Outcome
-from shared.domain.identity import Membership
+from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.identity import Membership
 from shared.log.dead import Dead
 from shared.log.port import Record
 

@@ -7,18 +7,18 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from services.projector import rows as r
 from services.projector.batch import Batch, Foldable
-from services.projector.rows import FragmentState, IdentityState, State
 from services.projector.shares import FRAGMENT_COMMANDS
-from services.projector.tables import Closed
+from services.projector.tables import rows as r
+from services.projector.tables.clickhouse import Closed
+from services.projector.tables.rows import FragmentState, IdentityState, State
 from shared.domain.commands import Capture, Command, Merge, Restore, Revive, Split
 from shared.domain.commands import Delete as DeleteCommand
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
-from shared.domain.fragment import Fragment, FragmentChanged, Outcome, PropertiesLeftOut
-from shared.domain.identity import Membership, addressed, handle
 from shared.domain.ids import COMMANDS, IDENTITY
+from shared.domain.person.fragment import Fragment, FragmentChanged, Outcome, PropertiesLeftOut
+from shared.domain.person.identity import Membership, addressed, handle
 from shared.log.port import Record
 from shared.store.timeline import timeline_row
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.projector.rows import Vouched
+from services.projector.tables.rows import Vouched
 from shared.domain.ids import Position
 from shared.log.dead import DeadRun
 from shared.log.port import Record

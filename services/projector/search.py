@@ -15,12 +15,13 @@ from uuid import UUID
 
 import orjson
 
-from services.projector.rows import BEFORE_THE_FIRST
-from services.projector.tables import ClickHouseTables
+from services.projector.tables.clickhouse import ClickHouseTables
+from services.projector.tables.rows import BEFORE_THE_FIRST
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY, position_key
 from shared.runtime.wakeup import Wakeup
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import load as load_queries
 from shared.store.person import (
     PERSON_QUERIES,
     ROW_BYTES_ANY,
@@ -33,7 +34,6 @@ from shared.store.person import (
     root_of,
     unread_of,
 )
-from shared.store.queries import load as load_queries
 from shared.store.search import document_of
 
 CHUNK_FRAGMENTS_MAX = 2_000

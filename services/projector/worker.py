@@ -18,9 +18,9 @@ from services.projector.fold import Folder
 from services.projector.lookout import Lookout
 from services.projector.partition import Partition
 from services.projector.progress import Progress, moved
-from services.projector.rows import BEFORE_THE_FIRST, State, Vouched, failure_row
 from services.projector.shares import Decoded, Key, Shares, affordable, divided, loaded
-from services.projector.tables import LOAD_IDS_MAX, Closed, Loaded, Tables
+from services.projector.tables.clickhouse import LOAD_IDS_MAX, Closed, Loaded, Tables
+from services.projector.tables.rows import BEFORE_THE_FIRST, State, Vouched, failure_row
 from shared.domain.commands import Command, Revive, decode, encode, route
 from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, NewerVersion, Transient
 from shared.domain.ids import DEAD, Position, hash64

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from services.projector.rows import BEFORE_THE_FIRST, Mark, Vouched
 from services.projector.search import Feeder, position_lines
-from services.projector.tables import ClickHouseTables
+from services.projector.tables.clickhouse import ClickHouseTables
+from services.projector.tables.rows import BEFORE_THE_FIRST, Mark, Vouched
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, PARTITIONS_MAX, Position, position_of
 from shared.log.identity import Generation
 from shared.log.renewal import Counts
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import load as load_queries
 from shared.store.generations import write
-from shared.store.queries import load as load_queries
 
 FOLDED = (COMMANDS, IDENTITY)
 """Topics whose position rows lie beside their state."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.health import answers
 from shared.domain.ids import PARTITIONS_MAX
-from shared.runtime.exits import DONE, FOUND_WRONG
+from shared.runtime.process.exits import DONE, FOUND_WRONG
 from shared.runtime.settings import SECRETS_OF, Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ def _renew(settings: Settings, options: argparse.Namespace, new_keys: bool) -> i
 
 
 async def _go(settings: Settings, options: argparse.Namespace) -> int:
-    from services.projector.rebuild import only_rebuild
+    from services.projector.rebuild.run import only_rebuild
     from services.renewing.run import renew
-    from shared.store.connect import connect_store
-    from shared.store.migrate import status
+    from shared.store.clickhouse.connect import connect_store
+    from shared.store.clickhouse.migrate import status
 
     store = await connect_store(settings, "migrator")
     try:

@@ -27,9 +27,9 @@ from shared.log.port import Log
 from shared.log.renewal import PROJECTED, Counts, Lost, Renewal, next_number
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import clock_of
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
 from shared.store.generations import compared, current, generations
-from shared.store.shared_memory import supersede
+from shared.store.shared_memory.segment import supersede
 
 Report = Callable[[str], None]
 """Prints one line."""

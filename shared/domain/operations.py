@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from shared.domain.cells import LIFTED, ONCE, SET, UNSET, Cell, Operations, apply
 from shared.domain.commands import Capture, Properties, Write
+from shared.domain.person.cells import LIFTED, ONCE, SET, UNSET, Cell, Operations, apply
 
 FRAGMENT_BYTES_MAX = 512 * 1_024
 """Of names and shown values, as JSON. A person of a thousand properties has a tenth of it."""

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shared.domain.cells import UNSET
-from shared.domain.fragment import FragmentChanged, FragmentEvent, FragmentPurged
-from shared.domain.lifted import LIFTED
+from shared.domain.person.cells import UNSET
+from shared.domain.person.fragment import FragmentChanged, FragmentEvent, FragmentPurged
+from shared.domain.person.lifted import LIFTED
 
 _PLACES = ("$set", "$set_once")
 

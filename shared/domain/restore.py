@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from shared.domain.fragment import HOUR_US, Fragment, FragmentErased, FragmentEvent, FragmentPurged, FragmentRestored
+from shared.domain.person.fragment import (
+    HOUR_US,
+    Fragment,
+    FragmentErased,
+    FragmentEvent,
+    FragmentPurged,
+    FragmentRestored,
+)
+from shared.domain.person.replay import Replay
 from shared.domain.purged import cuts_of, without
-from shared.domain.replay import Replay
 
 
 class ClosedLife:

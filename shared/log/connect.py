@@ -16,11 +16,11 @@ def connect_log(settings: Settings, known: Generation | None = None, *, create: 
     create = create or known is None
     number, counts = (known.number, known.partitions) if known else (GENERATION_FIRST, settings.topics)
     if settings.kafka:
-        from shared.log.kafka import KafkaLog
+        from shared.log.kafka.log import KafkaLog
 
         return KafkaLog(
             settings.kafka, counts, settings.kafka_replication, settings.instance, number, create=create
         )
-    from shared.log.embedded import EmbeddedLog
+    from shared.log.embedded.log import EmbeddedLog
 
     return EmbeddedLog(settings.data / "log", counts, number, create=create, clock=clock_of(settings))

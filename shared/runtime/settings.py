@@ -37,7 +37,7 @@ OWNER = "personlog"
 ENGINE_USERS = {OWNER: "engine_password"} | {
     user: f"engine_{user}_password" for user in ("api", "writer", "deleter", "migrator", "analyst")
 }
-"""Users of the embedded engine with their password fields; shared/store/roles.py has the rights."""
+"""Users of the embedded engine with their password fields; shared/store/clickhouse/roles.py has the rights."""
 
 GENERATED = (*BOOTSTRAP, *ENGINE_USERS.values())
 """Generated at random where they are not set, and stored in `keys.env`."""

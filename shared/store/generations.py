@@ -15,8 +15,8 @@ from shared.domain.ids import Position, partition_of_key, position_of
 from shared.log.evidence import Standing, evidence
 from shared.log.identity import TOPICS, Evidence, Generation, LogIdentity, Mismatch, compare
 from shared.log.port import Log
-from shared.store.client import Store
-from shared.store.queries import load
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import load
 
 _QUERIES = load(Path(__file__).with_suffix(".sql"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from shared.store import purged
-from shared.store.queries import Query, load
+from shared.store.clickhouse.queries import Query, load
 
 _TEXTS = load(Path(__file__).with_suffix(".sql"))
 

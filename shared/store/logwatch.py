@@ -18,8 +18,8 @@ from shared.log.doubts import REFUSAL
 from shared.log.identity import TOPICS, Generation, Mismatch, compare
 from shared.log.port import Log
 from shared.runtime.settings import Settings
-from shared.store.client import Store
-from shared.store.failures import StoreError
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.failures import StoreError
 from shared.store.generations import compared, current, take_on
 
 LOOK_SECONDS = 2.0

@@ -23,7 +23,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
 from shared.domain.errors import Corrupt
-from shared.store.failures import StoreAway
+from shared.store.clickhouse.failures import StoreAway
 
 OBJECT_BYTES_MAX = 64 * 1_048_576
 """An object is read whole to erase from it; who writes them ends one far below."""

@@ -14,10 +14,10 @@ from uuid import UUID
 import msgspec
 import orjson
 
-from shared.domain.fragment import Fragment
 from shared.domain.ids import is_anonymous
-from shared.domain.view import MERGED_BYTES_MAX, Member, counted, merged_properties, ordered_distinct_ids
-from shared.store.queries import load as load_queries
+from shared.domain.person.fragment import Fragment
+from shared.domain.person.view import MERGED_BYTES_MAX, Member, counted, merged_properties, ordered_distinct_ids
+from shared.store.clickhouse.queries import load as load_queries
 
 PERSON_QUERIES = load_queries(Path(__file__).with_suffix(".sql"))
 """`fragments` and `identities`: the rows that a person is put together from, in the shape that is known here."""

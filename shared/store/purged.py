@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shared.domain.cells import UNSET
-from shared.domain.lifted import LIFTED
-from shared.store.queries import load as load_queries
+from shared.domain.person.cells import UNSET
+from shared.domain.person.lifted import LIFTED
+from shared.store.clickhouse.queries import load as load_queries
 
 _TEXTS = {name: query.sql for name, query in load_queries(Path(__file__).with_suffix(".sql")).items()}
 

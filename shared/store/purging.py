@@ -13,12 +13,12 @@ from uuid import UUID
 import orjson
 
 from shared.domain.commands import Scope
-from shared.domain.lifted import LIFTED, copies
+from shared.domain.person.lifted import LIFTED, copies
 from shared.domain.purged import Cut
 from shared.store import purged
-from shared.store.client import Store
-from shared.store.queries import Query
-from shared.store.queries import load as load_queries
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
+from shared.store.clickhouse.queries import load as load_queries
 from shared.store.targets import FOREVER, FRAGMENTS_MAX, TARGETS, Target
 
 _QUERIES = load_queries(Path(__file__).with_suffix(".sql"))

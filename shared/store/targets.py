@@ -14,9 +14,9 @@ import msgspec
 
 from shared.domain.errors import Corrupt
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY
-from shared.store.client import Store
-from shared.store.queries import Query
-from shared.store.queries import load as load_queries
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
+from shared.store.clickhouse.queries import load as load_queries
 
 _QUERIES = load_queries(Path(__file__).with_suffix(".sql"))
 

@@ -12,14 +12,14 @@ from uuid import UUID
 import msgspec
 import orjson
 
-from shared.domain import fragment as f
-from shared.domain import identity as i
-from shared.domain.cells import UNSET
 from shared.domain.commands import Capture, Command, Purge, Write
 from shared.domain.errors import NewerVersion
 from shared.domain.generations import Generations
 from shared.domain.ids import Position
 from shared.domain.operations import LeftOut
+from shared.domain.person import fragment as f
+from shared.domain.person import identity as i
+from shared.domain.person.cells import UNSET
 
 Row = tuple[Any, ...]
 """A row by position, as the store gives and takes it."""

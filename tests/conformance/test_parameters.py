@@ -19,7 +19,7 @@ from services.api.http.property_limits import DEPTH_MAX, NAME_CHARS_MAX, PROPERT
 from services.api.http.routing import BODY_BYTES_MAX, Route
 from services.api.writes import schemas as bodies
 from shared.domain.ids import DISTINCT_ID_CHARS_MAX
-from shared.runtime.lifecycle import REQUEST_LINE_BYTES_MAX
+from shared.runtime.process.lifecycle import REQUEST_LINE_BYTES_MAX
 from tests.conformance.test_access import BODIES
 from tests.support.asking import sent
 from tests.support.processes import Answer, Stack

@@ -16,7 +16,7 @@ import pytest
 from services.api.capture.sdk_endpoints import STATIC_SECONDS, STUBS
 from shared.domain.commands import Capture, Command, Merge
 from shared.domain.errors import NotFound
-from shared.store.access import set_recordings
+from shared.store.clickhouse.access import set_recordings
 from tests.support.api import NOW, TOKEN, Api, serving
 from tests.support.recorder import RECORDINGS
 

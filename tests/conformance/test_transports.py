@@ -16,7 +16,7 @@ from services.api.http.guards import load
 from services.api.http.transports import front
 from services.api.http.transports.aiohttp_adapter import Adapter, Handler
 from services.api.http.transports.front import Front
-from shared.runtime.lifecycle import AIOHTTP
+from shared.runtime.process.lifecycle import AIOHTTP
 from tests.support.api import Api, serving
 from tests.support.requests_sent import Draw
 from tests.support.tier import sized

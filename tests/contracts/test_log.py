@@ -12,7 +12,7 @@ import pytest
 
 from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
-from shared.log.embedded import EmbeddedLog
+from shared.log.embedded.log import EmbeddedLog
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry, Log, Reader, Record
 
@@ -47,7 +47,7 @@ async def opened(kind: tuple[str, str], tmp_path: Path) -> AsyncIterator[Open]:
         if name == "embedded":
             log: Any = EmbeddedLog(tmp_path / "log", PARTITIONS)
         else:
-            from shared.log.kafka import KafkaLog
+            from shared.log.kafka.log import KafkaLog
 
             log = KafkaLog(bootstrap, PARTITIONS)
         await log.start()

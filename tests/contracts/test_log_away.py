@@ -14,7 +14,7 @@ import pytest
 
 from shared.domain.errors import LogUnavailable
 from shared.domain.ids import COMMANDS, Position
-from shared.log.embedded import EmbeddedLog
+from shared.log.embedded.log import EmbeddedLog
 from shared.log.port import PENDING_BYTES_MAX, Entry
 from tests.support.kafka import Cluster
 
@@ -29,7 +29,7 @@ Frozen = Callable[[], AbstractContextManager[None]]
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Frozen]:
     if request.param == "embedded":
         return EmbeddedLog(tmp_path, PARTITIONS), partial(held, tmp_path)
-    from shared.log.kafka import KafkaLog
+    from shared.log.kafka.log import KafkaLog
 
     cluster: Cluster = request.getfixturevalue("kafka_cluster")
     return KafkaLog(request.getfixturevalue("kafka"), PARTITIONS), partial(paused, cluster)
@@ -160,7 +160,7 @@ async def test_the_embedded_writer_outlives_an_error_that_nobody_thought_of(
 async def test_the_embedded_log_closes_though_its_writer_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.log.embedded.CLOSE_SECONDS_MAX", 0.2)
+    monkeypatch.setattr("shared.log.embedded.log.CLOSE_SECONDS_MAX", 0.2)
     log = EmbeddedLog(tmp_path, PARTITIONS)
     await log.start()
     with held(tmp_path):

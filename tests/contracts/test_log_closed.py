@@ -11,7 +11,7 @@ import pytest
 
 from shared.domain.errors import LogClosed, LogUnavailable
 from shared.domain.ids import COMMANDS, DEAD, IDENTITY, Position
-from shared.log.embedded import EmbeddedLog
+from shared.log.embedded.log import EmbeddedLog
 from shared.log.memory import MemoryLog
 from shared.log.port import EMPTY, Entry
 from tests.contracts.test_log import PARTITIONS, Open, entry, kind, log, opened, read, sought  # noqa: F401  # fixtures
@@ -90,7 +90,7 @@ async def second(kind: tuple[str, str], log: Any, tmp_path: Path) -> AsyncIterat
     elif name == "embedded":
         made = EmbeddedLog(tmp_path / "log", WIDER, 2)
     else:
-        from shared.log.kafka import KafkaLog
+        from shared.log.kafka.log import KafkaLog
 
         made = KafkaLog(bootstrap, WIDER, generation=2)
     await made.start()

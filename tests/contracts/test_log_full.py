@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from shared.domain.errors import LogUnavailable
 from shared.domain.ids import COMMANDS, Position
-from shared.log.embedded import EmbeddedLog
+from shared.log.embedded.log import EmbeddedLog
 from shared.log.port import Entry
 from tests.support.disks import fill, mounted
 

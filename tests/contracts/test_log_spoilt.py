@@ -9,8 +9,8 @@ import pytest
 
 from shared.domain.errors import Corrupt
 from shared.domain.ids import COMMANDS, Position
-from shared.log.embedded import EmbeddedLog
-from shared.log.frames import LENGTHS, SCHEMA
+from shared.log.embedded.frames import LENGTHS, SCHEMA
+from shared.log.embedded.log import EmbeddedLog
 from tests.contracts.test_log import entry, read, sought
 
 

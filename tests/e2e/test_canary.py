@@ -22,7 +22,7 @@ import orjson
 import pytest
 
 from shared.domain.ids import fragment_id
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
 from shared.store.objects import Objects
 from tests.support.erasing import record
 from tests.support.processes import Answer, Stack, running

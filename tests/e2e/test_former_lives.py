@@ -17,7 +17,7 @@ import orjson
 import pytest
 
 from services.api.app import ROUTES
-from shared.store.roles import ANALYST, ANALYST_VIEWS
+from shared.store.clickhouse.roles import ANALYST, ANALYST_VIEWS
 from tests.support import snapshots
 from tests.support.asking import sent, sent_in_a_row, shown
 from tests.support.processes import Answer, Stack

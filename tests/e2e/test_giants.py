@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from shared.domain.operations import FRAGMENT_BYTES_MAX, FRAGMENT_NAMES_MAX
-from shared.domain.view import MERGED_BYTES_MAX
+from shared.domain.person.view import MERGED_BYTES_MAX
 from tests.support.asking import sent, sent_in_a_row
 from tests.support.processes import Stack, wait_for
 

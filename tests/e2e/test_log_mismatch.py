@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY
-from shared.log.embedded import EmbeddedLog
+from shared.log.embedded.log import EmbeddedLog
 from shared.log.port import Entry
-from shared.runtime.exits import FOUND_WRONG, WRONG_LOG
+from shared.runtime.process.exits import FOUND_WRONG, WRONG_LOG
 from tests.support.parts import Parts, Writer, started
 from tests.support.processes import READY_SECONDS_MAX, Stack, wait_for
 

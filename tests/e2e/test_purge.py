@@ -16,7 +16,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
-from shared.store.roles import ANALYST_VIEWS
+from shared.store.clickhouse.roles import ANALYST_VIEWS
 from tests.e2e.test_former_lives import READS, filled, texts
 from tests.support.asking import sent, sent_in_a_row, shown
 from tests.support.processes import Answer, Stack, running, wait_for

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.runtime.exits import WRONG_LOG
+from shared.runtime.process.exits import WRONG_LOG
 from tests.support.asking import sent, shown
 from tests.support.kafka import Cluster, empty
 from tests.support.processes import Stack, running

@@ -23,10 +23,10 @@ from shared.domain.ids import fragment_id
 from shared.log.port import Log
 from shared.runtime.clock import SystemClock
 from shared.runtime.settings import read
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from shared.store.logwatch import LogWatch, take_on_log, the_log
 from shared.store.objects import Objects
-from shared.store.queries import Query
 from shared.store.targets import TABLES
 from tests.support.engine import EngineProcess
 from tests.support.erasing import World, clean, clean_when_told, life, working

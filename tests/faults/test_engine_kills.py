@@ -22,10 +22,10 @@ import pytest
 
 from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.store.client import Store
-from shared.store.migrate import migrate
-from shared.store.queries import Query
-from shared.store.shared_memory import SharedMemory
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
+from shared.store.clickhouse.queries import Query
+from shared.store.shared_memory.segment import SharedMemory
 from tests.support.chaos import Chaos, Recovery
 from tests.support.engine import EngineProcess
 from tests.support.judge import judge

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import pytest
 
-from shared.domain.fragment import EVENTS_MAX
 from shared.domain.ids import hash64, version_of
+from shared.domain.person.fragment import EVENTS_MAX
 from shared.runtime.settings import OWNER, read, with_keys
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
 from tests.support.chaos import Acknowledged, Chaos, merge
 from tests.support.judge import Verdict, judge
 from tests.support.processes import Stack, running

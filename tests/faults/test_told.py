@@ -18,7 +18,7 @@ import pytest
 from shared.domain.commands import Write, encode
 from shared.domain.ids import COMMANDS, DEAD, fragment_id, partition_of
 from shared.log.dead import dead_letter
-from shared.log.embedded import EmbeddedLog
+from shared.log.embedded.log import EmbeddedLog
 from shared.log.port import Record
 from tests.support.disks import fill, mounted
 from tests.support.processes import ROOT, Stack, running, wait_for

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from shared.store.roles import ANALYST_VIEWS
+from shared.store.clickhouse.roles import ANALYST_VIEWS
 from tests.support.analyst import ACCESS_DENIED, HIDDEN, PEOPLE, READONLY, SECRET, Answer, Asker, refused_statements
 
 BY_RIGHT = frozenset((ACCESS_DENIED, READONLY))

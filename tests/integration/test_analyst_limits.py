@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 
 from services.engine.config import CLOSED_FUNCTIONS, LOOPBACK, SESSION, users
-from shared.store.roles import ANALYST, ANALYST_MAY_SET, ROLES
+from shared.store.clickhouse.roles import ANALYST, ANALYST_MAY_SET, ROLES
 from tests.support.analyst import CONSTRAINT, PEOPLE, READONLY, TOO_MANY_SESSIONS, Asker
 from tests.support.engine import EngineProcess
 

@@ -15,10 +15,10 @@ from clickhouse_driver import Client
 
 from bench.analytics import query
 from shared.runtime.settings import OWNER
-from shared.store.client import Store
-from shared.store.migrate import migrate
-from shared.store.queries import Query
-from shared.store.roles import ANALYST, ANALYST_VIEWS, DATABASE
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
+from shared.store.clickhouse.queries import Query
+from shared.store.clickhouse.roles import ANALYST, ANALYST_VIEWS, DATABASE
 from tests.support.analyst import Asker
 from tests.support.engine import EngineProcess
 from tests.support.processes import ROOT

@@ -15,7 +15,7 @@ from services.api.reads.persons import CURSOR_START, Walk
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 from shared.log.memory import MemoryLog
 from shared.runtime.clock import ManualClock
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
 from shared.store.objects import Objects
 from shared.store.person import Person
 from tests.support import history

@@ -14,13 +14,13 @@ import pytest
 from services.api.reads.persons import Reads
 from services.api.reads.query_batcher import KEYS_MAX
 from services.projector.search import Feeder
-from services.projector.tables import LOAD_IDS_MAX
+from services.projector.tables.clickhouse import LOAD_IDS_MAX
 from shared.domain.commands import Merge
-from shared.domain.identity import MEMBERS_MAX
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
-from shared.store.client import Store
+from shared.domain.person.identity import MEMBERS_MAX
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from shared.store.objects import Objects
-from shared.store.queries import Query
 from shared.store.targets import FRAGMENTS_MAX
 from tests.support.erasing import World
 

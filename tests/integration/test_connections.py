@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import pytest
 from aiohttp import web
 
-from shared.runtime import connections, lifecycle
+from shared.runtime.process import connections, lifecycle
 from tests.support.fronts import fronting, post
 from tests.support.processes import free_port
 

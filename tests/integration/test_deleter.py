@@ -14,7 +14,7 @@ from shared.domain.commands import Cancel, Merge, Request, Scope, Split
 from shared.domain.errors import Transient
 from shared.domain.ids import DEAD, DELETIONS, fragment_id
 from shared.log.port import Entry
-from shared.store.queries import Query
+from shared.store.clickhouse.queries import Query
 from tests.support.erasing import EVENTS, JANUARY, PROFILE, World, life
 
 

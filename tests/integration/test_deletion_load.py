@@ -9,7 +9,7 @@ import pytest
 from services.deleter import sweep as sweeping
 from services.deleter.guard import Guard
 from shared.domain.errors import StoreUnavailable
-from shared.store.queries import Query
+from shared.store.clickhouse.queries import Query
 from tests.support.erasing import World, life
 
 

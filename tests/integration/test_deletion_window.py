@@ -18,7 +18,7 @@ from shared.domain.errors import StoreUnavailable, Transient
 from shared.runtime import telemetry
 from shared.runtime.clock import ManualClock
 from shared.runtime.settings import Settings
-from shared.store.queries import Query
+from shared.store.clickhouse.queries import Query
 from tests.support.erasing import World, life
 
 

@@ -16,10 +16,10 @@ from aiohttp import web
 
 from services.api.app import ROUTES
 from services.api.http.routing import Route
-from shared.runtime.lifecycle import serve
-from shared.store.client import Store
-from shared.store.failures import SAID_CODES, TRANSIENT_CODES
-from shared.store.queries import Query
+from shared.runtime.process.lifecycle import serve
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.failures import SAID_CODES, TRANSIENT_CODES
+from shared.store.clickhouse.queries import Query
 from tests.support import api
 from tests.support.processes import free_port
 

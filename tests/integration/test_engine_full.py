@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from shared.domain.errors import StoreUnavailable
-from shared.store.client import Store
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from tests.support.disks import fill, mounted
 from tests.support.engine import EngineProcess
 

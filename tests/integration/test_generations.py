@@ -9,15 +9,15 @@ import pytest
 
 from services.deleter.ledger import Ledger
 from services.deleter.window import Window
-from services.projector.rows import Vouched
-from services.projector.tables import ClickHouseTables
+from services.projector.tables.clickhouse import ClickHouseTables
+from services.projector.tables.rows import Vouched
 from shared.domain.errors import LogMismatch, LogUnavailable, Superseded
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, hash64
-from shared.log.embedded import EmbeddedLog
+from shared.log.embedded.log import EmbeddedLog
 from shared.log.evidence import Standing
 from shared.log.identity import Generation
 from shared.log.port import Entry
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
 from shared.store.generations import compared, current, generations, positions, take_on, write
 from shared.store.logwatch import LogWatch
 

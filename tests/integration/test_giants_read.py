@@ -10,18 +10,19 @@ import pytest
 
 from services.api.reads import persons as reads_module
 from services.api.reads.persons import Reads
-from services.projector import search, tables
-from services.projector.rows import FRAGMENTS, columns, fragment_row
+from services.projector import search
 from services.projector.search import Feeder
-from services.projector.tables import ClickHouseTables
-from shared.domain import view
+from services.projector.tables import clickhouse as tables
+from services.projector.tables.clickhouse import ClickHouseTables
+from services.projector.tables.rows import FRAGMENTS, columns, fragment_row
 from shared.domain.commands import Command, Merge, Split, Write
-from shared.domain.fragment import Fragment
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, fragment_id
+from shared.domain.person import view
+from shared.domain.person.fragment import Fragment
 from shared.log.memory import MemoryLog
 from shared.store import person
-from shared.store.client import Store
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from tests.support import history
 
 PARTITIONS = {COMMANDS: 4, IDENTITY: 2, DELETIONS: 1, DEAD: 1}

@@ -9,9 +9,9 @@ from aiohttp import ClientSession, web
 
 from services.api.http.guards.costly import Gate, while_connected
 from services.api.http.transports.aiohttp_adapter import is_connected
-from shared.runtime.lifecycle import serve
-from shared.store.client import Store
-from shared.store.queries import Query
+from shared.runtime.process.lifecycle import serve
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from tests.support.processes import free_port
 
 SECONDS_MAX = 60.0

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from shared.domain.errors import Corrupt
-from shared.store.client import Store, StoreError
-from shared.store.migrate import migrate, migrations, status
-from shared.store.queries import Query, load
+from shared.store.clickhouse.client import Store, StoreError
+from shared.store.clickhouse.migrate import migrate, migrations, status
+from shared.store.clickhouse.queries import Query, load
 
 
 @pytest.fixture

@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 
 from services.api.reads import persons as reads
 from services.deleter.purges import Purges
-from services.projector.rebuild import Rebuild
+from services.projector.rebuild.run import Rebuild
 from services.projector.search import Feeder
-from shared.domain.cells import ONCE, SET, UNSET
 from shared.domain.commands import Capture, Merge, Purge, Request, Scope, Split, Write
-from shared.domain.fragment import FragmentChanged, FragmentEvent, FragmentPurged
 from shared.domain.ids import fragment_id
-from shared.domain.lifted import copies
+from shared.domain.person.cells import ONCE, SET, UNSET
+from shared.domain.person.fragment import FragmentChanged, FragmentEvent, FragmentPurged
+from shared.domain.person.lifted import copies
+from shared.domain.person.replay import FOREVER
 from shared.domain.purged import Cut, stripped, without
-from shared.domain.replay import FOREVER
 from shared.store import purged
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from shared.store.lives import load_with_lives
-from shared.store.queries import Query
 from shared.store.targets import TABLES
 from shared.store.timeline import timeline_row
 from tests.support.erasing import JANUARY, MARCH, World

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from services.projector import rows as r
-from services.projector.derive import Report
 from services.projector.fold import FragmentFolder, IdentityFolder
-from services.projector.rebuild import Rebuild
+from services.projector.rebuild.derive import Report
+from services.projector.rebuild.run import Rebuild
 from services.projector.search import Feeder
-from services.projector.tables import ClickHouseTables
+from services.projector.tables import rows as r
+from services.projector.tables.clickhouse import ClickHouseTables
 from services.projector.worker import Worker
 from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, Position, fragment_id
 from shared.log.memory import MemoryLog
-from shared.store.client import Store
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from shared.store.timeline import TIMELINE
 from tests.support import history
 from tests.support.tier import sized
@@ -154,7 +154,7 @@ async def test_a_corrupt_row_is_named_and_counted_and_leaves_the_live_tables_alo
 async def test_a_rebuild_that_was_cut_off_goes_on_where_it_was(
     store: Store, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.projector.facts.PAGE_ROWS_MAX", 200)
+    monkeypatch.setattr("services.projector.tables.facts.PAGE_ROWS_MAX", 200)
     before = await state(store)
     pages: list[int] = []
 
@@ -256,7 +256,7 @@ async def test_projection_runs_beside_a_rebuild_and_nothing_is_lost(
     store: Store, log: MemoryLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers fold on while shadows fill; every command is in the swapped tables, and the next rebuild agrees."""
-    monkeypatch.setattr("services.projector.facts.PAGE_ROWS_MAX", 300)
+    monkeypatch.setattr("services.projector.tables.facts.PAGE_ROWS_MAX", 300)
     tables = ClickHouseTables(store)
     workers = [
         Worker(log=log, reader=log.reader(one.topic, "g"), tables=tables, folder=one, monotonic=time.monotonic)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from services.projector import rows as r
 from services.projector.fold import FragmentFolder, IdentityFolder
-from services.projector.rebuild import Rebuild
+from services.projector.rebuild.run import Rebuild
 from services.projector.search import Feeder
-from services.projector.tables import ClickHouseTables
+from services.projector.tables import rows as r
+from services.projector.tables.clickhouse import ClickHouseTables
 from services.projector.worker import Worker
 from services.renewing.books import StoreBooks
 from shared.domain.errors import LogMismatch, Rejected, StoreUnavailable, Superseded
@@ -20,9 +20,9 @@ from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATIONS_MAX, IDENTI
 from shared.log.identity import Generation, LogIdentity
 from shared.log.memory import MemoryLog
 from shared.log.renewal import PROJECTED, Counts, Lost, Renewal
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from shared.store.generations import current, generations
-from shared.store.queries import Query
 from tests.support import history
 
 COUNT, PERSONS, START = 400, 40, 1_795_000_000_000_000

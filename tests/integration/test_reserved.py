@@ -18,11 +18,11 @@ from clickhouse_driver.errors import Error as NativeError
 
 from services.api.reads.persons import Reads
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.store.client import Store
-from shared.store.migrate import migrate
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
+from shared.store.clickhouse.queries import Query
+from shared.store.clickhouse.roles import ANALYST, API, DATABASE, WRITER
 from shared.store.person import PERSON_QUERIES
-from shared.store.queries import Query
-from shared.store.roles import ANALYST, API, DATABASE, WRITER
 from tests.support.engine import EngineProcess
 
 ASKED = 20

@@ -14,12 +14,13 @@ import pytest
 
 from services.deleter.restores import Restores, TimelineHistory
 from services.deleter.run_options import unlocked
-from services.projector import rebuild, tables
-from services.projector.rebuild import Rebuild
+from services.projector.rebuild import run as rebuild
+from services.projector.rebuild.run import Rebuild
+from services.projector.tables import clickhouse as tables
 from shared.domain.commands import Cancel, Delete, Merge
-from shared.domain.fragment import HOUR_US
 from shared.domain.ids import COMMANDS, Position, fragment_id
-from shared.store.queries import Query, load
+from shared.domain.person.fragment import HOUR_US
+from shared.store.clickhouse.queries import Query, load
 from tests.support.erasing import EVERYTHING, JANUARY, MARCH, PROFILE, SECONDS_MAX, World, life
 
 TOLD = "distinct_id, number, created_at, seen_at, erased, erased_at, properties, cells"
@@ -103,7 +104,7 @@ async def test_a_rebuild_leaves_out_what_was_taken_back_and_knows_nothing_beyond
     topics = Query(name="topics", sql=sql)
     facts = dict(await world.store.rows(topics))
     everything = {"everybody": 1, "fragments": [], "project": 0, "fragment": UUID(int=0), "version": 0, "topic": ""}
-    page = load(Path(rebuild.__file__).with_suffix(".sql"))["page"]
+    page = load(Path(rebuild.__file__).with_name("rebuild.sql"))["page"]
     for reached, told in ((facts["fragment.restored"] - 1, True), (facts["fragment.restored"], False)):
         partitions = world.log.partitions()[COMMANDS]
         rows = await world.store.rows(

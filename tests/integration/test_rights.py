@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.store.queries import load
-from shared.store.roles import ANALYST, API, DELETER, ERASED, MIGRATOR, ROLES, SERVICES, WRITER, Role, as_sql
+from shared.store.clickhouse.queries import load
+from shared.store.clickhouse.roles import ANALYST, API, DELETER, ERASED, MIGRATOR, ROLES, SERVICES, WRITER, Role, as_sql
 from shared.store.targets import TABLES
 from tests.support.analyst import ACCESS_DENIED, Asker
 from tests.support.engine import EngineProcess
@@ -108,7 +108,7 @@ def test_only_what_is_erased_may_be_rewritten_by_the_deleter() -> None:
 
 def test_an_insert_of_the_writer_is_seen_by_a_rebuild(engine: EngineProcess, owner: Asker) -> None:
     """A rebuild waits for the INSERTs that began before its hold, and they are another user's."""
-    inserting = load(ROOT / "services/projector/rebuild.sql")["inserting"].sql
+    inserting = load(ROOT / "services/projector/rebuild/rebuild.sql")["inserting"].sql
     migrator = Asker(engine, MIGRATOR.name)
     rows = "SELECT 99, generateUUIDv4(), sleepEachRow(1) FROM numbers(3)"
     slow = f"INSERT INTO fragments (project, fragment, version) {rows}"

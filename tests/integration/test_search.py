@@ -13,8 +13,8 @@ import pytest
 from services.projector.search import Feeder
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY
 from shared.log.memory import MemoryLog
-from shared.store.client import Store
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from shared.store.search import document_of, path_of
 from tests.support import history
 from tests.support.tier import sized

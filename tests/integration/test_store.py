@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from services.api.reads.query_batcher import KEYS_MAX, Coalesced
 from shared.domain.errors import Corrupt, StoreUnavailable
 from shared.domain.ids import COMMANDS, position_key
-from shared.store import parameters
-from shared.store.client import INLINE_BYTES_MAX, INLINE_ROWS_MAX, Store
-from shared.store.failures import StoreError
-from shared.store.migrate import migrate
-from shared.store.parameters import FIELD_BYTES_MAX
-from shared.store.queries import Query
+from shared.store.clickhouse import parameters
+from shared.store.clickhouse.client import INLINE_BYTES_MAX, INLINE_ROWS_MAX, Store
+from shared.store.clickhouse.failures import StoreError
+from shared.store.clickhouse.migrate import migrate
+from shared.store.clickhouse.parameters import FIELD_BYTES_MAX
+from shared.store.clickhouse.queries import Query
 from tests.support.engine import EngineProcess
 
 BY_ID = Query(
@@ -369,9 +369,9 @@ async def test_a_wrong_password_is_no_matter_of_waiting(engine: EngineProcess) -
 def test_the_client_never_imports_pandas(engine_url: str) -> None:
     program = """
 import asyncio, sys
-from shared.store.client import Store
-from shared.store.migrate import migrate
-from shared.store.parameters import FIELD_BYTES_MAX
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
+from shared.store.clickhouse.parameters import FIELD_BYTES_MAX
 async def main():
     store = await Store.connect(sys.argv[1])
     await migrate(store)

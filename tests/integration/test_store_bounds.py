@@ -11,12 +11,12 @@ from uuid import UUID, uuid4
 import orjson
 import pytest
 
-from services.projector.tables import LOAD_IDS_MAX, ClickHouseTables
+from services.projector.tables.clickhouse import LOAD_IDS_MAX, ClickHouseTables
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.store import targets
-from shared.store.client import Store
-from shared.store.parameters import FIELD_BYTES_MAX, bind
-from shared.store.queries import Query, load
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.parameters import FIELD_BYTES_MAX, bind
+from shared.store.clickhouse.queries import Query, load
 from tests.support.erasing import World
 
 ROOT = Path(__file__).parents[2]

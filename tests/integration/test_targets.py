@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY
-from shared.store.client import Store
-from shared.store.migrate import migrate
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
+from shared.store.clickhouse.queries import Query
 from shared.store.targets import ELSEWHERE, STAYS, TABLES, TARGETS, TECHNICAL
 
 SCHEMA = Query(

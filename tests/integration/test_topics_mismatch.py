@@ -13,15 +13,15 @@ from uuid import uuid4
 
 import pytest
 
-from services.projector.rows import Vouched
-from services.projector.tables import ClickHouseTables
+from services.projector.tables.clickhouse import ClickHouseTables
+from services.projector.tables.rows import Vouched
 from shared.domain.errors import LogMismatch, LogUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, hash64
 from shared.log.evidence import Standing, check
 from shared.log.identity import Generation
-from shared.log.kafka import KafkaLog
+from shared.log.kafka.log import KafkaLog
 from shared.log.port import Entry
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
 from shared.store.generations import compared, current, take_on
 from shared.store.logwatch import LogWatch
 from tests.support.kafka import START_SECONDS_MAX, Cluster, _java, need_kafka

@@ -20,9 +20,9 @@ ONE_AFTER_THE_OTHER = ("capture", "GET", "PATCH", "DELETE")
 ENTERED_AGAIN: dict[str, set[str]] = {
     "capture": set(),
     "record": {"services/projector/worker.py from services/projector/fold.py"},
-    "GET": {"shared/store/person.py from shared/domain/view.py"},
-    "PATCH": {"shared/store/person.py from shared/domain/view.py"},
-    "DELETE": {"shared/store/person.py from shared/domain/view.py"},
+    "GET": {"shared/store/person.py from shared/domain/person/view.py"},
+    "PATCH": {"shared/store/person.py from shared/domain/person/view.py"},
+    "DELETE": {"shared/store/person.py from shared/domain/person/view.py"},
     "deletion": {
         "services/deleter/app.py from services/deleter/sweep.py",
         "services/deleter/sweep.py from services/deleter/guard.py",
@@ -30,7 +30,7 @@ ENTERED_AGAIN: dict[str, set[str]] = {
 }
 """Files that call a file which calls them back. The list may only get shorter."""
 
-ASKED_WHEN_LATE = frozenset(("shared/store/client.py", "shared/store/parameters.py"))
+ASKED_WHEN_LATE = frozenset(("shared/store/clickhouse/client.py", "shared/store/clickhouse/parameters.py"))
 """A write that is visible at once asks the store for nothing, and one that is not asks while it waits: these files are
 entered there or not, and sooner or later."""
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.domain.commands import Capture, Command, Delete, Erase, Merge, Split, Write, decode, encode
-from shared.domain.fragment import Fragment, Outcome
-from shared.domain.identity import Membership, handle
 from shared.domain.ids import NAMESPACE, fragment_id, number_of, version_of
-from shared.domain.view import merged_properties, ordered_distinct_ids
+from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.identity import Membership, handle
+from shared.domain.person.view import merged_properties, ordered_distinct_ids
 from shared.store.timeline import event_of, timeline_row
 from tests.support.oracle import Oracle
 

@@ -17,14 +17,16 @@ from services.deleter.restores import Restores
 from services.projector import worker as worker_module
 from services.projector.fold import FragmentFolder
 from services.projector.lookout import Lookout
-from services.projector.memory import MemoryTables
 from services.projector.shares import key_of
-from services.projector.tables import Closed, Facts
+from services.projector.tables.clickhouse import Closed, Facts
+from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Worker
-from shared.domain import cells as cells_module
-from shared.domain import identity
 from shared.domain.commands import Reader, Revive
-from shared.domain.fragment import (
+from shared.domain.ids import IDENTITY, version_of
+from shared.domain.operations import Room, Weight
+from shared.domain.person import cells as cells_module
+from shared.domain.person import identity
+from shared.domain.person.fragment import (
     Fragment,
     FragmentChanged,
     FragmentEvent,
@@ -32,11 +34,9 @@ from shared.domain.fragment import (
     FragmentRestored,
     Outcome,
 )
-from shared.domain.identity import Decision, Membership
-from shared.domain.ids import IDENTITY, version_of
-from shared.domain.operations import Room, Weight
+from shared.domain.person.identity import Decision, Membership
+from shared.domain.person.replay import Replay
 from shared.domain.purged import Cut, cuts_of
-from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
 from tests.support import deleting, invariants
 from tests.support.episodes import given_back_without_what_was_purged, read_while_another_log_lay_there
@@ -62,8 +62,8 @@ def skip_by_version(patch: pytest.MonkeyPatch) -> None:
 
 def key_dedup(patch: pytest.MonkeyPatch) -> None:
     """Neither an Idempotency-Key nor an event's uuid is remembered."""
-    patch.setattr("shared.domain.fragment.EVENTS_MAX", 0)
-    patch.setattr("shared.domain.fragment.recall", lambda keys, command: None)
+    patch.setattr("shared.domain.person.fragment.EVENTS_MAX", 0)
+    patch.setattr("shared.domain.person.fragment.recall", lambda keys, command: None)
     patch.setattr(identity, "recall", lambda keys, command: None)
 
 

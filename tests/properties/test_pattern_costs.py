@@ -14,9 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.api.persons.patterns import COST_MAX, PATTERN_CHARS_MAX, cost_of
-from shared.store.client import Store
-from shared.store.failures import StoreError
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.failures import StoreError
+from shared.store.clickhouse.queries import Query
 from tests.support.engine import EngineProcess
 from tests.support.tier import sized
 

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain import fragment as fragments
-from shared.domain import identity
 from shared.domain.commands import REPLAYED, Capture, Delete, Erase, Merge, Write, decode, encode
 from shared.domain.errors import NewerVersion
-from shared.domain.fragment import Fragment, Outcome
-from shared.domain.identity import Membership, handle
 from shared.domain.ids import fragment_id, version_of
+from shared.domain.person import fragment as fragments
+from shared.domain.person import identity
+from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.identity import Membership, handle
 
 ANN, BOB = fragment_id(1, "ann"), fragment_id(1, "bob")
 SPACE = UUID(int=1)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.domain.commands import Capture, Delete, Erase, Merge, Restore, Restored, Revive, Scope, Split, Write
-from shared.domain.fragment import Outcome
 from shared.domain.ids import version_of
+from shared.domain.person.fragment import Outcome
 from tests.support.tier import sized
 from tests.unit.test_identity import Book, of
 from tests.unit.test_restore import KEY, Lives

@@ -12,7 +12,7 @@ import pytest
 from services.api.reads import row_cache
 from services.api.reads.row_cache import MISS, RowCache
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.store.shared_memory import SharedMemory, renew
+from shared.store.shared_memory.segment import SharedMemory, renew
 
 PARTITIONS = {COMMANDS: 2, IDENTITY: 1}
 FRAGMENTS = [(number % 2) << 64 | number for number in range(12)]

@@ -15,9 +15,9 @@ from clickhouse_driver import Client
 from clickhouse_driver.errors import Error
 
 from shared.runtime.settings import OWNER
-from shared.store.client import Store
-from shared.store.migrate import migrate
-from shared.store.roles import ANALYST, DATABASE, MIGRATOR
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
+from shared.store.clickhouse.roles import ANALYST, DATABASE, MIGRATOR
 from tests.support.engine import EngineProcess
 
 REFUSED_SQL = Path(__file__).with_name("refused.sql")

@@ -18,9 +18,9 @@ from shared.domain.ids import COMMANDS, IDENTITY, Position
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from shared.runtime.clock import ManualClock
-from shared.store.access import ensure_bootstrap
-from shared.store.client import Store
-from shared.store.migrate import migrate
+from shared.store.clickhouse.access import ensure_bootstrap
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
 from shared.store.objects import Objects
 from tests.support.engine import free_port
 

@@ -15,8 +15,8 @@ from uuid import UUID, uuid5
 from services.deleter.ledger import decide
 from services.deleter.planner import Boundary, Tombstone, plan
 from services.deleter.restores import Before, Outcome, Restores
-from services.projector import rows as r
-from services.projector.memory import MemoryTables
+from services.projector.tables import rows as r
+from services.projector.tables.memory import MemoryTables
 from shared.domain.commands import Cancel, Request, decode
 from shared.domain.deletion import DeletionRequest, State, load
 from shared.domain.errors import StoreUnavailable, Superseded, Transient

@@ -6,12 +6,12 @@ from uuid import UUID
 
 import msgspec
 
-from services.projector.memory import MemoryTables
-from services.projector.rows import fragment_of, membership_of
+from services.projector.tables.memory import MemoryTables
+from services.projector.tables.rows import fragment_of, membership_of
 from shared.domain.commands import Merge
-from shared.domain.fragment import Fragment
-from shared.domain.identity import Membership
 from shared.domain.ids import COMMANDS, IDENTITY
+from shared.domain.person.fragment import Fragment
+from shared.domain.person.identity import Membership
 
 
 def let_in(tables: MemoryTables, command: Merge) -> Merge | None:

@@ -18,9 +18,9 @@ import pytest
 
 from services.engine.config import native_port
 from shared.runtime.settings import ENGINE_USERS, OWNER, read
-from shared.store.client import Store
-from shared.store.migrate import migrate
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
+from shared.store.clickhouse.queries import Query
 from tests.support.processes import ROOT, free_port
 
 USER, PASSWORD = OWNER, "se:cret /ä"

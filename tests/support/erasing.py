@@ -19,7 +19,7 @@ from services.deleter.run_options import RunOptions, unlocked
 from services.deleter.sweep import Sweep
 from services.deleter.window import Window
 from services.projector.fold import FragmentFolder, IdentityFolder
-from services.projector.tables import ClickHouseTables
+from services.projector.tables.clickhouse import ClickHouseTables
 from services.projector.worker import Worker
 from shared.domain.commands import Capture, Command, Delete, Request, Scope, encode, route
 from shared.domain.deletion import DeletionRequest
@@ -27,10 +27,10 @@ from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, fragment_id
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry, Log
 from shared.runtime.clock import ManualClock
-from shared.store.client import Store
-from shared.store.migrate import migrate
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
+from shared.store.clickhouse.queries import Query
 from shared.store.objects import Objects
-from shared.store.queries import Query
 from shared.store.targets import TABLES
 from tests.support.engine import Databases
 

@@ -17,7 +17,7 @@ from services.api.http.routing import Route, Router
 from services.api.http.spool import Spools
 from services.api.http.transports.front import Front
 from shared.domain.ids import Position
-from shared.runtime.lifecycle import Listener, listen
+from shared.runtime.process.lifecycle import Listener, listen
 
 SECONDS_MAX = 60.0
 

@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from services.projector import batch, fold, shares, tables, worker
-from services.projector.memory import MemoryTables
-from services.projector.rows import Vouched
-from services.projector.tables import Closed, Facts, Loaded
+from services.projector import batch, fold, shares, worker
+from services.projector.tables import clickhouse as tables
+from services.projector.tables.clickhouse import Closed, Facts, Loaded
+from services.projector.tables.memory import MemoryTables
+from services.projector.tables.rows import Vouched
 from shared.domain import operations
 from shared.domain.errors import LogUnavailable, StoreUnavailable
-from shared.domain.fragment import Fragment
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
+from shared.domain.person.fragment import Fragment
 from shared.log.doubts import Doubts
 from shared.log.memory import MemoryLog, MemoryReader
 from shared.log.port import Entry, Record

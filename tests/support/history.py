@@ -11,14 +11,14 @@ from uuid import UUID
 import orjson
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
-from services.projector.rows import BEFORE_THE_FIRST
-from services.projector.tables import ClickHouseTables
+from services.projector.tables.clickhouse import ClickHouseTables
+from services.projector.tables.rows import BEFORE_THE_FIRST
 from services.projector.worker import Worker
 from shared.domain.commands import Capture, Command, Delete, Erase, Merge, Record, Split, Write, decode, encode, route
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
 from tests.support.oracle import Oracle
 
 PROJECTED_SECONDS_MAX = 120.0

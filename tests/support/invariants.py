@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from services.projector import rows as r
-from services.projector.derive import Derived, Report
-from services.projector.memory import MemoryTables, life_of
-from services.projector.tables import Closed
+from services.projector.rebuild.derive import Derived, Report
+from services.projector.tables import rows as r
+from services.projector.tables.clickhouse import Closed
+from services.projector.tables.memory import MemoryTables, life_of
 from shared.domain.commands import Capture, Erase, Purge, Revive, Write, decode
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
-from shared.domain.fragment import Fragment, FragmentChanged, FragmentEvent, FragmentPurged, Outcome
-from shared.domain.identity import Membership, handle
 from shared.domain.ids import COMMANDS, IDENTITY, Position, partition_of, position_of, version_of
+from shared.domain.person.fragment import Fragment, FragmentChanged, FragmentEvent, FragmentPurged, Outcome
+from shared.domain.person.identity import Membership, handle
+from shared.domain.person.replay import Replay
 from shared.domain.purged import Cut, cuts_of, without
-from shared.domain.replay import Replay
 from shared.log.memory import MemoryLog
 from shared.log.port import Record
 from shared.store.timeline import Row, event_of, timeline_row

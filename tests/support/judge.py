@@ -16,16 +16,16 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
-from services.projector import rows as r
+from services.projector.tables import rows as r
 from shared.domain.commands import Capture, Command, Delete, Erase, Request, decode
 from shared.domain.errors import BadRecord
-from shared.domain.identity import PersonDeleted
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position, parse_positions
+from shared.domain.person.identity import PersonDeleted
 from shared.log.connect import connect_log
 from shared.log.memory import MemoryLog
 from shared.runtime.settings import OWNER, read, with_keys
-from shared.store.client import Store
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from shared.store.timeline import TIMELINE, Row
 from tests.support.chaos import Acknowledged, Chaos
 from tests.support.invariants import Expected, check_oracle

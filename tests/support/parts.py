@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.health import answers
-from shared.runtime.processes import living
+from shared.runtime.process.processes import living
 from tests.support.processes import READY_SECONDS_MAX, Stack, wait_for
 
 LOOK_SECONDS_MAX = 30.0

@@ -16,7 +16,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from shared.runtime.lifecycle import serve
+from shared.runtime.process.lifecycle import serve
 from tests.support.processes import free_port
 
 Moment = Literal["before", "during", "after"]

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from services.projector import rows as r
-from services.projector.memory import MemoryTables
-from services.projector.rows import Vouched
+from services.projector.tables import rows as r
+from services.projector.tables.memory import MemoryTables
+from services.projector.tables.rows import Vouched
 from services.renewing.books import before_the_first
 from shared.domain.errors import LogMismatch, LogUnavailable, Rejected, StoreUnavailable, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, PARTITIONS_MAX, Position, position_of

@@ -16,10 +16,10 @@ from operator import or_
 from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
-from services.projector import rows as r
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
-from services.projector.memory import MemoryTables
-from services.projector.tables import Loaded
+from services.projector.tables import rows as r
+from services.projector.tables.clickhouse import Loaded
+from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Worker
 from shared.domain.commands import Cancel, Command, Merge, Purge, Reader, Request, decode, encode, route
 from shared.domain.errors import Fenced, LogClosed, LogMismatch, LogUnavailable, Superseded

@@ -17,9 +17,9 @@ from uuid import uuid4
 
 import pytest
 
-from shared.store.access import KeyRow, create_key, create_project, ensure_bootstrap
-from shared.store.client import Store
-from shared.store.migrate import migrate
+from shared.store.clickhouse.access import KeyRow, create_key, create_project, ensure_bootstrap
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import migrate
 from tests.support import api
 from tests.support.engine import EngineProcess
 from tests.support.processes import TOKEN, Stack, running, wait_for

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Any, NamedTuple
 
-from services.projector import rows as r
-from services.projector.memory import MemoryTables
+from services.projector.tables import rows as r
+from services.projector.tables.memory import MemoryTables
 from shared.domain.ids import COMMANDS, IDENTITY, position_of
 from shared.log.doubts import Doubts
 from shared.log.evidence import Standing, evidence

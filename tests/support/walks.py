@@ -30,8 +30,8 @@ from services.deleter import app as deleter
 from services.projector import app as projector
 from shared.domain.ids import fragment_id
 from shared.runtime.settings import SECRETS_OF, Settings, read, with_keys
-from shared.store.client import Store
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from tests.support.engine import EngineProcess
 from tests.support.processes import ROOT, free_port
 

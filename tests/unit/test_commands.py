@@ -9,7 +9,6 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from shared.domain import fragment, identity
 from shared.domain.commands import (
     Cancel,
     Capture,
@@ -32,6 +31,7 @@ from shared.domain.commands import (
 )
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, fragment_id, partition_of
+from shared.domain.person import fragment, identity
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ONE, TWO = UUID(int=1), UUID(int=2)

@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.domain.commands import Capture, Erase, Write
-from shared.domain.fragment import EVENTS_MAX, Fragment, FragmentChanged, Outcome
 from shared.domain.ids import fragment_id, version_of
+from shared.domain.person.fragment import EVENTS_MAX, Fragment, FragmentChanged, Outcome
+from shared.domain.person.view import merged_properties
 from shared.domain.retries import KEYS_MAX
-from shared.domain.view import merged_properties
 
 KEY = fragment_id(1, "ada")
 

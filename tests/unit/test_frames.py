@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.log.frames import LENGTHS, SPOILT, checked, packed
+from shared.log.embedded.frames import LENGTHS, SPOILT, checked, packed
 
 RECORDS = st.lists(st.tuples(st.binary(max_size=40), st.binary(max_size=200)), min_size=1, max_size=20)
 

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from services.api.http.guards import load
 from services.api.http.transports import front as front_module
-from shared.runtime import connections
+from shared.runtime.process import connections
 from tests.support.fronts import SECONDS_MAX, Served, fronting, post, responses
 from tests.support.wires import Wire
 

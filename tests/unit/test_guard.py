@@ -10,8 +10,8 @@ import pytest
 from services.deleter.guard import PAUSE_SECONDS, PAUSED_SECONDS_MAX, PROBES, Guard
 from shared.domain.errors import StoreUnavailable
 from shared.runtime import telemetry
-from shared.store.client import Store
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 
 QUIET = (0.0, 0, 10**12)
 """Share of the pool, lag of replicas in seconds, free bytes."""

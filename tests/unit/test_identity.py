@@ -7,12 +7,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from shared.domain import identity
 from shared.domain.commands import Delete, Erase, Merge, Request, Scope, Split, Write
-from shared.domain.fragment import Outcome
-from shared.domain.identity import Decision, Membership, handle
 from shared.domain.ids import fragment_id, version_of
 from shared.domain.legal_ids import is_legal
+from shared.domain.person import identity
+from shared.domain.person.fragment import Outcome
+from shared.domain.person.identity import Decision, Membership, handle
 
 
 class Book:

@@ -19,11 +19,11 @@ from structlog.testing import capture_logs
 from services.api.http import errors
 from services.deleter.intake import Intake
 from services.deleter.ledger import decide
-from services.projector import rows as r
 from services.projector.app import _duty
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
-from services.projector.memory import MemoryTables
 from services.projector.search import Duty
+from services.projector.tables import rows as r
+from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Worker
 from shared.domain import commands as module
 from shared.domain.commands import (
@@ -47,8 +47,8 @@ from shared.domain.commands import (
 )
 from shared.domain.deletion import DeletionRequest, load
 from shared.domain.errors import BadRecord, NewerVersion
-from shared.domain.fragment import FragmentErased
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id
+from shared.domain.person.fragment import FragmentErased
 from shared.log.evidence import Standing
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.projector import rows as r
+from services.projector.tables import rows as r
 from shared.domain import operations
 from shared.domain.commands import Write
-from shared.domain.fragment import Fragment, FragmentChanged, Outcome, PropertiesLeftOut
 from shared.domain.ids import fragment_id, version_of
 from shared.domain.operations import FRAGMENT_BYTES_MAX, FRAGMENT_NAMES_MAX, bytes_of
+from shared.domain.person.fragment import Fragment, FragmentChanged, Outcome, PropertiesLeftOut
 from shared.store.timeline import event_of, timeline_row
 
 KEY = fragment_id(1, "ada")

@@ -10,9 +10,9 @@ import pytest
 
 from services.cli import BAD_USAGE, main
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.runtime import preflight
+from shared.runtime.process import preflight
 from shared.runtime.settings import Settings, SettingsError
-from shared.store.shared_memory import SharedMemory, renew
+from shared.store.shared_memory.segment import SharedMemory, renew
 from tests.support.disks import fill, mounted
 
 STARTS = ("up", "engine", "api", "projector", "deleter", "migrate", "rebuild", "doctor")

@@ -11,13 +11,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from services.health import lines
-from shared.runtime.processes import announced, living
+from shared.runtime.process.processes import announced, living
 from tests.support.processes import ROOT, free_port
 
 DIES = """
 import os, sys
 from pathlib import Path
-from shared.runtime.processes import announced
+from shared.runtime.process.processes import announced
 with announced(Path(sys.argv[1]), "api", "http://127.0.0.1:1"):
     os._exit(9)
 """

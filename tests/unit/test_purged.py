@@ -10,17 +10,24 @@ import orjson
 
 from services.api.history.export import operations
 from services.api.history.properties_timeline import CapturedEvent, points
-from services.projector import rows as r
-from services.projector.derive import Derived, Report
-from shared.domain.cells import ONCE, UNSET
+from services.projector.rebuild.derive import Derived, Report
+from services.projector.tables import rows as r
 from shared.domain.commands import Capture, Purge, Write, decode, encode
-from shared.domain.fragment import Fragment, FragmentChanged, FragmentErased, FragmentEvent, FragmentPurged, Outcome
 from shared.domain.ids import version_of
-from shared.domain.lifted import copies
+from shared.domain.person.cells import ONCE, UNSET
+from shared.domain.person.fragment import (
+    Fragment,
+    FragmentChanged,
+    FragmentErased,
+    FragmentEvent,
+    FragmentPurged,
+    Outcome,
+)
+from shared.domain.person.lifted import copies
+from shared.domain.person.replay import Replay
+from shared.domain.person.view import Member, merged_properties
 from shared.domain.purged import Cut, cuts_of, stripped, without
-from shared.domain.replay import Replay
 from shared.domain.restore import ClosedLife
-from shared.domain.view import Member, merged_properties
 from shared.store.person import Person
 from shared.store.timeline import Fact, event_of, timeline_row
 from tests.unit.test_fragment import KEY, Folded

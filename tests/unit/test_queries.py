@@ -8,7 +8,7 @@ from pathlib import Path
 from shared.store.lives import load_with_lives
 
 ROOT = Path(__file__).resolve().parents[2]
-MAKERS = {"shared/store/queries.py", "shared/store/client.py"}
+MAKERS = {"shared/store/clickhouse/queries.py", "shared/store/clickhouse/client.py"}
 """Who makes queries of their own: from files, and of the statements of migrations."""
 
 

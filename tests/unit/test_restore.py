@@ -13,7 +13,8 @@ from services.deleter.restores import delete_version, restore
 from shared.domain.commands import Cancel, Capture, Erase, Merge, Request, Restore, Restored, Revive, Scope, Write
 from shared.domain.deletion import OPEN, DeletionRequest, load
 from shared.domain.errors import Rejected
-from shared.domain.fragment import (
+from shared.domain.ids import fragment_id, version_of
+from shared.domain.person.fragment import (
     HOUR_US,
     Fragment,
     FragmentErased,
@@ -22,8 +23,7 @@ from shared.domain.fragment import (
     FragmentRestored,
     Outcome,
 )
-from shared.domain.identity import Decision, PersonRestored
-from shared.domain.ids import fragment_id, version_of
+from shared.domain.person.identity import Decision, PersonRestored
 from shared.domain.restore import ClosedLife
 from tests.unit.test_identity import Book, of
 

@@ -6,8 +6,8 @@ import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError, StreamFailureError
 
 from shared.domain.errors import StoreUnavailable
-from shared.store.client import _decode
-from shared.store.failures import StoreError, exception_in, explained, failure, summary
+from shared.store.clickhouse.client import _decode
+from shared.store.clickhouse.failures import StoreError, exception_in, explained, failure, summary
 
 ROWS = b"\x01\x02\x01a\x06String\x0dsecret-of-ann\x0dsecret-of-ann"
 TAG = b"ffuazmbqtjhwalib"

@@ -11,9 +11,9 @@ from clickhouse_connect.driver.binding import bind_query, format_bind_value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.store import parameters
-from shared.store.failures import StoreError
-from shared.store.parameters import FIELD_BYTES_MAX, FIELDS_MAX, STATEMENT_BYTES_MAX, bind
+from shared.store.clickhouse import parameters
+from shared.store.clickhouse.failures import StoreError
+from shared.store.clickhouse.parameters import FIELD_BYTES_MAX, FIELDS_MAX, STATEMENT_BYTES_MAX, bind
 
 IDS = "SELECT 1 FROM t WHERE a IN {ids:Array(UUID)}"
 TEXT = "SELECT {text:String}"

@@ -53,7 +53,7 @@ PARAMETERS_MAX = 6
 ROW_SUBSCRIPTS_MAX = 20
 """Places that take a column of a row by its number, or look like it: a row has a type with names."""
 
-ROWS_DEFINED = {"shared/store/timeline.py", "services/projector/rows.py"}
+ROWS_DEFINED = {"shared/store/timeline.py", "services/projector/tables/rows.py"}
 """Modules that define a row may take its columns by number: what runs for every fact does."""
 
 ROW_NAMES = re.compile(r"(^|_)(row|rows|fact|facts|record|records|found|entry|entries|identity)$")
@@ -72,8 +72,8 @@ INDEX_HOSTS = tuple(
 TELLERS_OF_LIVES = {
     "services/deleter/sweep.sql": "plans where a life ends that is to be erased",
     "shared/store/targets.sql": "erases a life, and leaves the two facts of its end",
-    "services/projector/flush.sql": "opens the life that an erasure closed, when that is taken back",
-    "services/projector/rebuild.sql": "derives rows from all facts, erasures among them",
+    "services/projector/tables/flush.sql": "opens the life that an erasure closed, when that is taken back",
+    "services/projector/rebuild/rebuild.sql": "derives rows from all facts, erasures among them",
 }
 """Files of SQL beside lives.sql that know the facts by which a life ends."""
 

@@ -18,7 +18,7 @@ from services.up import (
     next_backoff,
     up,
 )
-from shared.runtime.ports import check_port
+from shared.runtime.process.ports import check_port
 from shared.runtime.settings import BOOTSTRAP, GENERATED, SECRETS_OF, SettingsError, read
 
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain import view
-from shared.domain.view import Member, counted
+from shared.domain.person import view
+from shared.domain.person.view import Member, counted
 from shared.store import person
 from shared.store.person import FragmentRow, assemble, unread_of
 

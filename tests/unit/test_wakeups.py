@@ -15,12 +15,12 @@ from services.api.http.guards.access import POLL_SECONDS, Access
 from services.api.reads.watermarks import WAIT_SECONDS_MAX, Watermarks
 from services.deleter import app, purges
 from services.deleter.app import Deleter
-from services.projector import rows as r
 from services.projector.fold import FragmentFolder
 from services.projector.lookout import LOOK_SECONDS, LOOKS_MAX
-from services.projector.memory import MemoryTables
 from services.projector.search import LOOK_SECONDS as FEED_SECONDS
 from services.projector.search import SHARED_LOOK_SECONDS, Duty, Feeder
+from services.projector.tables import rows as r
+from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Progress, Worker
 from shared.domain.commands import Cancel, DeletionCommand, Request, Scope, Write, encode, route
 from shared.domain.errors import Corrupt, StoreUnavailable
@@ -30,9 +30,9 @@ from shared.log.port import Entry
 from shared.runtime.clock import ManualClock
 from shared.runtime.settings import Settings
 from shared.runtime.wakeup import Wakeup
-from shared.store import access as access_tables
-from shared.store.failures import StoreError
-from shared.store.queries import Query
+from shared.store.clickhouse import access as access_tables
+from shared.store.clickhouse.failures import StoreError
+from shared.store.clickhouse.queries import Query
 from tests.support.virtual import virtual
 
 PARTITIONS = {COMMANDS: 1, IDENTITY: 1, DELETIONS: 1, DEAD: 1}

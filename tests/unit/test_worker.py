@@ -9,16 +9,16 @@ from uuid import uuid4
 
 import pytest
 
-from services.projector import rows as r
 from services.projector.fold import FragmentFolder, IdentityFolder
-from services.projector.memory import MemoryTables
 from services.projector.shares import ROWS_BYTES, SHARE_BYTES
-from services.projector.tables import Loaded
+from services.projector.tables import rows as r
+from services.projector.tables.clickhouse import Loaded
+from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Progress, Worker
 from shared.domain.commands import Command, Delete, Merge, Write, decode, encode, route
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id, partition_of
 from shared.log.dead import CORRUPT, DEAD_IN_A_ROW_MAX, letters
-from shared.log.frames import SPOILT
+from shared.log.embedded.frames import SPOILT
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from tests.support.oracle import Oracle

@@ -18,7 +18,7 @@ from shared.domain.commands import Capture, Command, Merge, MergeMode, Propertie
 from shared.domain.errors import BadInput
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX, DISTINCT_ID_CHARS_MAX, fragment_id, hash64
 from shared.domain.legal_ids import is_legal
-from shared.domain.lifted import LIFTED
+from shared.domain.person.lifted import LIFTED
 
 EVENT_NAME_CHARS_MAX = 200
 

@@ -20,7 +20,7 @@ from services.api.writes.idempotency import Keyed, keyed
 from shared.domain.commands import Command, Purge, Scope
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS
-from shared.domain.lifted import copies
+from shared.domain.person.lifted import copies
 from shared.store.person import Person
 from shared.store.purging import NOBODY, PURGED, showing, unpurged
 from shared.store.search import path_of

@@ -14,7 +14,7 @@ from services.api.http.parameters import PAGE_MAX, Integer
 from services.api.http.routing import Answer, Route
 from services.api.writes.schemas import ActivityPage
 from services.api.writes.size_warnings import told
-from shared.domain.cells import UNSET
+from shared.domain.person.cells import UNSET
 from shared.store.person import iso
 from shared.store.timeline import PURGE
 

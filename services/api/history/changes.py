@@ -21,14 +21,14 @@ from services.api.http.parameters import LIMIT, Text
 from services.api.http.routing import Answer
 from services.api.reads.as_of import check_size, facts
 from services.api.writes.size_warnings import told
-from shared.domain.cells import same
 from shared.domain.errors import BadInput
-from shared.domain.fragment import FragmentEvent, FragmentPurged
-from shared.domain.identity import MEMBERS_MAX
 from shared.domain.ids import format_positions
+from shared.domain.person.cells import same
+from shared.domain.person.fragment import FragmentEvent, FragmentPurged
+from shared.domain.person.identity import MEMBERS_MAX
+from shared.domain.person.replay import FOREVER, Replay, members_of
+from shared.domain.person.view import ordered_distinct_ids
 from shared.domain.purged import at_moment
-from shared.domain.replay import FOREVER, Replay, members_of
-from shared.domain.view import ordered_distinct_ids
 from shared.store.person import iso, shown_of, size_of
 from shared.store.timeline import Fact, event_of
 

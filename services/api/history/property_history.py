@@ -13,12 +13,12 @@ from services.api.http.parameters import AS_OF, LIMIT, OFFSET
 from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.routing import Answer, Route
 from services.api.writes.schemas import PropertyHistory
-from shared.domain.cells import NULL, ONCE, SET, UNSET
 from shared.domain.errors import BadInput
-from shared.domain.identity import MEMBERS_MAX, FragmentJoined, FragmentLeft, FragmentRerooted, PersonDeleted
 from shared.domain.ids import format_positions
-from shared.domain.replay import FOREVER
-from shared.domain.view import decisive
+from shared.domain.person.cells import NULL, ONCE, SET, UNSET
+from shared.domain.person.identity import MEMBERS_MAX, FragmentJoined, FragmentLeft, FragmentRerooted, PersonDeleted
+from shared.domain.person.replay import FOREVER
+from shared.domain.person.view import decisive
 from shared.store.person import Person, cells_of, iso
 
 STEPS_MAX = 4 * MEMBERS_MAX

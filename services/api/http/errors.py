@@ -23,7 +23,7 @@ from shared.domain.errors import (
     Transient,
 )
 from shared.runtime.trouble import NO_SPACE
-from shared.store.failures import StoreAway
+from shared.store.clickhouse.failures import StoreAway
 
 RETRY_SECONDS = 1
 """What Retry-After says: a restart of any part takes about that."""

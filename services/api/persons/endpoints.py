@@ -34,7 +34,7 @@ from services.api.writes.size_warnings import warnings_of
 from shared.domain.commands import Write
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, Position, fragment_id
-from shared.domain.view import Member
+from shared.domain.person.view import Member
 from shared.runtime import telemetry
 from shared.store.person import living_of
 

@@ -28,9 +28,9 @@ from services.api.reads.persons import CURSOR_START, Candidates, Cursor, Walk, p
 from services.api.writes.schemas import PersonPage, Values
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id, position_of
-from shared.store.failures import StoreError
+from shared.store.clickhouse.failures import StoreError
+from shared.store.clickhouse.queries import Query
 from shared.store.person import Person
-from shared.store.queries import Query
 from shared.store.search import document_of
 
 EMAIL = Text("email", "The exact value of the property `email`.", example="ada@example.com")

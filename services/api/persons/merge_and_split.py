@@ -21,8 +21,8 @@ from services.api.writes.schemas import Person as PersonBody
 from services.api.writes.schemas import Split as SplitBody
 from shared.domain.commands import IdentityCommand, Merge, Split
 from shared.domain.errors import BadInput, NotFound
-from shared.domain.identity import Decision, Membership, MergeRefused, SplitRefused, handle
 from shared.domain.ids import IDENTITY, fragment_id
+from shared.domain.person.identity import Decision, Membership, MergeRefused, SplitRefused, handle
 from shared.store.person import Person, assemble
 
 Deletes = Mapping[UUID, tuple[int, int]]

@@ -17,8 +17,8 @@ from services.api.context import Context
 from services.api.reads.persons import Candidates, Cursor, page_of
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, Position, parse_positions
-from shared.domain.replay import Replay, members_of
-from shared.domain.view import Member
+from shared.domain.person.replay import Replay, members_of
+from shared.domain.person.view import Member
 from shared.log.port import APPEND_SECONDS_MAX
 from shared.store.person import Person, assemble
 from shared.store.timeline import PAGE_ROWS_MIN, Fact, bytes_of, event_of, next_page

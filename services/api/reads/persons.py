@@ -16,7 +16,8 @@ from services.api.reads.query_batcher import Coalesced
 from services.api.reads.row_cache import Key, Miss, RowCache
 from shared.domain.errors import NotFound
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position_key
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from shared.store.lives import load_with_lives
 from shared.store.person import (
     PERSON_QUERIES,
@@ -32,8 +33,7 @@ from shared.store.person import (
     root_of,
     unread_of,
 )
-from shared.store.queries import Query
-from shared.store.shared_memory import SharedMemory
+from shared.store.shared_memory.segment import SharedMemory
 
 CANDIDATES_MIN, CANDIDATES_MAX = 100, 10_000
 """Roots asked for at once: the query behind them costs the same for few and for many, and each takes 24 bytes."""

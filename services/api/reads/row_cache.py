@@ -1,4 +1,4 @@
-"""An LRU cache of person rows, each validated by its seqlock (`shared.store.row_versions`) on every read.
+"""An LRU cache of person rows, each validated by its seqlock (`shared.store.shared_memory.row_versions`) on every read.
 
 Without such versions (another machine's store, a writer that marks nothing) nothing is cached: every read is a query.
 """
@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
-from shared.store.shared_memory import SharedMemory
+from shared.store.shared_memory.segment import SharedMemory
 
 CACHE_BYTES_MAX = 32 * 1_048_576
 """Of the cached rows of one table, estimated."""

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from services.api.http.guards.costly import aside
 from shared.domain.errors import NotYet
 from shared.domain.ids import DELETIONS, Position, partition_of_key
-from shared.store.client import Store
-from shared.store.position_board import PositionBoard
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
+from shared.store.shared_memory.position_board import PositionBoard
 
 WAIT_SECONDS_MAX = 5.0
 """A reader that waits longer is told 503: the projection lags."""

@@ -19,7 +19,7 @@ from services.api.reads.persons import Cursor, page_of
 from services.api.writes.block_writer import Copy
 from services.api.writes.schemas import RecordingPage
 from shared.domain.errors import NotFound
-from shared.domain.replay import FOREVER
+from shared.domain.person.replay import FOREVER
 from shared.store.person import Person, iso
 
 CURSOR = Text("cursor", "The place to continue from. Use the URL in `next`.", most=140, form="cursor")

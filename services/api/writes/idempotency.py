@@ -16,8 +16,8 @@ from services.api.http import errors
 from services.api.reads.as_of import persons_at, stamp_of
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, PreconditionFailed
-from shared.domain.identity import DELETED
 from shared.domain.ids import COMMANDS, Position, hash64
+from shared.domain.person.identity import DELETED
 from shared.domain.retries import KEY_REUSED
 from shared.store.person import Person
 

@@ -9,8 +9,8 @@ import orjson
 
 from services.api.calls import Call
 from services.api.writes.idempotency import Outcome
-from shared.domain.cells import same
-from shared.domain.view import Member
+from shared.domain.person.cells import same
+from shared.domain.person.view import Member
 
 WHY = "This distinct id holds as much as one can: 512 KiB of properties, 2,000 names."
 

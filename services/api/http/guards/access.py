@@ -10,8 +10,8 @@ import msgspec
 
 from shared.domain.errors import PersonlogError
 from shared.runtime.clock import Clock
-from shared.store import access as tables
-from shared.store.client import Store
+from shared.store.clickhouse import access as tables
+from shared.store.clickhouse.client import Store
 
 POLL_SECONDS = 2.0
 """How often keys and projects are read again; a revocation must take effect within 10 s."""

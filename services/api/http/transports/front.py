@@ -26,8 +26,8 @@ from services.api.http.transports.aiohttp_adapter import Adapter, Handler
 from services.api.http.transports.headers import Headers
 from services.api.http.transports.wire import head_of
 from shared.domain.errors import Transient
-from shared.runtime.connections import FULL, KEEPALIVE_SECONDS, Connections, Waiting
-from shared.runtime.lifecycle import AIOHTTP, SHUTDOWN_SECONDS_MAX, Listener, listen
+from shared.runtime.process.connections import FULL, KEEPALIVE_SECONDS, Connections, Waiting
+from shared.runtime.process.lifecycle import AIOHTTP, SHUTDOWN_SECONDS_MAX, Listener, listen
 
 HEAD_BYTES_MAX = 8_190
 """A longer head is aiohttp's: it bounds each field by that."""

@@ -11,8 +11,8 @@ import msgspec
 
 from shared.domain.errors import NotFound
 from shared.domain.ids import NAMESPACE
-from shared.store.client import Store
-from shared.store.queries import load
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import load
 
 _QUERIES = Path(__file__).with_name("access.sql")
 

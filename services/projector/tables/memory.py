@@ -12,13 +12,13 @@ from uuid import UUID
 
 import orjson
 
-from services.projector import rows as r
-from services.projector import tables
-from services.projector.rows import BlockRow, CapturedRow, FragmentState, State, Vouched
-from services.projector.tables import Closed, Facts, Loaded, events_of
+from services.projector.tables import clickhouse as tables
+from services.projector.tables import rows as r
+from services.projector.tables.clickhouse import Closed, Facts, Loaded, events_of
+from services.projector.tables.rows import BlockRow, CapturedRow, FragmentState, State, Vouched
 from shared.domain.errors import StoreUnavailable
-from shared.domain.fragment import Fragment, FragmentErased, FragmentPurged, FragmentRestored
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_key
+from shared.domain.person.fragment import Fragment, FragmentErased, FragmentPurged, FragmentRestored
 from shared.domain.restore import ClosedLife
 from shared.store.timeline import Fact, Row
 

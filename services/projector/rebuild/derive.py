@@ -11,14 +11,14 @@ from uuid import UUID
 
 import msgspec
 
-from services.projector import rows as r
-from services.projector.rows import State
+from services.projector.tables import rows as r
+from services.projector.tables.rows import State
 from shared.domain.errors import NewerVersion
-from shared.domain.fragment import FragmentErased
-from shared.domain.identity import MembershipEvent
 from shared.domain.ids import COMMANDS, IDENTITY
+from shared.domain.person.fragment import FragmentErased
+from shared.domain.person.identity import MembershipEvent
+from shared.domain.person.replay import Replay
 from shared.domain.purged import Cut, without
-from shared.domain.replay import Replay
 from shared.store.timeline import Row, event_of
 
 NAMED_MAX = 20

@@ -18,7 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from shared.domain.errors import LogUnavailable
-from shared.log.kafka_reader import CALL_SECONDS_MAX
+from shared.log.kafka.reader import CALL_SECONDS_MAX
 from shared.log.port import EMPTY
 
 REFUSE_ALL = ("max.message.bytes", "0")

@@ -20,10 +20,10 @@ from uuid import uuid4
 
 from shared.domain.errors import LogClosed, LogUnavailable, Transient
 from shared.domain.ids import GENERATION_FIRST, Position
-from shared.log import frames
 from shared.log.doubts import Doubtful
-from shared.log.embedded_reader import EmbeddedReader
-from shared.log.flock import Flock
+from shared.log.embedded import frames
+from shared.log.embedded.flock import Flock
+from shared.log.embedded.reader import EmbeddedReader
 from shared.log.identity import LogIdentity
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
 from shared.log.waiting import Appended, Waiting

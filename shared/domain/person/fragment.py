@@ -11,10 +11,10 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain.cells import ONCE, UNSET, Cell, Changes, Operations, apply, bury, once_above
 from shared.domain.commands import Capture, Erase, FragmentCommand, Properties, Purge, Revive, Write, imported_at
 from shared.domain.ids import check_order, number_of
 from shared.domain.operations import UNWEIGHED, LeftOut, Room, Weight, operations_of
+from shared.domain.person.cells import ONCE, UNSET, Cell, Changes, Operations, apply, bury, once_above
 from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
 EVENTS_MAX = 256

@@ -11,9 +11,9 @@ from shared.domain.errors import StoreUnavailable
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import Judge
 from shared.runtime.trouble import Trouble
-from shared.store.client import Store
-from shared.store.migrate import check_migrated
-from shared.store.queries import load
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.migrate import check_migrated
+from shared.store.clickhouse.queries import load
 
 START_SECONDS_MAX = 30.0
 """An engine that was killed answers again within 3 s; after this the supervisor's back-off takes over."""

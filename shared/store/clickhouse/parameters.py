@@ -17,7 +17,7 @@ from uuid import UUID
 
 from clickhouse_connect.driver.binding import format_bind_value
 
-from shared.store.failures import StoreError
+from shared.store.clickhouse.failures import StoreError
 
 FIELD_BYTES_MAX = 131_072
 """Of one field: a server's `http_max_field_value_size`."""

@@ -20,11 +20,11 @@ from shared.domain.errors import LogClosed, LogUnavailable
 from shared.domain.ids import GENERATION_FIRST, Position
 from shared.log.doubts import Doubtful
 from shared.log.identity import LogIdentity
-from shared.log.kafka_identity import IdentityRequest, identity_in
-from shared.log.kafka_reader import CALL_SECONDS_MAX, KafkaReader, answering, record_of, stop
-from shared.log.kafka_seal import is_sealed, seal
-from shared.log.lanes import BATCH_BYTES_MAX, Lanes
+from shared.log.kafka.identity import IdentityRequest, identity_in
+from shared.log.kafka.reader import CALL_SECONDS_MAX, KafkaReader, answering, record_of, stop
+from shared.log.kafka.seal import is_sealed, seal
 from shared.log.port import HEADS_SECONDS_MAX, RETENTION_SECONDS, Entry, Record
+from shared.log.record_accumulator import BATCH_BYTES_MAX, Lanes
 from shared.log.waiting import Appended
 
 START_ATTEMPTS_MAX = 5

@@ -15,10 +15,10 @@ import orjson
 
 from shared.domain.commands import Capture, imported_at
 from shared.domain.commands import Record as RecordCommand
-from shared.domain.fragment import Fragment
-from shared.domain.identity import Membership
 from shared.domain.ids import COMMANDS, Position, position_key, position_of
 from shared.domain.operations import Weight
+from shared.domain.person.fragment import Fragment
+from shared.domain.person.identity import Membership
 from shared.domain.purged import stripped
 from shared.domain.retries import Remembered
 from shared.log.port import Record

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from services.projector import rows as r
-from services.projector.rows import Mark, State, Vouched
-from shared.domain.fragment import Fragment, FragmentEvent
+from services.projector.tables import rows as r
+from services.projector.tables.rows import Mark, State, Vouched
 from shared.domain.ids import COMMANDS, position_key
+from shared.domain.person.fragment import Fragment, FragmentEvent
 from shared.domain.restore import ClosedLife
-from shared.store.client import Store
-from shared.store.queries import load as load_queries
-from shared.store.shared_memory import SharedMemory
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import load as load_queries
+from shared.store.shared_memory.segment import SharedMemory
 from shared.store.timeline import PAGE_ROWS_MIN, TIMELINE, Row, event_of, next_page
 
 LOAD_IDS_MAX = 10_000

@@ -18,22 +18,22 @@ from uuid import UUID
 
 import msgspec
 
-from services.projector import rows as r
-from services.projector.derive import END, START, Derived, Key, Report
-from services.projector.facts import FactReader
+from services.projector.rebuild.derive import END, START, Derived, Key, Report
 from services.projector.search import Feeder
-from services.projector.tables import ClickHouseTables
+from services.projector.tables import rows as r
+from services.projector.tables.clickhouse import ClickHouseTables
+from services.projector.tables.facts import FactReader
 from shared.domain.errors import Corrupt, Rejected, Transient
 from shared.domain.ids import COMMANDS, IDENTITY, PARTITIONS_MAX, partition_of, position_of
-from shared.domain.replay import Replay
+from shared.domain.person.replay import Replay
 from shared.runtime.files import file_lock
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import clock_of
-from shared.store.client import Store
-from shared.store.connect import connect_store
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.connect import connect_store
+from shared.store.clickhouse.queries import load as load_queries
 from shared.store.logwatch import right_log
-from shared.store.queries import load as load_queries
-from shared.store.shared_memory import all_rewritten, memory_of
+from shared.store.shared_memory.segment import all_rewritten, memory_of
 
 WRITE_BYTES_MAX = 32_000_000
 """Rows of a shadow that are written together."""

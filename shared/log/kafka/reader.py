@@ -13,8 +13,8 @@ from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionE
 
 from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import Position
-from shared.log.lanes import BATCH_BYTES_MAX
 from shared.log.port import Record
+from shared.log.record_accumulator import BATCH_BYTES_MAX
 
 CALL_SECONDS_MAX = 10.0
 """Administrative calls, and a request to a broker."""

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain.cells import ONCE, SET, UNSET, Cell
 from shared.domain.ids import is_anonymous
+from shared.domain.person.cells import ONCE, SET, UNSET, Cell
 
 MERGED_BYTES_MAX = 4 * 1_048_576
 """Of properties and cells, as the members' rows have them, that make one person's properties: three of the largest

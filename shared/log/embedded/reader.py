@@ -11,8 +11,8 @@ from pathlib import Path
 
 from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import Position
-from shared.log import frames
-from shared.log.groups import Membership
+from shared.log.embedded import frames
+from shared.log.embedded.consumer_group import Membership
 from shared.log.port import Record
 
 FETCH_BYTES_MAX = 4_000_000

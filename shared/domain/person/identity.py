@@ -23,9 +23,9 @@ from shared.domain.commands import (
     Split,
     Write,
 )  # fmt: skip
-from shared.domain.fragment import Outcome
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX, check_order, fragment_id
 from shared.domain.legal_ids import refusal
+from shared.domain.person.fragment import Outcome
 from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
 MEMBERS_MAX = 2_500

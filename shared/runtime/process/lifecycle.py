@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from shared.domain.errors import LogMismatch, Superseded
-from shared.runtime.connections import KEEPALIVE_SECONDS, Connections, Guarded
+from shared.runtime.process.connections import KEEPALIVE_SECONDS, Connections, Guarded
 
 STOP_SECONDS_MAX = 8.0
 """The longest stop of a service; the supervisor allows 10 s in all."""

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.domain.errors import Corrupt
-from shared.domain.lifted import PERSONAL
+from shared.domain.person.lifted import PERSONAL
 from shared.runtime.settings import SettingsError
 from shared.store import purged
-from shared.store.client import Store
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import load
 from shared.store.lives import load_with_lives
-from shared.store.queries import load
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 QUERIES = Path(__file__).parent / "migrate.sql"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.store.queries import load
+from shared.store.clickhouse.queries import load
 
 WORKLOADS = Path(__file__).with_name("workloads.sql")
 

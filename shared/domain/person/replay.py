@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from shared.domain.fragment import Fragment, FragmentChanged, FragmentErased, FragmentEvent
-from shared.domain.identity import Membership, MembershipEvent, PersonDeleted
+from shared.domain.person.fragment import Fragment, FragmentChanged, FragmentErased, FragmentEvent
+from shared.domain.person.identity import Membership, MembershipEvent, PersonDeleted
 from shared.domain.purged import at_moment
 
 FOREVER = 2**63 - 1

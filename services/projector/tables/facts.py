@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from services.projector.derive import Key
+from services.projector.rebuild.derive import Key
 from shared.domain.purged import Cut
 from shared.store import purged
-from shared.store.client import Store
-from shared.store.queries import Query
+from shared.store.clickhouse.client import Store
+from shared.store.clickhouse.queries import Query
 from shared.store.timeline import Row, values_size
 
 PAGE_ROWS_MIN, PAGE_ROWS_MAX = 200, 50_000

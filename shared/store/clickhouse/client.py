@@ -23,9 +23,9 @@ from clickhouse_connect.driver.insert import InsertContext
 from clickhouse_connect.driver.query import QueryContext
 from clickhouse_connect.driver.transform import NativeTransform
 
-from shared.store.failures import StoreAway, StoreError, exception_in, failure
-from shared.store.parameters import bind
-from shared.store.queries import Query
+from shared.store.clickhouse.failures import StoreAway, StoreError, exception_in, failure
+from shared.store.clickhouse.parameters import bind
+from shared.store.clickhouse.queries import Query
 
 CONNECT_SECONDS_MAX = 5.0
 READ_SECONDS_MAX = 10.0

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from shared.domain.ids import COMMANDS, GENERATION_FIRST, GENERATIONS_MAX, IDENTITY
 from shared.runtime.settings import Settings, SettingsError
-from shared.store.position_board import PositionBoard, board_size
-from shared.store.row_versions import SLOTS, WHOLE, RowVersions
+from shared.store.shared_memory.position_board import PositionBoard, board_size
+from shared.store.shared_memory.row_versions import SLOTS, WHOLE, RowVersions
 
 BLOCK_BYTES = 512
 """What a file's `st_blocks` counts."""

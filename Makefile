@@ -33,6 +33,7 @@ soak: .venv/dev.stamp .venv/s3.stamp $(SDKS)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check services shared clients
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

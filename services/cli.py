@@ -19,7 +19,14 @@ from shared.domain.errors import LogMismatch, PersonlogError
 from shared.runtime.process import preflight
 from shared.runtime.process.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
 from shared.runtime.progress import Progress
-from shared.runtime.settings import BOOTSTRAP, SECRETS_OF, Settings, SettingsError, read, with_keys
+from shared.runtime.settings import (
+    BOOTSTRAP,
+    SECRETS_OF,
+    Settings,
+    SettingsError,
+    read,
+    with_keys,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,9 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="personlog", description="An event-sourced person store.")
+    parser = argparse.ArgumentParser(
+        prog="personlog", description="An event-sourced person store."
+    )
     parser.add_argument(
-        "--check", action="store_true", help="print the effective settings, secrets masked"
+        "--check",
+        action="store_true",
+        help="print the effective settings, secrets masked",
     )
     commands = parser.add_subparsers(required=False, metavar="COMMAND")
     parser.set_defaults(command=None, offline=False, secrets=SECRETS_OF["up"])
@@ -63,7 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         ("projector", _projector, "run one projector process"),
         ("deleter", _deleter, "run the deleter"),
         ("engine", _engine, "run the embedded ClickHouse server"),
-        ("migrate", _migrate, "create or upgrade the tables; create the first project and key"),
+        (
+            "migrate",
+            _migrate,
+            "create or upgrade the tables; create the first project and key",
+        ),
         (
             "rebuild",
             _rebuild,
@@ -78,11 +93,17 @@ def _parser() -> argparse.ArgumentParser:
         ("grants", _grants, "print users and rights for a ClickHouse server, as SQL"),
     ):
         secrets = SECRETS_OF.get(name, SECRETS_OF["operator"])
-        commands.add_parser(name, help=text).set_defaults(command=command, secrets=secrets)
+        commands.add_parser(name, help=text).set_defaults(
+            command=command, secrets=secrets
+        )
     commands.choices["rebuild"].add_argument(
-        "--verify", action="store_true", help="with any difference, exit 1 and keep the live tables"
+        "--verify",
+        action="store_true",
+        help="with any difference, exit 1 and keep the live tables",
     )
-    commands.choices["grants"].set_defaults(offline=True)  # it needs no key, nor a data folder
+    commands.choices["grants"].set_defaults(
+        offline=True
+    )  # it needs no key, nor a data folder
     keys.add(commands)
     _project_commands(commands)
     importing.add(commands)
@@ -96,11 +117,17 @@ def _project_commands(commands: Any) -> None:
     projects = commands.add_parser("projects", help="manage projects").add_subparsers(
         required=True, metavar="COMMAND"
     )
-    create = projects.add_parser("create", help="create a project, and print its id and token")
+    create = projects.add_parser(
+        "create", help="create a project, and print its id and token"
+    )
     create.add_argument("name")
-    create.add_argument("--recordings", action="store_true", help="let browsers record sessions")
     create.add_argument(
-        "--delete-everything", action="store_true", help="let DELETE cover events and recordings"
+        "--recordings", action="store_true", help="let browsers record sessions"
+    )
+    create.add_argument(
+        "--delete-everything",
+        action="store_true",
+        help="let DELETE cover events and recordings",
     )
     create.set_defaults(command=_project_create, secrets=SECRETS_OF["operator"])
     for name, text in (
@@ -110,8 +137,12 @@ def _project_commands(commands: Any) -> None:
         switch = projects.add_parser(name, help=text)
         switch.add_argument("id", type=int)
         switch.add_argument("switch", choices=("on", "off"))
-        switch.set_defaults(command=_project_switch, setting=name, secrets=SECRETS_OF["operator"])
-    listing = projects.add_parser("list", help="list projects with their tokens and switches")
+        switch.set_defaults(
+            command=_project_switch, setting=name, secrets=SECRETS_OF["operator"]
+        )
+    listing = projects.add_parser(
+        "list", help="list projects with their tokens and switches"
+    )
     listing.set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
 
 
@@ -125,7 +156,8 @@ def _deletion_commands(commands: Any) -> None:
     receipts = commands.add_parser("receipts", help="verify receipts of erasures")
     kinds = receipts.add_subparsers(required=True, metavar="COMMAND")
     verify = kinds.add_parser(
-        "verify", help="check signatures of receipts and the chain between them, offline"
+        "verify",
+        help="check signatures of receipts and the chain between them, offline",
     )
     verify.add_argument("files", nargs="+", metavar="FILE")
     verify.add_argument(
@@ -138,7 +170,11 @@ def _deletion_commands(commands: Any) -> None:
 
 def _needed(settings: Settings, secrets: Collection[str]) -> Collection[str]:
     """Select the generated values of a command; a ClickHouse server's URL has its password."""
-    return secrets if settings.embedded else [field for field in secrets if field in BOOTSTRAP]
+    return (
+        secrets
+        if settings.embedded
+        else [field for field in secrets if field in BOOTSTRAP]
+    )
 
 
 def _up(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
@@ -241,7 +277,9 @@ def _doctor(settings: Settings, options: argparse.Namespace, new_keys: bool) -> 
     return doctor(settings, options, new_keys)
 
 
-def _project_create(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
+def _project_create(
+    settings: Settings, options: argparse.Namespace, new_keys: bool
+) -> int:
     import secrets
 
     from shared.runtime.timekeeping import clock_of
@@ -250,27 +288,38 @@ def _project_create(settings: Settings, options: argparse.Namespace, new_keys: b
     async def act(store: Any) -> None:
         token = "phc_" + secrets.token_urlsafe(32)
         now = clock_of(settings).now_us()
-        flags = {"recordings": options.recordings, "delete_everything": options.delete_everything}
+        flags = {
+            "recordings": options.recordings,
+            "delete_everything": options.delete_everything,
+        }
         row = await create_project(store, options.name, token, now, **flags)
         print(f"{row.project} {row.token}")
 
     return with_store(settings, act)
 
 
-def _project_switch(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
+def _project_switch(
+    settings: Settings, options: argparse.Namespace, new_keys: bool
+) -> int:
     from shared.runtime.timekeeping import clock_of
     from shared.store.clickhouse.access import set_delete_everything, set_recordings
 
-    change = set_recordings if options.setting == "recordings" else set_delete_everything
+    change = (
+        set_recordings if options.setting == "recordings" else set_delete_everything
+    )
 
     async def act(store: Any) -> None:
-        row = await change(store, options.id, options.switch == "on", clock_of(settings).now_us())
+        row = await change(
+            store, options.id, options.switch == "on", clock_of(settings).now_us()
+        )
         print(f"{options.setting} of project {row.project}: {options.switch}")
 
     return with_store(settings, act)
 
 
-def _project_list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
+def _project_list(
+    settings: Settings, options: argparse.Namespace, new_keys: bool
+) -> int:
     from shared.store.clickhouse.access import list_projects
 
     async def act(store: Any) -> None:
@@ -283,7 +332,9 @@ def _project_list(settings: Settings, options: argparse.Namespace, new_keys: boo
     return with_store(settings, act)
 
 
-def _deletions_run(settings: Settings, options: argparse.Namespace, new_keys: bool) -> None:
+def _deletions_run(
+    settings: Settings, options: argparse.Namespace, new_keys: bool
+) -> None:
     from collections import Counter
 
     from services.deleter.app import run_once
@@ -291,7 +342,9 @@ def _deletions_run(settings: Settings, options: argparse.Namespace, new_keys: bo
     from shared.runtime.process.lifecycle import run
     from shared.runtime.telemetry import setup_logs
 
-    setup_logs("deletions run")  # else a pause of the load guard would be logged to stdout
+    setup_logs(
+        "deletions run"
+    )  # else a pause of the load guard would be logged to stdout
     progress = Progress(terminal=sys.stdout.isatty(), began=time.monotonic())
 
     async def go() -> None:
@@ -300,20 +353,30 @@ def _deletions_run(settings: Settings, options: argparse.Namespace, new_keys: bo
         finally:
             progress.end()
         counts = Counter(request.state for request in ended)
-        print(f"{counts['verified']} verified, {counts['failed']} failed, {unfinished} left open")
+        print(
+            f"{counts['verified']} verified, {counts['failed']} failed, {unfinished} left open"
+        )
         if unfinished:
-            reasons = sorted({request.reason for request in ended if request.state == "failed"})
+            reasons = sorted(
+                {request.reason for request in ended if request.state == "failed"}
+            )
             text = f"{unfinished} deletion requests are left open. {' '.join(reasons)}"
             raise Rejected(text.rstrip())
 
     run(go())
 
 
-def _receipts_verify(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
+def _receipts_verify(
+    settings: Settings, options: argparse.Namespace, new_keys: bool
+) -> int:
     from services.deleter.receipts import broken_links, check, public_key
     from shared.domain.errors import Corrupt
 
-    path = Path(options.key) if options.key else settings.data / "receipts" / "public-key.pem"
+    path = (
+        Path(options.key)
+        if options.key
+        else settings.data / "receipts" / "public-key.pem"
+    )
     key = public_key(path)
     receipts, wrong = [], 0
     for name in options.files:

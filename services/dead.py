@@ -11,7 +11,15 @@ from typing import Any
 
 import msgspec
 
-from shared.domain.commands import Capture, Command, Record, Write, decode, encode, route
+from shared.domain.commands import (
+    Capture,
+    Command,
+    Record,
+    Write,
+    decode,
+    encode,
+    route,
+)
 from shared.domain.errors import BadInput, BadRecord, NotFound
 from shared.domain.ids import DEAD, Position, format_positions, parse_positions
 from shared.log.dead import CORRUPT, Letter, kind_of, letters, note
@@ -45,7 +53,9 @@ def add(commands: Any) -> None:
     )
     show.add_argument("position", metavar="POSITION")
     show.set_defaults(command=_show)
-    replay = kinds.add_parser("replay", help="append dead letters again that can be folded now")
+    replay = kinds.add_parser(
+        "replay", help="append dead letters again that can be folded now"
+    )
     which = replay.add_mutually_exclusive_group(required=True)
     which.add_argument(
         "--reason", default="", help="all letters whose reason begins with this text"
@@ -63,19 +73,25 @@ def _list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> in
 
     async def act(log: Log) -> int:
         closed = await _replayed(log)
-        sources: dict[Position, None] = {}  # a redelivered record may have several letters
+        sources: dict[
+            Position, None
+        ] = {}  # a redelivered record may have several letters
         skipping = after is not None
         async for letter in letters(log, GROUP):
             if skipping:
                 skipping = letter.source != after
             elif letter.source not in closed and letter.source not in sources:
                 if len(sources) >= options.limit:
-                    print(f"more: personlog dead list --after {_name(list(sources)[-1])}")
+                    print(
+                        f"more: personlog dead list --after {_name(list(sources)[-1])}"
+                    )
                     return DONE
                 sources[letter.source] = None
                 age = max(0.0, time.time() - letter.at / 1e6) / 3_600
                 reason = safe(letter.head.reason)[:REASON_CHARS_MAX]
-                print(f"{_name(letter.source)}  {iso(letter.at)}  {age:.1f} h  {reason}")
+                print(
+                    f"{_name(letter.source)}  {iso(letter.at)}  {age:.1f} h  {reason}"
+                )
         if skipping:
             raise NotFound(f"There is no dead letter of {options.after}.")
         return DONE
@@ -92,11 +108,15 @@ def _show(settings: Settings, options: argparse.Namespace, new_keys: bool) -> in
         closed = await _replayed(log)
         async for letter in letters(log, GROUP):
             if letter.source == position and not letter.head.replayed:
-                print(f"position: {_name(position)}{' (replayed)' if position in closed else ''}")
+                print(
+                    f"position: {_name(position)}{' (replayed)' if position in closed else ''}"
+                )
                 print(f"written: {iso(letter.at)}")
                 print(f"reason: {safe(letter.head.reason)}")
                 print(f"key: {letter.key.hex()}")
-                print(f"value: {safe(letter.value.decode('utf-8', 'backslashreplace'))}")
+                print(
+                    f"value: {safe(letter.value.decode('utf-8', 'backslashreplace'))}"
+                )
                 return DONE
         raise NotFound(f"There is no dead letter of {options.position}.")
 
@@ -176,7 +196,9 @@ async def _deleted_since(store: Any, command: Command) -> bool:
 
 
 async def _replayed(log: Log) -> set[Position]:
-    return {letter.source async for letter in letters(log, GROUP) if letter.head.replayed}
+    return {
+        letter.source async for letter in letters(log, GROUP) if letter.head.replayed
+    }
 
 
 def _with_log(settings: Settings, act: Callable[[Log], Awaitable[int]]) -> int:
@@ -209,6 +231,8 @@ def _name(position: Position) -> str:
 def safe(text: str) -> str:
     """Escape all characters that a terminal would obey."""
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
+        character
+        if character.isprintable()
+        else character.encode("unicode_escape").decode()
         for character in text
     )

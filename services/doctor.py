@@ -18,7 +18,14 @@ from typing import Any, NamedTuple
 from services.health import lines
 from shared.domain.deletion import OPEN
 from shared.domain.errors import Corrupt, LogClosed, PersonlogError, Transient
-from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position, position_key, position_of
+from shared.domain.ids import (
+    COMMANDS,
+    DELETIONS,
+    IDENTITY,
+    Position,
+    position_key,
+    position_of,
+)
 from shared.log.connect import connect_log
 from shared.log.dead import letters
 from shared.log.port import Log
@@ -92,7 +99,9 @@ async def _examine(settings: Settings) -> int:
 
 
 @asynccontextmanager
-async def _connected(settings: Settings) -> AsyncIterator[tuple[Store | str, Log | str]]:
+async def _connected(
+    settings: Settings,
+) -> AsyncIterator[tuple[Store | str, Log | str]]:
     """Yield store and log, each connected, or the reason why it is not."""
     store: Store | str
     log: Log | str
@@ -142,7 +151,9 @@ def _reason(error: PersonlogError) -> str:
 
 
 async def _disk(settings: Settings) -> str:
-    free = {folder: free_bytes(folder) for folder in (settings.data, Path(gettempdir()))}
+    free = {
+        folder: free_bytes(folder) for folder in (settings.data, Path(gettempdir()))
+    }
     for folder, count in free.items():
         if count < SPACE_BYTES_MIN:
             raise Wrong(
@@ -168,7 +179,9 @@ async def _log(log: Log | str, store: Store | str) -> str:
         if mismatch is not None:
             raise Wrong(mismatch.line)
     if await log.sealed(COMMANDS):
-        raise Wrong(f"{LogClosed().detail} If no renewal runs, `personlog log renew` must go on")
+        raise Wrong(
+            f"{LogClosed().detail} If no renewal runs, `personlog log renew` must go on"
+        )
     if trouble := await log.trouble():
         raise Wrong(trouble)
     records = sum(head.offset + 1 for head in await log.heads(COMMANDS))
@@ -249,7 +262,9 @@ def _waiting(heads: list[Position], versions: dict[tuple[str, int], int]) -> int
 
 
 async def _deletions(parts: Parts) -> str:
-    groups = {state: (count, oldest) for state, count, oldest in await parts.rows("requests")}
+    groups = {
+        state: (count, oldest) for state, count, oldest in await parts.rows("requests")
+    }
     if "failed" in groups:
         raise Wrong(
             f"{groups['failed'][0]} requests failed; deletion_requests say why;"
@@ -259,7 +274,9 @@ async def _deletions(parts: Parts) -> str:
     first = min((oldest for _, oldest in waiting), default=0)
     days = (clock_of(parts.settings).now_us() - first) / DAY_US
     if waiting and days > parts.settings.deletion_days:
-        raise Wrong(f"the oldest request waits for {days:.1f} days; run personlog deletions run")
+        raise Wrong(
+            f"the oldest request waits for {days:.1f} days; run personlog deletions run"
+        )
     return f"{sum(count for count, _ in waiting)} requests are open"
 
 
@@ -269,7 +286,9 @@ async def _dead_letters(parts: Parts) -> str:
     async for letter in letters(parts.log, GROUP):
         (replayed if letter.head.replayed else dead).add(letter.source)
     if dead - replayed:
-        raise Wrong(f"{len(dead - replayed)} records could not be folded; see personlog dead list")
+        raise Wrong(
+            f"{len(dead - replayed)} records could not be folded; see personlog dead list"
+        )
     return "none"
 
 
@@ -278,7 +297,9 @@ async def _objects(parts: Parts) -> str:
     try:
         home = await Objects(parts.settings.objects_url).home()
     except Transient as error:
-        raise Wrong(f"{error.detail}; see PERSONLOG_OBJECTS and its credentials") from None
+        raise Wrong(
+            f"{error.detail}; see PERSONLOG_OBJECTS and its credentials"
+        ) from None
     except Corrupt:
         if objects:
             raise Wrong(
@@ -302,7 +323,9 @@ async def _signing_key(parts: Parts) -> str:
                 f"it is gone from {folder};"
                 " put it back from a backup, or receipts get another signature"
             )
-        return "made with the first receipt" if not signed else "on the deleter's machine"
+        return (
+            "made with the first receipt" if not signed else "on the deleter's machine"
+        )
     try:
         key = signing_key(folder)
         public = public_key(folder / "public-key.pem")
@@ -310,7 +333,9 @@ async def _signing_key(parts: Parts) -> str:
         text = f"the keys in {folder} cannot be read; put them back from a backup"
         raise Wrong(text) from None
     if key.public_key() != public:
-        raise Wrong(f"public-key.pem in {folder} is of another key; put both back from a backup")
+        raise Wrong(
+            f"public-key.pem in {folder} is of another key; put both back from a backup"
+        )
     return f"{signed} receipts"
 
 

@@ -31,7 +31,9 @@ def lines(data: Path) -> tuple[list[str], bool]:
     here = socket.gethostname()
     processes = living(data)
     for process in processes:
-        description = f"{process.service}: process {process.pid}, version {process.version}"
+        description = (
+            f"{process.service}: process {process.pid}, version {process.version}"
+        )
         if process.host != here:
             descriptions.append(f"{description}, on {process.host}")
             continue
@@ -56,7 +58,9 @@ def unready(process: Process) -> str:
             return ""
     except urllib.error.HTTPError as error:
         checks = error.read().decode(errors="replace").splitlines()
-        failures = [line.removeprefix("[-] ") for line in checks if line.startswith("[-] ")]
+        failures = [
+            line.removeprefix("[-] ") for line in checks if line.startswith("[-] ")
+        ]
         return "; ".join(failures) or f"{error.code}"
     except (urllib.error.URLError, OSError) as error:
         return f"it does not answer: {getattr(error, 'reason', error)}"

@@ -19,14 +19,22 @@ def add(commands: Any) -> None:
     create = keys.add_parser("create", help="create a key, and print it once")
     create.add_argument("--name", default="", help="a name to recognise the key by")
     create.add_argument(
-        "--scopes", required=True, help="person:read,person:write,activity_log:read or *"
+        "--scopes",
+        required=True,
+        help="person:read,person:write,activity_log:read or *",
     )
-    create.add_argument("--projects", required=True, help="project ids, comma-separated, or all")
     create.add_argument(
-        "--expires", default="", help="days until the key expires, such as 30d (default: never)"
+        "--projects", required=True, help="project ids, comma-separated, or all"
+    )
+    create.add_argument(
+        "--expires",
+        default="",
+        help="days until the key expires, such as 30d (default: never)",
     )
     create.set_defaults(command=_create, secrets=SECRETS_OF["operator"])
-    listing = keys.add_parser("list", help="list keys with their scopes, projects and states")
+    listing = keys.add_parser(
+        "list", help="list keys with their scopes, projects and states"
+    )
     listing.set_defaults(command=_list, secrets=SECRETS_OF["operator"])
     revoke = keys.add_parser("revoke", help="revoke a key")
     revoke.add_argument("key", help="the key or its id")
@@ -45,7 +53,9 @@ def _create(settings: Settings, options: argparse.Namespace, new_keys: bool) -> 
         raise SettingsError(f"--scopes: {unknown[0]} is none of {', '.join(SCOPES)}")
     now = clock_of(settings).now_us()
     expires = _expiry(options.expires, now)
-    row = KeyRow(uuid4(), options.name, "", scopes, _projects(options.projects), expires, False)
+    row = KeyRow(
+        uuid4(), options.name, "", scopes, _projects(options.projects), expires, False
+    )
     plain = "phx_" + secrets.token_urlsafe(32)
 
     async def act(store: Any) -> None:
@@ -63,7 +73,9 @@ def _list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> in
             projects = ",".join(map(str, row.projects)) or "all"
             state = f"expires {row.expires_at}" if row.expires_at else "active"
             state = "revoked" if row.revoked else state
-            print(f"{row.id}  {','.join(row.scopes)}  projects {projects}  {state}  {row.name}")
+            print(
+                f"{row.id}  {','.join(row.scopes)}  projects {projects}  {state}  {row.name}"
+            )
 
     return with_store(settings, act)
 
@@ -73,7 +85,9 @@ def _revoke(settings: Settings, options: argparse.Namespace, new_keys: bool) -> 
     from shared.store.clickhouse.access import revoke_key
 
     async def act(store: Any) -> None:
-        print(f"revoked {(await revoke_key(store, options.key, clock_of(settings).now_us())).id}")
+        print(
+            f"revoked {(await revoke_key(store, options.key, clock_of(settings).now_us())).id}"
+        )
 
     return with_store(settings, act)
 
@@ -84,7 +98,9 @@ def _projects(text: str) -> list[int]:
     try:
         return [int(number) for number in text.split(",")]
     except ValueError:
-        raise SettingsError(f"--projects: {text} is not a list of integers, nor all") from None
+        raise SettingsError(
+            f"--projects: {text} is not a list of integers, nor all"
+        ) from None
 
 
 def _expiry(text: str, now: int) -> int:

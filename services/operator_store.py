@@ -11,7 +11,10 @@ from shared.runtime.settings import Settings
 
 
 def with_store(
-    settings: Settings, act: Callable[[Any], Awaitable[int | None]], *, migrated: bool = True
+    settings: Settings,
+    act: Callable[[Any], Awaitable[int | None]],
+    *,
+    migrated: bool = True,
 ) -> int:
     """Run `act` on the store as the operator; return its exit code, DONE by default.
 

@@ -25,7 +25,13 @@ from services.health import answers
 from shared.domain.ids import hash64
 from shared.runtime.process.exits import BAD_USAGE, DONE, WRONG_LOG
 from shared.runtime.process.ports import check_port
-from shared.runtime.settings import GENERATED, PREFIX, SECRETS_OF, Settings, SettingsError
+from shared.runtime.settings import (
+    GENERATED,
+    PREFIX,
+    SECRETS_OF,
+    Settings,
+    SettingsError,
+)
 
 BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.1, 5.0
 """Between two starts of a child: soon after a kill, and no busy loop when it cannot start."""
@@ -65,7 +71,8 @@ def up(settings: Settings, *, announce_keys: bool) -> int:
             ports.append(("engine", "127.0.0.1", settings.engine_port))
         if settings.ops_port:
             ports += [
-                (name, "127.0.0.1", _ops_port(settings, name)) for name in ("projector", "deleter")
+                (name, "127.0.0.1", _ops_port(settings, name))
+                for name in ("projector", "deleter")
             ]
         for name, host, port in ports:
             check_port(name, host, port)
@@ -100,7 +107,9 @@ class Supervisor:
         keepers: dict[str, asyncio.Task[None]] = {}
         try:
             if self._settings.embedded:
-                keepers["engine"] = asyncio.create_task(self._keep("engine"), name="engine")
+                keepers["engine"] = asyncio.create_task(
+                    self._keep("engine"), name="engine"
+                )
                 url = f"http://127.0.0.1:{self._settings.engine_port}/ping"
                 await self._until(partial(answers, url), "engine")
             if not self._stopping.is_set():
@@ -138,7 +147,9 @@ class Supervisor:
             if code == WRONG_LOG:
                 await self._give_up(name)
                 return
-            if code == BAD_USAGE and not self._served:  # a restart would fail for the same reason
+            if (
+                code == BAD_USAGE and not self._served
+            ):  # a restart would fail for the same reason
                 self._code = code
                 self._stopping.set()
                 return
@@ -173,7 +184,9 @@ class Supervisor:
         )
         self._processes[name] = process
         _write_pid(self._run / f"{name}.pid", process.pid)
-        self._pumps[name] = asyncio.create_task(self._pump(name, process), name=f"log of {name}")
+        self._pumps[name] = asyncio.create_task(
+            self._pump(name, process), name=f"log of {name}"
+        )
         self._pumps[name].add_done_callback(_report_failure)
         return process
 
@@ -234,7 +247,9 @@ class Supervisor:
                 self._signal(name, signal.SIGTERM)
             waiting = [keepers[name] for name in group if name in keepers]
             if waiting:
-                await asyncio.wait(waiting, timeout=max(0.1, deadline - time.monotonic()))
+                await asyncio.wait(
+                    waiting, timeout=max(0.1, deadline - time.monotonic())
+                )
             for name in group:
                 self._signal(name, signal.SIGKILL)
             await asyncio.gather(*waiting, return_exceptions=True)
@@ -259,8 +274,16 @@ class Supervisor:
         data = str(self._settings.data.resolve())
         instance = f"{socket.gethostname()}-{hash64(data):x}"
         resolved[PREFIX + "INSTANCE"] = self._settings.instance or instance
-        hidden = (PREFIX,) if name in OBJECT_STORE_USERS else (PREFIX, *OBJECT_STORE_VARIABLES)
-        plain = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+        hidden = (
+            (PREFIX,)
+            if name in OBJECT_STORE_USERS
+            else (PREFIX, *OBJECT_STORE_VARIABLES)
+        )
+        plain = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(hidden)
+        }
         return plain | resolved | {PREFIX + "DATA": data, "PYTHONUNBUFFERED": "1"}
 
 
@@ -277,7 +300,10 @@ class BoundedLog:
 
     def write(self, line: bytes) -> None:
         with contextlib.suppress(OSError):
-            if self._file is not None and self._file.tell() + len(line) > self._bytes_max:
+            if (
+                self._file is not None
+                and self._file.tell() + len(line) > self._bytes_max
+            ):
                 self.close()
                 self._path.replace(self._path.with_suffix(".log.1"))
             if self._file is None:
@@ -317,7 +343,9 @@ def _check_distinct(ports: list[tuple[str, str, int]]) -> None:
     names: dict[int, str] = {}
     for name, _, port in ports:
         if port in names:
-            raise SettingsError(f"port {port} is set for the {names[port]} and for the {name}")
+            raise SettingsError(
+                f"port {port} is set for the {names[port]} and for the {name}"
+            )
         names[port] = name
 
 

@@ -64,11 +64,17 @@ class Client:
     def __init__(self, attempts: int = ATTEMPTS_MAX) -> None:
         self._attempts = attempts
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS_MAX, sock_connect=5.0)
-        self._session = aiohttp.ClientSession(timeout=timeout, read_bufsize=BODY_BYTES_MAX)
+        self._session = aiohttp.ClientSession(
+            timeout=timeout, read_bufsize=BODY_BYTES_MAX
+        )
 
-    async def ask(self, method: str, url: str, body: bytes | None = None, **headers: str) -> Answer:
+    async def ask(
+        self, method: str, url: str, body: bytes | None = None, **headers: str
+    ) -> Answer:
         """Send a request; raise Later when it has no answer below 500 in time."""
-        request_headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        request_headers = {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
         if body is not None:
             request_headers["Content-Type"] = "application/json"
         async for attempt in stamina.retry_context(
@@ -107,7 +113,8 @@ class Client:
             ) from None
         if answer.status in LATER:
             raise Later(
-                f"{bare(url)} answers {answer.status}", _seconds(answer.headers.get("Retry-After"))
+                f"{bare(url)} answers {answer.status}",
+                _seconds(answer.headers.get("Retry-After")),
             )
         return answer
 

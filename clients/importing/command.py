@@ -27,34 +27,56 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("import", help="import persons or events of the past")
     parser.add_argument(
-        "source", metavar="FILE|URL", help="NDJSON, JSON or CSV, gzipped or not; or a REST list"
+        "source",
+        metavar="FILE|URL",
+        help="NDJSON, JSON or CSV, gzipped or not; or a REST list",
     )
     parser.add_argument(
-        "--to", default="", metavar="URL", help="API to import into (default: that of the settings)"
+        "--to",
+        default="",
+        metavar="URL",
+        help="API to import into (default: that of the settings)",
     )
     parser.add_argument(
-        "--token", default="", help="token of the target project (default: that of the settings)"
+        "--token",
+        default="",
+        help="token of the target project (default: that of the settings)",
     )
     parser.add_argument(
-        "--to-key", default="", help="personal key of that API (default: that of the settings)"
+        "--to-key",
+        default="",
+        help="personal key of that API (default: that of the settings)",
     )
     parser.add_argument(
         "--key", default="", help=f"personal key of the source; safer in {SOURCE_KEY}"
     )
     parser.add_argument(
-        "--format", choices=("persons", "events"), help="kind of the rows (default: by each row)"
+        "--format",
+        choices=("persons", "events"),
+        help="kind of the rows (default: by each row)",
     )
     parser.add_argument(
-        "--at", default="", metavar="TIME", help="time at which the values of persons were true"
+        "--at",
+        default="",
+        metavar="TIME",
+        help="time at which the values of persons were true",
     )
     parser.add_argument(
-        "--errors", type=Path, metavar="FILE", help="file for refused rows (default: beside it)"
+        "--errors",
+        type=Path,
+        metavar="FILE",
+        help="file for refused rows (default: beside it)",
     )
     parser.add_argument(
-        "--state", type=Path, metavar="FILE", help="progress file (default: FILE.personlog-import)"
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="progress file (default: FILE.personlog-import)",
     )
     parser.add_argument(
-        "--restart", action="store_true", help="start from the beginning and ignore the state"
+        "--restart",
+        action="store_true",
+        help="start from the beginning and ignore the state",
     )
     parser.set_defaults(command=_import, offline=True)
 
@@ -77,7 +99,9 @@ def _import(settings: Settings, options: argparse.Namespace, new_keys: bool) -> 
     return codes[0]
 
 
-async def _go(settings: Settings, options: argparse.Namespace, codes: list[int]) -> None:
+async def _go(
+    settings: Settings, options: argparse.Namespace, codes: list[int]
+) -> None:
     from clients.importing.client import Client
     from clients.importing.files import File
     from clients.importing.pages import Pages
@@ -87,7 +111,10 @@ async def _go(settings: Settings, options: argparse.Namespace, codes: list[int])
     from clients.importing.target import Target
 
     here = f"http://{settings.host}:{settings.port}"
-    to, token = (options.to or here).rstrip("/"), options.token or settings.project_token
+    to, token = (
+        (options.to or here).rstrip("/"),
+        options.token or settings.project_token,
+    )
     if not token:
         raise SettingsError("Which project? --token phc_…, or PERSONLOG_PROJECT_TOKEN.")
     key = options.to_key or ("" if options.to else settings.personal_key)
@@ -128,7 +155,9 @@ async def _go(settings: Settings, options: argparse.Namespace, codes: list[int])
         await client.close()
         if source is not None:
             await source.close()
-    print(f"{state.rows:,} rows, {state.events:,} events sent in {time.monotonic() - began:.1f} s")
+    print(
+        f"{state.rows:,} rows, {state.events:,} events sent in {time.monotonic() - began:.1f} s"
+    )
     if state.unmarked:
         print(
             f"{state.unmarked:,} persons of one id come without is_identified: only a merge marks"

@@ -91,9 +91,14 @@ class File:
                 if number % ROWS_BETWEEN == 0:
                     await asyncio.sleep(0)
         except (BadInput, EOFError, OSError, zlib.error) as error:
-            reason = error.detail if isinstance(error, BadInput) else f"The file is broken: {error}"
+            reason = (
+                error.detail
+                if isinstance(error, BadInput)
+                else f"The file is broken: {error}"
+            )
             yield Row(
-                number=max(number, skip) + 1, value=BadInput(f"{reason} Nothing behind it is read.")
+                number=max(number, skip) + 1,
+                value=BadInput(f"{reason} Nothing behind it is read."),
             )
 
     async def close(self) -> None:
@@ -119,7 +124,9 @@ class File:
             if len(line) < ROW_BYTES_MAX or line.endswith(b"\n"):
                 yield line
                 continue
-            while (chunk := self._file.readline(CHUNK_BYTES)) and not chunk.endswith(b"\n"):
+            while (chunk := self._file.readline(CHUNK_BYTES)) and not chunk.endswith(
+                b"\n"
+            ):
                 pass
             yield None
 
@@ -166,7 +173,10 @@ class File:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield number, BadInput(f"Lines {before + 1} to {reader.line_num}: {error}.")
+                yield (
+                    number,
+                    BadInput(f"Lines {before + 1} to {reader.line_num}: {error}."),
+                )
                 continue
             if not cells:
                 number -= 1

@@ -32,14 +32,18 @@ class Pages:
             raise SettingsError(
                 "A source that is an address needs its key: --key, or POSTHOG_PERSONAL_API_KEY."
             )
-        more = "" if "limit" in query else f"{'&' if parts.query else ''}limit={PAGE_ROWS}"
+        more = (
+            "" if "limit" in query else f"{'&' if parts.query else ''}limit={PAGE_ROWS}"
+        )
         self._client = client
         self._key = key
         self._parts = parts
         self._start = urlunsplit(parts._replace(query=parts.query + more, fragment=""))
         self.fingerprint = hashlib.sha256(self._start.encode()).hexdigest()[:32]
 
-    async def rows(self, skip: int = 0, page: str = "", index: int = 0) -> AsyncIterator[Row]:
+    async def rows(
+        self, skip: int = 0, page: str = "", index: int = 0
+    ) -> AsyncIterator[Row]:
         """Yield the rows behind the first `index` of a page; `skip` is the number of all before."""
         url = self._own(page) if page else self._start
         number = skip
@@ -49,11 +53,15 @@ class Pages:
             if digest in digests:
                 raise Corrupt(f"{bare(url)}: next leads back to a page that was read.")
             digests.add(digest)
-            answer = await self._client.ask("GET", url, Authorization=f"Bearer {self._key}")
+            answer = await self._client.ask(
+                "GET", url, Authorization=f"Bearer {self._key}"
+            )
             listing = usable(answer, url).json()
             results = listing.get("results") if isinstance(listing, dict) else None
             if answer.status != 200 or not isinstance(results, list):
-                raise SettingsError(f"{bare(url)}: this is no page of a list ({answer.status})")
+                raise SettingsError(
+                    f"{bare(url)}: this is no page of a list ({answer.status})"
+                )
             for place, value in enumerate(results[index:], index + 1):
                 number += 1
                 yield Row(number=number, value=value, page=url, index=place)
@@ -65,10 +73,14 @@ class Pages:
 
     def _own(self, following: Any) -> str:
         """Resolve a `next` on the source's host, with its scheme and port: proxies hide both."""
-        parts = urlsplit(urljoin(self._start, following) if isinstance(following, str) else "")
+        parts = urlsplit(
+            urljoin(self._start, following) if isinstance(following, str) else ""
+        )
         if parts.hostname != self._parts.hostname:
             raise SettingsError(
                 f"{bare(self._start)}: next leads elsewhere, to {parts.hostname};"
                 " the key stays here"
             )
-        return urlunsplit(parts._replace(scheme=self._parts.scheme, netloc=self._parts.netloc))
+        return urlunsplit(
+            parts._replace(scheme=self._parts.scheme, netloc=self._parts.netloc)
+        )

@@ -29,7 +29,13 @@ Kind = Literal["persons", "events"]
 _EVENT_FIELDS = ("event", "distinct_id", "$distinct_id", "uuid", "$unset")
 _OBJECTS = ("properties", "$set", "$set_once")
 _PLAIN = (
-    "event", "distinct_id", "timestamp", "uuid", "created_at", "last_seen_at", "is_identified"
+    "event",
+    "distinct_id",
+    "timestamp",
+    "uuid",
+    "created_at",
+    "last_seen_at",
+    "is_identified",
 )
 _APOSTROPHE = re.compile(r"'[=+\-@\t\r]")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")
@@ -62,9 +68,8 @@ def parcel_of(row: Any, manner: Manner) -> Parcel:
     """Build the parcel of a row; raise BadInput for a row without any event."""
     if not isinstance(row, dict):
         raise BadInput("A row must be an object.")
-    kind = (
-        manner.kind
-        or ("persons" if "distinct_ids" in row else "events" if "event" in row else None)
+    kind = manner.kind or (
+        "persons" if "distinct_ids" in row else "events" if "event" in row else None
     )
     if kind is None:
         raise BadInput("Neither a person (distinct_ids) nor an event (event).")
@@ -80,7 +85,9 @@ def moment(value: Any, attr: str) -> datetime | None:
             seconds = value / 1_000 if value >= 100_000_000_000 else value
             return datetime.fromtimestamp(seconds, UTC)
         parsed = datetime.fromisoformat(value)
-        return (parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)).astimezone(UTC)
+        return (
+            parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
+        ).astimezone(UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         raise BadInput(f"{attr} is not a time.", attr=attr) from None
 
@@ -97,8 +104,12 @@ def row_of_cells(header: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
             continue
         text = cell[1:] if _APOSTROPHE.match(cell) else cell
         if name.startswith("properties."):
-            properties[name.removeprefix("properties.")] = _typed(text) if text is cell else text
-        elif name.startswith("distinct_ids.") or (name == "distinct_id" and "event" not in header):
+            properties[name.removeprefix("properties.")] = (
+                _typed(text) if text is cell else text
+            )
+        elif name.startswith("distinct_ids.") or (
+            name == "distinct_id" and "event" not in header
+        ):
             ids.append(text)
         elif name in ("distinct_ids", *_OBJECTS, "$unset"):
             row[name] = _json(text, name)
@@ -114,7 +125,9 @@ def row_of_cells(header: Sequence[str], cells: Sequence[str]) -> dict[str, Any]:
 def _person(row: Mapping[str, Any], manner: Manner) -> Parcel:
     ids = row.get("distinct_ids")
     if not isinstance(ids, list) or not ids or not all(_is_text(name) for name in ids):
-        raise BadInput("distinct_ids must be a list of texts, at least one.", attr="distinct_ids")
+        raise BadInput(
+            "distinct_ids must be a list of texts, at least one.", attr="distinct_ids"
+        )
     for distinct_id in ids:
         _check_id(distinct_id, "distinct_ids")
     unique = dict.fromkeys(ids)
@@ -124,7 +137,9 @@ def _person(row: Mapping[str, Any], manner: Manner) -> Parcel:
     last_seen = moment(row.get("last_seen_at"), "last_seen_at")
     when = manner.at or last_seen or created
     if when is None:
-        reason = "Neither created_at nor last_seen_at: --at can say when the values are of."
+        reason = (
+            "Neither created_at nor last_seen_at: --at can say when the values are of."
+        )
         raise BadInput(reason, attr="created_at")
     created = created or when
     when = max(when, created)  # last_seen_at is a whole hour
@@ -158,14 +173,19 @@ def _person(row: Mapping[str, Any], manner: Manner) -> Parcel:
 def _event(row: Mapping[str, Any]) -> Parcel:
     """Keep the fields of a past event; its `timestamp` holds the sender's clock and offset."""
     event = {name: row[name] for name in _EVENT_FIELDS if row.get(name) is not None}
-    event |= {name: _object(row, name) for name in _OBJECTS if row.get(name) is not None}
+    event |= {
+        name: _object(row, name) for name in _OBJECTS if row.get(name) is not None
+    }
     distinct_id = event.get("distinct_id", "")
     if isinstance(distinct_id, str):
         _check_id(distinct_id, "distinct_id")
     when = moment(row.get("timestamp"), "timestamp")
     if when is None:
         raise BadInput("An event of the past needs a timestamp.", attr="timestamp")
-    return Parcel(events=[_encoded(event | {"timestamp": when.isoformat()})], lane=str(distinct_id))
+    return Parcel(
+        events=[_encoded(event | {"timestamp": when.isoformat()})],
+        lane=str(distinct_id),
+    )
 
 
 def _initial(row: Mapping[str, Any], *, once: bool) -> dict[str, Any]:
@@ -186,9 +206,18 @@ def _groups(properties: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _set_event(distinct_id: str, when: datetime, **operations: dict[str, Any]) -> dict[str, Any]:
-    sets = {f"${name}": properties for name, properties in operations.items() if properties}
-    return {"event": "$set", "distinct_id": distinct_id, "timestamp": when.isoformat(), **sets}
+def _set_event(
+    distinct_id: str, when: datetime, **operations: dict[str, Any]
+) -> dict[str, Any]:
+    sets = {
+        f"${name}": properties for name, properties in operations.items() if properties
+    }
+    return {
+        "event": "$set",
+        "distinct_id": distinct_id,
+        "timestamp": when.isoformat(),
+        **sets,
+    }
 
 
 def _merge_event(into: str, source: str, when: datetime) -> dict[str, Any]:
@@ -206,7 +235,11 @@ def _encoded(event: dict[str, Any]) -> bytes:
             content = msgspec.json.encode(event, order="sorted").decode()
             event["uuid"] = str(uuid5(NAMESPACE, content))
         return msgspec.json.encode(event)
-    except (TypeError, ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
+    except (
+        TypeError,
+        ValueError,
+        RecursionError,
+    ):  # UnicodeEncodeError is a ValueError
         text = "It has content that JSON cannot hold: NaN, broken text, or too deep a nesting."
         raise BadInput(text) from None
 
@@ -256,5 +289,3 @@ def _typed(text: str) -> Any:
     if text in ("true", "false"):
         return text == "true"
     return msgspec.json.decode(text) if _NUMBER.fullmatch(text) else text
-
-

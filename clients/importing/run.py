@@ -89,7 +89,9 @@ def _pack(row: Row, manner: Manner, window: Window) -> int:
             raise row.value
         parcel = parcel_of(row.value, manner)
     except BadInput as error:
-        window.refusals.append(Refusal(row=row.number, reason=error.detail, attr=error.attr))
+        window.refusals.append(
+            Refusal(row=row.number, reason=error.detail, attr=error.attr)
+        )
         return 0
     lane = zlib.crc32(parcel.lane.encode(errors="replace")) % LANES
     window.lanes[lane] += [(row.number, event) for event in parcel.events]
@@ -97,7 +99,8 @@ def _pack(row: Row, manner: Manner, window: Window) -> int:
         Merge(row.number, into, source, parcel.when) for into, source in parcel.merges
     ]
     window.refusals += [
-        Refusal(row=row.number, reason=reason, attr="distinct_ids") for reason in parcel.refusals
+        Refusal(row=row.number, reason=reason, attr="distinct_ids")
+        for reason in parcel.refusals
     ]
     window.unmarked += parcel.unmarked
     window.events += len(parcel.events)
@@ -116,4 +119,6 @@ def _settle(window: Window, refusals: list[Refusal], ledger: Ledger) -> None:
     state.rows, state.page, state.index = last.number, last.page, last.index
     state.events += window.events - len(refusals)
     state.unmarked += window.unmarked
-    ledger.settle(sorted([*window.refusals, *refusals], key=lambda refusal: refusal.row))
+    ledger.settle(
+        sorted([*window.refusals, *refusals], key=lambda refusal: refusal.row)
+    )

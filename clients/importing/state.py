@@ -33,7 +33,13 @@ class Ledger:
     """The state and the refusals of one import."""
 
     def __init__(
-        self, path: Path, refusals: Path, source: str, target: str, *, restart: bool = False
+        self,
+        path: Path,
+        refusals: Path,
+        source: str,
+        target: str,
+        *,
+        restart: bool = False,
     ) -> None:
         self._path = path
         self._refusals = refusals
@@ -56,7 +62,11 @@ class Ledger:
         """Save durably that all rows up to the state's are settled, the refusals first."""
         if refusals:
             with self._refusals.open("ab") as file:
-                file.write(b"".join(msgspec.json.encode(refusal) + b"\n" for refusal in refusals))
+                file.write(
+                    b"".join(
+                        msgspec.json.encode(refusal) + b"\n" for refusal in refusals
+                    )
+                )
                 file.flush()
                 os.fsync(file.fileno())
                 self.state.refused_bytes = file.tell()

@@ -69,7 +69,9 @@ class Target:
             if bad_event is not None or len(batch) == 1:
                 index = int(bad_event[1]) if bad_event is not None else 0
                 field = attr.partition("].")[2] or None
-                refusals.append(Refusal(row=batch[index][0], reason=_reason(answer), attr=field))
+                refusals.append(
+                    Refusal(row=batch[index][0], reason=_reason(answer), attr=field)
+                )
                 batch = batch[index + 1 :]
             middle = len(batch) // 2
             waiting += [half for half in (batch[middle:], batch[:middle]) if half]
@@ -80,7 +82,9 @@ class Target:
         uuids: dict[str, str] = {}
         names = list(dict.fromkeys(merge.into for merge in merges))
         for start in range(0, len(names), LOOKUP_IDS_MAX):
-            body = msgspec.json.encode({"distinct_ids": names[start : start + LOOKUP_IDS_MAX]})
+            body = msgspec.json.encode(
+                {"distinct_ids": names[start : start + LOOKUP_IDS_MAX]}
+            )
             answer = usable(await self._post("batch_by_distinct_ids/", body), self._url)
             persons = (answer.json() or {}).get("results", {})
             uuids |= {name: person["uuid"] for name, person in persons.items()}
@@ -100,8 +104,12 @@ class Target:
         return refusals
 
     async def _batch(self, events: Sequence[RowEvent]) -> tuple[Answer, dict[str, Any]]:
-        head = msgspec.json.encode({"api_key": self._token, "historical_migration": True})
-        body = head[:-1] + b',"batch":[' + b",".join(event for _, event in events) + b"]}"
+        head = msgspec.json.encode(
+            {"api_key": self._token, "historical_migration": True}
+        )
+        body = (
+            head[:-1] + b',"batch":[' + b",".join(event for _, event in events) + b"]}"
+        )
         url = f"{self._url}/batch/"
         answer = usable(await self._client.ask("POST", url, body), url)
         outcome = answer.json()

@@ -54,13 +54,29 @@ from shared.store.logwatch import LogWatch
 from shared.store.objects import Objects
 from shared.store.shared_memory.segment import SharedMemory, memory_of
 
-_NOUNS = (lists, persons, identities, activity, timeline, history, sessions, bulk, deletions, cancels, purge)
+_NOUNS = (
+    lists,
+    persons,
+    identities,
+    activity,
+    timeline,
+    history,
+    sessions,
+    bulk,
+    deletions,
+    cancels,
+    purge,
+)
 
 ROUTES: tuple[Route, ...] = (
     *(route for noun in _NOUNS for route in noun.COLLECTION_ROUTES),
     *(route for noun in _NOUNS for route in noun.ROUTES),
     *export.routes(
-        export.Holdings(sessions.archived_sessions, sessions.archived_snapshots, deletions.requests_of)
+        export.Holdings(
+            sessions.archived_sessions,
+            sessions.archived_snapshots,
+            deletions.requests_of,
+        )
     ),
 )
 """All of REST. The order matters: literal paths before those with an id."""
@@ -82,16 +98,30 @@ async def run(settings: Settings) -> None:
             await agree(clock, judge, settings)
         await log.start()
         log_watch = LogWatch(log, store, known)
-        with suppress(LogMismatch, Superseded, Transient):  # the answers say it, until the right log is there
+        with suppress(
+            LogMismatch, Superseded, Transient
+        ):  # the answers say it, until the right log is there
             await log_watch.start()
         memory = memory_of(settings, log.partitions(), log.generation)
-        context = await build(log, store, Objects(settings.objects_url), clock, bounds_of(settings), memory, log_watch)
-        pipeline = pipeline_of(context, settings.static, {"disk": lambda: _disk_has_space(settings.data)})
+        context = await build(
+            log,
+            store,
+            Objects(settings.objects_url),
+            clock,
+            bounds_of(settings),
+            memory,
+            log_watch,
+        )
+        pipeline = pipeline_of(
+            context, settings.static, {"disk": lambda: _disk_has_space(settings.data)}
+        )
         server = await serve(pipeline, settings.host, settings.port, reuse_port=True)
         collect_seldom(COLLECTED_OBJECTS)
         disks = watch_disks((settings.data, Path(gettempdir())))
         with announced(settings.data, "api", url_of(server)):
-            await asyncio.gather(watch(clock, settings, judge), disks, log_watch.follow())
+            await asyncio.gather(
+                watch(clock, settings, judge), disks, log_watch.follow()
+            )
     finally:
         if server is not None:
             await server.cleanup()
@@ -108,7 +138,9 @@ def bounds_of(settings: Settings) -> Bounds:
     return Bounds(
         limits=Limits(settings.key_rate, settings.key_burst),
         quotas=CaptureQuotas(
-            settings.capture_events_per_second, settings.capture_bytes_per_second, settings.capture_burst_seconds
+            settings.capture_events_per_second,
+            settings.capture_bytes_per_second,
+            settings.capture_burst_seconds,
         ),
         gate=Gate(settings.scans),
         spools=Spools(settings.export_bytes),
@@ -159,8 +191,11 @@ async def build(
     return context
 
 
-def pipeline_of(context: Context, static: str = "", checks: Mapping[str, Check] | None = None) -> Pipeline:
-    """All routes; `static` is the folder of posthog-js's files, `checks` are what else `ready` means."""
+def pipeline_of(
+    context: Context, static: str = "", checks: Mapping[str, Check] | None = None
+) -> Pipeline:
+    """All routes; `static` is the folder of posthog-js's files, `checks` are what else `ready`
+    means."""
     guards = Guards(
         access=context.access,
         limits=context.limits,
@@ -169,8 +204,14 @@ def pipeline_of(context: Context, static: str = "", checks: Mapping[str, Check] 
         spools=context.spools,
         clock=context.clock,
     )
-    ready = {"log": lambda: _log_answers(context), "store": lambda: _store_answers(context), **(checks or {})}
-    return Pipeline(router_of(static, ready), guards, context, partial(call_of, context))
+    ready = {
+        "log": lambda: _log_answers(context),
+        "store": lambda: _store_answers(context),
+        **(checks or {}),
+    }
+    return Pipeline(
+        router_of(static, ready), guards, context, partial(call_of, context)
+    )
 
 
 def router_of(static: str, checks: Mapping[str, Check]) -> Router:
@@ -182,7 +223,9 @@ def router_of(static: str, checks: Mapping[str, Check]) -> Router:
         *recordings.ROUTES,
         *operations.routes(checks),
     )
-    return Router(ROUTES, (*others, *openapi.routes_of(openapi.document(ROUTES, others))))
+    return Router(
+        ROUTES, (*others, *openapi.routes_of(openapi.document(ROUTES, others)))
+    )
 
 
 async def _log_answers(context: Context) -> str:

@@ -19,7 +19,13 @@ from services.api.http.routing import Route
 from services.api.reads.as_of import moment, persons_at
 from services.api.reads.watermarks import WAIT_SECONDS_MAX
 from shared.domain.commands import Command
-from shared.domain.errors import BadInput, NotFound, NotYet, PreconditionFailed, Transient
+from shared.domain.errors import (
+    BadInput,
+    NotFound,
+    NotYet,
+    PreconditionFailed,
+    Transient,
+)
 from shared.domain.ids import DELETIONS, Position
 from shared.store.person import Person
 
@@ -93,7 +99,8 @@ class Call(msgspec.Struct, kw_only=True):
         return parameter.of(self.request.query)
 
     async def fragment(self, text: str = "") -> UUID:
-        """The fragment that the path (or `text`) names by integer id or uuid, whether it lives or not."""
+        """The fragment that the path (or `text`) names by integer id or uuid, whether it lives or
+        not."""
         text = text or self.request.parameters["id"]
         if _OTHER_FORMAT.fullmatch(text):
             raise NotFound("Not found.")
@@ -107,7 +114,8 @@ class Call(msgspec.Struct, kw_only=True):
         return found
 
     async def person(self) -> Person:
-        """The living person that the path names; BadInput for a malformed id, NotFound for nobody."""
+        """The living person that the path names; BadInput for a malformed id, NotFound for
+        nobody."""
         return await self.holder(await self.fragment())
 
     async def holder(self, fragment: UUID) -> Person:
@@ -115,8 +123,11 @@ class Call(msgspec.Struct, kw_only=True):
         return await self.context.reads.holder(self.project.id, fragment)
 
     def tags(self, person: Person) -> set[str]:
-        """The entity tags of `If-Match`, "*" without one. PreconditionFailed when the person's is not among them."""
-        tags = {tag.strip() for tag in self.request.headers.get("If-Match", "*").split(",")}
+        """The entity tags of `If-Match`, "*" without one. PreconditionFailed when the person's is
+        not among them."""
+        tags = {
+            tag.strip() for tag in self.request.headers.get("If-Match", "*").split(",")
+        }
         if not tags & {"*", person.etag}:
             raise PreconditionFailed
         return tags
@@ -129,14 +140,16 @@ class Call(msgspec.Struct, kw_only=True):
         return self.cut
 
     async def seen(self, fragments: Sequence[UUID]) -> list[Person | None]:
-        """The persons that hold these fragments, now or at the moment asked for; None for nobody."""
+        """The persons that hold these fragments, now or at the moment asked for; None for
+        nobody."""
         until = await self.as_of()
         if until is None:
             return await self.context.reads.by_fragments(self.project.id, fragments)
         return await persons_at(self.context, self.project.id, fragments, until)
 
     async def person_seen(self) -> Person:
-        """The person that the path names, now or at the moment asked for; NotFound if there is none, or none now."""
+        """The person that the path names, now or at the moment asked for; NotFound if there is
+        none, or none now."""
         fragment = await self.fragment()
         person = (await self.seen([fragment]))[0]
         if person is None:
@@ -144,11 +157,14 @@ class Call(msgspec.Struct, kw_only=True):
         return person
 
     async def write(self, commands: Sequence[Command]) -> tuple[list[Position], bool]:
-        """Append; wait until reads see it. False when the client prefers not to wait, or the projection lags."""
+        """Append; wait until reads see it. False when the client prefers not to wait, or the
+        projection lags."""
         time = asyncio.get_running_loop().time
         began = time()
         positions = await self.context.append(commands)
-        return positions, await self.visible(positions, ANSWER_SECONDS_MAX - (time() - began))
+        return positions, await self.visible(
+            positions, ANSWER_SECONDS_MAX - (time() - began)
+        )
 
     async def visible(self, positions: Sequence[Position], most: float) -> bool:
         """Wait until reads see these positions, as long as the client prefers."""
@@ -156,18 +172,25 @@ class Call(msgspec.Struct, kw_only=True):
         if patience is None:
             return False
         try:
-            await self.context.watermarks.wait(positions, min(patience, WAIT_SECONDS_MAX))
-        except (NotYet, Transient):  # the command is durable: the client is told that much
+            await self.context.watermarks.wait(
+                positions, min(patience, WAIT_SECONDS_MAX)
+            )
+        except (
+            NotYet,
+            Transient,
+        ):  # the command is durable: the client is told that much
             return False
         return True
 
     async def until_recorded(self) -> None:
-        """Wait until the ledger has every request: the deleter writes it, some tens of milliseconds later."""
+        """Wait until the ledger has every request: the deleter writes it, some tens of milliseconds
+        later."""
         heads = await self.context.log.heads(DELETIONS)
         await self.context.watermarks.wait([head for head in heads if head.offset >= 0])
 
     def patience(self, most: float) -> float | None:
-        """How many seconds the client prefers to wait (RFC 7240: respond-async, wait=3); None for not at all."""
+        """How many seconds the client prefers to wait (RFC 7240: respond-async, wait=3); None for
+        not at all."""
         preferences = self.request.headers.get("Prefer", "").lower()
         waiting = _WAIT.search(preferences)
         if "respond-async" in preferences and waiting is None:
@@ -189,4 +212,6 @@ def call_of(context: Context, request: Request) -> Call | CaptureCall:
         return CaptureCall(request=request, context=context)
     caller = request.caller
     assert caller is not None and caller.key is not None
-    return Call(request=request, context=context, project=caller.project, key=caller.key)
+    return Call(
+        request=request, context=context, project=caller.project, key=caller.key
+    )

@@ -67,7 +67,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     rendered: RenderedPersons
 
     async def append(self, commands: Sequence[Command]) -> list[Position]:
-        """Append commands in order; durable on return. BadInput when one is larger than a record may be."""
+        """Append commands in order; durable on return. BadInput when one is larger than a record
+        may be."""
         return await self.log.append(self.entries(commands))
 
     def mismatch(self) -> bool:
@@ -75,28 +76,34 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         return self.watch.mismatch is not None
 
     def reflected(self) -> str:
-        """What answers reflect at least, as a token: what reads have seen, and what the tables were known to hold."""
+        """What answers reflect at least, as a token: what reads have seen, and what the tables were
+        known to hold."""
         told, known = self.told, (self.reads.loads, self.watermarks.polls)
         if told.known != known:
             versions = self.watermarks.versions()
             for key, version in self.reads.reached.items():
                 versions[key] = max(version, versions.get(key, 0))
             told.known = known
-            told.token = format_positions([
-                position
-                for key, version in versions.items()
-                if key[0] != DELETIONS and (position := position_of(*key, version)).offset >= 0
-            ])  # persons are a matter of the other two topics, and `as_of` takes what a read has answered with
+            told.token = format_positions(
+                [
+                    position
+                    for key, version in versions.items()
+                    if key[0] != DELETIONS
+                    and (position := position_of(*key, version)).offset >= 0
+                ]
+            )  # persons are a matter of the other two topics, and `as_of` takes what a read has answered with
         return told.token
 
     def is_former(self, position: Position) -> bool:
-        """Whether the position is of a former generation of the log: reads see all that was ever projected of it."""
+        """Whether the position is of a former generation of the log: reads see all that was ever
+        projected of it."""
         return position.generation < self.log.generation
 
     async def reached(self, positions: Sequence[Position]) -> None:
         """Return once reads see these positions; NotYet after the usual time.
 
-        At once for one beyond the end of the log: no write has answered with it, and waiting would be in vain.
+        At once for one beyond the end of the log: no write has answered with it, and waiting would
+        be in vain.
         """
         positions = [position for position in positions if not self.is_former(position)]
         if self.watermarks.passed(positions):
@@ -110,14 +117,19 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
             raise NotYet("No write has answered with this position yet.")
         await self.watermarks.wait(positions)
 
-    def entries(self, commands: Sequence[Command], counts: dict[str, int] | None = None) -> list[Entry]:
-        """Commands as the log with these partitions takes them. BadInput when one is larger than a record may be."""
+    def entries(
+        self, commands: Sequence[Command], counts: dict[str, int] | None = None
+    ) -> list[Entry]:
+        """Commands as the log with these partitions takes them. BadInput when one is larger than a
+        record may be."""
         counts = counts or self.log.partitions()
         entries = []
         for command in commands:
             value = encode(command)
             if len(value) > RECORD_BYTES_MAX:
-                raise BadInput(f"One change may have {RECORD_BYTES_MAX} bytes.", slug="too_large")
+                raise BadInput(
+                    f"One change may have {RECORD_BYTES_MAX} bytes.", slug="too_large"
+                )
             entries.append(Entry(*route(command, counts), value))
         return entries
 

@@ -19,7 +19,9 @@ def routes(checks: Mapping[str, Check]) -> tuple[Route, ...]:
         return _response(operations.livez())
 
     async def readyz(call: CaptureCall) -> Response:
-        return _response(await operations.readyz(verbose="verbose" in call.request.query))
+        return _response(
+            await operations.readyz(verbose="verbose" in call.request.query)
+        )
 
     def metrics(call: CaptureCall) -> Response:
         return _response(operations.metrics(call.request.remote))
@@ -36,4 +38,8 @@ def routes(checks: Mapping[str, Check]) -> tuple[Route, ...]:
 
 
 def _response(reply: Reply) -> Response:
-    return Response(status=reply.status, headers={"Content-Type": reply.content_type}, body=reply.body)
+    return Response(
+        status=reply.status,
+        headers={"Content-Type": reply.content_type},
+        body=reply.body,
+    )

@@ -1,9 +1,11 @@
-"""The deleter process: requests from the log to the ledger, a sweep while the window is open. Never talks to the API.
+"""The deleter process: requests from the log to the ledger, a sweep while the window is open. Never
+talks to the API.
 
-There is one owner: whoever holds the only partition of the deletions topic. `personlog deletions run` sweeps beside
-it, so two locks lie in the data directory, and both processes must run on that machine: `sweep.lock` is held for a
-whole sweep, `ledger.lock` for each change of pending requests, so that a cancel and the start of hiding exclude each
-other. Once hiding has begun, only the sweep changes a request. The kernel lets go of both when their holder dies.
+There is one owner: whoever holds the only partition of the deletions topic. `personlog deletions
+run` sweeps beside it, so two locks lie in the data directory, and both processes must run on that
+machine: `sweep.lock` is held for a whole sweep, `ledger.lock` for each change of pending requests,
+so that a cancel and the start of hiding exclude each other. Once hiding has begun, only the sweep
+changes a request. The kernel lets go of both when their holder dies.
 """
 
 from __future__ import annotations
@@ -12,7 +14,14 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -52,23 +61,27 @@ from shared.store.objects import Objects
 GROUP = "deleter"
 
 SWEEP_SECONDS = 60.0
-"""Between two looks: requests that come while the window is open share a sweep, for each rewrites whole partitions."""
+"""Between two looks: requests that come while the window is open share a sweep, for each rewrites
+whole partitions."""
 
 RETRY_SECONDS = 900.0
-"""After a sweep with failures: what failed seldom helps itself sooner, and each attempt lengthens the history. A store
-that was away is tried again like any other sweep."""
+"""After a sweep with failures: what failed seldom helps itself sooner, and each attempt lengthens
+the history. A store that was away is tried again like any other sweep."""
 
 PROJECTED_SECONDS_MAX = 10.0
-"""How long a sweep waits for the projector to pass what the log holds; else only erased profiles are worked on."""
+"""How long a sweep waits for the projector to pass what the log holds; else only erased profiles
+are worked on."""
 
 CANCELLING_SECONDS = 30.0
-"""Between two looks for what is being cancelled when nothing was heard: another deleter may have left something."""
+"""Between two looks for what is being cancelled when nothing was heard: another deleter may have
+left something."""
 
 CANCELLING_RETRY_SECONDS = 1.0
 """The same while something is, and the projector or the store is behind."""
 
 LOCK_SECONDS_MAX = 30.0
-"""How long to wait for the other process: taking requests over lasts milliseconds, a sweep may last the window."""
+"""How long to wait for the other process: taking requests over lasts milliseconds, a sweep may last
+the window."""
 
 FORGET_SECONDS, FORGET_RETRY_SECONDS = 86_400.0, 3_600.0
 """The embedded log forgets once a day; an hour later when the projector is behind."""
@@ -85,17 +98,24 @@ class Wakeups:
     """What ends the waits of the process's tasks, each of which looks by itself as well."""
 
     def __init__(self) -> None:
-        self.sweep, self.restore, self.purge, self.forget = Wakeup(), Wakeup(), Wakeup(), Wakeup()
+        self.sweep, self.restore, self.purge, self.forget = (
+            Wakeup(),
+            Wakeup(),
+            Wakeup(),
+            Wakeup(),
+        )
 
     def taken(self, commands: Sequence[DeletionCommand]) -> None:
-        """These are in the ledger now; none of them says that this process has become the owner. Requests do not wake
-        the sweep: those that come while the window is open share one."""
+        """These are in the ledger now; none of them says that this process has become the owner.
+        Requests do not wake the sweep: those that come while the window is open share one."""
         if not commands:
             for wakeup in (self.sweep, self.restore, self.purge, self.forget):
                 wakeup.set()
         if any(isinstance(command, Cancel) for command in commands):
             self.restore.set()
-        if any(isinstance(command, Request) and command.scope.purge for command in commands):
+        if any(
+            isinstance(command, Request) and command.scope.purge for command in commands
+        ):
             self.purge.set()
 
 
@@ -103,13 +123,19 @@ class Deleter:
     """The parts of the process, and what they do together."""
 
     def __init__(self, settings: Settings, log: Log, store: Store) -> None:
-        self.window = Window(cron=settings.window, hours=settings.window_hours, zone=settings.window_zone)
+        self.window = Window(
+            cron=settings.window, hours=settings.window_hours, zone=settings.window_zone
+        )
         self.ledger = Ledger(store, self.window)
         self.clock = clock_of(settings)
         self.now_us = self.clock.now_us
         self.trouble = self.newer = ""
         self.woken = Wakeups()
-        self._log, self._store, self._objects = log, store, Objects(settings.objects_url)
+        self._log, self._store, self._objects = (
+            log,
+            store,
+            Objects(settings.objects_url),
+        )
         self._days = settings.deletion_days
         self._locks = settings.data / "run"
         self._receipts = Receipts(store, settings.data / "receipts")
@@ -127,8 +153,11 @@ class Deleter:
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:
         return locked(self._locks / f"{name}.lock", LOCK_SECONDS_MAX)
 
-    async def sweep(self, closes_at: int | None, tell: Tell = quiet) -> list[DeletionRequest]:
-        """One run; the requests that it has brought to an end. It waits for no load once a request is overdue."""
+    async def sweep(
+        self, closes_at: int | None, tell: Tell = quiet
+    ) -> list[DeletionRequest]:
+        """One run; the requests that it has brought to an end. It waits for no load once a request
+        is overdue."""
         async with self.lock("sweep"):
             states = await self._observe()
             if not states.keys() & set(OPEN):
@@ -145,7 +174,10 @@ class Deleter:
                 await run.settled()
                 purged = await self.purges.spread(again=True)
                 projected = await self._projected()
-                ended = await run.run(projected=projected, purged=purged if await self._fed(purged) else ())
+                ended = await run.run(
+                    projected=projected,
+                    purged=purged if await self._fed(purged) else (),
+                )
             except StoreError as error:
                 await run.fail(error.detail[:REASON_CHARS_MAX])
                 raise
@@ -168,9 +200,14 @@ class Deleter:
                 closes_at = await self.closes_at()
                 if closes_at is not None:
                     ended = await self.sweep(closes_at)
-                    failed = [request.reason for request in ended if request.state == "failed"]
+                    failed = [
+                        request.reason for request in ended if request.state == "failed"
+                    ]
                     if failed:
-                        self.trouble, pause = f"{len(failed)} requests failed: {failed[0]}", RETRY_SECONDS
+                        self.trouble, pause = (
+                            f"{len(failed)} requests failed: {failed[0]}",
+                            RETRY_SECONDS,
+                        )
             except Transient as error:
                 self.trouble = error.detail
             except (StoreError, NewerVersion) as error:
@@ -194,8 +231,8 @@ class Deleter:
                 self._say.warning("restore", trouble=error.detail)
 
     async def closes_at(self) -> int | None:
-        """When a sweep that begins now must end; None for none. A request that has waited for too long opens a window
-        of the usual length at any hour: the law's month counts, not ours."""
+        """When a sweep that begins now must end; None for none. A request that has waited for too
+        long opens a window of the usual length at any hour: the law's month counts, not ours."""
         now = self.now_us()
         overdue, closing = await self._overdue(), self.window.closes_at(now)
         if closing is None and overdue:
@@ -218,29 +255,35 @@ class Deleter:
             pause = FORGET_RETRY_SECONDS
             try:
                 if owns() and await self._all_taken_over():
-                    await self._log.forget(self.now_us() - RETENTION_SECONDS * 1_000_000)
+                    await self._log.forget(
+                        self.now_us() - RETENTION_SECONDS * 1_000_000
+                    )
                     pause = FORGET_SECONDS
             except Transient as error:
                 self._say.warning("forget", trouble=error.detail)
 
     async def check(self) -> str:
-        """What is wrong, for /readyz: that a newer version wrote the ledger. A failed sweep is in the ledger, and does
-        not make the process unready."""
+        """What is wrong, for /readyz: that a newer version wrote the ledger. A failed sweep is in
+        the ledger, and does not make the process unready."""
         await self._observe()
         return self.newer
 
     async def _all_taken_over(self) -> bool:
-        """Whether everything in the log now is in the tables: only then may the old be forgotten."""
+        """Whether everything in the log now is in the tables: only then may the old be
+        forgotten."""
         for head in await self._log.heads(DELETIONS):
             if (await self.ledger.position(head.partition)).offset < head.offset:
                 return False
         return await self._projected()
 
     async def _projected(self) -> bool:
-        return await self._passed([*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)])
+        return await self._passed(
+            [*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)]
+        )
 
     async def _fed(self, purged: Collection[UUID]) -> bool:
-        """Whether the search table has passed what was purged; without purges nobody waits for it."""
+        """Whether the search table has passed what was purged; without purges nobody waits for
+        it."""
         return not purged or await _in_time(self.purges.passed)
 
     async def _passed(self, heads: Sequence[Position]) -> bool:
@@ -270,9 +313,18 @@ async def run(settings: Settings) -> None:
                 now_us=deleter.now_us,
                 taken=deleter.woken.taken,
             )
-            telemetry.STOPPED.labels(DELETIONS).set_function(lambda: int(bool(intake.stopped)))
+            telemetry.STOPPED.labels(DELETIONS).set_function(
+                lambda: int(bool(intake.stopped))
+            )
             app = web.Application()
-            add_ops(app, {"log": log_watch.check, "ledger": deleter.check, "intake": partial(_stopped, intake)})
+            add_ops(
+                app,
+                {
+                    "log": log_watch.check,
+                    "ledger": deleter.check,
+                    "intake": partial(_stopped, intake),
+                },
+            )
             runner = await serve(app, "127.0.0.1", settings.ops_port)
             clock_watch = watch(deleter.clock, settings, judge_of(settings, store))
             try:
@@ -284,14 +336,18 @@ async def run(settings: Settings) -> None:
         await store.close()
 
 
-async def _run(deleter: Deleter, intake: Intake, *watches: Coroutine[None, None, None]) -> None:
+async def _run(
+    deleter: Deleter, intake: Intake, *watches: Coroutine[None, None, None]
+) -> None:
     async with asyncio.TaskGroup() as group:
         for one in watches:
             group.create_task(one, name="watch")
         group.create_task(intake.run(), name="intake")
         group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
         group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
-        group.create_task(deleter.purges.run(intake.owns, deleter.woken.purge), name="purges")
+        group.create_task(
+            deleter.purges.run(intake.owns, deleter.woken.purge), name="purges"
+        )
         group.create_task(deleter.forget(intake.owns), name="forget")
 
 
@@ -299,15 +355,22 @@ async def _stopped(intake: Intake) -> str:
     return intake.stopped
 
 
-async def run_once(settings: Settings, tell: Tell = quiet) -> tuple[list[DeletionRequest], int]:
-    """Sweep once, now, whatever the window; the requests that it ended, and how many are left open."""
+async def run_once(
+    settings: Settings, tell: Tell = quiet
+) -> tuple[list[DeletionRequest], int]:
+    """Sweep once, now, whatever the window; the requests that it ended, and how many are left
+    open."""
     os.nice(NICE)
     store = await connect_store(settings, "deleter")
     try:
         async with right_log(settings, store) as (log, _):
             deleter = Deleter(settings, log, store)
             ended = await deleter.sweep(None, tell)
-            left = sum(count for state, count in (await deleter.ledger.states()).items() if state in OPEN)
+            left = sum(
+                count
+                for state, count in (await deleter.ledger.states()).items()
+                if state in OPEN
+            )
     finally:
         await store.close()
     return ended, left
@@ -336,7 +399,9 @@ async def locked(path: Path, seconds: float) -> AsyncIterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise Transient(f"{path.name} is held by another process.") from None
+                    raise Transient(
+                        f"{path.name} is held by another process."
+                    ) from None
                 await asyncio.sleep(0.02)
         yield
     finally:

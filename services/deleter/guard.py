@@ -1,8 +1,8 @@
 """The load guard: a step waits while the engine has other work to do. Never stops a step that runs.
 
-It looks at what makes readers slow: a pool full of merges, a replica that lags, and a read by key of its own, timed
-against what the same read took when the run began. Rewriting a partition needs room for it a second time, so that is
-looked at as well.
+It looks at what makes readers slow: a pool full of merges, a replica that lags, and a read by key
+of its own, timed against what the same read took when the run began. Rewriting a partition needs
+room for it a second time, so that is looked at as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.queries import load as load_queries
 
 POOL_SHARE_MAX = 0.75
-"""Of the threads for merges and mutations: a step takes one, and inserts must not wait for merges."""
+"""Of the threads for merges and mutations: a step takes one, and inserts must not wait for
+merges."""
 
 REPLICA_SECONDS_MAX = 60
 """A replica further behind would be given more to catch up with."""
@@ -84,10 +85,18 @@ class Guard:
         if lag > REPLICA_SECONDS_MAX:
             return "replicas", f"a replica is {lag} s behind"
         if free < needs_bytes * FREE_FACTOR:
-            return "disk", f"the partition needs {needs_bytes * FREE_FACTOR:,.0f} bytes and {free:,} are free"
+            return (
+                "disk",
+                f"the partition needs {needs_bytes * FREE_FACTOR:,.0f} bytes and {free:,} are free",
+            )
         seconds = await self._probe()
-        if self._idle is not None and seconds > max(PROBE_SECONDS_MIN, SLOWER_MAX * self._idle):
-            return "reads", f"a read by key takes {seconds * 1e3:.0f} ms instead of {self._idle * 1e3:.0f}"
+        if self._idle is not None and seconds > max(
+            PROBE_SECONDS_MIN, SLOWER_MAX * self._idle
+        ):
+            return (
+                "reads",
+                f"a read by key takes {seconds * 1e3:.0f} ms instead of {self._idle * 1e3:.0f}",
+            )
         return "", ""
 
     async def _probe(self) -> float:

@@ -1,6 +1,7 @@
 """From the deletions topic to the ledger. Never decides when something is deleted.
 
-Rows first, then the position: a crash between the two replays records, and the ledger takes them twice for once.
+Rows first, then the position: a crash between the two replays records, and the ledger takes them
+twice for once.
 """
 
 from __future__ import annotations
@@ -13,10 +14,24 @@ import structlog
 from services.deleter.ledger import Ledger
 from shared.domain.commands import Cancel, DeletionCommand, Request, decode
 from shared.domain.deletion import NEWER
-from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, NewerVersion, Transient
+from shared.domain.errors import (
+    BadRecord,
+    Corrupt,
+    Fenced,
+    LogClosed,
+    NewerVersion,
+    Transient,
+)
 from shared.domain.ids import DEAD, DELETIONS, Position, hash64
 from shared.log.consumer import Consumer
-from shared.log.dead import TOO_MANY_DEAD, Dead, DeadRun, command_of, dead_letters, kind_of
+from shared.log.dead import (
+    TOO_MANY_DEAD,
+    Dead,
+    DeadRun,
+    command_of,
+    dead_letters,
+    kind_of,
+)
 from shared.log.port import EMPTY, Log, Reader, Record
 from shared.runtime import telemetry
 
@@ -25,8 +40,10 @@ BATCH_RECORDS_MAX = 500
 
 FETCH_SECONDS = 0.5
 
+
 class Partition:
-    """One partition that the intake holds. `position`: where the ledger is in it; None while that must be read."""
+    """One partition that the intake holds. `position`: where the ledger is in it; None while that
+    must be read."""
 
     __slots__ = ("dead", "position")
 
@@ -48,7 +65,8 @@ class Intake:
         now_us: Callable[[], int],
         taken: Callable[[Sequence[DeletionCommand]], None] = lambda commands: None,
     ) -> None:
-        """`taken` hears of what is in the ledger since; of nothing when the partition was taken over."""
+        """`taken` hears of what is in the ledger since; of nothing when the partition was taken
+        over."""
         self._taken = taken
         self._log = log
         self._reader = reader
@@ -58,8 +76,8 @@ class Intake:
         self._consumer = Consumer(log, reader, DELETIONS, ledger)
         self._partitions: dict[int, Partition] = {}
         self.stopped = ""
-        """Why nothing more is taken over, until somebody takes the partition over. Nothing is erased either: who knows
-        what the rest would say of it."""
+        """Why nothing more is taken over, until somebody takes the partition over. Nothing is
+        erased either: who knows what the rest would say of it."""
 
     def owns(self) -> bool:
         return bool(self._held()) and not self.stopped
@@ -90,7 +108,9 @@ class Intake:
             if self.stopped:
                 return
             try:
-                await self._take([record for record in records if record.partition == partition])
+                await self._take(
+                    [record for record in records if record.partition == partition]
+                )
             except NewerVersion as error:  # of a request that the ledger holds
                 self._stop(error.detail)
 
@@ -102,7 +122,9 @@ class Intake:
         gained = sorted(assigned - held)
         if not gained:
             return
-        for partition, standing in (await self._consumer.take_over(gained, holding=bool(held))).items():
+        for partition, standing in (
+            await self._consumer.take_over(gained, holding=bool(held))
+        ).items():
             if partition not in self._partitions:
                 self._partitions[partition] = Partition()
                 self.stopped = ""
@@ -116,7 +138,11 @@ class Intake:
             one.position = None
 
     def _held(self) -> set[int]:
-        return {number for number, one in self._partitions.items() if one.position is not None}
+        return {
+            number
+            for number, one in self._partitions.items()
+            if one.position is not None
+        }
 
     async def _take(self, records: list[Record]) -> None:
         partition = self._partitions[records[0].partition]
@@ -142,11 +168,19 @@ class Intake:
         async with self._lock():
             await self._consumer.assure()
             if dead:
-                with suppress(LogClosed):  # closed when all that goes there is there: this was done before
-                    await self._log.append(dead_letters(dead, self._log.partitions()[DEAD]))
-                telemetry.dead_letters((record.position, kind_of(reason)) for record, reason in dead)
+                with suppress(
+                    LogClosed
+                ):  # closed when all that goes there is there: this was done before
+                    await self._log.append(
+                        dead_letters(dead, self._log.partitions()[DEAD])
+                    )
+                telemetry.dead_letters(
+                    (record.position, kind_of(reason)) for record, reason in dead
+                )
             if await self._ledger.position(last.partition) != partition.position:
-                raise Fenced("Somebody else has gone on; start again from where they are.")
+                raise Fenced(
+                    "Somebody else has gone on; start again from where they are."
+                )
             await self._ledger.take(commands, self._now_us())
             await self._ledger.advance(last.position, hash64(last.value))
         partition.position = last.position
@@ -155,7 +189,9 @@ class Intake:
 
     def _stop(self, why: str) -> None:
         self.stopped = why
-        structlog.get_logger(service="deleter").error("stopped", topic=DELETIONS, reason=why)
+        structlog.get_logger(service="deleter").error(
+            "stopped", topic=DELETIONS, reason=why
+        )
 
 
 def _command(record: Record) -> DeletionCommand:

@@ -1,7 +1,9 @@
-"""The ledger: deletion requests, durable from the moment they are read from the log. Never deletes anything.
+"""The ledger: deletion requests, durable from the moment they are read from the log. Never deletes
+anything.
 
-A row is one version of one request, and the version counts its events, so whatever is written twice collapses. The
-position is written after the rows it vouches for: a crash between the two replays records, which changes nothing.
+A row is one version of one request, and the version counts its events, so whatever is written twice
+collapses. The position is written after the rows it vouches for: a crash between the two replays
+records, which changes nothing.
 """
 
 from __future__ import annotations
@@ -21,14 +23,16 @@ from shared.store.clickhouse.queries import load as load_queries
 from shared.store.person import iso
 
 REQUESTS_MAX = 10_000
-"""Requests of one run: the cost of erasing does not depend on their number, and their documents take some 20 MB."""
+"""Requests of one run: the cost of erasing does not depend on their number, and their documents
+take some 20 MB."""
 
 MEMBERS_MAX = 200_000
 """Fragments of one run, however many requests name them; each hides 10,000 at a time."""
 
 
 class Ledger:
-    """The table deletion_requests. Whoever changes a pending request holds the ledger's lock (see `app`)."""
+    """The table deletion_requests. Whoever changes a pending request holds the ledger's lock (see
+    `app`)."""
 
     def __init__(self, store: Store, window: Window) -> None:
         self._store, self._window = store, window
@@ -38,21 +42,30 @@ class Ledger:
         """Take commands over from the log. Twice is as good as once."""
         if not commands:
             return
-        known = await self.find({(command.project, command.request) for command in commands})
+        known = await self.find(
+            {(command.project, command.request) for command in commands}
+        )
         changed = decide(commands, known)
         await self.save(changed, now_us)
 
-    async def find(self, keys: Iterable[tuple[int, UUID]]) -> dict[UUID, DeletionRequest]:
+    async def find(
+        self, keys: Iterable[tuple[int, UUID]]
+    ) -> dict[UUID, DeletionRequest]:
         projects, requests = zip(*keys, strict=True)
         rows = await self._store.rows(
-            self._queries["find_requests"], projects=sorted(set(projects)), requests=list(requests)
+            self._queries["find_requests"],
+            projects=sorted(set(projects)),
+            requests=list(requests),
         )
         return {request: load(request, document) for request, document in rows}
 
     async def open(self, *states: State) -> list[DeletionRequest]:
         """The oldest requests in these states, as many as one run may hold."""
         rows = await self._store.rows(
-            self._queries["open_requests"], states=list(states), requests=REQUESTS_MAX, members=MEMBERS_MAX
+            self._queries["open_requests"],
+            states=list(states),
+            requests=REQUESTS_MAX,
+            members=MEMBERS_MAX,
         )
         return [load(request, document) for request, document in rows]
 
@@ -97,7 +110,9 @@ class Ledger:
 
     async def vouched(self, partition: int) -> Standing:
         """The same with the hash of the last record."""
-        ((version, record),) = await self._store.rows(self._queries["position"], partition=partition)
+        ((version, record),) = await self._store.rows(
+            self._queries["position"], partition=partition
+        )
         return Standing(position_of(DELETIONS, partition, version), record)
 
     async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Standing]:
@@ -106,21 +121,33 @@ class Ledger:
         return {partition: await self.vouched(partition) for partition in partitions}
 
     async def advance(self, position: Position, record: int) -> None:
-        """Everything up to here is in the ledger, and the record there has this hash. Call it after `take`."""
+        """Everything up to here is in the ledger, and the record there has this hash. Call it after
+        `take`."""
         await self._store.insert(
             "deletion_positions",
-            {"partition": [position.partition], "version": [position.version], "record": [record]},
+            {
+                "partition": [position.partition],
+                "version": [position.version],
+                "record": [record],
+            },
         )
 
     def _next_run(self, now_us: int) -> str | None:
-        opening = now_us if self._window.open_at(now_us) else self._window.next_opening(now_us)
+        opening = (
+            now_us
+            if self._window.open_at(now_us)
+            else self._window.next_opening(now_us)
+        )
         if opening is None:
             return None
         return iso(opening - opening % 1_000_000)
 
 
-def decide(commands: Sequence[DeletionCommand], known: Mapping[UUID, DeletionRequest]) -> list[DeletionRequest]:
-    """The requests that the commands make or change. A cancel that comes too late, or for nobody, changes nothing."""
+def decide(
+    commands: Sequence[DeletionCommand], known: Mapping[UUID, DeletionRequest]
+) -> list[DeletionRequest]:
+    """The requests that the commands make or change. A cancel that comes too late, or for nobody,
+    changes nothing."""
     requests, changed = dict(known), {}
     for command in commands:
         request = requests.get(command.request)
@@ -129,7 +156,11 @@ def decide(commands: Sequence[DeletionCommand], known: Mapping[UUID, DeletionReq
                 continue
             request = requests[command.request] = DeletionRequest.of(command)
         elif isinstance(command, Cancel):
-            if request is None or request.project != command.project or not request.cancellable:
+            if (
+                request is None
+                or request.project != command.project
+                or not request.cancellable
+            ):
                 continue
             request.cancel(command.actor, command.at)
         changed[command.request] = request

@@ -1,8 +1,10 @@
-"""What a run must reach: for every fragment, where the life that is to be erased ends. Pure: never asks the store.
+"""What a run must reach: for every fragment, where the life that is to be erased ends. Pure: never
+asks the store.
 
-A fragment may live again after its erasure, so rows are told apart by the fragment's own erase record and never by
-time: rows of its commands partition below the version of that record, rows of identity up to the delete's version.
-Those two facts (`fragment.erased`, `person.deleted`) hold no text and stay: they are the tombstone.
+A fragment may live again after its erasure, so rows are told apart by the fragment's own erase
+record and never by time: rows of its commands partition below the version of that record, rows of
+identity up to the delete's version. Those two facts (`fragment.erased`, `person.deleted`) hold no
+text and stay: they are the tombstone.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from shared.store.targets import FRAGMENTS_MAX
 
 
 class Tombstone(NamedTuple):
-    """A timeline row of one of the two topics that stay. `erase` is the identity version; `at` microseconds."""
+    """A timeline row of one of the two topics that stay. `erase` is the identity version; `at`
+    microseconds."""
 
     fragment: UUID
     topic: str
@@ -36,7 +39,9 @@ class Boundary:
     """How far a fragment is to be erased, by kind of row; 0 is not at all."""
 
     project: int
-    iver: int = 0  # identity version of the delete: older rows of identity and of `fragments`
+    iver: int = (
+        0  # identity version of the delete: older rows of identity and of `fragments`
+    )
     life: int = 0  # version of the erase record: older rows of the timeline
     captured: int = 0  # the same, for captured events of an erased person
     captured_at: int = -1  # receive time, for captured events of a person who stays
@@ -47,7 +52,11 @@ class Boundary:
         """Two requests may name one fragment: each limit is the further one."""
         for limit in fields(self):
             if limit.name != "project":
-                setattr(self, limit.name, max(getattr(self, limit.name), getattr(other, limit.name)))
+                setattr(
+                    self,
+                    limit.name,
+                    max(getattr(self, limit.name), getattr(other, limit.name)),
+                )
 
 
 Purges = Mapping[UUID, list[Cut]]
@@ -90,10 +99,15 @@ class Plan:
         for start in range(0, len(everyone), FRAGMENTS_MAX):
             part = everyone[start : start + FRAGMENTS_MAX]
             columns: dict[str, Any] = {
-                limit.name: [getattr(boundary, limit.name) for _, boundary in part] for limit in fields(Boundary)
+                limit.name: [getattr(boundary, limit.name) for _, boundary in part]
+                for limit in fields(Boundary)
             }
             projects = sorted(set(columns.pop("project")))
-            yield {"projects": projects, "fragments": [fragment for fragment, _ in part], **columns}
+            yield {
+                "projects": projects,
+                "fragments": [fragment for fragment, _ in part],
+                **columns,
+            }
 
 
 def plan(
@@ -105,12 +119,13 @@ def plan(
     cancelling: Iterable[DeletionRequest] = (),
     purges: Mapping[UUID, Purges] = MappingProxyType({}),
 ) -> Plan:
-    """Sort out who is ready. `erased` is what each fragment's row says; `projected`: the projector has passed all that
-    the log held when the run began, without which captured events received before the cut-off may still arrive.
-    `purges` are those of the requests whose commands have all been folded.
+    """Sort out who is ready. `erased` is what each fragment's row says; `projected`: the projector
+    has passed all that the log held when the run began, without which captured events received
+    before the cut-off may still arrive. `purges` are those of the requests whose commands have all
+    been folded.
 
-    Who shares a member with a request that is being cancelled waits: of a restore that came before its own delete, it
-    would erase the outcome, which the deleter has not read yet.
+    Who shares a member with a request that is being cancelled waits: of a restore that came before
+    its own delete, it would erase the outcome, which the deleter has not read yet.
     """
     held = {member for request in cancelling for member in request.members}
     ends: dict[UUID, list[Tombstone]] = {}
@@ -119,9 +134,14 @@ def plan(
     result = Plan(purges=purges)
     for request in requests:
         if request.scope.purge:
-            (result.requests if request.id in purges else result.waiting).append(request)
+            (result.requests if request.id in purges else result.waiting).append(
+                request
+            )
             continue
-        reach = {member: _boundary(request, member, ends.get(member, ()), erased) for member in request.members}
+        reach = {
+            member: _boundary(request, member, ends.get(member, ()), erased)
+            for member in request.members
+        }
         late = not projected and (request.scope.events or request.scope.recordings)
         if late or None in reach.values() or not held.isdisjoint(request.members):
             result.waiting.append(request)
@@ -129,18 +149,28 @@ def plan(
         result.requests.append(request)
         for member, boundary in reach.items():
             if boundary is not None:
-                result.boundaries.setdefault(member, Boundary(project=request.project)).widen(boundary)
+                result.boundaries.setdefault(
+                    member, Boundary(project=request.project)
+                ).widen(boundary)
     return result
 
 
 def delete_of(request: DeletionRequest, ends: Iterable[Tombstone]) -> int:
-    """The identity version of the delete that made a request, by a member's tombstones; 0 when it is not there."""
-    deletes = (end for end in ends if end.topic == PersonDeleted.TOPIC and end.at == request.cutoff)
+    """The identity version of the delete that made a request, by a member's tombstones; 0 when it
+    is not there."""
+    deletes = (
+        end
+        for end in ends
+        if end.topic == PersonDeleted.TOPIC and end.at == request.cutoff
+    )
     return max((end.version for end in deletes), default=0)
 
 
 def _boundary(
-    request: DeletionRequest, member: UUID, ends: Iterable[Tombstone], erased: Mapping[UUID, int]
+    request: DeletionRequest,
+    member: UUID,
+    ends: Iterable[Tombstone],
+    erased: Mapping[UUID, int],
 ) -> Boundary | None:
     """None while the erase record of a deleted member is not applied."""
     boundary, scope = Boundary(project=request.project), request.scope
@@ -149,7 +179,11 @@ def _boundary(
         boundary.recorded_at = request.cutoff if scope.recordings else -1
         return boundary
     iver = delete_of(request, ends)
-    lives = [end.version for end in ends if end.topic == FragmentErased.TOPIC and end.erase >= iver]
+    lives = [
+        end.version
+        for end in ends
+        if end.topic == FragmentErased.TOPIC and end.erase >= iver
+    ]
     if not iver or not lives or erased.get(member, 0) < iver:
         return None
     boundary.iver, boundary.life = iver, min(lives)

@@ -1,7 +1,9 @@
-"""Purges: a command to every fragment that holds anything of what is purged, until none does. Never erases a row.
+"""Purges: a command to every fragment that holds anything of what is purged, until none does. Never
+erases a row.
 
-The API sends the first of them; whoever is left gets his here. All of it may be done twice: a fragment takes each purge
-once, and who has taken it has a fact that says so. So nothing is kept of how far it came, and a crash costs a look.
+The API sends the first of them; whoever is left gets his here. All of it may be done twice: a
+fragment takes each purge once, and who has taken it has a fact that says so. So nothing is kept of
+how far it came, and a crash costs a look.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from shared.store.clickhouse.failures import StoreError
 from shared.store.purging import NOBODY, cuts, fed, unpurged
 
 FRAGMENTS_AT_ONCE = 100_000
-"""Fragments found by one look: 2 MB. A look passes all that is behind the last one, so there should be few."""
+"""Fragments found by one look: 2 MB. A look passes all that is behind the last one, so there should
+be few."""
 
 COMMANDS_AT_ONCE = 1_000
 """Commands of one append."""
@@ -31,12 +34,13 @@ LOOK_SECONDS = 30.0
 """Between two looks for purges when nothing was told: another deleter may have left something."""
 
 RETRY_SECONDS = 2.0
-"""The same while some are left to send, and the projector or the store is behind: a large project's has answered 202,
-and its values still show."""
+"""The same while some are left to send, and the projector or the store is behind: a large project's
+has answered 202, and its values still show."""
 
 
 class Purges:
-    """The open purges. `projected` says whether the projector has passed all that is in the log now."""
+    """The open purges. `projected` says whether the projector has passed all that is in the log
+    now."""
 
     def __init__(
         self,
@@ -46,7 +50,13 @@ class Purges:
         now_us: Callable[[], int],
         projected: Callable[[], Awaitable[bool]],
     ) -> None:
-        self._log, self._store, self._ledger, self._now_us, self._projected = log, store, ledger, now_us, projected
+        self._log, self._store, self._ledger, self._now_us, self._projected = (
+            log,
+            store,
+            ledger,
+            now_us,
+            projected,
+        )
         self._spread: set[UUID] = set()
 
     async def run(self, owns: Callable[[], bool], woken: Wakeup) -> None:
@@ -58,7 +68,11 @@ class Purges:
             try:
                 if owns() and await self.round():
                     pause = RETRY_SECONDS
-            except (Transient, StoreError, NewerVersion):  # the sweep looks again, and says what is wrong
+            except (
+                Transient,
+                StoreError,
+                NewerVersion,
+            ):  # the sweep looks again, and says what is wrong
                 self._spread.clear()
                 pause = RETRY_SECONDS
 
@@ -68,44 +82,71 @@ class Purges:
         return bool({one.id for one in requests} - await self.spread())
 
     async def spread(self, *, again: bool = False) -> set[UUID]:
-        """Send what is left to send; the purges of which nothing is. `again`: look at those of earlier looks too."""
+        """Send what is left to send; the purges of which nothing is. `again`: look at those of
+        earlier looks too."""
         if again:
             self._spread.clear()
-        requests = [one for one in await self._ledger.purges() if one.id not in self._spread]
+        requests = [
+            one for one in await self._ledger.purges() if one.id not in self._spread
+        ]
         if not requests or not await self._projected():
             return set(self._spread)
         for request in requests:
             await self._send(request)
         if await self._projected():
-            self._spread |= {one.id for one in requests if not await self._left(one, limit=1)}
+            self._spread |= {
+                one.id for one in requests if not await self._left(one, limit=1)
+            }
         return set(self._spread)
 
     async def passed(self) -> bool:
-        """Whether the search table is fed with all that is in the log now: only then are older rows superseded."""
+        """Whether the search table is fed with all that is in the log now: only then are older rows
+        superseded."""
         heads = [*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)]
-        return await fed(self._store, {position_key(head.topic, head.partition): head.version for head in heads})
+        return await fed(
+            self._store,
+            {position_key(head.topic, head.partition): head.version for head in heads},
+        )
 
     async def _send(self, request: DeletionRequest) -> None:
         after = NOBODY
         while left := await self._left(request, after=after):
-            commands = [purge_of(request, fragment, self._now_us()) for fragment in left]
+            commands = [
+                purge_of(request, fragment, self._now_us()) for fragment in left
+            ]
             counts = self._log.partitions()
             for start in range(0, len(commands), COMMANDS_AT_ONCE):
                 part = commands[start : start + COMMANDS_AT_ONCE]
-                await self._log.append([Entry(*route(one, counts), encode(one)) for one in part])
+                await self._log.append(
+                    [Entry(*route(one, counts), encode(one)) for one in part]
+                )
             after = left[-1]
             if request.members or len(left) < FRAGMENTS_AT_ONCE:
                 return
 
     async def _left(
-        self, request: DeletionRequest, *, after: UUID = NOBODY, limit: int = FRAGMENTS_AT_ONCE
+        self,
+        request: DeletionRequest,
+        *,
+        after: UUID = NOBODY,
+        limit: int = FRAGMENTS_AT_ONCE,
     ) -> Sequence[UUID]:
-        """Who has not taken it yet: of a person every member, of a project who has anything of it."""
+        """Who has not taken it yet: of a person every member, of a project who has anything of
+        it."""
         key, cutoff = request.scope.purge, request.cutoff
         if request.members:
-            taken = await cuts(self._store, request.project, key, cutoff, request.members)
+            taken = await cuts(
+                self._store, request.project, key, cutoff, request.members
+            )
             return [member for member in request.members if member not in taken]
-        return await unpurged(self._store.rows_with_hidden, request.project, key, cutoff, after=after, limit=limit)
+        return await unpurged(
+            self._store.rows_with_hidden,
+            request.project,
+            key,
+            cutoff,
+            after=after,
+            limit=limit,
+        )
 
 
 def purge_of(request: DeletionRequest, fragment: UUID, now_us: int) -> Purge:

@@ -1,7 +1,9 @@
-"""Receipts: what was erased, counted through the mask, signed (Ed25519) and chained, for who trusts nobody here.
+"""Receipts: what was erased, counted through the mask, signed (Ed25519) and chained, for who trusts
+nobody here.
 
-A receipt holds no personal data: uuids, counts, times, and of a purge the name. Whoever has the public key can check it
-offline; whoever has two neighbours of a project's chain sees that none is missing between them.
+A receipt holds no personal data: uuids, counts, times, and of a purge the name. Whoever has the
+public key can check it offline; whoever has two neighbours of a project's chain sees that none is
+missing between them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from uuid import UUID
 import orjson
 import structlog
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -44,21 +49,24 @@ FIRST = "0" * 64
 """What the first receipt of a project names as its previous one."""
 
 SEGMENT_SECONDS = 86_400
-"""The log drops whole segments, of a day: what is past its retention may lie there so much longer."""
+"""The log drops whole segments, of a day: what is past its retention may lie there so much
+longer."""
 
 RECEIPT_BYTES_MAX = 4 * 1_048_576
 """A file that claims to be a receipt: the largest names 2,500 members in 100 KB."""
 
 
 class Receipts:
-    """Signs and keeps receipts: rows of the table `receipts`, and a file each in `folder`, where the key lies too."""
+    """Signs and keeps receipts: rows of the table `receipts`, and a file each in `folder`, where
+    the key lies too."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._store, self._folder = store, folder
         self._queries = load_queries(Path(__file__).with_suffix(".sql"))
 
     async def issue(self, requests: Sequence[DeletionRequest], now_us: int) -> None:
-        """A receipt for each request, before the ledger says verified. Again is harmless: each request has one.
+        """A receipt for each request, before the ledger says verified. Again is harmless: each
+        request has one.
 
         The caller holds the sweep's lock: nobody else lengthens a chain meanwhile.
         """
@@ -68,7 +76,9 @@ class Receipts:
         projects = sorted({request.project for request in requests})
         known: dict[UUID, str] = dict(
             await self._store.rows(
-                self._queries["of_requests"], projects=projects, requests=[request.id for request in requests]
+                self._queries["of_requests"],
+                projects=projects,
+                requests=[request.id for request in requests],
             )
         )
         chains = await self._store.rows(self._queries["ends"], projects=projects)
@@ -78,15 +88,26 @@ class Receipts:
         except OSError as error:
             raise Transient(f"The signing key cannot be read: {error}") from error
         columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-        made: dict[UUID, bytes] = {request: body.encode() for request, body in known.items()}
+        made: dict[UUID, bytes] = {
+            request: body.encode() for request, body in known.items()
+        }
         for request in requests:
             if request.id in known:
                 continue
             sequence, previous = ends.get(request.project, (0, FIRST))
-            said = statement(request, now_us) | {"sequence": sequence + 1, "previous": previous}
+            said = statement(request, now_us) | {
+                "sequence": sequence + 1,
+                "previous": previous,
+            }
             made[request.id] = sign(said, key)
             ends[request.project] = (sequence + 1, digest(said))
-            row = (request.project, sequence + 1, request.id, digest(said), made[request.id].decode())
+            row = (
+                request.project,
+                sequence + 1,
+                request.id,
+                digest(said),
+                made[request.id].decode(),
+            )
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
         await self._store.insert("receipts", columns)
@@ -97,10 +118,17 @@ class Receipts:
             raise Transient(f"A receipt cannot be written: {error}") from error
 
     async def _adopt(self) -> None:
-        """Files that the table does not have: it was restored from an older copy. The chain goes on behind them, and
-        what is erased once more keeps the receipt that it has."""
+        """Files that the table does not have: it was restored from an older copy. The chain goes on
+        behind them, and what is erased once more keeps the receipt that it has."""
         names = {path.stem: path for path in self._folder.glob("*.json")}
-        kept = {str(request) for (request,) in await self._store.rows(self._queries["all"])} if names else set()
+        kept = (
+            {
+                str(request)
+                for (request,) in await self._store.rows(self._queries["all"])
+            }
+            if names
+            else set()
+        )
         columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
         key = signing_key(self._folder).public_key()
         for name in sorted(names.keys() - kept):
@@ -108,9 +136,17 @@ class Receipts:
             try:
                 said = check(body, key)
             except Corrupt as error:  # somebody's file: erasing goes on without it
-                structlog.get_logger(service="deleter").warning("no receipt", file=names[name].name, why=error.detail)
+                structlog.get_logger(service="deleter").warning(
+                    "no receipt", file=names[name].name, why=error.detail
+                )
                 continue
-            row = (said["project"], said["sequence"], UUID(said["request"]), digest(said), body.decode())
+            row = (
+                said["project"],
+                said["sequence"],
+                UUID(said["request"]),
+                digest(said),
+                body.decode(),
+            )
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
         await self._store.insert("receipts", columns)
@@ -126,7 +162,9 @@ def statement(request: DeletionRequest, now_us: int) -> dict[str, Any]:
         "person": str(request.person),
         "members": [str(member) for member in request.members],
         "scope": {
-            "profile": request.scope.profile, "events": request.scope.events, "recordings": request.scope.recordings,
+            "profile": request.scope.profile,
+            "events": request.scope.events,
+            "recordings": request.scope.recordings,
             **({"purge": request.scope.purge} if request.scope.purge else {}),
         },
         "stays": request.scope.stays,
@@ -143,7 +181,7 @@ def statement(request: DeletionRequest, now_us: int) -> dict[str, Any]:
         },
         "objects": {"erased": request.hidden.get(OBJECTS, 0), "left": 0},
         "log": {"how": "retention", "until": iso(request.cutoff + kept * 1_000_000)},
-    }  # fmt: skip
+    }
 
 
 def canonical(said: Mapping[str, Any]) -> bytes:
@@ -156,7 +194,8 @@ def digest(said: Mapping[str, Any]) -> str:
 
 
 def sign(said: Mapping[str, Any], key: Ed25519PrivateKey) -> bytes:
-    """The whole receipt: what is said, its hash, the signature and the public key it is made with."""
+    """The whole receipt: what is said, its hash, the signature and the public key it is made
+    with."""
     public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     whole = {
         "said": said,
@@ -164,16 +203,22 @@ def sign(said: Mapping[str, Any], key: Ed25519PrivateKey) -> bytes:
         "ed25519": base64.b64encode(key.sign(canonical(said))).decode(),
         "public_key": base64.b64encode(public).decode(),
     }
-    return orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
+    return (
+        orjson.dumps(whole, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
+    )
 
 
 def check(raw: bytes, key: Ed25519PublicKey) -> dict[str, Any]:
-    """What a receipt says, once its signature is found to be by this key. Corrupt, with the reason, otherwise."""
+    """What a receipt says, once its signature is found to be by this key. Corrupt, with the reason,
+    otherwise."""
     if len(raw) > RECEIPT_BYTES_MAX:
         raise Corrupt("It is no receipt: too large.")
     try:
         whole = orjson.loads(raw)
-        said, signature = whole["said"], base64.b64decode(whole["ed25519"], validate=True)
+        said, signature = (
+            whole["said"],
+            base64.b64decode(whole["ed25519"], validate=True),
+        )
         if whole["sha256"] != digest(said) or said["format"] != FORMAT:
             raise Corrupt("It was changed: its hash is another one.")
         key.verify(signature, canonical(said))
@@ -185,28 +230,44 @@ def check(raw: bytes, key: Ed25519PublicKey) -> dict[str, Any]:
 
 
 def broken_links(found: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What is wrong between neighbours of the chains that these receipts belong to; gaps are no fault of a receipt."""
+    """What is wrong between neighbours of the chains that these receipts belong to; gaps are no
+    fault of a receipt."""
     by_place = {(said["project"], said["sequence"]): said for said in found}
     wrong = []
     for (project, sequence), said in sorted(by_place.items()):
         before = by_place.get((project, sequence - 1))
-        expected = FIRST if sequence == 1 else digest(before) if before is not None else said["previous"]
+        expected = (
+            FIRST
+            if sequence == 1
+            else digest(before)
+            if before is not None
+            else said["previous"]
+        )
         if said["previous"] != expected:
-            wrong.append(f"project {project}: receipt {sequence} does not follow receipt {sequence - 1}")
+            wrong.append(
+                f"project {project}: receipt {sequence} does not follow receipt {sequence - 1}"
+            )
     return wrong
 
 
 def signing_key(folder: Path) -> Ed25519PrivateKey:
-    """The key in the folder, made at its first use; the public half lies beside it for who checks."""
+    """The key in the folder, made at its first use; the public half lies beside it for who
+    checks."""
     path = folder / "signing-key.pem"
     if not path.exists():
         made = Ed25519PrivateKey.generate()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+        write_whole(
+            path,
+            made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            0o600,
+        )
     key = load_pem_private_key(path.read_bytes(), None)
     if not isinstance(key, Ed25519PrivateKey):
         raise Corrupt(f"{path} is no Ed25519 key.")
-    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    public = key.public_key().public_bytes(
+        Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
+    )
     if not (folder / "public-key.pem").exists():
         write_whole(folder / "public-key.pem", public, 0o644)
     return key

@@ -1,7 +1,8 @@
-"""Blocks of recordings out of the object store. Never touches the rows that say where they are: those go afterwards.
+"""Blocks of recordings out of the object store. Never touches the rows that say where they are:
+those go afterwards.
 
-An object is read and written once a run, for all requests that have a block in it. Rows come before their object: of a
-young one it may still be on its way, and is waited for.
+An object is read and written once a run, for all requests that have a block in it. Rows come before
+their object: of a young one it may still be on its way, and is waited for.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ REASON_CHARS_MAX = 300
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """Objects erased in by fragment, why others were not, and whether there was time for all of them."""
+    """Objects erased in by fragment, why others were not, and whether there was time for all of
+    them."""
 
     objects: dict[UUID, int] = field(default_factory=dict)
     failed: dict[UUID, str] = field(default_factory=dict)
@@ -38,11 +40,18 @@ class Outcome:
 
 
 async def erase(
-    store: Store, objects: Objects, statements: Sequence[dict[str, Any]], now_us: int, in_time: Callable[[], bool]
+    store: Store,
+    objects: Objects,
+    statements: Sequence[dict[str, Any]],
+    now_us: int,
+    in_time: Callable[[], bool],
 ) -> Outcome:
-    """Erase what these statements reach, object by object; each for itself, so that one that fails stops no other."""
+    """Erase what these statements reach, object by object; each for itself, so that one that fails
+    stops no other."""
     outcome = Outcome()
-    found = _together([one for parameters in statements for one in await blocks(store, parameters)])
+    found = _together(
+        [one for parameters in statements for one in await blocks(store, parameters)]
+    )
     if not found:
         return outcome
     if not await settled(max(one.newest for one in found), now_us, in_time):
@@ -52,14 +61,18 @@ async def erase(
         home = await objects.home()
         await objects.tidy()
     except PersonlogError as error:
-        outcome.failed = {fragment: error.detail for one in found for fragment in one.fragments}
+        outcome.failed = {
+            fragment: error.detail for one in found for fragment in one.fragments
+        }
         return outcome
     for start in range(0, len(found), OBJECTS_AT_ONCE):
         if not in_time():
             outcome.complete = False
             break
         part = found[start : start + OBJECTS_AT_ONCE]
-        reasons = await asyncio.gather(*(_erase_one(objects, home, one) for one in part))
+        reasons = await asyncio.gather(
+            *(_erase_one(objects, home, one) for one in part)
+        )
         for one, reason in zip(part, reasons, strict=True):
             for fragment in set(one.fragments):
                 if reason:
@@ -70,11 +83,15 @@ async def erase(
 
 
 async def settled(newest: int, now_us: int, in_time: Callable[[], bool]) -> bool:
-    """Wait until every object with blocks of up to this moment has come, or never will; False when time ran out.
+    """Wait until every object with blocks of up to this moment has come, or never will; False when
+    time ran out.
 
-    At most SETTLED_SECONDS by our own clock, whatever the other one says: what is waited for was there when we began.
+    At most SETTLED_SECONDS by our own clock, whatever the other one says: what is waited for was
+    there when we began.
     """
-    until = time.monotonic() + min(SETTLED_SECONDS, SETTLED_SECONDS + (newest - now_us) / 1e6)
+    until = time.monotonic() + min(
+        SETTLED_SECONDS, SETTLED_SECONDS + (newest - now_us) / 1e6
+    )
     while (rest := until - time.monotonic()) > 0:
         if not in_time():
             return False
@@ -88,9 +105,12 @@ def _together(found: Sequence[Blocks]) -> list[Blocks]:
     for one in found:
         known = by_object.get(one.object, Blocks(one.object, [], [], [], 0))
         by_object[one.object] = Blocks(
-            one.object, known.fragments + one.fragments, known.starts + one.starts, known.lengths + one.lengths,
+            one.object,
+            known.fragments + one.fragments,
+            known.starts + one.starts,
+            known.lengths + one.lengths,
             max(known.newest, one.newest),
-        )  # fmt: skip
+        )
     return list(by_object.values())
 
 

@@ -1,8 +1,10 @@
-"""What is being cancelled: give the person back, or say why not. Driven by the ledger alone, so a crash resumes.
+"""What is being cancelled: give the person back, or say why not. Driven by the ledger alone, so a
+crash resumes.
 
-A request that includes the profile is `cancelling`, and closed for runs, from the moment that it is cancelled. A round
-goes on from there: `restore` to the identity topic, wait for its fact, and when all that follows from it is projected,
-`cancelled`; or `pending` again, with the reason. The command is the same however often it is sent.
+A request that includes the profile is `cancelling`, and closed for runs, from the moment that it is
+cancelled. A round goes on from there: `restore` to the identity topic, wait for its fact, and when
+all that follows from it is projected, `cancelled`; or `pending` again, with the reason. The command
+is the same however often it is sent.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ class IdentityHistory(Protocol):
 
 
 class Restores:
-    """`projected` waits, as long as a round may, until the projector has passed positions, and says whether it has."""
+    """`projected` waits, as long as a round may, until the projector has passed positions, and says
+    whether it has."""
 
     def __init__(
         self,
@@ -75,11 +78,14 @@ class Restores:
         self._sent: dict[UUID, Position] = {}
 
     async def round(self) -> bool:
-        """Go on with everything that is being cancelled; whether some of it is left. Raises Transient."""
+        """Go on with everything that is being cancelled; whether some of it is left. Raises
+        Transient."""
         left, requests = False, await self._ledger.open("cancelling")
         for start in range(0, len(requests), AT_ONCE_MAX):
             part = requests[start : start + AT_ONCE_MAX]
-            for done in await asyncio.gather(*map(self._settle, part), return_exceptions=True):
+            for done in await asyncio.gather(
+                *map(self._settle, part), return_exceptions=True
+            ):
                 if isinstance(done, BaseException):
                     raise done
                 left |= not done
@@ -88,7 +94,9 @@ class Restores:
     async def _settle(self, request: DeletionRequest) -> bool:
         """As far as it goes now; whether the request has come to its end, or goes on."""
         here = request.project % self._log.partitions()[IDENTITY]
-        if not await self._passed(IDENTITY, [here]):  # else its delete may not be told yet
+        if not await self._passed(
+            IDENTITY, [here]
+        ):  # else its delete may not be told yet
             return False
         identity = uuid5(request.id, f"restore {request.cancels}")
         outcome = await self._history.outcome(request, identity)
@@ -103,14 +111,25 @@ class Restores:
         if outcome is None:  # it was set aside: try again
             return False
         commands = self._log.partitions()[COMMANDS]
-        touched = {partition_of(member, commands) for member in request.members}  # what follows is in the log by now
-        if not (await self._passed(IDENTITY, [here]) and await self._passed(COMMANDS, touched)):
+        touched = {
+            partition_of(member, commands) for member in request.members
+        }  # what follows is in the log by now
+        if not (
+            await self._passed(IDENTITY, [here])
+            and await self._passed(COMMANDS, touched)
+        ):
             return False
         return await self._end(request, outcome)
 
-    async def _command(self, request: DeletionRequest, identity: UUID) -> Restore | None:
+    async def _command(
+        self, request: DeletionRequest, identity: UUID
+    ) -> Restore | None:
         iver = delete_version(request, await self._history.tombstones(request))
-        return restore(request, identity, iver, await self._history.before(request, iver)) if iver else None
+        return (
+            restore(request, identity, iver, await self._history.before(request, iver))
+            if iver
+            else None
+        )
 
     async def _send(self, command: Restore) -> Position:
         if command.id not in self._sent:
@@ -121,12 +140,18 @@ class Restores:
     async def _passed(self, topic: str, partitions: Iterable[int]) -> bool:
         """Whether all that these partitions hold now is projected."""
         chosen = set(partitions)
-        return await self._projected([head for head in await self._log.heads(topic) if head.partition in chosen])
+        return await self._projected(
+            [head for head in await self._log.heads(topic) if head.partition in chosen]
+        )
 
     async def _end(self, request: DeletionRequest, outcome: Outcome) -> bool:
         async with self._lock():
-            found = (await self._ledger.find([(request.project, request.id)]))[request.id]
-            if found.state == "cancelling" and found.cancels == request.cancels:  # else another deleter was here
+            found = (await self._ledger.find([(request.project, request.id)]))[
+                request.id
+            ]
+            if (
+                found.state == "cancelling" and found.cancels == request.cancels
+            ):  # else another deleter was here
                 if outcome.topic == PersonRestored.TOPIC:
                     found.restored(self._now_us())
                 else:
@@ -136,7 +161,8 @@ class Restores:
 
 
 def delete_version(request: DeletionRequest, tombstones: Sequence[Tombstone]) -> int:
-    """The identity version of the delete that made a request, which all its members share; 0 when it is not there."""
+    """The identity version of the delete that made a request, which all its members share; 0 when
+    it is not there."""
     ends: dict[UUID, list[Tombstone]] = {member: [] for member in request.members}
     for tombstone in tombstones:
         ends[tombstone.fragment].append(tombstone)
@@ -144,10 +170,15 @@ def delete_version(request: DeletionRequest, tombstones: Sequence[Tombstone]) ->
     return found.pop() if len(found) == 1 else 0
 
 
-def restore(request: DeletionRequest, identity: UUID, iver: int, before: dict[UUID, Before]) -> Restore:
-    """The command that takes a request's delete back. Its key makes a second one of it a repetition."""
+def restore(
+    request: DeletionRequest, identity: UUID, iver: int, before: dict[UUID, Before]
+) -> Restore:
+    """The command that takes a request's delete back. Its key makes a second one of it a
+    repetition."""
     key = hash64(identity.hex)
-    members = tuple(Restored(member, *before.get(member, ALONE)) for member in request.members)
+    members = tuple(
+        Restored(member, *before.get(member, ALONE)) for member in request.members
+    )
     return Restore(
         id=identity,
         key=key,
@@ -174,7 +205,9 @@ class TimelineHistory:
 
     async def tombstones(self, request: DeletionRequest) -> list[Tombstone]:
         rows = await self._store.rows(
-            self._queries["tombstones"], projects=[request.project], fragments=list(request.members)
+            self._queries["tombstones"],
+            projects=[request.project],
+            fragments=list(request.members),
         )
         return [Tombstone(*row) for row in rows]
 
@@ -189,7 +222,10 @@ class TimelineHistory:
 
     async def outcome(self, request: DeletionRequest, command: UUID) -> Outcome | None:
         rows = await self._store.rows(
-            self._queries["outcome"], project=request.project, fragment=request.person, command=command
+            self._queries["outcome"],
+            project=request.project,
+            fragment=request.person,
+            command=command,
         )
         for row in rows:
             return Outcome(*row)

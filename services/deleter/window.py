@@ -1,8 +1,9 @@
 """The deletion window: an opening (cron), a duration and a zone. Never reads the clock.
 
-A scheduler fires points; erasing needs an interval. So the question is a predicate: the last opening is not after
-now, and now lies before opening + duration. The opening is turned to UTC first: the duration is elapsed time, and no
-window is an hour short or long on a day when the clocks change.
+A scheduler fires points; erasing needs an interval. So the question is a predicate: the last
+opening is not after now, and now lies before opening + duration. The opening is turned to UTC
+first: the duration is elapsed time, and no window is an hour short or long on a day when the clocks
+change.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 
 AHEAD_MINUTES = 181
-"""Where the search backwards starts, past now: local time repeats itself by at most three hours anywhere."""
+"""Where the search backwards starts, past now: local time repeats itself by at most three hours
+anywhere."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

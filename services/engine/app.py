@@ -57,7 +57,9 @@ def run(settings: Settings) -> None:
 
     Raises SettingsError for a taken port or a locked folder, and Corrupt when the server ends.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # before any thread: they inherit it
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, STOP_SIGNALS
+    )  # before any thread: they inherit it
     library.check_version()
     check_port("engine", HOST, settings.engine_port)
     tcp_port = _native_port(settings)
@@ -68,7 +70,11 @@ def run(settings: Settings) -> None:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     warden = Warden(settings.engine_port, secrets.token_urlsafe(32))
     config.write(
-        home, settings, http_port=settings.engine_port, tcp_port=tcp_port, warden=warden.password
+        home,
+        settings,
+        http_port=settings.engine_port,
+        tcp_port=tcp_port,
+        warden=warden.password,
     )
     renew(newest(settings), secrets.randbits(63) << 1)
     with _captured_output() as lines:
@@ -91,7 +97,9 @@ class Server:
     """ClickHouse in a separate thread."""
 
     def __init__(self, home: Path, data: Path) -> None:
-        serve = library.load()  # before chdir: importing would read the config.xml there
+        serve = (
+            library.load()
+        )  # before chdir: importing would read the config.xml there
         os.chdir(home)
         self._thread = threading.Thread(
             target=serve, args=(data,), name="clickhouse", daemon=True
@@ -111,7 +119,9 @@ class Warden:
         self._port = port
         self.password = password
         names = {"keeper": library.KEEPER, "warden": config.WARDEN}
-        self._queries = {name: query.filled(**names) for name, query in load(_QUERIES).items()}
+        self._queries = {
+            name: query.filled(**names) for name, query in load(_QUERIES).items()
+        }
 
     def answers(self) -> bool:
         try:
@@ -150,7 +160,9 @@ class Warden:
         return self._ask("POST", "/", sql)
 
     def _ask(self, method: str, path: str, body: str | None = None) -> bytes:
-        connection = http.client.HTTPConnection(HOST, self._port, timeout=STOP_SECONDS_MAX)
+        connection = http.client.HTTPConnection(
+            HOST, self._port, timeout=STOP_SECONDS_MAX
+        )
         user = {"X-ClickHouse-User": config.WARDEN, "X-ClickHouse-Key": self.password}
         try:
             connection.request(method, path, body, user if body else {})
@@ -159,7 +171,9 @@ class Warden:
         finally:
             connection.close()
         if answer.status != 200:
-            raise Corrupt(f"the engine refused its warden: {text.decode(errors='replace')[:300]}")
+            raise Corrupt(
+                f"the engine refused its warden: {text.decode(errors='replace')[:300]}"
+            )
         return text
 
 

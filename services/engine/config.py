@@ -59,7 +59,9 @@ is a user's own program, `file` reads any file without a right.
 LOOPBACK = ("127.0.0.1", "::1")
 
 
-def write(home: Path, settings: Settings, *, http_port: int, tcp_port: int, warden: str) -> None:
+def write(
+    home: Path, settings: Settings, *, http_port: int, tcp_port: int, warden: str
+) -> None:
     """Write both files into `home`, readable by their owner only; `warden` is its password."""
     for folder in ("tmp", "user_files", "format_schemas"):
         (home / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -81,7 +83,9 @@ def write(home: Path, settings: Settings, *, http_port: int, tcp_port: int, ward
         write_whole(functions / f"function_{name}.sql", statement.encode(), 0o600)
     text = _filled(TEMPLATE.read_text("utf-8"), places)
     write_whole(home / "config.xml", text.encode(), 0o600)
-    passwords = {user: str(getattr(settings, field)) for user, field in ENGINE_USERS.items()}
+    passwords = {
+        user: str(getattr(settings, field)) for user, field in ENGINE_USERS.items()
+    }
     write_whole(home / NATIVE_PORT, f"{tcp_port}\n".encode(), 0o600)
     write_whole(home / "users.xml", users(passwords | {WARDEN: warden}), 0o600)
 
@@ -136,7 +140,9 @@ def _add_profile(profiles: ElementTree.Element, role: Role) -> None:
     for name, limit in role.limits.items():
         _constrain(ElementTree.SubElement(constraints, name), limit, role)
     for name in role.may_set or ():
-        ElementTree.SubElement(ElementTree.SubElement(constraints, name), "changeable_in_readonly")
+        ElementTree.SubElement(
+            ElementTree.SubElement(constraints, name), "changeable_in_readonly"
+        )
 
 
 def _constrain(setting: ElementTree.Element, limit: Limit, role: Role) -> None:

@@ -1,4 +1,5 @@
-"""The projector process: one worker for commands, one for identity, and the operator's endpoints."""
+"""The projector process: one worker for commands, one for identity, and the operator's
+endpoints."""
 
 from __future__ import annotations
 
@@ -34,11 +35,13 @@ from shared.store.shared_memory.segment import memory_of
 GROUP = "projector"
 
 LOOK_SECONDS, LAG_SECONDS = 1.0, 5.0
-"""Between two looks at what is wrong; between two measurements of the lag, each of which asks the log for its heads."""
+"""Between two looks at what is wrong; between two measurements of the lag, each of which asks the
+log for its heads."""
 
 COLLECTED_OBJECTS = 2_000_000
-"""Rows and events make no cycles, and a collection in the middle of a batch walks all of it: 25.7 k commands/s against
-19.5 k with 50,000, side by side. What does make cycles (errors, tasks) is collected all the same, later."""
+"""Rows and events make no cycles, and a collection in the middle of a batch walks all of it: 25.7 k
+commands/s against 19.5 k with 50,000, side by side. What does make cycles (errors, tasks) is
+collected all the same, later."""
 
 
 async def run(settings: Settings) -> None:
@@ -54,11 +57,15 @@ async def run(settings: Settings) -> None:
 
             workers = workers_on(settings, log, store, observe)
             for worker in workers:
-                telemetry.STOPPED.labels(worker.topic).set_function(partial(_stopped_count, worker))
+                telemetry.STOPPED.labels(worker.topic).set_function(
+                    partial(_stopped_count, worker)
+                )
             app = web.Application()
             checks = {
-                "log": log_watch.check, "partitions": lambda: _stopped(workers), "store": lambda: _trouble(workers),
-            }  # fmt: skip
+                "log": log_watch.check,
+                "partitions": lambda: _stopped(workers),
+                "store": lambda: _trouble(workers),
+            }
             add_ops(app, checks)
             runner = await serve(app, "127.0.0.1", settings.ops_port)
             collect_seldom(COLLECTED_OBJECTS)
@@ -73,7 +80,10 @@ async def run(settings: Settings) -> None:
 
 
 def workers_on(
-    settings: Settings, log: Log, store: Store, observe: Callable[[Progress], None] = lambda progress: None
+    settings: Settings,
+    log: Log,
+    store: Store,
+    observe: Callable[[Progress], None] = lambda progress: None,
 ) -> list[Worker]:
     """The workers of one process, which are members of the projectors' groups."""
     tables = ClickHouseTables(store)
@@ -83,7 +93,9 @@ def workers_on(
         Worker(
             log=log,
             reader=log.reader(folder.topic, GROUP),
-            tables=tables if memory is None else AnnouncedTables(tables, memory, secrets.randbits(64)),
+            tables=tables
+            if memory is None
+            else AnnouncedTables(tables, memory, secrets.randbits(64)),
             folder=folder,
             monotonic=time.monotonic,
             observe=observe,
@@ -93,7 +105,11 @@ def workers_on(
 
 
 async def _project(
-    log: Log, workers: list[Worker], feeder: Feeder, flushed: Wakeup, log_watch: LogWatch
+    log: Log,
+    workers: list[Worker],
+    feeder: Feeder,
+    flushed: Wakeup,
+    log_watch: LogWatch,
 ) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(log_watch.guard(), name="log watch")
@@ -115,11 +131,14 @@ def _observe(progress: Progress) -> None:
 
 
 def _duty(workers: list[Worker], counts: Mapping[str, int]) -> Duty:
-    """One process feeds for all: it that holds the first partition. Two that both believe so do no harm."""
+    """One process feeds for all: it that holds the first partition. Two that both believe so do no
+    harm."""
     held = [one for worker in workers for one in worker.positions.values()]
     if not any(one.topic == COMMANDS and one.partition == 0 for one in held):
         return Duty.OTHERS
-    return Duty.ALONE if len(held) == counts[COMMANDS] + counts[IDENTITY] else Duty.SHARED
+    return (
+        Duty.ALONE if len(held) == counts[COMMANDS] + counts[IDENTITY] else Duty.SHARED
+    )
 
 
 def _stopped_count(worker: Worker) -> int:
@@ -152,14 +171,17 @@ async def _watch(log: Log, workers: list[Worker]) -> None:
 
 
 async def measure_lag(log: Log, workers: list[Worker]) -> None:
-    """Set the metric for the partitions that are held here, and drop it for all others. Raises Transient."""
+    """Set the metric for the partitions that are held here, and drop it for all others. Raises
+    Transient."""
     found: dict[tuple[str, int], int] = {}
     for worker in workers:
         positions = worker.positions
         for topic in {position.topic for position in positions.values()}:
             for head in await log.heads(topic):
                 if head.partition in positions:
-                    found[topic, head.partition] = max(0, head.offset - positions[head.partition].offset)
+                    found[topic, head.partition] = max(
+                        0, head.offset - positions[head.partition].offset
+                    )
     telemetry.LAG.clear()
     for labels, records in found.items():
         telemetry.LAG.labels(*labels).set(records)

@@ -13,7 +13,8 @@ from shared.log.dead import Dead
 from shared.log.port import Record
 
 STATE_BYTES_MAX = 64_000_000
-"""Rows of one state INSERT: far below the 256 MB at which the engine would make a second part of it."""
+"""Rows of one state INSERT: far below the 256 MB at which the engine would make a second part of
+it."""
 
 STATE_ROWS_MAX = 100_000
 """Rows of one state INSERT, for the same reason: a merge may rewrite 2,500."""
@@ -33,7 +34,9 @@ class Batch:
 
     def __init__(self) -> None:
         self.facts = Facts([], [], [], [])
-        self.touched: dict[int, Fragment | Membership] = {}  # by the uuid's integer, which hashes ten times as fast
+        self.touched: dict[
+            int, Fragment | Membership
+        ] = {}  # by the uuid's integer, which hashes ten times as fast
         self.followups: list[Command] = []
         self.dead: list[Dead] = []
         self.outcomes: Counter[Outcome] = Counter()
@@ -47,7 +50,8 @@ class Batch:
         return self.bytes >= STATE_BYTES_MAX or len(self.touched) >= STATE_ROWS_MAX
 
     def passed(self, record: Record, stamp: int) -> None:
-        """This record has its outcome; `stamp` is the highest it gave. A redelivered one takes no position back."""
+        """This record has its outcome; `stamp` is the highest it gave. A redelivered one takes no
+        position back."""
         before = self.last.get(record.partition)
         if before is not None:
             if record.offset <= before.record.offset:

@@ -17,7 +17,12 @@ from shared.domain.commands import Delete as DeleteCommand
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.domain.person.fragment import Fragment, FragmentChanged, Outcome, PropertiesLeftOut
+from shared.domain.person.fragment import (
+    Fragment,
+    FragmentChanged,
+    Outcome,
+    PropertiesLeftOut,
+)
 from shared.domain.person.identity import Membership, addressed, handle
 from shared.log.port import Record
 from shared.store.timeline import timeline_row
@@ -26,7 +31,8 @@ CACHE_MAX = 50_000
 """Fragments or memberships kept in memory: about 100 MB of persons with twenty properties."""
 
 CACHE_BYTES_MAX = 64_000_000
-"""Of the rows of cached fragments, about; in memory they are three times as large. Persons may have a megabyte each."""
+"""Of the rows of cached fragments, about; in memory they are three times as large. Persons may have
+a megabyte each."""
 
 ROW_BYTES = 200
 """Of a fragment's row, without its properties and cells."""
@@ -56,21 +62,23 @@ class Folder(Protocol):
         """Take loaded rows; what was wanted and has no row was never written."""
 
     def cut(self, commands: Sequence[Command | None]) -> int:
-        """How many of the commands can be folded together: what one of them must load, another must have written."""
+        """How many of the commands can be folded together: what one of them must load, another must
+        have written."""
 
     def closed(self, commands: Iterable[tuple[Command | None, Record]]) -> list[Closed]:
-        """The closed lives that `fold` needs; all that was folded before must be visible when they are loaded."""
+        """The closed lives that `fold` needs; all that was folded before must be visible when they
+        are loaded."""
 
     def open(self, closed: Closed, life: Fragment) -> None:
         """Take a loaded life."""
 
     def fold(self, pairs: Iterable[Foldable], batch: Batch) -> None:
-        """Fold commands into the batch, each before the next is asked for. Raises BadRecord for one that has no
-        business in this topic; which one it is, whoever gave them knows."""
+        """Fold commands into the batch, each before the next is asked for. Raises BadRecord for one
+        that has no business in this topic; which one it is, whoever gave them knows."""
 
     def trim(self, batch: Batch) -> None:
-        """Keep the cache within its bound. Called when nothing is in flight: what was flushed can be loaded again, but
-        what this batch touched cannot."""
+        """Keep the cache within its bound. Called when nothing is in flight: what was flushed can
+        be loaded again, but what this batch touched cannot."""
 
     def state(self, batch: Batch) -> list[State]: ...
 
@@ -79,14 +87,17 @@ class Folder(Protocol):
 
 
 class FragmentFolder:
-    """The commands topic: each record changes one fragment, or says where a block of a recording lies."""
+    """The commands topic: each record changes one fragment, or says where a block of a recording
+    lies."""
 
     topic = COMMANDS
 
     def __init__(self) -> None:
         self._cache: OrderedDict[int, _Held] = OrderedDict()  # by the uuid's integer
         self._bytes = 0
-        self._lives: dict[tuple[int, int], Fragment] = {}  # by the uuid's integer and the version that opens it
+        self._lives: dict[
+            tuple[int, int], Fragment
+        ] = {}  # by the uuid's integer and the version that opens it
 
     def missing(self, commands: Iterable[Command]) -> list[Key]:
         cache = self._cache
@@ -103,11 +114,15 @@ class FragmentFolder:
     def admit(self, wanted: list[Key], rows: Sequence[State]) -> None:
         for row in rows:
             assert isinstance(row, FragmentState)
-            self._cache[row.fragment.int] = held = _Held(r.fragment_of(row), row.characters)
+            self._cache[row.fragment.int] = held = _Held(
+                r.fragment_of(row), row.characters
+            )
             self._bytes += held.size
         for project, fragment in wanted:
             if fragment.int not in self._cache:
-                self._cache[fragment.int] = _Held(Fragment(project, fragment), ROW_BYTES)
+                self._cache[fragment.int] = _Held(
+                    Fragment(project, fragment), ROW_BYTES
+                )
                 self._bytes += ROW_BYTES
 
     def cut(self, commands: Sequence[Command | None]) -> int:
@@ -128,9 +143,14 @@ class FragmentFolder:
         found = []
         for command, record in commands:
             if isinstance(command, Revive):
-                fragment, version = self._cache[command.fragment.int].fragment, record.version
+                fragment, version = (
+                    self._cache[command.fragment.int].fragment,
+                    record.version,
+                )
                 if fragment.version < version and fragment.erased == command.iver:
-                    found.append(Closed(command.project, command.fragment, command.iver, version))
+                    found.append(
+                        Closed(command.project, command.fragment, command.iver, version)
+                    )
         return found
 
     def open(self, closed: Closed, life: Fragment) -> None:
@@ -138,7 +158,11 @@ class FragmentFolder:
 
     def fold(self, pairs: Iterable[Foldable], batch: Batch) -> None:
         cache, lives, passed = self._cache, self._lives, batch.passed
-        timeline, captured, numbers = batch.facts.timeline, batch.facts.captured, batch.facts.numbers
+        timeline, captured, numbers = (
+            batch.facts.timeline,
+            batch.facts.captured,
+            batch.facts.numbers,
+        )
         touched, outcomes = batch.touched, batch.outcomes
         for record, command in pairs:
             if not isinstance(command, FRAGMENT_COMMANDS):
@@ -153,7 +177,10 @@ class FragmentFolder:
             if fragment.facts:
                 for event in fragment.collect_events():
                     timeline.append(timeline_row(event, command))
-                    if isinstance(event, FragmentChanged | PropertiesLeftOut) and event.left_out is not None:
+                    if (
+                        isinstance(event, FragmentChanged | PropertiesLeftOut)
+                        and event.left_out is not None
+                    ):
                         batch.left_out += event.left_out.names
                     if isinstance(event, FragmentChanged) and event.number:
                         numbers.append((command.project, event.number, fragment.id))
@@ -169,9 +196,12 @@ class FragmentFolder:
             passed(record, fragment.stamp)
 
     def _fold_other(self, record: Record, command: Command, batch: Batch) -> None:
-        """What concerns no fragment: a block of a recording, whose row is a function of the record alone."""
+        """What concerns no fragment: a block of a recording, whose row is a function of the record
+        alone."""
         if not isinstance(command, RecordCommand):
-            raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
+            raise BadRecord(
+                f"A {type(command).__name__} does not belong into {self.topic}."
+            )
         batch.facts.blocks.append(r.block_row(command, record.version))
         batch.outcomes[Outcome.RECORDED] += 1
         batch.passed(record, 0)
@@ -184,8 +214,14 @@ class FragmentFolder:
             self._bytes -= cache.popitem(last=False)[1].size
 
     def state(self, batch: Batch) -> list[State]:
-        rows = [r.fragment_row(fragment) for fragment in batch.touched.values() if isinstance(fragment, Fragment)]
-        for key, row in zip(batch.touched, rows, strict=True):  # what was only added up until now is known again
+        rows = [
+            r.fragment_row(fragment)
+            for fragment in batch.touched.values()
+            if isinstance(fragment, Fragment)
+        ]
+        for key, row in zip(
+            batch.touched, rows, strict=True
+        ):  # what was only added up until now is known again
             held, size = self._cache[key], row.characters + ROW_BYTES
             self._bytes += size - held.size
             held.size = size
@@ -243,29 +279,45 @@ class IdentityFolder:
     def fold(self, pairs: Iterable[Foldable], batch: Batch) -> None:
         for record, command in pairs:
             if not isinstance(command, IDENTITY_COMMANDS):
-                raise BadRecord(f"A {type(command).__name__} does not belong into {self.topic}.")
+                raise BadRecord(
+                    f"A {type(command).__name__} does not belong into {self.topic}."
+                )
             decision = handle(command, record.version, self._cache.__getitem__)
             for membership in decision.touched:
                 facts = membership.collect_events()
-                batch.facts.timeline.extend(timeline_row(event, command) for event in facts)
+                batch.facts.timeline.extend(
+                    timeline_row(event, command) for event in facts
+                )
                 batch.touched[membership.id.int] = membership
                 batch.bytes += 100 + 16 * len(membership.members)
             batch.followups.extend(decision.followups)
             batch.outcomes[decision.outcome] += 1
-            batch.passed(record, max((membership.stamp for membership in decision.touched), default=0))
+            batch.passed(
+                record,
+                max((membership.stamp for membership in decision.touched), default=0),
+            )
 
     def trim(self, batch: Batch) -> None:
         if len(self._cache) > CACHE_MAX:
-            self._cache = {one.id: one for one in batch.touched.values() if isinstance(one, Membership)}
+            self._cache = {
+                one.id: one
+                for one in batch.touched.values()
+                if isinstance(one, Membership)
+            }
 
     def state(self, batch: Batch) -> list[State]:
-        return [r.membership_row(member) for member in batch.touched.values() if isinstance(member, Membership)]
+        return [
+            r.membership_row(member)
+            for member in batch.touched.values()
+            if isinstance(member, Membership)
+        ]
 
     def drop(self) -> None:
         self._cache.clear()
 
     def _needed(self, fragment: UUID) -> list[UUID]:
-        """What is not loaded yet of the person that holds `fragment`: itself, then its root, then all members."""
+        """What is not loaded yet of the person that holds `fragment`: itself, then its root, then
+        all members."""
         cache = self._cache
         if (named := cache.get(fragment)) is None:
             return [fragment]

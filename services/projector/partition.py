@@ -1,4 +1,5 @@
-"""One partition that a worker holds: where the table is in it, what is on its way there, what is set aside. Pure."""
+"""One partition that a worker holds: where the table is in it, what is on its way there, what is
+set aside. Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +12,22 @@ from shared.log.port import Record
 class Partition:
     """From the take-over of a partition until it is lost.
 
-    A reset forgets where the table is, which is read again; not why the partition is stopped, and which records are
-    set aside, for the same records come again.
+    A reset forgets where the table is, which is read again; not why the partition is stopped, and
+    which records are set aside, for the same records come again.
     """
 
     __slots__ = (
-        "confirmed", "dead", "epoch", "flying", "holding", "number", "set_aside", "stamp", "stopped", "waiting",
-    )  # fmt: skip
+        "confirmed",
+        "dead",
+        "epoch",
+        "flying",
+        "holding",
+        "number",
+        "set_aside",
+        "stamp",
+        "stopped",
+        "waiting",
+    )
 
     def __init__(self, number: int, before_the_first: Position) -> None:
         self.number = number
@@ -66,7 +76,9 @@ class Partition:
         self.confirmed = self.flying
         self.flying = None
         if self.set_aside:
-            self.set_aside = {at: why for at, why in self.set_aside.items() if at > self.confirmed}
+            self.set_aside = {
+                at: why for at, why in self.set_aside.items() if at > self.confirmed
+            }
 
     def reset(self) -> None:
         self.holding = False

@@ -9,7 +9,8 @@ from shared.domain.ids import Position
 
 
 class Progress(NamedTuple):
-    """What the worker tells whoever watches it: of a flush, or with nothing in it of partitions that came or went."""
+    """What the worker tells whoever watches it: of a flush, or with nothing in it of partitions
+    that came or went."""
 
     topic: str
     records: int

@@ -1,7 +1,8 @@
-"""Feeds the search table behind the hot path: whoever changed is read again and written as filters see them.
+"""Feeds the search table behind the hot path: whoever changed is read again and written as filters
+see them.
 
-Never decides what a person is, and never stands in a flush's way. Two feeders may overlap: a row's version rises with
-all that it was made from, so the newest reading wins.
+Never decides what a person is, and never stands in a flush's way. Two feeders may overlap: a row's
+version rises with all that it was made from, so the newest reading wins.
 """
 
 from __future__ import annotations
@@ -43,22 +44,23 @@ WRITE_BYTES_MAX = 32_000_000
 """Rows written together."""
 
 PAUSE_SECONDS = 0.2
-"""Between two rounds: what changes meanwhile is fed once. A filtered list waits so long for writes of just before."""
+"""Between two rounds: what changes meanwhile is fed once. A filtered list waits so long for writes
+of just before."""
 
 PAUSE_SECONDS_MAX = 1.5
-"""A long round is followed by a pause of twice its time, so that catching up leaves the engine to projection; but a
-filtered list waits 5 s at most."""
+"""A long round is followed by a pause of twice its time, so that catching up leaves the engine to
+projection; but a filtered list waits 5 s at most."""
 
 BEHIND_SECONDS_MAX = 10.0
-"""While the projector catches up, the search table waits so long: lists lag anyway, and who changed changes again. A
-round in between took a tenth of the time of both."""
+"""While the projector catches up, the search table waits so long: lists lag anyway, and who changed
+changes again. A round in between took a tenth of the time of both."""
 
 RETRY_SECONDS = 1.0
 """After a round that failed while the store was away."""
 
 LOOK_SECONDS, SHARED_LOOK_SECONDS = 2.0, 0.5
-"""Between two looks when nothing was told: alone, and where other projectors flush too, whose flushes nobody tells of.
-A look at which nothing has changed reads two sets of position rows."""
+"""Between two looks when nothing was told: alone, and where other projectors flush too, whose
+flushes nobody tells of. A look at which nothing has changed reads two sets of position rows."""
 
 Key = tuple[int, UUID]
 
@@ -72,19 +74,25 @@ class Duty(Enum):
 class Feeder:
     """One feeder. `table` is another one while a rebuild fills it."""
 
-    def __init__(self, store: Store, partitions: dict[str, int], table: str = "search") -> None:
+    def __init__(
+        self, store: Store, partitions: dict[str, int], table: str = "search"
+    ) -> None:
         self._store, self._partitions, self._table = store, partitions, table
         self._tables = ClickHouseTables(store)
         self._queries = load_queries(Path(__file__).with_name("search.sql"))
         self._fed: dict[str, list[int]] | None = None
 
-    async def run(self, woken: Wakeup, duty: Callable[[], Duty], behind: Callable[[], bool]) -> None:
-        """Feed when woken, which is after a flush and a change of duty, and now and then unasked; seldom while
-        projection is behind; for ever."""
+    async def run(
+        self, woken: Wakeup, duty: Callable[[], Duty], behind: Callable[[], bool]
+    ) -> None:
+        """Feed when woken, which is after a flush and a change of duty, and now and then unasked;
+        seldom while projection is behind; for ever."""
         time = asyncio.get_running_loop().time
         began = time()
         while True:
-            await woken.wait(SHARED_LOOK_SECONDS if duty() is Duty.SHARED else LOOK_SECONDS)
+            await woken.wait(
+                SHARED_LOOK_SECONDS if duty() is Duty.SHARED else LOOK_SECONDS
+            )
             if behind() and time() - began < BEHIND_SECONDS_MAX:
                 woken.set()
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -95,14 +103,17 @@ class Feeder:
                     self._fed = None
                 else:
                     await self.feed()
-                await asyncio.sleep(min(max(PAUSE_SECONDS, 2 * (time() - began)), PAUSE_SECONDS_MAX))
+                await asyncio.sleep(
+                    min(max(PAUSE_SECONDS, 2 * (time() - began)), PAUSE_SECONDS_MAX)
+                )
             except Transient:
                 self._fed = None
                 woken.set()
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def feed(self) -> int:
-        """One round: everybody who changed since the last one; how many rows were written. Raises Transient."""
+        """One round: everybody who changed since the last one; how many rows were written. Raises
+        Transient."""
         if self._fed is None:
             self._fed = await self._read_fed()
         reached = {topic: await self._reached(topic) for topic in (COMMANDS, IDENTITY)}
@@ -132,53 +143,92 @@ class Feeder:
     async def _reached(self, topic: str) -> list[int]:
         count = self._partitions[topic]
         marks = (await self._tables.load(topic, range(count), [])).positions
-        return [marks.get(partition, BEFORE_THE_FIRST).version for partition in range(count)]
+        return [
+            marks.get(partition, BEFORE_THE_FIRST).version for partition in range(count)
+        ]
 
     async def _read_fed(self) -> dict[str, list[int]]:
         sql = self._queries["fed"]
         found = dict(await self._store.rows(sql)) if self._table == "search" else {}
         return {
-            topic: [int(found.get(position_key(topic, one), 0)) for one in range(self._partitions[topic])]
+            topic: [
+                int(found.get(position_key(topic, one), 0))
+                for one in range(self._partitions[topic])
+            ]
             for topic in (COMMANDS, IDENTITY)
         }
 
     async def _lines(self, keys: Sequence[Key]) -> AsyncIterator[bytes]:
-        """The rows of the persons that hold these fragments now, and of those of the fragments that are no root."""
+        """The rows of the persons that hold these fragments now, and of those of the fragments that
+        are no root."""
         identities = await self._identities(keys)
-        asked = set(keys)  # who had no row then has none in this round: a merge that came since would lend its version
-        roots = dict.fromkeys((key[0], root_of(key[1], identities.get(key))) for key in keys)
-        identities |= await self._identities([root for root in roots if root not in asked])
+        asked = set(
+            keys
+        )  # who had no row then has none in this round: a merge that came since would lend its version
+        roots = dict.fromkeys(
+            (key[0], root_of(key[1], identities.get(key))) for key in keys
+        )
+        identities |= await self._identities(
+            [root for root in roots if root not in asked]
+        )
         asked |= roots.keys()
         groups = {
             root: group_of(root[1], identities.get(root))
             for root in roots
             if root_of(root[1], identities.get(root))
-            == root[1]  # or it was absorbed between two readings: the next round has its root
+            == root[
+                1
+            ]  # or it was absorbed between two readings: the next round has its root
         }
-        members = dict.fromkeys((root[0], one) for root, group in groups.items() for one in group)
-        identities |= await self._identities([one for one in members if one not in asked])
+        members = dict.fromkeys(
+            (root[0], one) for root, group in groups.items() for one in group
+        )
+        identities |= await self._identities(
+            [one for one in members if one not in asked]
+        )
         rows = await self._fragments(members, ROW_BYTES_WHOLE)
         for (project, root), group in groups.items():
-            found = [(one, rows.get((project, one)), identities.get((project, one))) for one in group]
-            if unread := unread_of(found):  # one person's at a time: it may have megabytes
-                whole = await self._fragments([(project, one) for one in unread], ROW_BYTES_ANY)
-                found = [(one, whole.get((project, one), row), identity) for one, row, identity in found]
+            found = [
+                (one, rows.get((project, one)), identities.get((project, one)))
+                for one in group
+            ]
+            if unread := unread_of(
+                found
+            ):  # one person's at a time: it may have megabytes
+                whole = await self._fragments(
+                    [(project, one) for one in unread], ROW_BYTES_ANY
+                )
+                found = [
+                    (one, whole.get((project, one), row), identity)
+                    for one, row, identity in found
+                ]
             identity = identities.get((project, root))
-            version = (identity.version if identity else 0) << 64 | sum(row.version for _, row, _ in found if row)
+            version = (identity.version if identity else 0) << 64 | sum(
+                row.version for _, row, _ in found if row
+            )
             yield _line(project, root, version, person_of(project, root, found))
-        absorbed = [key for key in dict.fromkeys((*keys, *roots)) if key not in groups]  # as a root it is no more
+        absorbed = [
+            key for key in dict.fromkeys((*keys, *roots)) if key not in groups
+        ]  # as a root it is no more
         for key in absorbed:
             yield _line(*key, identities[key].version << 64, None)
 
-    async def _fragments(self, keys: Iterable[Key], row_bytes_max: int) -> dict[Key, FragmentRow]:
-        rows = map(FragmentRow._make, await self._newest("fragments", keys, row_bytes_max=row_bytes_max))
+    async def _fragments(
+        self, keys: Iterable[Key], row_bytes_max: int
+    ) -> dict[Key, FragmentRow]:
+        rows = map(
+            FragmentRow._make,
+            await self._newest("fragments", keys, row_bytes_max=row_bytes_max),
+        )
         return {(row.project, row.fragment): row for row in rows}
 
     async def _identities(self, keys: Iterable[Key]) -> dict[Key, IdentityRow]:
         rows = map(IdentityRow._make, await self._newest("identities", keys))
         return {(row.project, row.fragment): row for row in rows}
 
-    async def _newest(self, query: str, keys: Iterable[Key], **bounds: int) -> list[tuple[Any, ...]]:
+    async def _newest(
+        self, query: str, keys: Iterable[Key], **bounds: int
+    ) -> list[tuple[Any, ...]]:
         wanted = list(keys)
         if not wanted:
             return []
@@ -204,9 +254,17 @@ class Feeder:
 
 
 def _line(project: int, fragment: UUID, version: int, person: Person | None) -> bytes:
-    row: dict[str, Any] = {"project": project, "fragment": str(fragment), "version": str(version)}
+    row: dict[str, Any] = {
+        "project": project,
+        "fragment": str(fragment),
+        "version": str(version),
+    }
     if person is not None:
-        row |= {"living": 1, "created_at": person.created_at, "distinct_ids": person.distinct_ids}
+        row |= {
+            "living": 1,
+            "created_at": person.created_at,
+            "distinct_ids": person.distinct_ids,
+        }
         row["properties"] = document_of(person.document())
     return orjson.dumps(row)
 

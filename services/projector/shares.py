@@ -1,7 +1,9 @@
-"""What one partition may take of a batch, by bytes: heavy records wait, and the others' become visible. Pure.
+"""What one partition may take of a batch, by bytes: heavy records wait, and the others' become
+visible. Pure.
 
-A batch's flush makes the records of all partitions visible together, so one partition of heavy records would hold up
-everybody. It gets a share, and goes on with the next batch: in its own order, and always by one record at least.
+A batch's flush makes the records of all partitions visible together, so one partition of heavy
+records would hold up everybody. It gets a share, and goes on with the next batch: in its own order,
+and always by one record at least.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from shared.domain.commands import Capture, Command, Erase, Purge, Revive, Write
 from shared.log.port import Record
 
 RECORD_BYTES_USUAL = 4_096
-"""Of a record and what it rewrites; so much is free. A full batch of such takes a third of a second."""
+"""Of a record and what it rewrites; so much is free. A full batch of such takes a third of a
+second."""
 
 SHARE_BYTES, BATCH_BYTES = 8_000_000, 32_000_000
-"""Beyond what is usual, of one partition in one batch: about 25 ms of the projector and as much of the engine, so that
-a partition keeps up with what one sender can send. And of all together: where more than four are heavy each gets less,
-but a quarter of the first at least."""
+"""Beyond what is usual, of one partition in one batch: about 25 ms of the projector and as much of
+the engine, so that a partition keeps up with what one sender can send. And of all together: where
+more than four are heavy each gets less, but a quarter of the first at least."""
 
 ROWS_BYTES = 2_000_000
 """Of large rows that are loaded for one partition in one batch."""
@@ -58,7 +61,10 @@ class Shares:
 def divided(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     """(records for this batch, those that wait), by their own bytes alone; each in its order."""
     large = Shares(records, SHARE_BYTES // 4)
-    shares = Shares((), max(SHARE_BYTES // 4, min(SHARE_BYTES, BATCH_BYTES // max(len(large.over), 1))))
+    shares = Shares(
+        (),
+        max(SHARE_BYTES // 4, min(SHARE_BYTES, BATCH_BYTES // max(len(large.over), 1))),
+    )
     now: list[Record] = []
     later: list[Record] = []
     for record in records:
@@ -71,7 +77,8 @@ def divided(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
 
 
 def affordable(decoded: Iterable[Decoded], large: Mapping[Key, int]) -> list[list[Key]]:
-    """Which large rows are loaded for this batch, in SELECTs of LOAD_BYTES_MAX: of each partition ROWS_BYTES."""
+    """Which large rows are loaded for this batch, in SELECTs of LOAD_BYTES_MAX: of each partition
+    ROWS_BYTES."""
     taken: dict[int, int] = {}
     blocked: set[int] = set()
     parts: list[list[Key]] = [[]]
@@ -79,7 +86,12 @@ def affordable(decoded: Iterable[Decoded], large: Mapping[Key, int]) -> list[lis
     size = 0
     for record, command in decoded:
         key = key_of(command)
-        if key is None or key not in large or key in chosen or record.partition in blocked:
+        if (
+            key is None
+            or key not in large
+            or key in chosen
+            or record.partition in blocked
+        ):
             continue
         if taken.get(record.partition, 0) >= ROWS_BYTES:
             blocked.add(record.partition)
@@ -96,11 +108,18 @@ def affordable(decoded: Iterable[Decoded], large: Mapping[Key, int]) -> list[lis
 
 def key_of(command: Command | None) -> Key | None:
     """The fragment whose row a command needs."""
-    return (command.project, command.fragment) if isinstance(command, FRAGMENT_COMMANDS) else None
+    return (
+        (command.project, command.fragment)
+        if isinstance(command, FRAGMENT_COMMANDS)
+        else None
+    )
 
 
-def loaded(decoded: Sequence[Decoded], unloaded: Collection[Key]) -> tuple[list[Decoded], list[Decoded]]:
-    """(what can be folded, what waits): from the first record of a partition on whose row was not loaded."""
+def loaded(
+    decoded: Sequence[Decoded], unloaded: Collection[Key]
+) -> tuple[list[Decoded], list[Decoded]]:
+    """(what can be folded, what waits): from the first record of a partition on whose row was not
+    loaded."""
     if not unloaded:
         return list(decoded), []
     now: list[Decoded] = []

@@ -1,8 +1,9 @@
 """The worker: one topic's partitions from log to tables. Never decides what a command does.
 
-A crash anywhere is harmless: the position lies in the same INSERT block as the state, so a replay of the same
-records writes the same rows with the same versions. Whoever finds another position in the table than the one it
-wrote has lost the partition, throws everything away and starts again from the table.
+A crash anywhere is harmless: the position lies in the same INSERT block as the state, so a replay
+of the same records writes the same rows with the same versions. Whoever finds another position in
+the table than the one it wrote has lost the partition, throws everything away and starts again from
+the table.
 """
 
 from __future__ import annotations
@@ -22,23 +23,33 @@ from services.projector.shares import Decoded, Key, Shares, affordable, divided,
 from services.projector.tables.clickhouse import LOAD_IDS_MAX, Closed, Loaded, Tables
 from services.projector.tables.rows import BEFORE_THE_FIRST, State, Vouched, failure_row
 from shared.domain.commands import Command, Revive, decode, encode, route
-from shared.domain.errors import BadRecord, Corrupt, Fenced, LogClosed, NewerVersion, Transient
+from shared.domain.errors import (
+    BadRecord,
+    Corrupt,
+    Fenced,
+    LogClosed,
+    NewerVersion,
+    Transient,
+)
 from shared.domain.ids import DEAD, Position, hash64
 from shared.log.consumer import Consumer
 from shared.log.dead import TOO_MANY_DEAD, command_of, dead_letters, kind_of
 from shared.log.port import EMPTY, Entry, Log, Reader, Record
 
 BATCH_RECORDS_MAX = 10_000
-"""Records folded together: a batch costs 12-20 ms whatever its size, and more would not make it cheaper."""
+"""Records folded together: a batch costs 12-20 ms whatever its size, and more would not make it
+cheaper."""
 
 FLUSH_SECONDS_MIN = 0.05
-"""Between two flushes under load: the same latency at 1,000/s for a third of the INSERTs and merges."""
+"""Between two flushes under load: the same latency at 1,000/s for a third of the INSERTs and
+merges."""
 
 FETCH_SECONDS = 0.2
 """How long an idle fetch waits; a failed flush is noticed no later."""
 
 LOAD_ROUNDS_MAX = 8
-"""Rounds of loading before a fold: a fragment, its root, the root's members, and as much again after merges."""
+"""Rounds of loading before a fold: a fragment, its root, the root's members, and as much again
+after merges."""
 
 
 class Worker:
@@ -69,7 +80,8 @@ class Worker:
         self._newer: set[Position] = set()
         self.read = decode
         self.trouble = ""
-        """What the log or the store said to the last attempt; nothing once all that was read is written."""
+        """What the log or the store said to the last attempt; nothing once all that was read is
+        written."""
         self.behind = False
         """Whether the last batch was a full one: there is more in the log than one flush takes."""
 
@@ -80,12 +92,18 @@ class Worker:
     @property
     def positions(self) -> dict[int, Position]:
         """The confirmed position of every partition that this worker holds."""
-        return {one.number: one.confirmed for one in self._partitions.values() if one.holding}
+        return {
+            one.number: one.confirmed
+            for one in self._partitions.values()
+            if one.holding
+        }
 
     @property
     def stopped(self) -> dict[int, str]:
         """Why nothing more is folded of a partition. It is tried again by whoever takes it over."""
-        return {one.number: one.stopped for one in self._partitions.values() if one.stopped}
+        return {
+            one.number: one.stopped for one in self._partitions.values() if one.stopped
+        }
 
     async def run(self) -> None:
         """Project until cancelled. Raises Corrupt when going on would cost data."""
@@ -119,22 +137,30 @@ class Worker:
         if not batch.last:  # all of it was behind where a partition has stopped
             return
         vouched = [
-            self._partitions[partition].vouched(reached.record, reached.stamp, hash64(reached.record.value))
+            self._partitions[partition].vouched(
+                reached.record, reached.stamp, hash64(reached.record.value)
+            )
             for partition, reached in batch.last.items()
         ]
         for one in vouched:
             self._partitions[one.position.partition].flying = one.position
         self._flushed_at = self._monotonic()
         self._folder.trim(batch)
-        state = self._folder.state(batch)  # built now: the next fold changes the same objects
-        self._flight = asyncio.create_task(self._flush(batch, state, vouched), name=f"flush {self._folder.topic}")
+        state = self._folder.state(
+            batch
+        )  # built now: the next fold changes the same objects
+        self._flight = asyncio.create_task(
+            self._flush(batch, state, vouched), name=f"flush {self._folder.topic}"
+        )
 
     async def _take_over(self) -> None:
         assigned = self._reader.assigned()
         if lost := self._partitions.keys() - assigned:
             if any(self._partitions[partition].holding for partition in lost):
                 await self._land()
-                self._leftover = [record for record in self._leftover if record.partition in assigned]
+                self._leftover = [
+                    record for record in self._leftover if record.partition in assigned
+                ]
                 self._folder.drop()
             for partition in lost:
                 del self._partitions[partition]
@@ -143,7 +169,9 @@ class Worker:
         if not gained:
             return
         holding = len(gained) < len(assigned)
-        for partition, table in (await self._consumer.take_over(gained, holding=holding)).items():
+        for partition, table in (
+            await self._consumer.take_over(gained, holding=holding)
+        ).items():
             if partition not in self._partitions:
                 self._partitions[partition] = Partition(partition, table.position)
             one = self._partitions[partition]
@@ -153,11 +181,15 @@ class Worker:
         self._observe(moved(self._folder.topic))
 
     def _expected(self, records: list[Record]) -> dict[int, Position]:
-        """Behind which position each partition's next record is expected, now that these have come: of those that are
-        asked for more."""
+        """Behind which position each partition's next record is expected, now that these have come:
+        of those that are asked for more."""
         came = {record.partition: record.position for record in records}
         left = {record.partition for record in self._leftover}
-        asked = [one for one in self._partitions.values() if one.going and not one.waiting and one.number not in left]
+        asked = [
+            one
+            for one in self._partitions.values()
+            if one.going and not one.waiting and one.number not in left
+        ]
         return {one.number: came.get(one.number, one.reached) for one in asked}
 
     @property
@@ -165,10 +197,12 @@ class Worker:
         return {one.number for one in self._partitions.values() if one.waiting}
 
     async def _gather(self) -> list[Record]:
-        """At once when idle; else what came while the last flush ran, and for at least the floor between two. Nothing
-        more is fetched of a partition whose records wait for their share."""
+        """At once when idle; else what came while the last flush ran, and for at least the floor
+        between two. Nothing more is fetched of a partition whose records wait for their share."""
         records, self._leftover, waiting = self._leftover, [], self._waiting
-        most = BATCH_RECORDS_MAX - sum(record.partition not in waiting for record in records)
+        most = BATCH_RECORDS_MAX - sum(
+            record.partition not in waiting for record in records
+        )
         seconds, shares = 0.0 if records else FETCH_SECONDS, Shares(records)
         while most > 0:
             came = await self._fetch(most, seconds, waiting | shares.over)
@@ -187,7 +221,9 @@ class Worker:
             records, self._leftover = divided(records)
         return records
 
-    async def _fetch(self, most: int, seconds: float, waiting: Collection[int]) -> list[Record]:
+    async def _fetch(
+        self, most: int, seconds: float, waiting: Collection[int]
+    ) -> list[Record]:
         try:
             records = await self._consumer.fetch(most, seconds, waiting)
         except Corrupt as error:
@@ -211,19 +247,32 @@ class Worker:
             if not folding:
                 raise
             record = folding[0]
-            self._partitions[record.partition].set_aside[record.position] = f"{type(error).__name__}: {error}"
-            raise Fenced("A record could not be folded; its batch is folded again without it.") from error
+            self._partitions[record.partition].set_aside[record.position] = (
+                f"{type(error).__name__}: {error}"
+            )
+            raise Fenced(
+                "A record could not be folded; its batch is folded again without it."
+            ) from error
         deferred += [record for record, _ in unloaded]
         heavy = {record.partition for record in (*deferred, *self._leftover)}
-        self._leftover = [*deferred, *records[end:], *self._leftover]  # each partition in its order
+        self._leftover = [
+            *deferred,
+            *records[end:],
+            *self._leftover,
+        ]  # each partition in its order
         for one in self._partitions.values():
             one.waiting = one.number in heavy
         return batch
 
     def _foldable(
-        self, decoded: list[Decoded], batch: Batch, deferred: list[Record], folding: list[Record]
+        self,
+        decoded: list[Decoded],
+        batch: Batch,
+        deferred: list[Record],
+        folding: list[Record],
     ) -> Iterator[Foldable]:
-        """The records that can be folded now. What waits goes to `deferred`; `folding` has the one that is folded."""
+        """The records that can be folded now. What waits goes to `deferred`; `folding` has the one
+        that is folded."""
         shares, partitions = Shares(), self._partitions
         for index, (record, command) in enumerate(decoded):
             if batch.full:
@@ -239,9 +288,13 @@ class Worker:
                 batch.passed(record, 0)
                 continue
             if self._newer and record.position in self._newer:  # nearly never
-                self._stop(partition, f"{NewerVersion().detail} Offset {record.offset}.")
+                self._stop(
+                    partition, f"{NewerVersion().detail} Offset {record.offset}."
+                )
                 continue
-            if command is None or (partition.set_aside and record.position in partition.set_aside):
+            if command is None or (
+                partition.set_aside and record.position in partition.set_aside
+            ):
                 self._bury(record, partition, batch)
                 continue
             size = batch.bytes
@@ -252,19 +305,26 @@ class Worker:
             shares.take(partition.number, len(record.value) + batch.bytes - size)
 
     async def _open(self, decoded: list[tuple[Record, Command | None]]) -> None:
-        """Load the closed lives that the fold needs, once everything that was folded before is visible."""
+        """Load the closed lives that the fold needs, once everything that was folded before is
+        visible."""
         wanted = self._folder.closed((command, record) for record, command in decoded)
         if not wanted:
             return
         await self._land()
         for record, command in decoded:
             if command is None:
-                self._decode(record)  # landing forgets why redelivered records are set aside
+                self._decode(
+                    record
+                )  # landing forgets why redelivered records are set aside
         for closed in wanted:
             try:
                 self._folder.open(closed, await self._tables.life(closed))
             except NewerVersion:
-                self._newer |= {record.position for record, command in decoded if _revives(command, closed)}
+                self._newer |= {
+                    record.position
+                    for record, command in decoded
+                    if _revives(command, closed)
+                }
 
     def _decode(self, record: Record) -> Command | None:
         if record.value == EMPTY:
@@ -281,7 +341,9 @@ class Worker:
         """Fold nothing more of a partition: going on would lose what we do not understand."""
         partition.stopped = why
         log = structlog.get_logger(service="projector")
-        log.error("stopped", topic=self._folder.topic, partition=partition.number, reason=why)
+        log.error(
+            "stopped", topic=self._folder.topic, partition=partition.number, reason=why
+        )
 
     def _bury(self, record: Record, partition: Partition, batch: Batch) -> None:
         if not partition.dead.add(record):
@@ -291,8 +353,8 @@ class Worker:
         batch.passed(record, 0)
 
     async def _load(self, decoded: list[Decoded]) -> Collection[Key]:
-        """Everything the fold needs, each answer checked to be of a time when the partitions were ours; but of large
-        rows only what the partitions' shares allow. Which were not loaded."""
+        """Everything the fold needs, each answer checked to be of a time when the partitions were
+        ours; but of large rows only what the partitions' shares allow. Which were not loaded."""
         partitions = sorted({record.partition for record, _ in decoded})
         commands = [command for _, command in decoded if command is not None]
         large: dict[Key, int] = {}
@@ -303,34 +365,54 @@ class Worker:
             if not wanted:
                 break
         else:
-            raise Corrupt("Loading does not come to an end: the identity rows contradict each other.")
+            raise Corrupt(
+                "Loading does not come to an end: the identity rows contradict each other."
+            )
         for part in affordable(decoded, large) if large else ():
             await self._load_part(partitions, part, whole=True)
         return set(self._folder.missing(commands)) if large else ()
 
-    async def _load_part(self, partitions: list[int], part: list[Key], *, whole: bool = False) -> dict[Key, int]:
-        found = await self._tables.load(self._folder.topic, partitions, part, whole=whole)
+    async def _load_part(
+        self, partitions: list[int], part: list[Key], *, whole: bool = False
+    ) -> dict[Key, int]:
+        found = await self._tables.load(
+            self._folder.topic, partitions, part, whole=whole
+        )
         self._check(partitions, found)
         self._folder.admit([key for key in part if key not in found.large], found.rows)
         return found.large
 
     def _check(self, partitions: list[int], loaded: Loaded) -> None:
-        """The tables must stand where we left them, or where the flush in flight will leave them, and be the same."""
+        """The tables must stand where we left them, or where the flush in flight will leave them,
+        and be the same."""
         for partition in partitions:
-            table, ours = loaded.positions.get(partition, BEFORE_THE_FIRST), self._partitions[partition]
+            table, ours = (
+                loaded.positions.get(partition, BEFORE_THE_FIRST),
+                self._partitions[partition],
+            )
             if table.version not in (ours.confirmed.version, ours.reached.version):
-                raise Fenced(f"Partition {partition} of {self._folder.topic} was moved on by somebody else.")
+                raise Fenced(
+                    f"Partition {partition} of {self._folder.topic} was moved on by somebody else."
+                )
             if table.epoch != ours.epoch:
                 raise Fenced(f"The table of {self._folder.topic} was rebuilt.")
 
-    async def _flush(self, batch: Batch, state: list[State], vouched: list[Vouched]) -> None:
-        """Follow-ups, then facts, then state with positions: each step may be repeated, none may come earlier."""
+    async def _flush(
+        self, batch: Batch, state: list[State], vouched: list[Vouched]
+    ) -> None:
+        """Follow-ups, then facts, then state with positions: each step may be repeated, none may
+        come earlier."""
         await self._consumer.assure()
         counts = self._log.partitions()
-        entries = [Entry(*route(command, counts), encode(command)) for command in batch.followups]
+        entries = [
+            Entry(*route(command, counts), encode(command))
+            for command in batch.followups
+        ]
         entries += dead_letters(batch.dead, counts[DEAD])
         if entries:
-            with suppress(LogClosed):  # a topic is closed when all that goes there is there: this was done before
+            with suppress(
+                LogClosed
+            ):  # a topic is closed when all that goes there is there: this was done before
                 await self._log.append(entries)
         failures = [failure_row(record, reason) for record, reason in batch.dead]
         facts = batch.facts._replace(timeline=[*batch.facts.timeline, *failures])
@@ -341,8 +423,13 @@ class Worker:
             Progress(
                 topic=self._folder.topic,
                 records=sum(batch.outcomes.values()) + len(batch.dead),
-                outcomes={outcome.name.lower(): count for outcome, count in batch.outcomes.items()},
-                dead=[(record.position, kind_of(reason)) for record, reason in batch.dead],
+                outcomes={
+                    outcome.name.lower(): count
+                    for outcome, count in batch.outcomes.items()
+                },
+                dead=[
+                    (record.position, kind_of(reason)) for record, reason in batch.dead
+                ],
                 rows=len(state),
                 left_out=batch.left_out,
             )
@@ -359,7 +446,8 @@ class Worker:
         self.trouble = ""
 
     async def _reset(self, error: Fenced | Transient) -> None:
-        """Forget everything but the tables; the flush in flight must end first, or it could land after we read."""
+        """Forget everything but the tables; the flush in flight must end first, or it could land
+        after we read."""
         if isinstance(error, Transient):
             self.trouble = error.detail
         await self._abandon()

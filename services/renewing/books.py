@@ -12,7 +12,14 @@ from pathlib import Path
 from services.projector.search import Feeder, position_lines
 from services.projector.tables.clickhouse import ClickHouseTables
 from services.projector.tables.rows import BEFORE_THE_FIRST, Mark, Vouched
-from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, PARTITIONS_MAX, Position, position_of
+from shared.domain.ids import (
+    COMMANDS,
+    DELETIONS,
+    IDENTITY,
+    PARTITIONS_MAX,
+    Position,
+    position_of,
+)
 from shared.log.identity import Generation
 from shared.log.renewal import Counts
 from shared.store.clickhouse.client import Store
@@ -37,9 +44,12 @@ class StoreBooks:
         if topic == DELETIONS:
             rows = await self._store.rows(self._queries["deletion_positions"])
             return {
-                partition: position_of(DELETIONS, partition, version) for partition, version in rows
+                partition: position_of(DELETIONS, partition, version)
+                for partition, version in rows
             }
-        marks = (await self._tables.load(topic, range(self._counts[topic]), [])).positions
+        marks = (
+            await self._tables.load(topic, range(self._counts[topic]), [])
+        ).positions
         return {
             partition: position_of(topic, partition, mark.version)
             for partition, mark in marks.items()
@@ -57,10 +67,15 @@ class StoreBooks:
         await Feeder(self._store, dict(self._counts)).feed()
 
     async def begin(self, generation: int, counts: Counts) -> None:
-        first = {topic: before_the_first(topic, counts[topic], generation) for topic in counts}
+        first = {
+            topic: before_the_first(topic, counts[topic], generation)
+            for topic in counts
+        }
         for topic in FOLDED:
             await self._vouch(topic, first[topic], await self._marks(topic))
-        versions = {topic: [position.version for position in first[topic]] for topic in FOLDED}
+        versions = {
+            topic: [position.version for position in first[topic]] for topic in FOLDED
+        }
         await self._store.insert_json("search", position_lines(versions))
         await self._take_over(first[DELETIONS])
 
@@ -82,7 +97,8 @@ class StoreBooks:
         ahead = [
             position
             for position in positions
-            if position.version > marks.get(position.partition, BEFORE_THE_FIRST).version
+            if position.version
+            > marks.get(position.partition, BEFORE_THE_FIRST).version
         ]
         if ahead:
             vouched = [Vouched(position, stamp, epoch) for position in ahead]
@@ -98,4 +114,6 @@ class StoreBooks:
 
 def before_the_first(topic: str, partitions: int, generation: int) -> list[Position]:
     """Build a generation's positions before the first command, one a partition."""
-    return [Position(topic, partition, -1, generation) for partition in range(partitions)]
+    return [
+        Position(topic, partition, -1, generation) for partition in range(partitions)
+    ]

@@ -51,7 +51,9 @@ def _renew(settings: Settings, options: argparse.Namespace, new_keys: bool) -> i
             f"--partitions: {options.partitions} is not between 1 and {PARTITIONS_MAX}"
         )
     if not options.yes and not sys.stdin.isatty():
-        raise SettingsError("log renew asks for confirmation; without a terminal add --yes")
+        raise SettingsError(
+            "log renew asks for confirmation; without a terminal add --yes"
+        )
     with _engine(settings):
         return asyncio.run(_go(settings, options))
 
@@ -65,7 +67,9 @@ async def _go(settings: Settings, options: argparse.Namespace) -> int:
     store = await connect_store(settings, "migrator")
     try:
         if (await status(store)).missing:
-            raise SettingsError("the tables are of an older version; run `personlog migrate` first")
+            raise SettingsError(
+                "the tables are of an older version; run `personlog migrate` first"
+            )
         with only_rebuild(settings.data / "run"):
             opened = await renew(
                 settings,
@@ -79,7 +83,9 @@ async def _go(settings: Settings, options: argparse.Namespace) -> int:
     if opened is None:
         print("nothing was changed")
         return FOUND_WRONG
-    counts = ", ".join(f"{topic} {count}" for topic, count in sorted(opened.partitions.items()))
+    counts = ", ".join(
+        f"{topic} {count}" for topic, count in sorted(opened.partitions.items())
+    )
     print(f"generation {opened.number} is open; partitions: {counts}")
     return DONE
 
@@ -144,5 +150,7 @@ def _until_answered(url: str, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
             raise SettingsError("the engine could not be started; see above")
         if time.monotonic() > deadline:
-            raise SettingsError(f"the engine did not answer within {ENGINE_SECONDS_MAX:g} s")
+            raise SettingsError(
+                f"the engine did not answer within {ENGINE_SECONDS_MAX:g} s"
+            )
         time.sleep(0.05)

@@ -101,7 +101,9 @@ async def _end(renewal: Renewal, log: Log, outlook: Outlook) -> Sequence[Lost]:
     return await renewal.abandon(outlook.ending.partitions)
 
 
-async def _look(settings: Settings, store: Store, log: Log, ending: Generation | None) -> Outlook:
+async def _look(
+    settings: Settings, store: Store, log: Log, ending: Generation | None
+) -> Outlook:
     """Plan the renewal; raise LogUnavailable without an answer. A lost log is a mismatch."""
     if ending is None:  # the tables are older than their record of generations
         identity = LogIdentity(id="", partitions=log.partitions())
@@ -115,13 +117,17 @@ async def _look(settings: Settings, store: Store, log: Log, ending: Generation |
     begun = False
     for topic in PROJECTED:
         positions = (await books.positions(topic)).values()
-        begun = begun or any(position.generation > ending.number for position in positions)
+        begun = begun or any(
+            position.generation > ending.number for position in positions
+        )
     return Outlook(await generations(store), ending, None if begun else mismatch, begun)
 
 
 async def _next_log(settings: Settings, number: int, counts: Counts) -> Log:
     identity = LogIdentity(id="", partitions=dict(counts))
-    log = connect_log(settings, Generation(number=number, identity=identity), create=True)
+    log = connect_log(
+        settings, Generation(number=number, identity=identity), create=True
+    )
     await log.start()
     supersede(settings, log.partitions(), number)
     return log
@@ -136,7 +142,9 @@ async def _projecting(
         yield lambda: None
         return
     workers = workers_on(settings, log, store)
-    window = Window(cron=settings.window, hours=settings.window_hours, zone=settings.window_zone)
+    window = Window(
+        cron=settings.window, hours=settings.window_hours, zone=settings.window_zone
+    )
     intake = Intake(
         log=log,
         reader=log.reader(DELETIONS, DELETERS),

@@ -1,14 +1,18 @@
-"""Everything personlog can be told: one tagged union, as it lies in the log. Never decides anything.
+"""Everything personlog can be told: one tagged union, as it lies in the log. Never decides
+anything.
 
-Times are microseconds since the epoch, UTC. `at` is the API's receive time plus the index within the request.
-Which topic and partition a command goes to is said here once, by `route`.
+Times are microseconds since the epoch, UTC. `at` is the API's receive time plus the index within
+the request. Which topic and partition a command goes to is said here once, by `route`.
 
-Records outlive versions of this code, and while it is upgraded older and newer processes read one log. A reader that
-does not understand a record must not skip it: it stops there, and whoever is upgraded goes on. It knows by the `op`,
-which it does not have, or by `v`, which is above its own. So the rule for changing a command:
+Records outlive versions of this code, and while it is upgraded older and newer processes read one
+log. A reader that does not understand a record must not skip it: it stops there, and whoever is
+upgraded goes on. It knows by the `op`, which it does not have, or by `v`, which is above its own.
+So the rule for changing a command:
 
-- a new field with a default that a reader may ignore and still do right: nothing else, for readers ignore it;
-- anything else (a field that changes what is done, a field without a default, another meaning): the command's next
+- a new field with a default that a reader may ignore and still do right: nothing else, for readers
+  ignore it;
+- anything else (a field that changes what is done, a field without a default, another meaning): the
+  command's next
   format in FORMATS, and readers go on taking every one before it;
 - a new command: a new `op`. No op is ever used again for something else;
 - `op`, `v`, `id`, `project` and `at` stay as they are, for ever.
@@ -29,10 +33,13 @@ Properties = dict[str, Any]
 MergeMode = Literal["identify", "alias", "dangerous", "operator"]
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="op"):
-    """What every command carries. `v` is its format, written by `encode`; `id` a uuid7 minted by the API; `key` a hash
-    of the Idempotency-Key, `digest` one of what the request asked for: the same key with another digest is refused.
-    `replayed` is a dead letter's, sent again: it counts at its `at`, and not at all if that lies before a deletion."""
+class Envelope(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="op"
+):
+    """What every command carries. `v` is its format, written by `encode`; `id` a uuid7 minted by
+    the API; `key` a hash of the Idempotency-Key, `digest` one of what the request asked for: the
+    same key with another digest is refused. `replayed` is a dead letter's, sent again: it counts at
+    its `at`, and not at all if that lies before a deletion."""
 
     v: int = 1
     id: UUID
@@ -47,8 +54,9 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
 class Capture(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="capture"):
     """A captured event, with what it says of the person of `distinct_id`.
 
-    `lifted` are properties copied from the event by rule: equal values are no effect. `person` is False for an
-    event without person processing. `historical` events carry their own time into the stamp.
+    `lifted` are properties copied from the event by rule: equal values are no effect. `person` is
+    False for an event without person processing. `historical` events carry their own time into the
+    stamp.
     """
 
     fragment: UUID
@@ -68,9 +76,10 @@ class Capture(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="capt
 class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"):
     """A change of one fragment by REST, or the empty write before a merge, which only gives birth.
 
-    `expect` is the version of the fragment's last effect that the client saw (If-Match). `since` is the time of the
-    imported event that asks for the merge. `iver` is of a birth that the identity fold asks for: the identity version
-    of the delete that it follows; once a later one has erased, it is nothing.
+    `expect` is the version of the fragment's last effect that the client saw (If-Match). `since` is
+    the time of the imported event that asks for the merge. `iver` is of a birth that the identity
+    fold asks for: the identity version of the delete that it follows; once a later one has erased,
+    it is nothing.
     """
 
     fragment: UUID
@@ -92,15 +101,16 @@ class Erase(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="erase"
 
 
 class Revive(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="revive"):
-    """Open the life again that the delete of identity version `iver` closed: its erasure was taken back."""
+    """Open the life again that the delete of identity version `iver` closed: its erasure was taken
+    back."""
 
     fragment: UUID
     iver: int
 
 
 class Purge(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="purge"):
-    """Forget what a fragment had under some names up to the stamp `before`, past included. `request` is the deletion
-    request that asks for it."""
+    """Forget what a fragment had under some names up to the stamp `before`, past included.
+    `request` is the deletion request that asks for it."""
 
     fragment: UUID
     names: tuple[str, ...]
@@ -109,10 +119,12 @@ class Purge(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="purge"
 
 
 class Record(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="record"):
-    """A block of a recording: the snapshots of one captured event, `length` bytes of `object` from `start` on.
+    """A block of a recording: the snapshots of one captured event, `length` bytes of `object` from
+    `start` on.
 
-    It lies in the log before the object is written, so no object is ever without a row that names it. It tells nothing
-    of the fragment, whose distinct id it was sent with: that neither changes nor is born.
+    It lies in the log before the object is written, so no object is ever without a row that names
+    it. It tells nothing of the fragment, whose distinct id it was sent with: that neither changes
+    nor is born.
     """
 
     fragment: UUID
@@ -129,8 +141,9 @@ class Record(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="recor
 class Merge(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="merge"):
     """Make one person of two: that of `into` survives, that of `source` is absorbed.
 
-    `since` is the time of the imported event that asks for it. `into_erase` and `source_erase` are the identity
-    versions of the deletes behind the lives that the API saw, 0 for first lives; None when it did not look.
+    `since` is the time of the imported event that asks for it. `into_erase` and `source_erase` are
+    the identity versions of the deletes behind the lives that the API saw, 0 for first lives; None
+    when it did not look.
     """
 
     into: UUID
@@ -173,7 +186,8 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Delete(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="delete"):
-    """Delete the person that holds `person`. `request` is the id of the deletion request it makes."""
+    """Delete the person that holds `person`. `request` is the id of the deletion request it
+    makes."""
 
     person: UUID
     request: UUID
@@ -190,10 +204,11 @@ class Restored(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Restore(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="restore"):
-    """Take the delete of identity version `iver` back: `members`, the root first, are one person again.
+    """Take the delete of identity version `iver` back: `members`, the root first, are one person
+    again.
 
-    The deleter sends it for a request that is being cancelled, having read from the timeline what was before: a delete
-    leaves nothing of that on the memberships.
+    The deleter sends it for a request that is being cancelled, having read from the timeline what
+    was before: a delete leaves nothing of that on the memberships.
     """
 
     person: UUID
@@ -203,8 +218,8 @@ class Restore(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="rest
 
 
 class Request(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="request"):
-    """A deletion request for the ledger: the frozen members of one person, and the cut-off `at`. A purge for all
-    persons of a project has no members."""
+    """A deletion request for the ledger: the frozen members of one person, and the cut-off `at`. A
+    purge for all persons of a project has no members."""
 
     request: UUID
     person: UUID
@@ -218,17 +233,31 @@ class Cancel(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="cance
     request: UUID
 
 
-Command = Capture | Write | Erase | Revive | Purge | Record | Merge | Split | Delete | Restore | Request | Cancel
+Command = (
+    Capture
+    | Write
+    | Erase
+    | Revive
+    | Purge
+    | Record
+    | Merge
+    | Split
+    | Delete
+    | Restore
+    | Request
+    | Cancel
+)
 FragmentCommand = Capture | Write | Erase | Revive | Purge
 IdentityCommand = Merge | Split | Delete | Restore
 DeletionCommand = Request | Cancel
 
 FORMATS: dict[type[Command], int] = {}
-"""The format that this code writes of a command, and the highest that it reads, where that is not 1."""
+"""The format that this code writes of a command, and the highest that it reads, where that is not
+1."""
 
 REPLAYED = 2
-"""The least format of a command that says `replayed`, of whatever kind: a reader that does not know the word would fold
-it as of now. Of a kind's own formats the next is 3."""
+"""The least format of a command that says `replayed`, of whatever kind: a reader that does not know
+the word would fold it as of now. Of a kind's own formats the next is 3."""
 
 
 class _Head(msgspec.Struct):
@@ -249,10 +278,13 @@ class Reader:
         known: tuple[type[Command], ...] = get_args(kinds)
         self._decoder = msgspec.json.Decoder(kinds)
         self._head = msgspec.json.Decoder(_Head)
-        self._ops = {str(kind.__struct_config__.tag): formats.get(kind, 1) for kind in known}
+        self._ops = {
+            str(kind.__struct_config__.tag): formats.get(kind, 1) for kind in known
+        }
 
     def decode(self, value: bytes) -> Command:
-        """The command of a record's value; NewerVersion if a later version wrote it, BadRecord if it is none."""
+        """The command of a record's value; NewerVersion if a later version wrote it, BadRecord if
+        it is none."""
         try:
             command: Command = self._decoder.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -287,15 +319,21 @@ def encode(command: Command) -> bytes:
 
 
 def route(command: Command, partitions: dict[str, int]) -> tuple[str, int, bytes]:
-    """(topic, partition, record key): a fragment's commands and a project's identity have one order each."""
+    """(topic, partition, record key): a fragment's commands and a project's identity have one order
+    each."""
     if isinstance(command, FragmentCommand | Record):
-        return COMMANDS, partition_of(command.fragment, partitions[COMMANDS]), command.fragment.bytes
+        return (
+            COMMANDS,
+            partition_of(command.fragment, partitions[COMMANDS]),
+            command.fragment.bytes,
+        )
     topic = IDENTITY if isinstance(command, IdentityCommand) else DELETIONS
     return topic, command.project % partitions[topic], str(command.project).encode()
 
 
 def imported_at(command: Capture | Write) -> int:
-    """The time that an import brings with it, or that a replayed command was received at; 0 for what is of now."""
+    """The time that an import brings with it, or that a replayed command was received at; 0 for
+    what is of now."""
     if isinstance(command, Write):
         if command.since:
             return command.since

@@ -1,14 +1,16 @@
-"""The deletion request: what was asked for, and how far its erasure has come. Never deletes a row, reads no clock.
+"""The deletion request: what was asked for, and how far its erasure has come. Never deletes a row,
+reads no clock.
 
-    pending ── hide ──▶ hidden ── erase ──▶ erasing (i of n) ── verify ──▶ verified
+pending ── hide ──▶ hidden ── erase ──▶ erasing (i of n) ── verify ──▶ verified
      │   ▲                └────────────┬───────┘
      │   └ refused ┐                 failed ── retry ──▶ pending
      ├─▶ cancelling ─┐
      └───────────────┴─▶ cancelled
 
-Hiding is announced before it is done (`begin`), and from then on a request cannot be cancelled: a crash half-way
-leaves rows hidden that nobody may promise back. A request that includes the profile is `cancelling`, and closed for
-runs, until the person is restored; the restore may be refused, and then the request goes on.
+Hiding is announced before it is done (`begin`), and from then on a request cannot be cancelled: a
+crash half-way leaves rows hidden that nobody may promise back. A request that includes the profile
+is `cancelling`, and closed for runs, until the person is restored; the restore may be refused, and
+then the request goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from eventsourcing.domain import Aggregate, event
 from shared.domain.commands import Request, Scope
 from shared.domain.errors import Corrupt, NewerVersion, Rejected
 
-State = Literal["pending", "hidden", "erasing", "verified", "cancelling", "cancelled", "failed"]
+State = Literal[
+    "pending", "hidden", "erasing", "verified", "cancelling", "cancelled", "failed"
+]
 NEWER = "A newer version wrote this; upgrade the deleter first."
 
 OPEN: tuple[State, ...] = ("pending", "hidden", "erasing", "failed", "cancelling")
@@ -40,7 +44,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DeletionRequest(Aggregate):
-    """One request. `cutoff` is its server time; `members` were frozen then; `plan` names the last run that hid it."""
+    """One request. `cutoff` is its server time; `members` were frozen then; `plan` names the last
+    run that hid it."""
 
     TOPIC = "personlog.deletion"
 
@@ -94,10 +99,16 @@ class DeletionRequest(Aggregate):
 
     @event(Requested)
     def __init__(
-        self, *, id: UUID,  # noqa: A002  # the library's name for it
-        timestamp: datetime, project: int, person: UUID, members: tuple[UUID, ...], scope: Scope,
+        self,
+        *,
+        id: UUID,  # noqa: A002  # the library's name for it
+        timestamp: datetime,
+        project: int,
+        person: UUID,
+        members: tuple[UUID, ...],
+        scope: Scope,
         actor: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.project, self.person, self.members = project, person, members
         self.scope, self.actor = scope, actor
         self.state: State = "pending"
@@ -166,7 +177,9 @@ class DeletionRequest(Aggregate):
         """Take the request back: at once where nobody has to be restored."""
         if not self.cancellable:
             why = "A purge is done at once" if self.scope.purge else "Hiding has begun"
-            raise Rejected(f"{why}: the request is {self.state} and cannot be cancelled.")
+            raise Rejected(
+                f"{why}: the request is {self.state} and cannot be cancelled."
+            )
         if self.scope.profile:
             self._cancelling(timestamp=_time(at), actor=actor)
         else:
@@ -198,16 +211,25 @@ class DeletionRequest(Aggregate):
         """
         self.history.extend(_stored(fact) for fact in self.collect_events())
         phases = {
-            target: {"hidden": rows} | ({"remaining": self.remaining[target]} if target in self.remaining else {})
+            target: {"hidden": rows}
+            | (
+                {"remaining": self.remaining[target]}
+                if target in self.remaining
+                else {}
+            )
             for target, rows in self.hidden.items()
         }
         return msgspec.json.encode(
             {
                 "phases": phases,
-                "partition": None if self.partition is None else {"done": self.partition[0], "of": self.partition[1]},
+                "partition": None
+                if self.partition is None
+                else {"done": self.partition[0], "of": self.partition[1]},
                 "reason": self.reason,
                 "cancels": {"count": self.cancels, "refusal": self.refusal},
-                "window": window if self.state in OPEN and self.state != "cancelling" else None,
+                "window": window
+                if self.state in OPEN and self.state != "cancelling"
+                else None,
                 "history": self.history,
             }
         )
@@ -218,7 +240,12 @@ class DeletionRequest(Aggregate):
 
     @event(Hidden)
     def _hid(self, timestamp: datetime, counts: Counts, partitions: Partitions) -> None:
-        self.state, self.hidden, self.partitions, self.remaining = "hidden", counts, partitions, {}
+        self.state, self.hidden, self.partitions, self.remaining = (
+            "hidden",
+            counts,
+            partitions,
+            {},
+        )
 
     @event(Erasing)
     def _erased(self, timestamp: datetime, done: int, of: int) -> None:
@@ -254,26 +281,37 @@ class DeletionRequest(Aggregate):
             raise Rejected(f"The request is {self.state}, not {' or '.join(states)}.")
 
 
-_EVENTS: Mapping[str, type[Any]] = {  # what is told in another way than before gets a topic of its own
+_EVENTS: Mapping[
+    str, type[Any]
+] = {  # what is told in another way than before gets a topic of its own
     fact.TOPIC: fact
     for fact in (
-        DeletionRequest.Requested, DeletionRequest.HidingBegan, DeletionRequest.Hidden, DeletionRequest.Erasing,
-        DeletionRequest.Verified, DeletionRequest.Cancelling, DeletionRequest.CancelRefused, DeletionRequest.Cancelled,
-        DeletionRequest.Failed, DeletionRequest.Retried,
+        DeletionRequest.Requested,
+        DeletionRequest.HidingBegan,
+        DeletionRequest.Hidden,
+        DeletionRequest.Erasing,
+        DeletionRequest.Verified,
+        DeletionRequest.Cancelling,
+        DeletionRequest.CancelRefused,
+        DeletionRequest.Cancelled,
+        DeletionRequest.Failed,
+        DeletionRequest.Retried,
     )
-}  # fmt: skip
+}
 
 
 def load(request: UUID, document: bytes | str) -> DeletionRequest:
-    """The request that a document's history makes when replayed; NewerVersion when a later version wrote some of it,
-    Corrupt when it makes none."""
+    """The request that a document's history makes when replayed; NewerVersion when a later version
+    wrote some of it, Corrupt when it makes none."""
     try:
         history = msgspec.json.decode(document)["history"]
         loaded: DeletionRequest | None = None
         for version, stored in enumerate(history, 1):
             loaded = _fact(request, version, stored).mutate(loaded)
     except (msgspec.MsgspecError, KeyError, TypeError) as error:
-        raise Corrupt(f"The history of deletion request {request} cannot be read: {error}") from error
+        raise Corrupt(
+            f"The history of deletion request {request} cannot be read: {error}"
+        ) from error
     if loaded is None:
         raise Corrupt(f"Deletion request {request} has no history.")
     loaded.history = history
@@ -281,9 +319,16 @@ def load(request: UUID, document: bytes | str) -> DeletionRequest:
 
 
 def _stored(fact: Any) -> dict[str, Any]:
-    """An event as the ledger gives it back, without what its place there says already: request id and version."""
-    fields = {name: value for name, value in vars(fact).items() if not name.startswith("originator_")}
-    stored: dict[str, Any] = msgspec.json.decode(msgspec.json.encode({"topic": fact.TOPIC} | fields))
+    """An event as the ledger gives it back, without what its place there says already: request id
+    and version."""
+    fields = {
+        name: value
+        for name, value in vars(fact).items()
+        if not name.startswith("originator_")
+    }
+    stored: dict[str, Any] = msgspec.json.decode(
+        msgspec.json.encode({"topic": fact.TOPIC} | fields)
+    )
     return stored
 
 

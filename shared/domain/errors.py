@@ -41,7 +41,9 @@ class Rejected(PersonlogError):
 class BadInput(Rejected):
     """The input is not valid."""
 
-    def __init__(self, detail: str = "", *, attr: str | None = None, slug: str | None = None) -> None:
+    def __init__(
+        self, detail: str = "", *, attr: str | None = None, slug: str | None = None
+    ) -> None:
         super().__init__(detail)
         self.attr = attr
         if slug is not None:

@@ -1,6 +1,7 @@
 """Where the records of facts lie, whatever generation of the log they came in: pure arithmetic.
 
-The partition of a fragment, or of a project, is another one in a generation with another partition count.
+The partition of a fragment, or of a project, is another one in a generation with another partition
+count.
 """
 
 from __future__ import annotations
@@ -8,14 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID
 
-from shared.domain.ids import COMMANDS, GENERATION_FIRST, IDENTITY, Position, generation_of, partition_of, position_of
+from shared.domain.ids import (
+    COMMANDS,
+    GENERATION_FIRST,
+    IDENTITY,
+    Position,
+    generation_of,
+    partition_of,
+    position_of,
+)
 
 Counts = Mapping[str, int]
 """Partitions by topic."""
 
 
 class Generations:
-    """The generations of a log up to the one that is written to, and the partition counts of each."""
+    """The generations of a log up to the one that is written to, and the partition counts of
+    each."""
 
     def __init__(self, counts: Mapping[int, Counts]) -> None:
         self._counts = {number: dict(counts[number]) for number in sorted(counts)}
@@ -36,7 +46,8 @@ class Generations:
         return position_of(COMMANDS, partition_of(fragment, counts[COMMANDS]), version)
 
     def of_project(self, project: int, version: int) -> Position:
-        """The position of a record of this version that changed the identity of a project's persons."""
+        """The position of a record of this version that changed the identity of a project's
+        persons."""
         counts = self.counts(generation_of(version))
         return position_of(IDENTITY, project % counts[IDENTITY], version)
 

@@ -19,7 +19,8 @@ def refusal(into_id: str | None, source_id: str | None) -> str | None:
 
 
 def is_legal(distinct_id: str) -> bool:
-    """Whether an id may name somebody in a merge; SDK bugs send the others for thousands of people at once."""
+    """Whether an id may name somebody in a merge; SDK bugs send the others for thousands of people
+    at once."""
     bare = distinct_id.strip()
     if len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "'\"":
         bare = bare[1:-1].strip()

@@ -1,8 +1,8 @@
 """The operations of a command: what it asks for, and for which of that a fragment has room. Pure.
 
-What a fragment holds is bounded, or one sender of names without end could make one person so large that nobody is
-served. What goes over a bound is left out, operation by operation; facts hold only what took effect, so a replay never
-decides again.
+What a fragment holds is bounded, or one sender of names without end could make one person so large
+that nobody is served. What goes over a bound is left out, operation by operation; facts hold only
+what took effect, so a replay never decides again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ FRAGMENT_NAMES_MAX = 2_000
 """Of one fragment, tombstones included: an unset of a name that was never there makes one too."""
 
 NAMED_MAX, NAMED_CHARS_MAX = 5, 100
-"""Of the names that were left out, so many are told, and so much of each: a sender may send 400 kB of them."""
+"""Of the names that were left out, so many are told, and so much of each: a sender may send 400 kB
+of them."""
 
 UNWEIGHED = 1 << 60
 """At most so many bytes: it is not known, and will be counted at the next change."""
@@ -31,7 +32,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 class LeftOut(msgspec.Struct, frozen=True):
-    """What a fragment had no room for: how many names, their bytes with the values, and the first few, cut."""
+    """What a fragment had no room for: how many names, their bytes with the values, and the first
+    few, cut."""
 
     names: int
     bytes: int
@@ -41,8 +43,8 @@ class LeftOut(msgspec.Struct, frozen=True):
 class Weight:
     """How much a fragment holds: `bytes` exactly, or at most that while it is small.
 
-    Exact counting encodes what an operation replaces. A small fragment is spared that: an upper bound is enough to
-    know that everything fits.
+    Exact counting encodes what an operation replaces. A small fragment is spared that: an upper
+    bound is enough to know that everything fits.
     """
 
     __slots__ = ("bytes", "exact")
@@ -52,24 +54,32 @@ class Weight:
         self.exact = False
 
     def bound_with(self, operations: Operations, names: int) -> int:
-        """At most so many bytes are held with these operations, which surely have room, in a fragment of so many names;
-        0 when only counting tells."""
+        """At most so many bytes are held with these operations, which surely have room, in a
+        fragment of so many names; 0 when only counting tells."""
         if self.exact and self.bytes >= FRAGMENT_BYTES_MAX // 4:
             return 0
         most = self.bytes + len(_encode(operations))
         if most > FRAGMENT_BYTES_MAX // 2:
             return 0
-        return most if names + sum([len(group) for _, group in operations]) <= FRAGMENT_NAMES_MAX else 0
+        return (
+            most
+            if names + sum([len(group) for _, group in operations])
+            <= FRAGMENT_NAMES_MAX
+            else 0
+        )
 
 
 class Room:
-    """Admits the operations of one command for which a fragment has room, counting exactly while they are done.
+    """Admits the operations of one command for which a fragment has room, counting exactly while
+    they are done.
 
-    What takes no more than it replaces always has room: an unset of a name, a smaller value, in a fragment of before
-    the bounds too.
+    What takes no more than it replaces always has room: an unset of a name, a smaller value, in a
+    fragment of before the bounds too.
     """
 
-    def __init__(self, weight: Weight, cells: dict[str, Cell], properties: Properties, stamp: int) -> None:
+    def __init__(
+        self, weight: Weight, cells: dict[str, Cell], properties: Properties, stamp: int
+    ) -> None:
         self._weight = weight
         self._cells = cells
         self._properties = properties
@@ -82,7 +92,13 @@ class Room:
     def admit(self, kind: int, name: str, value: Any) -> bool:
         """Whether there is room for an operation, which is done next if there is."""
         surplus = name not in self._cells and len(self._cells) >= FRAGMENT_NAMES_MAX
-        growth = 0 if surplus else _growth(self._cells, self._properties, (kind, name, value), self._stamp)
+        growth = (
+            0
+            if surplus
+            else _growth(
+                self._cells, self._properties, (kind, name, value), self._stamp
+            )
+        )
         if surplus or (growth > 0 and self._weight.bytes + growth > FRAGMENT_BYTES_MAX):
             self._refused.append((name, value))
             return False
@@ -131,7 +147,12 @@ def bytes_of(cells: Collection[str], properties: Properties) -> int:
     return shown + sum(_bytes_of_name(name) for name in cells if name not in properties)
 
 
-def _growth(cells: Mapping[str, Cell], properties: Properties, operation: tuple[int, str, Any], stamp: int) -> int:
+def _growth(
+    cells: Mapping[str, Cell],
+    properties: Properties,
+    operation: tuple[int, str, Any],
+    stamp: int,
+) -> int:
     """By how many bytes an operation makes the fragment larger; negative for smaller."""
     kind, name, value = operation
     if name not in cells:

@@ -1,4 +1,5 @@
-"""How much may be taken at once and how much a second, by GCRA: one number of state, no window to wait out. Pure."""
+"""How much may be taken at once and how much a second, by GCRA: one number of state, no window to
+wait out. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ class Quota:
         self._span = int(burst * self._interval)
 
     def spend(self, due: int, now: int, cost: int) -> tuple[int, int]:
-        """(state', wait) of taking `cost` at `now`, in nanoseconds. The state is when nothing is owed any more.
+        """(state', wait) of taking `cost` at `now`, in nanoseconds. The state is when nothing is
+        owed any more.
 
-        With a wait nothing was taken. What is more than the burst waits until nothing is owed, and is then owed whole:
-        no request waits for ever, and none is cheaper for being large.
+        With a wait nothing was taken. What is more than the burst waits until nothing is owed, and
+        is then owed whole: no request waits for ever, and none is cheaper for being large.
         """
         owed = due - now if due > now else 0
         taken = int(cost * self._interval)

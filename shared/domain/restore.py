@@ -1,4 +1,5 @@
-"""A closed life: the fragment that its facts make once an erasure is taken back. Pure: never loads a fact."""
+"""A closed life: the fragment that its facts make once an erasure is taken back. Pure: never loads
+a fact."""
 
 from __future__ import annotations
 
@@ -18,17 +19,26 @@ from shared.domain.purged import cuts_of, without
 
 
 class ClosedLife:
-    """The life that the delete of identity version `iver` closed, replayed in the order of versions.
+    """The life that the delete of identity version `iver` closed, replayed in the order of
+    versions.
 
-    `ends` are the fragment's erasures, what was taken back of them and its purges, up to the command that takes back
-    this one. What was sent since the erasure joins the life; what was purged is left out. Facts before `since`, the
-    last erasure that stands, are of a former life and need not be replayed; nor need anything be there of them, for a
-    window may have erased them.
+    `ends` are the fragment's erasures, what was taken back of them and its purges, up to the
+    command that takes back this one. What was sent since the erasure joins the life; what was
+    purged is left out. Facts before `since`, the last erasure that stands, are of a former life and
+    need not be replayed; nor need anything be there of them, for a window may have erased them.
     """
 
-    def __init__(self, project: int, fragment: UUID, iver: int, ends: Sequence[FragmentEvent]) -> None:
-        taken_back = frozenset({iver, *(end.iver for end in ends if isinstance(end, FragmentRestored))})
-        standing = [end for end in ends if isinstance(end, FragmentErased) and end.iver not in taken_back]
+    def __init__(
+        self, project: int, fragment: UUID, iver: int, ends: Sequence[FragmentEvent]
+    ) -> None:
+        taken_back = frozenset(
+            {iver, *(end.iver for end in ends if isinstance(end, FragmentRestored))}
+        )
+        standing = [
+            end
+            for end in ends
+            if isinstance(end, FragmentErased) and end.iver not in taken_back
+        ]
         self._replay = Replay(project, fragment, undone=taken_back)
         self._cuts = cuts_of(end for end in ends if isinstance(end, FragmentPurged))
         self.since = max((end.originator_version for end in standing), default=0)
@@ -43,4 +53,6 @@ class ClosedLife:
 
     def seen(self, timestamp: int) -> None:
         """The newest captured event of the life; no fact says when somebody was last seen."""
-        self.fragment.seen_at = max(self.fragment.seen_at, timestamp // HOUR_US * HOUR_US)
+        self.fragment.seen_at = max(
+            self.fragment.seen_at, timestamp // HOUR_US * HOUR_US
+        )

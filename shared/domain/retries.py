@@ -1,22 +1,29 @@
-"""Recent Idempotency-Keys: how a command that was sent again is known. Pure; never keeps a key's text."""
+"""Recent Idempotency-Keys: how a command that was sent again is known. Pure; never keeps a key's
+text."""
 
 from __future__ import annotations
 
 from shared.domain.commands import Envelope
 
 KEYS_MAX = 32
-"""Recent Idempotency-Keys of a fragment: the documented window in which a retried write is recognised."""
+"""Recent Idempotency-Keys of a fragment: the documented window in which a retried write is
+recognised."""
 
 KEY_REUSED = "idempotency_key_reused"
 """Why a command is refused whose Idempotency-Key came before with another request."""
 
 Remembered = tuple[int, int, int]
-"""(Idempotency-Key, digest of the request, version of the record that came with them first); hashes, never text."""
+"""(Idempotency-Key, digest of the request, version of the record that came with them first);
+hashes, never text."""
 
 
 def recall(keys: list[Remembered], command: Envelope) -> Remembered | None:
     """What is remembered of a command's Idempotency-Key."""
-    return next((one for one in keys if one[0] == command.key), None) if command.key else None
+    return (
+        next((one for one in keys if one[0] == command.key), None)
+        if command.key
+        else None
+    )
 
 
 def remember(keys: list[Remembered], command: Envelope, version: int) -> None:

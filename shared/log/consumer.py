@@ -1,7 +1,7 @@
 """One consumer of a topic: takes partitions over, fetches, and waits after trouble.
 
-The projector's workers and the deleter's intake are built on it. Never knows what a record means, nor where the tables
-are kept.
+The projector's workers and the deleter's intake are built on it. Never knows what a record means,
+nor where the tables are kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from shared.log.evidence import Riddle, Stand, check
 from shared.log.port import Log, Reader, Record
 
 BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.05, 2.0
-"""Between attempts while the store or the log is away; recovery may take that long after they are back."""
+"""Between attempts while the store or the log is away; recovery may take that long after they are
+back."""
 
 S = TypeVar("S", bound=Stand, covariant=True)
 
@@ -28,7 +29,8 @@ class Target(Protocol[S]):
 
 
 class Consumer(Generic[S]):
-    """One member of a group that reads a topic into tables, which must be of this log, or nothing may be written."""
+    """One member of a group that reads a topic into tables, which must be of this log, or nothing
+    may be written."""
 
     def __init__(self, log: Log, reader: Reader, topic: str, target: Target[S]) -> None:
         self._log = log
@@ -40,27 +42,36 @@ class Consumer(Generic[S]):
         self._doubts = log.doubts
         """Those of the log as of when the first of the partitions held was taken over."""
 
-    async def take_over(self, partitions: Sequence[int], *, holding: bool) -> Mapping[int, S]:
-        """Where the tables are in these partitions; `holding` others already. Raises LogMismatch, and Transient."""
+    async def take_over(
+        self, partitions: Sequence[int], *, holding: bool
+    ) -> Mapping[int, S]:
+        """Where the tables are in these partitions; `holding` others already. Raises LogMismatch,
+        and Transient."""
         if not holding:
             self._doubts = self._log.doubts
         return await self._compared(partitions)
 
-    async def fetch(self, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
-        """What the reader fetches. Raises Corrupt where records are gone, which `explain` has to hear of."""
-        records = await self._reader.fetch(records_max=records_max, wait_seconds=wait_seconds, without=without)
+    async def fetch(
+        self, records_max: int, wait_seconds: float, without: Collection[int] = ()
+    ) -> list[Record]:
+        """What the reader fetches. Raises Corrupt where records are gone, which `explain` has to
+        hear of."""
+        records = await self._reader.fetch(
+            records_max=records_max, wait_seconds=wait_seconds, without=without
+        )
         self._riddle.solved()
         return records
 
     async def explain(self, error: Corrupt, held: Collection[int]) -> NoReturn:
-        """Records are gone. Raises LogMismatch when the log is not the one that the tables of the partitions held are
-        of. Else Transient, for the right one may have come back just now; and the error itself when that was so the
-        last time as well."""
+        """Records are gone. Raises LogMismatch when the log is not the one that the tables of the
+        partitions held are of. Else Transient, for the right one may have come back just now; and
+        the error itself when that was so the last time as well."""
         await self._compared(sorted(held))
         self._riddle.pose(error)
 
     async def back_off(self, error: Fenced | Transient) -> None:
-        """Wait before the next turn, longer each time; not at all when somebody else has only gone on."""
+        """Wait before the next turn, longer each time; not at all when somebody else has only gone
+        on."""
         if isinstance(error, Fenced):
             return
         await asyncio.sleep(self._backoff)
@@ -71,7 +82,8 @@ class Consumer(Generic[S]):
         self._backoff = BACKOFF_SECONDS_MIN
 
     async def assure(self) -> None:
-        """Raise LogUnavailable when this may not be the log any more that was compared with the tables."""
+        """Raise LogUnavailable when this may not be the log any more that was compared with the
+        tables."""
         await self._log.assure(self._topic, self._doubts)
 
     async def _compared(self, partitions: Sequence[int]) -> Mapping[int, S]:

@@ -1,7 +1,8 @@
-"""Dead letters: records that could not be folded, set aside in a topic of their own with where they come from and why.
+"""Dead letters: records that could not be folded, set aside in a topic of their own with where they
+come from and why.
 
-A letter is one line of JSON and the original bytes. A note in the same topic says that one was replayed; a log is only
-ever appended to. Never decides what becomes of a record.
+A letter is one line of JSON and the original bytes. A note in the same topic says that one was
+replayed; a log is only ever appended to. Never decides what becomes of a record.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from shared.log.port import Entry, Log, Reader, Record
 REASON_CHARS_MAX = 1_000
 
 CORRUPT = "Corrupt"
-"""The kind of a record whose bytes are no longer those that were written: nobody knows what it said."""
+"""The kind of a record whose bytes are no longer those that were written: nobody knows what it
+said."""
 
 DEAD_IN_A_ROW_MAX = 100
-"""More dead letters in a row than this mean that the reader is wrong, not the records: the partition stops."""
+"""More dead letters in a row than this mean that the reader is wrong, not the records: the
+partition stops."""
 
 TOO_MANY_DEAD = f"More than {DEAD_IN_A_ROW_MAX} dead letters in a row."
 
@@ -38,8 +41,8 @@ Dead = tuple[Record, str]
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line of a letter: the record's place, and why it is here. A note says of the same place that the letter
-    was replayed."""
+    """The first line of a letter: the record's place, and why it is here. A note says of the same
+    place that the letter was replayed."""
 
     topic: str = ""
     partition: int = 0
@@ -60,11 +63,14 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def source(self) -> Position:
         """Where the record came from."""
-        return Position(self.head.topic, self.head.partition, self.head.offset, self.head.generation)
+        return Position(
+            self.head.topic, self.head.partition, self.head.offset, self.head.generation
+        )
 
 
 class DeadRun:
-    """The dead letters in a row of one partition. A record counts once, however often it is read."""
+    """The dead letters in a row of one partition. A record counts once, however often it is
+    read."""
 
     __slots__ = ("_last", "length")
 
@@ -86,7 +92,8 @@ class DeadRun:
 
 
 def command_of(record: Record, read: Callable[[bytes], Command] = decode) -> Command:
-    """The command that a record holds. Raises BadRecord, with the reason for its dead letter, or as `read` does."""
+    """The command that a record holds. Raises BadRecord, with the reason for its dead letter, or as
+    `read` does."""
     if record.fault:
         raise BadRecord(f"{CORRUPT}: {record.fault}")
     return read(record.value)
@@ -97,9 +104,14 @@ def kind_of(reason: str) -> str:
 
 
 def dead_letter(record: Record, reason: str, partitions: int) -> Entry:
-    """The original bytes behind one line of JSON that says where they come from and why they are here."""
-    line = msgspec.json.encode(record.position._asdict() | {"reason": reason[:REASON_CHARS_MAX]})
-    return Entry(DEAD, record.partition % partitions, record.key, line + b"\n" + record.value)
+    """The original bytes behind one line of JSON that says where they come from and why they are
+    here."""
+    line = msgspec.json.encode(
+        record.position._asdict() | {"reason": reason[:REASON_CHARS_MAX]}
+    )
+    return Entry(
+        DEAD, record.partition % partitions, record.key, line + b"\n" + record.value
+    )
 
 
 def dead_letters(dead: Sequence[Dead], partitions: int) -> list[Entry]:
@@ -113,18 +125,25 @@ def note(letter: Letter, partitions: int) -> Entry:
 
 
 async def letters(log: Log, group: str) -> AsyncIterator[Letter]:
-    """The letters and notes that the log still has, as they were written. Raises Transient while somebody else of this
-    group reads them. A record that was redelivered may have several letters, of one source."""
-    starts = [start._replace(offset=start.offset - 1) for start in await log.starts(DEAD)]
+    """The letters and notes that the log still has, as they were written. Raises Transient while
+    somebody else of this group reads them. A record that was redelivered may have several letters,
+    of one source."""
+    starts = [
+        start._replace(offset=start.offset - 1) for start in await log.starts(DEAD)
+    ]
     heads = {head.partition: head.offset for head in await log.heads(DEAD)}
-    left = {start.partition for start in starts if start.offset < heads[start.partition]}
+    left = {
+        start.partition for start in starts if start.offset < heads[start.partition]
+    }
     if not left:
         return
     async with _reading(log, group) as reader:
         for start in starts:
             reader.seek(start)
         while left:
-            records = await reader.fetch(records_max=READ_RECORDS_MAX, wait_seconds=READ_SECONDS_MAX)
+            records = await reader.fetch(
+                records_max=READ_RECORDS_MAX, wait_seconds=READ_SECONDS_MAX
+            )
             if not records:
                 raise Transient("The dead letters cannot be read to their end now.")
             for record in records:
@@ -155,7 +174,10 @@ def _letter(record: Record) -> Letter:
     try:
         head = msgspec.json.decode(line, type=Head)
     except msgspec.DecodeError:
-        head, value = Head(reason=f"{CORRUPT}: the letter itself cannot be read"), record.value
+        head, value = (
+            Head(reason=f"{CORRUPT}: the letter itself cannot be read"),
+            record.value,
+        )
     if record.fault:
         head = msgspec.structs.replace(head, reason=f"{CORRUPT}: {record.fault}")
     return Letter(head=head, at=record.at, key=record.key, value=value)

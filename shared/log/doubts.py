@@ -1,7 +1,8 @@
 """What a process has seen of its log, and whether that fits together. Never asks the log.
 
-An offset that does not rise is of another log: one made anew under the same name, or an older copy. From then on
-nothing is acknowledged until somebody has compared the log with the tables (`shared/store/generations.py`).
+An offset that does not rise is of another log: one made anew under the same name, or an older copy.
+From then on nothing is acknowledged until somebody has compared the log with the tables
+(`shared/store/generations.py`).
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ class Doubts:
         return True
 
     def check(self, since: int | None = None) -> None:
-        """Raise LogUnavailable while there are doubts, or when there were any since there had been `since`."""
+        """Raise LogUnavailable while there are doubts, or when there were any since there had been
+        `since`."""
         if self.pending or (since is not None and since != self.count):
             raise LogUnavailable(REFUSAL)
 
     def seen(self) -> Mapping[tuple[str, int], int]:
-        """The highest offsets as of now: to be asked for before the log is, for others append meanwhile."""
+        """The highest offsets as of now: to be asked for before the log is, for others append
+        meanwhile."""
         return self._highest.copy()
 
     def floor(self, topic: str, partition: int) -> int:
@@ -61,7 +64,9 @@ class Doubts:
             self.add()
         self.check()
 
-    def heads(self, heads: Iterable[Position], seen: Mapping[tuple[str, int], int]) -> None:
+    def heads(
+        self, heads: Iterable[Position], seen: Mapping[tuple[str, int], int]
+    ) -> None:
         """The log ends there. One that is shorter than what was seen before that is odd."""
         for head in heads:
             if head.offset < seen.get(head[:2], -1):

@@ -1,4 +1,5 @@
-"""What the log says of the tables' positions, for `identity.compare` to judge. Never asks the tables itself."""
+"""What the log says of the tables' positions, for `identity.compare` to judge. Never asks the
+tables itself."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from shared.log.port import Log
 
 
 class Stand(Protocol):
-    """What says where tables are in a partition, and the hash of the record there (0: not known)."""
+    """What says where tables are in a partition, and the hash of the record there (0: not
+    known)."""
 
     @property
     def position(self) -> Position: ...
@@ -22,7 +24,8 @@ class Stand(Protocol):
 
 
 class Standing(NamedTuple):
-    """What a position row says: where the tables are, and the hash of the record there (0: not known)."""
+    """What a position row says: where the tables are, and the hash of the record there (0: not
+    known)."""
 
     position: Position
     record: int
@@ -31,21 +34,34 @@ class Standing(NamedTuple):
 async def evidence(
     log: Log, topic: str, tables: Mapping[int, Stand], starts: Sequence[Position]
 ) -> list[Evidence]:
-    """Of the partitions that `tables` names. `starts` must be of before the tables were asked, for both only rise."""
+    """Of the partitions that `tables` names. `starts` must be of before the tables were asked, for
+    both only rise."""
     first = {start.partition: start for start in starts}
     found = []
     for head in await log.heads(topic):
         if head.partition in tables:
             table = tables[head.partition]
-            found.append(await _whole(log, Evidence(table.position, table.record, first[head.partition], head)))
+            found.append(
+                await _whole(
+                    log,
+                    Evidence(table.position, table.record, first[head.partition], head),
+                )
+            )
     return found
 
 
-async def check(log: Log, topic: str, tables: Mapping[int, Stand], starts: Sequence[Position], since: int) -> None:
-    """Raise LogMismatch when the log is not the one that these positions are of, Superseded when it was renewed.
+async def check(
+    log: Log,
+    topic: str,
+    tables: Mapping[int, Stand],
+    starts: Sequence[Position],
+    since: int,
+) -> None:
+    """Raise LogMismatch when the log is not the one that these positions are of, Superseded when it
+    was renewed.
 
-    LogUnavailable when there were doubts since there had been `since`: of a log that changed meanwhile the evidence
-    says nothing, and its watch compares again.
+    LogUnavailable when there were doubts since there had been `since`: of a log that changed
+    meanwhile the evidence says nothing, and its watch compares again.
     """
     mismatch = compare(None, None, await evidence(log, topic, tables, starts))
     await log.assure(topic, since)
@@ -60,7 +76,8 @@ class Riddle:
         self._posed = False
 
     def pose(self, error: Corrupt) -> NoReturn:
-        """Raises Transient, for the right log may have come back just now; the error itself if it was so last time."""
+        """Raises Transient, for the right log may have come back just now; the error itself if it
+        was so last time."""
         if self._posed:
             raise error
         self._posed = True
@@ -72,8 +89,11 @@ class Riddle:
 
 
 async def _whole(log: Log, one: Evidence) -> Evidence:
-    """With the record at the tables' position, where both sides have one. What a disk has spoilt says nothing."""
+    """With the record at the tables' position, where both sides have one. What a disk has spoilt
+    says nothing."""
     if not one.record or not one.start.offset <= one.offset <= one.head.offset:
         return one
     there = await log.read(one.position)
-    return one._replace(found=hash64(there.value) if there is not None and not there.fault else None)
+    return one._replace(
+        found=hash64(there.value) if there is not None and not there.fault else None
+    )

@@ -1,7 +1,9 @@
-"""Whether a log is the one that the tables belong to: what both sides say of it, compared. Never asks either side.
+"""Whether a log is the one that the tables belong to: what both sides say of it, compared. Never
+asks either side.
 
-The tables know their log by its identity (`shared/store/generations.py`) and by the hash of the last record that each
-position row vouches for, which an older copy of the same log does not have.
+The tables know their log by its identity (`shared/store/generations.py`) and by the hash of the
+last record that each position row vouches for, which an older copy of the same log does not
+have.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from shared.domain.errors import Corrupt, LogMismatch, Superseded
 from shared.domain.ids import TOPIC_LETTERS, Position
 
 TOPICS = tuple(TOPIC_LETTERS)
-"""The topics whose positions the tables keep. Nothing reads dead letters, so theirs may be made anew."""
+"""The topics whose positions the tables keep. Nothing reads dead letters, so theirs may be made
+anew."""
 
 REMEDY = "put the right log back, or run `personlog log renew` (docs/operations.md, A log that is not the right one)"
 
@@ -26,8 +29,8 @@ class LogIdentity(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     """Embedded: made with the file. Kafka: the cluster's. Empty where there is no log."""
     topics: dict[str, str] = {}
-    """The id that Kafka gave each topic when it was made; those that are missing are missing here, and brokers of
-    before 3.0 know none."""
+    """The id that Kafka gave each topic when it was made; those that are missing are missing here,
+    and brokers of before 3.0 know none."""
     partitions: dict[str, int] = {}
     """The partition count of each topic."""
 
@@ -45,8 +48,9 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(NamedTuple):
-    """What both sides say of one partition: the tables' position and the hash of its record (0: not known), and of the
-    log its first and last position and the hash of the record at the tables' (None: forgotten, or not looked for)."""
+    """What both sides say of one partition: the tables' position and the hash of its record (0: not
+    known), and of the log its first and last position and the hash of the record at the tables'
+    (None: forgotten, or not looked for)."""
 
     position: Position
     record: int
@@ -57,7 +61,11 @@ class Evidence(NamedTuple):
     @property
     def offset(self) -> int:
         """Where the tables stand in this generation of the log."""
-        return self.position.offset if self.position.generation == self.head.generation else -1
+        return (
+            self.position.offset
+            if self.position.generation == self.head.generation
+            else -1
+        )
 
 
 Kind = Literal["removed", "another", "partitions", "ended", "behind", "older", "passed"]
@@ -71,14 +79,22 @@ class Mismatch(NamedTuple):
 
     @property
     def error(self) -> Corrupt:
-        """What ends a process that meets it. A renewal ends by itself, or is run again: starting again helps."""
+        """What ends a process that meets it. A renewal ends by itself, or is run again: starting
+        again helps."""
         return Superseded(self.line) if self.kind == "ended" else LogMismatch(self.line)
 
 
-def compare(known: Generation | None, actual: LogIdentity | None, evidence: Sequence[Evidence]) -> Mismatch | None:
-    """The first thing in which the log is not the one of the tables; None when it is. What is None is not compared: a
-    store that knows no log yet takes on one that has all that its tables hold."""
-    mismatch = _identities(known.identity, actual) if known is not None and actual is not None else None
+def compare(
+    known: Generation | None, actual: LogIdentity | None, evidence: Sequence[Evidence]
+) -> Mismatch | None:
+    """The first thing in which the log is not the one of the tables; None when it is. What is
+    None is not compared: a store that knows no log yet takes on one that has all that its tables
+    hold."""
+    mismatch = (
+        _identities(known.identity, actual)
+        if known is not None and actual is not None
+        else None
+    )
     for judge in (_generations, _older, _passed):
         for one in evidence:
             mismatch = mismatch or judge(one)
@@ -89,7 +105,10 @@ def _identities(known: LogIdentity, actual: LogIdentity) -> Mismatch | None:
     if not actual.id:
         return Mismatch("removed", f"The log is gone: {REMEDY}.")
     if known.id != actual.id:
-        return Mismatch("another", f"This is another log ({actual.id}) than the tables' ({known.id}): {REMEDY}.")
+        return Mismatch(
+            "another",
+            f"This is another log ({actual.id}) than the tables' ({known.id}): {REMEDY}.",
+        )
     for topic in [one for one in TOPICS if one in known.partitions]:
         made, old = actual.topics.get(topic), known.topics.get(topic)
         if topic not in actual.partitions:
@@ -104,7 +123,8 @@ def _identities(known: LogIdentity, actual: LogIdentity) -> Mismatch | None:
 
 
 def _generations(one: Evidence) -> Mismatch | None:
-    """Every partition of a generation has a position row before its first record, or a later one."""
+    """Every partition of a generation has a position row before its first record, or a later
+    one."""
     tables, log = one.position.generation, one.head.generation
     if tables > log:
         line = f"Generation {log} of the log has ended: it is being renewed, or `personlog log renew` must go on."
@@ -132,4 +152,7 @@ def _passed(one: Evidence) -> Mismatch | None:
         return None
     gone = f"{one.offset + 1} to {one.start.offset - 1} of {one.start.topic}/{one.start.partition}"
     what = f"The log forgot records {gone} before they were projected: lengthen its retention, and run"
-    return Mismatch("passed", f"{what} `personlog log renew` (docs/operations.md, A log that is not the right one).")
+    return Mismatch(
+        "passed",
+        f"{what} `personlog log renew` (docs/operations.md, A log that is not the right one).",
+    )

@@ -1,4 +1,5 @@
-"""The log in memory: the twin that tests and simulation run on. Never durable, never with a task of its own."""
+"""The log in memory: the twin that tests and simulation run on. Never durable, never with a task of
+its own."""
 
 from __future__ import annotations
 
@@ -7,7 +8,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from shared.domain.errors import Corrupt, LogClosed, LogUnavailable
-from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST, IDENTITY, Position
+from shared.domain.ids import (
+    COMMANDS,
+    DEAD,
+    DELETIONS,
+    GENERATION_FIRST,
+    IDENTITY,
+    Position,
+)
 from shared.log.doubts import Doubtful
 from shared.log.identity import LogIdentity
 from shared.log.port import Entry, Record
@@ -31,11 +39,14 @@ class MemoryLog(Doubtful[tuple[Any, ...]]):
         self._sealed: set[str] = set()
         self.refused = False
         self._lies: list[Any] = [name, 0]
-        """Shared by all who hold the log: its id, and how often another one came to lie in its place."""
+        """Shared by all who hold the log: its id, and how often another one came to lie in its
+        place."""
         self._partitions = dict(partitions or PARTITIONS)
         self._now_us = now_us
         self._records: dict[tuple[str, int], list[Record]] = {
-            (topic, partition): [] for topic, count in self._partitions.items() for partition in range(count)
+            (topic, partition): []
+            for topic, count in self._partitions.items()
+            for partition in range(count)
         }
         self._forgotten: dict[tuple[str, int], int] = {}
         self._groups: dict[tuple[str, str], list[MemoryReader]] = {}
@@ -49,7 +60,9 @@ class MemoryLog(Doubtful[tuple[Any, ...]]):
         return dict(self._partitions)
 
     def submit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Position]]:
-        future: asyncio.Future[list[Position]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[list[Position]] = (
+            asyncio.get_running_loop().create_future()
+        )
         future.set_result(self._append(entries))
         return future
 
@@ -76,9 +89,22 @@ class MemoryLog(Doubtful[tuple[Any, ...]]):
         positions = []
         for topic, partition, key, value in entries:
             records = self._records[topic, partition]
-            records.append(Record(topic, partition, len(records), self._now_us(), key, value, self.generation))
+            records.append(
+                Record(
+                    topic,
+                    partition,
+                    len(records),
+                    self._now_us(),
+                    key,
+                    value,
+                    self.generation,
+                )
+            )
             positions.append(records[-1].position)
-            if self._doubts.floor(topic, partition) < 0 and self._trusted[0] != self._lies[0]:
+            if (
+                self._doubts.floor(topic, partition) < 0
+                and self._trusted[0] != self._lies[0]
+            ):
                 self._doubts.add()
             self._doubts.rises(positions[-1], self._doubts.floor(topic, partition))
             self._doubts.raised(positions[-1])
@@ -94,7 +120,10 @@ class MemoryLog(Doubtful[tuple[Any, ...]]):
         return heads
 
     async def starts(self, topic: str) -> list[Position]:
-        return [head._replace(offset=min(self._forgotten.get(head[:2], 0), head.next)) for head in self._heads(topic)]
+        return [
+            head._replace(offset=min(self._forgotten.get(head[:2], 0), head.next))
+            for head in self._heads(topic)
+        ]
 
     async def read(self, position: Position) -> Record | None:
         topic, partition, offset, _ = position
@@ -114,7 +143,12 @@ class MemoryLog(Doubtful[tuple[Any, ...]]):
 
     def _heads(self, topic: str) -> list[Position]:
         return [
-            Position(topic, partition, len(self._records[topic, partition]) - 1, self.generation)
+            Position(
+                topic,
+                partition,
+                len(self._records[topic, partition]) - 1,
+                self.generation,
+            )
             for partition in range(self._partitions[topic])
         ]
 
@@ -123,7 +157,11 @@ class MemoryLog(Doubtful[tuple[Any, ...]]):
 
     def records(self, topic: str) -> list[Record]:
         """Everything ever appended to a topic, partition by partition."""
-        return [record for partition in range(self._partitions[topic]) for record in self._records[topic, partition]]
+        return [
+            record
+            for partition in range(self._partitions[topic])
+            for record in self._records[topic, partition]
+        ]
 
     def forget(self, topic: str, partition: int, before: int) -> None:
         """Retention: the records below offset `before` can no longer be fetched."""
@@ -134,10 +172,14 @@ class MemoryLog(Doubtful[tuple[Any, ...]]):
         return {key: list(records) for key, records in self._records.items()}
 
     def put(
-        self, records: Mapping[tuple[str, int], Sequence[Record]], name: str = "memory", *, seen: bool = True
+        self,
+        records: Mapping[tuple[str, int], Sequence[Record]],
+        name: str = "memory",
+        *,
+        seen: bool = True,
     ) -> None:
-        """Another log lies where this one was, under the feet of whoever uses it: an older copy, or one made anew. That
-        of a file is seen; that of topics is not."""
+        """Another log lies where this one was, under the feet of whoever uses it: an older copy, or
+        one made anew. That of a file is seen; that of topics is not."""
         self._lies[:] = [name, self._lies[1] + seen]
         for key, mine in self._records.items():
             mine[:] = records.get(key, ())
@@ -154,7 +196,9 @@ class MemoryLog(Doubtful[tuple[Any, ...]]):
     def _rebalance(self, topic: str, group: str) -> None:
         members = self._groups[topic, group]
         for index, member in enumerate(members):
-            member.assign(frozenset(range(index, self._partitions[topic], len(members))))
+            member.assign(
+                frozenset(range(index, self._partitions[topic], len(members)))
+            )
         self._wake()
 
     def _wake(self) -> None:
@@ -163,7 +207,9 @@ class MemoryLog(Doubtful[tuple[Any, ...]]):
 
     def _read(self, topic: str, partition: int, offset: int, most: int) -> list[Record]:
         if offset < self._forgotten.get((topic, partition), 0):
-            raise Corrupt(f"The records of {topic}/{partition} from {offset} on are gone.")
+            raise Corrupt(
+                f"The records of {topic}/{partition} from {offset} on are gone."
+            )
         if offset > len(self._records[topic, partition]):
             raise Corrupt(f"{topic}/{partition} ends before {offset}.")
         return self._records[topic, partition][offset : offset + most]
@@ -188,7 +234,11 @@ class MemoryReader:
     def assign(self, partitions: frozenset[int]) -> None:
         """Set what this member holds; tests make two members overlap with it."""
         self._assigned = partitions
-        self._next = {partition: offset for partition, offset in self._next.items() if partition in partitions}
+        self._next = {
+            partition: offset
+            for partition, offset in self._next.items()
+            if partition in partitions
+        }
 
     def assigned(self) -> frozenset[int]:
         return self._assigned
@@ -197,13 +247,17 @@ class MemoryReader:
         if position.partition in self._assigned:
             self._next[position.partition] = position.next
 
-    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
+    async def fetch(
+        self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()
+    ) -> list[Record]:
         before, changed = self._assigned, self._log._changed  # noqa: SLF001
         found = self._take(records_max, without)
         if found or self._assigned != before:
             return found
         try:
-            async with asyncio.timeout(wait_seconds):  # wait_for of 3.11 may swallow a cancellation
+            async with asyncio.timeout(
+                wait_seconds
+            ):  # wait_for of 3.11 may swallow a cancellation
                 await changed.wait()
         except TimeoutError:
             return []
@@ -219,7 +273,9 @@ class MemoryReader:
         for partition in sorted(self._next.keys() - without):
             if len(found) >= most:
                 break
-            records = self._log._read(self.topic, partition, self._next[partition], most - len(found))  # noqa: SLF001
+            records = self._log._read(  # noqa: SLF001
+                self.topic, partition, self._next[partition], most - len(found)
+            )
             self._next[partition] += len(records)
             found += records
         return found

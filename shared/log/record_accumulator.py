@@ -1,6 +1,8 @@
-"""Appends by partition: one batch of each on its way, and what comes meanwhile is its next. Never knows a broker.
+"""Appends by partition: one batch of each on its way, and what comes meanwhile is its next. Never
+knows a broker.
 
-Group commit per partition: 1.1 M msg/s by batches of our own against 209 k by the producer's `send`.
+Group commit per partition: 1.1 M msg/s by batches of our own against 209 k by the producer's
+`send`.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ Send = Callable[[str, int, list[tuple[bytes, bytes]]], Awaitable[list[int]]]
 Lane = GroupCommit["_Part", list[Position]]
 """One partition's appends in order: a part of an append is an item, with the append's future.
 
-A batch in flight is never given up: the producer repeats it until a broker says yes. What waits behind it is dropped
-when its append has failed or nobody waits for it.
+A batch in flight is never given up: the producer repeats it until a broker says yes. What waits
+behind it is dropped when its append has failed or nobody waits for it.
 """
 
 
@@ -40,14 +42,23 @@ class Lanes:
     def __init__(self, send: Send, generation: int) -> None:
         self._send = send
         self._generation = generation
-        self._capacity = Capacity(PENDING_BYTES_MAX, lambda: LogUnavailable("The log does not keep up."))
+        self._capacity = Capacity(
+            PENDING_BYTES_MAX, lambda: LogUnavailable("The log does not keep up.")
+        )
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._appends: dict[Appended, _Append] = {}
         self._waiting = Waiting(self._drop)
 
     def submit(self, entries: Sequence[Entry]) -> Appended:
         """As the log's."""
-        self._capacity.check(sum([len(key) + len(value) + RECORD_OVERHEAD_BYTES for _, _, key, value in entries]))
+        self._capacity.check(
+            sum(
+                [
+                    len(key) + len(value) + RECORD_OVERHEAD_BYTES
+                    for _, _, key, value in entries
+                ]
+            )
+        )
         future: Appended = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         append = self._appends[future] = _Append(future, len(entries))
@@ -89,14 +100,19 @@ class Lanes:
         )
         return lane
 
-    async def _send_group(self, topic: str, partition: int, group: list[Pending[_Part, list[Position]]]) -> None:
-        """Send the parts of appends as one batch; a batch that was sent in part goes on behind that."""
+    async def _send_group(
+        self, topic: str, partition: int, group: list[Pending[_Part, list[Position]]]
+    ) -> None:
+        """Send the parts of appends as one batch; a batch that was sent in part goes on behind
+        that."""
         parts = [pending.item for pending in group]
         records = [record for part in parts for record in part.records]
         offsets: list[int] = []
         failure = LogUnavailable("The log is closing.")
         try:
-            while len(offsets) < len(records) and not all(part.append.future.done() for part in parts):
+            while len(offsets) < len(records) and not all(
+                part.append.future.done() for part in parts
+            ):
                 offsets += await self._send(topic, partition, records[len(offsets) :])
         except LogUnavailable as error:
             failure = error
@@ -105,7 +121,13 @@ class Lanes:
             for part in parts:
                 end = at + len(part.records)
                 if end <= len(offsets):
-                    self._land(part, [Position(topic, partition, it, self._generation) for it in offsets[at:end]])
+                    self._land(
+                        part,
+                        [
+                            Position(topic, partition, it, self._generation)
+                            for it in offsets[at:end]
+                        ],
+                    )
                 else:
                     self._fail(part.append.future, failure)
                 at = end
@@ -121,7 +143,8 @@ class Lanes:
             self._waiting.tell(append.future, append.positions)
 
     def _fail(self, future: Appended, failure: LogUnavailable) -> None:
-        """A part of an append is not durable, as far as we know; its other parts that still wait are not sent."""
+        """A part of an append is not durable, as far as we know; its other parts that still wait
+        are not sent."""
         self._waiting.tell(future, failure)
         self._drop(future)
 

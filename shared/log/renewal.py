@@ -1,9 +1,11 @@
-"""A renewal: what is left of one generation of the log is projected, then the next one begins. Never folds anything.
+"""A renewal: what is left of one generation of the log is projected, then the next one begins.
+Never folds anything.
 
-Topics are closed one after the other, for what identity decides is told to fragments and to the deleter by the same
-log: identity first, commands and deletions when that is projected, dead letters last. Only then does the next
-generation's log come to be, then the position rows that stand before its first records, and last the row that opens it.
-Each step may be done twice, so a renewal that was cut off is gone on with by the next one.
+Topics are closed one after the other, for what identity decides is told to fragments and to the
+deleter by the same log: identity first, commands and deletions when that is projected, dead letters
+last. Only then does the next generation's log come to be, then the position rows that stand before
+its first records, and last the row that opens it. Each step may be done twice, so a renewal that
+was cut off is gone on with by the next one.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from shared.domain.errors import Rejected
-from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATIONS_MAX, IDENTITY, Position
+from shared.domain.ids import (
+    COMMANDS,
+    DEAD,
+    DELETIONS,
+    GENERATIONS_MAX,
+    IDENTITY,
+    Position,
+)
 from shared.log.identity import Generation, LogIdentity
 from shared.log.port import Log
 
@@ -21,7 +30,8 @@ POLL_SECONDS = 0.05
 """Between two looks at how far the projection is."""
 
 STALLED_SECONDS_MAX = 120.0
-"""Without any progress for so long, something else is wrong than being late: a stopped partition, a frozen process."""
+"""Without any progress for so long, something else is wrong than being late: a stopped partition, a
+frozen process."""
 
 PROJECTED = (COMMANDS, IDENTITY, DELETIONS)
 """Topics with position rows."""
@@ -30,7 +40,8 @@ Counts = Mapping[str, int]
 
 
 class Lost(NamedTuple):
-    """Records of one partition that no table has seen, and none will. `until` is None where nobody can know."""
+    """Records of one partition that no table has seen, and none will. `until` is None where nobody
+    can know."""
 
     topic: str
     partition: int
@@ -49,24 +60,28 @@ class Books(Protocol):
     """What a renewal asks of the store, and writes there."""
 
     async def positions(self, topic: str) -> dict[int, Position]:
-        """Every position row of a topic, whatever the partition counts. Raises Transient, as all of these."""
+        """Every position row of a topic, whatever the partition counts. Raises Transient, as all of
+        these."""
 
     async def move(self, positions: Sequence[Position]) -> None:
         """Put position rows ahead, to where nothing more of what lies before them will come."""
 
     async def feed(self) -> None:
-        """Bring the search table to where the other tables are, with the partition counts of the ending generation."""
+        """Bring the search table to where the other tables are, with the partition counts of the
+        ending generation."""
 
     async def begin(self, generation: int, counts: Counts) -> None:
-        """Put the position rows of every table before the first records of a generation, for so many partitions."""
+        """Put the position rows of every table before the first records of a generation, for so
+        many partitions."""
 
     async def write(self, generation: Generation) -> None:
         """Write the row of a generation."""
 
 
 class Renewal:
-    """One renewal. `make` opens the log of the next generation, which it creates with the wanted partition counts if it
-    is not there; `check` raises when whoever projects has given up; `tell` hears what is being done."""
+    """One renewal. `make` opens the log of the next generation, which it creates with the wanted
+    partition counts if it is not there; `check` raises when whoever projects has given up; `tell`
+    hears what is being done."""
 
     def __init__(
         self,
@@ -79,10 +94,13 @@ class Renewal:
         self._books, self._make, self._check, self._tell = books, make, check, tell
 
     async def end(self, log: Log) -> list[Lost]:
-        """Close a generation when all that can be projected of it is; what cannot. Somebody must be projecting."""
+        """Close a generation when all that can be projected of it is; what cannot. Somebody must be
+        projecting."""
         lost = await self._pass_gaps(log)
         await self._projected(log, PROJECTED)  # most of it, while it still takes writes
-        self._tell("closing the log: writes answer 503 until the next generation is open")
+        self._tell(
+            "closing the log: writes answer 503 until the next generation is open"
+        )
         await log.seal((IDENTITY,))
         await self._projected(log, (IDENTITY,))
         await log.seal((COMMANDS, DELETIONS))
@@ -91,17 +109,25 @@ class Renewal:
         return lost
 
     async def abandon(self, counts: Counts) -> list[Lost]:
-        """Give up a generation whose log is not there any more; what was projected of each partition."""
+        """Give up a generation whose log is not there any more; what was projected of each
+        partition."""
         lost = []
         for topic in PROJECTED:
             positions = await self._books.positions(topic)
             for partition in range(counts[topic]):
                 held = positions.get(partition)
-                lost.append(Lost(topic, partition, held.offset if held is not None else -1, None))
+                lost.append(
+                    Lost(
+                        topic, partition, held.offset if held is not None else -1, None
+                    )
+                )
         return lost
 
-    async def begin(self, known: Sequence[Generation], ending: Generation, wanted: Counts) -> Generation:
-        """Open the generation after `ending`, which is closed. One that exists is taken as it is."""
+    async def begin(
+        self, known: Sequence[Generation], ending: Generation, wanted: Counts
+    ) -> Generation:
+        """Open the generation after `ending`, which is closed. One that exists is taken as it
+        is."""
         number = next_number(ending)
         await self._books.feed()
         log = await self._make(number, wanted)
@@ -111,13 +137,22 @@ class Renewal:
         finally:
             await log.close()
         widest = {
-            topic: max([counts[topic], *(one.partitions.get(topic, 0) for one in (*known, ending))])
+            topic: max(
+                [
+                    counts[topic],
+                    *(one.partitions.get(topic, 0) for one in (*known, ending)),
+                ]
+            )
             for topic in PROJECTED
         }
         await self._books.begin(number, widest)
         opened = Generation(number=number, identity=identity)
-        await self._books.write(opened)  # the newest open one is the log's, so the other may come later
-        await self._books.write(Generation(number=ending.number, identity=ending.identity, state="closed"))
+        await self._books.write(
+            opened
+        )  # the newest open one is the log's, so the other may come later
+        await self._books.write(
+            Generation(number=ending.number, identity=ending.identity, state="closed")
+        )
         return opened
 
     async def _pass_gaps(self, log: Log) -> list[Lost]:
@@ -126,15 +161,21 @@ class Renewal:
         for topic in PROJECTED:
             positions = await self._books.positions(topic)
             for start in await log.starts(topic):
-                held = positions.get(start.partition, Position(topic, start.partition, -1, log.generation))
+                held = positions.get(
+                    start.partition,
+                    Position(topic, start.partition, -1, log.generation),
+                )
                 if held.generation == log.generation and held.next < start.offset:
-                    lost.append(Lost(topic, start.partition, held.offset, start.offset - 1))
+                    lost.append(
+                        Lost(topic, start.partition, held.offset, start.offset - 1)
+                    )
                     moved.append(start._replace(offset=start.offset - 1))
         await self._books.move(moved)
         return lost
 
     async def _projected(self, log: Log, topics: Sequence[str]) -> None:
-        """Wait until the tables are where the log ends now. Raises Rejected when nothing moves any more."""
+        """Wait until the tables are where the log ends now. Raises Rejected when nothing moves any
+        more."""
         heads = {topic: await log.heads(topic) for topic in topics}
         loop = asyncio.get_running_loop()
         moved_at, last = loop.time(), -1
@@ -147,7 +188,9 @@ class Renewal:
                 self._tell(f"{missing} records are to be projected")
                 moved_at, last = loop.time(), missing
             if loop.time() - moved_at > STALLED_SECONDS_MAX:
-                raise Rejected(f"{missing} records of the log are not projected, and nothing moves: see `doctor`.")
+                raise Rejected(
+                    f"{missing} records of the log are not projected, and nothing moves: see `doctor`."
+                )
             await asyncio.sleep(POLL_SECONDS)
 
     async def _missing(self, heads: Mapping[str, Sequence[Position]]) -> int:
@@ -157,12 +200,16 @@ class Renewal:
             positions = await self._books.positions(topic)
             for head in ends:
                 held = positions.get(head.partition)
-                missing += max(0, head.offset - (held.offset if held is not None else -1))
+                missing += max(
+                    0, head.offset - (held.offset if held is not None else -1)
+                )
         return missing
 
 
 def next_number(ending: Generation) -> int:
     """The number of the generation after this one. Raises Rejected after the last."""
     if ending.number >= GENERATIONS_MAX:
-        raise Rejected(f"The log was renewed {GENERATIONS_MAX - 1} times: there are no more generations.")
+        raise Rejected(
+            f"The log was renewed {GENERATIONS_MAX - 1} times: there are no more generations."
+        )
     return ending.number + 1

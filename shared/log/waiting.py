@@ -1,4 +1,5 @@
-"""Appends that wait to be durable, each with a future of its own, and one timer for all. Never writes anything."""
+"""Appends that wait to be durable, each with a future of its own, and one timer for all. Never
+writes anything."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ Appended = asyncio.Future[list[Position]]
 
 
 class Waiting:
-    """Who came first gives up first: after APPEND_SECONDS_MAX, and `dropped` hears of it. On the loop only."""
+    """Who came first gives up first: after APPEND_SECONDS_MAX, and `dropped` hears of it. On the
+    loop only."""
 
     def __init__(self, dropped: Callable[[Appended], None]) -> None:
         self._dropped = dropped
@@ -33,7 +35,9 @@ class Waiting:
         if future.done():
             return
         if isinstance(outcome, LogUnavailable):
-            future.set_exception(type(outcome)(outcome.detail))  # each has a traceback of its own
+            future.set_exception(
+                type(outcome)(outcome.detail)
+            )  # each has a traceback of its own
         else:
             future.set_result(outcome)
 

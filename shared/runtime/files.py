@@ -14,7 +14,9 @@ from shared.domain.errors import PersonlogError
 def write_whole(path: Path, content: bytes, mode: int) -> None:
     """Replace a file durably and atomically: a power cut leaves the old or the new content."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    descriptor = os.open(
+        draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode
+    )
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()

@@ -113,7 +113,9 @@ class GroupCommit(Generic[Item, Result]):
         if future is None:
             future = loop.create_future()
         self._waiting[future] = Pending(item, size, future)
-        if self._sender is None or self._sender.done():  # takes all items of this loop iteration
+        if (
+            self._sender is None or self._sender.done()
+        ):  # takes all items of this loop iteration
             self._sender = loop.create_task(self._send_all(), name=self._name)
         elif self._whole is not None and len(self._waiting) >= self._crowd:
             self._end_linger()
@@ -212,7 +214,9 @@ class GroupCommit(Generic[Item, Result]):
     def _release(self, pendings: Iterable[Pending[Item, Result]]) -> None:
         self.capacity.size -= sum([pending.size for pending in pendings])
 
-    def _fail(self, pendings: Iterable[Pending[Item, Result]], error: Exception) -> None:
+    def _fail(
+        self, pendings: Iterable[Pending[Item, Result]], error: Exception
+    ) -> None:
         for pending in pendings:
             if not pending.future.done():
                 pending.future.set_exception(error)

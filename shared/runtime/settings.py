@@ -35,9 +35,11 @@ OWNER = "personlog"
 """The operator's user: all rights, raw tables included."""
 
 ENGINE_USERS = {OWNER: "engine_password"} | {
-    user: f"engine_{user}_password" for user in ("api", "writer", "deleter", "migrator", "analyst")
+    user: f"engine_{user}_password"
+    for user in ("api", "writer", "deleter", "migrator", "analyst")
 }
-"""Users of the embedded engine with their password fields; shared/store/clickhouse/roles.py has the rights."""
+"""Users of the embedded engine with their password fields; shared/store/clickhouse/roles.py has the
+rights."""
 
 GENERATED = (*BOOTSTRAP, *ENGINE_USERS.values())
 """Generated at random where they are not set, and stored in `keys.env`."""
@@ -89,7 +91,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     window: str = "0 5 * * 0"
     window_hours: Annotated[float, msgspec.Meta(gt=0, le=168)] = 6
     window_zone: str = "UTC"
-    objects: str = ""  # s3://bucket/prefix, with AWS_… variables; else a folder in `data`
+    objects: str = (
+        ""  # s3://bucket/prefix, with AWS_… variables; else a folder in `data`
+    )
     # an older request is worked on at any hour
     deletion_days: Annotated[float, msgspec.Meta(gt=0, le=365)] = 25
     # `up` gives the deleter the next port
@@ -98,8 +102,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     key_rate: Annotated[float, msgspec.Meta(ge=0, le=1_000_000)] = 0
     key_burst: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 100
     # of a project; 0: no limit
-    capture_events_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 50_000
-    capture_bytes_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000_000)] = 50_000_000
+    capture_events_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = (
+        50_000
+    )
+    capture_bytes_per_second: Annotated[int, msgspec.Meta(ge=0, le=10_000_000_000)] = (
+        50_000_000
+    )
     capture_burst_seconds: Annotated[int, msgspec.Meta(ge=1, le=3_600)] = 10
     # costly calls at once of one API process
     scans: Annotated[int, msgspec.Meta(ge=1, le=16)] = 4
@@ -128,7 +136,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def topics(self) -> dict[str, int]:
         """The partition count of each topic of a new log."""
-        return {COMMANDS: self.partitions, IDENTITY: IDENTITY_PARTITIONS, DELETIONS: 1, DEAD: 1}
+        return {
+            COMMANDS: self.partitions,
+            IDENTITY: IDENTITY_PARTITIONS,
+            DELETIONS: 1,
+            DEAD: 1,
+        }
 
     def describe(self) -> list[str]:
         """List the variables, one a line, secrets masked."""
@@ -184,12 +197,16 @@ def with_keys(
         keys = dict(line.split("=", 1) for line in lines if "=" in line)
         names = {field: PREFIX + field.upper() for field in GENERATED}
         new_fields = [
-            field for field in GENERATED if not values[field] and names[field] not in keys
+            field
+            for field in GENERATED
+            if not values[field] and names[field] not in keys
         ]
         for field in new_fields:
             keys[names[field]] = _KEY_PREFIXES.get(field, "") + token()
         if new_fields:
-            text = "".join(f"{name}={keys[name]}\n" for name in names.values() if name in keys)
+            text = "".join(
+                f"{name}={keys[name]}\n" for name in names.values() if name in keys
+            )
             write_whole(path, text.encode(), 0o600)
     filled = {field: values[field] or keys[names[field]] for field in needed}
     new_keys = any(field in BOOTSTRAP for field in new_fields)

@@ -87,13 +87,17 @@ async def agree(clock: SystemClock, judge: Judge, settings: Settings) -> None:
     if abs(ahead) > FOLLOWED_US:
         clock.set(now)
         structlog.get_logger().warning(
-            "clock of the store", ahead_seconds=round(ahead / 1e6), follows="the store's"
+            "clock of the store",
+            ahead_seconds=round(ahead / 1e6),
+            follows="the store's",
         )
         if boot := _boot():
             _save(settings, BootTime(boot, clock.since))
 
 
-async def watch(clock: SystemClock, settings: Settings, judge: Judge | None = None) -> None:
+async def watch(
+    clock: SystemClock, settings: Settings, judge: Judge | None = None
+) -> None:
     """Log when the clock is no longer followed, and when it is again, until cancelled."""
     trouble = Trouble("clock")
     looks = 0

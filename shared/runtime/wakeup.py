@@ -24,7 +24,9 @@ class Wakeup:
     async def wait(self, seconds: float) -> bool:
         """Wait until it is set, at most `seconds`; return whether it was set."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):  # wait_for of 3.11 may swallow a cancellation
+            async with asyncio.timeout(
+                seconds
+            ):  # wait_for of 3.11 may swallow a cancellation
                 await self._event.wait()
         woken = self._event.is_set()
         self._event.clear()

@@ -1,7 +1,8 @@
-"""Which log the tables belong to: the generations that the store knows, and the comparison of the log with them.
+"""Which log the tables belong to: the generations that the store knows, and the comparison of the
+log with them.
 
-Every process compares at start and whenever something is odd (`shared/store/logwatch.py`); `personlog migrate` takes a
-log on that no store knows yet. Never begins another generation.
+Every process compares at start and whenever something is odd (`shared/store/logwatch.py`);
+`personlog migrate` takes a log on that no store knows yet. Never begins another generation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ import msgspec
 from shared.domain.generations import Generations
 from shared.domain.ids import Position, partition_of_key, position_of
 from shared.log.evidence import Standing, evidence
-from shared.log.identity import TOPICS, Evidence, Generation, LogIdentity, Mismatch, compare
+from shared.log.identity import (
+    TOPICS,
+    Evidence,
+    Generation,
+    LogIdentity,
+    Mismatch,
+    compare,
+)
 from shared.log.port import Log
 from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.queries import load
@@ -26,7 +34,11 @@ async def generations(store: Store) -> list[Generation]:
     if not store.has_table("log_generations"):
         return []
     return [
-        Generation(number=number, state=state, identity=msgspec.json.decode(identity, type=LogIdentity))
+        Generation(
+            number=number,
+            state=state,
+            identity=msgspec.json.decode(identity, type=LogIdentity),
+        )
         for number, state, identity in await store.rows(_QUERIES["generations"])
     ]
 
@@ -39,7 +51,11 @@ async def current(store: Store) -> Generation | None:
 
 async def counted(store: Store, log: Log) -> Generations:
     """The partition counts of the log's generation and of those before it. Raises Transient."""
-    former = {one.number: one.partitions for one in await generations(store) if one.number < log.generation}
+    former = {
+        one.number: one.partitions
+        for one in await generations(store)
+        if one.number < log.generation
+    }
     return Generations(former | {log.generation: log.partitions()})
 
 
@@ -63,12 +79,15 @@ async def positions(store: Store) -> dict[str, dict[int, Standing]]:
     for key, version, record in await store.rows(_QUERIES["positions"]):
         if (place := partition_of_key(key)) is not None:
             topic, partition = place
-            found[topic][partition] = Standing(position_of(topic, partition, version), record)
+            found[topic][partition] = Standing(
+                position_of(topic, partition, version), record
+            )
     return found
 
 
 async def compared(log: Log, store: Store, known: Generation | None) -> Mismatch | None:
-    """What is wrong between the log, as it is now, and the tables. Raises Transient when either does not answer."""
+    """What is wrong between the log, as it is now, and the tables. Raises Transient when either
+    does not answer."""
     identity = await log.identity()
     mismatch = compare(known, identity, ())
     if mismatch is not None or not identity.id:
@@ -77,14 +96,19 @@ async def compared(log: Log, store: Store, known: Generation | None) -> Mismatch
     tables = await positions(store)
     found: list[Evidence] = []
     for topic in TOPICS:
-        nothing = {start.partition: Standing(Position(topic, start.partition, -1), 0) for start in starts[topic]}
+        nothing = {
+            start.partition: Standing(Position(topic, start.partition, -1), 0)
+            for start in starts[topic]
+        }
         found += await evidence(log, topic, nothing | tables[topic], starts[topic])
-    return compare(known, await log.identity(), found)  # another one may lie there by now: that says more
+    return compare(
+        known, await log.identity(), found
+    )  # another one may lie there by now: that says more
 
 
 async def take_on(log: Log, store: Store, now_us: int) -> Generation:
-    """The generation of the started log, written down when the store knows none. Raises LogMismatch, Superseded and
-    Transient."""
+    """The generation of the started log, written down when the store knows none. Raises
+    LogMismatch, Superseded and Transient."""
     known = await current(store)
     mismatch = await compared(log, store, known)
     if mismatch is not None:

@@ -1,4 +1,5 @@
-"""Whether the log is still the one that the tables belong to: asked at start, again and again, and whenever it is odd.
+"""Whether the log is still the one that the tables belong to: asked at start, again and again, and
+whenever it is odd.
 
 Never mends anything. While the answer is not known to be yes, the log acknowledges nothing.
 """
@@ -23,8 +24,8 @@ from shared.store.clickhouse.failures import StoreError
 from shared.store.generations import compared, current, take_on
 
 LOOK_SECONDS = 2.0
-"""Between two looks at the log alone: what it is known by, and whether it has become shorter. On Kafka four requests;
-the tables are only asked which generation is open, unless something is odd."""
+"""Between two looks at the log alone: what it is known by, and whether it has become shorter. On
+Kafka four requests; the tables are only asked which generation is open, unless something is odd."""
 
 START_SECONDS_MAX = 60.0
 """A broker may be started with us."""
@@ -34,8 +35,11 @@ DOUBT_SECONDS = 0.05
 
 
 @asynccontextmanager
-async def the_log(settings: Settings, store: Store) -> AsyncIterator[tuple[Log, Generation | None]]:
-    """The started log of these tables, and what they know of it. Whoever enters compares. Raises Transient."""
+async def the_log(
+    settings: Settings, store: Store
+) -> AsyncIterator[tuple[Log, Generation | None]]:
+    """The started log of these tables, and what they know of it. Whoever enters compares. Raises
+    Transient."""
     known = await current(store)
     log = connect_log(settings, known)
     try:
@@ -46,20 +50,29 @@ async def the_log(settings: Settings, store: Store) -> AsyncIterator[tuple[Log, 
 
 
 @asynccontextmanager
-async def right_log(settings: Settings, store: Store) -> AsyncIterator[tuple[Log, LogWatch]]:
-    """The started log of these tables, compared with them, and the watch that has done so. Raises LogMismatch,
-    Superseded and Transient."""
+async def right_log(
+    settings: Settings, store: Store
+) -> AsyncIterator[tuple[Log, LogWatch]]:
+    """The started log of these tables, compared with them, and the watch that has done so. Raises
+    LogMismatch, Superseded and Transient."""
     async with the_log(settings, store) as (log, known):
         watch = LogWatch(log, store, known)
         await watch.start()
         yield log, watch
 
 
-async def take_on_log(settings: Settings, store: Store, now_us: Callable[[], int]) -> None:
-    """Make the log if the tables know none, and take it on. Waits for one that is just starting. Raises LogMismatch and
-    Transient."""
+async def take_on_log(
+    settings: Settings, store: Store, now_us: Callable[[], int]
+) -> None:
+    """Make the log if the tables know none, and take it on. Waits for one that is just starting.
+    Raises LogMismatch and Transient."""
     async for attempt in stamina.retry_context(
-        on=LogUnavailable, attempts=None, timeout=START_SECONDS_MAX, wait_initial=0.2, wait_max=1.0, wait_jitter=0.1
+        on=LogUnavailable,
+        attempts=None,
+        timeout=START_SECONDS_MAX,
+        wait_initial=0.2,
+        wait_max=1.0,
+        wait_jitter=0.1,
     ):
         with attempt:
             async with the_log(settings, store) as (log, _):
@@ -90,13 +103,17 @@ class LogWatch:
         return self.wrong
 
     async def look(self) -> Mismatch | None:
-        """Look at the log; at the tables too when something is odd. Raises Transient when either does not answer, and
-        Superseded when the tables belong to a later generation."""
+        """Look at the log; at the tables too when something is odd. Raises Transient when either
+        does not answer, and Superseded when the tables belong to a later generation."""
         async with self._looking:
             newest = await current(self._store)
             if newest is not None and newest.number != self._log.generation:
                 raise Superseded
-            if self.mismatch is None and self._log.doubts == self._settled and not self._away:
+            if (
+                self.mismatch is None
+                and self._log.doubts == self._settled
+                and not self._away
+            ):
                 if await self._same():
                     return None
                 self._log.doubt()
@@ -112,7 +129,8 @@ class LogWatch:
             return mismatch
 
     async def start(self) -> None:
-        """The first look: nothing is acknowledged before. Raises LogMismatch, Superseded and Transient."""
+        """The first look: nothing is acknowledged before. Raises LogMismatch, Superseded and
+        Transient."""
         self._log.doubt()
         mismatch = await self.look()
         if mismatch is not None:
@@ -162,11 +180,15 @@ class LogWatch:
     @property
     def _calm(self) -> bool:
         """Whether nothing has come up that was not looked at."""
-        return self.mismatch is not None or self._away or self._log.doubts == self._settled
+        return (
+            self.mismatch is not None or self._away or self._log.doubts == self._settled
+        )
 
     def _tell(self, mismatch: Mismatch | None) -> None:
         before, self.mismatch = self.mismatch, mismatch
         if mismatch is not None and mismatch != before:
-            structlog.get_logger().error("log mismatch", kind=mismatch.kind, line=mismatch.line)
+            structlog.get_logger().error(
+                "log mismatch", kind=mismatch.kind, line=mismatch.line
+            )
         elif mismatch is None and before is not None:
             structlog.get_logger().info("the right log is back")

@@ -16,15 +16,22 @@ import orjson
 
 from shared.domain.ids import is_anonymous
 from shared.domain.person.fragment import Fragment
-from shared.domain.person.view import MERGED_BYTES_MAX, Member, counted, merged_properties, ordered_distinct_ids
+from shared.domain.person.view import (
+    MERGED_BYTES_MAX,
+    Member,
+    counted,
+    merged_properties,
+    ordered_distinct_ids,
+)
 from shared.store.clickhouse.queries import load as load_queries
 
 PERSON_QUERIES = load_queries(Path(__file__).with_suffix(".sql"))
-"""`fragments` and `identities`: the rows that a person is put together from, in the shape that is known here."""
+"""`fragments` and `identities`: the rows that a person is put together from, in the shape that is
+known here."""
 
 ROW_BYTES_WHOLE = 16_384
-"""A larger row is read in two steps: first without its texts, and with them if its person shows them. Of thousands of
-rows read together so much is held at most of each."""
+"""A larger row is read in two steps: first without its texts, and with them if its person shows
+them. Of thousands of rows read together so much is held at most of each."""
 
 ROW_BYTES_ANY = 2**63 - 1
 
@@ -33,7 +40,8 @@ DISPLAY_NAMES = ("email", "name", "username")
 
 
 class FragmentRow(NamedTuple):
-    """A row of the query `fragments`. Times in microseconds; the texts are empty in a row that came without them."""
+    """A row of the query `fragments`. Times in microseconds; the texts are empty in a row that came
+    without them."""
 
     project: int
     fragment: UUID
@@ -135,7 +143,14 @@ def group_of(root: UUID, identity: IdentityRow | None) -> Sequence[UUID]:
 
 def person_of(project: int, root: UUID, group: Sequence[Loaded]) -> Person | None:
     """The person of a root's members, the root among them."""
-    version = next((identity.version for fragment, _, identity in group if identity and fragment == root), 0)
+    version = next(
+        (
+            identity.version
+            for fragment, _, identity in group
+            if identity and fragment == root
+        ),
+        0,
+    )
     return assemble(project, root, _members(group), version)
 
 
@@ -149,7 +164,11 @@ def unread_of(group: Sequence[Loaded]) -> list[UUID]:
     if not any(row is not None and is_cut(row) for _, row, _ in group):  # nearly always
         return []
     shown = counted((member.size, member.fragment) for member in living_of(group))
-    return [fragment for fragment, row, _ in group if row is not None and is_cut(row) and fragment in shown]
+    return [
+        fragment
+        for fragment, row, _ in group
+        if row is not None and is_cut(row) and fragment in shown
+    ]
 
 
 def living_of(group: Iterable[Loaded]) -> list[Member]:
@@ -157,14 +176,19 @@ def living_of(group: Iterable[Loaded]) -> list[Member]:
     return [member for member in _members(group) if member.living]
 
 
-def assemble(project: int, root: UUID, group: Iterable[Member], version: int = 0) -> Person | None:
-    """The person of these members, or None when none of them lives. `version` is the root's identity version."""
+def assemble(
+    project: int, root: UUID, group: Iterable[Member], version: int = 0
+) -> Person | None:
+    """The person of these members, or None when none of them lives. `version` is the root's
+    identity version."""
     members = [member for member in group if member.living]
     if not members:
         return None
     _leave_out(members)
     if len(members) == 1 and not members[0].left_out:
-        properties: dict[str, Any] | orjson.Fragment = orjson.Fragment(members[0].properties)
+        properties: dict[str, Any] | orjson.Fragment = orjson.Fragment(
+            members[0].properties
+        )
     else:
         properties = merged_properties(cells_of(members))
     head = next((member for member in members if member.fragment == root), members[0])
@@ -183,15 +207,25 @@ def assemble(project: int, root: UUID, group: Iterable[Member], version: int = 0
 
 
 def _leave_out(members: Sequence[Member]) -> None:
-    """Mark whose properties the person has no room for; or whose texts nobody has read, who wanted no properties."""
-    whole = sum([member.size for member in members]) <= MERGED_BYTES_MAX  # nearly always
-    shown = () if whole else counted((member.size, member.fragment) for member in members)
+    """Mark whose properties the person has no room for; or whose texts nobody has read, who wanted
+    no properties."""
+    whole = (
+        sum([member.size for member in members]) <= MERGED_BYTES_MAX
+    )  # nearly always
+    shown = (
+        () if whole else counted((member.size, member.fragment) for member in members)
+    )
     for member in members:
-        member.left_out = not member.properties or not (whole or member.fragment in shown)
+        member.left_out = not member.properties or not (
+            whole or member.fragment in shown
+        )
 
 
-def cells_of(members: Iterable[Member]) -> list[tuple[UUID, dict[str, Any], dict[str, Any]]]:
-    """(fragment, cells, properties) of the members that a person shows, as the merged view takes them."""
+def cells_of(
+    members: Iterable[Member],
+) -> list[tuple[UUID, dict[str, Any], dict[str, Any]]]:
+    """(fragment, cells, properties) of the members that a person shows, as the merged view takes
+    them."""
     return [
         (member.fragment, orjson.loads(member.cells), orjson.loads(member.properties))
         for member in members
@@ -204,15 +238,23 @@ def size_of(fragment: Fragment) -> int:
     return len(orjson.dumps(fragment.properties)) + len(orjson.dumps(fragment.cells))
 
 
-def shown_of(fragments: Iterable[Fragment], sizes: Mapping[UUID, int]) -> dict[str, Any]:
+def shown_of(
+    fragments: Iterable[Fragment], sizes: Mapping[UUID, int]
+) -> dict[str, Any]:
     """The properties of a person of these living fragments."""
     group = list(fragments)
     shown = counted((sizes[one.id], one.id) for one in group)
-    return merged_properties((one.id, one.cells, one.properties) for one in group if one.id in shown)
+    return merged_properties(
+        (one.id, one.cells, one.properties) for one in group if one.id in shown
+    )
 
 
 def _members(group: Iterable[Loaded]) -> Iterator[Member]:
-    return (_member(fragment, row, identity) for fragment, row, identity in group if row is not None)
+    return (
+        _member(fragment, row, identity)
+        for fragment, row, identity in group
+        if row is not None
+    )
 
 
 def _member(fragment: UUID, row: FragmentRow, identity: IdentityRow | None) -> Member:

@@ -1,6 +1,7 @@
 """What purges take from the past, in SQL: texts that statements are filled with. Never runs one.
 
-`cuts` is an expression for what was purged of the row's fragment: a column of lives.sql, or a parameter of a sweep.
+`cuts` is an expression for what was purged of the row's fragment: a column of lives.sql, or a
+parameter of a sweep.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from shared.domain.person.cells import UNSET
 from shared.domain.person.lifted import LIFTED
 from shared.store.clickhouse.queries import load as load_queries
 
-_TEXTS = {name: query.sql for name, query in load_queries(Path(__file__).with_suffix(".sql")).items()}
+_TEXTS = {
+    name: query.sql
+    for name, query in load_queries(Path(__file__).with_suffix(".sql")).items()
+}
 
 COLUMNS = ("keys", "kinds", "before", "after")
 """Of the timeline: what a purge takes elements from."""
@@ -23,16 +27,29 @@ def cuts() -> str:
 
 
 def elements(cuts: str, row: str = "") -> dict[str, str]:
-    """What each of COLUMNS is without the purged elements. `row` is what columns are called with: `timeline.`"""
-    places, taken = _fill("places", cuts=cuts, row=row), _fill("taken", cuts=cuts, row=row)
+    """What each of COLUMNS is without the purged elements. `row` is what columns are called with:
+    `timeline.`"""
+    places, taken = (
+        _fill("places", cuts=cuts, row=row),
+        _fill("taken", cuts=cuts, row=row),
+    )
     stays = {
         "keys": f"{row}keys[place]",
-        "kinds": _fill("emptied", taken=taken, nothing=str(UNSET), row=row, column="kinds"),
+        "kinds": _fill(
+            "emptied", taken=taken, nothing=str(UNSET), row=row, column="kinds"
+        ),
         "before": _fill("before", cuts=cuts, row=row),
         "after": _fill("emptied", taken=taken, nothing="''", row=row, column="after"),
     }
     return {
-        column: _fill("left", places=places, element=stays[column], cuts=cuts, row=row, column=column)
+        column: _fill(
+            "left",
+            places=places,
+            element=stays[column],
+            cuts=cuts,
+            row=row,
+            column=column,
+        )
         for column in COLUMNS
     }
 
@@ -48,12 +65,15 @@ def names(cuts: str, row: str = "") -> str:
 
 
 def stripped(names: str, properties: str = "properties") -> str:
-    """The text of a captured event's properties without what it says of the names; both are expressions."""
+    """The text of a captured event's properties without what it says of the names; both are
+    expressions."""
     text = f"if(empty({names}), '', {properties})"  # nothing is taken apart in vain
     inside = "position(outer, ':')"
     body = _fill(
         "stripped",
-        inner_members=_members(f"substring(outer, {inside} + 2, length(outer) - {inside} - 2)"),
+        inner_members=_members(
+            f"substring(outer, {inside} + 2, length(outer) - {inside} - 2)"
+        ),
         outer_members=_members(f"substring({text}, 2, length({text}) - 2)"),
         inner_name=_fill("name", member="inner"),
         outer_name=_fill("name", member="outer"),
@@ -64,9 +84,15 @@ def stripped(names: str, properties: str = "properties") -> str:
 
 
 def without(names: str, properties: str) -> str:
-    """The text of a JSON object without some members; each of the others stays as it was written."""
+    """The text of a JSON object without some members; each of the others stays as it was
+    written."""
     members = _members(f"substring({properties}, 2, length({properties}) - 2)")
-    return _fill("without", members=members, member_name=_fill("name", member="member"), names=names)
+    return _fill(
+        "without",
+        members=members,
+        member_name=_fill("name", member="member"),
+        names=names,
+    )
 
 
 def _members(text: str) -> str:

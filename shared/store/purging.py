@@ -1,4 +1,5 @@
-"""Purges in the store: what there is of a property's values, whose they are, and the targets that they leave.
+"""Purges in the store: what there is of a property's values, whose they are, and the targets that
+they leave.
 
 The sweep of a purge and its dry run are the same conditions.
 """
@@ -41,17 +42,21 @@ class PurgeTarget(Target, frozen=True, kw_only=True):
         """One of the queries that any target has, for this one."""
         reach = self._reach(f"reach_{self.name}", _SCOPE, _CUTS)
         if name == "clear":
-            named = _QUERIES["rewrite"].filled(table=self.table, changes=self._changes(), reach=reach)
+            named = _QUERIES["rewrite"].filled(
+                table=self.table, changes=self._changes(), reach=reach
+            )
         else:
             named = self._template(name, reach)
         return named.named(f"{name}_{self.name}")
 
     def preview(self, *, everybody: bool) -> Query:
-        """Counts what a purge of {names} would reach: of {projects}, or of {fragments} in them. {paths} are the names
-        as the search table has them."""
+        """Counts what a purge of {names} would reach: of {projects}, or of {fragments} in them.
+        {paths} are the names as the search table has them."""
         scope = "project IN {projects:Array(UInt32)}" if everybody else _SCOPE
         own = f"preview_{self.name}"
-        reach = self._reach(own if own in _QUERIES else f"reach_{self.name}", scope, _ALL_CUTS)
+        reach = self._reach(
+            own if own in _QUERIES else f"reach_{self.name}", scope, _ALL_CUTS
+        )
         return _QUERIES["preview"].filled(table=self.table, reach=reach)
 
     def _reach(self, name: str, scope: str, cuts: str) -> str:
@@ -59,24 +64,39 @@ class PurgeTarget(Target, frozen=True, kw_only=True):
         return (
             _QUERIES[name]
             .filled(
-                scope=scope, cuts=cuts, touched=purged.touched(cuts), names=names, lifted=_LIFTED,
+                scope=scope,
+                cuts=cuts,
+                touched=purged.touched(cuts),
+                names=names,
+                lifted=_LIFTED,
                 stripped=purged.stripped(names),
             )
             .sql
-        )  # fmt: skip
+        )
 
     def _changes(self) -> str:
         if self.table == "captured_events":
             return f"properties = {purged.stripped(purged.names(_CUTS))}"
-        return ", ".join(f"{column} = {text}" for column, text in purged.elements(_CUTS).items())
+        return ", ".join(
+            f"{column} = {text}" for column, text in purged.elements(_CUTS).items()
+        )
 
 
 PURGED = (
     PurgeTarget(name="purged_search", table="search", columns=("properties",)),
-    PurgeTarget(name="purged_events", table="captured_events", columns=("properties",), rows_stay=True),
-    PurgeTarget(name="purged_fragments", table="fragments", columns=("properties", "cells")),
-    PurgeTarget(name="purged_timeline", table="timeline", columns=purged.COLUMNS, rows_stay=True),
-)  # fmt: skip
+    PurgeTarget(
+        name="purged_events",
+        table="captured_events",
+        columns=("properties",),
+        rows_stay=True,
+    ),
+    PurgeTarget(
+        name="purged_fragments", table="fragments", columns=("properties", "cells")
+    ),
+    PurgeTarget(
+        name="purged_timeline", table="timeline", columns=purged.COLUMNS, rows_stay=True
+    ),
+)
 """In the order in which they are worked on."""
 
 
@@ -93,33 +113,59 @@ Read = Callable[..., Awaitable[list[tuple[Any, ...]]]]
 
 
 async def unpurged(
-    read: Read, project: int, key: str, cutoff: int, *, after: UUID = NOBODY, limit: int = FRAGMENTS_MAX
+    read: Read,
+    project: int,
+    key: str,
+    cutoff: int,
+    *,
+    after: UUID = NOBODY,
+    limit: int = FRAGMENTS_MAX,
 ) -> list[UUID]:
-    """Fragments of a project that have values of a property from up to the cut-off, and no fact yet that they are
-    gone; in order, behind `after`."""
+    """Fragments of a project that have values of a property from up to the cut-off, and no fact yet
+    that they are gone; in order, behind `after`."""
     rows = await read(
-        _UNPURGED, project=project, name=key, names=list(copies(key)), cutoff=cutoff, after=after, limit=limit
+        _UNPURGED,
+        project=project,
+        name=key,
+        names=list(copies(key)),
+        cutoff=cutoff,
+        after=after,
+        limit=limit,
     )
     return [fragment for (fragment,) in rows]
 
 
 async def cuts(
-    store: Store, project: int, key: str, cutoff: int, fragments: Sequence[UUID] | None = None
+    store: Store,
+    project: int,
+    key: str,
+    cutoff: int,
+    fragments: Sequence[UUID] | None = None,
 ) -> dict[UUID, list[Cut]]:
-    """What was purged of a property up to the cut-off, or to a later one: of everybody, or of these fragments."""
+    """What was purged of a property up to the cut-off, or to a later one: of everybody, or of these
+    fragments."""
     found: dict[UUID, list[Cut]] = {}
     parts = (
         [None]
         if fragments is None
-        else [fragments[at : at + FRAGMENTS_MAX] for at in range(0, len(fragments), FRAGMENTS_MAX)]
+        else [
+            fragments[at : at + FRAGMENTS_MAX]
+            for at in range(0, len(fragments), FRAGMENTS_MAX)
+        ]
     )
     for part in parts:
         after: UUID | None = NOBODY
         while after is not None:
             rows = await store.rows_with_hidden(
-                _QUERIES["cuts"], project=project, names=list(copies(key)), cutoff=cutoff, after=after,
-                everybody=int(part is None), fragments=list(part or ()), limit=FRAGMENTS_MAX,
-            )  # fmt: skip
+                _QUERIES["cuts"],
+                project=project,
+                names=list(copies(key)),
+                cutoff=cutoff,
+                after=after,
+                everybody=int(part is None),
+                fragments=list(part or ()),
+                limit=FRAGMENTS_MAX,
+            )
             page = {fragment: [Cut(*cut) for cut in made] for fragment, made in rows}
             found |= page
             after = next(reversed(page)) if len(rows) == FRAGMENTS_MAX else None
@@ -128,20 +174,34 @@ async def cuts(
 
 async def showing(store: Store, project: int, paths: Sequence[str]) -> int:
     """How many persons of a project show one of these names, as the search table has them."""
-    ((persons,),) = await store.rows(_QUERIES["showing"], projects=[project], paths=list(paths))
+    ((persons,),) = await store.rows(
+        _QUERIES["showing"], projects=[project], paths=list(paths)
+    )
     return int(persons)
 
 
-async def search_reach(store: Store, parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[UUID, set[UUID]]]:
-    """The same fragments for the search table, whose rows are whole persons': the persons that they were ever part of,
-    each with its newest row's version; and those persons by fragment."""
+async def search_reach(
+    store: Store, parameters: dict[str, Any]
+) -> tuple[dict[str, Any], dict[UUID, set[UUID]]]:
+    """The same fragments for the search table, whose rows are whole persons': the persons that they
+    were ever part of, each with its newest row's version; and those persons by fragment."""
     names = {name: parameters[name] for name in ("projects", "fragments")}
-    roots: dict[UUID, set[UUID]] = {fragment: {fragment} for fragment in names["fragments"]}
+    roots: dict[UUID, set[UUID]] = {
+        fragment: {fragment} for fragment in names["fragments"]
+    }
     for fragment, root in await store.rows_with_hidden(_QUERIES["roots"], **names):
         roots[fragment].add(root)
     keys = sorted(set().union(*roots.values()))
-    newest = dict(await store.rows_with_hidden(_QUERIES["newest"], projects=names["projects"], roots=keys))
-    return {"projects": names["projects"], "roots": list(newest), "newest": list(newest.values())}, roots
+    newest = dict(
+        await store.rows_with_hidden(
+            _QUERIES["newest"], projects=names["projects"], roots=keys
+        )
+    )
+    return {
+        "projects": names["projects"],
+        "roots": list(newest),
+        "newest": list(newest.values()),
+    }, roots
 
 
 async def fed(store: Store, keys: dict[UUID, int]) -> bool:

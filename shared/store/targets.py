@@ -1,6 +1,8 @@
-"""The registry of personal data: every table and column that holds some, and how its rows are counted for a request.
+"""The registry of personal data: every table and column that holds some, and how its rows are
+counted for a request.
 
-The deleter erases exactly these; a dry run counts them; a test reads the schema and fails on what is in neither list.
+The deleter erases exactly these; a dry run counts them; a test reads the schema and fails on what
+is in neither list.
 """
 
 from __future__ import annotations
@@ -38,37 +40,86 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         return named.named(f"{name}_{self.name}")
 
     def _template(self, name: str, reach: str) -> Query:
-        return _QUERIES[name].filled(table=self.table, column=self.columns[0], reach=reach)
+        return _QUERIES[name].filled(
+            table=self.table, column=self.columns[0], reach=reach
+        )
 
 
 TARGETS = (
-    Target(name="search", table="search", columns=("distinct_ids", "properties", "created_at")),
     Target(
-        name="captured_events", table="captured_events",
-        columns=("distinct_id", "event", "properties", "timestamp", "received_at", "uuid"),
+        name="search",
+        table="search",
+        columns=("distinct_ids", "properties", "created_at"),
     ),
     Target(
-        name="fragments", table="fragments",
-        columns=("distinct_id", "properties", "cells", "keys", "key_digests", "key_versions", "events", "created_at",
-                 "seen_at", "purged"),
+        name="captured_events",
+        table="captured_events",
+        columns=(
+            "distinct_id",
+            "event",
+            "properties",
+            "timestamp",
+            "received_at",
+            "uuid",
+        ),
     ),
     Target(
-        name="recordings", table="recording_blocks",
-        columns=("session", "object", "start", "length", "started_at", "ended_at", "received_at", "window", "uuid"),
+        name="fragments",
+        table="fragments",
+        columns=(
+            "distinct_id",
+            "properties",
+            "cells",
+            "keys",
+            "key_digests",
+            "key_versions",
+            "events",
+            "created_at",
+            "seen_at",
+            "purged",
+        ),
     ),
     Target(
-        name="timeline", table="timeline",
-        columns=("distinct_id", "keys", "kinds", "before", "after", "created_at", "source", "left_out"),
+        name="recordings",
+        table="recording_blocks",
+        columns=(
+            "session",
+            "object",
+            "start",
+            "length",
+            "started_at",
+            "ended_at",
+            "received_at",
+            "window",
+            "uuid",
+        ),
+    ),
+    Target(
+        name="timeline",
+        table="timeline",
+        columns=(
+            "distinct_id",
+            "keys",
+            "kinds",
+            "before",
+            "after",
+            "created_at",
+            "source",
+            "left_out",
+        ),
     ),
     Target(name="causes", table="timeline", columns=("source",), rows_stay=True),
-)  # fmt: skip
-"""In the order in which they are hidden. `causes` are the names of events in rows of the timeline that stay."""
+)
+"""In the order in which they are hidden. `causes` are the names of events in rows of the timeline
+that stay."""
 
 OBJECTS = "objects"
-"""The target that is no table: objects with blocks of recordings. They go before the rows that say where they are."""
+"""The target that is no table: objects with blocks of recordings. They go before the rows that say
+where they are."""
 
 FRAGMENTS_MAX = 10_000
-"""Fragments named in one statement: as parameters they take 0.4 MB, and with their boundaries 1 MB."""
+"""Fragments named in one statement: as parameters they take 0.4 MB, and with their boundaries 1
+MB."""
 
 _RECORDINGS = next(target for target in TARGETS if target.name == "recordings")
 
@@ -105,11 +156,36 @@ ELSEWHERE = {
 }
 """Where else personal data passes, and when it goes."""
 
-TECHNICAL = frozenset({
-    "project", "fragment", "block", "version", "number", "effect", "stamp", "erased", "erased_at", "topic", "at",
-    "command", "actor", "root", "members", "identified", "erase", "peer", "reason", "living", "scope", "restored",
-    "kind", "epoch", "generation", "record",
-})  # fmt: skip
+TECHNICAL = frozenset(
+    {
+        "project",
+        "fragment",
+        "block",
+        "version",
+        "number",
+        "effect",
+        "stamp",
+        "erased",
+        "erased_at",
+        "topic",
+        "at",
+        "command",
+        "actor",
+        "root",
+        "members",
+        "identified",
+        "erase",
+        "peer",
+        "reason",
+        "living",
+        "scope",
+        "restored",
+        "kind",
+        "epoch",
+        "generation",
+        "record",
+    }
+)
 """Columns of the targets' tables that say nothing of a person: ids, positions, and who wrote."""
 
 
@@ -122,7 +198,8 @@ class Count(msgspec.Struct, frozen=True):
 
 
 class Blocks(msgspec.Struct, frozen=True):
-    """Blocks of recordings in one object: whose, where, and when the newest came, in microseconds."""
+    """Blocks of recordings in one object: whose, where, and when the newest came, in
+    microseconds."""
 
     object: str
     fragments: list[UUID]
@@ -131,26 +208,38 @@ class Blocks(msgspec.Struct, frozen=True):
     newest: int
 
 
-async def count(store: Store, target: Target, reach: dict[str, Any], *, hidden: bool) -> list[Count]:
+async def count(
+    store: Store, target: Target, reach: dict[str, Any], *, hidden: bool
+) -> list[Count]:
     """The rows of a target within reach; `hidden`: those that a lightweight delete hides as well.
 
     Corrupt if the count did not come whole: no answer is never zero.
     """
-    found = await (store.rows_with_hidden if hidden else store.rows)(target.query("count"), **reach)
+    found = await (store.rows_with_hidden if hidden else store.rows)(
+        target.query("count"), **reach
+    )
     for total, fragments, partitions, counts in found:
         if len(found) == 1 and total == sum(counts):
-            return [Count(*each) for each in zip(fragments, partitions, counts, strict=True)]
+            return [
+                Count(*each) for each in zip(fragments, partitions, counts, strict=True)
+            ]
     raise Corrupt(f"The remnants in {target.name} could not be counted.")
 
 
 async def hide(store: Store, target: Target, reach: dict[str, Any], plan: UUID) -> None:
-    """Hide the rows within reach, hidden ones too; of rows that stay, empty what is personal. One mutation."""
-    await store.command(target.query("clear" if target.rows_stay else "hide"), plan=plan, **reach)
+    """Hide the rows within reach, hidden ones too; of rows that stay, empty what is personal. One
+    mutation."""
+    await store.command(
+        target.query("clear" if target.rows_stay else "hide"), plan=plan, **reach
+    )
 
 
 async def blocks(store: Store, reach: dict[str, Any]) -> list[Blocks]:
     """Where the recordings within reach lie, those of hidden rows too."""
-    return [Blocks(*row) for row in await store.rows_with_hidden(_RECORDINGS.query("blocks"), **reach)]
+    return [
+        Blocks(*row)
+        for row in await store.rows_with_hidden(_RECORDINGS.query("blocks"), **reach)
+    ]
 
 
 async def objects(store: Store, reach: dict[str, Any]) -> int:
@@ -159,17 +248,25 @@ async def objects(store: Store, reach: dict[str, Any]) -> int:
     return int(found)
 
 
-def whole(project: int, fragments: Sequence[UUID], roots: Sequence[UUID]) -> dict[str, Any]:
-    """A reach without an end: all that is held of these fragments, and of the persons with these roots."""
+def whole(
+    project: int, fragments: Sequence[UUID], roots: Sequence[UUID]
+) -> dict[str, Any]:
+    """A reach without an end: all that is held of these fragments, and of the persons with these
+    roots."""
     ends = [FOREVER] * len(fragments)
     limits = ("iver", "life", "captured", "captured_at", "recorded", "recorded_at")
     return {
-        "projects": [project], "fragments": list(fragments), **dict.fromkeys(limits, ends),
-        "keys": list(roots), "bounds": [FOREVER] * len(roots),
-    }  # fmt: skip
+        "projects": [project],
+        "fragments": list(fragments),
+        **dict.fromkeys(limits, ends),
+        "keys": list(roots),
+        "bounds": [FOREVER] * len(roots),
+    }
 
 
 async def bytes_of(store: Store, table: str, partitions: Collection[str]) -> int:
     """Bytes on disk of partitions of a table: what erasing in them rewrites."""
-    ((size,),) = await store.rows(_QUERIES["partition_bytes"], table=table, partitions=sorted(partitions))
+    ((size,),) = await store.rows(
+        _QUERIES["partition_bytes"], table=table, partitions=sorted(partitions)
+    )
     return int(size)

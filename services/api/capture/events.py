@@ -1,4 +1,5 @@
-"""One captured event to commands: whose it is, when it was, what it sets, whom it merges. Pure; never appends."""
+"""One captured event to commands: whose it is, when it was, what it sets, whom it merges. Pure;
+never appends."""
 
 from __future__ import annotations
 
@@ -14,9 +15,22 @@ import orjson
 
 from services.api.capture.payload import TOKEN_PLACES, clean, clean_text
 from services.api.http.property_limits import DEPTH_MAX, NAME_CHARS_MAX, PROPERTIES_MAX
-from shared.domain.commands import Capture, Command, Merge, MergeMode, Properties, Write, imported_at
+from shared.domain.commands import (
+    Capture,
+    Command,
+    Merge,
+    MergeMode,
+    Properties,
+    Write,
+    imported_at,
+)
 from shared.domain.errors import BadInput
-from shared.domain.ids import CAPTURED_ID_CHARS_MAX, DISTINCT_ID_CHARS_MAX, fragment_id, hash64
+from shared.domain.ids import (
+    CAPTURED_ID_CHARS_MAX,
+    DISTINCT_ID_CHARS_MAX,
+    fragment_id,
+    hash64,
+)
 from shared.domain.legal_ids import is_legal
 from shared.domain.person.lifted import LIFTED
 
@@ -50,8 +64,8 @@ _MERGES: dict[str, tuple[str, MergeMode]] = {
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
-    """What all events of a request share. Times in microseconds; `skew` is sender's clock minus ours; `unnamed` is what
-    an event without a name is called."""
+    """What all events of a request share. Times in microseconds; `skew` is sender's clock minus
+    ours; `unnamed` is what an event without a name is called."""
 
     project: int
     received_at: int
@@ -75,7 +89,8 @@ def token_of(event: Any) -> str | None:
 
 
 def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
-    """The commands of one event, in the order of the log; BadInput, with `attr` below the event, when it is wrong."""
+    """The commands of one event, in the order of the log; BadInput, with `attr` below the event,
+    when it is wrong."""
     if not isinstance(event, dict):
         raise BadInput("An event must be an object.", attr="")
     sent = event.get("properties")
@@ -109,14 +124,21 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
         historical=scene.historical,
         **(_operations(event, properties, name) if person else {}),
     )
-    return [capture, *_merge(capture, sent_id, sent, scene)] if name in _MERGES else [capture]
+    return (
+        [capture, *_merge(capture, sent_id, sent, scene)]
+        if name in _MERGES
+        else [capture]
+    )
 
 
 def _cleaned(sent: Properties) -> tuple[Properties, bytes]:
-    """Properties that can be stored, and their JSON. Nearly all are as they came, and their JSON shows it."""
+    """Properties that can be stored, and their JSON. Nearly all are as they came, and their JSON
+    shows it."""
     try:
         raw = orjson.dumps(sent)
-    except orjson.JSONEncodeError:  # an integer beyond 64 bits, or deeper than any that we take
+    except (
+        orjson.JSONEncodeError
+    ):  # an integer beyond 64 bits, or deeper than any that we take
         raw = _NUL
     if _NUL in raw or raw.count(b"{") + raw.count(b"[") > DEPTH_MAX:
         sent = clean(sent, "properties")
@@ -125,13 +147,18 @@ def _cleaned(sent: Properties) -> tuple[Properties, bytes]:
 
 
 def time_of(value: Any) -> int | None:
-    """Microseconds of an RFC 3339 or 2822 text or of a number of seconds or milliseconds; None when it is no time."""
+    """Microseconds of an RFC 3339 or 2822 text or of a number of seconds or milliseconds; None when
+    it is no time."""
     if isinstance(value, str):
         text = value.strip()
         if _NUMBER.fullmatch(text) is None:
             return _iso(text)
         value = float(text)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < NUMBER_MAX:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not abs(value) < NUMBER_MAX
+    ):
         return None
     return round(value * (1_000 if abs(value) >= MILLISECONDS_FROM else 1_000_000))
 
@@ -144,21 +171,33 @@ def _iso(text: str) -> int | None:
     except ValueError:
         try:
             parsed = parsedate_to_datetime(text)
-        except (ValueError, TypeError, IndexError, OverflowError):  # the library raises them all
+        except (
+            ValueError,
+            TypeError,
+            IndexError,
+            OverflowError,
+        ):  # the library raises them all
             return None
     aware = parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
     return (aware - _EPOCH) // timedelta(microseconds=1)
 
 
 def event_time(event: dict[str, Any], properties: Properties, scene: Scene) -> int:
-    """offset beats timestamp; a timestamp is corrected by the sender's skew; what cannot be, is now."""
+    """offset beats timestamp; a timestamp is corrected by the sender's skew; what cannot be, is
+    now."""
     now, offset = scene.received_at, event.get("offset")
-    if isinstance(offset, int | float) and not isinstance(offset, bool) and 0 <= offset < 1e12:
+    if (
+        isinstance(offset, int | float)
+        and not isinstance(offset, bool)
+        and 0 <= offset < 1e12
+    ):
         return now - int(offset * 1_000)
     sent = time_of(event.get("timestamp"))
     if sent is None:
         return now
-    own = time_of(event.get("sent_at"))  # of an event outside a batch, such as an element of an array
+    own = time_of(
+        event.get("sent_at")
+    )  # of an event outside a batch, such as an element of an array
     skew = scene.skew if own is None else own - now
     time = sent - (0 if properties.get("$ignore_sent_at") is True else skew)
     if time > now + AHEAD_US_MAX:
@@ -168,7 +207,11 @@ def event_time(event: dict[str, Any], properties: Properties, scene: Scene) -> i
 
 def sent_id_of(event: dict[str, Any], sent: Properties) -> str:
     """The distinct id of an event, as it was sent."""
-    for value in (event.get("distinct_id"), event.get("$distinct_id"), sent.get("distinct_id")):
+    for value in (
+        event.get("distinct_id"),
+        event.get("$distinct_id"),
+        sent.get("distinct_id"),
+    ):
         if value is not None and (text := _id_text(value, "distinct_id")).strip():
             return text
     raise BadInput("An event needs a distinct_id.", attr="distinct_id")
@@ -176,7 +219,11 @@ def sent_id_of(event: dict[str, Any], sent: Properties) -> str:
 
 def _id_text(value: Any, attr: str) -> str:
     """A distinct id as it was sent; its JSON text when it was none."""
-    return value if isinstance(value, str) else orjson.dumps(clean({"": value}, attr)[""]).decode()
+    return (
+        value
+        if isinstance(value, str)
+        else orjson.dumps(clean({"": value}, attr)[""]).decode()
+    )
 
 
 def kept_id(sent_id: str) -> str:
@@ -194,8 +241,11 @@ def uuid_of(value: Any, scene: Scene) -> UUID:
         raise BadInput("uuid is malformed.", attr="uuid") from None
 
 
-def _operations(event: dict[str, Any], properties: Properties, name: str) -> dict[str, Any]:
-    """set, lifted, set_once and unset, those that there are; top level beats properties, explicit beats lifted."""
+def _operations(
+    event: dict[str, Any], properties: Properties, name: str
+) -> dict[str, Any]:
+    """set, lifted, set_once and unset, those that there are; top level beats properties, explicit
+    beats lifted."""
     if name == "$groupidentify":
         return {}
     operations: dict[str, Any] = {}
@@ -204,10 +254,14 @@ def _operations(event: dict[str, Any], properties: Properties, name: str) -> dic
     if not LIFTED.keys().isdisjoint(properties):
         lifted = {key: properties[key] for key in properties if key in LIFTED}
         initial = {
-            name: value for key, value in lifted.items() if value is not None and (name := LIFTED[key]) not in once
+            name: value
+            for key, value in lifted.items()
+            if value is not None and (name := LIFTED[key]) not in once
         }
         once = once | initial
-        operations["lifted"] = {key: value for key, value in lifted.items() if key not in sets}
+        operations["lifted"] = {
+            key: value for key, value in lifted.items() if key not in sets
+        }
     if "$unset" in event or "$unset" in properties:
         operations["unset"] = _unset(event, properties)
     if sets:
@@ -215,7 +269,11 @@ def _operations(event: dict[str, Any], properties: Properties, name: str) -> dic
     if once:
         operations["set_once"] = once
     names = [name for named in operations.values() for name in named]
-    if names and (len(names) > PROPERTIES_MAX or "" in names or len(max(names, key=len)) > NAME_CHARS_MAX):
+    if names and (
+        len(names) > PROPERTIES_MAX
+        or "" in names
+        or len(max(names, key=len)) > NAME_CHARS_MAX
+    ):
         limits = f"At most {PROPERTIES_MAX} properties, with names of 1 to {NAME_CHARS_MAX} characters."
         raise BadInput(limits, attr="properties")
     return operations
@@ -244,11 +302,13 @@ def _object(event: dict[str, Any], properties: Properties, key: str) -> Properti
     return {**(inner or {}), **clean(outer, key)}
 
 
-def _merge(capture: Capture, sent_id: str, sent: Properties, scene: Scene) -> list[Command]:
+def _merge(
+    capture: Capture, sent_id: str, sent: Properties, scene: Scene
+) -> list[Command]:
     """An empty write, so that an id known only from a merge is born, and the merge.
 
-    The merge carries both ids as sent, because one with NUL or over 400 characters is illegal although what is kept
-    of it would not be; one character more than is legal says enough.
+    The merge carries both ids as sent, because one with NUL or over 400 characters is illegal
+    although what is kept of it would not be; one character more than is legal says enough.
     """
     field, mode = _MERGES.get(capture.event, ("", "identify"))
     other = sent.get(field)
@@ -260,14 +320,32 @@ def _merge(capture: Capture, sent_id: str, sent: Properties, scene: Scene) -> li
         return []
     source = fragment_id(scene.project, source_id)
     key = hash64(f"merge:{capture.uuid}")
-    common: dict[str, Any] = {"project": scene.project, "at": capture.at, "actor": "capture", "key": key}
+    common: dict[str, Any] = {
+        "project": scene.project,
+        "at": capture.at,
+        "actor": "capture",
+        "key": key,
+    }
     enough = DISTINCT_ID_CHARS_MAX + 1
     since = imported_at(capture)
     merge = Merge(
-        id=scene.mint(), into=capture.fragment, source=source, into_id=sent_id[:enough], source_id=from_id[:enough],
-        mode=mode, since=since, **common,
-    )  # fmt: skip
+        id=scene.mint(),
+        into=capture.fragment,
+        source=source,
+        into_id=sent_id[:enough],
+        source_id=from_id[:enough],
+        mode=mode,
+        since=since,
+        **common,
+    )
     if not is_legal(from_id):
         return [merge]
-    birth = Write(id=scene.mint(), fragment=source, distinct_id=source_id, since=since, reason="merge", **common)
+    birth = Write(
+        id=scene.mint(),
+        fragment=source,
+        distinct_id=source_id,
+        since=since,
+        reason="merge",
+        **common,
+    )
     return [birth, merge]

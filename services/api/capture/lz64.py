@@ -1,8 +1,10 @@
-"""LZString's base64 form (`compression=lz64`), which old posthog-js sends, to text. Never grows beyond its bound.
+"""LZString's base64 form (`compression=lz64`), which old posthog-js sends, to text. Never grows
+beyond its bound.
 
-Our own, because the one package for it is unmaintained and unbounded: 4 KB may stand for 3 million characters. The
-format is LZ78 over UTF-16 code units: codes of growing width, their least bit first, lie in base64's bits, the highest
-first; 0 and 1 bring a new unit of 8 or 16 bits, 2 is the end.
+Our own, because the one package for it is unmaintained and unbounded: 4 KB may stand for 3 million
+characters. The format is LZ78 over UTF-16 code units: codes of growing width, their least bit
+first, lie in base64's bits, the highest first; 0 and 1 bring a new unit of 8 or 16 bits, 2 is the
+end.
 """
 
 from __future__ import annotations
@@ -21,20 +23,28 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def expand(body: bytes, units_max: int) -> bytes:
-    """The text as UTF-8, half a surrogate replaced; BadInput when it is broken, too large beyond `units_max` units."""
+    """The text as UTF-8, half a surrogate replaced; BadInput when it is broken, too large beyond
+    `units_max` units."""
     if len(body) > LZ64_BYTES_MAX:
         raise errors.too_large(LZ64_BYTES_MAX)
     digits = body.strip().rstrip(b"=")
     try:
-        bits = base64.b64decode(digits + b"A" * (-len(digits) % 4), validate=True).translate(_MIRRORED)
+        bits = base64.b64decode(
+            digits + b"A" * (-len(digits) % 4), validate=True
+        ).translate(_MIRRORED)
     except (binascii.Error, ValueError):
         raise _broken() from None
     text = "".join(_words(bits, 6 * len(digits), units_max))
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+    return (
+        text.encode("utf-16-le", "surrogatepass")
+        .decode("utf-16-le", "replace")
+        .encode()
+    )
 
 
 def _words(bits: bytes, end: int, units_max: int) -> list[str]:
-    """What each code stands for. What is known is what was said and a unit each, so that the bound holds for it too."""
+    """What each code stands for. What is known is what was said and a unit each, so that the bound
+    holds for it too."""
     known, said, last, units, at = ["", "", ""], [""], "", 0, 0
 
     def take(width: int) -> int:
@@ -42,7 +52,9 @@ def _words(bits: bytes, end: int, units_max: int) -> list[str]:
         start, at = at, at + width
         if at > end:
             raise _broken()
-        return int.from_bytes(bits[start >> 3 : (start >> 3) + 5], "little") >> (start & 7) & ((1 << width) - 1)
+        return int.from_bytes(bits[start >> 3 : (start >> 3) + 5], "little") >> (
+            start & 7
+        ) & ((1 << width) - 1)
 
     while (code := take(len(known).bit_length())) != _END:
         if code < _END:

@@ -1,4 +1,5 @@
-"""A captured request's bytes to events: decompression, decoding, cleaning, all bounded. Pure; never stores anything."""
+"""A captured request's bytes to events: decompression, decoding, cleaning, all bounded. Pure; never
+stores anything."""
 
 from __future__ import annotations
 
@@ -13,12 +14,19 @@ import msgspec
 
 from services.api.capture import lz64
 from services.api.http import errors
-from services.api.http.decompression import GZIP, INFLATED_BYTES_MAX, ZLIB, inflate, inflated_bytes_max
+from services.api.http.decompression import (
+    GZIP,
+    INFLATED_BYTES_MAX,
+    ZLIB,
+    inflate,
+    inflated_bytes_max,
+)
 from services.api.http.property_limits import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
 from shared.domain.errors import BadInput
 
 FORM_BYTES_MAX = 2 * 1_048_576
-"""Forms come from old browsers' beacons, and undoing their percent signs is slow: 4 s for 20 MiB, 0.4 s for this."""
+"""Forms come from old browsers' beacons, and undoing their percent signs is slow: 4 s for 20 MiB,
+0.4 s for this."""
 
 FORM_FIELDS_MAX = 100
 """Fields of a form; SDKs send three."""
@@ -48,13 +56,17 @@ class Captured(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of its JSON, unpacked."""
 
 
-def decode(body: bytes, content_type: str, query: Mapping[str, str], encoding: str = "") -> Captured:
+def decode(
+    body: bytes, content_type: str, query: Mapping[str, str], encoding: str = ""
+) -> Captured:
     """The events of a request. Raises ApiError or BadInput in the documented shapes."""
     body = plain(body, content_type, query, encoding)
     return shape(parse(body), query, len(body))
 
 
-def plain(body: bytes, content_type: str, query: Mapping[str, str], encoding: str = "") -> bytes:
+def plain(
+    body: bytes, content_type: str, query: Mapping[str, str], encoding: str = ""
+) -> bytes:
     """The JSON of a request, out of form, base64 and compression.
 
     gzip is what begins like gzip: hints and headers are often missing, and sometimes wrong.
@@ -63,13 +75,18 @@ def plain(body: bytes, content_type: str, query: Mapping[str, str], encoding: st
     field = None
     if not body and "data" in query:
         field = query["data"].encode("utf-8", "replace")
-    elif content_type == "application/x-www-form-urlencoded" and not body.startswith((b"{", b"[", GZIP)):
+    elif content_type == "application/x-www-form-urlencoded" and not body.startswith(
+        (b"{", b"[", GZIP)
+    ):
         form = _form(body)
         compression = compression or form.get("compression", "")
         field = form.get("data", "").encode("latin-1")
     text = body if field is None else field
     if compression == "lz64" and not text.lstrip().startswith((b"{", b"[", GZIP)):
-        body = lz64.expand(text.strip().replace(b" ", b"+"), inflated_bytes_max(text, INFLATED_BYTES_MAX))
+        body = lz64.expand(
+            text.strip().replace(b" ", b"+"),
+            inflated_bytes_max(text, INFLATED_BYTES_MAX),
+        )
     elif field is not None:
         body = _data(field)
     elif compression == "base64" or body.lstrip()[:1] not in (b"{", b"[", b"\x1f"):
@@ -82,13 +99,20 @@ def plain(body: bytes, content_type: str, query: Mapping[str, str], encoding: st
 
 
 def parse(body: bytes, kind: Any = Any) -> Any:
-    """JSON (of this type), with what cannot be text (lone surrogates, broken UTF-8) replaced; else a parse_error."""
-    if kind is Any and len(body) > CONTAINERS_MAX and body.count(b"{") + body.count(b"[") > CONTAINERS_MAX:
+    """JSON (of this type), with what cannot be text (lone surrogates, broken UTF-8) replaced; else
+    a parse_error."""
+    if (
+        kind is Any
+        and len(body) > CONTAINERS_MAX
+        and body.count(b"{") + body.count(b"[") > CONTAINERS_MAX
+    ):
         raise BadInput(f"At most {CONTAINERS_MAX} objects and lists at once.")
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        if isinstance(error, RecursionError) or not (_SURROGATE.search(body) or isinstance(error, UnicodeDecodeError)):
+        if isinstance(error, RecursionError) or not (
+            _SURROGATE.search(body) or isinstance(error, UnicodeDecodeError)
+        ):
             raise errors.parse_error(f"The body is not JSON: {error}"[:300]) from None
     cleaned = _replace_lone_surrogates(body.decode("utf-8", "replace"))
     try:
@@ -98,7 +122,8 @@ def parse(body: bytes, kind: Any = Any) -> Any:
 
 
 def clean(value: dict[str, Any], attr: str) -> dict[str, Any]:
-    """Properties with NUL replaced in every text; BadInput for what cannot be stored: integers, depth."""
+    """Properties with NUL replaced in every text; BadInput for what cannot be stored: integers,
+    depth."""
     return _clean(value, attr, 1)  # type: ignore[no-any-return]  # an object stays one
 
 
@@ -113,7 +138,10 @@ def _clean(value: Any, attr: str, depth: int) -> Any:
         if depth > DEPTH_MAX:
             raise BadInput(f"Nested deeper than {DEPTH_MAX}.", attr=attr)
         if isinstance(value, dict):
-            return {clean_text(name): _clean(item, attr, depth + 1) for name, item in value.items()}
+            return {
+                clean_text(name): _clean(item, attr, depth + 1)
+                for name, item in value.items()
+            }
         return [_clean(item, attr, depth + 1) for item in value]
     if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
         raise BadInput("Integers must fit into 64 bits.", attr=attr)
@@ -126,7 +154,10 @@ def shape(value: Any, query: Mapping[str, str], size: int) -> Captured:
     if isinstance(value, list):
         captured = Captured(events=value, sent_at=sent_at, batch=True, size=size)
     elif isinstance(value, dict) and isinstance(value.get("batch"), list):
-        token = next((value[key] for key in TOKEN_PLACES if isinstance(value.get(key), str)), None)
+        token = next(
+            (value[key] for key in TOKEN_PLACES if isinstance(value.get(key), str)),
+            None,
+        )
         captured = Captured(
             events=value["batch"],
             token=token,
@@ -137,9 +168,13 @@ def shape(value: Any, query: Mapping[str, str], size: int) -> Captured:
         )
     elif isinstance(value, dict):
         historical = value.get("historical_migration") is True
-        captured = Captured(events=[value], sent_at=sent_at, historical=historical, size=size)
+        captured = Captured(
+            events=[value], sent_at=sent_at, historical=historical, size=size
+        )
     else:
-        raise errors.parse_error("The body must be an event, a list of events, or a batch.")
+        raise errors.parse_error(
+            "The body must be an event, a list of events, or a batch."
+        )
     if not captured.events:
         raise BadInput("The batch is empty.", attr="batch")
     if len(captured.events) > EVENTS_MAX:
@@ -148,7 +183,8 @@ def shape(value: Any, query: Mapping[str, str], size: int) -> Captured:
 
 
 def _sent_at(query: Mapping[str, str]) -> str | None:
-    """When a request says it was sent, in milliseconds; a smaller number is a cache buster and would move all times."""
+    """When a request says it was sent, in milliseconds; a smaller number is a cache buster and
+    would move all times."""
     sent = query.get("sent_at", "")
     if sent and not sent.isdigit():
         return sent
@@ -161,7 +197,9 @@ def _form(body: bytes) -> dict[str, str]:
     if len(body) > FORM_BYTES_MAX:
         raise errors.too_large(FORM_BYTES_MAX)
     try:
-        fields = parse_qs(body.decode("latin-1"), encoding="latin-1", max_num_fields=FORM_FIELDS_MAX)
+        fields = parse_qs(
+            body.decode("latin-1"), encoding="latin-1", max_num_fields=FORM_FIELDS_MAX
+        )
     except ValueError:
         raise BadInput(f"A form has at most {FORM_FIELDS_MAX} fields.") from None
     return {name: values[0] for name, values in fields.items()}

@@ -1,7 +1,8 @@
-"""POST /s: session recordings as posthog-js sends them. Answers 200 only when every block is durable, rows and bytes.
+"""POST /s: session recordings as posthog-js sends them. Answers 200 only when every block is
+durable, rows and bytes.
 
-Never looks into a snapshot beyond its time, and never changes one: packed parts are texts of any code point from 0 to
-255, which cleaning would break.
+Never looks into a snapshot beyond its time, and never changes one: packed parts are texts of any
+code point from 0 to 255, which cleaning would break.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from msgspec import Raw
 
 from services.api.calls import CaptureCall
 from services.api.capture import operations
-from services.api.capture.events import Scene, event_time, kept_id, sent_id_of, time_of, uuid_of
+from services.api.capture.events import (
+    Scene,
+    event_time,
+    kept_id,
+    sent_id_of,
+    time_of,
+    uuid_of,
+)
 from services.api.capture.payload import Captured, clean_text, parse, plain, shape
 from services.api.capture.v0 import (
     BODY_BYTES_MAX,
@@ -65,17 +73,36 @@ async def record(call: CaptureCall) -> Response:
 
 
 ROUTES: tuple[Route, ...] = (
-    capturing("POST", PATH + "{slash}", record, body_bytes_max=BODY_BYTES_MAX, operation=operations.record()),
-    capturing("OPTIONS", PATH + "{slash}", preflight, gated=False, operation=operations.preflight("/s/")),
+    capturing(
+        "POST",
+        PATH + "{slash}",
+        record,
+        body_bytes_max=BODY_BYTES_MAX,
+        operation=operations.record(),
+    ),
+    capturing(
+        "OPTIONS",
+        PATH + "{slash}",
+        preflight,
+        gated=False,
+        operation=operations.preflight("/s/"),
+    ),
 )
 
 
-async def _judged(request: Request, context: Context) -> tuple[list[Block], int, errors.ApiError | None]:
-    """The good blocks, how many are refused, and what is said of it. The body and what it became end here: they are
-    large, and the store may let us wait for seconds."""
+async def _judged(
+    request: Request, context: Context
+) -> tuple[list[Block], int, errors.ApiError | None]:
+    """The good blocks, how many are refused, and what is said of it. The body and what it became
+    end here: they are large, and the store may let us wait for seconds."""
     body = request.body
     encoding = request.headers.get("Content-Encoding", "")
-    captured = await _aside(body, lambda: decode(plain(body, request.content_type, request.query, encoding), request))
+    captured = await _aside(
+        body,
+        lambda: decode(
+            plain(body, request.content_type, request.query, encoding), request
+        ),
+    )
     project = project_of(context, captured)
     context.quotas.take(project.id, len(captured.events), captured.size)
     scene = scene_of(context, captured, project)
@@ -112,7 +139,11 @@ def _members(raw: bytes) -> Any:
     value = parse(raw, kind)
     if kind is Any:
         return value
-    return [bytes(one) for one in value] if isinstance(value, list) else {n: bytes(one) for n, one in value.items()}
+    return (
+        [bytes(one) for one in value]
+        if isinstance(value, list)
+        else {n: bytes(one) for n, one in value.items()}
+    )
 
 
 def _is_list(raw: Any) -> bool:
@@ -127,11 +158,16 @@ def _event(raw: bytes) -> Any:
     properties = _members(event.pop("properties", b"null"))
     decoded = {name: parse(one) for name, one in event.items()}
     if isinstance(properties, dict):
-        properties = {name: one if name == DATA else parse(one) for name, one in properties.items()}
+        properties = {
+            name: one if name == DATA else parse(one)
+            for name, one in properties.items()
+        }
     return decoded | {"properties": properties}
 
 
-def _blocks(captured: Captured, scene: Scene) -> tuple[list[Block], list[tuple[int, BadInput]]]:
+def _blocks(
+    captured: Captured, scene: Scene
+) -> tuple[list[Block], list[tuple[int, BadInput]]]:
     good: list[Block] = []
     refused: list[tuple[int, BadInput]] = []
     for index, event in enumerate(captured.events):
@@ -143,21 +179,31 @@ def _blocks(captured: Captured, scene: Scene) -> tuple[list[Block], list[tuple[i
 
 
 def block_of(event: Any, scene: Scene) -> Block:
-    """The block of one `$snapshot` event; BadInput, with `attr` below the event, when it is none or wrong."""
+    """The block of one `$snapshot` event; BadInput, with `attr` below the event, when it is none or
+    wrong."""
     if not isinstance(event, dict):
         raise BadInput("An event must be an object.", attr="")
     if event.get("event") != "$snapshot":
-        raise BadInput("Only $snapshot events are recorded here; others are captured by /e/.", attr="event")
+        raise BadInput(
+            "Only $snapshot events are recorded here; others are captured by /e/.",
+            attr="event",
+        )
     sent = event["properties"]
     if not isinstance(sent, dict):
         raise BadInput("properties must be an object.", attr="properties")
     distinct_id = kept_id(sent_id_of(event, sent))
     session, window = sent.get("$session_id"), sent.get("$window_id")
     if not isinstance(session, str) or _SESSION.fullmatch(session) is None:
-        raise BadInput("A session id has 1 to 70 letters, digits or hyphens.", attr="properties.$session_id")
+        raise BadInput(
+            "A session id has 1 to 70 letters, digits or hyphens.",
+            attr="properties.$session_id",
+        )
     window = session if window in (None, "") else window
     if not isinstance(window, str) or len(window) > WINDOW_CHARS_MAX:
-        raise BadInput(f"A window id is a text of at most {WINDOW_CHARS_MAX} characters.", attr="properties.$window_id")
+        raise BadInput(
+            f"A window id is a text of at most {WINDOW_CHARS_MAX} characters.",
+            attr="properties.$window_id",
+        )
     window = clean_text(window)
     uuid = uuid_of(event.get("uuid"), scene)
     lines, times = _snapshots(sent.get(DATA), window)
@@ -179,13 +225,17 @@ def block_of(event: Any, scene: Scene) -> Block:
 
 def _snapshots(data: Any, window: str) -> tuple[list[bytes], list[int | float]]:
     """The snapshots, each a line with the window that it is of, and their times, as sent."""
-    wrong = BadInput("$snapshot_data must be a list of objects.", attr=f"properties.{DATA}")
+    wrong = BadInput(
+        "$snapshot_data must be a list of objects.", attr=f"properties.{DATA}"
+    )
     if not isinstance(data, bytes):
         raise wrong
     sent: list[bytes] = _members(data) if _is_list(data) else [data]
     if not sent or any(one[:1] != b"{" for one in sent):
         raise wrong
-    ending = b'"windowId":' + msgspec.json.encode(window) + b"}"  # at the end: of two members a reader takes the last
+    ending = (
+        b'"windowId":' + msgspec.json.encode(window) + b"}"
+    )  # at the end: of two members a reader takes the last
     lines = []
     times = []
     for one in sent:

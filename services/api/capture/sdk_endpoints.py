@@ -1,7 +1,9 @@
-"""What SDKs ask beside capture: configuration, flags, surveys, and posthog-js's own files. Never reads the store.
+"""What SDKs ask beside capture: configuration, flags, surveys, and posthog-js's own files. Never
+reads the store.
 
-There are no flags, surveys, tours or experiments here; an SDK that is told so is quiet, one that finds nothing is not.
-No answer is refused for its token: a wrong one is told by capture, with 401, and a new one is known after a poll.
+There are no flags, surveys, tours or experiments here; an SDK that is told so is quiet, one that
+finds nothing is not. No answer is refused for its token: a wrong one is told by capture, with 401,
+and a new one is known after a poll.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ FLAGS_BYTES_MAX = 1_048_576
 """Of a body that asks for flags: it holds the person's properties."""
 
 STATIC_SECONDS = 3_600
-"""How long a browser may keep a file: a newer posthog-js reaches everybody within an hour, and ETag saves the rest."""
+"""How long a browser may keep a file: a newer posthog-js reaches everybody within an hour, and ETag
+saves the rest."""
 
 CONFIG: dict[str, Any] = {
     "supportedCompression": ["gzip-js"],
@@ -52,13 +55,21 @@ CONFIG: dict[str, Any] = {
     "toolbarParams": {},
     "siteApps": [],
 }
-"""Everything optional is off: what is left out, posthog-js takes from its last visit or from its own defaults."""
+"""Everything optional is off: what is left out, posthog-js takes from its last visit or from its
+own defaults."""
 
-RECORDING = {"endpoint": "/s/", "recorderVersion": "v2", "consoleLogRecordingEnabled": False}
+RECORDING = {
+    "endpoint": "/s/",
+    "recorderVersion": "v2",
+    "consoleLogRecordingEnabled": False,
+}
 
 NO_FLAGS: dict[str, Any] = {
-    "flags": {}, "featureFlags": {}, "featureFlagPayloads": {}, "errorsWhileComputingFlags": False,
-}  # fmt: skip
+    "flags": {},
+    "featureFlags": {},
+    "featureFlagPayloads": {},
+    "errorsWhileComputingFlags": False,
+}
 """`flags` is what SDKs of today read, the next two what older ones do."""
 
 _SCRIPT = b"(window._POSTHOG_REMOTE_CONFIG=window._POSTHOG_REMOTE_CONFIG||{})[%b]={config:%b,siteApps:[]};"
@@ -86,16 +97,22 @@ def config(call: CaptureCall) -> Response:
 
 
 def config_script(call: CaptureCall) -> Response:
-    """The same for pages that load posthog-js by its snippet: a script that leaves it where posthog-js looks."""
+    """The same for pages that load posthog-js by its snippet: a script that leaves it where
+    posthog-js looks."""
     token = call.request.parameters["token"]
     script = _SCRIPT % (orjson.dumps(token), orjson.dumps(_config(call.context, token)))
-    return Response(headers={"Content-Type": "text/javascript; charset=utf-8"}, body=script)
+    return Response(
+        headers={"Content-Type": "text/javascript; charset=utf-8"}, body=script
+    )
 
 
 def flags(call: CaptureCall) -> Response:
     """No flags; with the configuration where an SDK wants both at once."""
     context, request = call.context, call.request
-    answer = NO_FLAGS | {"requestId": str(context.mint()), "evaluatedAt": context.clock.now_us() // 1_000}
+    answer = NO_FLAGS | {
+        "requestId": str(context.mint()),
+        "evaluatedAt": context.clock.now_us() // 1_000,
+    }
     if request.path.startswith("/decide") or request.query.get("config") == "true":
         answer |= _config(context, _token(request))
     return _json(answer)
@@ -112,7 +129,11 @@ def _json(answer: Any) -> Response:
 def _config(context: Context, token: str) -> dict[str, Any]:
     project = context.access.by_token(token)
     records = project is not None and project.recordings
-    return {"token": token, **CONFIG, "sessionRecording": RECORDING if records else False}
+    return {
+        "token": token,
+        **CONFIG,
+        "sessionRecording": RECORDING if records else False,
+    }
 
 
 def _token(request: Request) -> str:
@@ -126,35 +147,63 @@ def _token(request: Request) -> str:
 
 
 STUBS = (
-    Stub("/array/{token}/config", ("GET",), "The configuration of posthog-js: everything optional is off.", config),
+    Stub(
+        "/array/{token}/config",
+        ("GET",),
+        "The configuration of posthog-js: everything optional is off.",
+        config,
+    ),
     Stub("/array/{token}/config.js", ("GET",), "The same as a script.", config_script),
     Stub("/flags", ("GET", "POST"), "There are no flags.", flags),
-    Stub("/decide", ("GET", "POST"), "What older SDKs ask: the configuration, and no flags.", flags),
+    Stub(
+        "/decide",
+        ("GET", "POST"),
+        "What older SDKs ask: the configuration, and no flags.",
+        flags,
+    ),
     *(
         Stub(path, ("GET",), says, _fixed(answer))
         for path, says, answer in (
-            ("/flags/definitions", "No flags to evaluate.", {"flags": [], "group_type_mapping": {}, "cohorts": {}}),
-            ("/api/feature_flag/local_evaluation", "The same for older SDKs.",
-             {"flags": [], "group_type_mapping": {}, "cohorts": {}}),
-            ("/api/surveys", "There are no surveys.", {"surveys": [], "survey_config": None}),
-            ("/api/early_access_features", "There are none.", {"earlyAccessFeatures": []}),
+            (
+                "/flags/definitions",
+                "No flags to evaluate.",
+                {"flags": [], "group_type_mapping": {}, "cohorts": {}},
+            ),
+            (
+                "/api/feature_flag/local_evaluation",
+                "The same for older SDKs.",
+                {"flags": [], "group_type_mapping": {}, "cohorts": {}},
+            ),
+            (
+                "/api/surveys",
+                "There are no surveys.",
+                {"surveys": [], "survey_config": None},
+            ),
+            (
+                "/api/early_access_features",
+                "There are none.",
+                {"earlyAccessFeatures": []},
+            ),
             ("/api/web_experiments", "There are none.", {"experiments": []}),
             ("/api/product_tours", "There are none.", {"product_tours": []}),
         )
     ),
-)  # fmt: skip
+)
 
 
 class StaticFiles:
     """The scripts of a folder and of its folders by version, as they are when the process starts.
 
-    A version without a folder of its own gets the files beside: an unpacked posthog-js has no such folder.
+    A version without a folder of its own gets the files beside: an unpacked posthog-js has no such
+    folder.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._files: dict[str, Path] = {}
         if folder is not None:
-            found = [path for depth in ("*.js*", "*/*.js*") for path in folder.glob(depth)]
+            found = [
+                path for depth in ("*.js*", "*/*.js*") for path in folder.glob(depth)
+            ]
             self._files = {path.relative_to(folder).as_posix(): path for path in found}
 
     async def find(self, call: CaptureCall) -> Response:
@@ -163,7 +212,9 @@ class StaticFiles:
         name = call.request.parameters["file"]
         path = self._files.get(name) or self._files.get(name.rpartition("/")[2])
         if path is None:
-            missing = errors.not_found("No such file: PERSONLOG_STATIC names the folder with posthog-js's files.")
+            missing = errors.not_found(
+                "No such file: PERSONLOG_STATIC names the folder with posthog-js's files."
+            )
             missing.headers |= anyone
             raise missing
         return await asyncio.to_thread(_file, path, call.request.headers, anyone)
@@ -177,13 +228,21 @@ def _file(path: Path, asked: Mapping[str, str], headers: dict[str, str]) -> Resp
         packed = path.with_name(path.name + ending)
         if encoding in accepted and packed.is_file():
             path = packed
-            headers = headers | {"Content-Encoding": encoding, "Vary": "Accept-Encoding"}
+            headers = headers | {
+                "Content-Encoding": encoding,
+                "Vary": "Accept-Encoding",
+            }
             break
     status = path.stat()
     etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
     kept = {"Cache-Control": f"public, max-age={STATIC_SECONDS}", "ETag": etag}
-    headers = headers | kept | {"Last-Modified": formatdate(status.st_mtime, usegmt=True)}
-    known = [text.strip().removeprefix("W/") for text in asked.get("If-None-Match", "").split(",")]
+    headers = (
+        headers | kept | {"Last-Modified": formatdate(status.st_mtime, usegmt=True)}
+    )
+    known = [
+        text.strip().removeprefix("W/")
+        for text in asked.get("If-None-Match", "").split(",")
+    ]
     if "*" in known or etag in known:
         return Response(status=304, headers=headers)
     return Response(headers=headers | {"Content-Type": kind}, body=path.read_bytes())
@@ -194,7 +253,15 @@ def routes(static: str = "") -> tuple[Route, ...]:
     files = StaticFiles(Path(static) if static else None)
     return (
         *(route for stub in STUBS for route in _rows(stub)),
-        Route("GET", STATIC, "", files.find, access="open", gated=False, operation=operations.static()),
+        Route(
+            "GET",
+            STATIC,
+            "",
+            files.find,
+            access="open",
+            gated=False,
+            operation=operations.static(),
+        ),
         Route("HEAD", STATIC, "", files.find, access="open", gated=False),
     )
 
@@ -204,13 +271,20 @@ def _rows(stub: Stub) -> tuple[Route, ...]:
     return (
         *(
             capturing(
-                method, stub.path + "{slash}", stub.endpoint, gated=False,
+                method,
+                stub.path + "{slash}",
+                stub.endpoint,
+                gated=False,
                 body_bytes_max=FLAGS_BYTES_MAX if method == "POST" else None,
                 operation=operations.stub(path, method, stub.summary),
             )
             for method in stub.methods
         ),
         capturing(
-            "OPTIONS", stub.path + "{slash}", preflight, gated=False, operation=operations.preflight(path)
+            "OPTIONS",
+            stub.path + "{slash}",
+            preflight,
+            gated=False,
+            operation=operations.preflight(path),
         ),
-    )  # fmt: skip
+    )

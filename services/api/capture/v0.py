@@ -1,4 +1,5 @@
-"""Capture v0: what SDKs send. Answers 200 only when every event is durable. Never waits for the projection."""
+"""Capture v0: what SDKs send. Answers 200 only when every event is durable. Never waits for the
+projection."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ Outcome = list[Entry] | BadInput
 
 OK = b'{"status":"Ok"}'
 
-_STORED, _REFUSED = (telemetry.CAPTURED.labels(outcome) for outcome in ("stored", "refused"))
+_STORED, _REFUSED = (
+    telemetry.CAPTURED.labels(outcome) for outcome in ("stored", "refused")
+)
 
 
 def preflight(call: CaptureCall) -> Response:
@@ -40,20 +43,33 @@ def preflight(call: CaptureCall) -> Response:
 
 
 def capture(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
-    """One request of events: the good ones are appended in one piece, the first bad one is named."""
+    """One request of events: the good ones are appended in one piece, the first bad one is
+    named."""
     context, request = call.context, call.request
     encoding = request.headers.get("Content-Encoding", "")
     captured = decode(request.body, request.content_type, request.query, encoding)
     project = project_of(context, captured)
     context.quotas.take(project.id, len(captured.events), captured.size)
     outcomes = outcomes_of(context, captured, project, unnamed=unnamed_at(request.path))
-    refused = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, BadInput)]
-    refusal = refusal_of(captured, refused, sum(map(is_stored, outcomes))) if refused else None
-    return appended(context, outcomes, lambda positions: conclusion(request, refusal, positions))
+    refused = [
+        (index, outcome)
+        for index, outcome in enumerate(outcomes)
+        if isinstance(outcome, BadInput)
+    ]
+    refusal = (
+        refusal_of(captured, refused, sum(map(is_stored, outcomes)))
+        if refused
+        else None
+    )
+    return appended(
+        context, outcomes, lambda positions: conclusion(request, refusal, positions)
+    )
 
 
 def appended(
-    context: Context, outcomes: list[Outcome], conclude: Callable[[list[Position]], Response]
+    context: Context,
+    outcomes: list[Outcome],
+    conclude: Callable[[list[Position]], Response],
 ) -> Response | Deferred[list[Position], Response]:
     """Append what there is, in one piece; `conclude` answers once it is durable."""
     entries: list[Entry] = []
@@ -74,11 +90,16 @@ def appended(
     if not entries:
         return finish([])
     future = context.log.submit(entries)
-    del entries, outcomes  # up to 25 times a body's bytes, and the log may let us wait for seconds
+    del (
+        entries,
+        outcomes,
+    )  # up to 25 times a body's bytes, and the log may let us wait for seconds
     return Deferred(future, lambda done: finish(done.result()))
 
 
-def conclusion(request: Request, refusal: errors.ApiError | None, positions: list[Position]) -> Response:
+def conclusion(
+    request: Request, refusal: errors.ApiError | None, positions: list[Position]
+) -> Response:
     """The answer that every event is durable, or the first refused one, raised."""
     if refusal is not None:
         refusal.headers |= position_header(positions)
@@ -90,7 +111,13 @@ def conclusion(request: Request, refusal: errors.ApiError | None, positions: lis
     return Response(headers=headers, body=OK)
 
 
-def outcomes_of(context: Context, captured: Captured, project: Project, *, unnamed: str | None = None) -> list[Outcome]:
+def outcomes_of(
+    context: Context,
+    captured: Captured,
+    project: Project,
+    *,
+    unnamed: str | None = None,
+) -> list[Outcome]:
     """What becomes of each event, in their order: what to append, or why it is refused."""
     scene = scene_of(context, captured, project, unnamed)
     first = context.stamps.reserve(len(captured.events))
@@ -114,7 +141,9 @@ def is_stored(outcome: Outcome) -> bool:
     return not isinstance(outcome, BadInput) and bool(outcome)
 
 
-def scene_of(context: Context, captured: Captured, project: Project, unnamed: str | None = None) -> Scene:
+def scene_of(
+    context: Context, captured: Captured, project: Project, unnamed: str | None = None
+) -> Scene:
     """What the events of this request share, received now."""
     received_at = context.clock.now_us()
     sent_at = time_of(captured.sent_at)
@@ -130,12 +159,19 @@ def scene_of(context: Context, captured: Captured, project: Project, unnamed: st
 
 def project_of(context: Context, captured: Captured) -> Project:
     """The project of a batch's token; without one every event must carry the same."""
-    tokens: list[Any] = [captured.token] if captured.token else [token_of(event) for event in captured.events]
+    tokens: list[Any] = (
+        [captured.token]
+        if captured.token
+        else [token_of(event) for event in captured.events]
+    )
     return project_of_tokens(context.access, tokens)
 
 
-def refusal_of(captured: Captured, refused: list[tuple[int, BadInput]], stored: int) -> errors.ApiError | None:
-    """The first bad event by its place, and how many are stored all the same; None when none was refused."""
+def refusal_of(
+    captured: Captured, refused: list[tuple[int, BadInput]], stored: int
+) -> errors.ApiError | None:
+    """The first bad event by its place, and how many are stored all the same; None when none was
+    refused."""
     if not refused:
         return None
     index, error = refused[0]
@@ -146,23 +182,43 @@ def refusal_of(captured: Captured, refused: list[tuple[int, BadInput]], stored: 
     return errors.ApiError(400, "validation_error", error.slug, detail, attr=attr)
 
 
-def capturing(method: str, path: str, endpoint: Callable[[CaptureCall], Any], **more: Any) -> Route:
+def capturing(
+    method: str, path: str, endpoint: Callable[[CaptureCall], Any], **more: Any
+) -> Route:
     """A row of the route table for what any page may send."""
-    return Route(method, path, "", endpoint, cross_origin=True, **({"access": "open"} | more))
+    return Route(
+        method, path, "", endpoint, cross_origin=True, **({"access": "open"} | more)
+    )
 
 
 ROUTES = tuple(
     route
     for path in PATHS
     for route in (
-        capturing("POST", f"{path}/", capture, body_bytes_max=BODY_BYTES_MAX,
-                  operation=operations.capture(f"{path}/")),
-        capturing("OPTIONS", f"{path}/", preflight, gated=False, operation=operations.preflight(f"{path}/")),
-        capturing("GET", f"{path}/", capture, body_bytes_max=BODY_BYTES_MAX,
-                  operation=operations.capture_by_query(f"{path}/")),
+        capturing(
+            "POST",
+            f"{path}/",
+            capture,
+            body_bytes_max=BODY_BYTES_MAX,
+            operation=operations.capture(f"{path}/"),
+        ),
+        capturing(
+            "OPTIONS",
+            f"{path}/",
+            preflight,
+            gated=False,
+            operation=operations.preflight(f"{path}/"),
+        ),
+        capturing(
+            "GET",
+            f"{path}/",
+            capture,
+            body_bytes_max=BODY_BYTES_MAX,
+            operation=operations.capture_by_query(f"{path}/"),
+        ),
         capturing("POST", path, capture, body_bytes_max=BODY_BYTES_MAX),
         capturing("OPTIONS", path, preflight, gated=False),
         capturing("GET", path, capture, body_bytes_max=BODY_BYTES_MAX),
     )
-)  # fmt: skip
+)
 """With and without the slash, each a text of its own: no pattern is tried for each request."""

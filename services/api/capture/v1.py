@@ -1,7 +1,9 @@
-"""Capture v1: what newer SDKs send, with an answer for each event. What an event means is v0's to say, never said here.
+"""Capture v1: what newer SDKs send, with an answer for each event. What an event means is v0's to
+say, never said here.
 
-While the log is away the whole request is 503 with `Retry-After`, above the project's quota 429, and no single event
-`retry`: both make SDKs send it again, but who only reads the status must not take a 200 for stored.
+While the log is away the whole request is 503 with `Retry-After`, above the project's quota 429,
+and no single event `retry`: both make SDKs send it again, but who only reads the status must not
+take a 200 for stored.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ from services.api.calls import CaptureCall
 from services.api.capture import operations
 from services.api.capture.events import EVENT_NAME_CHARS_MAX, time_of
 from services.api.capture.payload import EVENTS_MAX, Captured, parse
-from services.api.capture.v0 import BODY_BYTES_MAX, Outcome, appended, capturing, outcomes_of, preflight
+from services.api.capture.v0 import (
+    BODY_BYTES_MAX,
+    Outcome,
+    appended,
+    capturing,
+    outcomes_of,
+    preflight,
+)
 from services.api.context import position_header
 from services.api.http import errors
 from services.api.http.decompression import ENCODINGS, unpack
@@ -29,10 +38,16 @@ from shared.domain.legal_ids import is_legal
 
 PATH = "/i/v1/analytics/events"
 
-REQUIRED = ("PostHog-Sdk-Info", "PostHog-Attempt", "PostHog-Request-Id", "PostHog-Request-Timestamp")
+REQUIRED = (
+    "PostHog-Sdk-Info",
+    "PostHog-Attempt",
+    "PostHog-Request-Id",
+    "PostHog-Request-Timestamp",
+)
 
 DISTINCT_ID_BYTES_MAX = 200
-"""An id beyond is refused, where v0 cuts: two long ids with one beginning must not become one person."""
+"""An id beyond is refused, where v0 cuts: two long ids with one beginning must not become one
+person."""
 
 SDK_INFO_CHARS_MAX = 200
 """Of `PostHog-Sdk-Info`, beyond which it names no SDK."""
@@ -100,9 +115,12 @@ def events(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
         historical=batch.get("historical_migration") is True,
     )
     judged = iter(outcomes_of(context, captured, call.project))
-    outcomes = [event if isinstance(event, BadInput) else next(judged) for event in shaped]
+    outcomes = [
+        event if isinstance(event, BadInput) else next(judged) for event in shaped
+    ]
     results = {
-        event["uuid"]: _result(event, outcome) for event, outcome in zip(batch["batch"], outcomes, strict=True)
+        event["uuid"]: _result(event, outcome)
+        for event, outcome in zip(batch["batch"], outcomes, strict=True)
     }
 
     def conclude(positions: list[Position]) -> Response:
@@ -128,19 +146,34 @@ def judge_headers(request: Request) -> None:
     sent = {name: request.headers.get(name, "").strip() for name in REQUIRED}
     missing = ", ".join(name for name, value in sent.items() if not value)
     if missing:
-        raise _wrong("missing_required_headers", f"The request is missing required headers: {missing}.")
+        raise _wrong(
+            "missing_required_headers",
+            f"The request is missing required headers: {missing}.",
+        )
     at = sent["PostHog-Request-Timestamp"]
     if not _ATTEMPT.fullmatch(sent["PostHog-Attempt"]):
-        raise _wrong("invalid_header_value", "PostHog-Attempt must be a positive integer.")
+        raise _wrong(
+            "invalid_header_value", "PostHog-Attempt must be a positive integer."
+        )
     if _uuid(sent["PostHog-Request-Id"]) is None:
         raise _wrong("invalid_header_value", "PostHog-Request-Id must be a uuid.")
     if not _is_time(at):
-        raise _wrong("invalid_header_value", "PostHog-Request-Timestamp must be an RFC 3339 time.")
+        raise _wrong(
+            "invalid_header_value",
+            "PostHog-Request-Timestamp must be an RFC 3339 time.",
+        )
     if request.content_type != "application/json":
-        raise errors.ApiError(415, "", "unsupported_content_type", "The Content-Type must be application/json.")
+        raise errors.ApiError(
+            415,
+            "",
+            "unsupported_content_type",
+            "The Content-Type must be application/json.",
+        )
     if _encoding(request) not in ("", *ENCODINGS):
         known = ", ".join(ENCODINGS)
-        raise errors.ApiError(415, "", "unsupported_encoding", f"The Content-Encoding may be {known}.")
+        raise errors.ApiError(
+            415, "", "unsupported_encoding", f"The Content-Encoding may be {known}."
+        )
 
 
 def _encoding(request: Request) -> str:
@@ -149,10 +182,13 @@ def _encoding(request: Request) -> str:
 
 
 def _uuids(batch: Any) -> list[UUID]:
-    """The uuid of each event. A batch whose events cannot be told apart cannot be answered, so it is refused."""
+    """The uuid of each event. A batch whose events cannot be told apart cannot be answered, so it
+    is refused."""
     events = batch.get("batch") if isinstance(batch, dict) else None
     if not isinstance(events, list) or len(events) > EVENTS_MAX:
-        raise _wrong("invalid_batch", f"batch must be a list of at most {EVENTS_MAX} events.")
+        raise _wrong(
+            "invalid_batch", f"batch must be a list of at most {EVENTS_MAX} events."
+        )
     if batch.get("created_at") is not None and not _is_time(batch["created_at"]):
         raise _wrong("invalid_batch", "created_at must be an RFC 3339 time.")
     if not events:
@@ -165,9 +201,13 @@ def _uuids(batch: Any) -> list[UUID]:
             raise _wrong("missing_event_uuid", f"batch[{index}] has no uuid.")
         uuid = _uuid(event["uuid"])
         if uuid is None:
-            raise _wrong("invalid_event_uuid", f"The uuid of batch[{index}] is malformed.")
+            raise _wrong(
+                "invalid_event_uuid", f"The uuid of batch[{index}] is malformed."
+            )
         if uuid in uuids:
-            raise _wrong("duplicate_event_uuid", f"batch[{index}] repeats the uuid {uuid}.")
+            raise _wrong(
+                "duplicate_event_uuid", f"batch[{index}] repeats the uuid {uuid}."
+            )
         uuids[uuid] = None
     return list(uuids)
 
@@ -180,7 +220,11 @@ def _uuid(text: Any) -> UUID | None:
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, str) and _TIME.match(value) is not None and time_of(value) is not None
+    return (
+        isinstance(value, str)
+        and _TIME.match(value) is not None
+        and time_of(value) is not None
+    )
 
 
 def _sdk(info: str) -> dict[str, str]:
@@ -191,8 +235,13 @@ def _sdk(info: str) -> dict[str, str]:
 
 
 def _shaped(event: dict[str, Any], uuid: UUID, sdk: dict[str, str]) -> dict[str, Any]:
-    """The event as v0 knows it; BadInput, with v1's word for it as slug, for what v1 is stricter about."""
-    name, distinct_id, properties = event.get("event"), event.get("distinct_id"), event.get("properties")
+    """The event as v0 knows it; BadInput, with v1's word for it as slug, for what v1 is stricter
+    about."""
+    name, distinct_id, properties = (
+        event.get("event"),
+        event.get("distinct_id"),
+        event.get("properties"),
+    )
     if not isinstance(name, str) or not name.strip():
         raise _dropped("missing_event_name")
     if len(name) > EVENT_NAME_CHARS_MAX:
@@ -205,19 +254,33 @@ def _shaped(event: dict[str, Any], uuid: UUID, sdk: dict[str, str]) -> dict[str,
         raise _dropped("invalid_event_timestamp")
     if not isinstance(properties, dict | None):
         raise _dropped("malformed_event_properties")
-    sent = {f"${name}": event[name] for name in ("session_id", "window_id") if event.get(name) is not None}
+    sent = {
+        f"${name}": event[name]
+        for name in ("session_id", "window_id")
+        if event.get(name) is not None
+    }
     made = (properties or {}) | sent | _options(event.get("options")) | sdk
     if _is_nobodys(distinct_id):
         made["$process_person_profile"] = False
     kept = {name: event[name] for name in _OPERATIONS if name in event}
-    return {"event": name, "distinct_id": distinct_id, "uuid": str(uuid), "timestamp": event["timestamp"],
-            "properties": made, **kept}  # fmt: skip
+    return {
+        "event": name,
+        "distinct_id": distinct_id,
+        "uuid": str(uuid),
+        "timestamp": event["timestamp"],
+        "properties": made,
+        **kept,
+    }
 
 
 def _options(options: Any) -> dict[str, Any]:
     if not isinstance(options, dict | None):
         raise _dropped("invalid_options")
-    sent = {name: value for name, value in (options or {}).items() if name in _OPTIONS and value is not None}
+    sent = {
+        name: value
+        for name, value in (options or {}).items()
+        if name in _OPTIONS and value is not None
+    }
     if not all(isinstance(value, _OPTIONS[name][0]) for name, value in sent.items()):
         raise _dropped("invalid_options")
     return {_OPTIONS[name][1]: value for name, value in sent.items()}
@@ -247,8 +310,20 @@ def _wrong(tag: str, detail: str) -> errors.ApiError:
 
 ROUTES: tuple[Route, ...] = (
     capturing(
-        "POST", PATH + "{slash}", events, access="token", body_bytes_max=BODY_BYTES_MAX,
-        judge=judge_headers, error_body=error_body, operation=operations.capture_v1(),
+        "POST",
+        PATH + "{slash}",
+        events,
+        access="token",
+        body_bytes_max=BODY_BYTES_MAX,
+        judge=judge_headers,
+        error_body=error_body,
+        operation=operations.capture_v1(),
     ),
-    capturing("OPTIONS", PATH + "{slash}", preflight, gated=False, operation=operations.preflight(f"{PATH}/")),
-)  # fmt: skip
+    capturing(
+        "OPTIONS",
+        PATH + "{slash}",
+        preflight,
+        gated=False,
+        operation=operations.preflight(f"{PATH}/"),
+    ),
+)

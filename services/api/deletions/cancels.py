@@ -1,7 +1,8 @@
-"""Cancelling a deletion request: the person comes back whole, or the answer says why not. Never restores by itself.
+"""Cancelling a deletion request: the person comes back whole, or the answer says why not. Never
+restores by itself.
 
-The deleter closes the request for its runs, has the person restored and writes into the ledger what came of it; this
-waits for that, as long as for any write.
+The deleter closes the request for its runs, has the person restored and writes into the ledger what
+came of it; this waits for that, as long as for any write.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _REFUSALS = {
     "deleted_again": "A distinct id of the person was deleted again since: the deletion goes on.",
 }
 _GONE_ON = "The person cannot be restored: the deletion goes on."
-_REBORN = "A distinct id of the person has begun a new life since: the deletion goes on."
+_REBORN = (
+    "A distinct id of the person has begun a new life since: the deletion goes on."
+)
 
 
 async def cancel(call: Call) -> Answer:
@@ -59,39 +62,60 @@ async def cancel(call: Call) -> Answer:
         )
         positions, visible = await call.write([command])
         if not visible:
-            return Answer(status=202, positions=positions, headers=location(call, row.request))
+            return Answer(
+                status=202, positions=positions, headers=location(call, row.request)
+            )
     patience = call.patience(ANSWER_SECONDS_MAX - (time() - began))
     deadline, pause = time() + (patience or 0.0), POLL_SECONDS
     while (row := await found(call)).state == "cancelling":
         if time() + pause > deadline:
-            return Answer(status=202, positions=positions, headers=location(call, row.request))
+            return Answer(
+                status=202, positions=positions, headers=location(call, row.request)
+            )
         await asyncio.sleep(pause)
         pause = min(2 * pause, POLL_SECONDS_MAX)
     if row.state == "cancelled":
         return Answer(status=204, positions=positions)
     told = _cancels(row)
     heard = told["refusal"] and (repeated or told["count"] > before)
-    raise errors.conflict(_REFUSALS.get(told["refusal"], _GONE_ON) if heard else _TOO_LATE)
+    raise errors.conflict(
+        _REFUSALS.get(told["refusal"], _GONE_ON) if heard else _TOO_LATE
+    )
 
 
 ROUTES = ()
 COLLECTION_ROUTES = (
-    Route("DELETE", "/deletion_requests/{request}", "person:write", cancel, status=204, errors=(409,)),
+    Route(
+        "DELETE",
+        "/deletion_requests/{request}",
+        "person:write",
+        cancel,
+        status=204,
+        errors=(409,),
+    ),
 )
 
 
 async def _judge_lives(call: Call, row: LedgerRow) -> None:
-    """Conflict when a member lives again by now. One that begins to after this joins the restored life."""
+    """Conflict when a member lives again by now. One that begins to after this joins the restored
+    life."""
     partition = call.project.id % call.context.log.partitions()[IDENTITY]
     heads = await call.context.log.heads(IDENTITY)
     mine = [head for head in heads if head.partition == partition and head.offset >= 0]
-    await call.context.watermarks.wait(mine)  # before its delete is visible the person itself seems to live
+    await call.context.watermarks.wait(
+        mine
+    )  # before its delete is visible the person itself seems to live
     members = [UUID(member) for member in row.document["history"][0]["members"]]
-    if any(person is not None for person in await call.context.reads.by_fragments(call.project.id, members)):
+    if any(
+        person is not None
+        for person in await call.context.reads.by_fragments(call.project.id, members)
+    ):
         raise errors.conflict(_REBORN)
 
 
 def _cancels(row: LedgerRow) -> dict[str, Any]:
     """How often the request was cancelled so far, and why the last one was refused."""
-    told: dict[str, Any] = row.document.get("cancels", {})  # none in a ledger of before restores
+    told: dict[str, Any] = row.document.get(
+        "cancels", {}
+    )  # none in a ledger of before restores
     return {"count": 0, "refusal": ""} | told

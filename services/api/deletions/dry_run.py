@@ -1,4 +1,5 @@
-"""dry_run=true on a deletion: what it would reach, counted by the deleter's own conditions. Deletes nothing."""
+"""dry_run=true on a deletion: what it would reach, counted by the deleter's own conditions. Deletes
+nothing."""
 
 from __future__ import annotations
 
@@ -11,17 +12,29 @@ from services.api.deletions.remains import without_profile
 from services.api.http.routing import Answer
 from shared.domain.commands import Scope
 from shared.store.person import Person
-from shared.store.targets import FRAGMENTS_MAX, TARGETS, Target, bytes_of, count, objects, whole
+from shared.store.targets import (
+    FRAGMENTS_MAX,
+    TARGETS,
+    Target,
+    bytes_of,
+    count,
+    objects,
+    whole,
+)
 
 EVERYTHING = "all"
 """The partition of a table that is not divided into months."""
 
 
 async def preview(
-    call: Call, persons: Sequence[Person], scope: Scope, unmatched: Sequence[Any] = (), strays: Sequence[UUID] = ()
+    call: Call,
+    persons: Sequence[Person],
+    scope: Scope,
+    unmatched: Sequence[Any] = (),
+    strays: Sequence[UUID] = (),
 ) -> Answer:
-    """Rows, months and bytes by target. `bytes` are those of the partitions that erasing rewrites; `strays` are
-    fragments without a person, of which something remains."""
+    """Rows, months and bytes by target. `bytes` are those of the partitions that erasing rewrites;
+    `strays` are fragments without a person, of which something remains."""
     found: dict[str, dict[str, Any]] = {}
     members = [member.fragment for person in persons for member in person.members]
     roots = [person.uuid for person in persons]
@@ -34,7 +47,12 @@ async def preview(
             rows, partitions, files = await _count(call, fragments, roots, target)
             size = await bytes_of(call.context.store, target.table, partitions)
             months = len(partitions - {EVERYTHING})
-            found[target.name] = {"rows": rows, "months": months, "bytes": size, "objects": files}
+            found[target.name] = {
+                "rows": rows,
+                "months": months,
+                "bytes": size,
+                "objects": files,
+            }
     return Answer(
         body={
             "dry_run": True,
@@ -47,21 +65,35 @@ async def preview(
 
 
 def _targets(scope: Scope) -> set[str]:
-    """What a request of this scope reaches; names of events stay beside nothing once the profile goes."""
+    """What a request of this scope reaches; names of events stay beside nothing once the profile
+    goes."""
     names = {"fragments", "timeline", "search"} if scope.profile else set()
-    names |= {"captured_events"} | (set() if scope.profile else {"causes"}) if scope.events else set()
+    names |= (
+        {"captured_events"} | (set() if scope.profile else {"causes"})
+        if scope.events
+        else set()
+    )
     return names | ({"recordings"} if scope.recordings else set())
 
 
 async def _count(
     call: Call, fragments: Sequence[UUID], roots: Sequence[UUID], target: Target
 ) -> tuple[int, set[str], int]:
-    """(rows, partitions, objects) of these fragments, and of the persons with these roots, in a target."""
+    """(rows, partitions, objects) of these fragments, and of the persons with these roots, in a
+    target."""
     rows, partitions, files = 0, set(), 0
     for start in range(0, len(fragments), FRAGMENTS_MAX):
-        reach = whole(call.project.id, fragments[start : start + FRAGMENTS_MAX], roots if start == 0 else [])
+        reach = whole(
+            call.project.id,
+            fragments[start : start + FRAGMENTS_MAX],
+            roots if start == 0 else [],
+        )
         for one in await count(call.context.store, target, reach, hidden=False):
             rows += one.rows
             partitions.add(one.partition)
-        files += await objects(call.context.store, reach) if target.name == "recordings" else 0
+        files += (
+            await objects(call.context.store, reach)
+            if target.name == "recordings"
+            else 0
+        )
     return rows, partitions, files

@@ -16,8 +16,8 @@ ANY = UUID(int=0)
 
 
 class LedgerRow(NamedTuple):
-    """A row of the queries `deletion_requests` and `requests_of`; only the latter has members. Times in
-    microseconds."""
+    """A row of the queries `deletion_requests` and `requests_of`; only the latter has members.
+    Times in microseconds."""
 
     request: UUID
     state: str
@@ -47,7 +47,9 @@ class LedgerRow(NamedTuple):
         return orjson.loads(self.document_text) if self.document_text else {}
 
 
-async def requests_in(call: Call, *, request: UUID = ANY, limit: int = 1, offset: int = 0) -> list[LedgerRow]:
+async def requests_in(
+    call: Call, *, request: UUID = ANY, limit: int = 1, offset: int = 0
+) -> list[LedgerRow]:
     """The requests of the project, newest first; or one of them."""
     rows = await call.context.store.rows(
         call.context.reads.queries["deletion_requests"],
@@ -59,8 +61,11 @@ async def requests_in(call: Call, *, request: UUID = ANY, limit: int = 1, offset
     return [LedgerRow(*row) for row in rows]
 
 
-async def requests_naming(call: Call, fragments: Sequence[UUID], *, former: bool) -> list[LedgerRow]:
-    """The requests that name any of these fragments, newest first: in its present life, or in former ones too."""
+async def requests_naming(
+    call: Call, fragments: Sequence[UUID], *, former: bool
+) -> list[LedgerRow]:
+    """The requests that name any of these fragments, newest first: in its present life, or in
+    former ones too."""
     rows = await call.context.store.rows(
         call.context.reads.queries["requests_of"],
         project=call.project.id,

@@ -1,6 +1,8 @@
-"""Purges over REST: one property's values are gone from every read at once, and from the disk in the next window.
+"""Purges over REST: one property's values are gone from every read at once, and from the disk in
+the next window.
 
-Never erases a row itself: a command to each fragment makes its tombstone, a deletion request sweeps what lies behind.
+Never erases a row itself: a command to each fragment makes its tombstone, a deletion request sweeps
+what lies behind.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from shared.store.search import path_of
 from shared.store.targets import bytes_of
 
 AT_ONCE = 1_000
-"""Distinct ids of a project that a call purges itself, so that its answer means gone; the deleter does the rest."""
+"""Distinct ids of a project that a call purges itself, so that its answer means gone; the deleter
+does the rest."""
 
 EVERYTHING = "all"
 """The partition of a table that is not divided into months."""
@@ -55,50 +58,83 @@ async def of_project(call: Call) -> Answer:
 
 ROUTES = (
     Route(
-        "POST", "/{id}/purge_property", "person:write", of_person, (DRY_RUN,), PurgeProperty, (DeletionRequest, DryRun),
-        errors=(412,), costly=given(DRY_RUN.name),
+        "POST",
+        "/{id}/purge_property",
+        "person:write",
+        of_person,
+        (DRY_RUN,),
+        PurgeProperty,
+        (DeletionRequest, DryRun),
+        errors=(412,),
+        costly=given(DRY_RUN.name),
     ),
-)  # fmt: skip
+)
 COLLECTION_ROUTES = (
     Route(
-        "POST", "/purge_property", "person:write", of_project, (DRY_RUN,), PurgeProperty, (DeletionRequest, DryRun),
+        "POST",
+        "/purge_property",
+        "person:write",
+        of_project,
+        (DRY_RUN,),
+        PurgeProperty,
+        (DeletionRequest, DryRun),
         costly=always,
     ),
 )
 
 
-async def _of_person(call: Call, sent: Keyed, key: str, request: UUID) -> tuple[list[Command], bool]:
+async def _of_person(
+    call: Call, sent: Keyed, key: str, request: UUID
+) -> tuple[list[Command], bool]:
     person = await call.holder(sent.fragment)
     call.tags(person)
     cutoff = await _cutoff(call)
     members = tuple(member.fragment for member in person.members)
-    asked = request_of(call, request, cutoff, Scope(purge=key), person=person.uuid, members=members)
+    asked = request_of(
+        call, request, cutoff, Scope(purge=key), person=person.uuid, members=members
+    )
     return [*_purges(call, key, cutoff, request, members), asked], True
 
 
-async def _of_project(call: Call, key: str, request: UUID) -> tuple[list[Command], bool]:
+async def _of_project(
+    call: Call, key: str, request: UUID
+) -> tuple[list[Command], bool]:
     cutoff = await _cutoff(call)
     try:
-        found = await unpurged(call.context.store.rows, call.project.id, key, cutoff, limit=AT_ONCE + 1)
+        found = await unpurged(
+            call.context.store.rows, call.project.id, key, cutoff, limit=AT_ONCE + 1
+        )
         whole = len(found) <= AT_ONCE
-    except Transient:  # more events than can be looked through now: the deleter has the time
+    except (
+        Transient
+    ):  # more events than can be looked through now: the deleter has the time
         found, whole = [], False
-    asked = request_of(call, request, cutoff, Scope(purge=key), person=NOBODY, members=())
+    asked = request_of(
+        call, request, cutoff, Scope(purge=key), person=NOBODY, members=()
+    )
     return [*_purges(call, key, cutoff, request, found[:AT_ONCE]), asked], whole
 
 
 async def _cutoff(call: Call) -> int:
-    """A stamp above that of everything that is in the log now, whatever the clocks of other hosts say."""
+    """A stamp above that of everything that is in the log now, whatever the clocks of other hosts
+    say."""
     heads = await call.context.log.heads(COMMANDS)
     await call.context.watermarks.wait([head for head in heads if head.offset >= 0])
     return call.context.stamps.reserve(1)
 
 
-def _purges(call: Call, key: str, cutoff: int, request: UUID, fragments: Iterable[UUID]) -> list[Command]:
+def _purges(
+    call: Call, key: str, cutoff: int, request: UUID, fragments: Iterable[UUID]
+) -> list[Command]:
     common: dict[str, Any] = {
-        "id": call.context.mint(), "project": call.project.id, "at": cutoff, "actor": call.actor, "names": copies(key),
-        "before": cutoff, "request": request,
-    }  # fmt: skip
+        "id": call.context.mint(),
+        "project": call.project.id,
+        "at": cutoff,
+        "actor": call.actor,
+        "names": copies(key),
+        "before": cutoff,
+        "request": request,
+    }
     return [Purge(fragment=fragment, **common) for fragment in fragments]
 
 
@@ -106,7 +142,11 @@ async def _preview(call: Call, key: str, person: Person | None) -> Answer:
     """Rows, months and bytes by target, as a deletion's dry run has them."""
     names = list(copies(key))
     paths = [path_of(one) for one in names]
-    reach: dict[str, Any] = {"projects": [call.project.id], "names": names, "paths": paths}
+    reach: dict[str, Any] = {
+        "projects": [call.project.id],
+        "names": names,
+        "paths": paths,
+    }
     if person is not None:
         reach["fragments"] = [member.fragment for member in person.members]
     found: dict[str, dict[str, Any]] = {}
@@ -115,11 +155,18 @@ async def _preview(call: Call, key: str, person: Person | None) -> Answer:
         ((rows, partitions),) = await call.context.store.rows(query, **reach)
         size = await bytes_of(call.context.store, target.table, partitions)
         months = len(set(partitions) - {EVERYTHING})
-        found[target.name] = {"rows": rows, "months": months, "bytes": size, "objects": 0}
+        found[target.name] = {
+            "rows": rows,
+            "months": months,
+            "bytes": size,
+            "objects": 0,
+        }
     return Answer(
         body={
             "dry_run": True,
-            "persons_found": 1 if person is not None else await showing(call.context.store, call.project.id, paths),
+            "persons_found": 1
+            if person is not None
+            else await showing(call.context.store, call.project.id, paths),
             "unmatched": [],
             "rows": sum(one["rows"] for one in found.values()),
             "targets": found,

@@ -1,6 +1,8 @@
-"""What is held of ids that nobody is: captured events and recordings without a person. Never deletes anything.
+"""What is held of ids that nobody is: captured events and recordings without a person. Never
+deletes anything.
 
-An id has them whose person was deleted without them, or that never had one (`$process_person_profile: false`).
+An id has them whose person was deleted without them, or that never had one
+(`$process_person_profile: false`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ _TABLES = {"events": "captured_events", "recordings": "recording_blocks"}
 
 
 def covering(call: Call, scope: Scope) -> Scope:
-    """What a deletion covers: where the project says so, a person goes with all that is held of it."""
+    """What a deletion covers: where the project says so, a person goes with all that is held of
+    it."""
     everything = scope.profile and call.project.delete_everything
     return Scope(profile=True, events=True, recordings=True) if everything else scope
 
@@ -27,11 +30,14 @@ def without_profile(scope: Scope) -> Scope:
 
 
 async def remains(call: Call, fragments: Sequence[UUID], scope: Scope) -> list[UUID]:
-    """Those of the fragments of which there is something that the scope covers, and no delete yet, in their order."""
+    """Those of the fragments of which there is something that the scope covers, and no delete yet,
+    in their order."""
     found: set[UUID] = set()
     for kind, table in _TABLES.items():
         if fragments and getattr(scope, kind):
             query = call.context.reads.queries["remains"].filled(table=table)
-            rows = await call.context.store.rows(query, project=call.project.id, fragments=list(fragments), kind=kind)
+            rows = await call.context.store.rows(
+                query, project=call.project.id, fragments=list(fragments), kind=kind
+            )
             found |= {fragment for (fragment,) in rows}
     return [one for one in dict.fromkeys(fragments) if one in found]

@@ -23,10 +23,16 @@ class PurgeProperty(Struct):
 
 
 class BulkDelete(Struct):
-    """Exactly one of `ids` and `distinct_ids`. The flags choose what is deleted, and whether the person stays."""
+    """Exactly one of `ids` and `distinct_ids`. The flags choose what is deleted, and whether the
+    person stays."""
 
     ids: Annotated[list[PersonId], Meta(max_length=BULK_MAX)] | None = None
-    distinct_ids: Annotated[list[DistinctId], Meta(max_length=BULK_MAX, examples=[["ada@example.com"]])] | None = None
+    distinct_ids: (
+        Annotated[
+            list[DistinctId], Meta(max_length=BULK_MAX, examples=[["ada@example.com"]])
+        ]
+        | None
+    ) = None
     delete_events: bool = False
     delete_recordings: bool = False
     keep_person: bool = False
@@ -48,7 +54,8 @@ class Bulk(Struct):
 
 
 class Reached(Struct):
-    """The rows of one target that a deletion reaches; `bytes` are those of the partitions that erasing rewrites."""
+    """The rows of one target that a deletion reaches; `bytes` are those of the partitions that
+    erasing rewrites."""
 
     rows: int
     months: int
@@ -79,7 +86,9 @@ class DeletionRequest(Struct):
     """A row of the ledger; `person_uuid` is null for a purge of all persons."""
 
     id: UUID
-    state: Literal["pending", "hidden", "erasing", "verified", "cancelling", "cancelled", "failed"]
+    state: Literal[
+        "pending", "hidden", "erasing", "verified", "cancelling", "cancelled", "failed"
+    ]
     created_at: datetime
     updated_at: datetime
     person_uuid: UUID | None

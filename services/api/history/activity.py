@@ -1,4 +1,5 @@
-"""Activity: edits, merges, splits and deletions of persons (docs/contract.md §6). Captured events make no items."""
+"""Activity: edits, merges, splits and deletions of persons (docs/contract.md §6). Captured events
+make no items."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ _EDITS = {"update": "updated", "delete_property": "delete_property"}
 
 
 class ActivityRow(NamedTuple):
-    """A row of the query `activity`: a fact, or a deletion request that keeps the person. `at` in microseconds."""
+    """A row of the query `activity`: a fact, or a deletion request that keeps the person. `at` in
+    microseconds."""
 
     fragment: UUID
     version: int
@@ -65,10 +67,26 @@ async def of_project(call: Call) -> Answer:
 
 
 COLLECTION_ROUTES = (
-    Route("GET", "/activity", "activity_log:read", of_project, (LIMIT, PAGE), answers=ActivityPage, costly=always),
+    Route(
+        "GET",
+        "/activity",
+        "activity_log:read",
+        of_project,
+        (LIMIT, PAGE),
+        answers=ActivityPage,
+        costly=always,
+    ),
 )
 ROUTES = (
-    Route("GET", "/{id}/activity", "activity_log:read", of_person, (LIMIT, PAGE), answers=ActivityPage, costly=always),
+    Route(
+        "GET",
+        "/{id}/activity",
+        "activity_log:read",
+        of_person,
+        (LIMIT, PAGE),
+        answers=ActivityPage,
+        costly=always,
+    ),
 )
 
 
@@ -85,35 +103,53 @@ async def _activity(call: Call, fragments: list[UUID]) -> Answer:
     )
     rows = [ActivityRow._make(row) for row in found]
     about = [row.fragment for row in rows]
-    persons = await call.context.reads.by_fragments(call.project.id, about) if rows else []
+    persons = (
+        await call.context.reads.by_fragments(call.project.id, about) if rows else []
+    )
     names = [person.name() if person is not None else "" for person in persons]
     numbers = await call.context.reads.numbers_of(call.project.id, about)
     total = rows[0].total if rows else 0
     url = call.request.url
     return Answer(
         body={
-            "results": [_item(call, *each) for each in zip(rows, names, numbers, strict=True)],
-            "next": str(url.update_query(page=page + 1)) if page * limit < total else None,
+            "results": [
+                _item(call, *each) for each in zip(rows, names, numbers, strict=True)
+            ],
+            "next": str(url.update_query(page=page + 1))
+            if page * limit < total
+            else None,
             "previous": str(url.update_query(page=page - 1)) if page > 1 else None,
             "total_count": total,
         }
     )
 
 
-def _item(call: Call, row: ActivityRow, name: str, number: int | None) -> dict[str, Any]:
-    activity = _ACTIVITIES.get(row.topic) or (row.topic if row.source == "request" else _EDITS[row.source])
+def _item(
+    call: Call, row: ActivityRow, name: str, number: int | None
+) -> dict[str, Any]:
+    activity = _ACTIVITIES.get(row.topic) or (
+        row.topic if row.source == "request" else _EDITS[row.source]
+    )
     left_out = told(row.left_out)
     changes = []
     if row.keys:
         after = zip(row.keys, row.kinds, row.after, strict=True)
         change = _change(
             "changed",
-            {key: orjson.loads(text) for key, text in zip(row.keys, row.before, strict=True) if text},
+            {
+                key: orjson.loads(text)
+                for key, text in zip(row.keys, row.before, strict=True)
+                if text
+            },
             {key: orjson.loads(text) for key, kind, text in after if kind != UNSET},
         )
         changes.append(change)
     elif left_out is None:
-        change = _change(activity, None, {"with": str(row.peer), "members": [str(member) for member in row.members]})
+        change = _change(
+            activity,
+            None,
+            {"with": str(row.peer), "members": [str(member) for member in row.members]},
+        )
         if row.reason:
             change["after"]["key" if row.topic == PURGE else "reason"] = row.reason
         changes.append(change)
@@ -131,4 +167,10 @@ def _item(call: Call, row: ActivityRow, name: str, number: int | None) -> dict[s
 
 
 def _change(action: str, before: Any, after: Any) -> dict[str, Any]:
-    return {"type": "Person", "action": action, "field": "properties", "before": before, "after": after}
+    return {
+        "type": "Person",
+        "action": action,
+        "field": "properties",
+        "before": before,
+        "after": after,
+    }

@@ -1,8 +1,9 @@
-"""properties_timeline?source=changes: every effective change of a person, with its cause (docs/contract.md §5).
+"""properties_timeline?source=changes: every effective change of a person, with its cause
+(docs/contract.md §5).
 
-Never guesses: the person's own facts and those of everybody it was ever one with are replayed by the events' own folds;
-a point is a record after which the person shows something else, or is another set of distinct ids, or of which
-something was left out because there was no room.
+Never guesses: the person's own facts and those of everybody it was ever one with are replayed by
+the events' own folds; a point is a record after which the person shows something else, or is
+another set of distinct ids, or of which something was left out because there was no room.
 """
 
 from __future__ import annotations
@@ -38,16 +39,34 @@ FACTS_MAX = 20_000
 ROUNDS_MAX = 8
 """Rounds of asking for those that were merged with those that were merged with the person."""
 
-KEYS = Text("keys", "With source=changes: only changes of these properties (`a,b`).", most=4_000, example="plan")
-STEP = Text("cursor", "With source=changes: the place to continue from. Use the URL in `next`.", most=100, form="step")
+KEYS = Text(
+    "keys",
+    "With source=changes: only changes of these properties (`a,b`).",
+    most=4_000,
+    example="plan",
+)
+STEP = Text(
+    "cursor",
+    "With source=changes: the place to continue from. Use the URL in `next`.",
+    most=100,
+    form="step",
+)
 
-MOVES = {"person.merged", "person.joined", "person.split", "person.left", "person.rerooted"}
+MOVES = {
+    "person.merged",
+    "person.joined",
+    "person.split",
+    "person.left",
+    "person.rerooted",
+}
 """Topics of facts that name other fragments of the person."""
 
 _CURSOR = re.compile(r"(-?\d{1,19})\.(\d{1,19})")
 
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One record's effect on the person: the first of its facts, and the person before and after."""
+    """One record's effect on the person: the first of its facts, and the person before and
+    after."""
 
     fact: Fact
     before: dict[str, Any]
@@ -66,7 +85,9 @@ async def changes(call: Call, span: tuple[int, int]) -> Answer:
     await call.person_seen()
     until = await call.as_of()
     related = await _related(call, addressed, FOREVER if until is None else until)
-    found = await asyncio.to_thread(lambda: list(replay(call.project.id, addressed, related)))
+    found = await asyncio.to_thread(
+        lambda: list(replay(call.project.id, addressed, related))
+    )
     wanted = [
         change
         for change in found
@@ -102,24 +123,45 @@ def replay(project: int, addressed: UUID, facts: Iterable[Fact]) -> Iterator[Cha
         for fact in record:
             first = first or fact
             event = event_of(fact)
-            if isinstance(event, FragmentPurged):  # what it left has its own place in this order
+            if isinstance(
+                event, FragmentPurged
+            ):  # what it left has its own place in this order
                 event = at_moment(event, event.timestamp)
             if event is not None:
                 told = _replay_of(replays, project, fact.fragment)
-                told.fragment.version = told.membership.version = 0  # by stamps, an import comes before older versions
+                told.fragment.version = told.membership.version = (
+                    0  # by stamps, an import comes before older versions
+                )
                 told.apply(event)
                 if isinstance(event, FragmentEvent):
                     sizes[fact.fragment] = size_of(told.fragment)
         mine = _replay_of(replays, project, addressed).membership
         root = _replay_of(replays, project, mine.root).membership
-        members = (_replay_of(replays, project, one).fragment for one in members_of(mine, root))
+        members = (
+            _replay_of(replays, project, one).fragment for one in members_of(mine, root)
+        )
         group = [one for one in members if one.alive]
         shown = shown_of(group, sizes)
         names = ordered_distinct_ids(one.distinct_id for one in group)
-        changed = [key for key in sorted(before.keys() | shown.keys()) if _differ(before, shown, key)]
-        left_out = first.left_out if first is not None and any(one.id == first.fragment for one in group) else ""
+        changed = [
+            key
+            for key in sorted(before.keys() | shown.keys())
+            if _differ(before, shown, key)
+        ]
+        left_out = (
+            first.left_out
+            if first is not None and any(one.id == first.fragment for one in group)
+            else ""
+        )
         if first is not None and (changed or names != ids or left_out):
-            yield Change(fact=first, before=before, after=shown, keys=changed, distinct_ids=names, left_out=left_out)
+            yield Change(
+                fact=first,
+                before=before,
+                after=shown,
+                keys=changed,
+                distinct_ids=names,
+                left_out=left_out,
+            )
         before, ids = shown, names
 
 
@@ -151,7 +193,9 @@ async def _related(call: Call, addressed: UUID, until: int) -> list[Fact]:
                 if fact.topic in MOVES:
                     related |= {fact.root, fact.peer, *fact.members}
             if len(found) > FACTS_MAX or len(known) > 2 * MEMBERS_MAX:
-                raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
+                raise BadInput(
+                    f"More than {FACTS_MAX} changes: too many for one timeline."
+                )
         wanted = related - known - {UUID(int=0)}
         if not wanted:
             return found
@@ -171,10 +215,14 @@ def _point(call: Call, change: Change) -> dict[str, Any]:
         "cause": {
             "command": str(fact.command),
             "kind": "capture" if captured else fact.source,
-            "event": fact.source or None if captured else None,  # erased with the events' names
+            "event": fact.source or None
+            if captured
+            else None,  # erased with the events' names
         },
         "keys": change.keys,
-        "before": {key: change.before[key] for key in change.keys if key in change.before},
+        "before": {
+            key: change.before[key] for key in change.keys if key in change.before
+        },
         "after": {key: change.after[key] for key in change.keys if key in change.after},
         **({"left_out": told(change.left_out)} if change.left_out else {}),
     }

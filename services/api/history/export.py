@@ -1,8 +1,10 @@
-"""GET :id/export: one archive of everything held about a person, for the right of access. Reads only.
+"""GET :id/export: one archive of everything held about a person, for the right of access. Reads
+only.
 
-A ZIP of JSON and NDJSON: the person, its distinct ids with what was set through each, every change with its cause, the
-captured events, the recordings with their snapshots, the deletion requests, and a manifest that counts them. Constant
-memory: rows are written into the archive as they are read, the archive lies in a nameless file until it is sent.
+A ZIP of JSON and NDJSON: the person, its distinct ids with what was set through each, every change
+with its cause, the captured events, the recordings with their snapshots, the deletion requests, and
+a manifest that counts them. Constant memory: rows are written into the archive as they are read,
+the archive lies in a nameless file until it is sent.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class ExportedEvent(NamedTuple):
 
 
 class Holdings(NamedTuple):
-    """Parts of an export that other rooms read: sessions and their snapshots until a stamp, and deletion requests."""
+    """Parts of an export that other rooms read: sessions and their snapshots until a stamp, and
+    deletion requests."""
 
     sessions: Callable[[Call, Person, int], AsyncIterator[list[Any]]]
     snapshots: Callable[[Call, Person, int], AsyncIterator[list[Any]]]
@@ -61,7 +64,17 @@ def routes(holdings: Holdings) -> tuple[Route, ...]:
         """Export everything held about a person, as a ZIP of JSON and NDJSON files."""
         return await _export(call, holdings)
 
-    return (Route("GET", "/{id}/export", "person:read", export, (AS_OF,), produces=ZIP, costly=always),)
+    return (
+        Route(
+            "GET",
+            "/{id}/export",
+            "person:read",
+            export,
+            (AS_OF,),
+            produces=ZIP,
+            costly=always,
+        ),
+    )
 
 
 async def _export(call: Call, holdings: Holdings) -> Answer:
@@ -96,7 +109,9 @@ async def _one(rows: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]
     yield rows
 
 
-async def _distinct_ids(call: Call, person: Person) -> AsyncIterator[list[dict[str, Any]]]:
+async def _distinct_ids(
+    call: Call, person: Person
+) -> AsyncIterator[list[dict[str, Any]]]:
     """What was set through each, of those that the person has no room to show too."""
     for member in person.members:
         properties = member.properties
@@ -116,10 +131,16 @@ async def _distinct_ids(call: Call, person: Person) -> AsyncIterator[list[dict[s
         ]
 
 
-async def _changes(call: Call, named: dict[UUID, str], until: int) -> AsyncIterator[list[dict[str, Any]]]:
+async def _changes(
+    call: Call, named: dict[UUID, str], until: int
+) -> AsyncIterator[list[dict[str, Any]]]:
     """Every fact of the present life, by distinct id, in order."""
     async for page in facts(call.context, call.project.id, named, until):
-        yield [_change(call, named, fact) for fact in page if fact.stamp <= until and fact.topic not in ENDS]
+        yield [
+            _change(call, named, fact)
+            for fact in page
+            if fact.stamp <= until and fact.topic not in ENDS
+        ]
 
 
 def _change(call: Call, named: dict[UUID, str], fact: Fact) -> dict[str, Any]:
@@ -151,11 +172,15 @@ def operations(fact: Fact) -> list[dict[str, Any]]:
             "before": orjson.loads(before) if before else None,
             "value": orjson.loads(after) if after and not purge else None,
         }
-        for key, kind, before, after in zip(fact.keys, fact.kinds, fact.before, fact.after, strict=True)
+        for key, kind, before, after in zip(
+            fact.keys, fact.kinds, fact.before, fact.after, strict=True
+        )
     ]
 
 
-async def _events(call: Call, fragments: list[UUID], until: int) -> AsyncIterator[list[dict[str, Any]]]:
+async def _events(
+    call: Call, fragments: list[UUID], until: int
+) -> AsyncIterator[list[dict[str, Any]]]:
     cursor: dict[str, Any] = {"after": UUID(int=0), "uuid": UUID(int=0)}
     for _ in range(PAGES_MAX):
         rows = await call.context.store.rows(

@@ -1,5 +1,5 @@
-"""properties_timeline: how a person's crucial properties went while it did things (docs/contract.md §5). Never guesses:
-every point is the fold of the person's own timeline, stopped at that event.
+"""properties_timeline: how a person's crucial properties went while it did things (docs/contract.md
+§5). Never guesses: every point is the fold of the person's own timeline, stopped at that event.
 """
 
 from __future__ import annotations
@@ -46,20 +46,39 @@ EVENTS_MAX = 100_000
 DAYS_DEFAULT = 7
 
 SOURCE = Choice(
-    "source", "Points of captured events, or of all effective changes.", absent="events", choices=("events", "changes")
+    "source",
+    "Points of captured events, or of all effective changes.",
+    absent="events",
+    choices=("events", "changes"),
 )
 ACTIONS = Text("actions", "JSON: a list of `{id}`.", most=JSON_CHARS_MAX, form="series")
 PROPERTIES = Text(
-    "properties", "JSON: filters. Those of type `person` choose the crucial properties.", most=JSON_CHARS_MAX,
-    example='[{"key": "plan", "value": "pro", "type": "person"}]', form="filters",
-)  # fmt: skip
-BREAKDOWN = Text("breakdown", "A property, or a JSON list of them.", most=JSON_CHARS_MAX, form="breakdown")
-BREAKDOWN_TYPE = Text("breakdown_type", "With `person`, the breakdown chooses crucial properties.")
-INTERVAL = Text("interval", "How far equal dates are moved apart: `hour`, `day` or `month`.")
+    "properties",
+    "JSON: filters. Those of type `person` choose the crucial properties.",
+    most=JSON_CHARS_MAX,
+    example='[{"key": "plan", "value": "pro", "type": "person"}]',
+    form="filters",
+)
+BREAKDOWN = Text(
+    "breakdown",
+    "A property, or a JSON list of them.",
+    most=JSON_CHARS_MAX,
+    form="breakdown",
+)
+BREAKDOWN_TYPE = Text(
+    "breakdown_type", "With `person`, the breakdown chooses crucial properties."
+)
+INTERVAL = Text(
+    "interval", "How far equal dates are moved apart: `hour`, `day` or `month`."
+)
 DISPLAY = Text("display", "Accepted, without effect.")
 PERSON_ID = Text("person_id", "An integer id or a uuid.", form="person-id")
 TIMESTAMP = Text(
-    "timestamp", "A time (ISO 8601), or a `Position`.", example="2026-11-20T10:00:00Z", required=True, form="moment"
+    "timestamp",
+    "A time (ISO 8601), or a `Position`.",
+    example="2026-11-20T10:00:00Z",
+    required=True,
+    form="moment",
 )
 
 _RELATIVE = re.compile(r"-(\d{1,4})([hdwmy])(Start|End)?")
@@ -82,7 +101,10 @@ async def properties_timeline(call: Call) -> Answer:
         return await changes(call, _span(call))
     person = await call.person_seen()
     until_stamp = await call.as_of()
-    series, actions = _list(call.asked(EVENTS), "events"), _list(call.asked(ACTIONS), "actions")
+    series, actions = (
+        _list(call.asked(EVENTS), "events"),
+        _list(call.asked(ACTIONS), "actions"),
+    )
     crucial = _crucial(call, [*series, *actions])
     names = sorted({str(one["id"]) for one in series if one.get("id") is not None})
     zone = ZoneInfo(call.project.zone)
@@ -114,7 +136,13 @@ async def properties_timeline(call: Call) -> Answer:
             raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
     return Answer(
         body={
-            "points": points(person, [CapturedEvent._make(row) for row in events], effects, crucial, cut),
+            "points": points(
+                person,
+                [CapturedEvent._make(row) for row in events],
+                effects,
+                crucial,
+                cut,
+            ),
             "crucial_property_keys": crucial,
             "effective_date_from": since.isoformat(),
             "effective_date_to": until.isoformat(),
@@ -143,18 +171,42 @@ async def properties_at_time(call: Call) -> Answer:
 
 COLLECTION_ROUTES = (
     Route(
-        "GET", "/properties_at_time", "person:read", properties_at_time, (DISTINCT_ID, PERSON_ID, TIMESTAMP),
-        answers=PersonAtTime, plain_errors=True, costly=always,
-    ),
-)  # fmt: skip
-ROUTES = (
-    Route(
-        "GET", "/{id}/properties_timeline", "person:read", properties_timeline, answers=Timeline,
-        query=(SOURCE, EVENTS, ACTIONS, PROPERTIES, BREAKDOWN, BREAKDOWN_TYPE, DATE_FROM, DATE_TO, INTERVAL, DISPLAY,
-               KEYS, LIMIT, STEP, AS_OF),
+        "GET",
+        "/properties_at_time",
+        "person:read",
+        properties_at_time,
+        (DISTINCT_ID, PERSON_ID, TIMESTAMP),
+        answers=PersonAtTime,
+        plain_errors=True,
         costly=always,
     ),
-)  # fmt: skip
+)
+ROUTES = (
+    Route(
+        "GET",
+        "/{id}/properties_timeline",
+        "person:read",
+        properties_timeline,
+        answers=Timeline,
+        query=(
+            SOURCE,
+            EVENTS,
+            ACTIONS,
+            PROPERTIES,
+            BREAKDOWN,
+            BREAKDOWN_TYPE,
+            DATE_FROM,
+            DATE_TO,
+            INTERVAL,
+            DISPLAY,
+            KEYS,
+            LIMIT,
+            STEP,
+            AS_OF,
+        ),
+        costly=always,
+    ),
+)
 
 
 async def _asked_past(call: Call) -> tuple[UUID, int]:
@@ -164,8 +216,12 @@ async def _asked_past(call: Call) -> tuple[UUID, int]:
         raise BadInput("Exactly one of distinct_id and person_id is required.")
     if not call.asked(TIMESTAMP):
         raise BadInput("timestamp is required: ISO 8601.")
-    until = await moment(call.context, call.project.id, call.asked(TIMESTAMP), "timestamp")
-    return fragment_id(call.project.id, distinct_id) if distinct_id else await call.fragment(person_id), until
+    until = await moment(
+        call.context, call.project.id, call.asked(TIMESTAMP), "timestamp"
+    )
+    return fragment_id(
+        call.project.id, distinct_id
+    ) if distinct_id else await call.fragment(person_id), until
 
 
 def _span(call: Call) -> tuple[int, int]:
@@ -177,7 +233,9 @@ def _span(call: Call) -> tuple[int, int]:
         until = _day_end(until)
     if since is not None and until is not None and until < since:
         raise BadInput("date_to lies before date_from.", attr="date_to")
-    return -FOREVER if since is None else _micros(since), FOREVER if until is None else _micros(until)
+    return -FOREVER if since is None else _micros(
+        since
+    ), FOREVER if until is None else _micros(until)
 
 
 def points(
@@ -187,14 +245,20 @@ def points(
     crucial: list[str],
     until: int = FOREVER,
 ) -> list[dict[str, Any]]:
-    """One point for the first event, and one for each whose crucial values differ from the previous one's.
+    """One point for the first event, and one for each whose crucial values differ from the previous
+    one's.
 
-    Effects are facts up to the stamp `until`; both are in the order of arrival. Within a fragment that order is the
-    version; a fact precedes the event that it came from.
+    Effects are facts up to the stamp `until`; both are in the order of arrival. Within a fragment
+    that order is the version; a fact precedes the event that it came from.
     """
-    replays = {member.fragment: Replay(person.project, member.fragment, until) for member in person.members}
+    replays = {
+        member.fragment: Replay(person.project, member.fragment, until)
+        for member in person.members
+    }
     sizes: dict[UUID, int] = {}
-    steps: list[Fact | CapturedEvent] = [fact for fact in effects if fact.topic.startswith("fragment.")]
+    steps: list[Fact | CapturedEvent] = [
+        fact for fact in effects if fact.topic.startswith("fragment.")
+    ]
     steps += events
     steps.sort(key=_arrival)
     found: list[dict[str, Any]] = []
@@ -203,16 +267,27 @@ def points(
     for step in steps:
         if isinstance(step, Fact):
             event, past = event_of(step), replays[step.fragment]
-            if isinstance(event, FragmentEvent) and event.originator_version > past.fragment.version:
+            if (
+                isinstance(event, FragmentEvent)
+                and event.originator_version > past.fragment.version
+            ):
                 past.apply(event)
                 sizes[step.fragment] = size_of(past.fragment)
                 shown = None
             continue
         if shown is None:
-            shown = shown_of((one.fragment for one in replays.values() if one.fragment.alive), sizes)
+            shown = shown_of(
+                (one.fragment for one in replays.values() if one.fragment.alive), sizes
+            )
         values = [shown.get(key, msgspec.UNSET) for key in crucial]
         if not found or values != previous:
-            found.append({"timestamp": iso(step.timestamp), "properties": shown, "relevant_event_count": 0})
+            found.append(
+                {
+                    "timestamp": iso(step.timestamp),
+                    "properties": shown,
+                    "relevant_event_count": 0,
+                }
+            )
         previous = values
         found[-1]["relevant_event_count"] += 1
     return found
@@ -229,7 +304,11 @@ def _crucial(call: Call, series: list[dict[str, Any]]) -> list[str]:
     filters = _flat(_json(call.asked(PROPERTIES), "properties"))
     for one in series:
         filters += _flat(one.get("properties"))
-    keys = {str(one["key"]) for one in filters if one.get("type") == "person" and one.get("key") is not None}
+    keys = {
+        str(one["key"])
+        for one in filters
+        if one.get("type") == "person" and one.get("key") is not None
+    }
     breakdown = call.asked(BREAKDOWN)
     if breakdown and call.asked(BREAKDOWN_TYPE) == "person":
         if breakdown.startswith("["):
@@ -275,7 +354,8 @@ def _list(text: str, attr: str) -> list[dict[str, Any]]:
 
 
 def _range(call: Call, zone: ZoneInfo, now: datetime) -> tuple[datetime, datetime]:
-    """From the start of the first day to the end of the last; equal dates are moved apart by the interval."""
+    """From the start of the first day to the end of the last; equal dates are moved apart by the
+    interval."""
     since = _date(call, DATE_FROM, now) or _midnight(now - timedelta(days=DAYS_DEFAULT))
     until = _date(call, DATE_TO, now)
     if until is None:
@@ -311,15 +391,21 @@ def _date(call: Call, parameter: Text, now: datetime) -> datetime | None:
             if unit == "h":
                 return now - timedelta(hours=count)
             if unit in "dw":
-                return _midnight(now - timedelta(days=count * (7 if unit == "w" else 1)))
+                return _midnight(
+                    now - timedelta(days=count * (7 if unit == "w" else 1))
+                )
             months = now.year * 12 + now.month - 1 - count * (12 if unit == "y" else 1)
             first = now.replace(year=months // 12, month=months % 12 + 1, day=1)
             last = ((first + timedelta(days=32)).replace(day=1) - timedelta(days=1)).day
             return _midnight(first.replace(day=min(now.day, last)))
         parsed = datetime.fromisoformat(text)
-        return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=now.tzinfo)
+        return (
+            parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=now.tzinfo)
+        )
     except (ValueError, OverflowError):
-        raise parameter.wrong("must be a date (2026-01-31), a time (ISO 8601) or relative (-7d).") from None
+        raise parameter.wrong(
+            "must be a date (2026-01-31), a time (ISO 8601) or relative (-7d)."
+        ) from None
 
 
 def _midnight(moment: datetime) -> datetime:

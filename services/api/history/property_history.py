@@ -1,4 +1,5 @@
-"""Provenance: every value that a property had, where each came from, and why the one that shows does. Reads only."""
+"""Provenance: every value that a property had, where each came from, and why the one that shows
+does. Reads only."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ from services.api.writes.schemas import PropertyHistory
 from shared.domain.errors import BadInput
 from shared.domain.ids import format_positions
 from shared.domain.person.cells import NULL, ONCE, SET, UNSET
-from shared.domain.person.identity import MEMBERS_MAX, FragmentJoined, FragmentLeft, FragmentRerooted, PersonDeleted
+from shared.domain.person.identity import (
+    MEMBERS_MAX,
+    FragmentJoined,
+    FragmentLeft,
+    FragmentRerooted,
+    PersonDeleted,
+)
 from shared.domain.person.replay import FOREVER
 from shared.domain.person.view import decisive
 from shared.store.person import Person, cells_of, iso
@@ -34,7 +41,8 @@ _REASONS = {
 
 
 class ValueRow(NamedTuple):
-    """A row of the query `property_history`. Times in microseconds; the texts are JSON, empty for nothing."""
+    """A row of the query `property_history`. Times in microseconds; the texts are JSON, empty for
+    nothing."""
 
     fragment: UUID
     version: int
@@ -51,7 +59,8 @@ class ValueRow(NamedTuple):
 
 
 class StepRow(NamedTuple):
-    """A row of the query `memberships`: a fragment comes to a person, or leaves it. `at` in microseconds."""
+    """A row of the query `memberships`: a fragment comes to a person, or leaves it. `at` in
+    microseconds."""
 
     fragment: UUID
     version: int
@@ -67,7 +76,9 @@ async def of_property(call: Call) -> Answer:
     """List all values of a property, newest first, each with its cause and merge path."""
     key = call.request.parameters["key"]
     if len(key) > NAME_CHARS_MAX:
-        raise BadInput(f"A property's name has 1 to {NAME_CHARS_MAX} characters.", attr="key")
+        raise BadInput(
+            f"A property's name has 1 to {NAME_CHARS_MAX} characters.", attr="key"
+        )
     limit = call.asked(LIMIT)
     offset = call.asked(OFFSET)
     person = await call.person_seen()
@@ -78,9 +89,14 @@ async def of_property(call: Call) -> Answer:
         "until": FOREVER if until is None else until,
     }
     rows, queries = call.context.store.rows, call.context.reads.queries
-    history = await rows(queries["property_history"], key=key, limit=limit, offset=offset, **scope)
+    history = await rows(
+        queries["property_history"], key=key, limit=limit, offset=offset, **scope
+    )
     values = [ValueRow._make(row) for row in history]
-    steps = [StepRow._make(row) for row in await rows(queries["memberships"], limit=STEPS_MAX, **scope)]
+    steps = [
+        StepRow._make(row)
+        for row in await rows(queries["memberships"], limit=STEPS_MAX, **scope)
+    ]
     total = values[0].total if values else 0
     winner = decisive(cells_of(person.members)).get(key)
     shows = winner is not None and winner.kind != UNSET
@@ -92,11 +108,21 @@ async def of_property(call: Call) -> Answer:
             "value": winner.value if winner is not None and shows else None,
             "why": _REASONS[winner.kind] if winner is not None else None,
             "count": total,
-            "next": str(url.update_query(offset=offset + limit)) if offset + limit < total else None,
+            "next": str(url.update_query(offset=offset + limit))
+            if offset + limit < total
+            else None,
             "results": [
                 _value(call, person, value)
-                | {"wins": winner is not None and (value.fragment, value.stamp) == (winner.fragment, winner.stamp)}
-                | {"merge_path": _path(call, [step for step in steps if step.fragment == value.fragment])}
+                | {
+                    "wins": winner is not None
+                    and (value.fragment, value.stamp) == (winner.fragment, winner.stamp)
+                }
+                | {
+                    "merge_path": _path(
+                        call,
+                        [step for step in steps if step.fragment == value.fragment],
+                    )
+                }
                 for value in values
             ],
         }
@@ -106,10 +132,15 @@ async def of_property(call: Call) -> Answer:
 COLLECTION_ROUTES = ()
 ROUTES = (
     Route(
-        "GET", "/{id}/properties/{key}/history", "person:read", of_property,
-        query=(LIMIT, OFFSET, AS_OF), answers=PropertyHistory, costly=always,
+        "GET",
+        "/{id}/properties/{key}/history",
+        "person:read",
+        of_property,
+        query=(LIMIT, OFFSET, AS_OF),
+        answers=PropertyHistory,
+        costly=always,
     ),
-)  # fmt: skip
+)
 
 
 def _value(call: Call, person: Person, value: ValueRow) -> dict[str, Any]:
@@ -117,10 +148,16 @@ def _value(call: Call, person: Person, value: ValueRow) -> dict[str, Any]:
         "operation": "purge" if value.purged else OPERATIONS[value.kind],
         "value": orjson.loads(value.after) if value.after else None,
         "before": orjson.loads(value.before) if value.before else None,
-        "distinct_id": next(member.distinct_id for member in person.members if member.fragment == value.fragment),
+        "distinct_id": next(
+            member.distinct_id
+            for member in person.members
+            if member.fragment == value.fragment
+        ),
         "timestamp": iso(value.stamp),
         "received_at": iso(value.at),
-        "position": format_positions([call.context.generations.of_fragment(value.fragment, value.version)]),
+        "position": format_positions(
+            [call.context.generations.of_fragment(value.fragment, value.version)]
+        ),
         "command": str(value.command),
         "actor": call.context.access.name_of(value.actor),
         "source": value.source,
@@ -137,11 +174,15 @@ def _path(call: Call, steps: list[StepRow]) -> list[dict[str, Any]]:
         elif step.topic in (FragmentJoined.TOPIC, FragmentRerooted.TOPIC):
             path.append(
                 {
-                    "how": "merged" if step.topic == FragmentJoined.TOPIC else "root_left",
+                    "how": "merged"
+                    if step.topic == FragmentJoined.TOPIC
+                    else "root_left",
                     "from": str(step.peer),
                     "into": str(step.root),
                     "at": iso(step.at),
-                    "position": format_positions([generations.of_project(call.project.id, step.version)]),
+                    "position": format_positions(
+                        [generations.of_project(call.project.id, step.version)]
+                    ),
                     "command": str(step.command),
                     "actor": call.context.access.name_of(step.actor),
                 }

@@ -58,4 +58,6 @@ def _wrong_field(text: str) -> BadInput:
         return BadInput("This field is required.", attr=missing[1], slug="required")
     detail, _, path = text.partition(" - at ")
     field = _FIELD.search(path)
-    return BadInput(f"{detail}.".replace("`", ""), attr=field[1] if field is not None else None)
+    return BadInput(
+        f"{detail}.".replace("`", ""), attr=field[1] if field is not None else None
+    )

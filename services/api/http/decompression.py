@@ -17,23 +17,29 @@ INFLATE_RATIO_MAX = 200
 """JSON of events shrinks 10 to 30 times; a bomb shrinks 1,000 times."""
 
 INFLATED_BYTES_FREE = 2 * 1_048_576
-"""Below it the ratio does not count: too little to hurt, and one padded event may well shrink 1,000 times."""
+"""Below it the ratio does not count: too little to hurt, and one padded event may well shrink 1,000
+times."""
 
 ENCODINGS = ("gzip", "deflate", "zstd", "br")
 """What v1 takes as `Content-Encoding`."""
 
 ZSTD_WINDOW_BYTES_MAX = 8 * 1_048_576
-"""What a sender over HTTP may ask for (RFC 9659); zstd's own default would set 128 MiB aside for a body of 10 bytes."""
+"""What a sender over HTTP may ask for (RFC 9659); zstd's own default would set 128 MiB aside for a
+body of 10 bytes."""
 
 ZSTD_STEP_BYTES = 256
-"""Fed at a time, because zstd cannot be told when to stop: a block of 4 bytes may stand for 128 KiB, so 8 MiB."""
+"""Fed at a time, because zstd cannot be told when to stop: a block of 4 bytes may stand for 128
+KiB, so 8 MiB."""
 
 GZIP = b"\x1f\x8b\x08"
 ZLIB = b"\x78"
 
 
-def inflate(body: bytes, bytes_max: int = INFLATED_BYTES_MAX, header: int = zlib.MAX_WBITS | 32) -> bytes:
-    """One gzip member (or zlib stream) within the limits; anything else is a BadInput or too large."""
+def inflate(
+    body: bytes, bytes_max: int = INFLATED_BYTES_MAX, header: int = zlib.MAX_WBITS | 32
+) -> bytes:
+    """One gzip member (or zlib stream) within the limits; anything else is a BadInput or too
+    large."""
     inflater = zlib.decompressobj(header)  # 32: either header
     most = inflated_bytes_max(body, bytes_max)
     try:
@@ -48,7 +54,9 @@ def unpack(body: bytes, encoding: str) -> bytes:
     if encoding == "gzip":
         return inflate(body)
     if encoding == "deflate":  # zlib's header is the standard, none a common mistake
-        return inflate(body, header=zlib.MAX_WBITS if body.startswith(ZLIB) else -zlib.MAX_WBITS)
+        return inflate(
+            body, header=zlib.MAX_WBITS if body.startswith(ZLIB) else -zlib.MAX_WBITS
+        )
     most = inflated_bytes_max(body, INFLATED_BYTES_MAX)
     try:
         return _zstd(body, most) if encoding == "zstd" else _brotli(body, most)
@@ -70,12 +78,18 @@ def _whole(plain: bytes, most: int, ended: bool) -> bytes:
 
 
 def _zstd(body: bytes, most: int) -> bytes:
-    inflater = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES_MAX).decompressobj()
+    inflater = zstandard.ZstdDecompressor(
+        max_window_size=ZSTD_WINDOW_BYTES_MAX
+    ).decompressobj()
     plain = bytearray()
     for at in range(0, len(body), ZSTD_STEP_BYTES):
         plain += inflater.decompress(body[at : at + ZSTD_STEP_BYTES])
         if inflater.eof or len(plain) > most:
-            ended = inflater.eof and not inflater.unused_data and at + ZSTD_STEP_BYTES >= len(body)
+            ended = (
+                inflater.eof
+                and not inflater.unused_data
+                and at + ZSTD_STEP_BYTES >= len(body)
+            )
             return _whole(bytes(plain), most, ended)
     return _whole(bytes(plain), most, False)
 

@@ -1,4 +1,5 @@
-"""Errors as the wire has them: exactly {"type", "code", "detail", "attr"}. Never shows what went on inside."""
+"""Errors as the wire has them: exactly {"type", "code", "detail", "attr"}. Never shows what went on
+inside."""
 
 from __future__ import annotations
 
@@ -50,7 +51,14 @@ class ApiError(Exception):
     """An answer that is not a success."""
 
     def __init__(
-        self, status: int, kind: str, code: str, detail: str, *, attr: str | None = None, **headers: str
+        self,
+        status: int,
+        kind: str,
+        code: str,
+        detail: str,
+        *,
+        attr: str | None = None,
+        **headers: str,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -58,10 +66,19 @@ class ApiError(Exception):
         self.code = code
         self.detail = detail
         self.attr = attr
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.headers = {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
 
     def body(self) -> bytes:
-        return orjson.dumps({"type": self.kind, "code": self.code, "detail": self.detail, "attr": self.attr})
+        return orjson.dumps(
+            {
+                "type": self.kind,
+                "code": self.code,
+                "detail": self.detail,
+                "attr": self.attr,
+            }
+        )
 
     def response(self) -> Response:
         headers = {"Content-Type": "application/json", **self.headers}
@@ -74,21 +91,41 @@ def parse_error(detail: str) -> ApiError:
 
 def field_required(attr: str) -> ApiError:
     """Code and detail as clients of the original assert them."""
-    return ApiError(400, "validation_error", "This field is required.", "required", attr=attr)
+    return ApiError(
+        400, "validation_error", "This field is required.", "required", attr=attr
+    )
 
 
 def not_authenticated() -> ApiError:
     detail = "Authentication credentials were not provided."
-    return ApiError(401, "authentication_error", "not_authenticated", detail, WWW_Authenticate="Bearer")
+    return ApiError(
+        401,
+        "authentication_error",
+        "not_authenticated",
+        detail,
+        WWW_Authenticate="Bearer",
+    )
 
 
-def authentication_failed(detail: str = "The key is wrong, revoked or expired.") -> ApiError:
-    return ApiError(401, "authentication_error", "authentication_failed", detail, WWW_Authenticate="Bearer")
+def authentication_failed(
+    detail: str = "The key is wrong, revoked or expired.",
+) -> ApiError:
+    return ApiError(
+        401,
+        "authentication_error",
+        "authentication_failed",
+        detail,
+        WWW_Authenticate="Bearer",
+    )
 
 
 def permission_denied(scope: str | None) -> ApiError:
     """The key lacks a scope, or covers other projects only."""
-    detail = f"The key lacks the scope {scope}." if scope else "The key has no access to this project."
+    detail = (
+        f"The key lacks the scope {scope}."
+        if scope
+        else "The key has no access to this project."
+    )
     return ApiError(403, "authentication_error", "permission_denied", detail)
 
 
@@ -105,7 +142,9 @@ def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
 
 
 def not_acceptable(kinds: str) -> ApiError:
-    return ApiError(406, "invalid_request", "not_acceptable", f"Accept must allow {kinds}.")
+    return ApiError(
+        406, "invalid_request", "not_acceptable", f"Accept must allow {kinds}."
+    )
 
 
 def expectation_failed(expectation: str) -> ApiError:
@@ -113,7 +152,9 @@ def expectation_failed(expectation: str) -> ApiError:
 
 
 def timeout() -> ApiError:
-    return ApiError(408, "invalid_request", "timeout", "The body did not arrive in time.")
+    return ApiError(
+        408, "invalid_request", "timeout", "The body did not arrive in time."
+    )
 
 
 def conflict(detail: str) -> ApiError:
@@ -130,19 +171,31 @@ def key_reused() -> ApiError:
 
 
 def unsupported_media_type(kind: str) -> ApiError:
-    return ApiError(415, "invalid_request", "unsupported_media_type", f'Unsupported media type "{kind}".')
+    return ApiError(
+        415,
+        "invalid_request",
+        "unsupported_media_type",
+        f'Unsupported media type "{kind}".',
+    )
 
 
 def throttled(seconds: int, limits: dict[str, str]) -> ApiError:
     detail = f"Request was throttled. Expected available in {seconds} seconds."
-    error = ApiError(429, "throttled_error", "throttled", detail, Retry_After=str(seconds))
+    error = ApiError(
+        429, "throttled_error", "throttled", detail, Retry_After=str(seconds)
+    )
     error.headers |= limits
     return error
 
 
 def rate_limits(limit: int, remaining: int, seconds: int) -> dict[str, str]:
-    """The RateLimit headers: how much at once, how much of that is left, until when it is whole again."""
-    return {"RateLimit-Limit": str(limit), "RateLimit-Remaining": str(remaining), "RateLimit-Reset": str(seconds)}
+    """The RateLimit headers: how much at once, how much of that is left, until when it is whole
+    again."""
+    return {
+        "RateLimit-Limit": str(limit),
+        "RateLimit-Remaining": str(remaining),
+        "RateLimit-Reset": str(seconds),
+    }
 
 
 def of(error: PersonlogError) -> ApiError:
@@ -177,11 +230,17 @@ def refusal_of(error: BaseException, route: str) -> ApiError:
         return error
     if isinstance(error, UnicodeDecodeError):
         return parse_error(f"The body cannot be read: {type(error).__name__}")
-    if isinstance(error, OSError) and error.errno in NO_SPACE:  # the watch of the disks reports it, once
+    if (
+        isinstance(error, OSError) and error.errno in NO_SPACE
+    ):  # the watch of the disks reports it, once
         error = Transient("There is no space left for this answer.")
     if not isinstance(error, PersonlogError):  # the client learns nothing
-        structlog.get_logger().error("unexpected", route=route, error=type(error).__name__, exc_info=error)
+        structlog.get_logger().error(
+            "unexpected", route=route, error=type(error).__name__, exc_info=error
+        )
         error = PersonlogError()
-    elif isinstance(error, Corrupt) and not isinstance(error, LogMismatch | Superseded):  # those are logged once
+    elif isinstance(error, Corrupt) and not isinstance(
+        error, LogMismatch | Superseded
+    ):  # those are logged once
         structlog.get_logger().error("request failed", route=route, error=error.detail)
     return of(error)

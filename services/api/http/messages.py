@@ -25,7 +25,8 @@ def always_connected() -> bool:
 
 
 class Request(msgspec.Struct, kw_only=True, eq=False):
-    """One request. `route`, `parameters` and `caller` are filled in by the pipeline, `body` by the transport."""
+    """One request. `route`, `parameters` and `caller` are filled in by the pipeline, `body` by the
+    transport."""
 
     method: str
     path: str
@@ -78,23 +79,31 @@ class Request(msgspec.Struct, kw_only=True, eq=False):
     @property
     def url(self) -> URL:
         """The whole URL, as links in answers begin."""
-        return URL.build(scheme="http", authority=self.authority).join(self._relative_url)
+        return URL.build(scheme="http", authority=self.authority).join(
+            self._relative_url
+        )
 
     @property
     def content_type(self) -> str:
         """The media type of the body, without parameters."""
-        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower() or "application/octet-stream"
+        return (
+            self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            or "application/octet-stream"
+        )
 
     @property
     def _relative_url(self) -> URL:
-        return URL.build(path=self.path_sent, query_string=self.query_string, encoded=True)
+        return URL.build(
+            path=self.path_sent, query_string=self.query_string, encoded=True
+        )
 
     path_sent: str = ""
     """The path as it was sent."""
 
 
 class Response(msgspec.Struct, kw_only=True, eq=False):
-    """An answer. A body that is a generator is sent in pieces; it is closed however the sending ends."""
+    """An answer. A body that is a generator is sent in pieces; it is closed however the sending
+    ends."""
 
     status: int = 200
     headers: dict[str, str] = {}
@@ -109,7 +118,9 @@ class Deferred(Generic[T, R]):
 
     __slots__ = ("finish", "future")
 
-    def __init__(self, future: asyncio.Future[T], finish: Callable[[asyncio.Future[T]], R]) -> None:
+    def __init__(
+        self, future: asyncio.Future[T], finish: Callable[[asyncio.Future[T]], R]
+    ) -> None:
         self.future = future
         self.finish = finish
 

@@ -14,8 +14,11 @@ _WEIGHT = re.compile(r"[01](\.\d{0,3})?")
 
 
 def format_of(request: Request, only: str) -> Format:
-    """The format that a request asks for; a route that produces something else has nothing but that."""
-    wanted = request.parameters.get("suffix", "").lstrip(".") or request.query.get("format", "")
+    """The format that a request asks for; a route that produces something else has nothing but
+    that."""
+    wanted = request.parameters.get("suffix", "").lstrip(".") or request.query.get(
+        "format", ""
+    )
     if wanted:
         if wanted not in ("json", "csv") or only:
             raise errors.not_found("Not found.")
@@ -23,7 +26,9 @@ def format_of(request: Request, only: str) -> Format:
     accept = request.headers.get("Accept", "*/*")
     if accept == "*/*":
         return "json"
-    takes: dict[str, Format] = {only: "json"} if only else {"application/json": "json", "text/csv": "csv"}
+    takes: dict[str, Format] = (
+        {only: "json"} if only else {"application/json": "json", "text/csv": "csv"}
+    )
     for kind in _accepted(accept):
         for produced, name in takes.items():
             if kind in ("", "*/*", produced, produced.partition("/")[0] + "/*"):
@@ -38,4 +43,8 @@ def _accepted(header: str) -> list[str]:
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
         weight = next((text[2:] for text in parameters if text.startswith("q=")), "1")
         weighed.append((float(weight) if _WEIGHT.fullmatch(weight) else 1.0, kind))
-    return [kind for weight, kind in sorted(weighed, key=lambda pair: -pair[0]) if weight > 0]
+    return [
+        kind
+        for weight, kind in sorted(weighed, key=lambda pair: -pair[0])
+        if weight > 0
+    ]

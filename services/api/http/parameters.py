@@ -1,4 +1,5 @@
-"""Parameters of queries, each declared once: handlers read it, the OpenAPI document shows it with its limits."""
+"""Parameters of queries, each declared once: handlers read it, the OpenAPI document shows it with
+its limits."""
 
 from __future__ import annotations
 
@@ -30,13 +31,32 @@ class Parameter(Generic[V]):
     blank_is_none = True
     """Forms send all their fields: an empty one asks for nothing."""
 
-    def __init__(self, name: str, says: str, *, absent: V, example: Any = None, required: bool = False) -> None:
-        self.name, self.says, self.absent, self.example, self.required = name, says, absent, example, required
+    def __init__(
+        self,
+        name: str,
+        says: str,
+        *,
+        absent: V,
+        example: Any = None,
+        required: bool = False,
+    ) -> None:
+        self.name, self.says, self.absent, self.example, self.required = (
+            name,
+            says,
+            absent,
+            example,
+            required,
+        )
 
     def of(self, query: Mapping[str, str]) -> V:
-        """The value that a query gives, or the default. BadInput, naming the parameter, when it is none."""
+        """The value that a query gives, or the default. BadInput, naming the parameter, when it is
+        none."""
         text = query.get(self.name)
-        return self.absent if text is None or (text == "" and self.blank_is_none) else self.read(text)
+        return (
+            self.absent
+            if text is None or (text == "" and self.blank_is_none)
+            else self.read(text)
+        )
 
     def read(self, text: str) -> V:
         raise NotImplementedError
@@ -53,7 +73,9 @@ class Integer(Parameter[int]):
 
     blank_is_none = False
 
-    def __init__(self, name: str, says: str, *, absent: int, most: int, least: int = 1) -> None:
+    def __init__(
+        self, name: str, says: str, *, absent: int, most: int, least: int = 1
+    ) -> None:
         super().__init__(name, says, absent=absent)
         self.most, self.least = most, least
 
@@ -64,7 +86,12 @@ class Integer(Parameter[int]):
         return int(text)
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "integer", "minimum": self.least, "maximum": self.most, "default": self.absent}
+        return {
+            "type": "integer",
+            "minimum": self.least,
+            "maximum": self.most,
+            "default": self.absent,
+        }
 
 
 class Flag(Parameter[bool]):
@@ -81,16 +108,27 @@ class Flag(Parameter[bool]):
         return text in ("true", "1")
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "enum": ["true", "false", "1", "0"], "default": "false"}
+        return {
+            "type": "string",
+            "enum": ["true", "false", "1", "0"],
+            "default": "false",
+        }
 
 
 class Text(Parameter[str]):
-    """A text of at most `most` characters; `form` names what it must look like, as OpenAPI's formats do."""
+    """A text of at most `most` characters; `form` names what it must look like, as OpenAPI's
+    formats do."""
 
     def __init__(
-        self, name: str, says: str, *, most: int = TEXT_CHARS_MAX, example: Any = None, required: bool = False,
+        self,
+        name: str,
+        says: str,
+        *,
+        most: int = TEXT_CHARS_MAX,
+        example: Any = None,
+        required: bool = False,
         form: str = "",
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(name, says, absent="", example=example, required=required)
         self.most, self.form = most, form
 
@@ -100,7 +138,11 @@ class Text(Parameter[str]):
         return text
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "string", "format": self.form} if self.form else {"type": "string", "maxLength": self.most}
+        return (
+            {"type": "string", "format": self.form}
+            if self.form
+            else {"type": "string", "maxLength": self.most}
+        )
 
 
 class Moment(Text):
@@ -117,13 +159,18 @@ class Moment(Text):
 class Choice(Parameter[str]):
     """One of a few words."""
 
-    def __init__(self, name: str, says: str, *, absent: str, choices: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, says: str, *, absent: str, choices: tuple[str, ...]
+    ) -> None:
         super().__init__(name, says, absent=absent)
         self.choices = choices
 
     def read(self, text: str) -> str:
         if text not in self.choices:
-            raise self.wrong(f"must be {', '.join(self.choices[:-1])} or {self.choices[-1]}.", "invalid_choice")
+            raise self.wrong(
+                f"must be {', '.join(self.choices[:-1])} or {self.choices[-1]}.",
+                "invalid_choice",
+            )
         return text
 
     def schema(self) -> dict[str, Any]:
@@ -151,9 +198,22 @@ def _or_blank(schema: dict[str, Any], absent: Any) -> dict[str, Any]:
 
 
 LIMIT = Integer("limit", "Rows on a page.", absent=PAGE_DEFAULT, most=PAGE_MAX)
-OFFSET = Integer("offset", "Rows to skip. Prefer the URL in `next`.", absent=0, most=OFFSET_MAX, least=0)
-CURSOR = Text("cursor", "The place to continue from. Use the URL in `next`.", most=100, form="cursor")
-DISTINCT_ID = Text("distinct_id", "One of the person's distinct ids.", most=DISTINCT_ID_CHARS_MAX)
+OFFSET = Integer(
+    "offset",
+    "Rows to skip. Prefer the URL in `next`.",
+    absent=0,
+    most=OFFSET_MAX,
+    least=0,
+)
+CURSOR = Text(
+    "cursor",
+    "The place to continue from. Use the URL in `next`.",
+    most=100,
+    form="cursor",
+)
+DISTINCT_ID = Text(
+    "distinct_id", "One of the person's distinct ids.", most=DISTINCT_ID_CHARS_MAX
+)
 DRY_RUN = Flag("dry_run", "Show the result without doing anything.")
 AS_OF = Moment(
     "as_of",
@@ -162,9 +222,20 @@ AS_OF = Moment(
     example="2026-11-20T10:00:00Z",
     form="moment",
 )
-DATE_FROM = Text("date_from", "A date, a time (ISO 8601) or a span back, `-7d`.", most=40, example="-7d", form="day")
-DATE_TO = Text("date_to", "The same. A date includes its whole day.", most=40, form="day")
+DATE_FROM = Text(
+    "date_from",
+    "A date, a time (ISO 8601) or a span back, `-7d`.",
+    most=40,
+    example="-7d",
+    form="day",
+)
+DATE_TO = Text(
+    "date_to", "The same. A date includes its whole day.", most=40, form="day"
+)
 EVENTS = Text(
-    "events", "JSON: a list of `{id, properties?}`, the captured events that count.", most=JSON_CHARS_MAX,
-    example='[{"id": "sign up"}]', form="series",
-)  # fmt: skip
+    "events",
+    "JSON: a list of `{id, properties?}`, the captured events that count.",
+    most=JSON_CHARS_MAX,
+    example='[{"id": "sign up"}]',
+    form="series",
+)

@@ -1,8 +1,8 @@
 """What every request passes, whichever transport carries it.
 
-In this order: the gate of a wrong log, authorisation, the key's limit, the judgement of head and parameters, the body's
-turn, the endpoint, errors as the wire has them, headers, metrics. An endpoint answers at once or with an awaitable; no
-task is made where nothing waits.
+In this order: the gate of a wrong log, authorisation, the key's limit, the judgement of head and
+parameters, the body's turn, the endpoint, errors as the wire has them, headers, metrics. An
+endpoint answers at once or with an awaitable; no task is made where nothing waits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,16 @@ from services.api.http.guards.load import Load, unfolded
 from services.api.http.guards.rate_limit import Limits
 from services.api.http.messages import Deferred, Request, Response
 from services.api.http.negotiation import format_of
-from services.api.http.rendering import CSV, JSON, Archive, Lines, Rows, csv_body, json_body, streamed
+from services.api.http.rendering import (
+    CSV,
+    JSON,
+    Archive,
+    Lines,
+    Rows,
+    csv_body,
+    json_body,
+    streamed,
+)
 from services.api.http.routing import BODY_BYTES_MAX, Answer, Route, Router
 from services.api.http.spool import Spools
 from shared.domain.errors import BadInput, LogMismatch, NotFound
@@ -85,7 +94,9 @@ Called = Callable[[Request], Any]
 class Pipeline:
     """The one way from a request to its response."""
 
-    def __init__(self, router: Router, guards: Guards, positions: Positions, called: Called) -> None:
+    def __init__(
+        self, router: Router, guards: Guards, positions: Positions, called: Called
+    ) -> None:
         self.router = router
         self.load = guards.load
         self._guards = guards
@@ -101,16 +112,23 @@ class Pipeline:
         return self._finished(request, response)
 
     def admit(self, request: Request) -> Response | None:
-        """Judge what the head alone decides. A refusal, or None: then the body is read, and `answer` called."""
+        """Judge what the head alone decides. A refusal, or None: then the body is read, and
+        `answer` called."""
         request.began = time.perf_counter()
         try:
             route = request.route or self.router.resolve(request)
-            if route.gated and self._positions.mismatch():  # what is told may be of before a write
-                raise LogMismatch("The service cannot answer until its log is put right.")
+            if (
+                route.gated and self._positions.mismatch()
+            ):  # what is told may be of before a write
+                raise LogMismatch(
+                    "The service cannot answer until its log is put right."
+                )
             if route.access == "key":
                 self._admit_key(request, route)
             elif route.access == "token":
-                project = authorisation.project_of_bearer(self._guards.access, request.headers)
+                project = authorisation.project_of_bearer(
+                    self._guards.access, request.headers
+                )
                 request.caller = Caller(project=project)
             if route.judge is not None:
                 route.judge(request)
@@ -149,14 +167,20 @@ class Pipeline:
             return self.refuse(request, error)
         return self._concluded(request, outcome)
 
-    def _concluded(self, request: Request, outcome: Any) -> Response | Awaitable[Response]:
+    def _concluded(
+        self, request: Request, outcome: Any
+    ) -> Response | Awaitable[Response]:
         if type(outcome) is Response:
             return self._finished(request, outcome)
         if type(outcome) is Deferred:
-            return Deferred(outcome.future, lambda future: self._conclude(request, outcome, future))
+            return Deferred(
+                outcome.future, lambda future: self._conclude(request, outcome, future)
+            )
         return self._complete(request, outcome)
 
-    def _conclude(self, request: Request, deferred: Deferred[Any, Response], future: Any) -> Response:
+    def _conclude(
+        self, request: Request, deferred: Deferred[Any, Response], future: Any
+    ) -> Response:
         try:
             response = deferred.finish(future)
         except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
@@ -181,7 +205,9 @@ class Pipeline:
         text = authorisation.bearer_of(request.headers)
         if not text and request.content_type == JSON and has_body(request.headers):
             return  # the key may be in the body
-        self._authorise(request, route, text or request.query.get(authorisation.BODY_KEY, ""))
+        self._authorise(
+            request, route, text or request.query.get(authorisation.BODY_KEY, "")
+        )
         _judge_head(request, route)
 
     def _authorise(self, request: Request, route: Route, text: str) -> None:
@@ -189,7 +215,9 @@ class Pipeline:
         key = authorisation.key_of(guards.access, text)
         if guards.limits.counting:
             request.limits = guards.limits.take(key.id, guards.clock.elapsed_us())
-        request.caller = authorisation.caller_of(guards.access, request, key, route.scope)
+        request.caller = authorisation.caller_of(
+            guards.access, request, key, route.scope
+        )
 
     def _carried_out(self, request: Request) -> Any:
         """The response, at once or as an awaitable of one."""
@@ -202,10 +230,14 @@ class Pipeline:
             _judge_head(request, route)
         call = self._called(request)
         if "Min-Position" in request.headers:
-            return self._at_position(call, route, parse_positions(request.headers["Min-Position"]))
+            return self._at_position(
+                call, route, parse_positions(request.headers["Min-Position"])
+            )
         return self._called_now(call, route)
 
-    async def _at_position(self, call: Call, route: Route, positions: list[Position]) -> Response:
+    async def _at_position(
+        self, call: Call, route: Route, positions: list[Position]
+    ) -> Response:
         await self._positions.reached(positions)
         outcome = self._called_now(call, route)
         return outcome if type(outcome) is Response else await outcome
@@ -221,12 +253,21 @@ class Pipeline:
         if type(outcome) is Answer:
             return self._respond(call, outcome)
         if type(outcome) is Deferred:
-            return Deferred(outcome.future, lambda future: self._respond(call, outcome.finish(future)))
+            return Deferred(
+                outcome.future,
+                lambda future: self._respond(call, outcome.finish(future)),
+            )
         return self._awaited(call, route, outcome)
 
-    async def _awaited(self, call: Call, route: Route, outcome: Awaitable[Answer]) -> Response:
+    async def _awaited(
+        self, call: Call, route: Route, outcome: Awaitable[Answer]
+    ) -> Response:
         answer = await _waited(route, outcome)
-        return await self._streamed(call, answer) if _is_long(answer) else self._respond(call, answer)
+        return (
+            await self._streamed(call, answer)
+            if _is_long(answer)
+            else self._respond(call, answer)
+        )
 
     async def _admitted(self, call: Call, route: Route) -> Response:
         """A costly call: its rows are read while it holds a place, and sent while it holds none."""
@@ -242,7 +283,9 @@ class Pipeline:
 
     async def _streamed(self, call: Call, answer: Answer) -> Response:
         as_csv = call.request.format == "csv"
-        return await streamed(answer.body, self._headers(call, answer), self._guards.spools, as_csv=as_csv)
+        return await streamed(
+            answer.body, self._headers(call, answer), self._guards.spools, as_csv=as_csv
+        )
 
     def _respond(self, call: Call, answer: Answer) -> Response:
         headers = self._headers(call, answer)
@@ -251,12 +294,20 @@ class Pipeline:
         headers["Content-Type"] = CSV if call.request.format == "csv" else JSON
         if isinstance(answer.body, bytes):
             return Response(status=answer.status, headers=headers, body=answer.body)
-        body = csv_body(answer.body) if call.request.format == "csv" else json_body(answer.body)
+        body = (
+            csv_body(answer.body)
+            if call.request.format == "csv"
+            else json_body(answer.body)
+        )
         return Response(status=answer.status, headers=headers, body=body)
 
     def _headers(self, call: Call, answer: Answer) -> dict[str, str]:
         positions = answer.positions
-        token = self._positions.reflected() if positions is None else format_positions(list(positions))
+        token = (
+            self._positions.reflected()
+            if positions is None
+            else format_positions(list(positions))
+        )
         headers = dict(answer.headers)
         if token:
             headers[POSITION_HEADER] = token
@@ -271,12 +322,16 @@ class Pipeline:
         headers = response.headers
         if request.limits:
             headers |= request.limits
-        if request.cross_origin or (request.route is not None and request.route.cross_origin):
+        if request.cross_origin or (
+            request.route is not None and request.route.cross_origin
+        ):
             headers |= cors(request.headers)
         headers["X-Content-Type-Options"] = "nosniff"
         headers.setdefault("Cache-Control", "no-store")
         method = request.method if request.method in METHODS else "other"
-        _timer(method, request.template, response.status).observe(time.perf_counter() - request.began)
+        _timer(method, request.template, response.status).observe(
+            time.perf_counter() - request.began
+        )
         return response
 
 
@@ -290,8 +345,12 @@ def _judge_head(request: Request, route: Route) -> None:
     request.format = format_of(request, route.produces)
     headers = request.headers
     key = headers.get("Idempotency-Key") if route.writes else None
-    if key is not None and (len(key) > KEY_CHARS_MAX or not re.fullmatch(KEY_PATTERN, key)):
-        raise BadInput(f"An Idempotency-Key has 1 to {KEY_CHARS_MAX} printable characters.")
+    if key is not None and (
+        len(key) > KEY_CHARS_MAX or not re.fullmatch(KEY_PATTERN, key)
+    ):
+        raise BadInput(
+            f"An Idempotency-Key has 1 to {KEY_CHARS_MAX} printable characters."
+        )
     if 412 in route.errors and not _TAGS.fullmatch(headers.get("If-Match", "*")):
         raise BadInput('If-Match must be * or entity tags: "3-1f".')
     if not route.plain_errors:
@@ -323,7 +382,9 @@ async def _waited(route: Route, outcome: Awaitable[Answer]) -> Answer:
         answer = await outcome
     except (BadInput, NotFound) as error:
         answer = _plain(route, error)
-    if isinstance(answer.body, Rows | Lines):  # before the position is read: it must not be newer than the rows
+    if isinstance(
+        answer.body, Rows | Lines
+    ):  # before the position is read: it must not be newer than the rows
         await answer.body.start()
     return answer
 
@@ -341,5 +402,6 @@ def _is_long(answer: Answer) -> bool:
 
 @cache
 def _timer(method: str, template: str, status: int) -> Histogram:
-    """The metric of these labels: to look it up takes as long as to observe. As many as routes times statuses."""
+    """The metric of these labels: to look it up takes as long as to observe. As many as routes
+    times statuses."""
     return telemetry.HTTP_SECONDS.labels(method, template, status)

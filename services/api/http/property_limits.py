@@ -1,4 +1,5 @@
-"""Property values that the store can keep for ever: checked at the edge, so that no record ever fails for one."""
+"""Property values that the store can keep for ever: checked at the edge, so that no record ever
+fails for one."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from typing import Any
 from shared.domain.errors import BadInput
 
 DEPTH_MAX = 32
-"""Nesting, the properties object counted as 1: every reader of the log must manage it without recursion trouble."""
+"""Nesting, the properties object counted as 1: every reader of the log must manage it without
+recursion trouble."""
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
 """What ClickHouse and orjson can hold without turning it into a float."""
@@ -25,7 +27,9 @@ def check_properties(properties: dict[str, Any], attr: str) -> None:
         raise BadInput(f"At most {PROPERTIES_MAX} properties at once.", attr=attr)
     for name in properties:
         if not name or len(name) > NAME_CHARS_MAX:
-            raise BadInput(f"A property's name has 1 to {NAME_CHARS_MAX} characters.", attr=attr)
+            raise BadInput(
+                f"A property's name has 1 to {NAME_CHARS_MAX} characters.", attr=attr
+            )
     level: list[Any] = [properties]
     for _ in range(DEPTH_MAX):
         deeper: list[Any] = []

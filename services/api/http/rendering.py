@@ -1,11 +1,19 @@
-"""Bodies: JSON and CSV (docs/contract.md §3), NDJSON and archives. Lists of any length in constant memory."""
+"""Bodies: JSON and CSV (docs/contract.md §3), NDJSON and archives. Lists of any length in constant
+memory."""
 
 from __future__ import annotations
 
 import asyncio
 import csv
 import io
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -26,17 +34,22 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Rows:
-    """A list that is made while it is sent: rows in batches, fields before them, and fields known only after them."""
+    """A list that is made while it is sent: rows in batches, fields before them, and fields known
+    only after them."""
 
     def __init__(
-        self, batches: AsyncIterator[list[Any]], head: Mapping[str, Any], tail: Callable[[], Mapping[str, Any]]
+        self,
+        batches: AsyncIterator[list[Any]],
+        head: Mapping[str, Any],
+        tail: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._batches, self.head, self.tail = batches, head, tail
         self._first: list[list[Any]] = []
         self.whole = False
 
     async def start(self) -> None:
-        """Read the first two batches: most lists have no more, and what goes wrong so far is a proper error."""
+        """Read the first two batches: most lists have no more, and what goes wrong so far is a
+        proper error."""
         async for batch in self._batches:
             self._first.append(batch)
             if len(self._first) == 2:
@@ -56,7 +69,11 @@ class Rows:
 
     def body(self) -> dict[str, Any]:
         """All of it, where it is `whole`."""
-        return {**self.head, "results": [row for batch in self._first for row in batch], **self.tail()}
+        return {
+            **self.head,
+            "results": [row for batch in self._first for row in batch],
+            **self.tail(),
+        }
 
 
 class Lines:
@@ -80,7 +97,8 @@ class Lines:
 
 
 class Archive(msgspec.Struct):
-    """A ZIP that is made while its rows are read: NDJSON files, each of batches of rows, and a manifest about them."""
+    """A ZIP that is made while its rows are read: NDJSON files, each of batches of rows, and a
+    manifest about them."""
 
     filename: str
     about: dict[str, Any]
@@ -88,11 +106,17 @@ class Archive(msgspec.Struct):
 
     def step_by(self, place: Place) -> None:
         """Read each batch while such a place is held."""
-        self.files = {name: stepped(batches, place) for name, batches in self.files.items()}
+        self.files = {
+            name: stepped(batches, place) for name, batches in self.files.items()
+        }
 
 
 async def streamed(
-    body: Archive | Lines | Rows, headers: dict[str, str], spools: Spools, *, as_csv: bool
+    body: Archive | Lines | Rows,
+    headers: dict[str, str],
+    spools: Spools,
+    *,
+    as_csv: bool,
 ) -> Response:
     """An answer of any length. What goes wrong before its first byte is raised here."""
     if isinstance(body, Lines):
@@ -103,7 +127,10 @@ async def streamed(
         parts = await _begun(_archive_parts(body, spools, headers))
         return Response(headers=headers, body=parts)
     if as_csv:
-        return Response(headers=headers | {"Content-Type": CSV}, body=await _begun(_csv_parts(body, spools)))
+        return Response(
+            headers=headers | {"Content-Type": CSV},
+            body=await _begun(_csv_parts(body, spools)),
+        )
     headers = headers | {"Content-Type": JSON}
     if body.whole:
         return Response(headers=headers, body=json_body(body.body()))
@@ -111,7 +138,8 @@ async def streamed(
 
 
 async def _begun(parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """The same parts, once all that can go wrong has been done: the first one is empty, and says so."""
+    """The same parts, once all that can go wrong has been done: the first one is empty, and says
+    so."""
     await anext(parts)
     return parts
 
@@ -126,7 +154,8 @@ async def _json_parts(rows: Rows) -> AsyncGenerator[bytes, None]:
 
 
 async def _csv_parts(rows: Rows, spools: Spools) -> AsyncGenerator[bytes, None]:
-    """All rows are there before the first byte is sent: an error is a proper answer, and the header knows them all."""
+    """All rows are there before the first byte is sent: an error is a proper answer, and the header
+    knows them all."""
     names: set[str] = set()
     with spools.open() as spool:
         async for batch in rows.batches():
@@ -145,7 +174,8 @@ async def _csv_parts(rows: Rows, spools: Spools) -> AsyncGenerator[bytes, None]:
 async def _archive_parts(
     archive: Archive, spools: Spools, headers: dict[str, str]
 ) -> AsyncGenerator[bytes, None]:
-    """All of it is there before the first byte is sent: an error is a proper answer. Its length goes to `headers`."""
+    """All of it is there before the first byte is sent: an error is a proper answer. Its length
+    goes to `headers`."""
     with spools.open() as spool:
         counts: dict[str, int] = {}
         with ZipFile(spool.file, "w", ZIP_DEFLATED) as zipped:
@@ -154,9 +184,14 @@ async def _archive_parts(
                 with zipped.open(f"{name}.ndjson", "w", force_zip64=True) as file:
                     async for batch in batches:
                         counts[name] += len(batch)
-                        await asyncio.to_thread(file.write, b"".join(json_body(row) + b"\n" for row in batch))
+                        await asyncio.to_thread(
+                            file.write,
+                            b"".join(json_body(row) + b"\n" for row in batch),
+                        )
                         spool.check()
-            manifest = orjson.dumps(archive.about | {"rows": counts}, option=orjson.OPT_INDENT_2)
+            manifest = orjson.dumps(
+                archive.about | {"rows": counts}, option=orjson.OPT_INDENT_2
+            )
             zipped.writestr("manifest.json", manifest)
         headers["Content-Length"] = str(spool.file.tell())
         spool.file.seek(0)
@@ -170,10 +205,18 @@ def json_body(value: Any) -> bytes:
 
 
 def csv_body(value: Any) -> bytes:
-    """One row per result; the header is the sorted union of flattened keys. A person is its own one result."""
+    """One row per result; the header is the sorted union of flattened keys. A person is its own one
+    result."""
     results: Any = value
     if isinstance(value, dict):
-        results = next((value[key] for key in ("results", "points") if isinstance(value.get(key), list)), [value])
+        results = next(
+            (
+                value[key]
+                for key in ("results", "points")
+                if isinstance(value.get(key), list)
+            ),
+            [value],
+        )
     rows = list(_flat_rows(results))
     header = sorted({name for row in rows for name in row})
     return _csv([header, *(_cells(header, row) for row in rows)])
@@ -202,14 +245,19 @@ def _cells(header: list[str], row: Mapping[str, Any]) -> list[Any]:
 def _csv(rows: Iterable[list[Any]]) -> bytes:
     """RFC 4180: CRLF, quotes where they are needed."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\r\n").writerows([_cell(value) for value in row] for row in rows)
+    csv.writer(out, lineterminator="\r\n").writerows(
+        [_cell(value) for value in row] for row in rows
+    )
     return out.getvalue().encode()
 
 
 def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula is prefixed with an apostrophe; numbers never are."""
+    """Text that a spreadsheet would run as a formula is prefixed with an apostrophe; numbers never
+    are."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return (
+        f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    )

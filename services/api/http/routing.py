@@ -14,7 +14,11 @@ from services.api.http.messages import Request
 from services.api.http.parameters import Parameter
 from shared.domain.ids import Position
 
-PREFIXES = ("/api/environments/{project}/persons", "/api/projects/{project}/persons", "/api/person")
+PREFIXES = (
+    "/api/environments/{project}/persons",
+    "/api/projects/{project}/persons",
+    "/api/person",
+)
 
 BODY_BYTES_MAX = 1_048_576
 """A REST body: the largest person fits twice."""
@@ -40,17 +44,20 @@ Endpoint = Callable[[Any], Any]
 """From a call to an Answer or a Response, at once or as an awaitable of one."""
 
 Access = Literal["key", "token", "open"]
-"""A personal key with the route's scope; a project's token as Bearer; nothing that the head must have."""
+"""A personal key with the route's scope; a project's token as Bearer; nothing that the head must
+have."""
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One row of the route table. A REST path follows one of the prefixes, and `handler`'s docstring describes it.
+    """One row of the route table. A REST path follows one of the prefixes, and `handler`'s
+    docstring describes it.
 
-    `query`, `body` and `answers` are what the OpenAPI document shows, and what requests are judged by. `errors` are the
-    statuses beyond those that every route may answer; `produces` is the type of an answer that is neither JSON nor CSV;
-    with `plain_errors` they are `{"error": text}`, as the original has them there; `preview` is what dry_run answers,
-    with 200, where success has another status; `headers` are those of success beside the Position, and their meaning;
-    `costly` says which calls pass the gate.
+    `query`, `body` and `answers` are what the OpenAPI document shows, and what requests are judged
+    by. `errors` are the statuses beyond those that every route may answer; `produces` is the type
+    of an answer that is neither JSON nor CSV; with `plain_errors` they are `{"error": text}`, as
+    the original has them there; `preview` is what dry_run answers, with 200, where success has
+    another status; `headers` are those of success beside the Position, and their meaning; `costly`
+    says which calls pass the gate.
     """
 
     method: str
@@ -69,7 +76,8 @@ class Route(msgspec.Struct, frozen=True):
     costly: Costly = never
     access: Access = "key"
     gated: bool = True
-    """Whether it takes or tells something of persons: then it waits until the log is known to be the tables' own."""
+    """Whether it takes or tells something of persons: then it waits until the log is known to be
+    the tables' own."""
 
     streams: bool = False
     """Whether its answers may come in pieces."""
@@ -85,7 +93,8 @@ class Route(msgspec.Struct, frozen=True):
     """The body of a refusal where it is not the standard one."""
 
     operation: Mapping[str, Any] | None = None
-    """The OpenAPI operation of a route outside REST; None for one that the document does not name."""
+    """The OpenAPI operation of a route outside REST; None for one that the document does not
+    name."""
 
     @property
     def is_direct(self) -> bool:
@@ -128,7 +137,8 @@ class Resource:
 
 
 class Found(NamedTuple):
-    """The resource of a path, its route for a method, if it has one, and the values of the path's parameters."""
+    """The resource of a path, its route for a method, if it has one, and the values of the path's
+    parameters."""
 
     resource: Resource
     route: Route | None
@@ -143,14 +153,21 @@ class Router:
         self._by_template: dict[str, Resource] = {}
         self._fixed: dict[str, Resource] = {}
         self._dynamic: dict[tuple[str, ...], list[Resource]] = {}
-        literals = {first for route in rest if (first := _first(route.path)) and "{" not in first}
-        person = rf"(?!(?:{'|'.join(sorted(literals)) or '$'})(?:\.\w+)?/?$)[^/]+?"  # a name is no id, for any method
+        literals = {
+            first
+            for route in rest
+            if (first := _first(route.path)) and "{" not in first
+        }
+        # a name is no id, for any method
+        person = rf"(?!(?:{'|'.join(sorted(literals)) or '$'})(?:\.\w+)?/?$)[^/]+?"
         for route in others:
             self._add(route.path, route, person)
         for prefix in PREFIXES:
             for route in rest:
                 self._add(prefix + route.path + "{suffix}{slash}", route, person)
-        for resources in self._dynamic.values():  # the most frequent one first; no path fits two of one length
+        for resources in (
+            self._dynamic.values()
+        ):  # the most frequent one first; no path fits two of one length
             resources.sort(key=lambda resource: "{id}" not in resource.template)
 
     def find(self, method: str, path: str) -> Found | None:
@@ -165,14 +182,17 @@ class Router:
         return None
 
     def resolve(self, request: Request) -> Route:
-        """The same, entered into the request. 404 for no such path, 405 for no such method there."""
+        """The same, entered into the request. 404 for no such path, 405 for no such method
+        there."""
         found = self.find(request.method, request.path)
         if found is None:
             raise not_found("Endpoint not found.")
         resource, route, parameters = found
         request.cross_origin = resource.cross_origin
         if route is None:
-            raise method_not_allowed(request.method, request.path, ", ".join(sorted(resource.routes)))
+            raise method_not_allowed(
+                request.method, request.path, ", ".join(sorted(resource.routes))
+            )
         request.route = route
         request.template = resource.template
         request.parameters = parameters
@@ -192,14 +212,17 @@ class Router:
             resource.routes["PUT"] = route
 
     def _index(self, resource: Resource) -> None:
-        path = _PARAMETER.sub("x", resource.template.replace("{suffix}", "").replace("{slash}", ""))
+        path = _PARAMETER.sub(
+            "x", resource.template.replace("{suffix}", "").replace("{slash}", "")
+        )
         self._dynamic.setdefault(_shape(path), []).append(resource)
         if "{file}" in resource.template:  # with or without a folder
             self._dynamic.setdefault(_shape(path + "/x"), []).append(resource)
 
 
 def _shape(path: str) -> tuple[str, ...]:
-    """What all paths of a resource have in common: the fixed beginning, and how many segments there are."""
+    """What all paths of a resource have in common: the fixed beginning, and how many segments there
+    are."""
     parts = path.split("/")
     length = len(parts) - (not parts[-1])
     if length < 2:
@@ -218,11 +241,14 @@ def _expression(template: str, person: str) -> str:
     special = {"id": person, "file": r"(?:\d[\w.-]*/)?[\w.-]+\.js(?:\.map)?", **_ENDING}
     pieces = _PARAMETER.split(template)
     return "".join(
-        f"(?P<{piece}>{special.get(piece, _SEGMENT)})" if index % 2 else re.escape(piece)
+        f"(?P<{piece}>{special.get(piece, _SEGMENT)})"
+        if index % 2
+        else re.escape(piece)
         for index, piece in enumerate(pieces)
     )
 
 
 def _unquoted(value: str) -> str:
-    """Slashes and percent signs of a value, which a path keeps encoded until its segments are told apart."""
+    """Slashes and percent signs of a value, which a path keeps encoded until its segments are told
+    apart."""
     return value.replace("%2F", "/").replace("%25", "%")

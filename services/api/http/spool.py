@@ -1,6 +1,8 @@
-"""Temporary files of answers that must be whole before they are sent: CSVs and archives. Bounded together.
+"""Temporary files of answers that must be whole before they are sent: CSVs and archives. Bounded
+together.
 
-They are nameless, so nothing of them outlives the process, however it ends. They lie where `TMPDIR` says.
+They are nameless, so nothing of them outlives the process, however it ends. They lie where `TMPDIR`
+says.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Spool:
         self._bytes = 0
 
     def check(self) -> None:
-        """Count what was written. Transient where there is no room beside the others, BadInput where there never is."""
+        """Count what was written. Transient where there is no room beside the others, BadInput
+        where there never is."""
         size = self.file.tell()
         self._spools.bytes += size - self._bytes
         self._bytes = size
@@ -55,7 +58,8 @@ class Spools:
 
     @contextmanager
     def open(self) -> Iterator[Spool]:
-        """A file that goes when the block ends, and its bytes with it. Transient when the disk is full."""
+        """A file that goes when the block ends, and its bytes with it. Transient when the disk is
+        full."""
         with SpooledTemporaryFile(MEMORY_BYTES) as file:
             spool = Spool(self, file)
             try:

@@ -1,8 +1,9 @@
-"""Filters of lists, as conditions on the search table (docs/contract.md §3). Never puts a client's text into SQL.
+"""Filters of lists, as conditions on the search table (docs/contract.md §3). Never puts a client's
+text into SQL.
 
-A condition is put together from the texts here; names, values and patterns are bound parameters. Regular expressions
-run in the engine (RE2) and nowhere else. A value is compared as text: 5 and "5" are equal, as in the original; an
-absent property and null are the same.
+A condition is put together from the texts here; names, values and patterns are bound parameters.
+Regular expressions run in the engine (RE2) and nowhere else. A value is compared as text: 5 and "5"
+are equal, as in the original; an absent property and null are the same.
 """
 
 from __future__ import annotations
@@ -32,7 +33,12 @@ _NUMBER = "toFloat64OrNull({text})"
 _TIME = "parseDateTime64BestEffortOrNull({text}, 6, 'UTC')"
 _RELATIVE = re.compile(r"-(\d{1,4})([hdwmyM])")
 _IDENTIFIER = re.compile(r"[\w$ %@:/+-]+")
-_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1), "M": timedelta(minutes=1)}
+_UNITS = {
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+    "M": timedelta(minutes=1),
+}
 
 _CONDITIONS: dict[str, tuple[str, str]] = {
     "exact": ("list", "{text} IN {value:Array(String)}"),
@@ -42,22 +48,39 @@ _CONDITIONS: dict[str, tuple[str, str]] = {
     "gte": ("number", f"{_NUMBER} >= {{value:Float64}}"),
     "lt": ("number", f"{_NUMBER} < {{value:Float64}}"),
     "lte": ("number", f"{_NUMBER} <= {{value:Float64}}"),
-    "between": ("range", f"{_NUMBER} BETWEEN {{value:Array(Float64)}}[1] AND {{value:Array(Float64)}}[2]"),
+    "between": (
+        "range",
+        f"{_NUMBER} BETWEEN {{value:Array(Float64)}}[1] AND {{value:Array(Float64)}}[2]",
+    ),
     "is_set": ("none", "isNotNull({text})"),
-    "is_date_exact": ("time", f"{_TIME} = fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')"),
-    "is_date_before": ("time", f"{_TIME} < fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')"),
-    "is_date_after": ("time", f"{_TIME} > fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')"),
+    "is_date_exact": (
+        "time",
+        f"{_TIME} = fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')",
+    ),
+    "is_date_before": (
+        "time",
+        f"{_TIME} < fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')",
+    ),
+    "is_date_after": (
+        "time",
+        f"{_TIME} > fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')",
+    ),
 }
 _ALIASES = {"in": "exact", "min": "gte", "max": "lte"}
 _NEGATIONS = {
-    "is_not": "exact", "not_in": "exact", "not_icontains": "icontains", "not_regex": "regex",
-    "not_between": "between", "is_not_set": "is_set",
-}  # fmt: skip
+    "is_not": "exact",
+    "not_in": "exact",
+    "not_icontains": "icontains",
+    "not_regex": "regex",
+    "not_between": "between",
+    "is_not_set": "is_set",
+}
 OPERATORS = (*_CONDITIONS, *_ALIASES, *_NEGATIONS)
 
 
 class Filter:
-    """Conditions joined by AND, with their parameters. `now` is the moment that relative dates count from."""
+    """Conditions joined by AND, with their parameters. `now` is the moment that relative dates
+    count from."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
@@ -86,14 +109,25 @@ class Filter:
         self._conditions.append(self._leaf({"key": "email", "value": email}, "email"))
 
     def distinct_id(self, distinct_id: str) -> None:
-        self._conditions.append(f"has(distinct_ids, {self._bind('String', distinct_id)})")
+        self._conditions.append(
+            f"has(distinct_ids, {self._bind('String', distinct_id)})"
+        )
 
     def search(self, text: str) -> None:
         """Part of email, name, uuid or any distinct id, whatever the case."""
         bound = self._bind("String", text)
-        places = [_text(self._path("email")), _text(self._path("name")), "toString(fragment)"]
-        found = [f"ifNull(positionCaseInsensitiveUTF8({place}, {bound}), 0) > 0" for place in places]
-        found.append(f"arrayExists(one -> positionCaseInsensitiveUTF8(one, {bound}) > 0, distinct_ids)")
+        places = [
+            _text(self._path("email")),
+            _text(self._path("name")),
+            "toString(fragment)",
+        ]
+        found = [
+            f"ifNull(positionCaseInsensitiveUTF8({place}, {bound}), 0) > 0"
+            for place in places
+        ]
+        found.append(
+            f"arrayExists(one -> positionCaseInsensitiveUTF8(one, {bound}) > 0, distinct_ids)"
+        )
         self._conditions.append(f"({' OR '.join(found)})")
 
     def properties(self, sent: str) -> None:
@@ -150,8 +184,8 @@ class Filter:
         return f"{'NOT ' if operator in _NEGATIONS else ''}ifNull({condition}, 0)"
 
     def _path(self, key: str) -> str:
-        """A column of one path of the document. As an identifier it alone is read (7 ms against 45 for 200,000 rows),
-        but an identifier may not hold every character."""
+        """A column of one path of the document. As an identifier it alone is read (7 ms against 45
+        for 200,000 rows), but an identifier may not hold every character."""
         path = path_of(key)
         if not _IDENTIFIER.fullmatch(path):
             return f"getSubcolumn(properties, {self._bind('String', path)})"
@@ -197,7 +231,8 @@ class Filter:
         return [low, high]
 
     def time(self, value: Any, operator: str) -> int:
-        """Microseconds of an ISO time (UTC without an offset) or of -7d, -10m (months), -10M (minutes)."""
+        """Microseconds of an ISO time (UTC without an offset) or of -7d, -10m (months), -10M
+        (minutes)."""
         text = value if isinstance(value, str) else ""
         relative = _RELATIVE.fullmatch(text)
         try:
@@ -206,7 +241,9 @@ class Filter:
             else:
                 moment = datetime.fromisoformat(text)
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+            return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(
+                microseconds=1
+            )
         except (ValueError, OverflowError):
             raise _bad(f"{operator} needs a time, ISO 8601 or like -7d.") from None
 
@@ -242,7 +279,9 @@ def _ago(now: datetime, count: int, unit: str) -> datetime:
         return now - count * _UNITS[unit]
     months = now.year * 12 + now.month - 1 - count * (12 if unit == "y" else 1)
     first = now.replace(year=months // 12, month=months % 12 + 1, day=1)
-    last = (first.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+    last = (first.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(
+        days=1
+    )
     return first.replace(day=min(now.day, last.day))
 
 

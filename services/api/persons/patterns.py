@@ -1,8 +1,10 @@
-"""What a regular expression costs the engine, before the engine sees it. Pure; never compiles or runs a pattern.
+"""What a regular expression costs the engine, before the engine sees it. Pure; never compiles or
+runs a pattern.
 
-The cost is that of RE2's program: its instructions, estimated from above. A program takes time three times: to be
-compiled, to be compiled again for each block of rows, and for each byte that it looks at where its states are too many
-to be kept. Measured on two cores (ClickHouse 26.9, one thread):
+The cost is that of RE2's program: its instructions, estimated from above. A program takes time
+three times: to be compiled, to be compiled again for each block of rows, and for each byte that it
+looks at where its states are too many to be kept. Measured on two cores (ClickHouse 26.9, one
+thread):
 
 | instructions | compiled in | 1 MB of texts, made for it, matched in |
 |---|---|---|
@@ -27,14 +29,16 @@ PATTERN_CHARS_MAX = 1_000
 """A regular expression."""
 
 COST_MAX = 12_000
-"""Instructions of all patterns of one request: 200 words are 2,000, `.{1,1000}` is 11,000, and thirty of these are not
-for a list that others wait for. What is let through compiles within 80 ms: `x{1,1000}` five times in a row."""
+"""Instructions of all patterns of one request: 200 words are 2,000, `.{1,1000}` is 11,000, and
+thirty of these are not for a list that others wait for. What is let through compiles within 80 ms:
+`x{1,1000}` five times in a row."""
 
 COPIES_MAX = 1_000
 """The engine refuses to repeat more; counted as so many, it is refused here or there."""
 
 ANY = 10
-"""`.`, and whatever is almost everything: the bytes that characters of each length begin and go on with."""
+"""`.`, and whatever is almost everything: the bytes that characters of each length begin and go on
+with."""
 
 RANGE = 40
 """A range of characters beyond ASCII."""
@@ -68,7 +72,8 @@ class _Group:
 
 
 def judge(patterns: Sequence[tuple[str, str]], attr: str) -> None:
-    """BadInput, with `attr`, when these (key of the filter, pattern) of one request are too much for the engine."""
+    """BadInput, with `attr`, when these (key of the filter, pattern) of one request are too much
+    for the engine."""
     costs = [cost_of(pattern) for _, pattern in patterns]
     if sum(costs) > COST_MAX:
         key, _ = patterns[costs.index(max(costs))]
@@ -80,7 +85,8 @@ def judge(patterns: Sequence[tuple[str, str]], attr: str) -> None:
 
 
 def cost_of(pattern: str) -> int:
-    """The instructions of a pattern, estimated from above. Whether it is one at all only the engine can say."""
+    """The instructions of a pattern, estimated from above. Whether it is one at all only the engine
+    can say."""
     groups = [_Group(folds=False)]
     at = 0
     while at < len(pattern):
@@ -138,7 +144,9 @@ def _atom(pattern: str, at: int, *, folds: bool) -> tuple[int, int]:
     if pattern.startswith("\\Q", at):
         end = pattern.find("\\E", at + 2)
         text = pattern[at + 2 : end if end >= 0 else None]
-        return sum(_literal(one, folds=folds) for one in text), len(pattern) if end < 0 else end + 2
+        return sum(_literal(one, folds=folds) for one in text), len(
+            pattern
+        ) if end < 0 else end + 2
     if char == "\\" and (known := _UNICODE.match(pattern, at)) is not None:
         return UNICODE, known.end()
     if char == "\\" and pattern[at + 1 : at + 2] in _ESCAPED:
@@ -162,7 +170,10 @@ def _class(pattern: str, at: int, *, folds: bool) -> tuple[int, int]:
         else:
             low, at = _point(pattern, at)
             high = low
-            if pattern[at : at + 1] == "-" and pattern[at + 1 : at + 2] not in ("", "]"):
+            if pattern[at : at + 1] == "-" and pattern[at + 1 : at + 2] not in (
+                "",
+                "]",
+            ):
                 high, at = _point(pattern, at + 1)
             cost += _range(low, high, folds=folds)
     if negated:  # each range leaves two behind
@@ -171,7 +182,8 @@ def _class(pattern: str, at: int, *, folds: bool) -> tuple[int, int]:
 
 
 def _point(pattern: str, at: int) -> tuple[str, int]:
-    """(the character that is meant, where it ends); an escape of one that needs none is that one."""
+    """(the character that is meant, where it ends); an escape of one that needs none is that
+    one."""
     if pattern[at] != "\\":
         return pattern[at], at + 1
     code = _CODE.match(pattern, at)
@@ -187,7 +199,9 @@ def _escaped(name: str, *, folds: bool) -> int:
 def _literal(char: str, *, folds: bool) -> int:
     """Its bytes; where case does not count, those of what it folds to as well."""
     size = len(char.encode("utf-8", "surrogatepass"))
-    return size if not folds or (char.isascii() and char not in "kKsS") else 4 * size + 4
+    return (
+        size if not folds or (char.isascii() and char not in "kKsS") else 4 * size + 4
+    )
 
 
 def _range(low: str, high: str, *, folds: bool) -> int:

@@ -1,4 +1,5 @@
-"""Reading persons as of a moment: the timeline replayed up to it, by the folds that made the present.
+"""Reading persons as of a moment: the timeline replayed up to it, by the folds that made the
+present.
 
 Never reads the present's tables: one cut through all partitions, by stamp.
 """
@@ -24,7 +25,8 @@ from shared.store.person import Person, assemble
 from shared.store.timeline import PAGE_ROWS_MIN, Fact, bytes_of, event_of, next_page
 
 FACTS_PER_QUERY_MAX = 20_000
-"""Rows of the timeline held at once; a person with more is read in pages, and in smaller ones where they are large."""
+"""Rows of the timeline held at once; a person with more is read in pages, and in smaller ones where
+they are large."""
 
 FACTS_BYTES_MAX = 64_000_000
 """Of the facts of one person that are all held at once."""
@@ -33,24 +35,31 @@ PAGES_MAX = 1_000
 """Pages of one read: twenty million facts are more than any person has."""
 
 UNSETTLED_US = int((APPEND_SECONDS_MAX + 2) * 1_000_000)
-"""A moment younger than this may still be written to: a stamp is given before its append, which may take so long."""
+"""A moment younger than this may still be written to: a stamp is given before its append, which may
+take so long."""
 
 _POSITION = re.compile(r"[cid]\.\d")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def moment(context: Context, project: int, text: str, attr: str = "as_of") -> int:
-    """The stamp of an ISO time or of a position; BadInput when it is neither, or lies in the future.
+    """The stamp of an ISO time or of a position; BadInput when it is neither, or lies in the
+    future.
 
-    A moment that commands may still be on their way to is waited for, so that asking again gives the same answer.
+    A moment that commands may still be on their way to is waited for, so that asking again gives
+    the same answer.
     """
     if _POSITION.match(text):
         return await stamp_of(context, project, parse_positions(text, attr), attr)
     try:
         parsed = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
     except ValueError:
-        raise BadInput(f"{attr} must be a time (ISO 8601) or a position (c.17.123456).", attr=attr) from None
-    until = ((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+        raise BadInput(
+            f"{attr} must be a time (ISO 8601) or a position (c.17.123456).", attr=attr
+        ) from None
+    until = (
+        (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)) - _EPOCH
+    ) // timedelta(microseconds=1)
     now = max(context.clock.now_us(), context.stamps.highest)
     if until > now:
         raise BadInput(f"{attr} lies in the future.", attr=attr)
@@ -60,23 +69,45 @@ async def moment(context: Context, project: int, text: str, attr: str = "as_of")
     return until
 
 
-async def persons_at(context: Context, project: int, fragments: Sequence[UUID], until: int) -> list[Person | None]:
-    """The persons that held these fragments at a moment, in their order; None where nobody is to be seen."""
+async def persons_at(
+    context: Context, project: int, fragments: Sequence[UUID], until: int
+) -> list[Person | None]:
+    """The persons that held these fragments at a moment, in their order; None where nobody is to be
+    seen."""
     pasts: dict[UUID, Replay] = {}
     await _replay(context, project, fragments, (until, pasts))
-    await _replay(context, project, {past.membership.root for past in pasts.values()}, (until, pasts))
+    await _replay(
+        context,
+        project,
+        {past.membership.root for past in pasts.values()},
+        (until, pasts),
+    )
     groups = {
-        fragment: members_of(pasts[fragment].membership, pasts[pasts[fragment].membership.root].membership)
+        fragment: members_of(
+            pasts[fragment].membership,
+            pasts[pasts[fragment].membership.root].membership,
+        )
         for fragment in fragments
     }
-    await _replay(context, project, {member for group in groups.values() for member in group}, (until, pasts))
+    await _replay(
+        context,
+        project,
+        {member for group in groups.values() for member in group},
+        (until, pasts),
+    )
     return [
-        assemble(project, groups[fragment][0], [_member(pasts[member]) for member in groups[fragment]])
+        assemble(
+            project,
+            groups[fragment][0],
+            [_member(pasts[member]) for member in groups[fragment]],
+        )
         for fragment in fragments
     ]
 
 
-def candidates_at(context: Context, project: int, until: int, *, backwards: bool = False) -> Candidates:
+def candidates_at(
+    context: Context, project: int, until: int, *, backwards: bool = False
+) -> Candidates:
     """The roots of a moment."""
     query = page_of(context.reads.queries["roots_page_at"], backwards=backwards)
 
@@ -93,8 +124,11 @@ def candidates_at(context: Context, project: int, until: int, *, backwards: bool
     return candidates
 
 
-async def facts(context: Context, project: int, fragments: Iterable[UUID], until: int) -> AsyncIterator[list[Fact]]:
-    """The facts that make these fragments what they were, in pages: by fragment, in the order of versions."""
+async def facts(
+    context: Context, project: int, fragments: Iterable[UUID], until: int
+) -> AsyncIterator[list[Fact]]:
+    """The facts that make these fragments what they were, in pages: by fragment, in the order of
+    versions."""
     cursor: dict[str, Any] = {"fragment": UUID(int=0), "version": 0, "topic": ""}
     limit = PAGE_ROWS_MIN
     for _ in range(PAGES_MAX):
@@ -111,7 +145,11 @@ async def facts(context: Context, project: int, fragments: Iterable[UUID], until
         if len(page) < limit:
             return
         limit = next_page(page, FACTS_PER_QUERY_MAX)
-        cursor = {"fragment": page[-1].fragment, "version": page[-1].version, "topic": page[-1].topic}
+        cursor = {
+            "fragment": page[-1].fragment,
+            "version": page[-1].version,
+            "topic": page[-1].topic,
+        }
     raise BadInput("This history is too long to be read at once.")
 
 
@@ -119,16 +157,23 @@ def check_size(page: Sequence[Fact], held: int) -> int:
     """How many bytes are held with these facts; BadInput when they are too many."""
     size = held + bytes_of(page)
     if size > FACTS_BYTES_MAX:
-        raise BadInput(f"More than {FACTS_BYTES_MAX} bytes of changes: too many for one timeline.")
+        raise BadInput(
+            f"More than {FACTS_BYTES_MAX} bytes of changes: too many for one timeline."
+        )
     return size
 
 
 async def _replay(
-    context: Context, project: int, fragments: Iterable[UUID], read: tuple[int, dict[UUID, Replay]]
+    context: Context,
+    project: int,
+    fragments: Iterable[UUID],
+    read: tuple[int, dict[UUID, Replay]],
 ) -> None:
     """Replay the fragments that were not read yet."""
     until, pasts = read
-    unread = list(dict.fromkeys(fragment for fragment in fragments if fragment not in pasts))
+    unread = list(
+        dict.fromkeys(fragment for fragment in fragments if fragment not in pasts)
+    )
     if not unread:
         return
     pasts.update({fragment: Replay(project, fragment, until) for fragment in unread})
@@ -139,16 +184,22 @@ async def _replay(
                 pasts[fact.fragment].apply(event)
 
 
-async def stamp_of(context: Context, project: int, positions: Sequence[Position], attr: str = "as_of") -> int:
+async def stamp_of(
+    context: Context, project: int, positions: Sequence[Position], attr: str = "as_of"
+) -> int:
     """The latest moment of the positions; 0 when this project has no fact at or before them."""
     latest = 0
     for position in positions:
         topic, partition = position.topic, position.partition
         counts = context.generations.counts(position.generation)
         if topic not in (COMMANDS, IDENTITY) or partition >= counts[topic]:
-            raise BadInput(f"{attr} must be a position of commands or identity.", attr=attr)
+            raise BadInput(
+                f"{attr} must be a position of commands or identity.", attr=attr
+            )
         if not context.is_former(position):
-            heads = {head.partition: head.version for head in await context.log.heads(topic)}
+            heads = {
+                head.partition: head.version for head in await context.log.heads(topic)
+            }
             if position.version > heads[partition]:
                 raise BadInput(f"{attr} lies in the future.", attr=attr)
             await context.watermarks.wait([position])
@@ -167,7 +218,8 @@ async def stamp_of(context: Context, project: int, positions: Sequence[Position]
 
 
 def _member(past: Replay) -> Member:
-    """As the present's rows would have it. When somebody was last seen is no part of the timeline."""
+    """As the present's rows would have it. When somebody was last seen is no part of the
+    timeline."""
     fragment, membership = past.fragment, past.membership
     properties, cells = orjson.dumps(fragment.properties), orjson.dumps(fragment.cells)
     return Member(

@@ -16,8 +16,11 @@ def format_cursor(cursor: Cursor, *, backwards: bool = False) -> str:
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def parse_cursor(text: str, start: Cursor, name: Callable[[str], Any] = str) -> tuple[Cursor, bool]:
-    """(where to go on, whether to the page before); `name` raises ValueError for a text that can name no row."""
+def parse_cursor(
+    text: str, start: Cursor, name: Callable[[str], Any] = str
+) -> tuple[Cursor, bool]:
+    """(where to go on, whether to the page before); `name` raises ValueError for a text that can
+    name no row."""
     if not text:
         return start, False
     try:
@@ -27,4 +30,6 @@ def parse_cursor(text: str, start: Cursor, name: Callable[[str], Any] = str) -> 
             raise ValueError
         return (int(time), str(name(row))), plain.startswith("<")
     except ValueError:
-        raise BadInput("The cursor is broken; take `next` as it is.", attr="cursor") from None
+        raise BadInput(
+            "The cursor is broken; take `next` as it is.", attr="cursor"
+        ) from None

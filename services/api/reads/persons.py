@@ -1,4 +1,5 @@
-"""Reading persons: the addressed fragments and identities in one coalesced round, members in more where needed.
+"""Reading persons: the addressed fragments and identities in one coalesced round, members in more
+where needed.
 
 Never decides what a person is: that is the domain's merged view.
 """
@@ -36,7 +37,8 @@ from shared.store.person import (
 from shared.store.shared_memory.segment import SharedMemory
 
 CANDIDATES_MIN, CANDIDATES_MAX = 100, 10_000
-"""Roots asked for at once: the query behind them costs the same for few and for many, and each takes 24 bytes."""
+"""Roots asked for at once: the query behind them costs the same for few and for many, and each
+takes 24 bytes."""
 
 ROWS_AT_ONCE = 100
 """Persons put together at once: what a list of any length holds in memory."""
@@ -48,7 +50,8 @@ ATTEMPTS_MAX = 3
 """A merge may land between the rounds of a read, which is then done again; not for ever."""
 
 MEMBERS_KNOWN_MAX = 20
-"""Fragments of a person that is put together without a turn of its own; more take too long to look up one by one."""
+"""Fragments of a person that is put together without a turn of its own; more take too long to look
+up one by one."""
 
 CURSOR_START = (2**63 - 1, "g")
 """Before the newest person: the highest time, and a text above every uuid."""
@@ -85,7 +88,8 @@ class Reads:
         memory: SharedMemory | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`memory` of a store whose writers all mark there the rows that they write: rows are cached."""
+        """`memory` of a store whose writers all mark there the rows that they write: rows are
+        cached."""
         self._fragments: RowCache[FragmentRow] = RowCache(COMMANDS, memory, monotonic)
         self._identities: RowCache[IdentityRow] = RowCache(IDENTITY, memory, monotonic)
         self._store, self._partitions, self._seen = store, partitions, seen
@@ -125,12 +129,26 @@ class Reads:
         roots = [root_of(fragment, _identity(rows, fragment)) for fragment in fragments]
         if others := {root.int: root for root in roots if root.int not in rows}:
             rows |= await self._round(project, others.values())
-        groups = {root.int: (root, group_of(root, _identity(rows, root))) for root in roots}
-        if unread := {one.int: one for _, group in groups.values() for one in group if one.int not in rows}:
+        groups = {
+            root.int: (root, group_of(root, _identity(rows, root))) for root in roots
+        }
+        if unread := {
+            one.int: one
+            for _, group in groups.values()
+            for one in group
+            if one.int not in rows
+        }:
             rows |= await self._round(project, unread.values())
-        if attempts > 1 and any(root_of(root, _identity(rows, root)) != root for root, _ in groups.values()):
-            return await self.by_fragments(project, fragments, attempts - 1)  # merged between two rounds
-        loaded = {key: (root, [(one, *rows[one.int]) for one in group]) for key, (root, group) in groups.items()}
+        if attempts > 1 and any(
+            root_of(root, _identity(rows, root)) != root for root, _ in groups.values()
+        ):
+            return await self.by_fragments(
+                project, fragments, attempts - 1
+            )  # merged between two rounds
+        loaded = {
+            key: (root, [(one, *rows[one.int]) for one in group])
+            for key, (root, group) in groups.items()
+        }
         built = {
             key: person_of(project, root, await self._with_texts(project, group))
             for key, (root, group) in loaded.items()
@@ -147,19 +165,27 @@ class Reads:
             unread = unread_of(group)
             if not unread:
                 break
-            read = await self._whole.ask([(project, fragment.int) for fragment in unread])
+            read = await self._whole.ask(
+                [(project, fragment.int) for fragment in unread]
+            )
             whole = dict(zip(unread, read, strict=True))
-            group = [(fragment, whole.get(fragment) or row, identity) for fragment, row, identity in group]
+            group = [
+                (fragment, whole.get(fragment) or row, identity)
+                for fragment, row, identity in group
+            ]
         return group
 
-    async def numbers_of(self, project: int, fragments: Sequence[UUID]) -> list[int | None]:
+    async def numbers_of(
+        self, project: int, fragments: Sequence[UUID]
+    ) -> list[int | None]:
         """The integer ids of fragments, of erased ones too; None for one that never lived."""
         rows = await self._round(project, fragments)
         found = (row for row, _ in (rows[fragment.int] for fragment in fragments))
         return [row.number if row is not None else None for row in found]
 
     async def _round(self, project: int, fragments: Iterable[UUID]) -> dict[int, Rows]:
-        """The rows of fragments by their integers: those proven to be the newest, and the others asked for together."""
+        """The rows of fragments by their integers: those proven to be the newest, and the others
+        asked for together."""
         rows: dict[int, Rows] = {}
         unread: list[Key] = []
         for fragment in fragments:
@@ -171,18 +197,24 @@ class Reads:
         if not unread:
             return rows
         read = await self._rows.ask(unread)
-        rows |= {key[1]: pair or NO_ROWS for key, pair in zip(unread, read, strict=True)}
+        rows |= {
+            key[1]: pair or NO_ROWS for key, pair in zip(unread, read, strict=True)
+        }
         return rows
 
     def _find(self, project: int, fragment: UUID) -> Rows | None:
         """A fragment's rows, when both are proven to be the newest."""
         key = project, fragment.int
         row, identity = self._fragments.get(key), self._identities.get(key)
-        return None if isinstance(row, Miss) or isinstance(identity, Miss) else (row, identity)
+        return (
+            None
+            if isinstance(row, Miss) or isinstance(identity, Miss)
+            else (row, identity)
+        )
 
     def rows_known(self, project: int, fragment: UUID) -> KnownRows | None:
-        """The root of the person that holds a fragment, and (member, fragment row, identity row) of each member, when
-        all are known to be the newest."""
+        """The root of the person that holds a fragment, and (member, fragment row, identity row) of
+        each member, when all are known to be the newest."""
         named = self._find(project, fragment)
         if named is None:
             return None
@@ -209,26 +241,40 @@ class Reads:
         results = await asyncio.gather(
             self._load_fragments(keys, ROW_BYTES_WHOLE),
             self._load_identities(keys),
-            return_exceptions=True,  # both have ended when one has failed: no query runs beside the next
+            # both have ended when one has failed: no query runs beside the next
+            return_exceptions=True,
         )
         fragments, identities = results
         if isinstance(fragments, BaseException):
             raise fragments
         if isinstance(identities, BaseException):
             raise identities
-        return {key: (fragments.get(key), identities.get(key)) for key in fragments.keys() | identities.keys()}
+        return {
+            key: (fragments.get(key), identities.get(key))
+            for key in fragments.keys() | identities.keys()
+        }
 
     async def _load_whole(self, keys: Sequence[Key]) -> dict[Key, FragmentRow]:
         return await self._load_fragments(keys, ROW_BYTES_ANY)
 
-    async def _load_fragments(self, keys: Sequence[Key], row_bytes_max: int) -> dict[Key, FragmentRow]:
+    async def _load_fragments(
+        self, keys: Sequence[Key], row_bytes_max: int
+    ) -> dict[Key, FragmentRow]:
         snapshot = self._fragments.version_snapshot(keys)
         count = self._partitions()[COMMANDS]
-        places = _places(COMMANDS, {partition_of_integer(fragment, count) for _, fragment in keys})
-        rows = await self._newest("fragments", places, keys, row_bytes_max=row_bytes_max)
+        places = _places(
+            COMMANDS, {partition_of_integer(fragment, count) for _, fragment in keys}
+        )
+        rows = await self._newest(
+            "fragments", places, keys, row_bytes_max=row_bytes_max
+        )
         found = self._by_key(map(FragmentRow._make, rows), places)
         # a row without its texts is of no use to the next reader
-        snapshot = {key: at for key, at in snapshot.items() if key not in found or not is_cut(found[key])}
+        snapshot = {
+            key: at
+            for key, at in snapshot.items()
+            if key not in found or not is_cut(found[key])
+        }
         self._fragments.put(snapshot, found, self.reached)
         return found
 
@@ -241,12 +287,17 @@ class Reads:
         self._identities.put(snapshot, found, self.reached)
         return found
 
-    async def _newest(self, query: str, places: Places, keys: Sequence[Key], **bounds: int) -> list[tuple[Any, ...]]:
+    async def _newest(
+        self, query: str, places: Places, keys: Sequence[Key], **bounds: int
+    ) -> list[tuple[Any, ...]]:
         """The newest rows of these keys, and the position rows of these places."""
         rows = await self._store.rows(
             PERSON_QUERIES[query],
             projects=sorted({0, *(project for project, _ in keys)}),
-            fragments=[f"{fragment:032x}" for fragment in (*places, *(fragment for _, fragment in keys))],
+            fragments=[
+                f"{fragment:032x}"
+                for fragment in (*places, *(fragment for _, fragment in keys))
+            ],
             **bounds,
         )
         self.loads += 1
@@ -263,7 +314,9 @@ class Reads:
                 self._seen(row.stamp)
         return found
 
-    async def _load_numbers(self, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], UUID]:
+    async def _load_numbers(
+        self, keys: Sequence[tuple[int, int]]
+    ) -> dict[tuple[int, int], UUID]:
         rows = await self._store.rows(
             self.queries["numbers"],
             projects=sorted({project for project, _ in keys}),
@@ -278,7 +331,10 @@ def _identity(rows: dict[int, Rows], fragment: UUID) -> IdentityRow | None:
 
 
 def _places(topic: str, partitions: Iterable[int]) -> Places:
-    return {position_key(topic, partition).int: (topic, partition) for partition in partitions}
+    return {
+        position_key(topic, partition).int: (topic, partition)
+        for partition in partitions
+    }
 
 
 def page_of(query: Query, *, backwards: bool = False) -> Query:
@@ -288,14 +344,19 @@ def page_of(query: Query, *, backwards: bool = False) -> Query:
 
 
 class Walk:
-    """The persons after a cursor, newest first, nothing twice and nothing missed while others write: each step goes on
-    after the last row (created_at, uuid), not at a count. `after` is where the next walk goes on; None: nowhere."""
+    """The persons after a cursor, newest first, nothing twice and nothing missed while others
+    write: each step goes on after the last row (created_at, uuid), not at a count. `after` is where
+    the next walk goes on; None: nowhere."""
 
-    def __init__(self, candidates: Candidates, build: Build, judge: Judge | None = None) -> None:
+    def __init__(
+        self, candidates: Candidates, build: Build, judge: Judge | None = None
+    ) -> None:
         self._candidates, self._build, self._judge = candidates, build, judge
         self.after: Cursor | None = None
 
-    async def batches(self, cursor: Cursor, limit: int | None) -> AsyncIterator[list[Person]]:
+    async def batches(
+        self, cursor: Cursor, limit: int | None
+    ) -> AsyncIterator[list[Person]]:
         """At most `limit` persons (None: all), ROWS_AT_ONCE or fewer at a time."""
         left = limit
         for _ in range(ROUNDS_MAX):
@@ -304,7 +365,9 @@ class Walk:
             rows = await self._candidates(cursor, ask)
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 found: list[Person] = []
-                for (root, created), person in await self._persons(rows[start : start + ROWS_AT_ONCE]):
+                for (root, created), person in await self._persons(
+                    rows[start : start + ROWS_AT_ONCE]
+                ):
                     if person is not None:
                         if left is not None and len(found) == left:
                             self.after = cursor
@@ -318,14 +381,24 @@ class Walk:
             if len(rows) < ask:
                 return
 
-    async def _persons(self, rows: Sequence[tuple[UUID, int]]) -> list[tuple[tuple[UUID, int], Person | None]]:
+    async def _persons(
+        self, rows: Sequence[tuple[UUID, int]]
+    ) -> list[tuple[tuple[UUID, int], Person | None]]:
         """Each candidate, and its person if that is still its root and was judged right."""
         built = await self._build([root for root, _ in rows])
         pairs = [
-            ((root, created), person if person is not None and person.uuid == root else None)
+            (
+                (root, created),
+                person if person is not None and person.uuid == root else None,
+            )
             for (root, created), person in zip(rows, built, strict=True)
         ]
         if self._judge is None:
             return pairs
-        right = iter(await self._judge([person for _, person in pairs if person is not None]))
-        return [(row, person if person is not None and next(right) else None) for row, person in pairs]
+        right = iter(
+            await self._judge([person for _, person in pairs if person is not None])
+        )
+        return [
+            (row, person if person is not None and next(right) else None)
+            for row, person in pairs
+        ]

@@ -1,4 +1,5 @@
-"""Coalescing: one query in flight for many readers, and the keys that are asked for meanwhile join the next.
+"""Coalescing: one query in flight for many readers, and the keys that are asked for meanwhile join
+the next.
 
 Caches nothing: a read sees what the store holds after it was asked.
 """
@@ -33,7 +34,9 @@ class Coalesced(Generic[K, V]):
         self._calls: GroupCommit[Sequence[K], list[V | None]] = GroupCommit(
             self._call,
             size_max=KEYS_MAX,
-            capacity=Capacity(WAITING_MAX, lambda: StoreUnavailable("Too many reads are waiting.")),
+            capacity=Capacity(
+                WAITING_MAX, lambda: StoreUnavailable("Too many reads are waiting.")
+            ),
             closing=lambda: StoreUnavailable("Shutting down."),
             linger=Linger(),
             name="coalesced reads",
@@ -44,7 +47,8 @@ class Coalesced(Generic[K, V]):
         return (await self.ask([key]))[0]
 
     def ask(self, keys: Sequence[K]) -> asyncio.Future[list[V | None]]:
-        """The values of many keys, in their order. More than KEYS_MAX are as one full call, and are read in several."""
+        """The values of many keys, in their order. More than KEYS_MAX are as one full call, and are
+        read in several."""
         return self._calls.submit(keys, min(len(keys), KEYS_MAX))
 
     async def _call(self, group: list[Pending[Sequence[K], list[V | None]]]) -> None:

@@ -1,4 +1,5 @@
-"""Bodies of persons whose rows are known to be the newest: rendered once, shown while the rows are the same."""
+"""Bodies of persons whose rows are known to be the newest: rendered once, shown while the rows are
+the same."""
 
 from __future__ import annotations
 
@@ -26,20 +27,26 @@ class Rendered(NamedTuple):
 
 
 class RenderedPersons:
-    """An LRU cache of rendered persons, valid while the rows in memory are those that a body was made from."""
+    """An LRU cache of rendered persons, valid while the rows in memory are those that a body was
+    made from."""
 
     def __init__(self, reads: Reads) -> None:
         self._reads = reads
-        self._bodies: LruCache[int, tuple[list[Any], Rendered]] = LruCache(RENDERED_BYTES_MAX)
+        self._bodies: LruCache[int, tuple[list[Any], Rendered]] = LruCache(
+            RENDERED_BYTES_MAX
+        )
         self._generation = 0
 
     def find(self, project: int, fragment: UUID) -> Rendered | None:
-        """The person that holds a fragment; None when the store must be asked, or there is nobody."""
+        """The person that holds a fragment; None when the store must be asked, or there is
+        nobody."""
         known = self._reads.rows_known(project, fragment)
         if known is None:
             return None
         rows = [part for member in known[1] for part in member[1:]]
-        if self._generation != self._reads.generation:  # its rows are forgotten, so they are too
+        if (
+            self._generation != self._reads.generation
+        ):  # its rows are forgotten, so they are too
             self._generation = self._reads.generation
             self._bodies.clear()
         found = self._bodies.get(fragment.int)
@@ -51,5 +58,7 @@ class RenderedPersons:
         if person is None:
             return None
         rendered = Rendered(json_body(person.shown()), person.etag)
-        self._bodies.put(fragment.int, (rows, rendered), len(rendered.body) + RENDERED_BYTES)
+        self._bodies.put(
+            fragment.int, (rows, rendered), len(rendered.body) + RENDERED_BYTES
+        )
         return rendered

@@ -1,6 +1,8 @@
-"""An LRU cache of person rows, each validated by its seqlock (`shared.store.shared_memory.row_versions`) on every read.
+"""An LRU cache of person rows, each validated by its seqlock
+(`shared.store.shared_memory.row_versions`) on every read.
 
-Without such versions (another machine's store, a writer that marks nothing) nothing is cached: every read is a query.
+Without such versions (another machine's store, a writer that marks nothing) nothing is cached:
+every read is a query.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ CACHE_BYTES_MAX = 32 * 1_048_576
 """Of the cached rows of one table, estimated."""
 
 CACHE_SECONDS_MAX = 600.0
-"""Then the cache is cleared, so that no row of an erased person stays because nobody read it again."""
+"""Then the cache is cleared, so that no row of an erased person stays because nobody read it
+again."""
 
 ROW_BYTES = 600
 """Of a row besides its texts: the tuple, its key and its place."""
@@ -72,16 +75,21 @@ class LruCache(Generic[K, V]):
 class RowCache(Generic[R]):
     """The newest rows of one topic's table, by (project, fragment)."""
 
-    def __init__(self, topic: str, memory: SharedMemory | None, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, topic: str, memory: SharedMemory | None, monotonic: Callable[[], float]
+    ) -> None:
         self._topic, self._memory, self._monotonic = topic, memory, monotonic
         self._until = monotonic() + CACHE_SECONDS_MAX
         self.generation = 0
         """How often the cache was cleared."""
 
-        self._rows: LruCache[Key, tuple[R | None, int, int]] = LruCache(CACHE_BYTES_MAX)  # row, slot, version
+        self._rows: LruCache[Key, tuple[R | None, int, int]] = LruCache(
+            CACHE_BYTES_MAX
+        )  # row, slot, version
 
     def get(self, key: Key) -> R | Miss | None:
-        """The row as it is in the table now; None when the table has none; MISS when the table must be read."""
+        """The row as it is in the table now; None when the table has none; MISS when the table must
+        be read."""
         if self._memory is None:
             return MISS
         if self._monotonic() > self._until:
@@ -98,17 +106,26 @@ class RowCache(Generic[R]):
         return row
 
     def version_snapshot(self, keys: Sequence[Key]) -> dict[Key, tuple[int, int]]:
-        """(slot, version) of the keys that may be cached, for `put`. Call it before the table is read."""
+        """(slot, version) of the keys that may be cached, for `put`. Call it before the table is
+        read."""
         if self._memory is None:
             return {}
         versions = self._memory.versions
         slots = ((key, versions.slot(self._topic, *key)) for key in keys)
-        return {key: (slot, version) for key, slot in slots if (version := versions.read_version(slot)) is not None}
+        return {
+            key: (slot, version)
+            for key, slot in slots
+            if (version := versions.read_version(slot)) is not None
+        }
 
     def put(
-        self, snapshot: dict[Key, tuple[int, int]], rows: dict[Key, R], reached: dict[tuple[str, int], int]
+        self,
+        snapshot: dict[Key, tuple[int, int]],
+        rows: dict[Key, R],
+        reached: dict[tuple[str, int], int],
     ) -> None:
-        """Cache the rows read; `reached` is the table's version in each partition, by (topic, partition)."""
+        """Cache the rows read; `reached` is the table's version in each partition, by (topic,
+        partition)."""
         if self._memory is None:
             return
         topic, versions, board = self._topic, self._memory.versions, self._memory.board
@@ -117,5 +134,7 @@ class RowCache(Generic[R]):
             if reached.get((topic, partition), 0) > board.published(topic, partition):
                 continue  # a writer that marks nothing
             row = rows.get(key)
-            size = ROW_BYTES + sum(len(value) for value in row or () if isinstance(value, str | list))
+            size = ROW_BYTES + sum(
+                len(value) for value in row or () if isinstance(value, str | list)
+            )
             self._rows.put(key, (row, slot, version), size)

@@ -23,7 +23,8 @@ def uuid7() -> UUID:
 
 
 class Stamps:
-    """Stamps for commands: receive time in microseconds, never below one that was issued or seen before."""
+    """Stamps for commands: receive time in microseconds, never below one that was issued or seen
+    before."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -1,4 +1,5 @@
-"""Waiting for positions: one poller per process, and only while somebody waits. Never answers stale as fresh."""
+"""Waiting for positions: one poller per process, and only while somebody waits. Never answers stale
+as fresh."""
 
 from __future__ import annotations
 
@@ -22,16 +23,22 @@ LOOK_SECONDS = 0.001
 """Between two looks at what writers of this machine confirm: each takes some microseconds."""
 
 WAITERS_MAX = 1_000
-"""Requests that wait at once; above it the projection does not keep up, and waiting more would not help."""
+"""Requests that wait at once; above it the projection does not keep up, and waiting more would not
+help."""
 
 
 class Watermarks:
     """How far the tables are, by (topic, partition)."""
 
     def __init__(
-        self, store: Store, query: Query, seen: Callable[[int], None], board: PositionBoard | None = None
+        self,
+        store: Store,
+        query: Query,
+        seen: Callable[[int], None],
+        board: PositionBoard | None = None,
     ) -> None:
-        """`board` where writers confirm what they wrote; the store is asked all the same, less often."""
+        """`board` where writers confirm what they wrote; the store is asked all the same, less
+        often."""
         self._store, self._query, self._seen, self._board = store, query, seen, board
         self._versions: dict[tuple[str, int], int] = {}
         self._waiters: dict[asyncio.Future[None], Sequence[Position]] = {}
@@ -39,8 +46,11 @@ class Watermarks:
         self.polls = 0
         """How often the store was asked: the versions are the same as long as this is."""
 
-    async def wait(self, positions: Sequence[Position], seconds: float = WAIT_SECONDS_MAX) -> None:
-        """Return once every position is visible to reads; NotYet after `seconds`. A missing row means stale."""
+    async def wait(
+        self, positions: Sequence[Position], seconds: float = WAIT_SECONDS_MAX
+    ) -> None:
+        """Return once every position is visible to reads; NotYet after `seconds`. A missing row
+        means stale."""
         if not self.passed(positions):
             self._look()
         if self.passed(positions):
@@ -80,25 +90,32 @@ class Watermarks:
     def passed(self, positions: Sequence[Position]) -> bool:
         """Whether the last poll saw them all."""
         return all(
-            self._versions.get((position.topic, position.partition), 0) >= position.version for position in positions
+            self._versions.get((position.topic, position.partition), 0)
+            >= position.version
+            for position in positions
         )
 
     def _must_ask(self) -> bool:
         """Whether only the store can tell: of deletions nobody confirms anything."""
         return self._board is None or any(
-            position.topic == DELETIONS for positions in self._waiters.values() for position in positions
+            position.topic == DELETIONS
+            for positions in self._waiters.values()
+            for position in positions
         )
 
     def _look(self) -> None:
         """Take over what writers have confirmed."""
-        for topic, partition, version, stamp in self._board.read() if self._board is not None else ():
+        for topic, partition, version, stamp in (
+            self._board.read() if self._board is not None else ()
+        ):
             if version > self._versions.get((topic, partition), 0):
                 self._versions[topic, partition] = version
                 self._seen(stamp)
                 self.polls += 1
 
     async def _poll(self) -> None:
-        """Until nobody waits: ask the store, ever less often; where writers confirm, look at that in between."""
+        """Until nobody waits: ask the store, ever less often; where writers confirm, look at that
+        in between."""
         loop = asyncio.get_running_loop()
         pause = POLL_SECONDS_MIN if self._must_ask() else POLL_SECONDS_MAX
         asked_at = float("-inf") if self._must_ask() else loop.time()
@@ -112,7 +129,11 @@ class Watermarks:
                             future.set_exception(error)
                     return
                 asked_at = loop.time()
-                pause = min(pause * 1.3, POLL_SECONDS_MAX) if self._must_ask() else POLL_SECONDS_MAX
+                pause = (
+                    min(pause * 1.3, POLL_SECONDS_MAX)
+                    if self._must_ask()
+                    else POLL_SECONDS_MAX
+                )
             self._look()
             for future, positions in self._waiters.items():
                 if not future.done() and self.passed(positions):

@@ -1,4 +1,5 @@
-"""Recorded sessions of a person: their list, and the snapshots of one. Never shows a block of an earlier life."""
+"""Recorded sessions of a person: their list, and the snapshots of one. Never shows a block of an
+earlier life."""
 
 from __future__ import annotations
 
@@ -22,7 +23,12 @@ from shared.domain.errors import NotFound
 from shared.domain.person.replay import FOREVER
 from shared.store.person import Person, iso
 
-CURSOR = Text("cursor", "The place to continue from. Use the URL in `next`.", most=140, form="cursor")
+CURSOR = Text(
+    "cursor",
+    "The place to continue from. Use the URL in `next`.",
+    most=140,
+    form="cursor",
+)
 
 START: Cursor = (2**63 - 1, "")
 """Before the newest session."""
@@ -95,12 +101,29 @@ async def recording(call: Call) -> Answer:
 
 COLLECTION_ROUTES = ()
 ROUTES = (
-    Route("GET", "/{id}/recordings", "person:read", recordings, (LIMIT, CURSOR), answers=RecordingPage, costly=always),
-    Route("GET", "/{id}/recordings/{session}", "person:read", recording, produces=NDJSON, costly=always),
+    Route(
+        "GET",
+        "/{id}/recordings",
+        "person:read",
+        recordings,
+        (LIMIT, CURSOR),
+        answers=RecordingPage,
+        costly=always,
+    ),
+    Route(
+        "GET",
+        "/{id}/recordings/{session}",
+        "person:read",
+        recording,
+        produces=NDJSON,
+        costly=always,
+    ),
 )
 
 
-async def archived_sessions(call: Call, person: Person, until: int) -> AsyncIterator[list[dict[str, Any]]]:
+async def archived_sessions(
+    call: Call, person: Person, until: int
+) -> AsyncIterator[list[dict[str, Any]]]:
     """All sessions, for an archive."""
     cursor = START
     for _ in range(PAGES_MAX):
@@ -111,7 +134,9 @@ async def archived_sessions(call: Call, person: Person, until: int) -> AsyncIter
         cursor = rows[-1].cursor
 
 
-async def archived_snapshots(call: Call, person: Person, until: int) -> AsyncIterator[list[orjson.Fragment]]:
+async def archived_snapshots(
+    call: Call, person: Person, until: int
+) -> AsyncIterator[list[orjson.Fragment]]:
     """The snapshots of all sessions, block by block, each with its session."""
     async for sessions in archived_sessions(call, person, until):
         for session in (one["session_id"] for one in sessions):
@@ -123,7 +148,13 @@ async def archived_snapshots(call: Call, person: Person, until: int) -> AsyncIte
 
 
 async def _page(
-    call: Call, person: Person, cursor: Cursor, limit: int, *, until: int = FOREVER, backwards: bool = False
+    call: Call,
+    person: Person,
+    cursor: Cursor,
+    limit: int,
+    *,
+    until: int = FOREVER,
+    backwards: bool = False,
 ) -> list[SessionRow]:
     query = page_of(call.context.reads.queries["sessions"], backwards=backwards)
     began, session = cursor
@@ -133,13 +164,22 @@ async def _page(
     return [SessionRow._make(row) for row in rows]
 
 
-async def _places(call: Call, person: Person, session: str, until: int = FOREVER) -> AsyncIterator[list[list[Copy]]]:
-    """Where the blocks of a session lie, in the order of their time, each with its copies; a page at least."""
-    read = partial(call.context.store.rows, call.context.reads.queries["session_blocks"])
+async def _places(
+    call: Call, person: Person, session: str, until: int = FOREVER
+) -> AsyncIterator[list[list[Copy]]]:
+    """Where the blocks of a session lie, in the order of their time, each with its copies; a page
+    at least."""
+    read = partial(
+        call.context.store.rows, call.context.reads.queries["session_blocks"]
+    )
     began, uuid = -FOREVER, UUID(int=0)
     for _ in range(PAGES_MAX):
         rows = await read(
-            **_reach(call, person, until), session=session, began=began, uuid=uuid, limit=BLOCKS_AT_ONCE
+            **_reach(call, person, until),
+            session=session,
+            began=began,
+            uuid=uuid,
+            limit=BLOCKS_AT_ONCE,
         )
         blocks = [SessionBlock._make(row) for row in rows]
         yield [block.copies for block in blocks]
@@ -160,8 +200,10 @@ async def _lines(
 
 def _reach(call: Call, person: Person, until: int) -> dict[str, Any]:
     return {
-        "project": call.project.id, "fragments": [member.fragment for member in person.members], "until": until,
-    }  # fmt: skip
+        "project": call.project.id,
+        "fragments": [member.fragment for member in person.members],
+        "until": until,
+    }
 
 
 def _shown(person: Person, rows: list[SessionRow]) -> list[dict[str, Any]]:
@@ -171,7 +213,10 @@ def _shown(person: Person, rows: list[SessionRow]) -> list[dict[str, Any]]:
             "session_id": row.session,
             "started_at": iso(row.began),
             "ended_at": iso(row.ended),
-            "distinct_ids": sorted((names[fragment] for fragment in row.fragments), key=person.distinct_ids.index),
+            "distinct_ids": sorted(
+                (names[fragment] for fragment in row.fragments),
+                key=person.distinct_ids.index,
+            ),
             "window_ids": sorted(row.windows),
             "blocks": row.blocks,
             "bytes": row.bytes,

@@ -1,6 +1,8 @@
-"""First outcomes: what a write did, told again to whoever repeats it with its Idempotency-Key. Never decides anything.
+"""First outcomes: what a write did, told again to whoever repeats it with its Idempotency-Key.
+Never decides anything.
 
-The fold decides which record came first; the row of the fragment that the path names remembers its version.
+The fold decides which record came first; the row of the fragment that the path names remembers its
+version.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ _REFUSALS = {
 
 
 class Keyed(msgspec.Struct, frozen=True, kw_only=True):
-    """A write's Idempotency-Key and what it asks of the addressed fragment, as hashes; 0 without one."""
+    """A write's Idempotency-Key and what it asks of the addressed fragment, as hashes; 0 without
+    one."""
 
     fragment: UUID
     key: int = 0
@@ -40,7 +43,8 @@ class Keyed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a write did. `visible` is False while reads do not see it; `first` is another request's position."""
+    """What a write did. `visible` is False while reads do not see it; `first` is another request's
+    position."""
 
     positions: Sequence[Position]
     visible: bool
@@ -69,9 +73,13 @@ def keyed(call: Call, fragment: UUID, *asked: Any) -> Keyed:
 def envelope(call: Call, sent: Keyed) -> dict[str, Any]:
     """What a command says of the request that it comes with, received now."""
     return {
-        "id": call.context.mint(), "key": sent.key, "digest": sent.digest, "project": call.project.id,
-        "at": call.context.stamps.reserve(1), "actor": call.actor,
-    }  # fmt: skip
+        "id": call.context.mint(),
+        "key": sent.key,
+        "digest": sent.digest,
+        "project": call.project.id,
+        "at": call.context.stamps.reserve(1),
+        "actor": call.actor,
+    }
 
 
 async def earlier(call: Call, topic: str, sent: Keyed) -> Outcome | None:
@@ -86,8 +94,11 @@ async def earlier(call: Call, topic: str, sent: Keyed) -> Outcome | None:
     return Outcome(positions=[position], visible=True, first=position)
 
 
-async def carry_out(call: Call, sent: Keyed, commands: Sequence[Command], refusable: Sequence[UUID] = ()) -> Outcome:
-    """Append, wait, and see whether it counted. `refusable` are the fragments that a refusal would be recorded on."""
+async def carry_out(
+    call: Call, sent: Keyed, commands: Sequence[Command], refusable: Sequence[UUID] = ()
+) -> Outcome:
+    """Append, wait, and see whether it counted. `refusable` are the fragments that a refusal would
+    be recorded on."""
     positions, visible = await call.write(commands)
     if not visible:
         return Outcome(positions=positions, visible=False)
@@ -96,19 +107,24 @@ async def carry_out(call: Call, sent: Keyed, commands: Sequence[Command], refusa
     if refusable or sent.key:
         await _check(call, counts, [sent.fragment, *refusable])
     return Outcome(
-        positions=[counts] if counts != own else positions, visible=True, first=counts if counts != own else None
+        positions=[counts] if counts != own else positions,
+        visible=True,
+        first=counts if counts != own else None,
     )
 
 
 async def person_after(call: Call, fragment: UUID, outcome: Outcome) -> Person:
-    """The person that holds a fragment: as it is now, or as it was right after the first request. NotFound if gone."""
+    """The person that holds a fragment: as it is now, or as it was right after the first request.
+    NotFound if gone."""
     reads, project = call.context.reads, call.project.id
     if outcome.first is None:
         person = await reads.by_fragment(project, fragment)
     else:
         until = await stamp_of(call.context, project, [outcome.first])
         person = (await persons_at(call.context, project, [fragment], until))[0]
-    if person is None:  # deleted in between: the write was done, and then undone by somebody else
+    if (
+        person is None
+    ):  # deleted in between: the write was done, and then undone by somebody else
         raise NotFound("Not found.")
     return person
 
@@ -117,7 +133,9 @@ async def _first(call: Call, topic: str, sent: Keyed) -> Position | None:
     if not sent.key:
         return None
     rows = await call.context.store.rows(
-        call.context.reads.queries["fragment_keys" if topic == COMMANDS else "identity_keys"],
+        call.context.reads.queries[
+            "fragment_keys" if topic == COMMANDS else "identity_keys"
+        ],
         project=call.project.id,
         fragment=sent.fragment,
     )

@@ -1,4 +1,5 @@
-"""What REST requests and answers look like. Requests are judged by these; the OpenAPI document shows both."""
+"""What REST requests and answers look like. Requests are judged by these; the OpenAPI document
+shows both."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ PropertyName = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 Properties = Annotated[dict[PropertyName, Any], Meta(max_length=PROPERTIES_MAX)]
 DistinctId = Annotated[str, Meta(max_length=DISTINCT_ID_CHARS_MAX)]
 UuidText = Annotated[str, Meta(max_length=100, extra_json_schema={"format": "uuid"})]
-PersonId = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(min_length=1, max_length=100)]
+PersonId = (
+    Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    | Annotated[str, Meta(min_length=1, max_length=100)]
+)
 
 
 class Update(Struct):
@@ -39,7 +43,10 @@ class DeleteProperty(Struct, rename={"unset": "$unset"}):
 
     unset: (
         PropertyName
-        | Annotated[list[PropertyName], Meta(min_length=1, max_length=PROPERTIES_MAX, examples=[["plan"]])]
+        | Annotated[
+            list[PropertyName],
+            Meta(min_length=1, max_length=PROPERTIES_MAX, examples=[["plan"]]),
+        ]
         | UnsetType
     ) = UNSET
 
@@ -48,24 +55,36 @@ class Split(Struct):
     """At most one of both fields. Without either, the first distinct id stays alone."""
 
     main_distinct_id: DistinctId | None = None
-    distinct_ids_to_split: Annotated[list[DistinctId], Meta(min_length=1, examples=[["device-1"]])] | None = None
+    distinct_ids_to_split: (
+        Annotated[list[DistinctId], Meta(min_length=1, examples=[["device-1"]])] | None
+    ) = None
 
 
 class Merge(Struct):
     """Exactly one of `source` and `distinct_id`, the person to absorb. `timestamp` is for imports:
-    since when both are one person. If one of the two ids was deleted after it, nothing is merged (404)."""
+    since when both are one person. If one of the two ids was deleted after it, nothing is merged
+    (404)."""
 
     source: PersonId | None = None
-    distinct_id: Annotated[DistinctId, Meta(min_length=1, examples=["device-1"])] | None = None
-    timestamp: Annotated[datetime, Meta(examples=["2026-11-23T10:00:00Z"])] | None = None
+    distinct_id: (
+        Annotated[DistinctId, Meta(min_length=1, examples=["device-1"])] | None
+    ) = None
+    timestamp: Annotated[datetime, Meta(examples=["2026-11-23T10:00:00Z"])] | None = (
+        None
+    )
 
 
 class DistinctIds(Struct):
-    distinct_ids: Annotated[list[DistinctId], Meta(max_length=BATCH_MAX, examples=[["ada@example.com"]])]
+    distinct_ids: Annotated[
+        list[DistinctId], Meta(max_length=BATCH_MAX, examples=[["ada@example.com"]])
+    ]
 
 
 class Uuids(Struct):
-    uuids: Annotated[list[UuidText], Meta(max_length=BATCH_MAX, examples=[["55379864-2afb-5e1c-adf7-decb022461c5"]])]
+    uuids: Annotated[
+        list[UuidText],
+        Meta(max_length=BATCH_MAX, examples=[["55379864-2afb-5e1c-adf7-decb022461c5"]]),
+    ]
 
 
 class ResetDistinctId(Struct):
@@ -79,7 +98,8 @@ class Distinct(Struct):
 
 
 class Person(Struct):
-    """A person, now or at a past moment. `properties_left_out` is there when it holds more than one person can show."""
+    """A person, now or at a past moment. `properties_left_out` is there when it holds more than one
+    person can show."""
 
     id: int
     name: str
@@ -93,7 +113,8 @@ class Person(Struct):
 
 
 class LeftOut(Struct):
-    """Properties beyond the limits: the number of names, their bytes with the values, the first few names."""
+    """Properties beyond the limits: the number of names, their bytes with the values, the first few
+    names."""
 
     names: int
     bytes: int
@@ -208,7 +229,8 @@ class Cause(Struct):
 
 
 class Point(Struct):
-    """A moment from which on the person looked like this. Fields after the first three appear with `source=changes`."""
+    """A moment from which on the person looked like this. Fields after the first three appear with
+    `source=changes`."""
 
     timestamp: datetime
     properties: dict[str, Any]

@@ -1,4 +1,5 @@
-"""What a write had no room for: the fold's fact, as warnings for who waits and as an item of lists. Reads only."""
+"""What a write had no room for: the fold's fact, as warnings for who waits and as an item of lists.
+Reads only."""
 
 from __future__ import annotations
 
@@ -21,15 +22,22 @@ def told(text: str) -> dict[str, Any] | None:
 
 
 async def warnings_of(
-    call: Call, fragment: UUID, outcome: Outcome, sent: dict[str, Any], member: Member | None
+    call: Call,
+    fragment: UUID,
+    outcome: Outcome,
+    sent: dict[str, Any],
+    member: Member | None,
 ) -> dict[str, Any]:
-    """`warnings` for the answer of a write that set properties; nothing when there was room for all.
+    """`warnings` for the answer of a write that set properties; nothing when there was room for
+    all.
 
     `member` is the fragment afterwards: where it shows what was sent, nobody needs to be asked.
     """
     if outcome.first is None and member is not None:
         shown = orjson.loads(member.properties) if member.properties else {}
-        if all(name in shown and same(shown[name], value) for name, value in sent.items()):
+        if all(
+            name in shown and same(shown[name], value) for name, value in sent.items()
+        ):
             return {}
     rows = await call.context.store.rows(
         call.context.reads.queries["left_out"],
@@ -38,5 +46,7 @@ async def warnings_of(
         version=outcome.positions[0].version,
     )
     for (left_out,) in rows:
-        return {"warnings": [{"field": "properties", "why": WHY, **orjson.loads(left_out)}]}
+        return {
+            "warnings": [{"field": "properties", "why": WHY, **orjson.loads(left_out)}]
+        }
     return {}

@@ -1,4 +1,5 @@
-"""What a rebuild derives, and how it is compared with what is live. Pure: never reads or writes a table.
+"""What a rebuild derives, and how it is compared with what is live. Pure: never reads or writes a
+table.
 
 The events' own folds make the rows; nothing here knows what an operation does.
 """
@@ -33,11 +34,13 @@ _CARRIED = {
     COMMANDS: ("version", "seen_at", "keys", "key_digests", "key_versions", "events"),
     IDENTITY: ("version", "keys", "key_digests", "key_versions"),
 }
-"""What the timeline does not tell: the memory of retries, and when somebody was last seen. The live row's is kept."""
+"""What the timeline does not tell: the memory of retries, and when somebody was last seen. The live
+row's is kept."""
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What a rebuild found; kept in `rebuilds`, so that one that was killed goes on where it was."""
+    """What a rebuild found; kept in `rebuilds`, so that one that was killed goes on where it
+    was."""
 
     state: str = "deriving"
     generation: int = 0
@@ -57,7 +60,9 @@ class Report(msgspec.Struct, kw_only=True):
     def differ(self, topic: str, row: State, how: str) -> None:
         self.differences += 1
         table = "fragments" if topic == COMMANDS else "identity"
-        self.name(f"difference: {table} project {row.project} fragment {row.fragment} {how}")
+        self.name(
+            f"difference: {table} project {row.project} fragment {row.fragment} {how}"
+        )
 
     def name(self, text: str) -> None:
         if len(self.named) < NAMED_MAX:
@@ -65,7 +70,8 @@ class Report(msgspec.Struct, kw_only=True):
 
 
 class Derived(msgspec.Struct):
-    """One key's state, folded so far from its facts up to the limits of its partitions, without what was purged."""
+    """One key's state, folded so far from its facts up to the limits of its partitions, without
+    what was purged."""
 
     replay: Replay
     limits: tuple[int, int]
@@ -74,7 +80,8 @@ class Derived(msgspec.Struct):
     erased_by: int = 0
 
     def fold(self, row: Row, report: Report) -> None:
-        """Apply one fact; a row that is none is named and counted, and its key derived no further."""
+        """Apply one fact; a row that is none is named and counted, and its key derived no
+        further."""
         report.facts += 1
         try:
             event = event_of(row)
@@ -94,26 +101,46 @@ class Derived(msgspec.Struct):
         except Exception as error:  # noqa: BLE001  # whatever a broken row raises: it is named, counted and left out
             self.corrupt = True
             report.corrupt += 1
-            said = type(error) in (ValueError, NewerVersion)  # other texts may carry values
+            said = type(error) in (
+                ValueError,
+                NewerVersion,
+            )  # other texts may carry values
             kind = str(error) if said else type(error).__name__
             project, fragment, version, topic, *_ = row
             place = f"timeline project {project} fragment {fragment} version {version} topic {topic}"
             report.name(f"corrupt: {place}: {kind}")
 
     def settled(self, topic: str, live: State | None, report: Report) -> State | None:
-        """The row for the shadow, None for no row. Counts a difference from the live row, unless that has moved on."""
+        """The row for the shadow, None for no row. Counts a difference from the live row, unless
+        that has moved on."""
         commands = topic == COMMANDS
-        ours = r.fragment_row(self.replay.fragment) if commands else r.membership_row(self.replay.membership)
+        ours = (
+            r.fragment_row(self.replay.fragment)
+            if commands
+            else r.membership_row(self.replay.membership)
+        )
         known = ours.version > 0
         if live is None or live.version > self.limits[0 if commands else 1]:
             if live is None and known:
                 report.differ(topic, ours, "has no live row")
             return ours if known else None
-        merged = ours._replace(**{name: getattr(live, name) for name in _CARRIED[topic]})
-        wrong = [name for name in ours._fields if not _equal(getattr(merged, name), getattr(live, name))]
+        merged = ours._replace(
+            **{name: getattr(live, name) for name in _CARRIED[topic]}
+        )
+        wrong = [
+            name
+            for name in ours._fields
+            if not _equal(getattr(merged, name), getattr(live, name))
+        ]
         report.compared += 1
         if wrong or ours.version > live.version:
-            report.differ(topic, ours, f"differs in {', '.join(wrong) or 'version'}" if known else "has no fact")
+            report.differ(
+                topic,
+                ours,
+                f"differs in {', '.join(wrong) or 'version'}"
+                if known
+                else "has no fact",
+            )
             if not known:
                 report.invented += 1
                 return None

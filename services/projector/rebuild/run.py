@@ -1,9 +1,11 @@
-"""`personlog rebuild`: derive fragments, identity and search again from the timeline. Never decides an outcome.
+"""`personlog rebuild`: derive fragments, identity and search again from the timeline. Never decides
+an outcome.
 
-Shadow tables are filled in the order of keys, page by page, while projection goes on; then whoever changed meanwhile
-is derived again, round by round, the last one while projection is held. The swap is one EXCHANGE a table. A shadow is
-of a new epoch, and refuses every batch that was folded on the table before it: so a swap is to a projector as if an
-older copy of the database had been restored, which it is made for.
+Shadow tables are filled in the order of keys, page by page, while projection goes on; then whoever
+changed meanwhile is derived again, round by round, the last one while projection is held. The swap
+is one EXCHANGE a table. A shadow is of a new epoch, and refuses every batch that was folded on the
+table before it: so a swap is to a projector as if an older copy of the database had been restored,
+which it is made for.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import ClickHouseTables
 from services.projector.tables.facts import FactReader
 from shared.domain.errors import Corrupt, Rejected, Transient
-from shared.domain.ids import COMMANDS, IDENTITY, PARTITIONS_MAX, partition_of, position_of
+from shared.domain.ids import (
+    COMMANDS,
+    IDENTITY,
+    PARTITIONS_MAX,
+    partition_of,
+    position_of,
+)
 from shared.domain.person.replay import Replay
 from shared.runtime.files import file_lock
 from shared.runtime.settings import Settings
@@ -42,16 +50,20 @@ CHUNK_FRAGMENTS_MAX = 2_000
 """Fragments of one step of a later round; as parameters of a query they take 80 KB."""
 
 LIVE_ROWS_MAX = 500_000
-"""Live rows between the keys of one page: far more than facts means that the tables are not of one store."""
+"""Live rows between the keys of one page: far more than facts means that the tables are not of one
+store."""
 
 ROUNDS_MAX = 8
-"""Rounds beside running projection before it is held: each takes what came during the one before it."""
+"""Rounds beside running projection before it is held: each takes what came during the one before
+it."""
 
 ROUND_FRAGMENTS_MAX = 20_000
-"""A round of at most so many fragments lasts a second or two: then projection is held for the last one."""
+"""A round of at most so many fragments lasts a second or two: then projection is held for the last
+one."""
 
 HOLD_SECONDS = 20.0
-"""A hold ends by itself: a rebuild that is killed must not stop projection for good. Writers wait, nothing is lost."""
+"""A hold ends by itself: a rebuild that is killed must not stop projection for good. Writers wait,
+nothing is lost."""
 
 HOLDS_MAX = 5
 """Attempts to finish within a hold."""
@@ -61,26 +73,40 @@ TABLES = {COMMANDS: "fragments", IDENTITY: "identity"}
 Marks = dict[str, dict[int, r.Mark]]
 
 
-async def rebuild(settings: Settings, *, verify: bool, tell: Callable[[Report], None]) -> Report:
-    """One rebuild on the configured log and store; `tell` is called after every page. Raises Rejected when another one
-    runs on this machine, and LogMismatch."""
+async def rebuild(
+    settings: Settings, *, verify: bool, tell: Callable[[Report], None]
+) -> Report:
+    """One rebuild on the configured log and store; `tell` is called after every page. Raises
+    Rejected when another one runs on this machine, and LogMismatch."""
     store = await connect_store(settings, "migrator")
     try:
         async with right_log(settings, store) as (log, _):
             memory = memory_of(settings, log.partitions(), log.generation)
             with only_rebuild(settings.data / "run"), all_rewritten(memory):
-                return await Rebuild(store, log.partitions(), clock_of(settings).now_us, tell).run(verify=verify)
+                return await Rebuild(
+                    store, log.partitions(), clock_of(settings).now_us, tell
+                ).run(verify=verify)
     finally:
         await store.close()
 
 
 class Rebuild:
-    """One rebuild. `tell` is called after every page; `partitions` are the log's counts by topic."""
+    """One rebuild. `tell` is called after every page; `partitions` are the log's counts by
+    topic."""
 
     def __init__(
-        self, store: Store, partitions: dict[str, int], now_us: Callable[[], int], tell: Callable[[Report], None]
+        self,
+        store: Store,
+        partitions: dict[str, int],
+        now_us: Callable[[], int],
+        tell: Callable[[Report], None],
     ) -> None:
-        self._store, self._partitions, self._now_us, self._tell = store, partitions, now_us, tell
+        self._store, self._partitions, self._now_us, self._tell = (
+            store,
+            partitions,
+            now_us,
+            tell,
+        )
         self._tables = ClickHouseTables(store)
         self._queries = load_queries(Path(__file__).with_name("rebuild.sql"))
         self._epoch, self._saved = 0, 0
@@ -90,14 +116,18 @@ class Rebuild:
         self.report = Report()
 
     async def run(self, *, verify: bool) -> Report:
-        """Derive, compare, and swap when nothing forbids it: a corrupt row, or a difference that `verify` looks for.
+        """Derive, compare, and swap when nothing forbids it: a corrupt row, or a difference that
+        `verify` looks for.
 
         The report's state is then `swapped`, else `failed` and the live tables are as they were.
         """
         await self._open()
         await self._derive(None)
         for _ in range(ROUNDS_MAX):
-            if self._forbidden(verify) or await self._round(await self._marks()) <= ROUND_FRAGMENTS_MAX:
+            if (
+                self._forbidden(verify)
+                or await self._round(await self._marks()) <= ROUND_FRAGMENTS_MAX
+            ):
                 break
         for _ in range(HOLDS_MAX):
             if self._forbidden(verify):
@@ -105,13 +135,17 @@ class Rebuild:
             if self._erased_again:
                 self._erased_again = False
                 await self._command("compact", table="fragments_rebuild")
-                await self._round(await self._marks())  # compacting took its time, and the hold should be short
+                await self._round(
+                    await self._marks()
+                )  # compacting took its time, and the hold should be short
             if await self._finish(verify):
                 await self._refill_search()
                 await self._end("swapped")
                 return self.report
         if not self._forbidden(verify):
-            raise Transient("Projection could not be held long enough; run the rebuild again, it goes on from here.")
+            raise Transient(
+                "Projection could not be held long enough; run the rebuild again, it goes on from here."
+            )
         await self._end("failed")
         return self.report
 
@@ -127,18 +161,35 @@ class Rebuild:
         begun = self.report.state == "deriving" and self.report.cursor != START
         marks = await self._marks()
         generation = _generation(marks)
-        same = generation == self.report.generation  # else its positions are of other partitions
+        same = (
+            generation == self.report.generation
+        )  # else its positions are of other partitions
         resumed = begun and same and self._store.has_table("fragments_rebuild")
         if not resumed:
-            epochs = [mark.epoch for partitions in marks.values() for mark in partitions.values()]
-            self._epoch, self._saved, self.report = max(self._epoch, *epochs, 0) + 1, 0, Report(generation=generation)
+            epochs = [
+                mark.epoch
+                for partitions in marks.values()
+                for mark in partitions.values()
+            ]
+            self._epoch, self._saved, self.report = (
+                max(self._epoch, *epochs, 0) + 1,
+                0,
+                Report(generation=generation),
+            )
             self.report.positions = _versions(marks, self._partitions)
             self.report.total = (await self._store.rows(self._queries["facts"]))[0][0]
-            await self._save()  # before the shadows: nobody may take empty ones for those of an older rebuild
+            # before the shadows: nobody may take empty ones for those of an older rebuild
+            await self._save()
             await self._drop_shadows()
         else:  # what a rebuild had swapped when it was cut off stays as it is: its shadow is the old table now
-            swapped = {topic for topic in TABLES if any(mark.epoch == self._epoch for mark in marks[topic].values())}
-            self._left = {topic: table for topic, table in TABLES.items() if topic not in swapped}
+            swapped = {
+                topic
+                for topic in TABLES
+                if any(mark.epoch == self._epoch for mark in marks[topic].values())
+            }
+            self._left = {
+                topic: table for topic, table in TABLES.items() if topic not in swapped
+            }
         for table in self._left.values():
             await self._command(f"shadow_{table}")
             await self._command("release", table=f"{table}_rebuild")
@@ -149,7 +200,10 @@ class Rebuild:
 
     async def _round(self, marks: Marks) -> int:
         """Derive again who has changed since the last positions; how many that were."""
-        since, self.report.positions = self.report.positions, _versions(marks, self._partitions)
+        since, self.report.positions = (
+            self.report.positions,
+            _versions(marks, self._partitions),
+        )
         self._since = since
         count, cursor = 0, START
         while True:
@@ -172,7 +226,8 @@ class Rebuild:
                 return count
 
     async def _derive(self, fragments: Sequence[UUID] | None) -> None:
-        """Fill the shadows with everybody behind the cursor, or with these fragments, page by page."""
+        """Fill the shadows with everybody behind the cursor, or with these fragments, page by
+        page."""
         after = self.report.cursor if fragments is None else START
         current: tuple[Key, Derived] | None = None
         finished: list[tuple[Key, Derived]] = []
@@ -209,45 +264,70 @@ class Rebuild:
         )
 
     async def _settle(
-        self, finished: list[tuple[Key, Derived]], span: tuple[Key, Key], fragments: Sequence[UUID] | None
+        self,
+        finished: list[tuple[Key, Derived]],
+        span: tuple[Key, Key],
+        fragments: Sequence[UUID] | None,
     ) -> None:
-        """Compare what was derived with the live rows of the same keys, and write it to the shadows."""
+        """Compare what was derived with the live rows of the same keys, and write it to the
+        shadows."""
         (after, upto), found = span, dict(finished)
         scope: dict[str, Any] = {
-            "project": after[0], "fragment": after[1], "last_project": upto[0], "last_fragment": upto[1],
-            "everybody": int(fragments is None), "fragments": list(fragments or ()), "limit": LIVE_ROWS_MAX,
-        }  # fmt: skip
+            "project": after[0],
+            "fragment": after[1],
+            "last_project": upto[0],
+            "last_fragment": upto[1],
+            "everybody": int(fragments is None),
+            "fragments": list(fragments or ()),
+            "limit": LIVE_ROWS_MAX,
+        }
         rows = self._store.rows
         lives = await asyncio.gather(
-            rows(self._queries["live_fragments"], **scope), rows(self._queries["live_identity"], **scope)
+            rows(self._queries["live_fragments"], **scope),
+            rows(self._queries["live_identity"], **scope),
         )
         for topic, live in zip((COMMANDS, IDENTITY), lives, strict=True):
             if len(live) == LIVE_ROWS_MAX:
                 raise Corrupt(
                     f"Between {after} and {upto} the live table has far more rows than the timeline has facts."
                 )
-            by_key = {(row.project, row.fragment): row for row in (r.state_of(topic, row) for row in live)}
+            by_key = {
+                (row.project, row.fragment): row
+                for row in (r.state_of(topic, row) for row in live)
+            }
             state: list[r.State] = []
             for key in [*found, *(key for key in by_key if key not in found)]:
                 derived = found.get(key) or self._blank(key)
-                if not derived.corrupt and (row := derived.settled(topic, by_key.get(key), self.report)) is not None:
+                if (
+                    not derived.corrupt
+                    and (row := derived.settled(topic, by_key.get(key), self.report))
+                    is not None
+                ):
                     state.append(row)
             await self._write(topic, state)
         if fragments is not None:
             since = self._since[COMMANDS]
             self._erased_again |= any(
-                derived.erased_by > since[partition_of(key[1], len(since))] for key, derived in found.items()
+                derived.erased_by > since[partition_of(key[1], len(since))]
+                for key, derived in found.items()
             )
 
     async def _write(self, topic: str, state: list[r.State]) -> None:
         if topic not in self._left:
             return
-        names, table = r.FRAGMENTS if topic == COMMANDS else r.IDENTITY, f"{TABLES[topic]}_rebuild"
+        names, table = (
+            r.FRAGMENTS if topic == COMMANDS else r.IDENTITY,
+            f"{TABLES[topic]}_rebuild",
+        )
         batch: list[r.State] = []
         size = 0
         for row in state:
             batch.append(row)
-            size += 300 + (row.characters if isinstance(row, r.FragmentState) else 16 * len(row.members))
+            size += 300 + (
+                row.characters
+                if isinstance(row, r.FragmentState)
+                else 16 * len(row.members)
+            )
             if size > WRITE_BYTES_MAX:
                 await self._store.insert(table, r.columns(names, batch))
                 batch, size = [], 0
@@ -262,10 +342,14 @@ class Rebuild:
         """Hold projection, derive the last changes, swap. False when it has to be tried again."""
         began = time.monotonic()
         try:
-            ((now_ms,),) = await self._store.rows(self._queries["now"])  # the engine's clock ends the hold, not ours
+            ((now_ms,),) = await self._store.rows(
+                self._queries["now"]
+            )  # the engine's clock ends the hold, not ours
             for table in self._left.values():
                 await self._command("release", table=table)
-                await self._command("hold", table=table, until=now_ms + int(HOLD_SECONDS * 1_000))
+                await self._command(
+                    "hold", table=table, until=now_ms + int(HOLD_SECONDS * 1_000)
+                )
             while (await self._store.rows(self._queries["inserting"]))[0][0]:
                 if time.monotonic() - began > HOLD_SECONDS / 2:
                     return False
@@ -275,7 +359,12 @@ class Rebuild:
             for table in self._left.values():
                 await self._complete(table)
             late = time.monotonic() - began > HOLD_SECONDS / 2
-            if late or self._erased_again or self._forbidden(verify) or await self._marks() != marks:
+            if (
+                late
+                or self._erased_again
+                or self._forbidden(verify)
+                or await self._marks() != marks
+            ):
                 return False
             for topic, table in self._left.items():
                 await self._vouch(topic, table, marks[topic])
@@ -286,35 +375,46 @@ class Rebuild:
                 await self._command("release", table=table)
 
     async def _refill_search(self) -> None:
-        """The search table anew from the swapped tables; who changes meanwhile is fed from its positions on."""
+        """The search table anew from the swapped tables; who changes meanwhile is fed from its
+        positions on."""
         await self._command("drop", table="search_rebuild")
         await self._command("shadow_search")
         await self._store.learn_columns()
         await Feeder(self._store, self._partitions, "search_rebuild").feed()
-        ((compared, differences),) = await self._store.rows(self._queries["compare_search"])
+        ((compared, differences),) = await self._store.rows(
+            self._queries["compare_search"]
+        )
         self.report.compared += compared
         self.report.differences += differences
         if differences:
-            self.report.name(f"difference: search, {differences} rows of the same version differ")
+            self.report.name(
+                f"difference: search, {differences} rows of the same version differ"
+            )
         await self._command("swap", table="search", shadow="search_rebuild")
 
     async def _complete(self, table: str) -> None:
         """The last guard before a swap: no key may be missing, but those that no fact explains."""
         live, shadow = [
-            (await self._store.rows(self._queries[f"count_{name}"]))[0][0] for name in (table, f"{table}_rebuild")
+            (await self._store.rows(self._queries[f"count_{name}"]))[0][0]
+            for name in (table, f"{table}_rebuild")
         ]
         if shadow + self.report.invented < live:
-            raise Corrupt(f"{table}_rebuild has {shadow} keys, {table} {live}: nothing is swapped.")
+            raise Corrupt(
+                f"{table}_rebuild has {shadow} keys, {table} {live}: nothing is swapped."
+            )
 
     async def _vouch(self, topic: str, table: str, marks: dict[int, r.Mark]) -> None:
-        """Position rows for every partition, of this epoch: what no worker of the table before it can write. Those that
-        a former generation had more stay too, for the generation after this one may have them again."""
+        """Position rows for every partition, of this epoch: what no worker of the table before it
+        can write. Those that a former generation had more stay too, for the generation after this
+        one may have them again."""
         vouched = []
         for partition in sorted({*range(self._partitions[topic]), *marks}):
             mark = marks.get(partition, r.BEFORE_THE_FIRST)
             position = position_of(topic, partition, mark.version)
             vouched.append(r.Vouched(position, mark.stamp, self._epoch, mark.record))
-        await self._store.insert(f"{table}_rebuild", r.state_columns(topic, [], vouched))
+        await self._store.insert(
+            f"{table}_rebuild", r.state_columns(topic, [], vouched)
+        )
 
     async def _marks(self) -> Marks:
         return {
@@ -336,7 +436,10 @@ class Rebuild:
         self._saved += 1
         self.report.updated_at = self._now_us()
         document = msgspec.json.encode(self.report).decode()
-        await self._store.insert("rebuilds", {"epoch": [self._epoch], "version": [self._saved], "document": [document]})
+        await self._store.insert(
+            "rebuilds",
+            {"epoch": [self._epoch], "version": [self._saved], "document": [document]},
+        )
 
     async def _command(self, name: str, **parameters: Any) -> None:
         await self._store.command(self._queries[name], **parameters)
@@ -344,17 +447,33 @@ class Rebuild:
 
 def _generation(marks: Marks) -> int:
     """That of the log which the tables were projected from; 0 without any row."""
-    rows = [(topic, partition, mark) for topic, found in marks.items() for partition, mark in found.items()]
-    return max((position_of(topic, partition, mark.version).generation for topic, partition, mark in rows), default=0)
+    rows = [
+        (topic, partition, mark)
+        for topic, found in marks.items()
+        for partition, mark in found.items()
+    ]
+    return max(
+        (
+            position_of(topic, partition, mark.version).generation
+            for topic, partition, mark in rows
+        ),
+        default=0,
+    )
 
 
 def _versions(marks: Marks, partitions: dict[str, int]) -> dict[str, list[int]]:
     return {
-        topic: [marks[topic].get(partition, r.BEFORE_THE_FIRST).version for partition in range(partitions[topic])]
+        topic: [
+            marks[topic].get(partition, r.BEFORE_THE_FIRST).version
+            for partition in range(partitions[topic])
+        ]
         for topic in (COMMANDS, IDENTITY)
     }
 
 
 def only_rebuild(folder: Path) -> AbstractContextManager[None]:
-    """The lock of rebuilds on this machine: two would fill one shadow, and none lasts longer than its generation."""
-    return file_lock(folder / "rebuild.lock", Rejected("Another rebuild is running here."))
+    """The lock of rebuilds on this machine: two would fill one shadow, and none lasts longer than
+    its generation."""
+    return file_lock(
+        folder / "rebuild.lock", Rejected("Another rebuild is running here.")
+    )

@@ -1,4 +1,5 @@
-"""The tables as the projector sees them: load with positions, write facts, write state. Never folds anything."""
+"""The tables as the projector sees them: load with positions, write facts, write state. Never folds
+anything."""
 
 from __future__ import annotations
 
@@ -22,14 +23,16 @@ LOAD_IDS_MAX = 10_000
 """Rows asked for in one SELECT: a whole batch; 10,000 ids as one parameter take 50 ms."""
 
 LOAD_ROW_BYTES_MAX = 16_384
-"""Of a row that is loaded with all others: 10,000 are 160 MB then. A person of twenty properties has 1,500."""
+"""Of a row that is loaded with all others: 10,000 are 160 MB then. A person of twenty properties
+has 1,500."""
 
 UNBOUNDED = 2**63 - 1
 
 _EVEN = (1 << 64) - 2
 
 FACTS_PAGE = 5_000
-"""Facts of a closed life read at once, folded page by page: one fragment may have any number of them."""
+"""Facts of a closed life read at once, folded page by page: one fragment may have any number of
+them."""
 
 
 class Closed(NamedTuple):
@@ -51,7 +54,10 @@ class Loaded(NamedTuple):
 
     def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
         """Where each of these partitions is."""
-        return {one: self.positions.get(one, r.BEFORE_THE_FIRST).vouched(topic, one) for one in partitions}
+        return {
+            one: self.positions.get(one, r.BEFORE_THE_FIRST).vouched(topic, one)
+            for one in partitions
+        }
 
 
 class Facts(NamedTuple):
@@ -67,29 +73,40 @@ class Tables(Protocol):
     """The port; `ClickHouseTables` and the in-memory twin in `memory` keep it."""
 
     async def load(
-        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+        self,
+        topic: str,
+        partitions: Sequence[int],
+        wanted: Sequence[tuple[int, UUID]],
+        *,
+        whole: bool = False,
     ) -> Loaded:
-        """The position rows of `partitions` and the newest rows of `wanted` (project, fragment), in one SELECT.
+        """The position rows of `partitions` and the newest rows of `wanted` (project, fragment), in
+        one SELECT.
 
-        Rows above LOAD_ROW_BYTES_MAX are left out, and told, unless `whole` asks for them: 10,000 fragments may hold
-        10 GB. A partition without a position row is missing from the answer. Raises Transient.
+        Rows above LOAD_ROW_BYTES_MAX are left out, and told, unless `whole` asks for them: 10,000
+        fragments may hold 10 GB. A partition without a position row is missing from the answer.
+        Raises Transient.
         """
 
     async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
         """Where each partition is, for who takes them over. Raises Transient."""
 
     async def life(self, closed: Closed) -> Fragment:
-        """The fragment as its facts below a version make it, and its captured events: what a restore gives back.
+        """The fragment as its facts below a version make it, and its captured events: what a
+        restore gives back.
 
         All of them must be visible: nothing of the fragment may be in flight. Raises Transient.
         """
 
     async def write_facts(self, facts: Facts) -> None: ...
 
-    async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
+    async def write_state(
+        self, topic: str, state: list[State], positions: Sequence[Vouched]
+    ) -> None:
         """Rows and the position rows in one INSERT block: all or nothing.
 
-        Raises Transient when the table is of another epoch: it was rebuilt since, or a rebuild holds it.
+        Raises Transient when the table is of another epoch: it was rebuilt since, or a rebuild
+        holds it.
         """
 
 
@@ -101,35 +118,54 @@ class ClickHouseTables:
         self._queries = load_queries(Path(__file__).with_name("flush.sql"))
 
     async def load(
-        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+        self,
+        topic: str,
+        partitions: Sequence[int],
+        wanted: Sequence[tuple[int, UUID]],
+        *,
+        whole: bool = False,
     ) -> Loaded:
         keys = {position_key(topic, partition): partition for partition in partitions}
         answer = await self._store.rows(
             self._queries["load_fragments" if topic == COMMANDS else "load_identity"],
             projects=sorted({0, *(project for project, _ in wanted)}),
             fragments=[*keys, *(fragment for _, fragment in wanted)],
-            **({"row_bytes_max": UNBOUNDED if whole else LOAD_ROW_BYTES_MAX} if topic == COMMANDS else {}),
+            **(
+                {"row_bytes_max": UNBOUNDED if whole else LOAD_ROW_BYTES_MAX}
+                if topic == COMMANDS
+                else {}
+            ),
         )
         found = r.found_of(topic, answer)
-        positions = {keys[key]: mark for key, mark in found.marks.items() if key in keys}
+        positions = {
+            keys[key]: mark for key, mark in found.marks.items() if key in keys
+        }
         return Loaded(positions, found.rows, found.large)
 
     async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
         return (await self.load(topic, partitions, [])).stand(topic, partitions)
 
     async def life(self, closed: Closed) -> Fragment:
-        key = {"project": closed.project, "fragment": closed.fragment, "until": closed.version}
+        key = {
+            "project": closed.project,
+            "fragment": closed.fragment,
+            "until": closed.version,
+        }
         ends = events_of(await self._store.rows(self._queries["ends_of_lives"], **key))
         life = ClosedLife(closed.project, closed.fragment, closed.iver, ends)
         after = life.since - 1 if life.since else 0
         page = min(PAGE_ROWS_MIN, FACTS_PAGE)
-        while rows := await self._store.rows(self._queries["facts_of_life"], **key, after=after, limit=page):
+        while rows := await self._store.rows(
+            self._queries["facts_of_life"], **key, after=after, limit=page
+        ):
             life_events = events_of(rows)
             for event in life_events:
                 life.replay(event)
             after = life_events[-1].originator_version
             page = next_page(rows, FACTS_PAGE)
-        ((newest,),) = await self._store.rows(self._queries["last_seen"], **key, since=life.since)
+        ((newest,),) = await self._store.rows(
+            self._queries["last_seen"], **key, since=life.since
+        )
         life.seen(newest)
         return life.fragment
 
@@ -144,17 +180,22 @@ class ClickHouseTables:
             )
             if rows
         ]  # in any order, so at once: each waits for the disk
-        for outcome in await asyncio.gather(*inserts, return_exceptions=True):  # all have ended when one has failed
+        for outcome in await asyncio.gather(
+            *inserts, return_exceptions=True
+        ):  # all have ended when one has failed
             if outcome is not None:
                 raise outcome
 
-    async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
+    async def write_state(
+        self, topic: str, state: list[State], positions: Sequence[Vouched]
+    ) -> None:
         table = "fragments" if topic == COMMANDS else "identity"
         await self._store.insert(table, r.state_columns(topic, state, positions))
 
 
 class AnnouncedTables:
-    """Tables whose rows are marked before they change and after: other processes keep what they have read of them."""
+    """Tables whose rows are marked before they change and after: other processes keep what they
+    have read of them."""
 
     def __init__(self, tables: Tables, memory: SharedMemory, nonce: int) -> None:
         """Writes have versions from `nonce` on, which must be new to this setup."""
@@ -163,13 +204,21 @@ class AnnouncedTables:
         self._nonce = nonce & _EVEN
 
     async def load(
-        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+        self,
+        topic: str,
+        partitions: Sequence[int],
+        wanted: Sequence[tuple[int, UUID]],
+        *,
+        whole: bool = False,
     ) -> Loaded:
         return await self._tables.load(topic, partitions, wanted, whole=whole)
 
     async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
         found = await self._tables.stand(topic, partitions)
-        self._memory.board.publish(topic, [(partition, one.position.version) for partition, one in found.items()])
+        self._memory.board.publish(
+            topic,
+            [(partition, one.position.version) for partition, one in found.items()],
+        )
         return found
 
     async def life(self, closed: Closed) -> Fragment:
@@ -178,15 +227,27 @@ class AnnouncedTables:
     async def write_facts(self, facts: Facts) -> None:
         await self._tables.write_facts(facts)
 
-    async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
+    async def write_state(
+        self, topic: str, state: list[State], positions: Sequence[Vouched]
+    ) -> None:
         memory = self._memory
-        slots = [memory.versions.slot(topic, row.project, row.fragment.int) for row in state]
+        slots = [
+            memory.versions.slot(topic, row.project, row.fragment.int) for row in state
+        ]
         memory.versions.begin_write(slots, self._nonce)
-        memory.board.publish(topic, [(one.position.partition, one.position.version) for one in positions])
+        memory.board.publish(
+            topic, [(one.position.partition, one.position.version) for one in positions]
+        )
         await self._tables.write_state(topic, state, positions)
         self._nonce = self._nonce + 2 & _EVEN
         memory.versions.end_write(slots, self._nonce)
-        memory.board.confirm(topic, [(one.position.partition, one.position.version, one.stamp) for one in positions])
+        memory.board.confirm(
+            topic,
+            [
+                (one.position.partition, one.position.version, one.stamp)
+                for one in positions
+            ],
+        )
 
 
 def events_of(rows: Sequence[Row]) -> list[FragmentEvent]:

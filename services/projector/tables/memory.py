@@ -1,7 +1,8 @@
-"""The tables in memory: the twin that tests and simulation run the real worker on. Never used in production.
+"""The tables in memory: the twin that tests and simulation run the real worker on. Never used in
+production.
 
-The same replace-by-version rule as ReplacingMergeTree, and each write as atomic as the real one: facts table by
-table, state with its positions in one piece.
+The same replace-by-version rule as ReplacingMergeTree, and each write as atomic as the real one:
+facts table by table, state with its positions in one piece.
 """
 
 from __future__ import annotations
@@ -15,10 +16,21 @@ import orjson
 from services.projector.tables import clickhouse as tables
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Closed, Facts, Loaded, events_of
-from services.projector.tables.rows import BlockRow, CapturedRow, FragmentState, State, Vouched
+from services.projector.tables.rows import (
+    BlockRow,
+    CapturedRow,
+    FragmentState,
+    State,
+    Vouched,
+)
 from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_key
-from shared.domain.person.fragment import Fragment, FragmentErased, FragmentPurged, FragmentRestored
+from shared.domain.person.fragment import (
+    Fragment,
+    FragmentErased,
+    FragmentPurged,
+    FragmentRestored,
+)
 from shared.domain.restore import ClosedLife
 from shared.store.timeline import Fact, Row
 
@@ -27,7 +39,10 @@ class MemoryTables:
     """Rows by key; the highest version wins, the later of equal ones."""
 
     def __init__(self) -> None:
-        self.state: dict[str, dict[tuple[int, UUID], Any]] = {COMMANDS: {}, IDENTITY: {}}
+        self.state: dict[str, dict[tuple[int, UUID], Any]] = {
+            COMMANDS: {},
+            IDENTITY: {},
+        }
         self.epochs = {COMMANDS: 0, IDENTITY: 0}
         self.timeline: dict[tuple[int, UUID, int, str], Row] = {}
         self.captured: dict[tuple[int, UUID, UUID], Row] = {}
@@ -35,20 +50,41 @@ class MemoryTables:
         self.blocks: dict[tuple[int, UUID, str, UUID], Row] = {}
 
     async def load(
-        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
+        self,
+        topic: str,
+        partitions: Sequence[int],
+        wanted: Sequence[tuple[int, UUID]],
+        *,
+        whole: bool = False,
     ) -> Loaded:
         table = self.state[topic]
-        held = {at[1]: row for (project, key), row in table.items() if not project and (at := partition_of_key(key))}
-        positions = {partition: r.mark_of(topic, row) for partition, row in held.items() if partition in partitions}
+        held = {
+            at[1]: row
+            for (project, key), row in table.items()
+            if not project and (at := partition_of_key(key))
+        }
+        positions = {
+            partition: r.mark_of(topic, row)
+            for partition, row in held.items()
+            if partition in partitions
+        }
         rows: list[State] = [table[key] for key in wanted if key in table]
         if topic != COMMANDS or whole:
             return Loaded(positions, rows, {})
         large: dict[tuple[int, UUID], int] = {}
         for row in rows:
-            size = len(row.properties.encode()) + len(row.cells.encode()) if isinstance(row, FragmentState) else 0
+            size = (
+                len(row.properties.encode()) + len(row.cells.encode())
+                if isinstance(row, FragmentState)
+                else 0
+            )
             if size > tables.LOAD_ROW_BYTES_MAX:
                 large[row.project, row.fragment] = size
-        return Loaded(positions, [row for row in rows if (row.project, row.fragment) not in large], large)
+        return Loaded(
+            positions,
+            [row for row in rows if (row.project, row.fragment) not in large],
+            large,
+        )
 
     async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
         return (await self.load(topic, partitions, [])).stand(topic, partitions)
@@ -62,12 +98,16 @@ class MemoryTables:
         for event in map(CapturedRow._make, facts.captured):
             self.captured[event.project, event.fragment, event.uuid] = event
         for block in map(BlockRow._make, facts.blocks):
-            self.blocks[block.project, block.fragment, block.session, block.block] = block
+            self.blocks[block.project, block.fragment, block.session, block.block] = (
+                block
+            )
         for row in facts.timeline:
             project, fragment, version, topic, *_ = row
             self.timeline[project, fragment, version, topic] = row
 
-    async def write_state(self, topic: str, state: list[State], positions: Sequence[Vouched]) -> None:
+    async def write_state(
+        self, topic: str, state: list[State], positions: Sequence[Vouched]
+    ) -> None:
         table = self.state[topic]
         if any(one.epoch != self.epochs[topic] for one in positions):
             raise StoreUnavailable("The table is of another epoch.")
@@ -78,20 +118,32 @@ class MemoryTables:
                 table[project, fragment] = row
 
 
-def life_of(timeline: Iterable[Row], captured: Iterable[Row], closed: Closed) -> Fragment:
+def life_of(
+    timeline: Iterable[Row], captured: Iterable[Row], closed: Closed
+) -> Fragment:
     """A closed life, of these rows."""
     key = (closed.project, closed.fragment)
-    facts = (fact for fact in map(Fact._make, timeline) if (fact.project, fact.fragment) == key)
+    facts = (
+        fact
+        for fact in map(Fact._make, timeline)
+        if (fact.project, fact.fragment) == key
+    )
     former = [fact for fact in facts if fact.version < closed.version]
     former.sort(key=lambda fact: fact.version)
     events = events_of(former)
-    ends = [one for one in events if isinstance(one, FragmentErased | FragmentRestored | FragmentPurged)]
+    ends = [
+        one
+        for one in events
+        if isinstance(one, FragmentErased | FragmentRestored | FragmentPurged)
+    ]
     life = ClosedLife(*key, closed.iver, ends)
     for event in events:
         if event.originator_version >= life.since:
             life.replay(event)
     for seen in map(CapturedRow._make, captured):
-        person = orjson.loads(seen.properties).get("$process_person_profile") is not False
+        person = (
+            orjson.loads(seen.properties).get("$process_person_profile") is not False
+        )
         if seen[:2] == key and life.since < seen.version < closed.version and person:
             life.seen(seen.timestamp)
     return life.fragment

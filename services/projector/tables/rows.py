@@ -1,7 +1,7 @@
 """Domain objects to table rows and back: the one place that knows the columns. Never does I/O.
 
-A row has the names of its table's columns, in their order; what is only written is a plain tuple of them. JSON is text;
-times are integer microseconds.
+A row has the names of its table's columns, in their order; what is only written is a plain tuple of
+them. JSON is text; times are integer microseconds.
 """
 
 from __future__ import annotations
@@ -115,13 +115,33 @@ class BlockRow(NamedTuple):
 
 
 FRAGMENTS, IDENTITY = FragmentState._fields, IdentityState._fields
-NUMBERS, CAPTURED_EVENTS, BLOCKS = NumberRow._fields, CapturedRow._fields, BlockRow._fields
+NUMBERS, CAPTURED_EVENTS, BLOCKS = (
+    NumberRow._fields,
+    CapturedRow._fields,
+    BlockRow._fields,
+)
 
 DEFAULTS: dict[str, Any] = {
-    "distinct_id": "", "number": 0, "created_at": 0, "erased": 0, "erased_at": 0, "keys": [], "key_digests": [],
-    "key_versions": [], "events": [], "root": NOBODY, "members": [], "identified": 0, "erase": 0, "peer": NOBODY,
-    "reason": "", "scope": "", "restored": 0, "purged": "", "left_out": "",
-}  # fmt: skip
+    "distinct_id": "",
+    "number": 0,
+    "created_at": 0,
+    "erased": 0,
+    "erased_at": 0,
+    "keys": [],
+    "key_digests": [],
+    "key_versions": [],
+    "events": [],
+    "root": NOBODY,
+    "members": [],
+    "identified": 0,
+    "erase": 0,
+    "peer": NOBODY,
+    "reason": "",
+    "scope": "",
+    "restored": 0,
+    "purged": "",
+    "left_out": "",
+}
 """Columns that often have nothing to say, and what their types default to."""
 
 TIME_US_MIN, TIME_US_MAX = -2_208_988_800_000_000, 10_413_791_999_000_000
@@ -138,8 +158,8 @@ POSITION_KIND = "position"
 
 
 class Mark(NamedTuple):
-    """A position row: how far the table is in a partition, the highest stamp given there, the table's epoch, and the
-    hash of the last record's bytes (0: not known)."""
+    """A position row: how far the table is in a partition, the highest stamp given there, the
+    table's epoch, and the hash of the last record's bytes (0: not known)."""
 
     version: int
     stamp: int
@@ -148,15 +168,21 @@ class Mark(NamedTuple):
 
     def vouched(self, topic: str, partition: int) -> Vouched:
         """What it says, with the partition's name."""
-        return Vouched(position_of(topic, partition, self.version), self.stamp, self.epoch, self.record)
+        return Vouched(
+            position_of(topic, partition, self.version),
+            self.stamp,
+            self.epoch,
+            self.record,
+        )
 
 
 BEFORE_THE_FIRST = Mark(0, 0, 0)
 
 
 class Vouched(NamedTuple):
-    """What a flush vouches for in a partition: the last record whose outcome is visible, the highest stamp given there,
-    the epoch of the table that it was folded on, and the hash of that record's bytes."""
+    """What a flush vouches for in a partition: the last record whose outcome is visible, the
+    highest stamp given there, the epoch of the table that it was folded on, and the hash of that
+    record's bytes."""
 
     position: Position
     stamp: int
@@ -166,11 +192,24 @@ class Vouched(NamedTuple):
 
 def fragment_row(fragment: Fragment) -> FragmentState:
     return FragmentState(
-        fragment.project, fragment.id, fragment.version, fragment.distinct_id, fragment.number, fragment.created_at,
-        fragment.effect, fragment.stamp, fragment.erased, fragment.erased_at, fragment.seen_at,
-        orjson.dumps(fragment.properties).decode(), orjson.dumps(fragment.cells).decode(),
-        *_columns_of(fragment.keys), list(fragment.events), fragment.restored, _text_of(fragment.purged),
-    )  # fmt: skip
+        fragment.project,
+        fragment.id,
+        fragment.version,
+        fragment.distinct_id,
+        fragment.number,
+        fragment.created_at,
+        fragment.effect,
+        fragment.stamp,
+        fragment.erased,
+        fragment.erased_at,
+        fragment.seen_at,
+        orjson.dumps(fragment.properties).decode(),
+        orjson.dumps(fragment.cells).decode(),
+        *_columns_of(fragment.keys),
+        list(fragment.events),
+        fragment.restored,
+        _text_of(fragment.purged),
+    )
 
 
 def fragment_of(row: FragmentState) -> Fragment:
@@ -185,7 +224,10 @@ def fragment_of(row: FragmentState) -> Fragment:
     fragment.erased_at = row.erased_at
     fragment.seen_at = row.seen_at
     fragment.properties = orjson.loads(row.properties)
-    fragment.cells = {name: (kind, hard, once) for name, (kind, hard, once) in orjson.loads(row.cells).items()}
+    fragment.cells = {
+        name: (kind, hard, once)
+        for name, (kind, hard, once) in orjson.loads(row.cells).items()
+    }
     fragment.keys = _remembered(row)
     fragment.events = dict.fromkeys(row.events)
     fragment.restored = row.restored
@@ -196,10 +238,17 @@ def fragment_of(row: FragmentState) -> Fragment:
 
 def membership_row(membership: Membership) -> IdentityState:
     return IdentityState(
-        membership.project, membership.id, membership.version, membership.root, list(membership.members),
-        int(membership.identified), membership.erase, membership.stamp, *_columns_of(membership.keys),
+        membership.project,
+        membership.id,
+        membership.version,
+        membership.root,
+        list(membership.members),
+        int(membership.identified),
+        membership.erase,
+        membership.stamp,
+        *_columns_of(membership.keys),
         membership.erased_at,
-    )  # fmt: skip
+    )
 
 
 def membership_of(row: IdentityState) -> Membership:
@@ -233,8 +282,8 @@ class Found(NamedTuple):
 
 
 def found_of(topic: str, answer: Sequence[Row]) -> Found:
-    """Rows of `load_fragments` or `load_identity`: the table's columns, of fragments the bytes of a large row, and the
-    columns of position rows."""
+    """Rows of `load_fragments` or `load_identity`: the table's columns, of fragments the bytes of a
+    large row, and the columns of position rows."""
     found = Found({}, [], {})
     for row in answer:
         if row[0] == 0:
@@ -247,67 +296,141 @@ def found_of(topic: str, answer: Sequence[Row]) -> Found:
 
 
 def position_row(position: Position, stamp: int, epoch: int, record: int = 0) -> Row:
-    """The row that vouches for a partition: project 0, in the table that its topic is folded into; with POSITION.
+    """The row that vouches for a partition: project 0, in the table that its topic is folded into;
+    with POSITION.
 
     `epoch` counts the rebuilds of the table: a table refuses what was folded on another one.
     """
     head = (0, position_key(position.topic, position.partition), position.version)
     tail = (POSITION_KIND, epoch, position.generation, record)
     if position.topic == COMMANDS:
-        return (*head, "", 0, 0, 0, stamp, 0, 0, 0, "", "", [], [], [], [], 0, "", *tail)
+        return (
+            *head,
+            "",
+            0,
+            0,
+            0,
+            stamp,
+            0,
+            0,
+            0,
+            "",
+            "",
+            [],
+            [],
+            [],
+            [],
+            0,
+            "",
+            *tail,
+        )
     return (*head, NOBODY, [], 0, 0, stamp, [], [], [], 0, *tail)
 
 
 def mark_of(topic: str, row: Row) -> Mark:
-    """What a position row says. One of before POSITION was there has its epoch in `number` or `erase`."""
+    """What a position row says. One of before POSITION was there has its epoch in `number` or
+    `erase`."""
     _, epoch, _, record = row[-len(POSITION) :]
-    return Mark(row[2], row[7], epoch or (row[4] if topic == COMMANDS else row[6]), record)
+    return Mark(
+        row[2], row[7], epoch or (row[4] if topic == COMMANDS else row[6]), record
+    )
 
 
-def state_columns(topic: str, state: Sequence[State], vouched: Sequence[Vouched]) -> dict[str, list[Any]]:
-    """One INSERT block of a table: rows of state, and behind them the position rows of its partitions."""
+def state_columns(
+    topic: str, state: Sequence[State], vouched: Sequence[Vouched]
+) -> dict[str, list[Any]]:
+    """One INSERT block of a table: rows of state, and behind them the position rows of its
+    partitions."""
     names = FRAGMENTS if topic == COMMANDS else IDENTITY
     positions = [position_row(*one) for one in vouched]
     found = columns(names, [*state, *(row[: len(names)] for row in positions)])
     missing: dict[str, Any] = {"kind": ""}
     for place, name in enumerate(POSITION if positions else (), start=len(names)):
-        found[name] = [missing.get(name, 0)] * len(state) + [row[place] for row in positions]
+        found[name] = [missing.get(name, 0)] * len(state) + [
+            row[place] for row in positions
+        ]
     return found
 
 
 def failure_row(record: Record, reason: str) -> Row:
     """The outcome of a record that went to the dead letters; it belongs to no project that we know.
 
-    Its key is the partition's: offsets of two partitions are equal numbers, and one row would replace the other.
-    Of the reason it has the kind only: behind that may stand a value, and no erasure reaches this row. The dead letter
-    has it whole, and the log forgets.
+    Its key is the partition's: offsets of two partitions are equal numbers, and one row would
+    replace the other. Of the reason it has the kind only: behind that may stand a value, and no
+    erasure reaches this row. The dead letter has it whole, and the log forgets.
     """
     kind = reason.partition(":")[0]
     return (
-        0, position_key(record.topic, record.partition), record.position.version, FAILED, record.at,
-        record.at, NOBODY, "", record.topic,
-        "", 0, 0, [], [], [], [], NOBODY, [], 0, 0, NOBODY, f"partition {record.partition}: {kind}"[:200],
-        "", 0, "",
-    )  # fmt: skip
+        0,
+        position_key(record.topic, record.partition),
+        record.position.version,
+        FAILED,
+        record.at,
+        record.at,
+        NOBODY,
+        "",
+        record.topic,
+        "",
+        0,
+        0,
+        [],
+        [],
+        [],
+        [],
+        NOBODY,
+        [],
+        0,
+        0,
+        NOBODY,
+        f"partition {record.partition}: {kind}"[:200],
+        "",
+        0,
+        "",
+    )
 
 
 def captured_row(command: Capture, version: int, purged: Mapping[str, int]) -> Row:
-    """`purged` are the cut-offs of the event's fragment: an import from before one says nothing of that name."""
+    """`purged` are the cut-offs of the event's fragment: an import from before one says nothing of
+    that name."""
     timestamp = min(max(command.timestamp, TIME_US_MIN), TIME_US_MAX)
     properties = str(command.properties, "utf-8")
-    if purged and (names := [name for name, cutoff in purged.items() if 0 < imported_at(command) <= cutoff]):
+    if purged and (
+        names := [
+            name
+            for name, cutoff in purged.items()
+            if 0 < imported_at(command) <= cutoff
+        ]
+    ):
         properties = orjson.dumps(stripped(orjson.loads(properties), names)).decode()
     return (
-        command.project, command.fragment, timestamp, command.uuid, version, command.event, command.distinct_id,
-        properties, command.at,
-    )  # fmt: skip
+        command.project,
+        command.fragment,
+        timestamp,
+        command.uuid,
+        version,
+        command.event,
+        command.distinct_id,
+        properties,
+        command.at,
+    )
 
 
 def block_row(command: RecordCommand, version: int) -> Row:
     return (
-        command.project, command.fragment, command.session, command.id, version, command.object, command.start,
-        command.length, command.started_at, command.ended_at, command.at, command.window, command.uuid,
-    )  # fmt: skip
+        command.project,
+        command.fragment,
+        command.session,
+        command.id,
+        version,
+        command.object,
+        command.start,
+        command.length,
+        command.started_at,
+        command.ended_at,
+        command.at,
+        command.window,
+        command.uuid,
+    )
 
 
 def _text_of(purged: dict[str, int]) -> str:
@@ -324,8 +447,9 @@ def _remembered(row: State) -> list[Remembered]:
 
 
 def columns(names: tuple[str, ...], rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Rows turned into columns for a column-wise insert: 531 k rows/s against 271 k row-wise. A column that has nothing
-    but what its type defaults to is left out: of facts about fragments, that is nine of 22."""
+    """Rows turned into columns for a column-wise insert: 531 k rows/s against 271 k row-wise. A
+    column that has nothing but what its type defaults to is left out: of facts about fragments,
+    that is nine of 22."""
     turned = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
     return {
         name: values

@@ -1,8 +1,9 @@
 """Cells: what one operation does to one name of a fragment. Pure.
 
-A name holds at most a *hard* cell (its newest set or unset) and a *once* cell. A cell is (kind, hard stamp, once
-stamp); the value that shows lies in `properties`, and there is never more than one to keep: a non-null hard cell
-leaves no room for a once cell. Stamps are microseconds; 0 means none.
+A name holds at most a *hard* cell (its newest set or unset) and a *once* cell. A cell is (kind,
+hard stamp, once stamp); the value that shows lies in `properties`, and there is never more than
+one to keep: a non-null hard cell leaves no room for a once cell. Stamps are microseconds; 0
+means none.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ SET, NULL, UNSET, ONCE = 1, 2, 3, 4
 """Kinds of operation; a hard cell holds one of the first three, or 0."""
 
 LIFTED = 5
-"""A set that has no effect when the value shows already. It becomes SET or NULL: nothing stored has this kind."""
+"""A set that has no effect when the value shows already. It becomes SET or NULL: nothing stored has
+this kind."""
 
 Cell = tuple[int, int, int]
 EMPTY: Cell = (0, 0, 0)
 
 Operations = Sequence[tuple[int, Mapping[str, Any]]]
-"""Kinds of operation in their order, each with its names and values; no name twice. NULL is a SET of null."""
+"""Kinds of operation in their order, each with its names and values; no name twice. NULL is a SET
+of null."""
 
 NOTHING = msgspec.UNSET
 """What a name shows that shows nothing; null is a value."""
@@ -52,13 +55,14 @@ def apply(
 ) -> Changes:
     """Do operations with one stamp; return those that took effect.
 
-    The only place that says what an operation does: commands and replayed facts pass here alike. `purged` are the
-    stamps up to which names take nothing; `admits` says for which operation (kind, name, value) there is room, asked
-    of those alone that would have an effect.
+    The only place that says what an operation does: commands and replayed facts pass here alike.
+    `purged` are the stamps up to which names take nothing; `admits` says for which operation (kind,
+    name, value) there is room, asked of those alone that would have an effect.
 
-    Written for stamps in any order (imports carry their own time): the result is that of the same operations
-    done in the order of their stamps. One case is beyond a single once cell: an imported set_once replaced a newer
-    one, and then an unset or a null is imported that lies between the two; the newer set_once is not revived.
+    Written for stamps in any order (imports carry their own time): the result is that of the same
+    operations done in the order of their stamps. One case is beyond a single once cell: an imported
+    set_once replaced a newer one, and then an unset or a null is imported that lies between the
+    two; the newer set_once is not revived.
     """
     changes = Changes([], [], [], [])
     names, kinds, values, before = changes
@@ -68,14 +72,22 @@ def apply(
         for name, value in group.items():
             hard_kind, hard, once = cell_of(name, EMPTY)
             if kind == ONCE:
-                if value is None or hard_kind == SET or hard >= stamp or 0 < once <= stamp:
+                if (
+                    value is None
+                    or hard_kind == SET
+                    or hard >= stamp
+                    or 0 < once <= stamp
+                ):
                     continue
             elif hard_kind and hard >= stamp:
                 continue
             shown = shown_of(name, NOTHING)
             if kind == LIFTED and same(shown, value):
                 continue
-            if guarded and (purged.get(name, 0) >= stamp or not (admits is None or admits(kind, name, value))):
+            if guarded and (
+                purged.get(name, 0) >= stamp
+                or not (admits is None or admits(kind, name, value))
+            ):
                 continue
             names.append(name)
             values.append(value)
@@ -89,12 +101,19 @@ def apply(
                 properties[name] = value
                 kinds.append(SET)
             else:
-                kinds.append(_clear(cells, properties, name, UNSET if kind == UNSET else NULL, stamp))
+                kinds.append(
+                    _clear(
+                        cells, properties, name, UNSET if kind == UNSET else NULL, stamp
+                    )
+                )
     return changes
 
 
-def _clear(cells: dict[str, Cell], properties: Properties, name: str, kind: int, stamp: int) -> int:
-    """Unset a name, or set it to null; a set_once that is newer goes on showing. Returns the kind."""
+def _clear(
+    cells: dict[str, Cell], properties: Properties, name: str, kind: int, stamp: int
+) -> int:
+    """Unset a name, or set it to null; a set_once that is newer goes on showing. Returns the
+    kind."""
     once = cells.get(name, EMPTY)[2]
     if once > stamp:
         cells[name] = (kind, stamp, once)
@@ -107,14 +126,23 @@ def _clear(cells: dict[str, Cell], properties: Properties, name: str, kind: int,
     return kind
 
 
-def once_above(cells: dict[str, Cell], properties: Properties, name: str, stamp: int) -> tuple[int, Any] | None:
+def once_above(
+    cells: dict[str, Cell], properties: Properties, name: str, stamp: int
+) -> tuple[int, Any] | None:
     """The stamp and the value of a name's set_once that is newer than a stamp; None without one."""
     once = cells.get(name, EMPTY)[2]
     return (once, properties[name]) if once > stamp else None
 
 
-def bury(cells: dict[str, Cell], properties: Properties, name: str, stamp: int, left: tuple[int, Any] | None) -> None:
-    """Leave of a name a hard cell that is not older than a stamp, and the set_once `left`. The cell goes to the end."""
+def bury(
+    cells: dict[str, Cell],
+    properties: Properties,
+    name: str,
+    stamp: int,
+    left: tuple[int, Any] | None,
+) -> None:
+    """Leave of a name a hard cell that is not older than a stamp, and the set_once `left`. The cell
+    goes to the end."""
     held, hard, _ = cells.pop(name, EMPTY)
     value = properties.pop(name, None)
     if hard <= stamp:
@@ -131,5 +159,8 @@ def same(one: Any, other: Any) -> bool:
     if type(one) is not type(other):
         return False
     if isinstance(one, dict | list):
-        return bool(msgspec.json.encode(one, order="sorted") == msgspec.json.encode(other, order="sorted"))
+        return bool(
+            msgspec.json.encode(one, order="sorted")
+            == msgspec.json.encode(other, order="sorted")
+        )
     return bool(one == other)

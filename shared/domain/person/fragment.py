@@ -1,4 +1,5 @@
-"""The fragment: everything set through one distinct id, and the one place that says what an operation does.
+"""The fragment: everything set through one distinct id, and the one place that says what an
+operation does.
 
 Pure: no clock, no I/O, no randomness. Reads, as-of, rebuild and un-merge replay the same events.
 """
@@ -11,19 +12,47 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain.commands import Capture, Erase, FragmentCommand, Properties, Purge, Revive, Write, imported_at
+from shared.domain.commands import (
+    Capture,
+    Erase,
+    FragmentCommand,
+    Properties,
+    Purge,
+    Revive,
+    Write,
+    imported_at,
+)
 from shared.domain.ids import check_order, number_of
 from shared.domain.operations import UNWEIGHED, LeftOut, Room, Weight, operations_of
-from shared.domain.person.cells import ONCE, UNSET, Cell, Changes, Operations, apply, bury, once_above
+from shared.domain.person.cells import (
+    ONCE,
+    UNSET,
+    Cell,
+    Changes,
+    Operations,
+    apply,
+    bury,
+    once_above,
+)
 from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
 EVENTS_MAX = 256
-"""Recent captured events of a fragment: SDKs resend whole batches of 100, and two of them may overlap."""
+"""Recent captured events of a fragment: SDKs resend whole batches of 100, and two of them may
+overlap."""
 
 HOUR_US = 3_600_000_000
 
 _LOW64 = (1 << 64) - 1
-_LIFE = ("cells", "properties", "distinct_id", "created_at", "erased", "erased_at", "restored", "purged")
+_LIFE = (
+    "cells",
+    "properties",
+    "distinct_id",
+    "created_at",
+    "erased",
+    "erased_at",
+    "restored",
+    "purged",
+)
 
 
 class Outcome(IntEnum):
@@ -35,8 +64,11 @@ class Outcome(IntEnum):
     CHANGED = 3
     REFUSED = 4
     DUPLICATE = 5  # its key or uuid was seen before
-    DROPPED = 6  # an import of something older than the erasure, or a birth that a later delete has overtaken
-    RECORDED = 7  # a block of a recording: a row of its own, and nothing to the fragment
+    # an import of something older than the erasure, or a birth that a later delete has overtaken
+    DROPPED = 6
+    RECORDED = (
+        7  # a block of a recording: a row of its own, and nothing to the fragment
+    )
 
 
 class FragmentEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +80,11 @@ class FragmentEvent(msgspec.Struct, frozen=True, kw_only=True):
     timestamp: int
 
     def mutate(self, fragment: Fragment) -> None:
-        """Apply to the fragment. Versions are log offsets, so they rise, with gaps. Raises ValueError."""
-        check_order(self.originator_id, self.originator_version, fragment.id, fragment.version)
+        """Apply to the fragment. Versions are log offsets, so they rise, with gaps. Raises
+        ValueError."""
+        check_order(
+            self.originator_id, self.originator_version, fragment.id, fragment.version
+        )
         self.apply(fragment)
         fragment.version = self.originator_version
 
@@ -58,11 +93,13 @@ class FragmentEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
-    """Cells changed, or the fragment was born (`number` and `created_at` are then set), or both. An import that is
-    older than the birth is the birth from then on. A birth after an erasure that was taken back is none.
+    """Cells changed, or the fragment was born (`number` and `created_at` are then set), or both. An
+    import that is older than the birth is the birth from then on. A birth after an erasure that was
+    taken back is none.
 
-    `values[i]` is the value of the operation `kinds[i]` on `names[i]`; `before[i]` what showed before it, with
-    UNSET for nothing. `timestamp` is the stamp of the changed cells. `left_out` is what there was no room for.
+    `values[i]` is the value of the operation `kinds[i]` on `names[i]`; `before[i]` what showed
+    before it, with UNSET for nothing. `timestamp` is the stamp of the changed cells. `left_out` is
+    what there was no room for.
     """
 
     TOPIC = "fragment.changed"
@@ -92,8 +129,8 @@ class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
 class FragmentErased(FragmentEvent, frozen=True, kw_only=True):
     """Every cell and the distinct id are gone. The number stays: an id keeps its integer for ever.
 
-    It is all that stays of the lives before it, so it carries the number and a stamp that is not below theirs. `at` is
-    the command's time: imports of what happened before it are dropped.
+    It is all that stays of the lives before it, so it carries the number and a stamp that is not
+    below theirs. `at` is the command's time: imports of what happened before it are dropped.
     """
 
     TOPIC = "fragment.erased"
@@ -114,7 +151,8 @@ class FragmentErased(FragmentEvent, frozen=True, kw_only=True):
 class FragmentRestored(FragmentEvent, frozen=True, kw_only=True):
     """The erasure that the delete `iver` asked for was taken back: a replay leaves that one out.
 
-    `restored` never falls: of two deletes the later may be taken back first, and neither's late erase record may count.
+    `restored` never falls: of two deletes the later may be taken back first, and neither's late
+    erase record may count.
     """
 
     TOPIC = "fragment.restored"
@@ -127,13 +165,14 @@ class FragmentRestored(FragmentEvent, frozen=True, kw_only=True):
 
 
 class FragmentPurged(FragmentEvent, frozen=True, kw_only=True):
-    """What was set under `names` up to the stamp `timestamp` is gone, and a tombstone stays: imports of before count no
-    more. What was set later stays.
+    """What was set under `names` up to the stamp `timestamp` is gone, and a tombstone stays:
+    imports of before count no more. What was set later stays.
 
-    `kinds[i]` says what is left above the tombstone: ONCE for a set_once of after the cut-off, UNSET for none.
-    `left[i]` says which, stamp and value, for the facts that stay do not tell it: an import that is purged may have
-    replaced a later set_once. It counts in the life that the erasure `iver` began; in a closed life that is given back,
-    and where it is None though the kind is ONCE (the name had no cell), what those facts make counts.
+    `kinds[i]` says what is left above the tombstone: ONCE for a set_once of after the cut-off,
+    UNSET for none. `left[i]` says which, stamp and value, for the facts that stay do not tell it:
+    an import that is purged may have replaced a later set_once. It counts in the life that the
+    erasure `iver` began; in a closed life that is given back, and where it is None though the kind
+    is ONCE (the name had no cell), what those facts make counts.
     """
 
     TOPIC = "fragment.purged"
@@ -178,12 +217,30 @@ class PropertiesLeftOut(FragmentEvent, frozen=True, kw_only=True):
 
 
 class Fragment:
-    """Everything set through one distinct id. `version` is that of the last record that wrote its row."""
+    """Everything set through one distinct id. `version` is that of the last record that wrote its
+    row."""
 
     __slots__ = (
-        "cells", "created_at", "distinct_id", "effect", "erased", "erased_at", "events", "facts", "id", "keys",
-        "number", "project", "properties", "purged", "restored", "seen_at", "stamp", "version", "weight",
-    )  # fmt: skip
+        "cells",
+        "created_at",
+        "distinct_id",
+        "effect",
+        "erased",
+        "erased_at",
+        "events",
+        "facts",
+        "id",
+        "keys",
+        "number",
+        "project",
+        "properties",
+        "purged",
+        "restored",
+        "seen_at",
+        "stamp",
+        "version",
+        "weight",
+    )
 
     def __init__(self, project: int, fragment: UUID) -> None:
         """A fragment that nobody has written to."""
@@ -225,10 +282,17 @@ class Fragment:
         self.facts = []
         return facts
 
-    def handle(self, command: FragmentCommand, version: int, partition: int, life: Fragment | None = None) -> Outcome:
+    def handle(
+        self,
+        command: FragmentCommand,
+        version: int,
+        partition: int,
+        life: Fragment | None = None,
+    ) -> Outcome:
         """Fold one command of the log at (partition, version); its events wait in `collect_events`.
 
-        `life` is what a `Revive` gives back: the fragment as the facts below `version` make it without that erasure.
+        `life` is what a `Revive` gives back: the fragment as the facts below `version` make it
+        without that erasure.
         """
         if version <= self.version:
             return Outcome.SKIPPED
@@ -258,7 +322,9 @@ class Fragment:
         return Outcome.CHANGED
 
     def _revive(self, command: Revive, version: int, life: Fragment | None) -> Outcome:
-        if command.iver != self.erased:  # it was taken back before, or the fragment was erased again
+        if (
+            command.iver != self.erased
+        ):  # it was taken back before, or the fragment was erased again
             return Outcome.NOTHING
         assert life is not None, "the facts of the closed life were not loaded"
         for name in _LIFE:
@@ -267,17 +333,31 @@ class Fragment:
         self.seen_at = max(self.seen_at, life.seen_at)
         stamp = max(command.at, self.stamp)
         self._trigger(
-            FragmentRestored(originator_id=self.id, originator_version=version, timestamp=stamp, iver=command.iver)
+            FragmentRestored(
+                originator_id=self.id,
+                originator_version=version,
+                timestamp=stamp,
+                iver=command.iver,
+            )
         )
         return Outcome.CHANGED
 
     def _purge(self, command: Purge, version: int) -> Outcome:
-        """A tombstone for each name, of what the fragment lacks as well; none where a later one is already."""
-        names = tuple(name for name in command.names if self.purged.get(name, 0) < command.before)
+        """A tombstone for each name, of what the fragment lacks as well; none where a later one is
+        already."""
+        names = tuple(
+            name for name in command.names if self.purged.get(name, 0) < command.before
+        )
         if not names:
             return Outcome.NOTHING
-        left = [once_above(self.cells, self.properties, name, command.before) for name in names]
-        held = [name in self.cells and one is None for name, one in zip(names, left, strict=True)]
+        left = [
+            once_above(self.cells, self.properties, name, command.before)
+            for name in names
+        ]
+        held = [
+            name in self.cells and one is None
+            for name, one in zip(names, left, strict=True)
+        ]
         self._trigger(
             FragmentPurged(
                 originator_id=self.id,
@@ -296,7 +376,11 @@ class Fragment:
         since = imported_at(command)
         stamp = self._stamp(command, since)
         if (first := recall(self.keys, command)) is not None:
-            return Outcome.DUPLICATE if first[1] == command.digest else self._refuse(KEY_REUSED, version, stamp)
+            return (
+                Outcome.DUPLICATE
+                if first[1] == command.digest
+                else self._refuse(KEY_REUSED, version, stamp)
+            )
         if 0 < since < self.erased_at or 0 < command.iver < self.erased:
             return Outcome.DROPPED
         if command.expect is not None and command.expect != self.effect:
@@ -310,7 +394,14 @@ class Fragment:
         return max(outcome, Outcome.REMEMBERED)
 
     def _refuse(self, reason: str, version: int, stamp: int) -> Outcome:
-        self._trigger(WriteRefused(originator_id=self.id, originator_version=version, timestamp=stamp, reason=reason))
+        self._trigger(
+            WriteRefused(
+                originator_id=self.id,
+                originator_version=version,
+                timestamp=stamp,
+                reason=reason,
+            )
+        )
         return Outcome.REFUSED
 
     def _capture(self, command: Capture, version: int, partition: int) -> Outcome:
@@ -335,11 +426,17 @@ class Fragment:
         self.version = version
         return max(outcome, Outcome.REMEMBERED)
 
-    def _change(self, command: Capture | Write, version: int, since: int, partition: int) -> Outcome:
+    def _change(
+        self, command: Capture | Write, version: int, since: int, partition: int
+    ) -> Outcome:
         """Do what the command asks for, as far as there is room, and make the fact of it."""
         stamp = self._stamp(command, since)
         operations = operations_of(command)
-        changes, left_out = self._do(operations, stamp) if operations else (Changes([], [], [], []), None)
+        changes, left_out = (
+            self._do(operations, stamp)
+            if operations
+            else (Changes([], [], [], []), None)
+        )
         names, kinds, values, before = changes
         born = not self.created_at or 0 < since < self.created_at
         if not names and not born:
@@ -374,8 +471,12 @@ class Fragment:
         bound = weight.bound_with(operations, len(cells))
         if not bound:
             room = Room(weight, cells, properties, stamp)
-            return apply(cells, properties, operations, stamp, purged, room.admit), room.left_out
-        changes = apply(cells, properties, operations, stamp, purged)  # nearly always there is room for everything
+            return apply(
+                cells, properties, operations, stamp, purged, room.admit
+            ), room.left_out
+        changes = apply(
+            cells, properties, operations, stamp, purged
+        )  # nearly always there is room for everything
         if changes.names:
             weight.bytes = bound
             weight.exact = False
@@ -386,7 +487,12 @@ class Fragment:
         if left is None:
             return Outcome.NOTHING
         self._trigger(
-            PropertiesLeftOut(originator_id=self.id, originator_version=version, timestamp=stamp, left_out=left)
+            PropertiesLeftOut(
+                originator_id=self.id,
+                originator_version=version,
+                timestamp=stamp,
+                left_out=left,
+            )
         )
         return Outcome.REFUSED
 

@@ -1,6 +1,8 @@
-"""Identity: which fragments are one person. Merge, split and delete, folded one after the other for a project.
+"""Identity: which fragments are one person. Merge, split and delete, folded one after the other for
+a project.
 
-Pure: no clock, no I/O, no randomness. Properties never move, so a split is lossless by construction.
+Pure: no clock, no I/O, no randomness. Properties never move, so a split is lossless by
+construction.
 """
 
 from __future__ import annotations
@@ -22,17 +24,19 @@ from shared.domain.commands import (
     Revive,
     Split,
     Write,
-)  # fmt: skip
+)
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX, check_order, fragment_id
 from shared.domain.legal_ids import refusal
 from shared.domain.person.fragment import Outcome
 from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
 MEMBERS_MAX = 2_500
-"""Fragments of one person: one merge may rewrite every member's row, and all of them must fit one INSERT block."""
+"""Fragments of one person: one merge may rewrite every member's row, and all of them must fit one
+INSERT block."""
 
 DELETED = "deleted"
-"""Why a merge is refused that names who was deleted after the API had found them, or before which an import lies."""
+"""Why a merge is refused that names who was deleted after the API had found them, or before which
+an import lies."""
 
 _NOBODY = UUID(int=0)
 
@@ -56,8 +60,14 @@ class MembershipEvent(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
     def mutate(self, membership: Membership) -> None:
-        """Apply to the membership. Versions are log offsets, so they rise, with gaps. Raises ValueError."""
-        check_order(self.originator_id, self.originator_version, membership.id, membership.version)
+        """Apply to the membership. Versions are log offsets, so they rise, with gaps. Raises
+        ValueError."""
+        check_order(
+            self.originator_id,
+            self.originator_version,
+            membership.id,
+            membership.version,
+        )
         membership.root = self.root
         membership.members = self.members
         membership.identified = self.identified
@@ -122,30 +132,44 @@ class CommandRefused(MembershipEvent, frozen=True, kw_only=True):
 
 
 class PersonDeleted(MembershipEvent, frozen=True, kw_only=True):
-    """On every member of a deleted person: whatever it held before `erase` is to be erased; `scope` says what else."""
+    """On every member of a deleted person: whatever it held before `erase` is to be erased; `scope`
+    says what else."""
 
     TOPIC = "person.deleted"
     scope: str = ""
 
 
 class PersonRestored(MembershipEvent, frozen=True, kw_only=True):
-    """On every member of a person whose delete was taken back: its identity is what it was before."""
+    """On every member of a person whose delete was taken back: its identity is what it was
+    before."""
 
     TOPIC = "person.restored"
 
 
 class RestoreRefused(MembershipEvent, frozen=True, kw_only=True):
-    """On the fragment that a restore addressed: `reason` says why nobody was restored, `peer` because of whom."""
+    """On the fragment that a restore addressed: `reason` says why nobody was restored, `peer`
+    because of whom."""
 
     TOPIC = "person.restore_refused"
 
 
 class Membership:
-    """The identity of one fragment. On a root, `members` are all fragments of the person, in order of joining."""
+    """The identity of one fragment. On a root, `members` are all fragments of the person, in order
+    of joining."""
 
     __slots__ = (
-        "erase", "erased_at", "facts", "id", "identified", "keys", "members", "project", "root", "stamp", "version",
-    )  # fmt: skip
+        "erase",
+        "erased_at",
+        "facts",
+        "id",
+        "identified",
+        "keys",
+        "members",
+        "project",
+        "root",
+        "stamp",
+        "version",
+    )
 
     def __init__(self, project: int, fragment: UUID) -> None:
         """A fragment that was never merged is its own person; it has no row."""
@@ -168,7 +192,9 @@ class Membership:
         self.facts = []
         return facts
 
-    def trigger(self, event_class: type[MembershipEvent], at: tuple[int, int], **after: Any) -> None:
+    def trigger(
+        self, event_class: type[MembershipEvent], at: tuple[int, int], **after: Any
+    ) -> None:
         """Make a fact at (version, stamp): the identity as it is, but for what `after` says."""
         held: dict[str, Any] = {
             "root": self.root,
@@ -177,17 +203,24 @@ class Membership:
             "erase": self.erase,
             "erased_at": self.erased_at,
         }
-        event = event_class(originator_id=self.id, originator_version=at[0], timestamp=at[1], **(held | after))
+        event = event_class(
+            originator_id=self.id,
+            originator_version=at[0],
+            timestamp=at[1],
+            **(held | after),
+        )
         event.mutate(self)
         self.facts.append(event)
 
 
 Book = Callable[[UUID], Membership]
-"""Looks up a membership of the command's project; KeyError with the fragment's uuid when it must be loaded first."""
+"""Looks up a membership of the command's project; KeyError with the fragment's uuid when it must be
+loaded first."""
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """The outcome of an identity command, the rows it touched, and the commands that must be in the log first."""
+    """The outcome of an identity command, the rows it touched, and the commands that must be in the
+    log first."""
 
     outcome: Outcome
     touched: tuple[Membership, ...] = ()
@@ -198,17 +231,26 @@ def addressed(command: IdentityCommand) -> tuple[UUID, ...]:
     """The fragments that a command names."""
     if isinstance(command, Restore):
         return tuple(member.fragment for member in command.members)
-    return (command.into, command.source) if isinstance(command, Merge) else (command.person,)
+    return (
+        (command.into, command.source)
+        if isinstance(command, Merge)
+        else (command.person,)
+    )
 
 
 def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
-    """Fold one command. Raises KeyError before it changes anything when `book` lacks a membership."""
+    """Fold one command. Raises KeyError before it changes anything when `book` lacks a
+    membership."""
     named = [book(fragment) for fragment in addressed(command)]
     roots = [book(membership.root) for membership in named]
     people = [[book(member) for member in root.members] for root in roots]
     if any(member.version >= version for person in people for member in person):
-        return Decision(Outcome.SKIPPED)  # of all members: a refusal is on the roots only
-    stamp = max(command.at, *(member.stamp + 1 for person in people for member in person))
+        return Decision(
+            Outcome.SKIPPED
+        )  # of all members: a refusal is on the roots only
+    stamp = max(
+        command.at, *(member.stamp + 1 for person in people for member in person)
+    )
     if (first := recall(named[0].keys, command)) is not None:
         if first[1] == command.digest:
             return Decision(Outcome.DUPLICATE)
@@ -216,7 +258,11 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
         return Decision(Outcome.REFUSED, (named[0],))
     if isinstance(command, Merge):
         decision = _merge(command, (version, stamp), named, people)
-    elif command.replayed and _deleted_after(command.at, named) and not isinstance(command, Restore):
+    elif (
+        command.replayed
+        and _deleted_after(command.at, named)
+        and not isinstance(command, Restore)
+    ):
         return Decision(Outcome.DROPPED)  # it meant who was deleted since
     elif isinstance(command, Split):
         decision = _split(command, (version, stamp), people[0])
@@ -232,7 +278,12 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
     return Decision(outcome, _distinct(named[0], *decision.touched), decision.followups)
 
 
-def _merge(command: Merge, at: tuple[int, int], named: list[Membership], people: list[list[Membership]]) -> Decision:
+def _merge(
+    command: Merge,
+    at: tuple[int, int],
+    named: list[Membership],
+    people: list[list[Membership]],
+) -> Decision:
     target, (survivor, absorbed) = named[0], people
     into, source = survivor[0], absorbed[0]
     if command.into == command.source:
@@ -246,7 +297,9 @@ def _merge(command: Merge, at: tuple[int, int], named: list[Membership], people:
     if into is source and not marks:
         return Decision(Outcome.NOTHING)
     if reason is None and into is not source:
-        if command.mode in ("identify", "alias") and any(member.identified for member in absorbed):
+        if command.mode in ("identify", "alias") and any(
+            member.identified for member in absorbed
+        ):
             reason = "already_identified"
         elif len(survivor) + len(absorbed) > MEMBERS_MAX:
             reason = "too_many_members"
@@ -262,10 +315,18 @@ def _merge(command: Merge, at: tuple[int, int], named: list[Membership], people:
         into.trigger(MergeRefused, at, peer=source.id, reason=reason, **root_mark)
         source.trigger(MergeRefused, at, peer=into.id, reason=reason)
         return Decision(Outcome.REFUSED, _distinct(target, into, source))
-    into.trigger(PersonMerged, at, peer=source.id, members=(*into.members, *source.members), **root_mark)
+    into.trigger(
+        PersonMerged,
+        at,
+        peer=source.id,
+        members=(*into.members, *source.members),
+        **root_mark,
+    )
     for member in absorbed:
         member.trigger(FragmentJoined, at, root=into.id, members=(), peer=source.id)
-    return Decision(Outcome.CHANGED, _distinct(target, into, *absorbed), _births(command, named))
+    return Decision(
+        Outcome.CHANGED, _distinct(target, into, *absorbed), _births(command, named)
+    )
 
 
 def _before_a_delete(command: Merge, named: list[Membership]) -> bool:
@@ -282,20 +343,30 @@ def _deleted_after(at: int, named: list[Membership]) -> bool:
 def _deleted_since(command: Merge, named: list[Membership]) -> bool:
     """Whether one of both was deleted after the API had found it alive."""
     known = (command.into_erase, command.source_erase)
-    return any(erase is not None and one.erase > erase for one, erase in zip(named, known, strict=True))
+    return any(
+        erase is not None and one.erase > erase
+        for one, erase in zip(named, known, strict=True)
+    )
 
 
 def _births(command: Merge, named: list[Membership]) -> tuple[Write, ...]:
-    """What lets those live who were ever deleted: what the API has sent for them may lie before their erase record.
-    This lies behind it, for the delete was folded first."""
+    """What lets those live who were ever deleted: what the API has sent for them may lie before
+    their erase record. This lies behind it, for the delete was folded first."""
     births = []
     for one, sent_id in zip(named, (command.into_id, command.source_id), strict=True):
         distinct_id = (sent_id or "")[:CAPTURED_ID_CHARS_MAX]
         if one.erase and fragment_id(command.project, distinct_id) == one.id:
             birth = Write(
-                id=uuid5(command.id, one.id.hex), project=command.project, at=command.at, actor=command.actor,
-                fragment=one.id, distinct_id=distinct_id, since=command.since, iver=one.erase, reason="merge",
-            )  # fmt: skip
+                id=uuid5(command.id, one.id.hex),
+                project=command.project,
+                at=command.at,
+                actor=command.actor,
+                fragment=one.id,
+                distinct_id=distinct_id,
+                since=command.since,
+                iver=one.erase,
+                reason="merge",
+            )
             births.append(birth)
     return tuple(births)
 
@@ -311,12 +382,22 @@ def _split(command: Split, at: tuple[int, int], person: list[Membership]) -> Dec
     if not known or not staying or not leaving:
         if known and len(person) == 1 and command.keep is not None:
             return Decision(Outcome.NOTHING)
-        root.trigger(SplitRefused, at, reason="not_a_member" if staying else "nobody_would_stay")
+        root.trigger(
+            SplitRefused, at, reason="not_a_member" if staying else "nobody_would_stay"
+        )
         return Decision(Outcome.REFUSED, (root,))
     heir = staying[0]
     for member in leaving:
-        member.trigger(FragmentLeft, at, root=member.id, members=(member.id,), peer=heir.id)
-    heir.trigger(PersonSplit, at, root=heir.id, members=tuple(member.id for member in staying), peer=root.id)
+        member.trigger(
+            FragmentLeft, at, root=member.id, members=(member.id,), peer=heir.id
+        )
+    heir.trigger(
+        PersonSplit,
+        at,
+        root=heir.id,
+        members=tuple(member.id for member in staying),
+        peer=root.id,
+    )
     rerooted = staying[1:] if heir is not root else []
     for member in rerooted:
         member.trigger(FragmentRerooted, at, root=heir.id, peer=root.id)
@@ -328,9 +409,16 @@ def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> D
     person_id = person[0].id
     for member in person:
         member.trigger(
-            PersonDeleted, at, root=member.id, members=(member.id,), identified=False, erase=version,
-            erased_at=command.at, peer=person_id, scope=str(command.scope),
-        )  # fmt: skip
+            PersonDeleted,
+            at,
+            root=member.id,
+            members=(member.id,),
+            identified=False,
+            erase=version,
+            erased_at=command.at,
+            peer=person_id,
+            scope=str(command.scope),
+        )
     erasures = tuple(
         Erase(
             id=uuid5(command.id, member.id.hex),
@@ -355,21 +443,31 @@ def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> D
     return Decision(Outcome.CHANGED, tuple(person), (*erasures, request))
 
 
-def _restore(command: Restore, at: tuple[int, int], named: list[Membership]) -> Decision:
+def _restore(
+    command: Restore, at: tuple[int, int], named: list[Membership]
+) -> Decision:
     """All members or none: each must still be where the delete left it."""
     head, members = named[0], tuple(member.id for member in named)
     for member in named:
-        again, taken = member.erase != command.iver, (member.root, member.members) != (member.id, (member.id,))
+        again, taken = (
+            member.erase != command.iver,
+            (member.root, member.members) != (member.id, (member.id,)),
+        )
         if again or taken:
             reason = "deleted_again" if again else "belongs_to_another"
             head.trigger(RestoreRefused, at, peer=member.id, reason=reason)
             return Decision(Outcome.REFUSED, (head,))
     for member, before in zip(named, command.members, strict=True):
         member.trigger(
-            PersonRestored, at, root=head.id, members=members if member is head else (),
-            identified=before.identified or member.identified, erase=before.erase, erased_at=before.erased_at,
+            PersonRestored,
+            at,
+            root=head.id,
+            members=members if member is head else (),
+            identified=before.identified or member.identified,
+            erase=before.erase,
+            erased_at=before.erased_at,
             peer=head.id,
-        )  # fmt: skip
+        )
     revivals = tuple(
         Revive(
             id=uuid5(command.id, member.hex),

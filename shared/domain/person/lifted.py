@@ -1,4 +1,5 @@
-"""Properties that an event says of its person by rule (docs/contract.md §9). Commands say what becomes of them."""
+"""Properties that an event says of its person by rule (docs/contract.md §9). Commands say what
+becomes of them."""
 
 from __future__ import annotations
 
@@ -14,11 +15,19 @@ LIFTED = {
 }
 """What is copied from an event to its person, and the name of the first value."""
 
-IDS = ("distinct_id", "$distinct_id", "$anon_distinct_id", "alias", "$user_id", "$device_id")
+IDS = (
+    "distinct_id",
+    "$distinct_id",
+    "$anon_distinct_id",
+    "alias",
+    "$user_id",
+    "$device_id",
+)
 """Where an event names a person's distinct ids."""
 
 PERSONAL = ("$set", "$set_once", "$unset", *IDS, *LIFTED, *LIFTED.values())
-"""Properties of an event that tell of its person; one that outlives the person is shown without them."""
+"""Properties of an event that tell of its person; one that outlives the person is shown without
+them."""
 
 
 def copies(name: str) -> tuple[str, ...]:

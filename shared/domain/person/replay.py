@@ -1,15 +1,22 @@
-"""Replay: a fragment and its identity from the facts that made them, now or at a moment. Pure; never a second fold.
+"""Replay: a fragment and its identity from the facts that made them, now or at a moment. Pure;
+never a second fold.
 
-The cut of a moment is a stamp, the order across fragments: facts up to it are applied, later ones are not. An erasure
-is applied whenever it came, so what is erased now never comes back through a read of the past; one that was taken back
-is left out, as if it had never been. An import counts at its own time.
+The cut of a moment is a stamp, the order across fragments: facts up to it are applied, later ones
+are not. An erasure is applied whenever it came, so what is erased now never comes back through a
+read of the past; one that was taken back is left out, as if it had never been. An import counts at
+its own time.
 """
 
 from __future__ import annotations
 
 from uuid import UUID
 
-from shared.domain.person.fragment import Fragment, FragmentChanged, FragmentErased, FragmentEvent
+from shared.domain.person.fragment import (
+    Fragment,
+    FragmentChanged,
+    FragmentErased,
+    FragmentEvent,
+)
 from shared.domain.person.identity import Membership, MembershipEvent, PersonDeleted
 from shared.domain.purged import at_moment
 
@@ -21,14 +28,19 @@ ENDS = (FragmentErased.TOPIC, PersonDeleted.TOPIC)
 
 
 class Replay:
-    """One fragment and its identity at the stamp `until` (microseconds), replayed in the order of their versions.
+    """One fragment and its identity at the stamp `until` (microseconds), replayed in the order of
+    their versions.
 
-    `undone` are the identity versions of the deletes that were taken back, for facts that still have them; reads leave
-    these out already (lives.sql).
+    `undone` are the identity versions of the deletes that were taken back, for facts that still
+    have them; reads leave these out already (lives.sql).
     """
 
     def __init__(
-        self, project: int, fragment: UUID, until: int = FOREVER, undone: frozenset[int] = frozenset()
+        self,
+        project: int,
+        fragment: UUID,
+        until: int = FOREVER,
+        undone: frozenset[int] = frozenset(),
     ) -> None:
         self.fragment = Fragment(project, fragment)
         self.membership = Membership(project, fragment)
@@ -51,9 +63,13 @@ class Replay:
             self._birth = event
 
     def _bear(self) -> None:
-        """An import may reach further back than the fragment's birth: it is that fragment all the same."""
+        """An import may reach further back than the fragment's birth: it is that fragment all the
+        same."""
         if self._birth is not None and not self.fragment.alive:
-            self.fragment.distinct_id, self.fragment.number = self._birth.distinct_id, self._birth.number
+            self.fragment.distinct_id, self.fragment.number = (
+                self._birth.distinct_id,
+                self._birth.number,
+            )
             self.fragment.created_at = self._birth.created_at
 
 

@@ -1,6 +1,8 @@
-"""Sharing partitions among the processes of one machine, by files that the kernel unlocks when a process dies.
+"""Sharing partitions among the processes of one machine, by files that the kernel unlocks when a
+process dies.
 
-Never what correctness rests on: that is the position row. It only keeps two workers from doing the same work.
+Never what correctness rests on: that is the position row. It only keeps two workers from doing the
+same work.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from typing import IO
 from uuid import uuid4
 
 REBALANCE_SECONDS = 0.5
-"""Between two looks at who else is there; a dead member's partitions are taken over within two of them."""
+"""Between two looks at who else is there; a dead member's partitions are taken over within two of
+them."""
 
 
 class Membership:
@@ -31,7 +34,9 @@ class Membership:
         self._name = f"{os.getpid()}-{uuid4().hex[:8]}"
         self._me = (self._folder / f"new-{self._name}").open("w")
         fcntl.flock(self._me, fcntl.LOCK_EX)
-        Path(self._me.name).rename(self._folder / f"member-{self._name}")  # never seen without its lock
+        Path(self._me.name).rename(
+            self._folder / f"member-{self._name}"
+        )  # never seen without its lock
         self.rebalance(self._looked + 1)
 
     def leave(self) -> None:
@@ -44,7 +49,8 @@ class Membership:
             self._me = None
 
     def rebalance(self, now: float) -> bool:
-        """Take or give back partitions until this member has its fair share; whether anything changed."""
+        """Take or give back partitions until this member has its fair share; whether anything
+        changed."""
         if now - self._looked < REBALANCE_SECONDS:
             return False
         self._looked = now
@@ -54,7 +60,9 @@ class Membership:
         for partition in range(self._count):
             if len(self._held) >= share:
                 break
-            if partition not in self._held and (lock := _try_lock(self._folder / f"partition-{partition}")):
+            if partition not in self._held and (
+                lock := _try_lock(self._folder / f"partition-{partition}")
+            ):
                 self._held[partition] = lock
         before, self.assigned = self.assigned, frozenset(self._held)
         return before != self.assigned

@@ -1,4 +1,5 @@
-"""Taking turns among the processes of a machine: a lock that the kernel lets go of when its holder dies."""
+"""Taking turns among the processes of a machine: a lock that the kernel lets go of when its holder
+dies."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""How records lie in the embedded log's SQLite file: a row is a frame, the records of one commit for one partition.
+"""How records lie in the embedded log's SQLite file: a row is a frame, the records of one commit
+for one partition.
 
-Every frame has sums beside its data: one of the whole, and for each record its lengths and one of its own. So what a
-disk spoils costs the record that it lies in and no other: lengths are there twice, and a spoilt sum is outvoted.
+Every frame has sums beside its data: one of the whole, and for each record its lengths and one of
+its own. So what a disk spoils costs the record that it lies in and no other: lengths are there
+twice, and a spoilt sum is outvoted.
 
 Never knows who writes or reads them.
 """
@@ -19,7 +21,12 @@ from zlib import crc32
 from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import GENERATION_FIRST
 
-SYNC_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "busy_timeout=5000")
+SYNC_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "secure_delete=ON",
+    "busy_timeout=5000",
+)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, partitions INTEGER NOT NULL);
@@ -41,7 +48,8 @@ LENGTHS = struct.Struct(">II")
 """In front of each record: the bytes of its key and of its value."""
 
 SUM, RECORD_SUM = struct.Struct(">I"), struct.Struct(">III")
-"""Of a frame's data; of each record behind that: both lengths again, and the CRC-32 of key and value."""
+"""Of a frame's data; of each record behind that: both lengths again, and the CRC-32 of key and
+value."""
 
 SPOILT = "its bytes are not those that were written"
 PART_BASE = 1_000_000
@@ -68,11 +76,16 @@ def file_of(path: Path) -> tuple[int, int] | None:
 
 
 def identity_of(db: sqlite3.Connection) -> tuple[str, dict[str, tuple[int, int]]]:
-    """The file's id, and the number and partition count of each topic; without an id when it is of before ids."""
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('meta', 'topics')").fetchone()
+    """The file's id, and the number and partition count of each topic; without an id when it is of
+    before ids."""
+    (tables,) = db.execute(
+        "SELECT count(*) FROM sqlite_master WHERE name IN ('meta', 'topics')"
+    ).fetchone()
     if tables < 2:
         return "", {}
-    (file_id,) = db.execute("SELECT value FROM meta WHERE name = 'id'").fetchone() or ("",)
+    (file_id,) = db.execute("SELECT value FROM meta WHERE name = 'id'").fetchone() or (
+        "",
+    )
     topics = db.execute("SELECT name, number, partitions FROM topics")
     return file_id, {name: (number, count) for name, number, count in topics}
 
@@ -82,7 +95,10 @@ CLOSED = "closed "
 
 
 def close_topics(db: sqlite3.Connection, topics: Iterable[str]) -> None:
-    db.executemany("INSERT OR IGNORE INTO meta VALUES (?, '')", [(CLOSED + topic,) for topic in topics])
+    db.executemany(
+        "INSERT OR IGNORE INTO meta VALUES (?, '')",
+        [(CLOSED + topic,) for topic in topics],
+    )
 
 
 def closed_topics(db: sqlite3.Connection) -> set[str]:
@@ -92,7 +108,10 @@ def closed_topics(db: sqlite3.Connection) -> set[str]:
 
 
 def next_offset(db: sqlite3.Connection, part: int) -> int:
-    newest = db.execute("SELECT base + count FROM frames WHERE part = ? ORDER BY base DESC LIMIT 1", (part,))
+    newest = db.execute(
+        "SELECT base + count FROM frames WHERE part = ? ORDER BY base DESC LIMIT 1",
+        (part,),
+    )
     (offset,) = newest.fetchone() or (0,)
     return int(offset)
 
@@ -103,7 +122,8 @@ def folder_of(root: Path, generation: int) -> Path:
 
 
 def forget(db: sqlite3.Connection, before_us: int) -> int:
-    """Drop frames older than that; their number. Of a partition's newest its place stays, without its records."""
+    """Drop frames older than that; their number. Of a partition's newest its place stays, without
+    its records."""
     db.execute("BEGIN IMMEDIATE")
     dropped = db.execute(
         "DELETE FROM frames WHERE at < ? AND base < (SELECT max(base) FROM frames newest"
@@ -117,7 +137,8 @@ def forget(db: sqlite3.Connection, before_us: int) -> int:
 
 @contextmanager
 def failures(topic: str) -> Iterator[None]:
-    """What SQLite says while it reads: a file that is damaged is nothing that another try would mend."""
+    """What SQLite says while it reads: a file that is damaged is nothing that another try would
+    mend."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -129,12 +150,17 @@ def failures(topic: str) -> Iterator[None]:
 
 def first_offset(db: sqlite3.Connection, part: int) -> int:
     """Of the first record that was not forgotten."""
-    (base,) = db.execute("SELECT min(base) FROM frames WHERE part = ? AND data != x''", (part,)).fetchone()
+    (base,) = db.execute(
+        "SELECT min(base) FROM frames WHERE part = ? AND data != x''", (part,)
+    ).fetchone()
     return next_offset(db, part) if base is None else int(base)
 
 
-def record_at(db: sqlite3.Connection, part: int, offset: int) -> tuple[int, bytes, bytes, str] | None:
-    """Append time, key, value and fault of the record at an offset; None for one that is not there."""
+def record_at(
+    db: sqlite3.Connection, part: int, offset: int
+) -> tuple[int, bytes, bytes, str] | None:
+    """Append time, key, value and fault of the record at an offset; None for one that is not
+    there."""
     row = db.execute(
         "SELECT base, count, at, data, sums FROM frames WHERE part = ? AND base <= ? ORDER BY base DESC LIMIT 1",
         (part, offset),
@@ -170,7 +196,9 @@ def unpack(data: bytes) -> Iterable[tuple[bytes, bytes]]:
         at += key + value
 
 
-def checked(data: bytes, count: int, sums: bytes | None) -> Iterator[tuple[bytes, bytes, str]]:
+def checked(
+    data: bytes, count: int, sums: bytes | None
+) -> Iterator[tuple[bytes, bytes, str]]:
     """Key, value and what is wrong with each record of a frame: nothing, or SPOILT."""
     if not sums:
         yield from _without_sums(data, count)
@@ -182,11 +210,14 @@ def checked(data: bytes, count: int, sums: bytes | None) -> Iterator[tuple[bytes
 
 
 def _salvaged(data: bytes, sums: bytes) -> Iterator[tuple[bytes, bytes, str]]:
-    """Record by record: the lengths beside its sum, or else those in front of it, lead to bytes that fit the sum."""
+    """Record by record: the lengths beside its sum, or else those in front of it, lead to bytes
+    that fit the sum."""
     at = 0
     whole = len(sums) - (len(sums) - SUM.size) % RECORD_SUM.size
     for *beside, expected in RECORD_SUM.iter_unpack(sums[SUM.size : whole]):
-        before = LENGTHS.unpack_from(data, at) if at + LENGTHS.size <= len(data) else beside
+        before = (
+            LENGTHS.unpack_from(data, at) if at + LENGTHS.size <= len(data) else beside
+        )
         at += LENGTHS.size
         for key, value in (beside, before):
             body = data[at : at + key + value]
@@ -205,7 +236,9 @@ def _without_sums(data: bytes, count: int) -> Iterator[tuple[bytes, bytes, str]]
     at = 0
     for index in range(count):
         start = at + LENGTHS.size
-        key, value = LENGTHS.unpack_from(data, at) if start <= len(data) else (0, len(data))
+        key, value = (
+            LENGTHS.unpack_from(data, at) if start <= len(data) else (0, len(data))
+        )
         end = start + key + value
         if end > len(data) or (index == count - 1 and end != len(data)):
             for place in range(count - index):

@@ -1,8 +1,9 @@
-"""The log in a local SQLite file, shared by the processes of one machine. Never loses what it acknowledged.
+"""The log in a local SQLite file, shared by the processes of one machine. Never loses what it
+acknowledged.
 
-Group commit: one writer thread a process; what is appended while it commits is its next commit, with one fsync.
-SQLite's own busy handler starves the second writer (p99 379 ms), so writers take turns by `flock` (27 ms). One row
-holds one frame: the records of one commit for one partition.
+Group commit: one writer thread a process; what is appended while it commits is its next commit,
+with one fsync. SQLite's own busy handler starves the second writer (p99 379 ms), so writers take
+turns by `flock` (27 ms). One row holds one frame: the records of one commit for one partition.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ COMMIT_BYTES_MAX = 8_000_000
 """Records of one commit: one fsync stays under the deadline on a slow disk."""
 
 CYCLE_SECONDS = 0.002
-"""From the beginning of a commit until the next no longer waits for a crowd. With 2,000 appends a second on a disk that
-takes 5 ms a commit, waiting after each made an append of 8.5 ms one of 10.8."""
+"""From the beginning of a commit until the next no longer waits for a crowd. With 2,000 appends
+a second on a disk that takes 5 ms a commit, waiting after each made an append of 8.5 ms one of
+10.8."""
 
 CLOSE_SECONDS_MAX = 5.0
-"""The writer may hang on a disk or on the lock of a frozen process; what is pending then was never acknowledged."""
+"""The writer may hang on a disk or on the lock of a frozen process; what is pending then was never
+acknowledged."""
 
 LOCK = "write.lock"
 
@@ -61,11 +64,12 @@ class _Commit(NamedTuple):
 
 
 class EmbeddedLog(Doubtful[tuple[int, int] | None]):
-    """The log under `path`; `partitions` count when the log is new, or known to the store: then it is not made either.
+    """The log under `path`; `partitions` count when the log is new, or known to the store: then it
+    is not made either.
 
-    What waits belongs to the event loop, and the writer thread gets whole groups of it: a lock that both take makes
-    each wait for the other's turn at the interpreter (26 of 60 µs an append). Commits linger, for one costs 190 µs of a
-    core for 8 appends and 300 for 64.
+    What waits belongs to the event loop, and the writer thread gets whole groups of it: a lock that
+    both take makes each wait for the other's turn at the interpreter (26 of 60 µs an append).
+    Commits linger, for one costs 190 µs of a core for 8 appends and 300 for 64.
     """
 
     def __init__(
@@ -82,7 +86,9 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
         self._root, self._path = path, frames.folder_of(path, generation)
         self.generation, self._create, self._mint = generation, create, mint
         self._partitions = dict(partitions)
-        self._numbers = {topic: number for number, topic in enumerate(sorted(partitions))}
+        self._numbers = {
+            topic: number for number, topic in enumerate(sorted(partitions))
+        }
         self._clock = clock or SystemClock()
         self._trouble = Trouble("log")
         self.refused = False
@@ -90,7 +96,9 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
         self._appends: GroupCommit[Sequence[Entry], list[Position]] = GroupCommit(
             self._commit,
             size_max=COMMIT_BYTES_MAX,
-            capacity=Capacity(PENDING_BYTES_MAX, lambda: LogUnavailable("The log does not keep up.")),
+            capacity=Capacity(
+                PENDING_BYTES_MAX, lambda: LogUnavailable("The log does not keep up.")
+            ),
             closing=lambda: LogUnavailable("The log is closing."),
             linger=Linger(cycle=CYCLE_SECONDS),
             name="log commits",
@@ -110,7 +118,9 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
                 await asyncio.to_thread(self._open)
         self._trusted = self._compared = frames.file_of(self._path)
         loop = asyncio.get_running_loop()
-        self._writer = threading.Thread(target=self._write, args=(loop,), name="log-writer", daemon=True)
+        self._writer = threading.Thread(
+            target=self._write, args=(loop,), name="log-writer", daemon=True
+        )
         self._writer.start()
 
     async def close(self) -> None:
@@ -123,7 +133,9 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
         await self._appends.close()
         self._commits.put(None)
         if self._writer is not None:
-            await asyncio.to_thread(self._writer.join, max(0.0, until - asyncio.get_running_loop().time()))
+            await asyncio.to_thread(
+                self._writer.join, max(0.0, until - asyncio.get_running_loop().time())
+            )
         self._waiting.close()
         self._executor.shutdown(wait=False)
 
@@ -156,16 +168,22 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
 
     async def heads(self, topic: str) -> list[Position]:
         seen = self._doubts.seen()
-        heads = await self._look(lambda db: self._ends(db, topic, frames.next_offset, -1))
+        heads = await self._look(
+            lambda db: self._ends(db, topic, frames.next_offset, -1)
+        )
         self._doubts.heads(heads, seen)
         return heads
 
     async def starts(self, topic: str) -> list[Position]:
-        return await self._look(lambda db: self._ends(db, topic, frames.first_offset, 0))
+        return await self._look(
+            lambda db: self._ends(db, topic, frames.first_offset, 0)
+        )
 
     async def read(self, position: Position) -> Record | None:
         topic, partition, offset, _ = position
-        found = await self._look(lambda db: frames.record_at(db, self._part(topic, partition), offset))
+        found = await self._look(
+            lambda db: frames.record_at(db, self._part(topic, partition), offset)
+        )
         if found is None:
             return None
         at, key, value, fault = found
@@ -189,20 +207,29 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
         return topic in await self._look(frames.closed_topics)
 
     async def forget(self, before_us: int) -> int:
-        """Retention: forget whole frames older than that, of former generations too; their number. Of a partition's
-        newest its place stays, for offsets count on from there."""
+        """Retention: forget whole frames older than that, of former generations too; their number.
+        Of a partition's newest its place stays, for offsets count on from there."""
         with frames.failures("it"):
             return await asyncio.to_thread(self._forget, before_us)
 
     def _open(self) -> None:
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with closing(self._turn()) as turn, turn, closing(frames.connect(self._path, create=True)) as db:
+        with (
+            closing(self._turn()) as turn,
+            turn,
+            closing(frames.connect(self._path, create=True)) as db,
+        ):
             db.executescript(frames.SCHEMA)
-            if "sums" not in {column[1] for column in db.execute("PRAGMA table_info(frames)")}:
+            if "sums" not in {
+                column[1] for column in db.execute("PRAGMA table_info(frames)")
+            }:
                 db.execute(frames.WITH_SUMS)
             db.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", (self._mint(),))
             for topic, number in self._numbers.items():
-                db.execute("INSERT OR IGNORE INTO topics VALUES (?, ?, ?)", (topic, number, self._partitions[topic]))
+                db.execute(
+                    "INSERT OR IGNORE INTO topics VALUES (?, ?, ?)",
+                    (topic, number, self._partitions[topic]),
+                )
             _, topics = frames.identity_of(db)
         for topic, (number, count) in topics.items():
             self._partitions[topic], self._numbers[topic] = count, number
@@ -222,7 +249,9 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
     async def _in_time(self, ask: Callable[[], T]) -> T:
         try:
             async with asyncio.timeout(HEADS_SECONDS_MAX):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, ask)
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._executor, ask
+                )
         except TimeoutError:
             raise LogUnavailable from None
 
@@ -242,13 +271,24 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
             name, topics = frames.identity_of(db)
         self._compared = file
         self._numbers |= {topic: number for topic, (number, _) in topics.items()}
-        return LogIdentity(id=name, partitions={topic: count for topic, (_, count) in topics.items()})
+        return LogIdentity(
+            id=name, partitions={topic: count for topic, (_, count) in topics.items()}
+        )
 
     def _ends(
-        self, db: sqlite3.Connection, topic: str, offset: Callable[[sqlite3.Connection, int], int], less: int
+        self,
+        db: sqlite3.Connection,
+        topic: str,
+        offset: Callable[[sqlite3.Connection, int], int],
+        less: int,
     ) -> list[Position]:
         return [
-            Position(topic, partition, offset(db, self._part(topic, partition)) + less, self.generation)
+            Position(
+                topic,
+                partition,
+                offset(db, self._part(topic, partition)) + less,
+                self.generation,
+            )
             for partition in range(self._partitions[topic])
         ]
 
@@ -261,19 +301,31 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
         self._commits.put(_Commit(appends, landed))
         await landed
 
-    def _landed(self, landed: asyncio.Future[None], appends: Appends, outcome: Outcomes | LogUnavailable) -> None:
-        """Tell each append what became of it. The next commit is begun before those who hear of it go on."""
+    def _landed(
+        self,
+        landed: asyncio.Future[None],
+        appends: Appends,
+        outcome: Outcomes | LogUnavailable,
+    ) -> None:
+        """Tell each append what became of it. The next commit is begun before those who hear of it
+        go on."""
         if not landed.done():  # the log may have been closed
             landed.set_result(None)
         if isinstance(outcome, LogUnavailable):
             self._trouble.is_now(outcome.detail)
-        elif self._trouble.detail and not full(self._path):  # on a full disk a small commit may fit between others
+        elif self._trouble.detail and not full(
+            self._path
+        ):  # on a full disk a small commit may fit between others
             self._trouble.is_now("")
         for index, pending in enumerate(appends):
-            self._waiting.tell(pending.future, outcome if isinstance(outcome, LogUnavailable) else outcome[index])
+            self._waiting.tell(
+                pending.future,
+                outcome if isinstance(outcome, LogUnavailable) else outcome[index],
+            )
 
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The writer thread: one commit after the other. It must not die: nothing but it answers the waiting ones."""
+        """The writer thread: one commit after the other. It must not die: nothing but it answers
+        the waiting ones."""
         db: sqlite3.Connection | None = None
         turn: Flock | None = None
         offsets: dict[int, int] = {}
@@ -285,14 +337,18 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
             try:
                 turn = turn or self._turn()
                 with turn:
-                    appends = [one for one in appends if not one.future.done()]  # given up meanwhile: not written
+                    appends = [
+                        one for one in appends if not one.future.done()
+                    ]  # given up meanwhile: not written
                     self._check_file()
                     if db is None or opened != self._trusted:
                         _close(db)
                         db, opened, seen = frames.connect(self._path), self._trusted, -1
                         self._check_file()
                     version = db.execute("PRAGMA data_version").fetchone()[0]
-                    if version != seen:  # another connection has written: what is remembered is old
+                    if (
+                        version != seen
+                    ):  # another connection has written: what is remembered is old
                         offsets.clear()
                         closed = frames.closed_topics(db)
                         seen = version
@@ -301,7 +357,11 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
             except Exception as error:  # noqa: BLE001  # whatever it is: who waits is told, and the next commit is tried
                 _close(db, turn)
                 db = turn = None
-                said = error if isinstance(error, sqlite3.Error | OSError | LogUnavailable) else type(error).__name__
+                said = (
+                    error
+                    if isinstance(error, sqlite3.Error | OSError | LogUnavailable)
+                    else type(error).__name__
+                )
                 outcome = LogUnavailable(f"The log could not be written: {said}")
             if loop.is_closed():  # nobody is there to hear it
                 break
@@ -309,13 +369,18 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
         _close(db, turn)
 
     def _check_file(self) -> None:
-        """The file under the path must be the one that was compared with the tables. Raises LogUnavailable."""
+        """The file under the path must be the one that was compared with the tables. Raises
+        LogUnavailable."""
         if not self._doubts.pending and frames.file_of(self._path) != self._trusted:
             self._doubts.add()
         self._doubts.check()
 
     def _insert(
-        self, db: sqlite3.Connection, appends: Appends, offsets: dict[int, int], closed: set[str]
+        self,
+        db: sqlite3.Connection,
+        appends: Appends,
+        offsets: dict[int, int],
+        closed: set[str],
     ) -> Outcomes:
         gathered: dict[int, list[tuple[bytes, bytes]]] = {}
         positions: Outcomes = []
@@ -333,16 +398,35 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
                     if part not in offsets:
                         offsets[part] = frames.next_offset(db, part)
                     frame = gathered[part] = []
-                    firsts[part] = Position(topic, partition, offsets[part], self.generation)
-                    self._doubts.rises(firsts[part], self._doubts.floor(topic, partition))
-                mine.append(Position(topic, partition, firsts[part].offset + len(frame), self.generation))
+                    firsts[part] = Position(
+                        topic, partition, offsets[part], self.generation
+                    )
+                    self._doubts.rises(
+                        firsts[part], self._doubts.floor(topic, partition)
+                    )
+                mine.append(
+                    Position(
+                        topic,
+                        partition,
+                        firsts[part].offset + len(frame),
+                        self.generation,
+                    )
+                )
                 frame.append((key, value))
             positions.append(mine)
         at = self._clock.now_us()
-        rows = [(part, firsts[part].offset, len(frame), at, *frames.packed(frame)) for part, frame in gathered.items()]
-        if rows:  # one statement, so one transaction, and one wait for the interpreter's lock: each row had one
+        rows = [
+            (part, firsts[part].offset, len(frame), at, *frames.packed(frame))
+            for part, frame in gathered.items()
+        ]
+        # one statement, so one transaction, and one wait for the interpreter's lock: each row had
+        # one
+        if rows:
             values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
-            db.execute(f"INSERT INTO frames VALUES {values}", [value for row in rows for value in row])
+            db.execute(
+                f"INSERT INTO frames VALUES {values}",
+                [value for row in rows for value in row],
+            )
         else:
             db.execute(frames.TOUCH)
         for part, base, count, *_ in rows:

@@ -16,16 +16,26 @@ from shared.log.embedded.consumer_group import Membership
 from shared.log.port import Record
 
 FETCH_BYTES_MAX = 4_000_000
-"""Of one partition at once: its other records, if they are that heavy, are read when these are folded."""
+"""Of one partition at once: its other records, if they are that heavy, are read when these are
+folded."""
 
 POLL_SECONDS_MIN, POLL_SECONDS_MAX = 0.002, 0.004
-"""A reader looks at `PRAGMA data_version` every 2 ms while records come, every 4 ms when idle: 10 µs each."""
+"""A reader looks at `PRAGMA data_version` every 2 ms while records come, every 4 ms when idle: 10
+µs each."""
 
 
 class EmbeddedReader:
-    """One member of a group. Reads run in a thread of its own; the loop only looks whether anything changed."""
+    """One member of a group. Reads run in a thread of its own; the loop only looks whether anything
+    changed."""
 
-    def __init__(self, path: Path, topic: str, group: str, numbered: tuple[int, int], generation: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        topic: str,
+        group: str,
+        numbered: tuple[int, int],
+        generation: int,
+    ) -> None:
         self._path, self._topic, self._generation = path, topic, generation
         self._number, count = numbered
         self._membership = Membership(path / "groups", f"{group}.{topic}", count)
@@ -55,13 +65,19 @@ class EmbeddedReader:
             self._next[position.partition] = position.next
             self._more = True
 
-    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
+    async def fetch(
+        self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()
+    ) -> list[Record]:
         deadline = time.monotonic() + wait_seconds
         pause = POLL_SECONDS_MIN
         while True:
             self._check_file()
             if self._membership.rebalance(time.monotonic()):
-                self._next = {part: at for part, at in self._next.items() if part in self._membership.assigned}
+                self._next = {
+                    part: at
+                    for part, at in self._next.items()
+                    if part in self._membership.assigned
+                }
                 return []
             with frames.failures(self._topic):
                 if self._changed() and self._next:
@@ -80,8 +96,8 @@ class EmbeddedReader:
         """Nobody reads it: lag is head minus the position rows."""
 
     def _check_file(self) -> None:
-        """Whoever reads on from another file than the one that lies under the path would never hear of what comes.
-        Raises LogUnavailable; the partitions are to be sought again."""
+        """Whoever reads on from another file than the one that lies under the path would never hear
+        of what comes. Raises LogUnavailable; the partitions are to be sought again."""
         file = frames.file_of(self._path)
         if self._db is not None and file == self._file:
             return
@@ -104,7 +120,8 @@ class EmbeddedReader:
         return self._more
 
     def _read(self, records_max: int, without: Collection[int]) -> list[Record]:
-        """Partition by partition; the one after the last comes first next time, so that none starves."""
+        """Partition by partition; the one after the last comes first next time, so that none
+        starves."""
         assert self._db is not None
         found: list[Record] = []
         self._more = bool(without)
@@ -121,7 +138,10 @@ class EmbeddedReader:
 
     def _read_partition(self, partition: int, most: int) -> list[Record]:
         assert self._db is not None
-        part, offset = self._number * frames.PART_BASE + partition, self._next[partition]
+        part, offset = (
+            self._number * frames.PART_BASE + partition,
+            self._next[partition],
+        )
         first = self._db.execute(
             "SELECT max(base) FROM frames WHERE part = ? AND base <= ?", (part, offset)
         ).fetchone()[0]
@@ -133,10 +153,25 @@ class EmbeddedReader:
         size = 0
         for base, count, at, data, sums in rows:
             if base > offset + len(found) or (not data and base + count > offset):
-                raise Corrupt(f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone.")
-            for index, (key, value, fault) in enumerate(frames.checked(data, count, sums), start=base):
+                raise Corrupt(
+                    f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone."
+                )
+            for index, (key, value, fault) in enumerate(
+                frames.checked(data, count, sums), start=base
+            ):
                 if index >= offset and len(found) < most:
-                    found.append(Record(self._topic, partition, index, at, key, value, self._generation, fault))
+                    found.append(
+                        Record(
+                            self._topic,
+                            partition,
+                            index,
+                            at,
+                            key,
+                            value,
+                            self._generation,
+                            fault,
+                        )
+                    )
             size += len(data)
             if len(found) >= most:
                 break

@@ -1,4 +1,5 @@
-"""What a Kafka cluster and its topics are known by: a request of our own, for aiokafka's own knows no topic ids."""
+"""What a Kafka cluster and its topics are known by: a request of our own, for aiokafka's own knows
+no topic ids."""
 
 from __future__ import annotations
 
@@ -46,8 +47,11 @@ class _MetadataResponse_v12(Response):  # type: ignore[misc]  # noqa: N801  # na
         (
             "brokers",
             CompactArray(
-                ("node_id", Int32), ("host", CompactString("utf-8")), ("port", Int32),
-                ("rack", CompactString("utf-8")), ("tags", TaggedFields),
+                ("node_id", Int32),
+                ("host", CompactString("utf-8")),
+                ("port", Int32),
+                ("rack", CompactString("utf-8")),
+                ("tags", TaggedFields),
             ),
         ),
         ("cluster_id", CompactString("utf-8")),
@@ -55,28 +59,43 @@ class _MetadataResponse_v12(Response):  # type: ignore[misc]  # noqa: N801  # na
         (
             "topics",
             CompactArray(
-                ("error_code", Int16), ("topic", CompactString("utf-8")), ("topic_id", _Uuid),
+                ("error_code", Int16),
+                ("topic", CompactString("utf-8")),
+                ("topic_id", _Uuid),
                 ("is_internal", Boolean),
                 (
                     "partitions",
                     CompactArray(
-                        ("error_code", Int16), ("partition", Int32), ("leader", Int32), ("leader_epoch", Int32),
-                        ("replicas", CompactArray(Int32)), ("isr", CompactArray(Int32)),
-                        ("offline_replicas", CompactArray(Int32)), ("tags", TaggedFields),
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline_replicas", CompactArray(Int32)),
+                        ("tags", TaggedFields),
                     ),
                 ),
-                ("authorized_operations", Int32), ("tags", TaggedFields),
+                ("authorized_operations", Int32),
+                ("tags", TaggedFields),
             ),
         ),
         ("tags", TaggedFields),
-    )  # fmt: skip
+    )
 
 
 class _MetadataRequest_v12(RequestStruct):  # type: ignore[misc]  # noqa: N801  # as the answer
     API_KEY, API_VERSION, FLEXIBLE_VERSION = 3, 12, True
     RESPONSE_TYPE = _MetadataResponse_v12
     SCHEMA = Schema(
-        ("topics", CompactArray(("topic_id", _Uuid), ("name", CompactString("utf-8")), ("tags", TaggedFields))),
+        (
+            "topics",
+            CompactArray(
+                ("topic_id", _Uuid),
+                ("name", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
         ("allow_auto_topic_creation", Boolean),
         ("include_authorized_operations", Boolean),
         ("tags", TaggedFields),
@@ -94,15 +113,25 @@ class IdentityRequest(Request[MetadataRequest_v5 | _MetadataRequest_v12]):  # ty
     def build(self, request_struct_class: Any) -> Any:
         if request_struct_class is MetadataRequest_v5:
             return MetadataRequest_v5(self._topics, False)
-        return _MetadataRequest_v12([(bytes(16), name, {}) for name in self._topics], False, False, {})
+        return _MetadataRequest_v12(
+            [(bytes(16), name, {}) for name in self._topics], False, False, {}
+        )
 
 
 def identity_in(response: Any, names: Mapping[str, str]) -> LogIdentity:
     """What the answer says of the topics; `names` are ours by the cluster's."""
     answer = response.to_object()
-    there = [topic for topic in answer["topics"] if topic["error_code"] != UNKNOWN_TOPIC and topic["partitions"]]
+    there = [
+        topic
+        for topic in answer["topics"]
+        if topic["error_code"] != UNKNOWN_TOPIC and topic["partitions"]
+    ]
     return LogIdentity(
         id=answer["cluster_id"] or "",
-        topics={names[one["topic"]]: one["topic_id"].hex() for one in there if "topic_id" in one},
+        topics={
+            names[one["topic"]]: one["topic_id"].hex()
+            for one in there
+            if "topic_id" in one
+        },
         partitions={names[one["topic"]]: len(one["partitions"]) for one in there},
     )

@@ -1,4 +1,5 @@
-"""The log on Kafka, by aiokafka: the only importer of it. Never relies on a clean rebalance or a committed offset."""
+"""The log on Kafka, by aiokafka: the only importer of it. Never relies on a clean rebalance or a
+committed offset."""
 
 from __future__ import annotations
 
@@ -21,7 +22,13 @@ from shared.domain.ids import GENERATION_FIRST, Position
 from shared.log.doubts import Doubtful
 from shared.log.identity import LogIdentity
 from shared.log.kafka.identity import IdentityRequest, identity_in
-from shared.log.kafka.reader import CALL_SECONDS_MAX, KafkaReader, answering, record_of, stop
+from shared.log.kafka.reader import (
+    CALL_SECONDS_MAX,
+    KafkaReader,
+    answering,
+    record_of,
+    stop,
+)
 from shared.log.kafka.seal import is_sealed, seal
 from shared.log.port import HEADS_SECONDS_MAX, RETENTION_SECONDS, Entry, Record
 from shared.log.record_accumulator import BATCH_BYTES_MAX, Lanes
@@ -37,9 +44,9 @@ SEGMENT_SECONDS = 86_400
 
 
 class KafkaLog(Doubtful[LogIdentity | None]):
-    """The log on a cluster. Topics that are missing are created with the wanted partition counts, unless the store
-    knows the log: then those counts are the log's, and no others. Topics of a later generation have its number in their
-    names."""
+    """The log on a cluster. Topics that are missing are created with the wanted partition counts,
+    unless the store knows the log: then those counts are the log's, and no others. Topics of a
+    later generation have its number in their names."""
 
     def __init__(
         self,
@@ -53,7 +60,11 @@ class KafkaLog(Doubtful[LogIdentity | None]):
     ) -> None:
         super().__init__(None)
         self._instance, self.generation, self._create = instance, generation, create
-        self._bootstrap, self._wanted, self._replication = bootstrap.split(","), dict(partitions), replication
+        self._bootstrap, self._wanted, self._replication = (
+            bootstrap.split(","),
+            dict(partitions),
+            replication,
+        )
         self._partitions = dict(partitions)
         self.refused = False
         self._node: int | None = None
@@ -70,14 +81,19 @@ class KafkaLog(Doubtful[LogIdentity | None]):
                     if self._create:
                         await self._create_topics()
                     self._watcher = AIOKafkaConsumer(
-                        bootstrap_servers=self._bootstrap, group_id=None, enable_auto_commit=False,
-                        auto_offset_reset="none", request_timeout_ms=int(CALL_SECONDS_MAX * 1_000),
-                    )  # fmt: skip
+                        bootstrap_servers=self._bootstrap,
+                        group_id=None,
+                        enable_auto_commit=False,
+                        auto_offset_reset="none",
+                        request_timeout_ms=int(CALL_SECONDS_MAX * 1_000),
+                    )
                     await self._watcher.start()
                     self._producer = await self._new_producer()
                     identity = await self._identity_from(self._producer)
                     missing = self._wanted.keys() - identity.partitions.keys()
-                    if missing and (self._create or attempt < START_ATTEMPTS_MAX):  # a broker that just starts
+                    if missing and (
+                        self._create or attempt < START_ATTEMPTS_MAX
+                    ):  # a broker that just starts
                         raise KafkaTimeoutError(f"no {min(missing)} yet")
                     self._trusted = self._compared = identity
                     if self._create:
@@ -112,12 +128,16 @@ class KafkaLog(Doubtful[LogIdentity | None]):
 
     async def heads(self, topic: str) -> list[Position]:
         seen = self._doubts.seen()
-        heads = await self._ends(topic, lambda watcher, parts: watcher.end_offsets(parts), -1)
+        heads = await self._ends(
+            topic, lambda watcher, parts: watcher.end_offsets(parts), -1
+        )
         self._doubts.heads(heads, seen)
         return heads
 
     async def starts(self, topic: str) -> list[Position]:
-        return await self._ends(topic, lambda watcher, parts: watcher.beginning_offsets(parts), 0)
+        return await self._ends(
+            topic, lambda watcher, parts: watcher.beginning_offsets(parts), 0
+        )
 
     async def read(self, position: Position) -> Record | None:
         at = TopicPartition(self._name(position.topic), position.partition)
@@ -125,7 +145,10 @@ class KafkaLog(Doubtful[LogIdentity | None]):
             watcher = self._watching()
             with answering():
                 async with asyncio.timeout(HEADS_SECONDS_MAX):
-                    if position.offset < 0 or position.offset >= (await watcher.end_offsets([at]))[at]:
+                    if (
+                        position.offset < 0
+                        or position.offset >= (await watcher.end_offsets([at]))[at]
+                    ):
                         return None
                     watcher.assign([at])
                     watcher.seek(at, position.offset)
@@ -155,7 +178,9 @@ class KafkaLog(Doubtful[LogIdentity | None]):
     async def seal(self, topics: Sequence[str]) -> None:
         counts = {self._name(topic): self._partitions[topic] for topic in topics}
         with answering():
-            producer = await self._new_producer()  # the other one ends when an append of its own is refused
+            producer = (
+                await self._new_producer()
+            )  # the other one ends when an append of its own is refused
         try:
             await seal(self._bootstrap, producer, counts)
         finally:
@@ -165,13 +190,25 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         return await is_sealed(self._bootstrap, self._name(topic))
 
     def reader(self, topic: str, group: str) -> KafkaReader:
-        return KafkaReader(self._bootstrap, (topic, self._name(topic)), group, self._instance, self.generation)
+        return KafkaReader(
+            self._bootstrap,
+            (topic, self._name(topic)),
+            group,
+            self._instance,
+            self.generation,
+        )
 
     def _name(self, topic: str) -> str:
         """The topic's name on the cluster."""
-        return topic if self.generation == GENERATION_FIRST else f"{topic}.g{self.generation}"
+        return (
+            topic
+            if self.generation == GENERATION_FIRST
+            else f"{topic}.g{self.generation}"
+        )
 
-    async def _send(self, topic: str, partition: int, records: list[tuple[bytes, bytes]]) -> list[int]:
+    async def _send(
+        self, topic: str, partition: int, records: list[tuple[bytes, bytes]]
+    ) -> list[int]:
         """One batch from the front of `records`: the offsets it got; raises LogUnavailable."""
         producer = self._producer
         if producer is None:
@@ -186,28 +223,46 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         self._doubts.check()
         floor = self._doubts.floor(topic, partition)
         try:
-            sent = await producer.send_batch(batch, self._name(topic), partition=partition)
+            sent = await producer.send_batch(
+                batch, self._name(topic), partition=partition
+            )
             base = (await sent).offset
         except (KafkaError, OSError) as error:
             await self._renew(producer, error)
-            if isinstance(error, MessageSizeTooLargeError) and await is_sealed(self._bootstrap, self._name(topic)):
+            if isinstance(error, MessageSizeTooLargeError) and await is_sealed(
+                self._bootstrap, self._name(topic)
+            ):
                 self.refused = True
                 raise LogClosed from error
-            raise LogUnavailable(f"Kafka did not take the batch: {type(error).__name__}") from error
+            raise LogUnavailable(
+                f"Kafka did not take the batch: {type(error).__name__}"
+            ) from error
         if base < 0:
             raise LogUnavailable("Kafka knows the batch, but no longer its offset.")
-        if floor < 0 and await self.identity() != self._trusted:  # nothing was seen of this partition
+        if (
+            floor < 0 and await self.identity() != self._trusted
+        ):  # nothing was seen of this partition
             self._doubts.add()
         self._doubts.rises(Position(topic, partition, base, self.generation), floor)
-        self._doubts.raised(Position(topic, partition, base + taken - 1, self.generation))
+        self._doubts.raised(
+            Position(topic, partition, base + taken - 1, self.generation)
+        )
         return list(range(base, base + taken))
 
-    async def _ends(self, topic: str, ask: Callable[[Any, Any], Awaitable[Any]], less: int) -> list[Position]:
-        parts = [TopicPartition(self._name(topic), partition) for partition in range(self._partitions[topic])]
+    async def _ends(
+        self, topic: str, ask: Callable[[Any, Any], Awaitable[Any]], less: int
+    ) -> list[Position]:
+        parts = [
+            TopicPartition(self._name(topic), partition)
+            for partition in range(self._partitions[topic])
+        ]
         with answering():
             async with asyncio.timeout(HEADS_SECONDS_MAX):
                 ends = await ask(self._watching(), parts)
-        return [Position(topic, part.partition, ends[part] + less, self.generation) for part in parts]
+        return [
+            Position(topic, part.partition, ends[part] + less, self.generation)
+            for part in parts
+        ]
 
     def _watching(self) -> AIOKafkaConsumer:
         if self._watcher is None:
@@ -215,14 +270,17 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         return self._watcher
 
     async def _identity_from(self, producer: AIOKafkaProducer) -> LogIdentity:
-        """As the first broker says that answers; that of last time is asked first, for one may hang."""
+        """As the first broker says that answers; that of last time is asked first, for one may
+        hang."""
         names = {self._name(topic): topic for topic in self._wanted}
         failure: Exception = LogUnavailable()
         nodes = [broker.nodeId for broker in producer.client.cluster.brokers()]
         for node in sorted(nodes, key=lambda node: node != self._node):
             try:
                 async with asyncio.timeout(NODE_SECONDS_MAX):
-                    answer = await producer.client.send(node, IdentityRequest(list(names)))
+                    answer = await producer.client.send(
+                        node, IdentityRequest(list(names))
+                    )
             except (KafkaError, OSError, TimeoutError) as error:
                 failure = error
             else:
@@ -231,7 +289,8 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         raise failure
 
     async def _renew(self, broken: AIOKafkaProducer, error: Exception) -> None:
-        """After an error that is not retriable (lost sequence numbers, fencing) only a new producer goes on."""
+        """After an error that is not retriable (lost sequence numbers, fencing) only a new producer
+        goes on."""
         if getattr(error, "retriable", False):
             return
         async with self._renewing:
@@ -239,15 +298,24 @@ class KafkaLog(Doubtful[LogIdentity | None]):
                 try:
                     self._producer = await self._new_producer()
                 except (KafkaError, OSError) as failure:
-                    raise LogUnavailable(f"Kafka does not answer: {type(failure).__name__}") from failure
+                    raise LogUnavailable(
+                        f"Kafka does not answer: {type(failure).__name__}"
+                    ) from failure
                 await stop(broken)
 
     async def _new_producer(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap, acks="all", enable_idempotence=True, linger_ms=0,
-            max_batch_size=BATCH_BYTES_MAX, max_request_size=4 * BATCH_BYTES_MAX, compression_type=None,
-            request_timeout_ms=int(CALL_SECONDS_MAX * 1_000), retry_backoff_ms=100, metadata_max_age_ms=60_000,
-        )  # fmt: skip
+            bootstrap_servers=self._bootstrap,
+            acks="all",
+            enable_idempotence=True,
+            linger_ms=0,
+            max_batch_size=BATCH_BYTES_MAX,
+            max_request_size=4 * BATCH_BYTES_MAX,
+            compression_type=None,
+            request_timeout_ms=int(CALL_SECONDS_MAX * 1_000),
+            retry_backoff_ms=100,
+            metadata_max_age_ms=60_000,
+        )
         try:
             await producer.start()
         except BaseException:
@@ -256,11 +324,16 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         return producer
 
     async def _create_topics(self) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, request_timeout_ms=int(CALL_SECONDS_MAX * 1_000))
+        admin = AIOKafkaAdminClient(
+            bootstrap_servers=self._bootstrap,
+            request_timeout_ms=int(CALL_SECONDS_MAX * 1_000),
+        )
         try:
             await admin.start()
             known = set(await admin.list_topics())
-            missing = [topic for topic in self._wanted if self._name(topic) not in known]
+            missing = [
+                topic for topic in self._wanted if self._name(topic) not in known
+            ]
             if missing:
                 await admin.create_topics([self._new_topic(topic) for topic in missing])
         except TopicAlreadyExistsError:

@@ -1,4 +1,5 @@
-"""Reading the log on Kafka: one member of a consumer group. Never relies on a clean rebalance or a committed offset."""
+"""Reading the log on Kafka: one member of a consumer group. Never relies on a clean rebalance or a
+committed offset."""
 
 from __future__ import annotations
 
@@ -9,7 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 
 from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import Position
@@ -20,18 +26,25 @@ CALL_SECONDS_MAX = 10.0
 """Administrative calls, and a request to a broker."""
 
 COMMIT_SECONDS_MIN, COMMIT_SECONDS_MAX = 1.0, 1.0
-"""Between two commits to the group, and for one: lag tools need no more, and a flush must not wait for a hint."""
+"""Between two commits to the group, and for one: lag tools need no more, and a flush must not wait
+for a hint."""
 
 
 class KafkaReader:
     """One member of a consumer group. A partition is paused from its assignment until it is sought.
 
-    With an `instance` it is a static member: one that is started again within the session's time-out has its
-    partitions back at once, instead of after the time-out (6 s, the least that a broker allows).
+    With an `instance` it is a static member: one that is started again within the session's
+    time-out has its partitions back at once, instead of after the time-out (6 s, the least that a
+    broker allows).
     """
 
     def __init__(
-        self, bootstrap: Sequence[str], topic: tuple[str, str], group: str, instance: str, generation: int
+        self,
+        bootstrap: Sequence[str],
+        topic: tuple[str, str],
+        group: str,
+        instance: str,
+        generation: int,
     ) -> None:
         """`topic` is our name for it, and the cluster's."""
         (self._topic, self._name), self._generation = topic, generation
@@ -39,13 +52,25 @@ class KafkaReader:
         self._assigned: frozenset[int] = frozenset()
         self._committed_at = 0.0
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=list(bootstrap), group_id=f"personlog-{group}-{self._name}", enable_auto_commit=False,
-            auto_offset_reset="none", fetch_min_bytes=1, fetch_max_wait_ms=200, fetch_max_bytes=8 * BATCH_BYTES_MAX,
-            max_partition_fetch_bytes=4 * BATCH_BYTES_MAX, session_timeout_ms=6_000, heartbeat_interval_ms=1_500,
-            rebalance_timeout_ms=10_000, max_poll_interval_ms=300_000, check_crcs=True,
-            request_timeout_ms=int(CALL_SECONDS_MAX * 1_000), retry_backoff_ms=100, metadata_max_age_ms=60_000,
-            isolation_level="read_uncommitted", group_instance_id=instance or None,
-        )  # fmt: skip
+            bootstrap_servers=list(bootstrap),
+            group_id=f"personlog-{group}-{self._name}",
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            fetch_min_bytes=1,
+            fetch_max_wait_ms=200,
+            fetch_max_bytes=8 * BATCH_BYTES_MAX,
+            max_partition_fetch_bytes=4 * BATCH_BYTES_MAX,
+            session_timeout_ms=6_000,
+            heartbeat_interval_ms=1_500,
+            rebalance_timeout_ms=10_000,
+            max_poll_interval_ms=300_000,
+            check_crcs=True,
+            request_timeout_ms=int(CALL_SECONDS_MAX * 1_000),
+            retry_backoff_ms=100,
+            metadata_max_age_ms=60_000,
+            isolation_level="read_uncommitted",
+            group_instance_id=instance or None,
+        )
 
     async def start(self) -> None:
         with answering():
@@ -59,12 +84,17 @@ class KafkaReader:
         return self._assigned
 
     def assign(self, partitions: frozenset[int]) -> None:
-        """What the group gave us; called by the listener, which does nothing else: it runs beside a fetch.
+        """What the group gave us; called by the listener, which does nothing else: it runs beside a
+        fetch.
 
-        A rebalance forgets pauses and seeks, so a partition that we keep goes on where we were. Whether it is still
-        ours alone, its position row will tell.
+        A rebalance forgets pauses and seeks, so a partition that we keep goes on where we were.
+        Whether it is still ours alone, its position row will tell.
         """
-        self._next = {partition: offset for partition, offset in self._next.items() if partition in partitions}
+        self._next = {
+            partition: offset
+            for partition, offset in self._next.items()
+            if partition in partitions
+        }
         for partition in partitions:
             at = TopicPartition(self._name, partition)
             self._consumer.seek(at, self._next.get(partition, 0))
@@ -85,8 +115,18 @@ class KafkaReader:
             return  # lost in this very moment; the assignment says so
         self._next[position.partition] = position.next
 
-    async def fetch(self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()) -> list[Record]:
-        wanted = [TopicPartition(self._name, one) for one in self._next if one not in without] if without else []
+    async def fetch(
+        self, *, records_max: int, wait_seconds: float, without: Collection[int] = ()
+    ) -> list[Record]:
+        wanted = (
+            [
+                TopicPartition(self._name, one)
+                for one in self._next
+                if one not in without
+            ]
+            if without
+            else []
+        )
         if without and not wanted:  # none means all to the client
             await asyncio.sleep(wait_seconds)
             return []
@@ -95,14 +135,20 @@ class KafkaReader:
                 *wanted, timeout_ms=int(wait_seconds * 1_000), max_records=records_max
             )
         except (OffsetOutOfRangeError, NoOffsetForPartitionError) as error:
-            raise Corrupt(f"Records of {self._topic} at a sought position are gone: {error}") from error
+            raise Corrupt(
+                f"Records of {self._topic} at a sought position are gone: {error}"
+            ) from error
         except (KafkaError, OSError) as error:
-            raise LogUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
+            raise LogUnavailable(
+                f"Kafka does not answer: {type(error).__name__}"
+            ) from error
         taken = []
         for at, records in found.items():
             if at.partition in self._next and records:
                 self._next[at.partition] = records[-1].offset + 1
-                taken += [record_of(one, self._topic, self._generation) for one in records]
+                taken += [
+                    record_of(one, self._topic, self._generation) for one in records
+                ]
         return taken
 
     async def commit(self, positions: Sequence[Position]) -> None:
@@ -110,12 +156,15 @@ class KafkaReader:
         if now - self._committed_at < COMMIT_SECONDS_MIN:
             return
         self._committed_at = now
-        offsets = {TopicPartition(self._name, one.partition): one.next for one in positions}
+        offsets = {
+            TopicPartition(self._name, one.partition): one.next for one in positions
+        }
         try:
             async with asyncio.timeout(COMMIT_SECONDS_MAX):
                 await self._consumer.commit(offsets)
         except (KafkaError, OSError, TimeoutError):
-            return  # a hint for lag tools: the position row is the truth, and the next flush commits again
+            # a hint for lag tools: the position row is the truth, and the next flush commits again
+            return
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
@@ -131,7 +180,13 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka sh
 
 def record_of(one: Any, topic: str, generation: int) -> Record:
     return Record(
-        topic, one.partition, one.offset, one.timestamp * 1_000, one.key or b"", one.value or b"", generation
+        topic,
+        one.partition,
+        one.offset,
+        one.timestamp * 1_000,
+        one.key or b"",
+        one.value or b"",
+        generation,
     )
 
 
@@ -141,7 +196,9 @@ def answering() -> Iterator[None]:
     try:
         yield
     except (KafkaError, OSError, TimeoutError) as error:
-        raise LogUnavailable(f"Kafka does not answer: {type(error).__name__}") from error
+        raise LogUnavailable(
+            f"Kafka does not answer: {type(error).__name__}"
+        ) from error
 
 
 async def stop(part: Any) -> None:

@@ -56,7 +56,9 @@ class Operations:
 
     def version(self) -> Reply:
         """Answer with the version."""
-        return Reply(orjson.dumps({"version": release()}), content_type="application/json")
+        return Reply(
+            orjson.dumps({"version": release()}), content_type="application/json"
+        )
 
 
 def add_ops(app: web.Application, checks: Mapping[str, Check]) -> None:

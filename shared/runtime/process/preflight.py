@@ -32,7 +32,9 @@ def check(settings: Settings) -> None:
 
 def _check_data(data: Path) -> None:
     text = os.fspath(data)
-    if "\\" in text or any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
+    if "\\" in text or any(
+        ord(character) < 0x20 or ord(character) == 0x7F for character in text
+    ):
         raise SettingsError(
             f"{PREFIX}DATA={text!r}: a path with a backslash or a control character cannot be used"
         )
@@ -45,7 +47,9 @@ def _check_data(data: Path) -> None:
             os.close(descriptor)
             Path(probe).unlink()
     except (FileExistsError, NotADirectoryError):
-        text = f"{PREFIX}DATA={data}: it is a file, or lies below one; it must be a folder"
+        text = (
+            f"{PREFIX}DATA={data}: it is a file, or lies below one; it must be a folder"
+        )
         raise SettingsError(text) from None
     except OSError as error:
         text = f"{PREFIX}DATA={data}: nothing can be written there: {error.strerror}"
@@ -57,7 +61,9 @@ def _check_data(data: Path) -> None:
 def _check_folder(folder: Path) -> None:
     if folder.is_dir():
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            raise SettingsError(f"{PREFIX}DATA: {folder} cannot be read and written by this user")
+            raise SettingsError(
+                f"{PREFIX}DATA: {folder} cannot be read and written by this user"
+            )
     elif folder.exists() or folder.is_symlink():
         raise SettingsError(f"{PREFIX}DATA: {folder} must be a folder")
 

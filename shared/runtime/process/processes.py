@@ -47,7 +47,9 @@ def announced(data: Path, service: str, url: str) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(msgspec.json.encode(process))
         file.flush()
-        path = Path(file.name).rename(folder / f"lives-{name}")  # never listed without its lock
+        path = Path(file.name).rename(
+            folder / f"lives-{name}"
+        )  # never listed without its lock
         try:
             yield
         finally:

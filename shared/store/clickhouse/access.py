@@ -1,4 +1,5 @@
-"""Projects and keys in the store. Never keeps a key in clear: only its SHA-256 (256 random bits need no slow hash)."""
+"""Projects and keys in the store. Never keeps a key in clear: only its SHA-256 (256 random bits
+need no slow hash)."""
 
 from __future__ import annotations
 
@@ -59,21 +60,35 @@ async def list_keys(store: Store) -> list[KeyRow]:
     return [KeyRow(*row) for row in await store.rows(load(_QUERIES)["keys"])]
 
 
-async def create_project(store: Store, name: str, token: str, now_us: int, **switches: bool) -> ProjectRow:
+async def create_project(
+    store: Store, name: str, token: str, now_us: int, **switches: bool
+) -> ProjectRow:
     """A project with the next free integer; `switches` are `recordings` and `delete_everything`."""
     known = await list_projects(store)
-    row = ProjectRow(max((one.project for one in known), default=0) + 1, name, token, "UTC", **switches)
+    row = ProjectRow(
+        max((one.project for one in known), default=0) + 1,
+        name,
+        token,
+        "UTC",
+        **switches,
+    )
     await _write_project(store, row, now_us)
     return row
 
 
-async def set_recordings(store: Store, project: int, on: bool, now_us: int) -> ProjectRow:
-    """Whether a project's SDKs are told to record sessions; NotFound when there is no such project."""
+async def set_recordings(
+    store: Store, project: int, on: bool, now_us: int
+) -> ProjectRow:
+    """Whether a project's SDKs are told to record sessions; NotFound when there is no such
+    project."""
     return await _set(store, project, now_us, recordings=on)
 
 
-async def set_delete_everything(store: Store, project: int, on: bool, now_us: int) -> ProjectRow:
-    """Whether a DELETE covers captured events and recordings whatever it asks for; NotFound as above."""
+async def set_delete_everything(
+    store: Store, project: int, on: bool, now_us: int
+) -> ProjectRow:
+    """Whether a DELETE covers captured events and recordings whatever it asks for; NotFound as
+    above."""
     return await _set(store, project, now_us, delete_everything=on)
 
 
@@ -103,17 +118,24 @@ async def revoke_key(store: Store, named: str, now_us: int) -> KeyRow:
     raise NotFound("No such key.")
 
 
-async def ensure_bootstrap(store: Store, key: str, token: str, now: Callable[[], int]) -> None:
-    """Project 1 and the bootstrap key, when the store has no key yet; safe when two processes do it at once."""
+async def ensure_bootstrap(
+    store: Store, key: str, token: str, now: Callable[[], int]
+) -> None:
+    """Project 1 and the bootstrap key, when the store has no key yet; safe when two processes do it
+    at once."""
     if await list_keys(store):
         return
     await _write_project(store, ProjectRow(1, "Default project", token, "UTC"), now())
     identity = uuid5(NAMESPACE, "bootstrap key")
-    await create_key(store, key, KeyRow(identity, "bootstrap", "", ["*"], [], 0, False), now())
+    await create_key(
+        store, key, KeyRow(identity, "bootstrap", "", ["*"], [], 0, False), now()
+    )
 
 
 async def _write_project(store: Store, row: ProjectRow, now_us: int) -> None:
-    ((newest,),) = await store.rows(load(_QUERIES)["newest_project"], project=row.project)
+    ((newest,),) = await store.rows(
+        load(_QUERIES)["newest_project"], project=row.project
+    )
     columns: dict[str, Sequence[object]] = {
         "project": [row.project],
         "version": [max(now_us, newest + 1)],
@@ -130,7 +152,9 @@ async def _write_key(store: Store, row: KeyRow, now_us: int) -> None:
     ((newest,),) = await store.rows(load(_QUERIES)["newest_key"], key=row.id)
     columns: dict[str, Sequence[object]] = {
         "id": [row.id],
-        "version": [max(now_us, newest + 1)],  # a clock that was ahead must not outlive a revocation
+        "version": [
+            max(now_us, newest + 1)
+        ],  # a clock that was ahead must not outlive a revocation
         "name": [row.name],
         "hash": [row.hash],
         "scopes": [row.scopes],

@@ -1,7 +1,8 @@
 """The store: ClickHouse, a server or the embedded engine, over HTTP. Never knows what a row means.
 
-Values: a UUID column takes `uuid.UUID` or int (one kind in a column) and gives `uuid.UUID`; a DateTime64 column takes
-and gives integers, counted in its own unit (DateTime64(6): microseconds).
+Values: a UUID column takes `uuid.UUID` or int (one kind in a column) and gives `uuid.UUID`; a
+DateTime64 column takes and gives integers, counted in its own unit (DateTime64(6):
+microseconds).
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from clickhouse_connect.driver.insert import InsertContext
 from clickhouse_connect.driver.query import QueryContext
 from clickhouse_connect.driver.transform import NativeTransform
 
-from shared.store.clickhouse.failures import StoreAway, StoreError, exception_in, failure
+from shared.store.clickhouse.failures import (
+    StoreAway,
+    StoreError,
+    exception_in,
+    failure,
+)
 from shared.store.clickhouse.parameters import bind
 from shared.store.clickhouse.queries import Query
 
@@ -41,33 +47,40 @@ CONNECTIONS_MAX = 32
 """Reads are coalesced before they come here, so few are in flight."""
 
 SCANS_MAX = 16
-"""Queries of many rows at once; the other half of the connections is for reads by key, whatever is listed. Further ones
-wait, for as long as a read may take."""
+"""Queries of many rows at once; the other half of the connections is for reads by key, whatever is
+listed. Further ones wait, for as long as a read may take."""
 
 READ_BYTES_MAX = 1 << 30
 """Memory of one read in the engine."""
 
 INLINE_BYTES_MAX, INLINE_ROWS_MAX = 65_536, 256
-"""Smaller answers and inserts are coded on the event loop (under a millisecond); larger ones in a thread."""
+"""Smaller answers and inserts are coded on the event loop (under a millisecond); larger ones in a
+thread."""
 
 IN_MEMORY = {"buffer_size": str(READ_BYTES_MAX)}
-"""The client asks for answers that begin when they are whole, so that failures are told by their code. What a server
-has no room for in memory it puts on its disk then, and when that is full, it answers with less, or nothing, and 200."""
+"""The client asks for answers that begin when they are whole, so that failures are told by their
+code. What a server has no room for in memory it puts on its disk then, and when that is full, it
+answers with less, or nothing, and 200."""
 
 AS_SENT = {"input_format_try_infer_dates": "0", "input_format_try_infer_datetimes": "0"}
 """Texts that look like dates stay texts in JSON, whether it is inserted or read."""
 
 READ_SETTINGS = AS_SENT | {
-    "cancel_http_readonly_queries_on_client_close": "1",  # who gives up frees what the query holds
+    # who gives up frees what the query holds
+    "cancel_http_readonly_queries_on_client_close": "1",
     "readonly": "1",  # refuses writes, file() and url(), whatever got into a query
     "max_execution_time": str(int(READ_SECONDS_MAX)),
     "max_memory_usage": str(READ_BYTES_MAX),
 }
 
-SCAN_SETTINGS = READ_SETTINGS | {
-    "os_threads_nice_value_query": "5",  # reads by key come first where both cores are taken
-    "max_block_size": "1024",  # a query hears of its end between two blocks, and a regular expression takes its time
-}
+SCAN_SETTINGS = (
+    READ_SETTINGS
+    | {
+        "os_threads_nice_value_query": "5",  # reads by key come first where both cores are taken
+        # a query hears of its end between two blocks, and a regular expression takes its time
+        "max_block_size": "1024",
+    }
+)
 
 HIDDEN_SETTINGS = READ_SETTINGS | {
     "apply_deleted_mask": "0",  # within the query, readonly=1 would refuse it
@@ -83,7 +96,8 @@ INSERT_SETTINGS = {
     "async_insert": "0",
     "max_partitions_per_insert_block": "0",
 }
-"""One INSERT becomes one part, all or nothing; a server's profile may say otherwise, so they go with each one."""
+"""One INSERT becomes one part, all or nothing; a server's profile may say otherwise, so they go
+with each one."""
 
 
 class Store:
@@ -97,11 +111,14 @@ class Store:
 
     @classmethod
     async def connect(cls, url: str) -> Store:
-        """The store at `http://user:password@host:port/database` (or https); the database need not exist yet."""
-        # Otherwise the first insert imports pandas on the event loop: over a second, and 60 MB. They count as absent.
+        """The store at `http://user:password@host:port/database` (or https); the database need not
+        exist yet."""
+        # Otherwise the first insert imports pandas on the event loop: over a second, and 60 MB.
+        # They count as absent.
         for name in ("np", "pd", "pd_time_test", "arrow", "pl"):
             setattr(options, name, None)
-        # It logs tracebacks with the values that it cannot encode; everything it says is raised here as well.
+        # It logs tracebacks with the values that it cannot encode; everything it says is raised
+        # here as well.
         logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
         parts = urlsplit(url)
         database = parts.path.strip("/") or "default"
@@ -135,13 +152,22 @@ class Store:
         async with _failures(query.name, READ_SECONDS_MAX):
             if query.workload:
                 async with self._scans:
-                    body = await self._read(query, parameters, SCAN_SETTINGS | {"workload": query.workload})
+                    body = await self._read(
+                        query, parameters, SCAN_SETTINGS | {"workload": query.workload}
+                    )
             else:
                 body = await self._read(query, parameters, READ_SETTINGS)
-            return _decode(body) if len(body) <= INLINE_BYTES_MAX else await asyncio.to_thread(_decode, body)
+            return (
+                _decode(body)
+                if len(body) <= INLINE_BYTES_MAX
+                else await asyncio.to_thread(_decode, body)
+            )
 
-    async def rows_with_hidden(self, query: Query, **parameters: Any) -> list[tuple[Any, ...]]:
-        """The same, and it also sees rows that a lightweight delete has hidden and nothing has erased yet."""
+    async def rows_with_hidden(
+        self, query: Query, **parameters: Any
+    ) -> list[tuple[Any, ...]]:
+        """The same, and it also sees rows that a lightweight delete has hidden and nothing has
+        erased yet."""
         async with _failures(query.name, COMMAND_SECONDS_MAX):
             body = await self._read(query, parameters, HIDDEN_SETTINGS)
             return await asyncio.to_thread(_decode, body)
@@ -153,20 +179,32 @@ class Store:
             return
         async with _failures(f"insert into {table}", INSERT_SECONDS_MAX):
             inline = count <= INLINE_ROWS_MAX
-            block = self._encode(table, columns) if inline else await asyncio.to_thread(self._encode, table, columns)
+            block = (
+                self._encode(table, columns)
+                if inline
+                else await asyncio.to_thread(self._encode, table, columns)
+            )
             await self._client.raw_insert(insert_block=block, settings=INSERT_SETTINGS)
 
     async def insert_json(self, table: str, lines: Sequence[bytes]) -> None:
-        """Insert rows that are JSON objects, in one INSERT; columns left out have their defaults."""
+        """Insert rows that are JSON objects, in one INSERT; columns left out have their
+        defaults."""
         if lines:
             async with _failures(f"insert into {table}", INSERT_SECONDS_MAX):
                 await self._client.raw_insert(
-                    table, insert_block=b"\n".join(lines), fmt="JSONEachRow", settings=INSERT_SETTINGS | AS_SENT
+                    table,
+                    insert_block=b"\n".join(lines),
+                    fmt="JSONEachRow",
+                    settings=INSERT_SETTINGS | AS_SENT,
                 )
 
     async def command(self, query: Query | str, **parameters: Any) -> None:
         """Run a statement that returns no rows: DDL, a mutation, a lightweight delete."""
-        named = query if isinstance(query, Query) else Query(name=query.partition("\n")[0][:80], sql=query)
+        named = (
+            query
+            if isinstance(query, Query)
+            else Query(name=query.partition("\n")[0][:80], sql=query)
+        )
         async with _failures(named.name, COMMAND_SECONDS_MAX):
             # Not `command`: that puts parameters into the URL, which ends at 8 KB.
             await self._client.raw_query(*bind(named.sql, parameters))
@@ -174,7 +212,9 @@ class Store:
     async def create_database(self) -> None:
         async with _failures("create database", COMMAND_SECONDS_MAX):
             await self._client.command(
-                "CREATE DATABASE IF NOT EXISTS {database:Identifier}", {"database": self.database}, use_database=False
+                "CREATE DATABASE IF NOT EXISTS {database:Identifier}",
+                {"database": self.database},
+                use_database=False,
             )
 
     async def learn_columns(self) -> None:
@@ -187,7 +227,10 @@ class Store:
                 fmt="Native",
                 use_database=False,
             )
-        self._types = {(table, column): get_from_name(type_) for table, column, type_ in _decode(body)}
+        self._types = {
+            (table, column): get_from_name(type_)
+            for table, column, type_ in _decode(body)
+        }
 
     def has_table(self, table: str) -> bool:
         """Whether the table was there when the columns were last learned."""
@@ -196,9 +239,13 @@ class Store:
     async def close(self) -> None:
         await self._client.close()
 
-    async def _read(self, query: Query, parameters: Mapping[str, Any], settings: Mapping[str, str]) -> bytes:
+    async def _read(
+        self, query: Query, parameters: Mapping[str, Any], settings: Mapping[str, str]
+    ) -> bytes:
         sql, fields = bind(query.sql, parameters)
-        return await self._client.raw_query(sql, fields, settings=dict(settings), fmt="Native")
+        return await self._client.raw_query(
+            sql, fields, settings=dict(settings), fmt="Native"
+        )
 
     def _encode(self, table: str, columns: Mapping[str, Sequence[Any]]) -> bytes:
         """The statement with its rows in one Native block."""
@@ -209,13 +256,19 @@ class Store:
             types = [self._types[table, column] for column in columns]
         except KeyError as error:
             raise StoreError(f"unknown column {error}") from error
-        context = InsertContext(table, list(columns), types, column_oriented=True, block_size=count)
+        context = InsertContext(
+            table, list(columns), types, column_oriented=True, block_size=count
+        )
         context.data = list(columns.values())
         block = b"".join(NativeTransform.build_insert(context))
         if context.insert_exception is not None:
-            kind = type(context.insert_exception).__name__  # its text would carry the value
+            kind = type(
+                context.insert_exception
+            ).__name__  # its text would carry the value
             raise StoreError(f"{kind} in column {context.column_name}") from None
-        vars(context).clear()  # it holds itself by a method, and so all rows until the collector comes: 300 MB
+        vars(
+            context
+        ).clear()  # it holds itself by a method, and so all rows until the collector comes: 300 MB
         return block
 
 
@@ -224,12 +277,16 @@ def _decode(body: bytes) -> list[tuple[Any, ...]]:
         return []
     source: Any = RespBuffCls(BytesSource(body))  # type: ignore[no-untyped-call]  # as its author left it
     try:
-        result: Any = NativeTransform.parse_response(source, QueryContext(query_formats={"DateTime64*": "int"}))
+        result: Any = NativeTransform.parse_response(
+            source, QueryContext(query_formats={"DateTime64*": "int"})
+        )
         return list(result.result_rows)  # reads all blocks but the first
     except StreamFailureError:
         raise exception_in(body) or StreamFailureError() from None
     except Exception as error:  # noqa: BLE001  # of bytes that are no block the decoder may make anything
-        raise exception_in(body) or StoreError(f"{type(error).__name__} in the answer") from None
+        raise exception_in(body) or StoreError(
+            f"{type(error).__name__} in the answer"
+        ) from None
 
 
 @asynccontextmanager

@@ -16,14 +16,15 @@ from shared.store.clickhouse.migrate import check_migrated
 from shared.store.clickhouse.queries import load
 
 START_SECONDS_MAX = 30.0
-"""An engine that was killed answers again within 3 s; after this the supervisor's back-off takes over."""
+"""An engine that was killed answers again within 3 s; after this the supervisor's back-off takes
+over."""
 
 WAIT_SECONDS_MAX = 0.5
 
 
 async def connect_store(settings: Settings, user: str) -> Store:
-    """A connected store with all its tables, as one of the engine's users. StoreUnavailable when it does not answer in
-    time, SettingsError when it was not migrated."""
+    """A connected store with all its tables, as one of the engine's users. StoreUnavailable when it
+    does not answer in time, SettingsError when it was not migrated."""
     set_on_retry_hooks(())  # told here, once
     trouble = Trouble("store")
     async for attempt in stamina.retry_context(
@@ -50,7 +51,8 @@ async def connect_store(settings: Settings, user: str) -> Store:
 
 
 def judge_of(settings: Settings, store: Store) -> Judge | None:
-    """Who knows better how late it is: a ClickHouse server. The embedded engine has this machine's clock."""
+    """Who knows better how late it is: a ClickHouse server. The embedded engine has this machine's
+    clock."""
     if settings.embedded:
         return None
 

@@ -1,8 +1,9 @@
 """Migrations: numbered .sql files, each applied once, in order. Never edits what it has applied.
 
-Two processes may start at once and both apply a file: each statement must therefore be harmless when it runs twice
-(IF NOT EXISTS, IF EXISTS, OR REPLACE, and so on), which a test demands. ClickHouse has no transaction around DDL, so
-a file that stopped half-way is simply run again from its start.
+Two processes may start at once and both apply a file: each statement must therefore be harmless
+when it runs twice (IF NOT EXISTS, IF EXISTS, OR REPLACE, and so on), which a test demands.
+ClickHouse has no transaction around DDL, so a file that stopped half-way is simply run again from
+its start.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Migration:
                 statements.append("\n".join(filter(None, lines)))
                 lines = []
         if any(lines):
-            raise Corrupt(f"migration {self.name}: the last statement does not end with `;`")
+            raise Corrupt(
+                f"migration {self.name}: the last statement does not end with `;`"
+            )
         return statements
 
 
@@ -71,14 +74,19 @@ def migrations(folder: Path = MIGRATIONS) -> list[Migration]:
         match = _FILE.fullmatch(path.name)
         if match is None:
             raise Corrupt(f"{path.name} is not named like 0001_tables.sql")
-        found.append(Migration(number=int(match[1]), name=path.stem, sql=path.read_text("utf-8")))
+        found.append(
+            Migration(number=int(match[1]), name=path.stem, sql=path.read_text("utf-8"))
+        )
     if [migration.number for migration in found] != list(range(1, len(found) + 1)):
-        raise Corrupt(f"the migrations in {folder} are not numbered 1 to {len(found)} without a gap")
+        raise Corrupt(
+            f"the migrations in {folder} are not numbered 1 to {len(found)} without a gap"
+        )
     return found
 
 
 async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
-    """Make the database if it is missing, apply what is missing, make the views; the names of what was applied."""
+    """Make the database if it is missing, apply what is missing, make the views; the names of what
+    was applied."""
     await store.create_database()
     await store.command(load(QUERIES)["create_migrations"])
     missing = (await status(store, folder)).missing
@@ -87,34 +95,53 @@ async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
             await store.command(statement)
         await store.insert(
             "migrations",
-            {"number": [migration.number], "name": [migration.name], "checksum": [migration.checksum]},
+            {
+                "number": [migration.number],
+                "name": [migration.name],
+                "checksum": [migration.checksum],
+            },
         )
     if folder == MIGRATIONS:
         for view in load_with_lives(VIEWS).values():
-            await store.command(view.filled(impersonal=purged.without(_PERSONAL, "whole")))
+            await store.command(
+                view.filled(impersonal=purged.without(_PERSONAL, "whole"))
+            )
     await store.learn_columns()
     return [migration.name for migration in missing]
 
 
 async def check_migrated(store: Store) -> None:
-    """SettingsError when migrations are missing: nothing would be found there, or in other columns."""
+    """SettingsError when migrations are missing: nothing would be found there, or in other
+    columns."""
     missing = (await status(store)).missing
     if missing:
         names = ", ".join(migration.name for migration in missing)
-        raise SettingsError(f"the store lacks {len(missing)} migrations ({names}); run personlog migrate")
+        raise SettingsError(
+            f"the store lacks {len(missing)} migrations ({names}); run personlog migrate"
+        )
 
 
 async def status(store: Store, folder: Path = MIGRATIONS) -> Status:
-    """What is applied and what is missing; Corrupt if an applied file was changed since, or is gone."""
+    """What is applied and what is missing; Corrupt if an applied file was changed since, or is
+    gone."""
     known = migrations(folder)
     await store.learn_columns()
     if not store.has_table("migrations"):
         return Status(applied=(), missing=tuple(known))
     applied = await store.rows(load(QUERIES)["applied_migrations"])
-    if [number for number, _, _ in applied] != list(range(1, len(applied) + 1)) or len(applied) > len(known):
+    if [number for number, _, _ in applied] != list(range(1, len(applied) + 1)) or len(
+        applied
+    ) > len(known):
         names = ", ".join(name for _, name, _ in applied)
-        raise Corrupt(f"the store has migrations that this version does not know, or a gap: {names}")
+        raise Corrupt(
+            f"the store has migrations that this version does not know, or a gap: {names}"
+        )
     for migration, (_, name, checksum) in zip(known, applied, strict=False):
         if migration.checksum != checksum:
-            raise Corrupt(f"migration {name} was changed after it was applied; write a new one instead")
-    return Status(applied=tuple(name for _, name, _ in applied), missing=tuple(known[len(applied) :]))
+            raise Corrupt(
+                f"migration {name} was changed after it was applied; write a new one instead"
+            )
+    return Status(
+        applied=tuple(name for _, name, _ in applied),
+        missing=tuple(known[len(applied) :]),
+    )

@@ -22,7 +22,8 @@ class Query:
     sql: str
     comment: str = ""
     workload: str = ""
-    """One of workloads.sql, for what reads many rows; none for reads by key, which nothing holds back."""
+    """One of workloads.sql, for what reads many rows; none for reads by key, which nothing holds
+    back."""
 
     def filled(self, **texts: str) -> Query:
         """The same with these texts of SQL in the places `{{name}}`; never a value from outside."""
@@ -37,7 +38,8 @@ class Query:
 
 
 def load(path: str | Path) -> Mapping[str, Query]:
-    """The queries of a .sql file: `-- name: xyz`, comments, the statement; Corrupt if one is unnamed or doubled.
+    """The queries of a .sql file: `-- name: xyz`, comments, the statement; Corrupt if one is
+    unnamed or doubled.
 
     A comment may be `-- workload: scans`.
     """
@@ -54,7 +56,9 @@ def load(path: str | Path) -> Mapping[str, Query]:
         if name in queries:
             raise Corrupt(f"{path.name}: query {name} is defined twice")
         if text:
-            queries[name] = Query(name=name, sql=text, comment=" ".join(comment), workload=workload)
+            queries[name] = Query(
+                name=name, sql=text, comment=" ".join(comment), workload=workload
+            )
 
     for line in path.read_text("utf-8").splitlines():
         match = _NAME.fullmatch(line)
@@ -67,7 +71,9 @@ def load(path: str | Path) -> Mapping[str, Query]:
             comment.append(line[2:].strip())
         elif line.strip():
             if not name:
-                raise Corrupt(f"{path.name}: a statement stands before the first `-- name:`")
+                raise Corrupt(
+                    f"{path.name}: a statement stands before the first `-- name:`"
+                )
             sql.append(line)
     finish()
     return MappingProxyType(queries)

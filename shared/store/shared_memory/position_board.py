@@ -1,7 +1,9 @@
-"""Positions that writers of this machine publish before their INSERT and confirm after it, in shared memory.
+"""Positions that writers of this machine publish before their INSERT and confirm after it, in
+shared memory.
 
-A reader that finds a higher version in the store than the published one knows that a writer marks no rows, and caches
-none of that partition. A confirmed position is visible in the store, so a reader waiting for it need not ask the store.
+A reader that finds a higher version in the store than the published one knows that a writer marks
+no rows, and caches none of that partition. A confirmed position is visible in the store, so a
+reader waiting for it need not ask the store.
 """
 
 from __future__ import annotations
@@ -12,10 +14,14 @@ from shared.domain.ids import COMMANDS, IDENTITY
 
 
 class PositionBoard:
-    """Of every partition: the published version, the confirmed one, and its highest stamp; 0 for never."""
+    """Of every partition: the published version, the confirmed one, and its highest stamp; 0 for
+    never."""
 
-    def __init__(self, values: memoryview, first: int, partitions: Mapping[str, int]) -> None:
-        """`first` is where the board begins in `values`; `partitions` counts commands and identity, in their order."""
+    def __init__(
+        self, values: memoryview, first: int, partitions: Mapping[str, int]
+    ) -> None:
+        """`first` is where the board begins in `values`; `partitions` counts commands and identity,
+        in their order."""
         count = sum(partitions.values())
         self._values = values
         self._partitions = partitions
@@ -40,11 +46,17 @@ class PositionBoard:
             self._values[at + self._confirmed] = version
 
     def read(self) -> Iterator[tuple[str, int, int, int]]:
-        """(topic, partition, version, highest stamp) of every partition, as last confirmed; 0 for never."""
+        """(topic, partition, version, highest stamp) of every partition, as last confirmed; 0 for
+        never."""
         for topic, count in self._partitions.items():
             for partition in range(count):
                 at = self._firsts[topic] + partition
-                yield topic, partition, self._values[at + self._confirmed], self._values[at + self._stamps]
+                yield (
+                    topic,
+                    partition,
+                    self._values[at + self._confirmed],
+                    self._values[at + self._stamps],
+                )
 
 
 def board_size(partitions: int) -> int:

@@ -1,8 +1,10 @@
-"""The memory that the processes of a machine share: row versions and the position board, in one mapped file.
+"""The memory that the processes of a machine share: row versions and the position board, in one
+mapped file.
 
-An engine that starts renews the whole, in place: its tables may be an older copy. Each generation of the log has a file
-of its own, because a slot's place depends on the partition counts. When a generation has ended, its file is renewed for
-ever: a reader that still looks there caches nothing.
+An engine that starts renews the whole, in place: its tables may be an older copy. Each
+generation of the log has a file of its own, because a slot's place depends on the partition
+counts. When a generation has ended, its file is renewed for ever: a reader that still looks
+there caches nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ BLOCK_BYTES = 512
 """What a file's `st_blocks` counts."""
 
 _PARTS, _BOARD = 1, 2
-"""Where there is, after the version of whole tables: the number of partitions, and the board. The slots follow."""
+"""Where there is, after the version of whole tables: the number of partitions, and the board. The
+slots follow."""
 
 
 class SharedMemory:
@@ -38,7 +41,9 @@ class SharedMemory:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _allocate(file, size, path)
-            values = memoryview(mmap.mmap(file, size)).cast("Q")  # each value is read and written in one piece
+            values = memoryview(mmap.mmap(file, size)).cast(
+                "Q"
+            )  # each value is read and written in one piece
         finally:
             os.close(file)
         values[_PARTS] = parts
@@ -47,10 +52,17 @@ class SharedMemory:
 
 
 def memory_of(
-    settings: Settings, partitions: Mapping[str, int], generation: int = GENERATION_FIRST
+    settings: Settings,
+    partitions: Mapping[str, int],
+    generation: int = GENERATION_FIRST,
 ) -> SharedMemory | None:
-    """The memory of a generation of the log. None when the engine is not ours: its writers may run on any machine."""
-    return SharedMemory(path_of(settings, generation), partitions) if settings.embedded else None
+    """The memory of a generation of the log. None when the engine is not ours: its writers may run
+    on any machine."""
+    return (
+        SharedMemory(path_of(settings, generation), partitions)
+        if settings.embedded
+        else None
+    )
 
 
 def path_of(settings: Settings, generation: int = GENERATION_FIRST) -> Path:
@@ -60,12 +72,19 @@ def path_of(settings: Settings, generation: int = GENERATION_FIRST) -> Path:
 
 def newest(settings: Settings) -> Path:
     """The file of the last generation that has one."""
-    there = (number for number in range(GENERATIONS_MAX, 0, -1) if path_of(settings, number).exists())
+    there = (
+        number
+        for number in range(GENERATIONS_MAX, 0, -1)
+        if path_of(settings, number).exists()
+    )
     return path_of(settings, next(there, GENERATION_FIRST))
 
 
-def supersede(settings: Settings, partitions: Mapping[str, int], generation: int) -> None:
-    """Begin the file of a generation: from now on nothing is cached by the files of earlier ones."""
+def supersede(
+    settings: Settings, partitions: Mapping[str, int], generation: int
+) -> None:
+    """Begin the file of a generation: from now on nothing is cached by the files of earlier
+    ones."""
     if memory_of(settings, partitions, generation) is None:
         return
     for number in range(GENERATION_FIRST, generation):
@@ -73,13 +92,17 @@ def supersede(settings: Settings, partitions: Mapping[str, int], generation: int
 
 
 def renew(path: Path, version: int, *, ended: bool = False) -> None:
-    """Invalidate every cached row and confirmed position, and for good when the generation has `ended`; `version` was
-    never used before, and is even."""
+    """Invalidate every cached row and confirmed position, and for good when the generation has
+    `ended`; `version` was never used before, and is even."""
     if not path.exists():
         return
     with path.open("r+b") as file:
         _allocate(file.fileno(), os.fstat(file.fileno()).st_size, path)
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory, memoryview(memory).cast("Q") as values:
+    with (
+        path.open("r+b") as file,
+        mmap.mmap(file.fileno(), 0) as memory,
+        memoryview(memory).cast("Q") as values,
+    ):
         values[WHOLE] = version | 1
         for at in range(_BOARD, _BOARD + board_size(values[_PARTS])):
             values[at] = 0
@@ -87,7 +110,8 @@ def renew(path: Path, version: int, *, ended: bool = False) -> None:
 
 
 def _allocate(file: int, size: int, path: Path) -> None:
-    """Have the disk's space for the whole of it: what is only promised ends the process when it is written to."""
+    """Have the disk's space for the whole of it: what is only promised ends the process when it is
+    written to."""
     if os.fstat(file).st_blocks * BLOCK_BYTES >= size:
         return
     try:

@@ -1,4 +1,5 @@
-"""The page /docs: the OpenAPI document for people, as plain HTML. No script, no font, no other host."""
+"""The page /docs: the OpenAPI document for people, as plain HTML. No script, no font, no other
+host."""
 
 from __future__ import annotations
 
@@ -34,20 +35,38 @@ def _section(path: str, method: str, operation: dict[str, Any]) -> str:
         f'<h2 id="{escape(operation["operationId"])}"><code>{method.upper()} {escape(path)}</code></h2>',
         f"<p>{escape(operation['summary'])} {escape(operation.get('description', ''))}</p>",
         _table(
-            (one["name"], one["in"], one["description"], _limits(one["schema"]), one.get("example", ""))
+            (
+                one["name"],
+                one["in"],
+                one["description"],
+                _limits(one["schema"]),
+                one.get("example", ""),
+            )
             for one in operation.get("parameters", ())
         ),
     ]
     if "requestBody" in operation:
-        parts.append(f"<p>Body:</p><pre>{escape(json_body(operation['requestBody']['content'][JSON]).decode())}</pre>")
-    parts.append(_table((status, one["description"]) for status, one in operation["responses"].items()))
+        parts.append(
+            f"<p>Body:</p><pre>{escape(json_body(operation['requestBody']['content'][JSON]).decode())}</pre>"
+        )
+    parts.append(
+        _table(
+            (status, one["description"])
+            for status, one in operation["responses"].items()
+        )
+    )
     return "".join(parts)
 
 
 def _limits(schema: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in schema.get("anyOf", [schema])[0].items())
+    return ", ".join(
+        f"{name} {value}" for name, value in schema.get("anyOf", [schema])[0].items()
+    )
 
 
 def _table(rows: Iterable[Sequence[Any]]) -> str:
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
     return f"<table>{body}</table>" if body else ""

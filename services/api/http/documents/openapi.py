@@ -1,6 +1,8 @@
-"""/openapi.json and /docs: the API described by the very declarations that it is served and judged by.
+"""/openapi.json and /docs: the API described by the very declarations that it is served and judged
+by.
 
-Built from the route tables, their parameters and the structs of bodies. Needs no key, asks no other host.
+Built from the route tables, their parameters and the structs of bodies. Needs no key, asks no other
+host.
 """
 
 from __future__ import annotations
@@ -32,7 +34,11 @@ ALWAYS = {
     429: "The key is above its rate limit, or the project has too many costly calls. Wait for `Retry-After`.",
     503: "The projection lags, log or store are away, or this process is full. Wait for `Retry-After`.",
 }
-WITH_BODY = {408: "The body did not arrive in time.", 413: "The body is too large.", 415: "Forms are not taken."}
+WITH_BODY = {
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    415: "Forms are not taken.",
+}
 QUOTA = "More than the project's quota: wait for `Retry-After`."
 WRITING = {422: "The `Idempotency-Key` came before with another request."}
 SOMETIMES = {
@@ -43,13 +49,21 @@ SOMETIMES = {
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "project_id": {
         "description": "The project: an integer, or `@current` for the key's own.",
-        "schema": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 2**32 - 1}, {"const": "@current"}]},
+        "schema": {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 2**32 - 1},
+                {"const": "@current"},
+            ]
+        },
         "example": "@current",
     },
     "id": {
         "description": "The person: an integer id or a uuid. Ids of absorbed persons keep resolving.",
         "schema": {
-            "anyOf": [{"type": "string", "format": "uuid"}, {"type": "integer", "minimum": 0, "maximum": 2**53}]
+            "anyOf": [
+                {"type": "string", "format": "uuid"},
+                {"type": "integer", "minimum": 0, "maximum": 2**53},
+            ]
         },
         "example": EXAMPLE_PERSON,
     },
@@ -63,7 +77,10 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9-]{1,70}$"},
         "example": "01a207ca-9815-7000-8000-000000000000",
     },
-    "request": {"description": "The deletion request.", "schema": {"type": "string", "format": "uuid"}},
+    "request": {
+        "description": "The deletion request.",
+        "schema": {"type": "string", "format": "uuid"},
+    },
     "token": {
         "description": "The project's token. An unknown one gets the same answer; capture refuses it.",
         "schema": {"type": "string", "minLength": 1},
@@ -74,20 +91,28 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "minLength": 1},
         "example": "array.js",
     },
-}  # fmt: skip
+}
+
 
 def routes_of(described: dict[str, Any]) -> tuple[Route, ...]:
     """The rows of /openapi.json and /docs for this document."""
     raw, page = json_body(described), page_of(described).encode()
-    policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}
+    policy = {
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"
+    }
 
     def openapi(call: Any) -> Response:
         return Response(headers={"Content-Type": JSON}, body=raw)
 
     def docs(call: Any) -> Response:
-        return Response(headers={"Content-Type": "text/html; charset=utf-8"} | policy, body=page)
+        return Response(
+            headers={"Content-Type": "text/html; charset=utf-8"} | policy, body=page
+        )
 
-    return (*plain("/openapi.json", DOCUMENTS["/openapi.json"], openapi), *plain("/docs", DOCUMENTS["/docs"], docs))
+    return (
+        *plain("/openapi.json", DOCUMENTS["/openapi.json"], openapi),
+        *plain("/docs", DOCUMENTS["/docs"], docs),
+    )
 
 
 DOCUMENTS = {"/openapi.json": "This document.", "/docs": "The same for people."}
@@ -97,23 +122,36 @@ def plain(path: str, summary: str, endpoint: Callable[[Any], Any]) -> tuple[Rout
     """The rows of something for operators or readers that needs no key."""
     return (
         Route(
-            "GET", path, "", endpoint, access="open", gated=False,
+            "GET",
+            path,
+            "",
+            endpoint,
+            access="open",
+            gated=False,
             operation=plain_operation(path, summary),
         ),
         Route("HEAD", path, "", endpoint, access="open", gated=False),
-    )  # fmt: skip
+    )
 
 
 def plain_operation(path: str, summary: str) -> dict[str, Any]:
     return {
-        "operationId": f"get {path}", "summary": summary, "security": [], "tags": ["operations"],
+        "operationId": f"get {path}",
+        "summary": summary,
+        "security": [],
+        "tags": ["operations"],
         "responses": {"default": {"description": summary}},
-    }  # fmt: skip
+    }
 
 
 def document(routes: Sequence[Route], others: Sequence[Route] = ()) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these REST routes, under the documented prefix, and of others."""
-    named = {kind for route in routes for kind in (route.body, route.preview, *_answers(route)) if kind is not None}
+    named = {
+        kind
+        for route in routes
+        for kind in (route.body, route.preview, *_answers(route))
+        if kind is not None
+    }
     kinds = sorted(named, key=lambda kind: kind.__name__)
     schemas, components = msgspec.json.schema_components(
         [*kinds, Error, PlainError], ref_template="#/components/schemas/{name}"
@@ -122,7 +160,9 @@ def document(routes: Sequence[Route], others: Sequence[Route] = ()) -> dict[str,
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         operations = paths.setdefault(_path(route), {})
-        for method in ("patch", "put") if route.method == "PATCH" else (route.method.lower(),):
+        for method in (
+            ("patch", "put") if route.method == "PATCH" else (route.method.lower(),)
+        ):
             operations[method] = _operation(route, method, shown)
     for route in others:
         if route.operation is not None:
@@ -143,12 +183,20 @@ def document(routes: Sequence[Route], others: Sequence[Route] = ()) -> dict[str,
         "components": {
             "schemas": components,
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "A personal key, phx_… Scopes: person:read, "
-                        "person:write (which includes it), activity_log:read, *."},
-                "token": {"type": "http", "scheme": "bearer", "description": "A project's token, phc_…"},
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A personal key, phx_… Scopes: person:read, "
+                    "person:write (which includes it), activity_log:read, *.",
+                },
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A project's token, phc_…",
+                },
             },
         },
-    }  # fmt: skip
+    }
 
 
 def _answers(route: Route) -> tuple[type, ...]:
@@ -166,11 +214,18 @@ def _operation(route: Route, method: str, shown: dict[type, Any]) -> dict[str, A
         "summary": said.partition(": ")[2] or said,
         "description": f"Scope: `{route.scope}`.",
         "tags": ["persons"],
-        "parameters": [*path_parameters(_path(route)), *map(_query, route.query), *_headers(route)],
+        "parameters": [
+            *path_parameters(_path(route)),
+            *map(_query, route.query),
+            *_headers(route),
+        ],
         "responses": _responses(route, shown),
     }
     if route.body is not None:
-        operation["requestBody"] = {"required": _required(route.body), "content": {JSON: {"schema": shown[route.body]}}}
+        operation["requestBody"] = {
+            "required": _required(route.body),
+            "content": {JSON: {"schema": shown[route.body]}},
+        }
     return operation
 
 
@@ -189,19 +244,35 @@ def path_parameters(path: str) -> list[dict[str, Any]]:
 
 def _query(parameter: Parameter[Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        "name": parameter.name, "in": "query", "description": parameter.says, "schema": parameter.schema(),
-    }  # fmt: skip
+        "name": parameter.name,
+        "in": "query",
+        "description": parameter.says,
+        "schema": parameter.schema(),
+    }
     shown |= {"required": True} if parameter.required else {}
-    return shown if parameter.example is None else {**shown, "example": parameter.example}
+    return (
+        shown if parameter.example is None else {**shown, "example": parameter.example}
+    )
 
 
 def _headers(route: Route) -> list[dict[str, Any]]:
     headers: dict[str, tuple[str, dict[str, Any]]] = {
-        "Min-Position": ("Wait until this is visible.", {"type": "string", "format": "position"})
+        "Min-Position": (
+            "Wait until this is visible.",
+            {"type": "string", "format": "position"},
+        )
     }
     if route.scope.endswith(":write"):
-        kept = {"type": "string", "minLength": 1, "maxLength": KEY_CHARS_MAX, "pattern": KEY_PATTERN}
-        headers["Idempotency-Key"] = ("A repeat has no second effect and answers with the first outcome.", kept)
+        kept = {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": KEY_CHARS_MAX,
+            "pattern": KEY_PATTERN,
+        }
+        headers["Idempotency-Key"] = (
+            "A repeat has no second effect and answers with the first outcome.",
+            kept,
+        )
         prefers = "`respond-async`: 202 as soon as the write is durable; `wait=3`: 202 when it is not visible in 3 s."
         headers["Prefer"] = (prefers, {"type": "string"})
     if 412 in route.errors:
@@ -216,22 +287,42 @@ def _headers(route: Route) -> list[dict[str, Any]]:
 
 
 def _responses(route: Route, shown: dict[type, Any]) -> dict[str, Any]:
-    position = {"Position": {"description": "What this reflects or wrote.", "schema": {"type": "string"}}}
-    told = position | {name: {"description": says, "schema": {"type": "string"}} for name, says in route.headers}
+    position = {
+        "Position": {
+            "description": "What this reflects or wrote.",
+            "schema": {"type": "string"},
+        }
+    }
+    told = position | {
+        name: {"description": says, "schema": {"type": "string"}}
+        for name, says in route.headers
+    }
     done: dict[str, Any] = {"description": "Done.", "headers": told}
     if answers := [shown[kind] for kind in _answers(route)]:
         schema = answers[0] if len(answers) == 1 else {"anyOf": answers}
-        done["content"] = {JSON: {"schema": schema}, "text/csv": {"schema": {"type": "string"}}}
+        done["content"] = {
+            JSON: {"schema": schema},
+            "text/csv": {"schema": {"type": "string"}},
+        }
     if route.produces:
-        done["content"] = {route.produces: {"schema": {"type": "string", "format": "binary"}}}
+        done["content"] = {
+            route.produces: {"schema": {"type": "string", "format": "binary"}}
+        }
     if (target := LINKS.get((route.method, route.path))) is not None:
         done["links"] = target
     responses: dict[str, Any] = {str(route.status): done}
     if route.preview is not None:
         content = {JSON: {"schema": shown[route.preview]}}
-        responses["200"] = {"description": "dry_run: nothing was done.", "headers": position, "content": content}
+        responses["200"] = {
+            "description": "dry_run: nothing was done.",
+            "headers": position,
+            "content": content,
+        }
     if route.scope.endswith(":write") and route.status != 202:
-        responses["202"] = {"description": "Durable, and not visible yet.", "headers": told}
+        responses["202"] = {
+            "description": "Durable, and not visible yet.",
+            "headers": told,
+        }
     errors = ALWAYS | (WITH_BODY if route.body is not None else {})
     errors |= WRITING if route.scope.endswith(":write") else {}
     errors |= {status: SOMETIMES[status] for status in route.errors}
@@ -239,16 +330,28 @@ def _responses(route: Route, shown: dict[type, Any]) -> dict[str, Any]:
         error: dict[str, Any] = {"$ref": "#/components/schemas/Error"}
         if route.plain_errors and status in (400, 404):
             error = {"anyOf": [error, {"$ref": "#/components/schemas/PlainError"}]}
-        responses[str(status)] = {"description": says, "content": {JSON: {"schema": error}}}
+        responses[str(status)] = {
+            "description": says,
+            "content": {JSON: {"schema": error}},
+        }
     return responses
 
 
 def _person_links(expression: str) -> dict[str, Any]:
     """From an answer that names a person to everything that can be asked of it."""
-    targets = ("get /{id}", "patch /{id}", "post /{id}/split", "get /{id}/activity", "get /{id}/properties_timeline",
-               "delete /{id}")  # fmt: skip
+    targets = (
+        "get /{id}",
+        "patch /{id}",
+        "post /{id}/split",
+        "get /{id}/activity",
+        "get /{id}/properties_timeline",
+        "delete /{id}",
+    )
     return {
-        target: {"operationId": target, "parameters": {"path.id": expression, "path.project_id": "@current"}}
+        target: {
+            "operationId": target,
+            "parameters": {"path.id": expression, "path.project_id": "@current"},
+        }
         for target in targets
     }
 
@@ -256,9 +359,15 @@ def _person_links(expression: str) -> dict[str, Any]:
 _REQUEST_LINKS = {
     target: {
         "operationId": target,
-        "parameters": {"path.request": "$response.body#/id", "path.project_id": "@current"},
+        "parameters": {
+            "path.request": "$response.body#/id",
+            "path.project_id": "@current",
+        },
     }
-    for target in ("get /deletion_requests/{request}", "delete /deletion_requests/{request}")
+    for target in (
+        "get /deletion_requests/{request}",
+        "delete /deletion_requests/{request}",
+    )
 }
 LINKS: dict[tuple[str, str], dict[str, Any]] = {
     ("GET", ""): _person_links("$response.body#/results/0/uuid"),

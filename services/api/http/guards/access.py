@@ -18,8 +18,9 @@ POLL_SECONDS = 2.0
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
-    """A tenant. `zone` is the time zone of its dates; `recordings`: whether its SDKs are told to record sessions;
-    `delete_everything`: whether a DELETE covers captured events and recordings whatever it asks for."""
+    """A tenant. `zone` is the time zone of its dates; `recordings`: whether its SDKs are told to
+    record sessions; `delete_everything`: whether a DELETE covers captured events and recordings
+    whatever it asks for."""
 
     id: int
     name: str
@@ -38,7 +39,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     projects: frozenset[int]
     expires_at: int
     actor: str
-    """Who writes, as the timeline keeps it: the key's id, which is no secret and no personal datum."""
+    """Who writes, as the timeline keeps it: the key's id, which is no secret and no personal
+    datum."""
 
 
 class Access:
@@ -103,7 +105,9 @@ class Access:
 
     def key(self, plain: str) -> Key | None:
         """The living key with this text."""
-        key = self._keys.get(hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest())
+        key = self._keys.get(
+            hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()
+        )
         if key is None or (key.expires_at and key.expires_at <= self._clock.now_us()):
             return None
         return key
@@ -117,7 +121,9 @@ class Access:
             await asyncio.sleep(POLL_SECONDS)
             try:
                 await self.refresh()
-            except PersonlogError:  # keys stay as they were, and reads say by themselves what is wrong
+            except (
+                PersonlogError
+            ):  # keys stay as they were, and reads say by themselves what is wrong
                 continue  # whatever it was: a poll that ended would never hear of a revocation
 
 

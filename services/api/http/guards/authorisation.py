@@ -1,4 +1,5 @@
-"""Who may do what. The one place that says so: keys and their scopes, projects, and tokens of capture."""
+"""Who may do what. The one place that says so: keys and their scopes, projects, and tokens of
+capture."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ BODY_KEY = "personal_api_key"
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """The project that a request is for, and the personal key that it came with; no key where a token is enough."""
+    """The project that a request is for, and the personal key that it came with; no key where a
+    token is enough."""
 
     project: Project
     key: Key | None = None
@@ -40,7 +42,8 @@ def key_of(access: Access, text: str) -> Key:
 
 
 def key_sent(request: Request) -> str:
-    """The key's text in the body or in the query; empty without one. What else is wrong with the body is said later."""
+    """The key's text in the body or in the query; empty without one. What else is wrong with the
+    body is said later."""
     try:
         body = json_of(request)
     except errors.ApiError:
@@ -66,7 +69,10 @@ def may(key: Key, scope: str) -> bool:
     return (
         scope in key.scopes
         or "*" in key.scopes
-        or (scope.endswith(":read") and scope.removesuffix("read") + "write" in key.scopes)
+        or (
+            scope.endswith(":read")
+            and scope.removesuffix("read") + "write" in key.scopes
+        )
     )
 
 
@@ -95,12 +101,15 @@ def project_of_tokens(access: Access, tokens: Iterable[Any]) -> Project:
 
 
 def _project_named(access: Access, request: Request, key: Key) -> Project | None:
-    """The project that the path names, or the query's token, or the lowest one that the key covers."""
+    """The project that the path names, or the query's token, or the lowest one that the key
+    covers."""
     named = request.parameters.get("project")
     token = request.query.get("token")
     if named is None and token:
         return access.by_token(token)
     if named is None or named == "@current":
-        return next((project for project in access.projects() if covers(key, project.id)), None)
+        return next(
+            (project for project in access.projects() if covers(key, project.id)), None
+        )
     is_number = named.isascii() and named.isdigit() and len(named) < 11
     return access.project(int(named)) if is_number else None

@@ -1,9 +1,11 @@
-"""Admission of costly calls: whatever reads more than a few rows by key passes one gate in each API process.
+"""Admission of costly calls: whatever reads more than a few rows by key passes one gate in each API
+process.
 
-A place is held while a call's rows are made and never while they are sent, so a slow reader holds none. Half of the
-places are the most that one project has, and projects take turns, so that one's lists wait for each other and not
-everybody's. Who waits too long, or behind too many, is told when to ask again: 429 where it is the project's own calls
-that fill its places, 503 where it is everybody's. Reads by key, writes and capture never come here.
+A place is held while a call's rows are made and never while they are sent, so a slow reader holds
+none. Half of the places are the most that one project has, and projects take turns, so that one's
+lists wait for each other and not everybody's. Who waits too long, or behind too many, is told when
+to ask again: 429 where it is the project's own calls that fill its places, 503 where it is
+everybody's. Reads by key, writes and capture never come here.
 """
 
 from __future__ import annotations
@@ -21,16 +23,19 @@ from shared.domain.errors import Transient
 from shared.runtime import telemetry
 
 PLACES = 4
-"""Without a setting. The engine gives all scans together two threads; more at once only share these."""
+"""Without a setting. The engine gives all scans together two threads; more at once only share
+these."""
 
 WAIT_SECONDS_MAX = 5.0
 """A call waits so long for its place; a read may take 10 s more."""
 
 STEP_SECONDS_MAX = 60.0
-"""An answer that has begun waits so long for its next rows: to break off costs more than to wait."""
+"""An answer that has begun waits so long for its next rows: to break off costs more than to
+wait."""
 
 PROJECT_WAITING_MAX, WAITING_MAX = 32, 256
-"""Calls of one project, and of all, that wait for a place: what is behind them would wait for too long."""
+"""Calls of one project, and of all, that wait for a place: what is behind them would wait for too
+long."""
 
 LOOK_SECONDS = 0.25
 """Between two looks at whether the client is still there."""
@@ -70,7 +75,9 @@ class Gate:
     def __init__(self, places: int = PLACES) -> None:
         self._places, self._share = places, max(1, places // 2)
         self._running: Counter[int] = Counter()
-        self._waiting: OrderedDict[int, deque[asyncio.Future[None]]] = OrderedDict()  # whose turn is next comes first
+        self._waiting: OrderedDict[int, deque[asyncio.Future[None]]] = (
+            OrderedDict()
+        )  # whose turn is next comes first
 
     @property
     def running(self) -> int:
@@ -82,11 +89,14 @@ class Gate:
 
     @asynccontextmanager
     async def place(self, project: int, *, begun: bool = False) -> AsyncIterator[None]:
-        """Hold a place; wait for it in turn. Throttled (429) or Transient (503) when that takes too long.
+        """Hold a place; wait for it in turn. Throttled (429) or Transient (503) when that takes too
+        long.
 
         `begun`: rows of this call were made before, so it waits longer, and behind any number.
         """
-        await self._enter(project, STEP_SECONDS_MAX if begun else WAIT_SECONDS_MAX, behind_any=begun)
+        await self._enter(
+            project, STEP_SECONDS_MAX if begun else WAIT_SECONDS_MAX, behind_any=begun
+        )
         held = _HELD.set((self, project))
         try:
             yield
@@ -109,7 +119,9 @@ class Gate:
         if not mine and self._may(project):
             self._running[project] += 1
             return
-        if not behind_any and (len(mine) >= PROJECT_WAITING_MAX or self.waiting >= WAITING_MAX):
+        if not behind_any and (
+            len(mine) >= PROJECT_WAITING_MAX or self.waiting >= WAITING_MAX
+        ):
             raise self._full(project)
         future = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(project, deque()).append(future)
@@ -117,7 +129,9 @@ class Gate:
             async with asyncio.timeout(seconds):
                 await future
         except BaseException as error:
-            if future.done() and not future.cancelled():  # it was given a place in the same round of the loop
+            if (
+                future.done() and not future.cancelled()
+            ):  # it was given a place in the same round of the loop
                 self._leave(project)
             self._forget(project, future)
             if isinstance(error, TimeoutError):
@@ -132,7 +146,9 @@ class Gate:
 
     def _grant(self) -> None:
         """Give what is free to who waits, a place for each project in turn."""
-        while (project := next((one for one in self._waiting if self._may(one)), None)) is not None:
+        while (
+            project := next((one for one in self._waiting if self._may(one)), None)
+        ) is not None:
             future = self._waiting[project].popleft()
             self._waiting.move_to_end(project)
             self._forget(project, future)
@@ -155,11 +171,15 @@ class Gate:
             telemetry.REFUSED.labels("queries").inc()
             return Transient("Too many lists, searches and exports are under way.")
         telemetry.REFUSED.labels("project").inc()
-        return errors.throttled(errors.RETRY_SECONDS, errors.rate_limits(self._share, 0, errors.RETRY_SECONDS))
+        return errors.throttled(
+            errors.RETRY_SECONDS,
+            errors.rate_limits(self._share, 0, errors.RETRY_SECONDS),
+        )
 
 
 def aside() -> AbstractAsyncContextManager[None]:
-    """While a costly call waits for something else than its own rows, others have its place. Else nothing."""
+    """While a costly call waits for something else than its own rows, others have its place. Else
+    nothing."""
     held = _HELD.get()
     return nullcontext() if held is None else held[0]._aside(held[1])  # noqa: SLF001  # of this module
 
@@ -180,8 +200,11 @@ def step(gate: Gate, project: int) -> Place:
     return partial(gate.place, project, begun=True)
 
 
-async def while_connected(is_connected: Callable[[], bool], work: Coroutine[Any, Any, T]) -> T:
-    """The result of the work. It is cancelled, with the engine's query, when the client hangs up."""
+async def while_connected(
+    is_connected: Callable[[], bool], work: Coroutine[Any, Any, T]
+) -> T:
+    """The result of the work. It is cancelled, with the engine's query, when the client hangs
+    up."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=LOOK_SECONDS))[0]:

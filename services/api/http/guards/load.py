@@ -1,4 +1,5 @@
-"""What one API process takes on at once: bytes of bodies, and time of the loop. Never waits for the log.
+"""What one API process takes on at once: bytes of bodies, and time of the loop. Never waits for the
+log.
 
 Beyond a bound the client is told 503 with Retry-After, before memory grows or others wait.
 """
@@ -15,16 +16,19 @@ from shared.domain.errors import Transient
 from shared.runtime import telemetry
 
 RECEIVED_BYTES_MAX = 64 * 1_048_576
-"""Bodies, as sent, of all requests that are not answered yet: three of the largest, or 20,000 as SDKs send them."""
+"""Bodies, as sent, of all requests that are not answered yet: three of the largest, or 20,000 as
+SDKs send them."""
 
 SMALL_BYTES = 8_192
 """A plain body up to this is handled within half a millisecond."""
 
 SLICE_SECONDS = 0.05
-"""Bodies are handled for so long between two looks at the sockets; the largest takes 0.5 s by itself."""
+"""Bodies are handled for so long between two looks at the sockets; the largest takes 0.5 s by
+itself."""
 
 TURN_SECONDS_MAX = 1.5
-"""A body waits so long to be handled; the largest takes 0.5 s, an append 7 s, and 10 s is what a client waits."""
+"""A body waits so long to be handled; the largest takes 0.5 s, an append 7 s, and 10 s is what a
+client waits."""
 
 BODY_SECONDS_MAX = 10.0
 """A body must have arrived by then: half a body held a connection open for over 40 s."""
@@ -55,7 +59,8 @@ class Load:
         self._began: float | None = None
 
     def hold(self, request: Request, size: int) -> None:
-        """Count bytes of a request's body until it is answered. Transient when they do not fit beside the others."""
+        """Count bytes of a request's body until it is answered. Transient when they do not fit
+        beside the others."""
         self._judge(size)
         self.bytes += size
         request.held += size
@@ -66,12 +71,16 @@ class Load:
         request.held = 0
         request.body = b""
 
-    async def receive(self, request: Request, content: Incoming, length: int | None, bytes_max: int) -> None:
-        """Read the body into the request. Too large above `bytes_max`, 408 when it takes too long, Transient when it
-        does not fit beside the others."""
+    async def receive(
+        self, request: Request, content: Incoming, length: int | None, bytes_max: int
+    ) -> None:
+        """Read the body into the request. Too large above `bytes_max`, 408 when it takes too long,
+        Transient when it does not fit beside the others."""
         if length is not None and length > bytes_max:
             raise errors.too_large(bytes_max)
-        if content.is_eof() and content.total_bytes <= bytes_max:  # nearly all: no timer is needed
+        if (
+            content.is_eof() and content.total_bytes <= bytes_max
+        ):  # nearly all: no timer is needed
             self.hold(request, content.total_bytes)
             request.body = content.read_nowait()
             return
@@ -82,7 +91,9 @@ class Load:
         except TimeoutError:
             raise errors.timeout() from None
 
-    async def _pieces(self, request: Request, content: Incoming, bytes_max: int) -> bytes:
+    async def _pieces(
+        self, request: Request, content: Incoming, bytes_max: int
+    ) -> bytes:
         pieces: list[bytes] = []
         while piece := await content.readany():
             if request.held + len(piece) > bytes_max:
@@ -92,19 +103,25 @@ class Load:
         return b"".join(pieces)
 
     def spare(self, size: int) -> bool:
-        """Whether a body of so many bytes may be handled at once: nobody waits for that, and the sockets were looked at
-        a while ago. What takes no time is not counted: to hear of the loop's next round costs 7 µs of a GET's 42."""
+        """Whether a body of so many bytes may be handled at once: nobody waits for that, and the
+        sockets were looked at a while ago. What takes no time is not counted: to hear of the loop's
+        next round costs 7 µs of a GET's 42."""
         if size <= SMALL_BYTES:
             return not self._waiting
         if self._began is None:
             self._begin()
             return True
-        return not self._waiting and asyncio.get_running_loop().time() - self._began <= SLICE_SECONDS
+        return (
+            not self._waiting
+            and asyncio.get_running_loop().time() - self._began <= SLICE_SECONDS
+        )
 
     async def turn(self, size: int) -> None:
-        """Return when this body may be handled, in the order of coming; Transient when that takes too long.
+        """Return when this body may be handled, in the order of coming; Transient when that takes
+        too long.
 
-        What follows is one piece without an await, so only the loop's next round can look at the sockets.
+        What follows is one piece without an await, so only the loop's next round can look at the
+        sockets.
         """
         if self.spare(size):
             return
@@ -135,11 +152,15 @@ class Load:
 
     def _judge(self, coming: int) -> None:
         if self.bytes + coming > RECEIVED_BYTES_MAX:
-            raise _busy("bytes", f"The bodies being handled have more than {RECEIVED_BYTES_MAX} bytes together.")
+            raise _busy(
+                "bytes",
+                f"The bodies being handled have more than {RECEIVED_BYTES_MAX} bytes together.",
+            )
 
 
 def unfolded(body: bytes) -> int:
-    """How many bytes there may be to handle: what does not begin as JSON may be compressed, up to 200 times."""
+    """How many bytes there may be to handle: what does not begin as JSON may be compressed, up to
+    200 times."""
     return len(body) if body[:1] in (b"", b"{", b"[") else INFLATE_RATIO_MAX * len(body)
 
 

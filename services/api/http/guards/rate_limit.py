@@ -1,5 +1,5 @@
-"""How often a key may ask, and how much a project may capture. Never shared between API processes: a limit is that of
-one process. Memory is one state for each key or project that is known.
+"""How often a key may ask, and how much a project may capture. Never shared between API processes:
+a limit is that of one process. Memory is one state for each key or project that is known.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from shared.runtime import telemetry
 MICROSECOND_NS = 1_000
 
 CAPTURE_EVENTS, CAPTURE_BYTES = 50_000, 50_000_000
-"""A second, of one project: more than one process takes of single events, a tenth above what it takes in batches."""
+"""A second, of one project: more than one process takes of single events, a tenth above what it
+takes in batches."""
 
 CAPTURE_BURST_SECONDS = 10
 """What a project may send at once: a device that was offline, an import."""
@@ -37,12 +38,15 @@ class Limits:
         return self._quota is not None
 
     def take(self, key: UUID, elapsed_us: int) -> dict[str, str]:
-        """Count one request; the RateLimit headers of its answer, none while limits are off. 429 when too early."""
+        """Count one request; the RateLimit headers of its answer, none while limits are off. 429
+        when too early."""
         quota, now = self._quota, elapsed_us * MICROSECOND_NS
         if quota is None:
             return {}
         due, wait = quota.spend(self._due.get(key, 0), now, 1)
-        headers = errors.rate_limits(quota.burst, quota.left(due, now), seconds(due - now))
+        headers = errors.rate_limits(
+            quota.burst, quota.left(due, now), seconds(due - now)
+        )
         if wait:
             raise errors.throttled(seconds(wait), headers)
         self._due[key] = due
@@ -50,7 +54,8 @@ class Limits:
 
 
 class CaptureQuotas:
-    """What each project has sent with its token: events, and bytes of JSON. A rate of 0 is no limit."""
+    """What each project has sent with its token: events, and bytes of JSON. A rate of 0 is no
+    limit."""
 
     def __init__(
         self,
@@ -60,7 +65,8 @@ class CaptureQuotas:
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._events, self._bytes = (
-            Quota(rate, rate * burst_seconds) if rate > 0 else None for rate in (events, size)
+            Quota(rate, rate * burst_seconds) if rate > 0 else None
+            for rate in (events, size)
         )
         self._now = monotonic_ns
         self._due: dict[int, States] = {}
@@ -81,5 +87,7 @@ class CaptureQuotas:
 
     def _refusal(self, quota: Quota, due: int, now: int, wait: int) -> errors.ApiError:
         telemetry.REFUSED.labels("quota").inc()
-        limits = errors.rate_limits(quota.burst, quota.left(due, now), seconds(due - now))
+        limits = errors.rate_limits(
+            quota.burst, quota.left(due, now), seconds(due - now)
+        )
         return errors.throttled(seconds(wait), limits)

@@ -1,4 +1,5 @@
-"""Requests that come by aiohttp: any of them, whole or not. Carries them through the pipeline, and no rule."""
+"""Requests that come by aiohttp: any of them, whole or not. Carries them through the pipeline, and
+no rule."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from services.api.http.pipeline import Pipeline
 from services.api.http.transports.wire import head_of, is_chunked
 
 WRITE_SECONDS_MAX = 60.0
-"""A client takes so long for a piece of an answer at most: what waits for it takes space that others need."""
+"""A client takes so long for a piece of an answer at most: what waits for it takes space that
+others need."""
 
 
 class Progress(Protocol):
@@ -30,17 +32,26 @@ class Progress(Protocol):
 
 
 class Handler(web.RequestHandler):
-    """aiohttp's side of one connection. A request that cannot be parsed is refused in the standard shape."""
+    """aiohttp's side of one connection. A request that cannot be parsed is refused in the standard
+    shape."""
 
-    def __init__(self, server: web.Server, *, progress: Progress | None = None, **settings: Any) -> None:
+    def __init__(
+        self, server: web.Server, *, progress: Progress | None = None, **settings: Any
+    ) -> None:
         super().__init__(server, **settings)
         self.progress = progress
 
     def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
-            raise ConnectionError("An answer has begun: the connection is all that can end.")
+            raise ConnectionError(
+                "An answer has begun: the connection is all that can end."
+            )
         return Written(_error(status, exc).response(), request, parsed=False)
 
 
@@ -76,7 +87,9 @@ class Adapter:
             await _expect(incoming)
             bytes_max = pipeline.bytes_max(request)
             if bytes_max is not None and incoming.can_read_body:
-                await pipeline.load.receive(request, incoming.content, incoming.content_length, bytes_max)
+                await pipeline.load.receive(
+                    request, incoming.content, incoming.content_length, bytes_max
+                )
         except (HttpProcessingError, web.RequestPayloadError) as error:
             return pipeline.refuse(request, _error(400, error))
         except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
@@ -88,14 +101,23 @@ class Adapter:
 class Written(web.StreamResponse):
     """A response that is written as the front writes it."""
 
-    def __init__(self, response: Response, incoming: web.BaseRequest, *, parsed: bool = True) -> None:
+    def __init__(
+        self, response: Response, incoming: web.BaseRequest, *, parsed: bool = True
+    ) -> None:
         super().__init__(status=response.status)
         self._response = response
         self._incoming = incoming
         self._version = "1.0" if parsed and incoming.version < (1, 1) else "1.1"
         sized = isinstance(response.body, bytes) or "Content-Length" in response.headers
-        upgrades = incoming.headers.get("Upgrade", "").lower() == "websocket"  # aiohttp reads no further then
-        self._keeps = parsed and incoming.keep_alive and not upgrades and (sized or self._version == "1.1")
+        upgrades = (
+            incoming.headers.get("Upgrade", "").lower() == "websocket"
+        )  # aiohttp reads no further then
+        self._keeps = (
+            parsed
+            and incoming.keep_alive
+            and not upgrades
+            and (sized or self._version == "1.1")
+        )
         self.progress: Progress | None = None
 
     @property
@@ -127,22 +149,35 @@ class Written(web.StreamResponse):
             await writer.write(head)
             if not is_head:
                 chunked = is_chunked(response, self._version)
-                await while_connected(self._is_connected, self._write_parts(writer, body, chunked=chunked))
+                await while_connected(
+                    self._is_connected, self._write_parts(writer, body, chunked=chunked)
+                )
         except Exception as error:  # noqa: BLE001  # the status is sent; a broken connection is all that is left to say
-            structlog.get_logger().error("an answer broke off", route=self._incoming.path, error=type(error).__name__)
+            structlog.get_logger().error(
+                "an answer broke off",
+                route=self._incoming.path,
+                error=type(error).__name__,
+            )
             if self._incoming.transport is not None:
                 self._incoming.transport.abort()
         finally:
             await body.aclose()
 
     async def _write_parts(
-        self, writer: AbstractStreamWriter, body: AsyncGenerator[bytes, None], *, chunked: bool
+        self,
+        writer: AbstractStreamWriter,
+        body: AsyncGenerator[bytes, None],
+        *,
+        chunked: bool,
     ) -> None:
-        """Send a body as it comes. What goes wrong ends the connection: half a body never looks whole."""
+        """Send a body as it comes. What goes wrong ends the connection: half a body never looks
+        whole."""
         async for part in body:
             if part:
                 async with asyncio.timeout(WRITE_SECONDS_MAX):
-                    await writer.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
+                    await writer.write(
+                        b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
+                    )
                     await writer.drain()
         if chunked:
             await writer.write(b"0\r\n\r\n")
@@ -184,5 +219,7 @@ async def _expect(incoming: web.BaseRequest) -> None:
 
 def _error(status: int, error: BaseException | None) -> errors.ApiError:
     if status == 400:
-        return errors.parse_error(f"The request cannot be read: {type(error).__name__}.")
+        return errors.parse_error(
+            f"The request cannot be read: {type(error).__name__}."
+        )
     return errors.refusal_of(error or RuntimeError(), "unknown")

@@ -1,8 +1,10 @@
-"""The front of HTTP: an asyncio protocol on httptools that answers whole plain requests of direct routes.
+"""The front of HTTP: an asyncio protocol on httptools that answers whole plain requests of direct
+routes.
 
-Anything else goes to aiohttp, with all bytes that have come, and the connection for good. A request is ours only when
-its head is plain, its route direct, and nothing lies behind it: the parser tells no offsets, so of two requests in one
-piece neither can be taken. Carries requests through the pipeline, and no rule.
+Anything else goes to aiohttp, with all bytes that have come, and the connection for good. A request
+is ours only when its head is plain, its route direct, and nothing lies behind it: the parser tells
+no offsets, so of two requests in one piece neither can be taken. Carries requests through the
+pipeline, and no rule.
 """
 
 from __future__ import annotations
@@ -26,8 +28,18 @@ from services.api.http.transports.aiohttp_adapter import Adapter, Handler
 from services.api.http.transports.headers import Headers
 from services.api.http.transports.wire import head_of
 from shared.domain.errors import Transient
-from shared.runtime.process.connections import FULL, KEEPALIVE_SECONDS, Connections, Waiting
-from shared.runtime.process.lifecycle import AIOHTTP, SHUTDOWN_SECONDS_MAX, Listener, listen
+from shared.runtime.process.connections import (
+    FULL,
+    KEEPALIVE_SECONDS,
+    Connections,
+    Waiting,
+)
+from shared.runtime.process.lifecycle import (
+    AIOHTTP,
+    SHUTDOWN_SECONDS_MAX,
+    Listener,
+    listen,
+)
 
 HEAD_BYTES_MAX = 8_190
 """A longer head is aiohttp's: it bounds each field by that."""
@@ -62,7 +74,9 @@ class Front:
         self.ending = False
         self.tasks: set[asyncio.Task[Response]] = set()
         self.fixed = frozenset(
-            resource.template.encode() for resource in pipeline.router.resources if resource.is_fixed
+            resource.template.encode()
+            for resource in pipeline.router.resources
+            if resource.is_fixed
         )
         self._adapter = web.Server(Adapter(pipeline).handle)
 
@@ -71,7 +85,11 @@ class Front:
 
     def handler(self, connection: Connection) -> Handler:
         """aiohttp's side of a connection."""
-        settings: dict[str, Any] = {"loop": self.loop, "keepalive_timeout": KEEPALIVE_SECONDS, **AIOHTTP}
+        settings: dict[str, Any] = {
+            "loop": self.loop,
+            "keepalive_timeout": KEEPALIVE_SECONDS,
+            **AIOHTTP,
+        }
         return Handler(self._adapter, progress=connection, **settings)
 
     async def end(self) -> None:
@@ -120,7 +138,9 @@ class Connection(asyncio.Protocol):
     # what asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._transport = transport = cast(
+            asyncio.Transport, transport
+        )  # uvloop's is none by inheritance
         peer = transport.get_extra_info("peername")
         self._remote = str(peer[0]) if isinstance(peer, list | tuple) else None
         if not self._front.connections.opened(self):
@@ -134,7 +154,9 @@ class Connection(asyncio.Protocol):
             if not self._under_way:
                 self._front.connections.receives(self)
             handler.data_received(data)
-        elif self._under_way or self._writing_paused:  # it sends on before it was answered, or does not read
+        elif (
+            self._under_way or self._writing_paused
+        ):  # it sends on before it was answered, or does not read
             self._later.append(data)
             self._pause_reading()
         elif not self._closing:
@@ -256,7 +278,9 @@ class Connection(asyncio.Protocol):
             return None
         path, _, query = target.decode().partition("?")
         method = self._method.decode()
-        plain = path if "%" not in path else URL.build(path=path, encoded=True).path_safe
+        plain = (
+            path if "%" not in path else URL.build(path=path, encoded=True).path_safe
+        )
         found = front.pipeline.router.find(method, plain)
         if found is None or found.route is None or not found.route.is_direct:
             return None
@@ -295,13 +319,17 @@ class Connection(asyncio.Protocol):
         handler.connection_made(self._transport)
         if self._writing_paused:
             handler.pause_writing()
-        for piece in sent:  # one by one: of a piece whose end is broken aiohttp answers no request
+        for piece in (
+            sent
+        ):  # one by one: of a piece whose end is broken aiohttp answers no request
             handler.data_received(piece)
 
     def _answer(self) -> None:
         request, front = self._request, self._front
         assert request is not None
-        request.body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        request.body = (
+            self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        )
         front.connections.begins(self)
         front.bodies.discard(self)
         self._under_way = True
@@ -319,7 +347,9 @@ class Connection(asyncio.Protocol):
             task.add_done_callback(front.tasks.discard)
             task.add_done_callback(self._finish_task)
 
-    def _finish(self, answer: Deferred[Any, Response], future: asyncio.Future[Any]) -> None:
+    def _finish(
+        self, answer: Deferred[Any, Response], future: asyncio.Future[Any]
+    ) -> None:
         try:
             self._write(answer.finish(future))
         except BaseException as error:
@@ -336,7 +366,9 @@ class Connection(asyncio.Protocol):
     def _fail(self, error: BaseException) -> None:
         """End a connection whose answer cannot be made: who has none must not wait for it."""
         if not isinstance(error, asyncio.CancelledError):
-            structlog.get_logger().error("unexpected", error=type(error).__name__, exc_info=error)
+            structlog.get_logger().error(
+                "unexpected", error=type(error).__name__, exc_info=error
+            )
         if self._request is not None:
             self._front.pipeline.load.release(self._request)
         self.abort()
@@ -379,7 +411,9 @@ class Connection(asyncio.Protocol):
         assert request is not None
         pipeline = self._front.pipeline
         self._closing = True
-        self._write(pipeline.admit(request) or pipeline.refuse(request, errors.timeout()))
+        self._write(
+            pipeline.admit(request) or pipeline.refuse(request, errors.timeout())
+        )
 
     def _pause_reading(self) -> None:
         if not self._reading_paused and self._transport is not None:
@@ -391,7 +425,9 @@ async def _awaited(answer: Awaitable[Response]) -> Response:
     return await answer
 
 
-async def serve(pipeline: Pipeline, host: str, port: int, *, reuse_port: bool = False) -> Listener:
+async def serve(
+    pipeline: Pipeline, host: str, port: int, *, reuse_port: bool = False
+) -> Listener:
     """Start answering; the caller owns the server and calls `cleanup`."""
     front = Front(pipeline)
     return await listen(front.connect, front.end, host, port, reuse_port=reuse_port)

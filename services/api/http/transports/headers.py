@@ -1,4 +1,5 @@
-"""The headers of a request as the front has them: names in small letters, values as they were sent."""
+"""The headers of a request as the front has them: names in small letters, values as they were
+sent."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from typing import Any
 
 
 class _Names(dict[str, bytes]):
-    """Names of headers, as they are written in this code, in small letters: so many as the code has."""
+    """Names of headers, as they are written in this code, in small letters: so many as the code
+    has."""
 
     def __missing__(self, name: str) -> bytes:
         self[name] = small = name.lower().encode()
@@ -18,7 +20,8 @@ _NAMES = _Names()
 
 
 class Headers(Mapping[str, str]):
-    """The headers of a request, each of which came once. Their values are decoded when they are asked for."""
+    """The headers of a request, each of which came once. Their values are decoded when they are
+    asked for."""
 
     __slots__ = ("_sent",)
 

@@ -31,7 +31,8 @@ def date() -> str:
 
 
 def head_of(response: Response, *, version: str = "1.1", connection: str = "") -> bytes:
-    """Status line and headers, to the empty line. A body that comes in pieces is chunked, where HTTP/1.1 is spoken."""
+    """Status line and headers, to the empty line. A body that comes in pieces is chunked, where
+    HTTP/1.1 is spoken."""
     body = response.body
     headers = response.headers
     if not "".join(headers.values()).isprintable():
@@ -51,7 +52,11 @@ def head_of(response: Response, *, version: str = "1.1", connection: str = "") -
 
 def is_chunked(response: Response, version: str) -> bool:
     """Whether a body is sent in chunks: its length is not known, and the client speaks HTTP/1.1."""
-    return not isinstance(response.body, bytes) and "Content-Length" not in response.headers and version == "1.1"
+    return (
+        not isinstance(response.body, bytes)
+        and "Content-Length" not in response.headers
+        and version == "1.1"
+    )
 
 
 def _line(value: str) -> str:

@@ -7,9 +7,8 @@ endpoint answers at once or with an awaitable; no task is made where nothing wai
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -22,10 +21,10 @@ from services.api.http.guards.access import Access
 from services.api.http.guards.authorisation import Caller
 from services.api.http.guards.cors import cors
 from services.api.http.guards.costly import Gate, step, while_connected
+from services.api.http.guards.head import has_body, judge_head, judge_parameters
 from services.api.http.guards.load import Load, unfolded
 from services.api.http.guards.rate_limit import Limits
 from services.api.http.messages import Deferred, Request, Response
-from services.api.http.negotiation import format_of
 from services.api.http.rendering import (
     CSV,
     JSON,
@@ -47,14 +46,6 @@ POSITION_HEADER = "Position"
 
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
 """Methods that metrics tell apart: a client may send any word, and every word would be a series."""
-
-KEY_CHARS_MAX = 255
-"""An Idempotency-Key: a uuid has 36."""
-
-KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
-"""Printable ASCII, as headers have it."""
-
-_TAGS = re.compile(r'\*|(W/)?"[!#-~]*"(\s*,\s*(W/)?"[!#-~]*")*')
 
 
 class Positions(Protocol):
@@ -208,7 +199,7 @@ class Pipeline:
         self._authorise(
             request, route, text or request.query.get(authorisation.BODY_KEY, "")
         )
-        _judge_head(request, route)
+        judge_head(request, route)
 
     def _authorise(self, request: Request, route: Route, text: str) -> None:
         guards = self._guards
@@ -227,7 +218,7 @@ class Pipeline:
             return route.handler(self._called(request))
         if request.caller is None:
             self._authorise(request, route, authorisation.key_sent(request))
-            _judge_head(request, route)
+            judge_head(request, route)
         call = self._called(request)
         if "Min-Position" in request.headers:
             return self._at_position(
@@ -335,36 +326,9 @@ class Pipeline:
         return response
 
 
-def has_body(headers: Mapping[str, str]) -> bool:
-    """Whether a request with these headers has a body."""
-    return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
-
-
-def _judge_head(request: Request, route: Route) -> None:
-    """Judge headers and parameters: each, whether the call has a use for it or not."""
-    request.format = format_of(request, route.produces)
-    headers = request.headers
-    key = headers.get("Idempotency-Key") if route.writes else None
-    if key is not None and (
-        len(key) > KEY_CHARS_MAX or not re.fullmatch(KEY_PATTERN, key)
-    ):
-        raise BadInput(
-            f"An Idempotency-Key has 1 to {KEY_CHARS_MAX} printable characters."
-        )
-    if 412 in route.errors and not _TAGS.fullmatch(headers.get("If-Match", "*")):
-        raise BadInput('If-Match must be * or entity tags: "3-1f".')
-    if not route.plain_errors:
-        _judge_parameters(request, route)
-
-
-def _judge_parameters(request: Request, route: Route) -> None:
-    for parameter in route.query:
-        parameter.of(request.query)
-
-
 def _begun(call: Call, route: Route) -> Any:
     if route.plain_errors:
-        _judge_parameters(call.request, route)
+        judge_parameters(call.request, route)
     return route.handler(call)
 
 

@@ -14,9 +14,9 @@ import msgspec
 
 from services.api.http.documents.docs_page import page_of
 from services.api.http.errors import Error, PlainError
+from services.api.http.guards.head import KEY_CHARS_MAX, KEY_PATTERN
 from services.api.http.messages import Response
 from services.api.http.parameters import Parameter
-from services.api.http.pipeline import KEY_CHARS_MAX, KEY_PATTERN
 from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.rendering import JSON, json_body
 from services.api.http.routing import PREFIXES, Route

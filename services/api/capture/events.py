@@ -274,8 +274,11 @@ def _operations(
         or "" in names
         or len(max(names, key=len)) > NAME_CHARS_MAX
     ):
-        limits = f"At most {PROPERTIES_MAX} properties, with names of 1 to {NAME_CHARS_MAX} characters."
-        raise BadInput(limits, attr="properties")
+        raise BadInput(
+            f"At most {PROPERTIES_MAX} properties, "
+            f"with names of 1 to {NAME_CHARS_MAX} characters.",
+            attr="properties",
+        )
     return operations
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from services.api.http.documents.openapi import (
     ALWAYS,
+    ERROR,
     QUOTA,
     WITH_BODY,
     path_parameters,
@@ -36,7 +37,8 @@ def capture(path: str) -> dict[str, Any]:
     }
     return {
         "operationId": f"capture {path}",
-        "summary": "What SDKs send: one event, an array, or `{api_key, batch: […]}`; JSON, gzip, base64 or a form.",
+        "summary": "What SDKs send: one event, an array, or `{api_key, batch: […]}`; "
+        "JSON, gzip, base64 or a form.",
         "security": [],
         "tags": ["capture"],
         "requestBody": {"required": True, "content": {JSON: {"schema": event}}},
@@ -62,103 +64,96 @@ def capture_by_query(path: str) -> dict[str, Any]:
     }
 
 
-def capture_v1() -> dict[str, Any]:
-    text: dict[str, Any] = {"type": "string"}
-    event = {
-        "type": "object",
-        "required": ["event", "uuid", "distinct_id", "timestamp"],
-        "properties": {
-            "event": text,
-            "uuid": text | {"format": "uuid"},
-            "distinct_id": text,
-            "timestamp": text | {"format": "date-time"},
-            "session_id": text,
-            "window_id": text,
-            "options": {"type": "object"},
-            "properties": {"type": "object"},
-        },
-    }
-    batch = {
-        "created_at": text | {"format": "date-time"},
+_TEXT: dict[str, Any] = {"type": "string"}
+
+_V1_EVENT = {
+    "type": "object",
+    "required": ["event", "uuid", "distinct_id", "timestamp"],
+    "properties": {
+        "event": _TEXT,
+        "uuid": _TEXT | {"format": "uuid"},
+        "distinct_id": _TEXT,
+        "timestamp": _TEXT | {"format": "date-time"},
+        "session_id": _TEXT,
+        "window_id": _TEXT,
+        "options": {"type": "object"},
+        "properties": {"type": "object"},
+    },
+}
+_V1_BATCH = {
+    "type": "object",
+    "required": ["batch"],
+    "properties": {
+        "created_at": _TEXT | {"format": "date-time"},
         "historical_migration": {"type": "boolean"},
-        "batch": {"type": "array", "minItems": 1, "items": event},
-    }
-    result = {
-        "type": "object",
-        "required": ["result"],
-        "properties": {
-            "result": {"enum": ["ok", "warning", "drop", "retry"]},
-            "details": text,
-        },
-    }
-    results = {"type": "object", "additionalProperties": result}
-    named: tuple[tuple[str, str, dict[str, Any]], ...] = (
-        ("PostHog-Sdk-Info", "Who sends: name/version.", {"minLength": 1}),
-        ("PostHog-Attempt", "From 1 on.", {"pattern": "^[1-9][0-9]{0,9}$"}),
-        ("PostHog-Request-Id", "The same for all attempts.", {"format": "uuid"}),
-        (
-            "PostHog-Request-Timestamp",
-            "The sender's clock: its skew is taken off all times.",
-            {"format": "date-time"},
-        ),
-    )
-    said = dict.fromkeys(("error", "error_description", "error_uri"), text)
-    error = {
-        JSON: {"schema": {"type": "object", "properties": said, "required": list(said)}}
-    }
-    told = {
-        400: "A header, the batch or a uuid is wrong: nothing is stored.",
-        401: "No project has this token.",
-        408: WITH_BODY[408],
-        413: WITH_BODY[413],
-        415: "Another Content-Type or Content-Encoding.",
-        429: QUOTA,
-        503: "The log is away: send it again.",
-    }
+        "batch": {"type": "array", "minItems": 1, "items": _V1_EVENT},
+    },
+}
+_V1_RESULT = {
+    "type": "object",
+    "required": ["result"],
+    "properties": {
+        "result": {"enum": ["ok", "warning", "drop", "retry"]},
+        "details": _TEXT,
+    },
+}
+_V1_RESULTS = {
+    "type": "object",
+    "properties": {
+        "results": {"type": "object", "additionalProperties": _V1_RESULT},
+    },
+    "required": ["results"],
+}
+_V1_ERROR = {
+    "type": "object",
+    "properties": {"error": _TEXT, "error_description": _TEXT, "error_uri": _TEXT},
+    "required": ["error", "error_description", "error_uri"],
+}
+_V1_HEADERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("PostHog-Sdk-Info", "Who sends: name/version.", {"minLength": 1}),
+    ("PostHog-Attempt", "From 1 on.", {"pattern": "^[1-9][0-9]{0,9}$"}),
+    ("PostHog-Request-Id", "The same for all attempts.", {"format": "uuid"}),
+    (
+        "PostHog-Request-Timestamp",
+        "The sender's clock: its skew is taken off all times.",
+        {"format": "date-time"},
+    ),
+)
+_V1_REFUSALS = {
+    400: "A header, the batch or a uuid is wrong: nothing is stored.",
+    401: "No project has this token.",
+    408: WITH_BODY[408],
+    413: WITH_BODY[413],
+    415: "Another Content-Type or Content-Encoding.",
+    429: QUOTA,
+    503: "The log is away: send it again.",
+}
+
+
+def capture_v1() -> dict[str, Any]:
+    parameters = [
+        {
+            "name": name,
+            "in": "header",
+            "required": True,
+            "description": description,
+            "schema": _TEXT | schema,
+        }
+        for name, description, schema in _V1_HEADERS
+    ]
     return {
         "operationId": "capture v1",
         "summary": "What newer SDKs send, with an answer for each event.",
         "security": [{"token": []}],
         "tags": ["capture"],
-        "parameters": [
-            {
-                "name": name,
-                "in": "header",
-                "required": True,
-                "description": says,
-                "schema": text | kind,
-            }
-            for name, says, kind in named
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {
-                JSON: {
-                    "schema": {
-                        "type": "object",
-                        "required": ["batch"],
-                        "properties": batch,
-                    }
-                }
-            },
-        },
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": {JSON: {"schema": _V1_BATCH}}},
         "responses": {
             "200": {
                 "description": "By uuid, what became of each event.",
-                "content": {
-                    JSON: {
-                        "schema": {
-                            "type": "object",
-                            "properties": {"results": results},
-                            "required": ["results"],
-                        }
-                    }
-                },
+                "content": {JSON: {"schema": _V1_RESULTS}},
             },
-            **{
-                str(status): {"description": says, "content": error}
-                for status, says in told.items()
-            },
+            **_refusals(_V1_REFUSALS, _V1_ERROR),
         },
     }
 
@@ -188,7 +183,8 @@ def record() -> dict[str, Any]:
     }
     return {
         "operationId": "record /s/",
-        "summary": "Session recordings as posthog-js sends them: `$snapshot` events, alone, in an array or a batch.",
+        "summary": "Session recordings as posthog-js sends them: "
+        "`$snapshot` events, alone, in an array or a batch.",
         "security": [],
         "tags": ["capture"],
         "requestBody": {"required": True, "content": {JSON: {"schema": event}}},
@@ -197,17 +193,12 @@ def record() -> dict[str, Any]:
 
 
 def _capture_responses() -> dict[str, Any]:
-    error = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
-    ok = {
-        JSON: {
-            "schema": {
-                "type": "object",
-                "properties": {"status": {"const": "Ok"}},
-                "required": ["status"],
-            }
-        }
+    body = {
+        "type": "object",
+        "properties": {"status": {"const": "Ok"}},
+        "required": ["status"],
     }
-    told = {
+    refusals = {
         400: ALWAYS[400],
         401: "No project has this token.",
         408: WITH_BODY[408],
@@ -216,12 +207,21 @@ def _capture_responses() -> dict[str, Any]:
         503: "The log or the object store is away: send it again.",
     }
     return {
-        "200": {"description": "Every event is durable.", "content": ok},
-        "204": {"description": "The same, to a beacon."},
-        **{
-            str(status): {"description": says, "content": error}
-            for status, says in told.items()
+        "200": {
+            "description": "Every event is durable.",
+            "content": {JSON: {"schema": body}},
         },
+        "204": {"description": "The same, to a beacon."},
+        **_refusals(refusals, ERROR),
+    }
+
+
+def _refusals(refusals: dict[int, str], error: dict[str, Any]) -> dict[str, Any]:
+    """The responses of these statuses, with bodies of one schema."""
+    content = {JSON: {"schema": error}}
+    return {
+        str(status): {"description": description, "content": content}
+        for status, description in refusals.items()
     }
 
 
@@ -240,7 +240,6 @@ def stub(path: str, method: str, says: str) -> dict[str, Any]:
 
 
 def static() -> dict[str, Any]:
-    missing = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {
         "operationId": "static",
         "summary": "posthog-js's own files, from the folder PERSONLOG_STATIC.",
@@ -252,7 +251,7 @@ def static() -> dict[str, Any]:
                 "description": "The file.",
                 "content": {"text/javascript": {"schema": {}}},
             },
-            "404": {"description": "No such file, or no folder.", "content": missing},
+            **_refusals({404: "No such file, or no folder."}, ERROR),
         },
     }
 

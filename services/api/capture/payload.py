@@ -220,7 +220,9 @@ def _base64(body: bytes) -> bytes | None:
 def _replace_lone_surrogates(text: str) -> bytes:
     """`\\ud83d` without its other half becomes U+FFFD; whole pairs stay."""
     pair = re.compile(
-        r"\\(?:\\|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2})"
+        r"\\(?:\\"
+        r"|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+        r"|u[dD][89a-fA-F][0-9a-fA-F]{2})"
     )
     fixed = pair.sub(lambda match: match[0] if len(match[0]) != 6 else "\\ufffd", text)
     return fixed.encode("utf-8", "replace")

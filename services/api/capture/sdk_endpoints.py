@@ -72,7 +72,10 @@ NO_FLAGS: dict[str, Any] = {
 }
 """`flags` is what SDKs of today read, the next two what older ones do."""
 
-_SCRIPT = b"(window._POSTHOG_REMOTE_CONFIG=window._POSTHOG_REMOTE_CONFIG||{})[%b]={config:%b,siteApps:[]};"
+_SCRIPT = (
+    b"(window._POSTHOG_REMOTE_CONFIG=window._POSTHOG_REMOTE_CONFIG||{})[%b]"
+    b"={config:%b,siteApps:[]};"
+)
 PACKED = {"br": ".br", "gzip": ".gz"}
 """How a file may lie packed beside itself, the smallest first."""
 

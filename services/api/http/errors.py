@@ -137,7 +137,10 @@ def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
     """Whoever would make a person by POST is told how persons are made."""
     detail = f'Method "{method}" not allowed.'
     if method == "POST" and _PERSONS.fullmatch(path):
-        detail += " Persons are made by capturing an event: POST /capture/ with the project's token."
+        detail += (
+            " Persons are made by capturing an event: "
+            "POST /capture/ with the project's token."
+        )
     return ApiError(405, "invalid_request", "method_not_allowed", detail, Allow=allowed)
 
 

@@ -25,14 +25,38 @@ PREFIX = PREFIXES[0].replace("{project}", "{project_id}")
 
 EXAMPLE_PERSON = "55379864-2afb-5e1c-adf7-decb022461c5"
 
+INFO = {
+    "title": "personlog",
+    "version": "1",
+    "description": "Persons over REST, and capture. The prefixes "
+    "/api/projects/{project_id}/persons and /api/person serve the same; a slash at the end is "
+    "optional everywhere, and so is .json or .csv before it.",
+}
+
+SECURITY_SCHEMES = {
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A personal key, phx_… Scopes: person:read, person:write (which includes "
+        "it), activity_log:read, *.",
+    },
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A project's token, phc_…",
+    },
+}
+
 ALWAYS = {
     400: "A field, parameter, header or id is wrong: `attr` names it.",
     401: "No key, or a wrong, revoked or expired one.",
     403: "The key lacks the scope, or has no access to the project.",
     404: "No such person, project or format.",
     406: "`Accept` allows none of the types.",
-    429: "The key is above its rate limit, or the project has too many costly calls. Wait for `Retry-After`.",
-    503: "The projection lags, log or store are away, or this process is full. Wait for `Retry-After`.",
+    429: "The key is above its rate limit, or the project has too many costly calls. "
+    "Wait for `Retry-After`.",
+    503: "The projection lags, log or store are away, or this process is full. "
+    "Wait for `Retry-After`.",
 }
 WITH_BODY = {
     408: "The body did not arrive in time.",
@@ -46,6 +70,9 @@ SOMETIMES = {
     412: "`If-Match` is stale.",
 }
 
+ERROR = {"$ref": "#/components/schemas/Error"}
+"""The schema of every error."""
+
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "project_id": {
         "description": "The project: an integer, or `@current` for the key's own.",
@@ -58,7 +85,8 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "example": "@current",
     },
     "id": {
-        "description": "The person: an integer id or a uuid. Ids of absorbed persons keep resolving.",
+        "description": "The person: an integer id or a uuid. "
+        "Ids of absorbed persons keep resolving.",
         "schema": {
             "anyOf": [
                 {"type": "string", "format": "uuid"},
@@ -82,7 +110,8 @@ PATH_PARAMETERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "format": "uuid"},
     },
     "token": {
-        "description": "The project's token. An unknown one gets the same answer; capture refuses it.",
+        "description": "The project's token. An unknown one gets the same answer; "
+        "capture refuses it.",
         "schema": {"type": "string", "minLength": 1},
         "example": "phc_…",
     },
@@ -172,30 +201,10 @@ def document(routes: Sequence[Route], others: Sequence[Route] = ()) -> dict[str,
         paths[path] = {"get": plain_operation(path, summary)}
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "personlog",
-            "version": "1",
-            "description": "Persons over REST, and capture. The prefixes /api/projects/{project_id}/persons and "
-            "/api/person serve the same; a slash at the end is optional everywhere, and so is .json or .csv before it.",
-        },
+        "info": INFO,
         "security": [{"key": []}],
         "paths": paths,
-        "components": {
-            "schemas": components,
-            "securitySchemes": {
-                "key": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "A personal key, phx_… Scopes: person:read, "
-                    "person:write (which includes it), activity_log:read, *.",
-                },
-                "token": {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "A project's token, phc_…",
-                },
-            },
-        },
+        "components": {"schemas": components, "securitySchemes": SECURITY_SCHEMES},
     }
 
 
@@ -273,7 +282,10 @@ def _headers(route: Route) -> list[dict[str, Any]]:
             "A repeat has no second effect and answers with the first outcome.",
             kept,
         )
-        prefers = "`respond-async`: 202 as soon as the write is durable; `wait=3`: 202 when it is not visible in 3 s."
+        prefers = (
+            "`respond-async`: 202 as soon as the write is durable; "
+            "`wait=3`: 202 when it is not visible in 3 s."
+        )
         headers["Prefer"] = (prefers, {"type": "string"})
     if 412 in route.errors:
         headers["If-Match"] = (
@@ -327,9 +339,9 @@ def _responses(route: Route, shown: dict[type, Any]) -> dict[str, Any]:
     errors |= WRITING if route.scope.endswith(":write") else {}
     errors |= {status: SOMETIMES[status] for status in route.errors}
     for status, says in errors.items():
-        error: dict[str, Any] = {"$ref": "#/components/schemas/Error"}
+        error: dict[str, Any] = ERROR
         if route.plain_errors and status in (400, 404):
-            error = {"anyOf": [error, {"$ref": "#/components/schemas/PlainError"}]}
+            error = {"anyOf": [ERROR, {"$ref": "#/components/schemas/PlainError"}]}
         responses[str(status)] = {
             "description": says,
             "content": {JSON: {"schema": error}},

@@ -152,7 +152,7 @@ class Written(web.StreamResponse):
                 await while_connected(
                     self._is_connected, self._write_parts(writer, body, chunked=chunked)
                 )
-        except Exception as error:  # noqa: BLE001  # the status is sent; a broken connection is all that is left to say
+        except Exception as error:  # noqa: BLE001  # the status is sent: the connection ends
             structlog.get_logger().error(
                 "an answer broke off",
                 route=self._incoming.path,

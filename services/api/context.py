@@ -99,7 +99,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         projected of it."""
         return position.generation < self.log.generation
 
-    async def reached(self, positions: Sequence[Position]) -> None:
+    async def wait_for(self, positions: Sequence[Position]) -> None:
         """Return once reads see these positions; NotYet after the usual time.
 
         At once for one beyond the end of the log: no write has answered with it, and waiting would

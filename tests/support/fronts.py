@@ -31,7 +31,7 @@ class NoPositions:
     def reflected(self) -> str:
         return ""
 
-    async def reached(self, positions: Sequence[Position]) -> None:
+    async def wait_for(self, positions: Sequence[Position]) -> None:
         return None
 
 

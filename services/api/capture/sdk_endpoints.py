@@ -143,10 +143,10 @@ def _token(request: Request) -> str:
     """The token that a body names, in any form that capture takes; none is no error here."""
     encoding = request.headers.get("Content-Encoding", "")
     try:
-        captured = decode(request.body, request.content_type, request.query, encoding)
+        batch = decode(request.body, request.content_type, request.query, encoding)
     except (errors.ApiError, BadInput):
         return ""
-    return captured.token or token_of(captured.events[0]) or ""
+    return batch.token or token_of(batch.events[0]) or ""
 
 
 STUBS = (
@@ -204,10 +204,10 @@ class StaticFiles:
     def __init__(self, folder: Path | None) -> None:
         self._files: dict[str, Path] = {}
         if folder is not None:
-            found = [
+            paths = [
                 path for depth in ("*.js*", "*/*.js*") for path in folder.glob(depth)
             ]
-            self._files = {path.relative_to(folder).as_posix(): path for path in found}
+            self._files = {path.relative_to(folder).as_posix(): path for path in paths}
 
     async def find(self, call: CaptureCall) -> Response:
         """A file; 304 for a client that has it."""
@@ -215,18 +215,20 @@ class StaticFiles:
         name = call.request.parameters["file"]
         path = self._files.get(name) or self._files.get(name.rpartition("/")[2])
         if path is None:
-            missing = errors.not_found(
+            refusal = errors.not_found(
                 "No such file: PERSONLOG_STATIC names the folder with posthog-js's files."
             )
-            missing.headers |= anyone
-            raise missing
+            refusal.headers |= anyone
+            raise refusal
         return await asyncio.to_thread(_file, path, call.request.headers, anyone)
 
 
-def _file(path: Path, asked: Mapping[str, str], headers: dict[str, str]) -> Response:
+def _file(
+    path: Path, request_headers: Mapping[str, str], headers: dict[str, str]
+) -> Response:
     """A file as it is now, packed where that lies beside it and the client takes it."""
     kind = f"{_KINDS[path.suffix]}; charset=utf-8"
-    accepted = asked.get("Accept-Encoding", "").lower()
+    accepted = request_headers.get("Accept-Encoding", "").lower()
     for encoding, ending in PACKED.items():
         packed = path.with_name(path.name + ending)
         if encoding in accepted and packed.is_file():
@@ -238,15 +240,15 @@ def _file(path: Path, asked: Mapping[str, str], headers: dict[str, str]) -> Resp
             break
     status = path.stat()
     etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
-    kept = {"Cache-Control": f"public, max-age={STATIC_SECONDS}", "ETag": etag}
+    caching = {"Cache-Control": f"public, max-age={STATIC_SECONDS}", "ETag": etag}
     headers = (
-        headers | kept | {"Last-Modified": formatdate(status.st_mtime, usegmt=True)}
+        headers | caching | {"Last-Modified": formatdate(status.st_mtime, usegmt=True)}
     )
-    known = [
+    client_tags = [
         text.strip().removeprefix("W/")
-        for text in asked.get("If-None-Match", "").split(",")
+        for text in request_headers.get("If-None-Match", "").split(",")
     ]
-    if "*" in known or etag in known:
+    if "*" in client_tags or etag in client_tags:
         return Response(status=304, headers=headers)
     return Response(headers=headers | {"Content-Type": kind}, body=path.read_bytes())
 

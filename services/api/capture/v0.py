@@ -8,8 +8,8 @@ from typing import Any
 
 from services.api.calls import CaptureCall
 from services.api.capture import operations
-from services.api.capture.events import Scene, commands_of, time_of, token_of
-from services.api.capture.payload import Captured, decode
+from services.api.capture.events import RequestContext, commands_of, time_of, token_of
+from services.api.capture.payload import CaptureBatch, decode
 from services.api.context import Context, position_header
 from services.api.http import errors
 from services.api.http.decompression import INFLATED_BYTES_MAX
@@ -47,19 +47,17 @@ def capture(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
     named."""
     context, request = call.context, call.request
     encoding = request.headers.get("Content-Encoding", "")
-    captured = decode(request.body, request.content_type, request.query, encoding)
-    project = project_of(context, captured)
-    context.quotas.take(project.id, len(captured.events), captured.size)
-    outcomes = outcomes_of(context, captured, project, unnamed=unnamed_at(request.path))
+    batch = decode(request.body, request.content_type, request.query, encoding)
+    project = project_of(context, batch)
+    context.quotas.take(project.id, len(batch.events), batch.size)
+    outcomes = outcomes_of(context, batch, project, unnamed=unnamed_at(request.path))
     refused = [
         (index, outcome)
         for index, outcome in enumerate(outcomes)
         if isinstance(outcome, BadInput)
     ]
     refusal = (
-        refusal_of(captured, refused, sum(map(is_stored, outcomes)))
-        if refused
-        else None
+        refusal_of(batch, refused, sum(map(is_stored, outcomes))) if refused else None
     )
     return appended(
         context, outcomes, lambda positions: conclusion(request, refusal, positions)
@@ -73,18 +71,18 @@ def appended(
 ) -> Response | Deferred[list[Position], Response]:
     """Append what there is, in one piece; `conclude` answers once it is durable."""
     entries: list[Entry] = []
-    stored = refused = 0
+    stored_count = refused_count = 0
     for outcome in outcomes:
         if isinstance(outcome, BadInput):
-            refused += 1
+            refused_count += 1
         elif outcome:
-            stored += 1
+            stored_count += 1
             entries += outcome
 
     def finish(positions: list[Position]) -> Response:
-        _STORED.inc(stored)
-        if refused:
-            _REFUSED.inc(refused)
+        _STORED.inc(stored_count)
+        if refused_count:
+            _REFUSED.inc(refused_count)
         return conclude(positions)
 
     if not entries:
@@ -113,19 +111,21 @@ def conclusion(
 
 def outcomes_of(
     context: Context,
-    captured: Captured,
+    batch: CaptureBatch,
     project: Project,
     *,
     unnamed: str | None = None,
 ) -> list[Outcome]:
     """What becomes of each event, in their order: what to append, or why it is refused."""
-    scene = scene_of(context, captured, project, unnamed)
-    first = context.stamps.reserve(len(captured.events))
+    request_context = request_context_of(context, batch, project, unnamed)
+    first = context.stamps.reserve(len(batch.events))
     outcomes: list[Outcome] = []
     counts = context.log.partitions()
-    for at, event in enumerate(captured.events, first):
+    for at, event in enumerate(batch.events, first):
         try:
-            outcomes.append(context.entries(commands_of(event, at, scene), counts))
+            outcomes.append(
+                context.entries(commands_of(event, at, request_context), counts)
+            )
         except BadInput as error:
             outcomes.append(error.with_traceback(None))  # which holds the whole request
     return outcomes
@@ -141,44 +141,42 @@ def is_stored(outcome: Outcome) -> bool:
     return not isinstance(outcome, BadInput) and bool(outcome)
 
 
-def scene_of(
-    context: Context, captured: Captured, project: Project, unnamed: str | None = None
-) -> Scene:
+def request_context_of(
+    context: Context, batch: CaptureBatch, project: Project, unnamed: str | None = None
+) -> RequestContext:
     """What the events of this request share, received now."""
     received_at = context.clock.now_us()
-    sent_at = time_of(captured.sent_at)
-    return Scene(
+    sent_at = time_of(batch.sent_at)
+    return RequestContext(
         project=project.id,
         received_at=received_at,
         skew=0 if sent_at is None else sent_at - received_at,
-        historical=captured.historical,
+        historical=batch.historical,
         mint=context.mint,
         unnamed=unnamed,
     )
 
 
-def project_of(context: Context, captured: Captured) -> Project:
+def project_of(context: Context, batch: CaptureBatch) -> Project:
     """The project of a batch's token; without one every event must carry the same."""
     tokens: list[Any] = (
-        [captured.token]
-        if captured.token
-        else [token_of(event) for event in captured.events]
+        [batch.token] if batch.token else [token_of(event) for event in batch.events]
     )
     return project_of_tokens(context.access, tokens)
 
 
 def refusal_of(
-    captured: Captured, refused: list[tuple[int, BadInput]], stored: int
+    batch: CaptureBatch, refused: list[tuple[int, BadInput]], stored_count: int
 ) -> errors.ApiError | None:
     """The first bad event by its place, and how many are stored all the same; None when none was
     refused."""
     if not refused:
         return None
     index, error = refused[0]
-    if not captured.batch:
+    if not batch.is_batch:
         return errors.of(error)
-    attr = ".".join(part for part in (f"batch[{index}]", error.attr) if part)
-    detail = f"{error.detail} {stored} stored, {len(refused)} refused."
+    attr = ".".join(filter(None, (f"batch[{index}]", error.attr)))
+    detail = f"{error.detail} {stored_count} stored, {len(refused)} refused."
     return errors.ApiError(400, "validation_error", error.slug, detail, attr=attr)
 
 

@@ -13,7 +13,7 @@ from services.api.deletions.ledger import LedgerRow, requests_naming
 from services.api.deletions.remains import covering, remains, without_profile
 from services.api.deletions.schemas import Bulk, BulkDelete, DryRun
 from services.api.http import errors
-from services.api.http.guards.costly import given
+from services.api.http.guards.costly import with_any
 from services.api.http.parameters import DRY_RUN
 from services.api.http.routing import Answer, Route
 from services.api.writes.idempotency import REPLAYED
@@ -98,7 +98,7 @@ COLLECTION_ROUTES = (
         Bulk,
         202,
         preview=DryRun,
-        costly=given(DRY_RUN.name),
+        costly=with_any(DRY_RUN.name),
     ),
 )
 

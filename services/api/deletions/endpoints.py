@@ -19,7 +19,7 @@ from services.api.deletions.schemas import (
     DryRun,
 )
 from services.api.http import errors
-from services.api.http.guards.costly import always, given
+from services.api.http.guards.costly import always, with_any
 from services.api.http.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
 from services.api.http.routing import Answer, Route
 from services.api.writes.idempotency import (
@@ -182,7 +182,7 @@ ROUTES = (
         status=204,
         errors=(412,),
         preview=DryRun,
-        costly=given(DRY_RUN.name),
+        costly=with_any(DRY_RUN.name),
         headers=(
             ("Location", "The deletion request."),
             (
@@ -199,7 +199,7 @@ ROUTES = (
         (DRY_RUN,),
         answers=(DeletionRequest, DryRun),
         errors=(412,),
-        costly=given(DRY_RUN.name),
+        costly=with_any(DRY_RUN.name),
     ),
     Route(
         "POST",
@@ -209,7 +209,7 @@ ROUTES = (
         (DRY_RUN,),
         answers=(DeletionRequest, DryRun),
         errors=(412,),
-        costly=given(DRY_RUN.name),
+        costly=with_any(DRY_RUN.name),
     ),
 )
 COLLECTION_ROUTES = (

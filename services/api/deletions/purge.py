@@ -15,7 +15,7 @@ from uuid import UUID
 from services.api.calls import Call
 from services.api.deletions.endpoints import ask, request_of
 from services.api.deletions.schemas import DeletionRequest, DryRun, PurgeProperty
-from services.api.http.guards.costly import always, given
+from services.api.http.guards.costly import always, with_any
 from services.api.http.parameters import DRY_RUN
 from services.api.http.routing import Answer, Route
 from services.api.writes.idempotency import Keyed, keyed
@@ -66,7 +66,7 @@ ROUTES = (
         PurgeProperty,
         (DeletionRequest, DryRun),
         errors=(412,),
-        costly=given(DRY_RUN.name),
+        costly=with_any(DRY_RUN.name),
     ),
 )
 COLLECTION_ROUTES = (

@@ -14,13 +14,13 @@ from services.api.http.guards.costly import always
 from services.api.http.parameters import PAGE_MAX, Integer
 from services.api.http.routing import Answer, Route
 from services.api.writes.schemas import ActivityPage
-from services.api.writes.size_warnings import told
+from services.api.writes.size_warnings import left_out_of
 from shared.domain.person.cells import UNSET
 from shared.store.person import iso
 from shared.store.timeline import PURGE
 
-LIMIT = Integer("limit", "Items on a page.", absent=10, most=PAGE_MAX)
-PAGE = Integer("page", "The number of the page, from 1.", absent=1, most=10_000)
+LIMIT = Integer("limit", "Items on a page.", absent=10, maximum=PAGE_MAX)
+PAGE = Integer("page", "The number of the page, from 1.", absent=1, maximum=10_000)
 
 _ACTIVITIES = {
     "person.merged": "merged",
@@ -130,7 +130,7 @@ def _item(
     activity = _ACTIVITIES.get(row.topic) or (
         row.topic if row.source == "request" else _EDITS[row.source]
     )
-    left_out = told(row.left_out)
+    left_out = left_out_of(row.left_out)
     changes = []
     if row.keys:
         after = zip(row.keys, row.kinds, row.after, strict=True)

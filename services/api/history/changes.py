@@ -21,7 +21,7 @@ from services.api.calls import Call
 from services.api.http.parameters import LIMIT, Text
 from services.api.http.routing import Answer
 from services.api.reads.as_of import check_size, facts
-from services.api.writes.size_warnings import told
+from services.api.writes.size_warnings import left_out_of
 from shared.domain.errors import BadInput
 from shared.domain.ids import format_positions
 from shared.domain.person.cells import same
@@ -42,13 +42,13 @@ ROUNDS_MAX = 8
 KEYS = Text(
     "keys",
     "With source=changes: only changes of these properties (`a,b`).",
-    most=4_000,
+    chars_max=4_000,
     example="plan",
 )
 STEP = Text(
     "cursor",
     "With source=changes: the place to continue from. Use the URL in `next`.",
-    most=100,
+    chars_max=100,
     form="step",
 )
 
@@ -224,7 +224,7 @@ def _point(call: Call, change: Change) -> dict[str, Any]:
             key: change.before[key] for key in change.keys if key in change.before
         },
         "after": {key: change.after[key] for key in change.keys if key in change.after},
-        **({"left_out": told(change.left_out)} if change.left_out else {}),
+        **({"left_out": left_out_of(change.left_out)} if change.left_out else {}),
     }
 
 

@@ -22,7 +22,7 @@ from services.api.http.parameters import AS_OF
 from services.api.http.rendering import ZIP, Archive
 from services.api.http.routing import Answer, Route
 from services.api.reads.as_of import facts
-from services.api.writes.size_warnings import told
+from services.api.writes.size_warnings import left_out_of
 from shared.domain.ids import format_positions
 from shared.domain.person.fragment import FragmentPurged
 from shared.domain.person.replay import ENDS, FOREVER
@@ -158,7 +158,7 @@ def _change(call: Call, named: dict[UUID, str], fact: Fact) -> dict[str, Any]:
         "members": [str(member) for member in fact.members],
         "peer": str(fact.peer) if fact.of_person else None,
         "reason": fact.reason,
-        "left_out": told(fact.left_out),
+        "left_out": left_out_of(fact.left_out),
     }
 
 

@@ -51,18 +51,20 @@ SOURCE = Choice(
     absent="events",
     choices=("events", "changes"),
 )
-ACTIONS = Text("actions", "JSON: a list of `{id}`.", most=JSON_CHARS_MAX, form="series")
+ACTIONS = Text(
+    "actions", "JSON: a list of `{id}`.", chars_max=JSON_CHARS_MAX, form="series"
+)
 PROPERTIES = Text(
     "properties",
     "JSON: filters. Those of type `person` choose the crucial properties.",
-    most=JSON_CHARS_MAX,
+    chars_max=JSON_CHARS_MAX,
     example='[{"key": "plan", "value": "pro", "type": "person"}]',
     form="filters",
 )
 BREAKDOWN = Text(
     "breakdown",
     "A property, or a JSON list of them.",
-    most=JSON_CHARS_MAX,
+    chars_max=JSON_CHARS_MAX,
     form="breakdown",
 )
 BREAKDOWN_TYPE = Text(

@@ -164,8 +164,8 @@ def conflict(detail: str) -> ApiError:
     return ApiError(409, "invalid_request", "conflict", detail)
 
 
-def too_large(most: int) -> ApiError:
-    return ApiError(413, "invalid_request", "too_large", f"At most {most} bytes.")
+def too_large(bytes_max: int) -> ApiError:
+    return ApiError(413, "invalid_request", "too_large", f"At most {bytes_max} bytes.")
 
 
 def key_reused() -> ApiError:

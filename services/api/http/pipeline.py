@@ -57,7 +57,7 @@ class Positions(Protocol):
     def reflected(self) -> str:
         """The token of the positions that an answer reflects at least."""
 
-    async def reached(self, positions: Sequence[Position]) -> None:
+    async def wait_for(self, positions: Sequence[Position]) -> None:
         """Return once reads see these positions; NotYet after the usual time."""
 
 
@@ -217,7 +217,7 @@ class Pipeline:
         if route.access != "key":
             return route.handler(self._called(request))
         if request.caller is None:
-            self._authorise(request, route, authorisation.key_sent(request))
+            self._authorise(request, route, authorisation.key_text_of(request))
             judge_head(request, route)
         call = self._called(request)
         if "Min-Position" in request.headers:
@@ -229,7 +229,7 @@ class Pipeline:
     async def _at_position(
         self, call: Call, route: Route, positions: list[Position]
     ) -> Response:
-        await self._positions.reached(positions)
+        await self._positions.wait_for(positions)
         outcome = self._called_now(call, route)
         return outcome if type(outcome) is Response else await outcome
 
@@ -308,7 +308,7 @@ class Pipeline:
 
     def _finished(self, request: Request, response: Response) -> Response:
         """The response with the headers that all have, once it is counted."""
-        if request.held:
+        if request.body_bytes:
             self.load.release(request)
         headers = response.headers
         if request.limits:

@@ -92,8 +92,8 @@ class Lines:
 
     async def parts(self) -> AsyncGenerator[bytes, None]:
         yield self._first
-        async for part in self._parts:
-            yield part
+        async for chunk in self._parts:
+            yield chunk
 
 
 class Archive(msgspec.Struct):
@@ -196,8 +196,8 @@ async def _archive_parts(
         headers["Content-Length"] = str(spool.file.tell())
         spool.file.seek(0)
         yield b""
-        while part := spool.file.read(WRITE_BYTES):
-            yield part
+        while chunk := spool.file.read(WRITE_BYTES):
+            yield chunk
 
 
 def json_body(value: Any) -> bytes:

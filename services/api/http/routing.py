@@ -128,12 +128,12 @@ class Resource:
 
     def match(self, path: str) -> dict[str, str] | None:
         """The values of the path's parameters; None for another path."""
-        found = self._pattern.fullmatch(path)
-        if found is None:
+        match = self._pattern.fullmatch(path)
+        if match is None:
             return None
         if "%" not in path:
-            return found.groupdict()
-        return {name: _unquoted(value) for name, value in found.groupdict().items()}
+            return match.groupdict()
+        return {name: _unquoted(value) for name, value in match.groupdict().items()}
 
 
 class Found(NamedTuple):
@@ -148,22 +148,24 @@ class Found(NamedTuple):
 class Router:
     """Finds the route of a path and a method among the rows of the route table."""
 
-    def __init__(self, rest: Sequence[Route], others: Sequence[Route] = ()) -> None:
+    def __init__(
+        self, rest_routes: Sequence[Route], other_routes: Sequence[Route] = ()
+    ) -> None:
         self.resources: list[Resource] = []
         self._by_template: dict[str, Resource] = {}
         self._fixed: dict[str, Resource] = {}
         self._dynamic: dict[tuple[str, ...], list[Resource]] = {}
         literals = {
             first
-            for route in rest
+            for route in rest_routes
             if (first := _first(route.path)) and "{" not in first
         }
         # a name is no id, for any method
         person = rf"(?!(?:{'|'.join(sorted(literals)) or '$'})(?:\.\w+)?/?$)[^/]+?"
-        for route in others:
+        for route in other_routes:
             self._add(route.path, route, person)
         for prefix in PREFIXES:
-            for route in rest:
+            for route in rest_routes:
                 self._add(prefix + route.path + "{suffix}{slash}", route, person)
         for resources in (
             self._dynamic.values()
@@ -184,10 +186,10 @@ class Router:
     def resolve(self, request: Request) -> Route:
         """The same, entered into the request. 404 for no such path, 405 for no such method
         there."""
-        found = self.find(request.method, request.path)
-        if found is None:
+        match = self.find(request.method, request.path)
+        if match is None:
             raise not_found("Endpoint not found.")
-        resource, route, parameters = found
+        resource, route, parameters = match
         request.cross_origin = resource.cross_origin
         if route is None:
             raise method_not_allowed(

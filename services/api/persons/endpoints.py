@@ -13,7 +13,7 @@ import orjson
 from services.api.calls import ANSWER_SECONDS_MAX, Call, uuid_in
 from services.api.context import Context
 from services.api.http import errors
-from services.api.http.guards.costly import given
+from services.api.http.guards.costly import with_any
 from services.api.http.messages import Deferred
 from services.api.http.parameters import AS_OF, Text
 from services.api.http.property_limits import NAME_CHARS_MAX, check_properties
@@ -47,7 +47,9 @@ from shared.runtime import telemetry
 from shared.store.person import living_of
 
 UNSET = Text(
-    "$unset", "The name to unset, for requests without a body.", most=NAME_CHARS_MAX
+    "$unset",
+    "The name to unset, for requests without a body.",
+    chars_max=NAME_CHARS_MAX,
 )
 
 
@@ -220,7 +222,7 @@ ROUTES = (
         retrieve,
         (AS_OF,),
         answers=PersonBody,
-        costly=given(AS_OF.name),
+        costly=with_any(AS_OF.name),
     ),
     Route(
         "PATCH",
@@ -260,7 +262,7 @@ COLLECTION_ROUTES = (
         (AS_OF,),
         DistinctIds,
         Batch,
-        costly=given(AS_OF.name),
+        costly=with_any(AS_OF.name),
     ),
     Route(
         "POST",
@@ -270,7 +272,7 @@ COLLECTION_ROUTES = (
         (AS_OF,),
         Uuids,
         Batch,
-        costly=given(AS_OF.name),
+        costly=with_any(AS_OF.name),
     ),
 )
 

@@ -55,7 +55,7 @@ SEARCH = Text(
 PROPERTIES = Text(
     "properties",
     "JSON: a list of filters `{key, value, operator, type}`, or groups of them.",
-    most=JSON_CHARS_MAX,
+    chars_max=JSON_CHARS_MAX,
     example='[{"key": "plan", "value": "pro", "operator": "exact", "type": "person"}]',
     form="filters",
 )
@@ -63,7 +63,7 @@ TOTAL = Flag("include_total", "Add `count`, the number of rows on all pages.")
 KEY = Text(
     "key",
     "The property. Without it the list is empty.",
-    most=NAME_CHARS_MAX,
+    chars_max=NAME_CHARS_MAX,
     example="plan",
 )
 PART = Text("value", "Part of the value, ignoring case.")

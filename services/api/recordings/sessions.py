@@ -26,7 +26,7 @@ from shared.store.person import Person, iso
 CURSOR = Text(
     "cursor",
     "The place to continue from. Use the URL in `next`.",
-    most=140,
+    chars_max=140,
     form="cursor",
 )
 
@@ -82,7 +82,7 @@ async def recordings(call: Call) -> Answer:
     previous = format_cursor(cursor, backwards=True) if cursor != START else None
     return Answer(
         body={
-            "results": _shown(person, rows[:limit]),
+            "results": _items(person, rows[:limit]),
             "next": str(url.update_query(cursor=following)) if following else None,
             "previous": str(url.update_query(cursor=previous)) if previous else None,
         }
@@ -128,7 +128,7 @@ async def archived_sessions(
     cursor = START
     for _ in range(PAGES_MAX):
         rows = await _page(call, person, cursor, SESSIONS_AT_ONCE, until=until)
-        yield _shown(person, rows)
+        yield _items(person, rows)
         if len(rows) < SESSIONS_AT_ONCE:
             return
         cursor = rows[-1].cursor
@@ -139,7 +139,7 @@ async def archived_snapshots(
 ) -> AsyncIterator[list[orjson.Fragment]]:
     """The snapshots of all sessions, block by block, each with its session."""
     async for sessions in archived_sessions(call, person, until):
-        for session in (one["session_id"] for one in sessions):
+        for session in (item["session_id"] for item in sessions):
             beginning = b'{"session_id":"' + session.encode() + b'","snapshot":'
             async for places in _places(call, person, session, until):
                 for copies in places:
@@ -189,11 +189,11 @@ async def _places(
 
 
 async def _lines(
-    call: Call, first: list[list[Copy]], rest: AsyncIterator[list[list[Copy]]]
+    call: Call, first: list[list[Copy]], others: AsyncIterator[list[list[Copy]]]
 ) -> AsyncIterator[bytes]:
     for copies in first:
         yield await call.context.blocks.read(copies)
-    async for places in rest:
+    async for places in others:
         for copies in places:
             yield await call.context.blocks.read(copies)
 
@@ -206,7 +206,7 @@ def _reach(call: Call, person: Person, until: int) -> dict[str, Any]:
     }
 
 
-def _shown(person: Person, rows: list[SessionRow]) -> list[dict[str, Any]]:
+def _items(person: Person, rows: list[SessionRow]) -> list[dict[str, Any]]:
     names = {member.fragment: member.distinct_id for member in person.members}
     return [
         {

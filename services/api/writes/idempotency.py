@@ -55,47 +55,50 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return REPLAYED if self.first is not None else {}
 
 
-def keyed(call: Call, fragment: UUID, *asked: Any) -> Keyed:
+def keyed(call: Call, fragment: UUID, *operands: Any) -> Keyed:
     """The key of this call, whose scope is the project, the addressed fragment and the key.
 
-    `asked` is what a repeat must ask for too.
+    `operands` are what a repeat must ask for too.
     """
-    sent = call.request.headers.get("Idempotency-Key")
-    if sent is None:
+    text = call.request.headers.get("Idempotency-Key")
+    if text is None:
         return Keyed(fragment=fragment)
     return Keyed(
         fragment=fragment,
-        key=hash64(f"{call.project.id}:{fragment}:{sent}"),
-        digest=hash64(msgspec.json.encode(asked, order="sorted").decode()),
+        key=hash64(f"{call.project.id}:{fragment}:{text}"),
+        digest=hash64(msgspec.json.encode(operands, order="sorted").decode()),
     )
 
 
-def envelope(call: Call, sent: Keyed) -> dict[str, Any]:
+def envelope(call: Call, write: Keyed) -> dict[str, Any]:
     """What a command says of the request that it comes with, received now."""
     return {
         "id": call.context.mint(),
-        "key": sent.key,
-        "digest": sent.digest,
+        "key": write.key,
+        "digest": write.digest,
         "project": call.project.id,
         "at": call.context.stamps.reserve(1),
         "actor": call.actor,
     }
 
 
-async def earlier(call: Call, topic: str, sent: Keyed) -> Outcome | None:
+async def earlier(call: Call, topic: str, write: Keyed) -> Outcome | None:
     """The outcome of the request that came with this key before; None if there was none.
 
     Raises what that one was refused for, and 422 when it asked for something else.
     """
-    position = await _first(call, topic, sent)
+    position = await _first(call, topic, write)
     if position is None:
         return None
-    await _check(call, position, [sent.fragment] if topic == COMMANDS else [])
+    await _check(call, position, [write.fragment] if topic == COMMANDS else [])
     return Outcome(positions=[position], visible=True, first=position)
 
 
 async def carry_out(
-    call: Call, sent: Keyed, commands: Sequence[Command], refusable: Sequence[UUID] = ()
+    call: Call,
+    write: Keyed,
+    commands: Sequence[Command],
+    refusable: Sequence[UUID] = (),
 ) -> Outcome:
     """Append, wait, and see whether it counted. `refusable` are the fragments that a refusal would
     be recorded on."""
@@ -103,9 +106,9 @@ async def carry_out(
     if not visible:
         return Outcome(positions=positions, visible=False)
     own = positions[0]
-    counts = await _first(call, own.topic, sent) or own
-    if refusable or sent.key:
-        await _check(call, counts, [sent.fragment, *refusable])
+    counts = await _first(call, own.topic, write) or own
+    if refusable or write.key:
+        await _check(call, counts, [write.fragment, *refusable])
     return Outcome(
         positions=[counts] if counts != own else positions,
         visible=True,
@@ -129,24 +132,24 @@ async def person_after(call: Call, fragment: UUID, outcome: Outcome) -> Person:
     return person
 
 
-async def _first(call: Call, topic: str, sent: Keyed) -> Position | None:
-    if not sent.key:
+async def _first(call: Call, topic: str, write: Keyed) -> Position | None:
+    if not write.key:
         return None
     rows = await call.context.store.rows(
         call.context.reads.queries[
             "fragment_keys" if topic == COMMANDS else "identity_keys"
         ],
         project=call.project.id,
-        fragment=sent.fragment,
+        fragment=write.fragment,
     )
     generations = call.context.generations
     recent = [each for columns in rows for each in zip(*columns, strict=False)]
     for key, digest, version in recent:
-        if key == sent.key:
-            if digest != sent.digest:
+        if key == write.key:
+            if digest != write.digest:
                 raise errors.key_reused()
             if topic == COMMANDS:
-                return generations.of_fragment(sent.fragment, version)
+                return generations.of_fragment(write.fragment, version)
             return generations.of_project(call.project.id, version)
     return None
 

@@ -175,24 +175,24 @@ def plain_operation(path: str, summary: str) -> dict[str, Any]:
 
 def document(routes: Sequence[Route], others: Sequence[Route] = ()) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these REST routes, under the documented prefix, and of others."""
-    named = {
+    structs = {
         kind
         for route in routes
         for kind in (route.body, route.preview, *_answers(route))
         if kind is not None
     }
-    kinds = sorted(named, key=lambda kind: kind.__name__)
+    kinds = sorted(structs, key=lambda kind: kind.__name__)
     schemas, components = msgspec.json.schema_components(
         [*kinds, Error, PlainError], ref_template="#/components/schemas/{name}"
     )
-    shown = dict(zip(kinds, schemas, strict=False))
+    schema_of = dict(zip(kinds, schemas, strict=False))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         operations = paths.setdefault(_path(route), {})
         for method in (
             ("patch", "put") if route.method == "PATCH" else (route.method.lower(),)
         ):
-            operations[method] = _operation(route, method, shown)
+            operations[method] = _operation(route, method, schema_of)
     for route in others:
         if route.operation is not None:
             path = route.path.replace("{slash}", "/")
@@ -216,11 +216,11 @@ def _path(route: Route) -> str:
     return f"{PREFIX}{route.path}/"
 
 
-def _operation(route: Route, method: str, shown: dict[type, Any]) -> dict[str, Any]:
-    said = (route.handler.__doc__ or "").strip()
+def _operation(route: Route, method: str, schema_of: dict[type, Any]) -> dict[str, Any]:
+    summary = " ".join((route.handler.__doc__ or "").split())
     operation: dict[str, Any] = {
         "operationId": f"{method} {route.path or '/'}",
-        "summary": said.partition(": ")[2] or said,
+        "summary": summary.partition(": ")[2] or summary,
         "description": f"Scope: `{route.scope}`.",
         "tags": ["persons"],
         "parameters": [
@@ -228,12 +228,12 @@ def _operation(route: Route, method: str, shown: dict[type, Any]) -> dict[str, A
             *map(_query, route.query),
             *_headers(route),
         ],
-        "responses": _responses(route, shown),
+        "responses": _responses(route, schema_of),
     }
     if route.body is not None:
         operation["requestBody"] = {
             "required": _required(route.body),
-            "content": {JSON: {"schema": shown[route.body]}},
+            "content": {JSON: {"schema": schema_of[route.body]}},
         }
     return operation
 
@@ -252,16 +252,16 @@ def path_parameters(path: str) -> list[dict[str, Any]]:
 
 
 def _query(parameter: Parameter[Any]) -> dict[str, Any]:
-    shown: dict[str, Any] = {
+    described: dict[str, Any] = {
         "name": parameter.name,
         "in": "query",
         "description": parameter.says,
         "schema": parameter.schema(),
     }
-    shown |= {"required": True} if parameter.required else {}
-    return (
-        shown if parameter.example is None else {**shown, "example": parameter.example}
-    )
+    described |= {"required": True} if parameter.required else {}
+    if parameter.example is not None:
+        described["example"] = parameter.example
+    return described
 
 
 def _headers(route: Route) -> list[dict[str, Any]]:
@@ -272,7 +272,7 @@ def _headers(route: Route) -> list[dict[str, Any]]:
         )
     }
     if route.scope.endswith(":write"):
-        kept = {
+        key_schema = {
             "type": "string",
             "minLength": 1,
             "maxLength": KEY_CHARS_MAX,
@@ -280,7 +280,7 @@ def _headers(route: Route) -> list[dict[str, Any]]:
         }
         headers["Idempotency-Key"] = (
             "A repeat has no second effect and answers with the first outcome.",
-            kept,
+            key_schema,
         )
         prefers = (
             "`respond-async`: 202 as soon as the write is durable; "
@@ -298,19 +298,19 @@ def _headers(route: Route) -> list[dict[str, Any]]:
     ]
 
 
-def _responses(route: Route, shown: dict[type, Any]) -> dict[str, Any]:
+def _responses(route: Route, schema_of: dict[type, Any]) -> dict[str, Any]:
     position = {
         "Position": {
             "description": "What this reflects or wrote.",
             "schema": {"type": "string"},
         }
     }
-    told = position | {
+    headers = position | {
         name: {"description": says, "schema": {"type": "string"}}
         for name, says in route.headers
     }
-    done: dict[str, Any] = {"description": "Done.", "headers": told}
-    if answers := [shown[kind] for kind in _answers(route)]:
+    done: dict[str, Any] = {"description": "Done.", "headers": headers}
+    if answers := [schema_of[kind] for kind in _answers(route)]:
         schema = answers[0] if len(answers) == 1 else {"anyOf": answers}
         done["content"] = {
             JSON: {"schema": schema},
@@ -324,7 +324,7 @@ def _responses(route: Route, shown: dict[type, Any]) -> dict[str, Any]:
         done["links"] = target
     responses: dict[str, Any] = {str(route.status): done}
     if route.preview is not None:
-        content = {JSON: {"schema": shown[route.preview]}}
+        content = {JSON: {"schema": schema_of[route.preview]}}
         responses["200"] = {
             "description": "dry_run: nothing was done.",
             "headers": position,
@@ -333,7 +333,7 @@ def _responses(route: Route, shown: dict[type, Any]) -> dict[str, Any]:
     if route.scope.endswith(":write") and route.status != 202:
         responses["202"] = {
             "description": "Durable, and not visible yet.",
-            "headers": told,
+            "headers": headers,
         }
     errors = ALWAYS | (WITH_BODY if route.body is not None else {})
     errors |= WRITING if route.scope.endswith(":write") else {}

@@ -60,7 +60,7 @@ def always(query: Mapping[str, str]) -> bool:
     return True
 
 
-def given(*names: str) -> Costly:
+def with_any(*names: str) -> Costly:
     """When one of these parameters asks for more: a moment of the past, a dry run."""
 
     def costly(query: Mapping[str, str]) -> bool:

@@ -63,12 +63,12 @@ class Load:
         beside the others."""
         self._judge(size)
         self.bytes += size
-        request.held += size
+        request.body_bytes += size
 
     def release(self, request: Request) -> None:
         """The request is answered."""
-        self.bytes -= request.held
-        request.held = 0
+        self.bytes -= request.body_bytes
+        request.body_bytes = 0
         request.body = b""
 
     async def receive(
@@ -96,7 +96,7 @@ class Load:
     ) -> bytes:
         pieces: list[bytes] = []
         while piece := await content.readany():
-            if request.held + len(piece) > bytes_max:
+            if request.body_bytes + len(piece) > bytes_max:
                 raise errors.too_large(bytes_max)
             self.hold(request, len(piece))
             pieces.append(piece)

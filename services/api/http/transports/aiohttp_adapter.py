@@ -23,7 +23,7 @@ WRITE_SECONDS_MAX = 60.0
 others need."""
 
 
-class Progress(Protocol):
+class RequestObserver(Protocol):
     """A connection that is told when a request of it is under way."""
 
     def begin(self) -> None: ...
@@ -36,10 +36,14 @@ class Handler(web.RequestHandler):
     shape."""
 
     def __init__(
-        self, server: web.Server, *, progress: Progress | None = None, **settings: Any
+        self,
+        server: web.Server,
+        *,
+        observer: RequestObserver | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(server, **settings)
-        self.progress = progress
+        self.observer = observer
 
     def handle_error(
         self,
@@ -63,12 +67,12 @@ class Adapter:
 
     async def handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
         """Read the body within its bounds, and write what the pipeline answers."""
-        progress = getattr(incoming.protocol, "progress", None)
-        if progress is None:
+        observer = getattr(incoming.protocol, "observer", None)
+        if observer is None:
             return await self._respond(incoming)
-        progress.begin()
+        observer.begin()
         response = await self._respond(incoming)
-        response.progress = progress  # until it is written
+        response.observer = observer  # until it is written
         return response
 
     async def _respond(self, incoming: web.BaseRequest) -> Written:
@@ -118,7 +122,7 @@ class Written(web.StreamResponse):
             and not upgrades
             and (sized or self._version == "1.1")
         )
-        self.progress: Progress | None = None
+        self.observer: RequestObserver | None = None
 
     @property
     def keep_alive(self) -> bool:
@@ -131,8 +135,8 @@ class Written(web.StreamResponse):
         try:
             await self._write(self._incoming.writer)
         finally:
-            if self.progress is not None:
-                self.progress.end()
+            if self.observer is not None:
+                self.observer.end()
 
     async def _write(self, writer: AbstractStreamWriter) -> None:
         response = self._response
@@ -172,11 +176,11 @@ class Written(web.StreamResponse):
     ) -> None:
         """Send a body as it comes. What goes wrong ends the connection: half a body never looks
         whole."""
-        async for part in body:
-            if part:
+        async for chunk in body:
+            if chunk:
                 async with asyncio.timeout(WRITE_SECONDS_MAX):
                     await writer.write(
-                        b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
+                        b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk
                     )
                     await writer.drain()
         if chunked:

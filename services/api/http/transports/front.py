@@ -76,7 +76,7 @@ class Front:
             "keepalive_timeout": KEEPALIVE_SECONDS,
             **AIOHTTP,
         }
-        return Handler(self._adapter, progress=connection, **settings)
+        return Handler(self._adapter, observer=connection, **settings)
 
     async def end(self) -> None:
         """Let requests under way end, and close all connections."""

@@ -34,7 +34,7 @@ from services.api.reads.rendered import RenderedPersons
 from services.api.reads.stamps import Stamps, uuid7
 from services.api.reads.watermarks import Watermarks
 from services.api.recordings import sessions
-from services.api.writes.block_writer import Blocks
+from services.api.writes.block_writer import BlockStore
 from shared.domain.commands import Command
 from shared.domain.errors import LogClosed, LogMismatch, Superseded, Transient
 from shared.domain.ids import COMMANDS, Position
@@ -186,7 +186,7 @@ async def build(
         stamps=stamps,
         clock=clock,
         mint=uuid7,
-        blocks=Blocks(objects, append, stamps, clock, uuid7),
+        blocks=BlockStore(objects, append, stamps, clock, uuid7),
     )
     return context
 

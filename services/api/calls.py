@@ -12,7 +12,7 @@ import msgspec
 
 from services.api.context import Context
 from services.api.http.decoding import object_of, struct_of
-from services.api.http.guards.access import Key, Project
+from services.api.http.guards.access import PersonalKey, Project
 from services.api.http.messages import Request
 from services.api.http.parameters import AS_OF, Parameter
 from services.api.http.routing import Route
@@ -69,7 +69,7 @@ class Call(msgspec.Struct, kw_only=True):
     request: Request
     context: Context
     project: Project
-    key: Key
+    key: PersonalKey
     cut: int | None = None
 
     @property

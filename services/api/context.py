@@ -16,7 +16,7 @@ from services.api.reads.persons import Reads
 from services.api.reads.rendered import RenderedPersons
 from services.api.reads.stamps import Mint, Stamps
 from services.api.reads.watermarks import Watermarks
-from services.api.writes.block_writer import Blocks
+from services.api.writes.block_writer import BlockStore
 from shared.domain.commands import Command, encode, route
 from shared.domain.errors import BadInput, NotYet
 from shared.domain.generations import Generations
@@ -59,7 +59,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     stamps: Stamps
     clock: Clock
     mint: Mint
-    blocks: Blocks
+    blocks: BlockStore
     gate: Gate
     spools: Spools
     load: Load = msgspec.field(default_factory=Load)

@@ -82,7 +82,7 @@ PACKED = {"br": ".br", "gzip": ".gz"}
 _KINDS = {".js": "text/javascript", ".map": JSON}
 STATIC = "/static/{file}"
 
-Endpoint = Callable[[CaptureCall], Response | Awaitable[Response]]
+StubEndpoint = Callable[[CaptureCall], Response | Awaitable[Response]]
 
 
 class Stub(NamedTuple):
@@ -91,7 +91,7 @@ class Stub(NamedTuple):
     path: str
     methods: tuple[str, ...]
     summary: str
-    endpoint: Endpoint
+    endpoint: StubEndpoint
 
 
 def config(call: CaptureCall) -> Response:
@@ -121,7 +121,7 @@ def flags(call: CaptureCall) -> Response:
     return _json(answer)
 
 
-def _fixed(answer: Any) -> Endpoint:
+def _fixed(answer: Any) -> StubEndpoint:
     return lambda call: _json(answer)
 
 

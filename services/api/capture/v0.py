@@ -28,7 +28,7 @@ PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
 BODY_BYTES_MAX = INFLATED_BYTES_MAX
 """Of a body as sent; after decompression the same limit holds."""
 
-Outcome = list[Entry] | BadInput
+EventOutcome = list[Entry] | BadInput
 """Of one event: what to append, or why it is refused."""
 
 OK = b'{"status":"Ok"}'
@@ -66,7 +66,7 @@ def capture(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
 
 def appended(
     context: Context,
-    outcomes: list[Outcome],
+    outcomes: list[EventOutcome],
     conclude: Callable[[list[Position]], Response],
 ) -> Response | Deferred[list[Position], Response]:
     """Append what there is, in one piece; `conclude` answers once it is durable."""
@@ -115,11 +115,11 @@ def outcomes_of(
     project: Project,
     *,
     unnamed: str | None = None,
-) -> list[Outcome]:
+) -> list[EventOutcome]:
     """What becomes of each event, in their order: what to append, or why it is refused."""
     request_context = request_context_of(context, batch, project, unnamed)
     first = context.stamps.reserve(len(batch.events))
-    outcomes: list[Outcome] = []
+    outcomes: list[EventOutcome] = []
     counts = context.log.partitions()
     for at, event in enumerate(batch.events, first):
         try:
@@ -136,7 +136,7 @@ def unnamed_at(path: str) -> str | None:
     return "$identify" if path.startswith("/engage") else None
 
 
-def is_stored(outcome: Outcome) -> bool:
+def is_stored(outcome: EventOutcome) -> bool:
     """Neither refused nor, as a merge without person processing is, dropped by rule."""
     return not isinstance(outcome, BadInput) and bool(outcome)
 

@@ -20,7 +20,7 @@ from services.api.capture.events import EVENT_NAME_CHARS_MAX, time_of
 from services.api.capture.payload import EVENTS_MAX, CaptureBatch, parse
 from services.api.capture.v0 import (
     BODY_BYTES_MAX,
-    Outcome,
+    EventOutcome,
     appended,
     capturing,
     outcomes_of,
@@ -294,7 +294,7 @@ def _is_nobodys(distinct_id: str) -> bool:
     return distinct_id.strip().lower() in NOBODYS_IDS or not is_legal(distinct_id)
 
 
-def _result(event: dict[str, Any], outcome: Outcome) -> dict[str, str]:
+def _result(event: dict[str, Any], outcome: EventOutcome) -> dict[str, str]:
     if isinstance(outcome, BadInput):
         return {"result": "drop", "details": _DETAILS.get(outcome.slug, outcome.slug)}
     if not outcome:  # a merge without person processing

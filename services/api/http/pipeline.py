@@ -30,7 +30,7 @@ from services.api.http.rendering import (
     JSON,
     Archive,
     Lines,
-    Rows,
+    RowStream,
     csv_body,
     json_body,
     streamed,
@@ -72,13 +72,13 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
 
 
-class Call(Protocol):
+class EndpointCall(Protocol):
     """A call of a REST endpoint, as far as the pipeline knows it."""
 
     request: Request
 
 
-Called = Callable[[Request], Any]
+CallFactory = Callable[[Request], Any]
 """Makes the object that an endpoint is called with."""
 
 
@@ -86,13 +86,17 @@ class Pipeline:
     """The one way from a request to its response."""
 
     def __init__(
-        self, router: Router, guards: Guards, positions: Positions, called: Called
+        self,
+        router: Router,
+        guards: Guards,
+        positions: Positions,
+        call_factory: CallFactory,
     ) -> None:
         self.router = router
         self.load = guards.load
         self._guards = guards
         self._positions = positions
-        self._called = called
+        self._call_of = call_factory
 
     def refuse(self, request: Request, error: Exception) -> Response:
         """The response to a request that failed."""
@@ -153,7 +157,7 @@ class Pipeline:
             size = unfolded(request.body)
             if not self.load.spare(size):
                 return self._complete(request, self._in_turn(request, size))
-            outcome = self._carried_out(request)
+            outcome = self._carry_out(request)
         except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
             return self.refuse(request, error)
         return self._concluded(request, outcome)
@@ -189,7 +193,7 @@ class Pipeline:
 
     async def _in_turn(self, request: Request, size: int) -> Response:
         await self.load.turn(size)
-        outcome = self._carried_out(request)
+        outcome = self._carry_out(request)
         return outcome if type(outcome) is Response else await outcome
 
     def _admit_key(self, request: Request, route: Route) -> None:
@@ -210,30 +214,30 @@ class Pipeline:
             guards.access, request, key, route.scope
         )
 
-    def _carried_out(self, request: Request) -> Any:
+    def _carry_out(self, request: Request) -> Any:
         """The response, at once or as an awaitable of one."""
         route = request.route
         assert route is not None
         if route.access != "key":
-            return route.handler(self._called(request))
+            return route.handler(self._call_of(request))
         if request.caller is None:
             self._authorise(request, route, authorisation.key_text_of(request))
             judge_head(request, route)
-        call = self._called(request)
+        call = self._call_of(request)
         if "Min-Position" in request.headers:
             return self._at_position(
                 call, route, parse_positions(request.headers["Min-Position"])
             )
-        return self._called_now(call, route)
+        return self._call_endpoint(call, route)
 
     async def _at_position(
-        self, call: Call, route: Route, positions: list[Position]
+        self, call: EndpointCall, route: Route, positions: list[Position]
     ) -> Response:
         await self._positions.wait_for(positions)
-        outcome = self._called_now(call, route)
+        outcome = self._call_endpoint(call, route)
         return outcome if type(outcome) is Response else await outcome
 
-    def _called_now(self, call: Call, route: Route) -> Any:
+    def _call_endpoint(self, call: EndpointCall, route: Route) -> Any:
         request = call.request
         if route.costly(request.query):
             return while_connected(request.is_connected, self._admitted(call, route))
@@ -251,7 +255,7 @@ class Pipeline:
         return self._awaited(call, route, outcome)
 
     async def _awaited(
-        self, call: Call, route: Route, outcome: Awaitable[Answer]
+        self, call: EndpointCall, route: Route, outcome: Awaitable[Answer]
     ) -> Response:
         answer = await _waited(route, outcome)
         return (
@@ -260,7 +264,7 @@ class Pipeline:
             else self._respond(call, answer)
         )
 
-    async def _admitted(self, call: Call, route: Route) -> Response:
+    async def _admitted(self, call: EndpointCall, route: Route) -> Response:
         """A costly call: its rows are read while it holds a place, and sent while it holds none."""
         gate = self._guards.gate
         assert call.request.caller is not None
@@ -272,13 +276,13 @@ class Pipeline:
         answer.body.step_by(step(gate, project))
         return await self._streamed(call, answer)
 
-    async def _streamed(self, call: Call, answer: Answer) -> Response:
+    async def _streamed(self, call: EndpointCall, answer: Answer) -> Response:
         as_csv = call.request.format == "csv"
         return await streamed(
             answer.body, self._headers(call, answer), self._guards.spools, as_csv=as_csv
         )
 
-    def _respond(self, call: Call, answer: Answer) -> Response:
+    def _respond(self, call: EndpointCall, answer: Answer) -> Response:
         headers = self._headers(call, answer)
         if answer.body is None:
             return Response(status=answer.status, headers=headers)
@@ -292,7 +296,7 @@ class Pipeline:
         )
         return Response(status=answer.status, headers=headers, body=body)
 
-    def _headers(self, call: Call, answer: Answer) -> dict[str, str]:
+    def _headers(self, call: EndpointCall, answer: Answer) -> dict[str, str]:
         positions = answer.positions
         token = (
             self._positions.reflected()
@@ -326,13 +330,13 @@ class Pipeline:
         return response
 
 
-def _begun(call: Call, route: Route) -> Any:
+def _begun(call: EndpointCall, route: Route) -> Any:
     if route.plain_errors:
         judge_parameters(call.request, route)
     return route.handler(call)
 
 
-async def _answered(call: Call, route: Route) -> Answer:
+async def _answered(call: EndpointCall, route: Route) -> Answer:
     try:
         outcome = _begun(call, route)
     except (BadInput, NotFound) as error:
@@ -347,7 +351,7 @@ async def _waited(route: Route, outcome: Awaitable[Answer]) -> Answer:
     except (BadInput, NotFound) as error:
         answer = _plain(route, error)
     if isinstance(
-        answer.body, Rows | Lines
+        answer.body, RowStream | Lines
     ):  # before the position is read: it must not be newer than the rows
         await answer.body.start()
     return answer
@@ -361,7 +365,7 @@ def _plain(route: Route, error: BadInput | NotFound) -> Answer:
 
 
 def _is_long(answer: Answer) -> bool:
-    return isinstance(answer.body, Archive | Lines | Rows)
+    return isinstance(answer.body, Archive | Lines | RowStream)
 
 
 @cache

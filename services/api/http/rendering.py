@@ -33,7 +33,7 @@ WRITE_BYTES = 262_144
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-class Rows:
+class RowStream:
     """A list that is made while it is sent: rows in batches, fields before them, and fields known
     only after them."""
 
@@ -112,7 +112,7 @@ class Archive(msgspec.Struct):
 
 
 async def streamed(
-    body: Archive | Lines | Rows,
+    body: Archive | Lines | RowStream,
     headers: dict[str, str],
     spools: Spools,
     *,
@@ -144,7 +144,7 @@ async def _begun(parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, No
     return parts
 
 
-async def _json_parts(rows: Rows) -> AsyncGenerator[bytes, None]:
+async def _json_parts(rows: RowStream) -> AsyncGenerator[bytes, None]:
     yield json_body(rows.head)[:-1] + (b"," if rows.head else b"") + b'"results":['
     comma = b""
     async for batch in rows.batches():
@@ -153,7 +153,7 @@ async def _json_parts(rows: Rows) -> AsyncGenerator[bytes, None]:
     yield b"]," + json_body(rows.tail())[1:]
 
 
-async def _csv_parts(rows: Rows, spools: Spools) -> AsyncGenerator[bytes, None]:
+async def _csv_parts(rows: RowStream, spools: Spools) -> AsyncGenerator[bytes, None]:
     """All rows are there before the first byte is sent: an error is a proper answer, and the header
     knows them all."""
     names: set[str] = set()

@@ -43,7 +43,7 @@ class Answer(msgspec.Struct, kw_only=True):
 Endpoint = Callable[[Any], Any]
 """From a call to an Answer or a Response, at once or as an awaitable of one."""
 
-Access = Literal["key", "token", "open"]
+Authentication = Literal["key", "token", "open"]
 """A personal key with the route's scope; a project's token as Bearer; nothing that the head must
 have."""
 
@@ -74,7 +74,7 @@ class Route(msgspec.Struct, frozen=True):
     preview: type | None = None
     headers: tuple[tuple[str, str], ...] = ()
     costly: Costly = never
-    access: Access = "key"
+    access: Authentication = "key"
     gated: bool = True
     """Whether it takes or tells something of persons: then it waits until the log is known to be
     the tables' own."""
@@ -136,7 +136,7 @@ class Resource:
         return {name: _unquoted(value) for name, value in match.groupdict().items()}
 
 
-class Found(NamedTuple):
+class RouteMatch(NamedTuple):
     """The resource of a path, its route for a method, if it has one, and the values of the path's
     parameters."""
 
@@ -172,15 +172,15 @@ class Router:
         ):  # the most frequent one first; no path fits two of one length
             resources.sort(key=lambda resource: "{id}" not in resource.template)
 
-    def find(self, method: str, path: str) -> Found | None:
+    def find(self, method: str, path: str) -> RouteMatch | None:
         """What a path and a method lead to; None for a path that is nobody's."""
         fixed = self._fixed.get(path)
         if fixed is not None:
-            return Found(fixed, fixed.routes.get(method), {})
+            return RouteMatch(fixed, fixed.routes.get(method), {})
         for resource in self._dynamic.get(_shape(path), ()):
             parameters = resource.match(path)
             if parameters is not None:
-                return Found(resource, resource.routes.get(method), parameters)
+                return RouteMatch(resource, resource.routes.get(method), parameters)
         return None
 
     def resolve(self, request: Request) -> Route:

@@ -20,16 +20,17 @@ from services.api.http.property_limits import NAME_CHARS_MAX, check_properties
 from services.api.http.routing import Answer, Route
 from services.api.writes.idempotency import (
     Keyed,
-    Outcome,
+    WriteOutcome,
     carry_out,
     earlier,
     keyed,
     person_after,
 )
 from services.api.writes.schemas import (
-    Batch,
     DeleteProperty,
     DistinctIds,
+    PersonBatch,
+    PersonBody,
     Success,
     Update,
     Updated,
@@ -37,7 +38,6 @@ from services.api.writes.schemas import (
     UpdateProperty,
     Uuids,
 )
-from services.api.writes.schemas import Person as PersonBody
 from services.api.writes.size_warnings import warnings_of
 from shared.domain.commands import Write
 from shared.domain.errors import BadInput
@@ -261,7 +261,7 @@ COLLECTION_ROUTES = (
         batch_by_distinct_ids,
         (AS_OF,),
         DistinctIds,
-        Batch,
+        PersonBatch,
         costly=with_any(AS_OF.name),
     ),
     Route(
@@ -271,13 +271,13 @@ COLLECTION_ROUTES = (
         batch_by_uuids,
         (AS_OF,),
         Uuids,
-        Batch,
+        PersonBatch,
         costly=with_any(AS_OF.name),
     ),
 )
 
 
-async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
+async def _set(call: Call, properties: dict[str, Any]) -> tuple[WriteOutcome, UUID]:
     """Set properties on the addressed fragment; the first that came with the Idempotency-Key
     counts."""
     sent = keyed(call, await call.fragment(), "update", properties)
@@ -355,7 +355,7 @@ def _may_show(member: Member, names: Sequence[str]) -> bool:
     ).keys().isdisjoint(names)
 
 
-def _answer(outcome: Outcome, body: Any) -> Answer:
+def _answer(outcome: WriteOutcome, body: Any) -> Answer:
     """The body once reads see the write; 202 before."""
     visible = outcome.visible
     return Answer(

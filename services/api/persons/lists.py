@@ -30,7 +30,7 @@ from services.api.http.parameters import (
     Text,
 )
 from services.api.http.property_limits import NAME_CHARS_MAX
-from services.api.http.rendering import Rows
+from services.api.http.rendering import RowStream
 from services.api.http.routing import Answer, Route
 from services.api.persons.filters import Filter
 from services.api.reads.as_of import candidates_at, persons_at
@@ -108,7 +108,9 @@ async def page(call: Call) -> Answer:
         chosen
     )  # then candidates are not persons, and a page before would overlap
     start = None if cursor == CURSOR_START or judged else cursor
-    return Answer(body=Rows(batches, head, lambda: _links(call, start, walk.after)))
+    return Answer(
+        body=RowStream(batches, head, lambda: _links(call, start, walk.after))
+    )
 
 
 async def values(call: Call) -> Answer:

@@ -16,7 +16,7 @@ from services.api.http.parameters import DRY_RUN
 from services.api.http.routing import Answer, Route
 from services.api.reads.as_of import persons_at, stamp_of
 from services.api.writes.idempotency import (
-    Outcome,
+    WriteOutcome,
     carry_out,
     earlier,
     envelope,
@@ -24,10 +24,14 @@ from services.api.writes.idempotency import (
     person_after,
     raise_refusal,
 )
-from services.api.writes.schemas import Merge as MergeBody
-from services.api.writes.schemas import MergePreview, ResetDistinctId, SplitDone
-from services.api.writes.schemas import Person as PersonBody
-from services.api.writes.schemas import Split as SplitBody
+from services.api.writes.schemas import (
+    MergeBody,
+    MergePreview,
+    PersonBody,
+    ResetDistinctId,
+    SplitBody,
+    SplitDone,
+)
 from shared.domain.commands import IdentityCommand, Merge, Split
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.ids import IDENTITY, fragment_id
@@ -230,7 +234,7 @@ async def _found(call: Call, fragment: UUID) -> tuple[Person, int]:
     ), erase  # a delete between the two leaves nobody here, a later one is seen
 
 
-async def _before(call: Call, fragment: UUID, outcome: Outcome) -> Person:
+async def _before(call: Call, fragment: UUID, outcome: WriteOutcome) -> Person:
     """The person that an earlier split dissolved, as it was."""
     until = await stamp_of(call.context, call.project.id, outcome.positions)
     before = (await persons_at(call.context, call.project.id, [fragment], until - 1))[0]
@@ -240,7 +244,7 @@ async def _before(call: Call, fragment: UUID, outcome: Outcome) -> Person:
 
 
 async def _split_answer(
-    call: Call, outcome: Outcome, members: Sequence[UUID], stays: UUID
+    call: Call, outcome: WriteOutcome, members: Sequence[UUID], stays: UUID
 ) -> Answer:
     """All persons involved, the remaining one first: as they are now, or as they were after the
     first request."""

@@ -64,7 +64,7 @@ Copy = tuple[str, int, int]
 """(object, start, length): where a block lies, or should."""
 
 
-class Blocks:
+class BlockStore:
     """All blocks that one API process writes and reads. `append` puts commands into the log."""
 
     def __init__(

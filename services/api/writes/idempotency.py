@@ -42,7 +42,7 @@ class Keyed(msgspec.Struct, frozen=True, kw_only=True):
     digest: int = 0
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class WriteOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a write did. `visible` is False while reads do not see it; `first` is another request's
     position."""
 
@@ -82,7 +82,7 @@ def envelope(call: Call, write: Keyed) -> dict[str, Any]:
     }
 
 
-async def earlier(call: Call, topic: str, write: Keyed) -> Outcome | None:
+async def earlier(call: Call, topic: str, write: Keyed) -> WriteOutcome | None:
     """The outcome of the request that came with this key before; None if there was none.
 
     Raises what that one was refused for, and 422 when it asked for something else.
@@ -91,7 +91,7 @@ async def earlier(call: Call, topic: str, write: Keyed) -> Outcome | None:
     if position is None:
         return None
     await _check(call, position, [write.fragment] if topic == COMMANDS else [])
-    return Outcome(positions=[position], visible=True, first=position)
+    return WriteOutcome(positions=[position], visible=True, first=position)
 
 
 async def carry_out(
@@ -99,24 +99,24 @@ async def carry_out(
     write: Keyed,
     commands: Sequence[Command],
     refusable: Sequence[UUID] = (),
-) -> Outcome:
+) -> WriteOutcome:
     """Append, wait, and see whether it counted. `refusable` are the fragments that a refusal would
     be recorded on."""
     positions, visible = await call.write(commands)
     if not visible:
-        return Outcome(positions=positions, visible=False)
+        return WriteOutcome(positions=positions, visible=False)
     own = positions[0]
     counts = await _first(call, own.topic, write) or own
     if refusable or write.key:
         await _check(call, counts, [write.fragment, *refusable])
-    return Outcome(
+    return WriteOutcome(
         positions=[counts] if counts != own else positions,
         visible=True,
         first=counts if counts != own else None,
     )
 
 
-async def person_after(call: Call, fragment: UUID, outcome: Outcome) -> Person:
+async def person_after(call: Call, fragment: UUID, outcome: WriteOutcome) -> Person:
     """The person that holds a fragment: as it is now, or as it was right after the first request.
     NotFound if gone."""
     reads, project = call.context.reads, call.project.id

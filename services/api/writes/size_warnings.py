@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 
 from services.api.calls import Call
-from services.api.writes.idempotency import Outcome
+from services.api.writes.idempotency import WriteOutcome
 from shared.domain.person.cells import same
 from shared.domain.person.view import Member
 
@@ -24,7 +24,7 @@ def left_out_of(text: str) -> dict[str, Any] | None:
 async def warnings_of(
     call: Call,
     fragment: UUID,
-    outcome: Outcome,
+    outcome: WriteOutcome,
     properties: dict[str, Any],
     member: Member | None,
 ) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def document(routes: Sequence[Route], others: Sequence[Route] = ()) -> dict[str,
     schemas, components = msgspec.json.schema_components(
         [*kinds, Error, PlainError], ref_template="#/components/schemas/{name}"
     )
-    schema_of = dict(zip(kinds, schemas, strict=False))
+    schema_of = dict(zip(kinds, map(_public, schemas), strict=False))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         operations = paths.setdefault(_path(route), {})
@@ -204,8 +204,39 @@ def document(routes: Sequence[Route], others: Sequence[Route] = ()) -> dict[str,
         "info": INFO,
         "security": [{"key": []}],
         "paths": paths,
-        "components": {"schemas": components, "securitySchemes": SECURITY_SCHEMES},
+        "components": {
+            "schemas": {
+                _public_name(name): _public(schema)
+                for name, schema in components.items()
+            },
+            "securitySchemes": SECURITY_SCHEMES,
+        },
     }
+
+
+def _public_name(name: str) -> str:
+    """A struct's name as customers see it: `PersonBody`, beside the domain's person, is Person."""
+    return name.removesuffix("Body")
+
+
+def _public(schema: Any) -> Any:
+    """A schema as customers see it: public names, and descriptions of one line."""
+    if isinstance(schema, list):
+        return [_public(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    public = {key: _public(value) for key, value in schema.items()}
+    for key in ("title", "$ref"):
+        if isinstance(schema.get(key), str):
+            public[key] = _public_name(schema[key])
+    if isinstance(schema.get("description"), str):
+        public["description"] = _one_line(schema["description"])
+    return public
+
+
+def _one_line(text: str) -> str:
+    """A docstring without its line breaks."""
+    return " ".join(text.split())
 
 
 def _answers(route: Route) -> tuple[type, ...]:
@@ -217,7 +248,7 @@ def _path(route: Route) -> str:
 
 
 def _operation(route: Route, method: str, schema_of: dict[type, Any]) -> dict[str, Any]:
-    summary = " ".join((route.handler.__doc__ or "").split())
+    summary = _one_line(route.handler.__doc__ or "")
     operation: dict[str, Any] = {
         "operationId": f"{method} {route.path or '/'}",
         "summary": summary.partition(": ")[2] or summary,

@@ -10,7 +10,7 @@ import msgspec
 
 from services.api.http import errors
 from services.api.http.decoding import json_of
-from services.api.http.guards.access import Access, Key, Project
+from services.api.http.guards.access import Access, PersonalKey, Project
 from services.api.http.messages import Request
 
 BODY_KEY = "personal_api_key"
@@ -22,7 +22,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     token is enough."""
 
     project: Project
-    key: Key | None = None
+    key: PersonalKey | None = None
 
 
 def bearer_of(headers: Mapping[str, str]) -> str:
@@ -31,7 +31,7 @@ def bearer_of(headers: Mapping[str, str]) -> str:
     return text.strip() if scheme.lower() == "bearer" else ""
 
 
-def key_of(access: Access, text: str) -> Key:
+def key_of(access: Access, text: str) -> PersonalKey:
     """The living key with this text. 401 without one."""
     if not text:
         raise errors.not_authenticated()
@@ -52,7 +52,7 @@ def key_text_of(request: Request) -> str:
     return text if isinstance(text, str) and text else request.query.get(BODY_KEY, "")
 
 
-def caller_of(access: Access, request: Request, key: Key, scope: str) -> Caller:
+def caller_of(access: Access, request: Request, key: PersonalKey, scope: str) -> Caller:
     """The caller, if its key covers the project and has the scope. 403 or 404 otherwise."""
     project = _project_of(access, request, key)
     if project is None:
@@ -64,7 +64,7 @@ def caller_of(access: Access, request: Request, key: Key, scope: str) -> Caller:
     return Caller(project=project, key=key)
 
 
-def may(key: Key, scope: str) -> bool:
+def may(key: PersonalKey, scope: str) -> bool:
     """Whether a key has a scope: `write` includes `read`, `*` everything."""
     return (
         scope in key.scopes
@@ -76,7 +76,7 @@ def may(key: Key, scope: str) -> bool:
     )
 
 
-def covers(key: Key, project: int) -> bool:
+def covers(key: PersonalKey, project: int) -> bool:
     """Whether a key is one of this project; a key without projects is one of all."""
     return not key.projects or project in key.projects
 
@@ -100,7 +100,7 @@ def project_of_tokens(access: Access, tokens: Iterable[Any]) -> Project:
     return project
 
 
-def _project_of(access: Access, request: Request, key: Key) -> Project | None:
+def _project_of(access: Access, request: Request, key: PersonalKey) -> Project | None:
     """The project that the path names, or the query's token, or the lowest one that the key
     covers."""
     name = request.parameters.get("project")

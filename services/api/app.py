@@ -21,7 +21,7 @@ from services.api.history import property_history as history
 from services.api.http.documents import openapi
 from services.api.http.guards.access import Access
 from services.api.http.guards.costly import Gate
-from services.api.http.guards.rate_limit import CaptureQuotas, Limits
+from services.api.http.guards.rate_limit import CaptureQuotas, RateLimiter
 from services.api.http.pipeline import Guards, Pipeline
 from services.api.http.routing import Route, Router
 from services.api.http.spool import Spools
@@ -136,7 +136,7 @@ async def run(settings: Settings) -> None:
 
 def bounds_of(settings: Settings) -> Bounds:
     return Bounds(
-        limits=Limits(settings.key_rate, settings.key_burst),
+        limits=RateLimiter(settings.key_rate, settings.key_burst),
         quotas=CaptureQuotas(
             settings.capture_events_per_second,
             settings.capture_bytes_per_second,
@@ -200,7 +200,7 @@ def pipeline_of(
         access=context.access,
         limits=context.limits,
         gate=context.gate,
-        load=context.load,
+        admission=context.admission,
         spools=context.spools,
         clock=context.clock,
     )

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from services.api.http.guards.access import Access
+from services.api.http.guards.admission import AdmissionControl
 from services.api.http.guards.costly import Gate
-from services.api.http.guards.load import Load
-from services.api.http.guards.rate_limit import CaptureQuotas, Limits
+from services.api.http.guards.rate_limit import CaptureQuotas, RateLimiter
 from services.api.http.pipeline import POSITION_HEADER
 from services.api.http.spool import Spools
 from services.api.reads.persons import Reads
@@ -37,7 +37,7 @@ class Told:
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """What clients may take of one API process."""
 
-    limits: Limits = msgspec.field(default_factory=lambda: Limits(0, 1))
+    limits: RateLimiter = msgspec.field(default_factory=lambda: RateLimiter(0, 1))
     quotas: CaptureQuotas = msgspec.field(default_factory=CaptureQuotas)
     gate: Gate = msgspec.field(default_factory=Gate)
     spools: Spools = msgspec.field(default_factory=Spools)
@@ -54,7 +54,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     reads: Reads
     watermarks: Watermarks
     fed: Watermarks
-    limits: Limits
+    limits: RateLimiter
     quotas: CaptureQuotas
     stamps: Stamps
     clock: Clock
@@ -62,7 +62,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     blocks: BlockStore
     gate: Gate
     spools: Spools
-    load: Load = msgspec.field(default_factory=Load)
+    admission: AdmissionControl = msgspec.field(default_factory=AdmissionControl)
     told: Told = msgspec.field(default_factory=Told)
     rendered: RenderedPersons
 

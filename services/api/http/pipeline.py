@@ -18,12 +18,12 @@ from prometheus_client import Histogram
 from services.api.http import errors
 from services.api.http.guards import authorisation
 from services.api.http.guards.access import Access
+from services.api.http.guards.admission import AdmissionControl, unfolded
 from services.api.http.guards.authorisation import Caller
 from services.api.http.guards.cors import cors
 from services.api.http.guards.costly import Gate, step, while_connected
 from services.api.http.guards.head import has_body, judge_head, judge_parameters
-from services.api.http.guards.load import Load, unfolded
-from services.api.http.guards.rate_limit import Limits
+from services.api.http.guards.rate_limit import RateLimiter
 from services.api.http.messages import Deferred, Request, Response
 from services.api.http.rendering import (
     CSV,
@@ -65,9 +65,9 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True):
     """What requests of one API process share."""
 
     access: Access
-    limits: Limits
+    limits: RateLimiter
     gate: Gate
-    load: Load
+    admission: AdmissionControl
     spools: Spools
     clock: Clock
 
@@ -93,7 +93,7 @@ class Pipeline:
         call_factory: CallFactory,
     ) -> None:
         self.router = router
-        self.load = guards.load
+        self.admission = guards.admission
         self._guards = guards
         self._positions = positions
         self._call_of = call_factory
@@ -155,7 +155,7 @@ class Pipeline:
         """The response to an admitted request whose body is here."""
         try:
             size = unfolded(request.body)
-            if not self.load.spare(size):
+            if not self.admission.spare(size):
                 return self._complete(request, self._in_turn(request, size))
             outcome = self._carry_out(request)
         except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
@@ -188,11 +188,11 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
             return self.refuse(request, error)
         finally:
-            self.load.release(request)
+            self.admission.release(request)
         return self._finished(request, response)
 
     async def _in_turn(self, request: Request, size: int) -> Response:
-        await self.load.turn(size)
+        await self.admission.turn(size)
         outcome = self._carry_out(request)
         return outcome if type(outcome) is Response else await outcome
 
@@ -313,7 +313,7 @@ class Pipeline:
     def _finished(self, request: Request, response: Response) -> Response:
         """The response with the headers that all have, once it is counted."""
         if request.body_bytes:
-            self.load.release(request)
+            self.admission.release(request)
         headers = response.headers
         if request.limits:
             headers |= request.limits

@@ -82,7 +82,7 @@ class Adapter:
             if response is None:
                 response = await self._admitted(incoming, request)
         finally:
-            pipeline.load.release(request)
+            pipeline.admission.release(request)
         return Written(response, incoming)
 
     async def _admitted(self, incoming: web.BaseRequest, request: Request) -> Response:
@@ -91,7 +91,7 @@ class Adapter:
             await _expect(incoming)
             bytes_max = pipeline.bytes_max(request)
             if bytes_max is not None and incoming.can_read_body:
-                await pipeline.load.receive(
+                await pipeline.admission.receive(
                     request, incoming.content, incoming.content_length, bytes_max
                 )
         except (HttpProcessingError, web.RequestPayloadError) as error:

@@ -18,7 +18,7 @@ from aiohttp import web
 from yarl import URL
 
 from services.api.http import errors
-from services.api.http.guards.load import BODY_SECONDS_MAX
+from services.api.http.guards.admission import BODY_SECONDS_MAX
 from services.api.http.messages import Deferred, Request, Response
 from services.api.http.pipeline import Pipeline
 from services.api.http.transports.aiohttp_adapter import Adapter, Handler
@@ -158,7 +158,7 @@ class Connection(asyncio.Protocol):
         if self._handler is not None:
             self._handler.connection_lost(error)
         elif self._request is not None and not self._under_way:
-            front.pipeline.load.release(self._request)
+            front.pipeline.admission.release(self._request)
 
     # what aiohttp's side calls
 
@@ -228,7 +228,7 @@ class Connection(asyncio.Protocol):
             parameters=match.parameters,
         )
         try:
-            front.pipeline.load.hold(request, message.length)
+            front.pipeline.admission.hold(request, message.length)
         except Transient:  # aiohttp's way says so
             return None
         return request
@@ -240,7 +240,7 @@ class Connection(asyncio.Protocol):
         front.bodies.discard(self)
         front.connections.receives(self)
         if self._request is not None:
-            front.pipeline.load.release(self._request)
+            front.pipeline.admission.release(self._request)
         chunks = self._message.chunks
         assert self._transport is not None
         handler = self._handler = front.handler(self)
@@ -298,7 +298,7 @@ class Connection(asyncio.Protocol):
                 "unexpected", error=type(error).__name__, exc_info=error
             )
         if self._request is not None:
-            self._front.pipeline.load.release(self._request)
+            self._front.pipeline.admission.release(self._request)
         self.abort()
 
     def _write(self, response: Response) -> None:

@@ -1,4 +1,4 @@
-"""What one API process takes on at once: bytes of bodies, and time of the loop. Never waits for the
+"""Admission control of one API process: bytes of bodies, and time of the loop. Never waits for the
 log.
 
 Beyond a bound the client is told 503 with Retry-After, before memory grows or others wait.
@@ -50,8 +50,8 @@ class Incoming(Protocol):
         """The next piece; nothing at the end."""
 
 
-class Load:
-    """The bodies that are held, and whose turn it is."""
+class AdmissionControl:
+    """The bodies in memory, and whose turn it is. Not thread-safe."""
 
     def __init__(self) -> None:
         self.bytes = 0

@@ -30,10 +30,12 @@ def routes(checks: Mapping[str, Check]) -> tuple[Route, ...]:
         return _response(operations.version())
 
     return (
-        *plain("/livez", "The process runs.", livez),
-        *plain("/readyz", "Writes are accepted and reads answered.", readyz),
-        *plain("/metrics", "Prometheus; from this machine only.", metrics),
-        *plain("/version", "The version.", version),
+        *plain("liveness", "/livez", "The process runs.", livez),
+        *plain(
+            "readiness", "/readyz", "Writes are accepted and reads answered.", readyz
+        ),
+        *plain("metrics", "/metrics", "Prometheus; from this machine only.", metrics),
+        *plain("version", "/version", "The version.", version),
     )
 
 

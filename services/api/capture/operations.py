@@ -1,4 +1,5 @@
-"""OpenAPI operations of capture, recordings and what SDKs look for beside them."""
+"""OpenAPI operations of capture, recordings and what SDKs look for beside them; their ids are the
+names of the routes."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from services.api.http.documents.openapi import (
 from services.api.http.rendering import JSON
 
 
-def capture(path: str) -> dict[str, Any]:
+def capture() -> dict[str, Any]:
     event = {
         "type": "object",
         "properties": {
@@ -36,7 +37,6 @@ def capture(path: str) -> dict[str, Any]:
         ],
     }
     return {
-        "operationId": f"capture {path}",
         "summary": "What SDKs send: one event, an array, or `{api_key, batch: […]}`; "
         "JSON, gzip, base64 or a form.",
         "security": [],
@@ -46,7 +46,7 @@ def capture(path: str) -> dict[str, Any]:
     }
 
 
-def capture_by_query(path: str) -> dict[str, Any]:
+def capture_by_query() -> dict[str, Any]:
     data = {
         "name": "data",
         "in": "query",
@@ -55,7 +55,6 @@ def capture_by_query(path: str) -> dict[str, Any]:
         "schema": {"type": "string", "format": "event"},
     }
     return {
-        "operationId": f"capture by query {path}",
         "summary": "The same in the query.",
         "security": [],
         "tags": ["capture"],
@@ -142,7 +141,6 @@ def capture_v1() -> dict[str, Any]:
         for name, description, schema in _V1_HEADERS
     ]
     return {
-        "operationId": "capture v1",
         "summary": "What newer SDKs send, with an answer for each event.",
         "security": [{"token": []}],
         "tags": ["capture"],
@@ -182,7 +180,6 @@ def record() -> dict[str, Any]:
         ],
     }
     return {
-        "operationId": "record /s/",
         "summary": "Session recordings as posthog-js sends them: "
         "`$snapshot` events, alone, in an array or a batch.",
         "security": [],
@@ -225,12 +222,11 @@ def _refusals(refusals: dict[int, str], error: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def stub(path: str, method: str, says: str) -> dict[str, Any]:
+def stub(path: str, says: str) -> dict[str, Any]:
     content: dict[str, Any] = {
         "text/javascript" if path.endswith(".js/") else JSON: {"schema": {}}
     }
     return {
-        "operationId": f"{method.lower()} stub {path}",
         "summary": f"What SDKs ask. {says}",
         "security": [],
         "tags": ["capture"],
@@ -241,7 +237,6 @@ def stub(path: str, method: str, says: str) -> dict[str, Any]:
 
 def static() -> dict[str, Any]:
     return {
-        "operationId": "static",
         "summary": "posthog-js's own files, from the folder PERSONLOG_STATIC.",
         "security": [],
         "tags": ["capture"],
@@ -258,7 +253,6 @@ def static() -> dict[str, Any]:
 
 def preflight(path: str) -> dict[str, Any]:
     return {
-        "operationId": f"preflight {path}",
         "summary": "Any origin may send.",
         "security": [],
         "tags": ["capture"],

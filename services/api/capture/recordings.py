@@ -85,6 +85,7 @@ ROUTES: tuple[Route, ...] = (
         record,
         body_bytes_max=BODY_BYTES_MAX,
         operation=operations.record(),
+        name="record_sessions",
     ),
     capturing(
         "OPTIONS",
@@ -92,6 +93,7 @@ ROUTES: tuple[Route, ...] = (
         preflight,
         gated=False,
         operation=operations.preflight("/s/"),
+        name="preflight_record_sessions",
     ),
 )
 

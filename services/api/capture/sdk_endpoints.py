@@ -79,6 +79,9 @@ _SCRIPT = (
 PACKED = {"br": ".br", "gzip": ".gz"}
 """How a file may lie packed beside itself, the smallest first."""
 
+VERBS = {"GET": "get", "POST": "evaluate"}
+"""How the operations of a stub begin."""
+
 _KINDS = {".js": "text/javascript", ".map": JSON}
 STATIC = "/static/{file}"
 
@@ -86,8 +89,9 @@ StubEndpoint = Callable[[CaptureCall], Response | Awaitable[Response]]
 
 
 class Stub(NamedTuple):
-    """One thing that SDKs look for."""
+    """One thing that SDKs look for. `name` is the noun of its operations."""
 
+    name: str
     path: str
     methods: tuple[str, ...]
     summary: str
@@ -151,44 +155,66 @@ def _token(request: Request) -> str:
 
 STUBS = (
     Stub(
+        "config",
         "/array/{token}/config",
         ("GET",),
         "The configuration of posthog-js: everything optional is off.",
         config,
     ),
-    Stub("/array/{token}/config.js", ("GET",), "The same as a script.", config_script),
-    Stub("/flags", ("GET", "POST"), "There are no flags.", flags),
     Stub(
+        "config_script",
+        "/array/{token}/config.js",
+        ("GET",),
+        "The same as a script.",
+        config_script,
+    ),
+    Stub("flags", "/flags", ("GET", "POST"), "There are no flags.", flags),
+    Stub(
+        "flags_decide",
         "/decide",
         ("GET", "POST"),
         "What older SDKs ask: the configuration, and no flags.",
         flags,
     ),
     *(
-        Stub(path, ("GET",), says, _fixed(answer))
-        for path, says, answer in (
+        Stub(name, path, ("GET",), says, _fixed(answer))
+        for name, path, says, answer in (
             (
+                "flag_definitions",
                 "/flags/definitions",
                 "No flags to evaluate.",
                 {"flags": [], "group_type_mapping": {}, "cohorts": {}},
             ),
             (
+                "flag_definitions_legacy",
                 "/api/feature_flag/local_evaluation",
                 "The same for older SDKs.",
                 {"flags": [], "group_type_mapping": {}, "cohorts": {}},
             ),
             (
+                "surveys",
                 "/api/surveys",
                 "There are no surveys.",
                 {"surveys": [], "survey_config": None},
             ),
             (
+                "early_access_features",
                 "/api/early_access_features",
                 "There are none.",
                 {"earlyAccessFeatures": []},
             ),
-            ("/api/web_experiments", "There are none.", {"experiments": []}),
-            ("/api/product_tours", "There are none.", {"product_tours": []}),
+            (
+                "web_experiments",
+                "/api/web_experiments",
+                "There are none.",
+                {"experiments": []},
+            ),
+            (
+                "product_tours",
+                "/api/product_tours",
+                "There are none.",
+                {"product_tours": []},
+            ),
         )
     ),
 )
@@ -266,8 +292,17 @@ def routes(static: str = "") -> tuple[Route, ...]:
             access="open",
             gated=False,
             operation=operations.static(),
+            name="get_static_file",
         ),
-        Route("HEAD", STATIC, "", files.find, access="open", gated=False),
+        Route(
+            "HEAD",
+            STATIC,
+            "",
+            files.find,
+            access="open",
+            gated=False,
+            name="head_static_file",
+        ),
     )
 
 
@@ -281,7 +316,8 @@ def _rows(stub: Stub) -> tuple[Route, ...]:
                 stub.endpoint,
                 gated=False,
                 body_bytes_max=FLAGS_BYTES_MAX if method == "POST" else None,
-                operation=operations.stub(path, method, stub.summary),
+                operation=operations.stub(path, stub.summary),
+                name=f"{VERBS[method]}_{stub.name}",
             )
             for method in stub.methods
         ),
@@ -291,5 +327,6 @@ def _rows(stub: Stub) -> tuple[Route, ...]:
             preflight,
             gated=False,
             operation=operations.preflight(path),
+            name=f"preflight_{stub.name}",
         ),
     )

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from services.api.calls import CaptureCall
 from services.api.capture import operations
 from services.api.capture.events import RequestContext, commands_of, time_of, token_of
@@ -23,7 +25,15 @@ from shared.domain.ids import Position
 from shared.log.port import Entry
 from shared.runtime import telemetry
 
-PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
+PATHS = {
+    "/capture": "events",
+    "/batch": "batch",
+    "/e": "events_e",
+    "/i/v0/e": "events_i_v0_e",
+    "/track": "events_track",
+    "/engage": "events_engage",
+}
+"""The paths of one and the same endpoint, and what their operations are called by."""
 
 BODY_BYTES_MAX = INFLATED_BYTES_MAX
 """Of a body as sent; after decompression the same limit holds."""
@@ -189,16 +199,17 @@ def capturing(
     )
 
 
-ROUTES = tuple(
+_WITH_SLASH = tuple(
     route
-    for path in PATHS
+    for path, noun in PATHS.items()
     for route in (
         capturing(
             "POST",
             f"{path}/",
             capture,
             body_bytes_max=BODY_BYTES_MAX,
-            operation=operations.capture(f"{path}/"),
+            operation=operations.capture(),
+            name=f"capture_{noun}",
         ),
         capturing(
             "OPTIONS",
@@ -206,17 +217,24 @@ ROUTES = tuple(
             preflight,
             gated=False,
             operation=operations.preflight(f"{path}/"),
+            name=f"preflight_capture_{noun}",
         ),
         capturing(
             "GET",
             f"{path}/",
             capture,
             body_bytes_max=BODY_BYTES_MAX,
-            operation=operations.capture_by_query(f"{path}/"),
+            operation=operations.capture_by_query(),
+            name=f"capture_{noun}_by_query",
         ),
-        capturing("POST", path, capture, body_bytes_max=BODY_BYTES_MAX),
-        capturing("OPTIONS", path, preflight, gated=False),
-        capturing("GET", path, capture, body_bytes_max=BODY_BYTES_MAX),
+    )
+)
+ROUTES = tuple(
+    replace(route, path=path, operation=operation)
+    for route in _WITH_SLASH
+    for path, operation in (
+        (route.path, route.operation),
+        (route.path.removesuffix("/"), None),
     )
 )
 """With and without the slash, each a text of its own: no pattern is tried for each request."""

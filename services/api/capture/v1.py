@@ -322,6 +322,7 @@ ROUTES: tuple[Route, ...] = (
         judge=judge_headers,
         error_body=error_body,
         operation=operations.capture_v1(),
+        name="capture_events_v1",
     ),
     capturing(
         "OPTIONS",
@@ -329,5 +330,6 @@ ROUTES: tuple[Route, ...] = (
         preflight,
         gated=False,
         operation=operations.preflight(f"{PATH}/"),
+        name="preflight_capture_events_v1",
     ),
 )

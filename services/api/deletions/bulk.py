@@ -99,6 +99,7 @@ COLLECTION_ROUTES = (
         202,
         preview=DryRun,
         costly=with_any(DRY_RUN.name),
+        name="bulk_delete_persons",
     ),
 )
 

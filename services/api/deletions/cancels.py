@@ -92,6 +92,7 @@ COLLECTION_ROUTES = (
         cancel,
         status=204,
         errors=(409,),
+        name="cancel_deletion_request",
     ),
 )
 

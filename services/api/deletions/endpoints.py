@@ -190,6 +190,7 @@ ROUTES = (
                 "The parts that stay, of `profile`, `events` and `recordings`. Absent when nothing stays.",
             ),
         ),
+        name="delete_person",
     ),
     Route(
         "POST",
@@ -200,6 +201,7 @@ ROUTES = (
         answers=(DeletionRequest, DryRun),
         errors=(412,),
         costly=with_any(DRY_RUN.name),
+        name="delete_person_events",
     ),
     Route(
         "POST",
@@ -210,6 +212,7 @@ ROUTES = (
         answers=(DeletionRequest, DryRun),
         errors=(412,),
         costly=with_any(DRY_RUN.name),
+        name="delete_person_recordings",
     ),
 )
 COLLECTION_ROUTES = (
@@ -221,6 +224,7 @@ COLLECTION_ROUTES = (
         (STATUS, PERSON_UUID, LIMIT, OFFSET),
         answers=DeletionStatus,
         costly=always,
+        name="get_deletion_status",
     ),
     Route(
         "GET",
@@ -230,6 +234,7 @@ COLLECTION_ROUTES = (
         (LIMIT, OFFSET),
         answers=DeletionRequests,
         costly=always,
+        name="list_deletion_requests",
     ),
     Route(
         "GET",
@@ -237,6 +242,7 @@ COLLECTION_ROUTES = (
         "person:read",
         request,
         answers=DeletionRequest,
+        name="get_deletion_request",
     ),
 )
 

@@ -67,6 +67,7 @@ ROUTES = (
         (DeletionRequest, DryRun),
         errors=(412,),
         costly=with_any(DRY_RUN.name),
+        name="purge_person_property",
     ),
 )
 COLLECTION_ROUTES = (
@@ -79,6 +80,7 @@ COLLECTION_ROUTES = (
         PurgeProperty,
         (DeletionRequest, DryRun),
         costly=always,
+        name="purge_property",
     ),
 )
 

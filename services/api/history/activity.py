@@ -75,6 +75,7 @@ COLLECTION_ROUTES = (
         (LIMIT, PAGE),
         answers=ActivityPage,
         costly=always,
+        name="list_project_activity",
     ),
 )
 ROUTES = (
@@ -86,6 +87,7 @@ ROUTES = (
         (LIMIT, PAGE),
         answers=ActivityPage,
         costly=always,
+        name="list_person_activity",
     ),
 )
 

@@ -73,6 +73,7 @@ def routes(holdings: Holdings) -> tuple[Route, ...]:
             (AS_OF,),
             produces=ZIP,
             costly=always,
+            name="export_person",
         ),
     )
 

@@ -181,6 +181,7 @@ COLLECTION_ROUTES = (
         answers=PersonAtTime,
         plain_errors=True,
         costly=always,
+        name="get_properties_at_time",
     ),
 )
 ROUTES = (
@@ -207,6 +208,7 @@ ROUTES = (
             AS_OF,
         ),
         costly=always,
+        name="get_properties_timeline",
     ),
 )
 

@@ -139,6 +139,7 @@ ROUTES = (
         query=(LIMIT, OFFSET, AS_OF),
         answers=PropertyHistory,
         costly=always,
+        name="get_property_history",
     ),
 )
 

@@ -92,6 +92,9 @@ class Route(msgspec.Struct, frozen=True):
     error_body: Callable[[ApiError], bytes] | None = None
     """The body of a refusal where it is not the standard one."""
 
+    name: str = ""
+    """The id of its operation: a method's name for those who generate clients."""
+
     operation: Mapping[str, Any] | None = None
     """The OpenAPI operation of a route outside REST; None for one that the document does not
     name."""

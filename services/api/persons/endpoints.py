@@ -223,6 +223,7 @@ ROUTES = (
         (AS_OF,),
         answers=PersonBody,
         costly=with_any(AS_OF.name),
+        name="get_person",
     ),
     Route(
         "PATCH",
@@ -232,6 +233,7 @@ ROUTES = (
         body=Update,
         answers=Updated,
         errors=(412,),
+        name="update_person",
     ),
     Route(
         "POST",
@@ -241,6 +243,7 @@ ROUTES = (
         body=UpdateProperty,
         answers=UpdatedProperty,
         errors=(412,),
+        name="update_property",
     ),
     Route(
         "POST",
@@ -251,6 +254,7 @@ ROUTES = (
         DeleteProperty,
         Success,
         errors=(412,),
+        name="delete_property",
     ),
 )
 COLLECTION_ROUTES = (
@@ -263,6 +267,7 @@ COLLECTION_ROUTES = (
         DistinctIds,
         PersonBatch,
         costly=with_any(AS_OF.name),
+        name="batch_by_distinct_ids",
     ),
     Route(
         "POST",
@@ -273,6 +278,7 @@ COLLECTION_ROUTES = (
         Uuids,
         PersonBatch,
         costly=with_any(AS_OF.name),
+        name="batch_by_uuids",
     ),
 )
 

@@ -160,6 +160,7 @@ COLLECTION_ROUTES = (
         ),
         costly=_is_costly,
         streams=True,
+        name="list_persons",
     ),
     Route(
         "GET",
@@ -169,6 +170,7 @@ COLLECTION_ROUTES = (
         answers=Values,
         query=(KEY, PART),
         costly=always,
+        name="list_property_values",
     ),
 )
 ROUTES = ()

@@ -138,6 +138,7 @@ COLLECTION_ROUTES = (
         reset_person_distinct_id,
         body=ResetDistinctId,
         status=202,
+        name="reset_person_distinct_id",
     ),
 )
 ROUTES = (
@@ -150,6 +151,7 @@ ROUTES = (
         SplitBody,
         SplitDone,
         errors=(412,),
+        name="split_person",
     ),
     Route(
         "POST",
@@ -160,6 +162,7 @@ ROUTES = (
         MergeBody,
         (PersonBody, MergePreview),
         errors=(412,),
+        name="merge_person",
     ),
 )
 

@@ -109,6 +109,7 @@ ROUTES = (
         (LIMIT, CURSOR),
         answers=RecordingPage,
         costly=always,
+        name="list_recordings",
     ),
     Route(
         "GET",
@@ -117,6 +118,7 @@ ROUTES = (
         recording,
         produces=NDJSON,
         costly=always,
+        name="get_recording",
     ),
 )
 

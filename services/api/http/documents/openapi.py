@@ -139,15 +139,26 @@ def routes_of(described: dict[str, Any]) -> tuple[Route, ...]:
         )
 
     return (
-        *plain("/openapi.json", DOCUMENTS["/openapi.json"], openapi),
-        *plain("/docs", DOCUMENTS["/docs"], docs),
+        *(
+            route
+            for (noun, path, summary), endpoint in zip(
+                DOCUMENTS, (openapi, docs), strict=True
+            )
+            for route in plain(noun, path, summary, endpoint)
+        ),
     )
 
 
-DOCUMENTS = {"/openapi.json": "This document.", "/docs": "The same for people."}
+DOCUMENTS = (
+    ("openapi_document", "/openapi.json", "This document."),
+    ("docs_page", "/docs", "The same for people."),
+)
+"""Noun, path and summary of what is made of the document."""
 
 
-def plain(path: str, summary: str, endpoint: Callable[[Any], Any]) -> tuple[Route, ...]:
+def plain(
+    noun: str, path: str, summary: str, endpoint: Callable[[Any], Any]
+) -> tuple[Route, ...]:
     """The rows of something for operators or readers that needs no key."""
     return (
         Route(
@@ -157,15 +168,23 @@ def plain(path: str, summary: str, endpoint: Callable[[Any], Any]) -> tuple[Rout
             endpoint,
             access="open",
             gated=False,
-            operation=plain_operation(path, summary),
+            operation=plain_operation(summary),
+            name=f"get_{noun}",
         ),
-        Route("HEAD", path, "", endpoint, access="open", gated=False),
+        Route(
+            "HEAD",
+            path,
+            "",
+            endpoint,
+            access="open",
+            gated=False,
+            name=f"head_{noun}",
+        ),
     )
 
 
-def plain_operation(path: str, summary: str) -> dict[str, Any]:
+def plain_operation(summary: str) -> dict[str, Any]:
     return {
-        "operationId": f"get {path}",
         "summary": summary,
         "security": [],
         "tags": ["operations"],
@@ -196,9 +215,11 @@ def document(routes: Sequence[Route], others: Sequence[Route] = ()) -> dict[str,
     for route in others:
         if route.operation is not None:
             path = route.path.replace("{slash}", "/")
-            paths.setdefault(path, {})[route.method.lower()] = dict(route.operation)
-    for path, summary in DOCUMENTS.items():
-        paths[path] = {"get": plain_operation(path, summary)}
+            operation = {"operationId": route.name, **route.operation}
+            paths.setdefault(path, {})[route.method.lower()] = operation
+    for noun, path, summary in DOCUMENTS:
+        operation = {"operationId": f"get_{noun}", **plain_operation(summary)}
+        paths[path] = {"get": operation}
     return {
         "openapi": "3.1.0",
         "info": INFO,
@@ -250,7 +271,7 @@ def _path(route: Route) -> str:
 def _operation(route: Route, method: str, schema_of: dict[type, Any]) -> dict[str, Any]:
     summary = _one_line(route.handler.__doc__ or "")
     operation: dict[str, Any] = {
-        "operationId": f"{method} {route.path or '/'}",
+        "operationId": f"{route.name}_put" if method == "put" else route.name,
         "summary": summary.partition(": ")[2] or summary,
         "description": f"Scope: `{route.scope}`.",
         "tags": ["persons"],
@@ -351,7 +372,7 @@ def _responses(route: Route, schema_of: dict[type, Any]) -> dict[str, Any]:
         done["content"] = {
             route.produces: {"schema": {"type": "string", "format": "binary"}}
         }
-    if (target := LINKS.get((route.method, route.path))) is not None:
+    if (target := LINKS.get(route.name)) is not None:
         done["links"] = target
     responses: dict[str, Any] = {str(route.status): done}
     if route.preview is not None:
@@ -383,12 +404,12 @@ def _responses(route: Route, schema_of: dict[type, Any]) -> dict[str, Any]:
 def _person_links(expression: str) -> dict[str, Any]:
     """From an answer that names a person to everything that can be asked of it."""
     targets = (
-        "get /{id}",
-        "patch /{id}",
-        "post /{id}/split",
-        "get /{id}/activity",
-        "get /{id}/properties_timeline",
-        "delete /{id}",
+        "get_person",
+        "update_person",
+        "split_person",
+        "list_person_activity",
+        "get_properties_timeline",
+        "delete_person",
     )
     return {
         target: {
@@ -408,14 +429,14 @@ _REQUEST_LINKS = {
         },
     }
     for target in (
-        "get /deletion_requests/{request}",
-        "delete /deletion_requests/{request}",
+        "get_deletion_request",
+        "cancel_deletion_request",
     )
 }
-LINKS: dict[tuple[str, str], dict[str, Any]] = {
-    ("GET", ""): _person_links("$response.body#/results/0/uuid"),
-    ("GET", "/{id}"): _person_links("$response.body#/id"),
-    ("POST", "/{id}/split"): _person_links("$response.body#/persons/0/uuid"),
-    ("POST", "/{id}/delete_events"): _REQUEST_LINKS,
-    ("POST", "/{id}/delete_recordings"): _REQUEST_LINKS,
+LINKS: dict[str, dict[str, Any]] = {
+    "list_persons": _person_links("$response.body#/results/0/uuid"),
+    "get_person": _person_links("$response.body#/id"),
+    "split_person": _person_links("$response.body#/persons/0/uuid"),
+    "delete_person_events": _REQUEST_LINKS,
+    "delete_person_recordings": _REQUEST_LINKS,
 }

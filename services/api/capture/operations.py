@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.api.http.documents.openapi import (
+from services.api.http.documents.rest_operations import (
     ALWAYS,
     ERROR,
     QUOTA,

@@ -98,7 +98,7 @@ def commands_of(event: Any, at: int, context: RequestContext) -> list[Command]:
         sent_properties = {}
     if not isinstance(sent_properties, dict):
         raise BadInput("properties must be an object.", attr="properties")
-    properties, raw = _cleaned(sent_properties)
+    properties, raw = _clean_properties(sent_properties)
     name = context.unnamed if event.get("event") is None else event["event"]
     if not isinstance(name, str) or not name.strip():
         raise BadInput("An event needs a name.", attr="event")
@@ -131,7 +131,7 @@ def commands_of(event: Any, at: int, context: RequestContext) -> list[Command]:
     )
 
 
-def _cleaned(properties: Properties) -> tuple[Properties, bytes]:
+def _clean_properties(properties: Properties) -> tuple[Properties, bytes]:
     """Properties that can be stored, and their JSON. Nearly all are as they came, and their JSON
     shows it."""
     try:

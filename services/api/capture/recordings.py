@@ -34,7 +34,7 @@ from services.api.capture.payload import (
 )
 from services.api.capture.v0 import (
     BODY_BYTES_MAX,
-    capturing,
+    capture_route,
     conclusion,
     preflight,
     project_of,
@@ -45,7 +45,7 @@ from services.api.context import Context
 from services.api.http import errors
 from services.api.http.messages import Request, Response
 from services.api.http.routing import Route
-from services.api.writes.block_writer import INLINE_BYTES_MAX, Block, packed
+from services.api.writes.block_writer import INLINE_BYTES_MAX, Block, pack
 from shared.domain.errors import BadInput
 from shared.domain.ids import fragment_id
 from shared.runtime import telemetry
@@ -79,7 +79,7 @@ async def record(call: CaptureCall) -> Response:
 
 
 ROUTES: tuple[Route, ...] = (
-    capturing(
+    capture_route(
         "POST",
         PATH + "{slash}",
         record,
@@ -87,7 +87,7 @@ ROUTES: tuple[Route, ...] = (
         operation=operations.record(),
         name="record_sessions",
     ),
-    capturing(
+    capture_route(
         "OPTIONS",
         PATH + "{slash}",
         preflight,
@@ -233,7 +233,7 @@ def block_of(event: Any, request_context: RequestContext) -> Block:
         window=window,
         started_at=moments[0],
         ended_at=moments[-1],
-        content=packed(lines),
+        content=pack(lines),
     )
 
 

@@ -20,7 +20,7 @@ from services.api.calls import CaptureCall
 from services.api.capture import operations
 from services.api.capture.events import token_of
 from services.api.capture.payload import decode
-from services.api.capture.v0 import capturing, preflight
+from services.api.capture.v0 import capture_route, preflight
 from services.api.context import Context
 from services.api.http import errors
 from services.api.http.messages import Request, Response
@@ -310,7 +310,7 @@ def _rows(stub: Stub) -> tuple[Route, ...]:
     path = stub.path + "/"
     return (
         *(
-            capturing(
+            capture_route(
                 method,
                 stub.path + "{slash}",
                 stub.endpoint,
@@ -321,7 +321,7 @@ def _rows(stub: Stub) -> tuple[Route, ...]:
             )
             for method in stub.methods
         ),
-        capturing(
+        capture_route(
             "OPTIONS",
             stub.path + "{slash}",
             preflight,

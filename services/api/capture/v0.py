@@ -69,12 +69,12 @@ def capture(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
     refusal = (
         refusal_of(batch, refused, sum(map(is_stored, outcomes))) if refused else None
     )
-    return appended(
+    return append_outcomes(
         context, outcomes, lambda positions: conclusion(request, refusal, positions)
     )
 
 
-def appended(
+def append_outcomes(
     context: Context,
     outcomes: list[EventOutcome],
     conclude: Callable[[list[Position]], Response],
@@ -190,7 +190,7 @@ def refusal_of(
     return errors.ApiError(400, "validation_error", error.slug, detail, attr=attr)
 
 
-def capturing(
+def capture_route(
     method: str, path: str, endpoint: Callable[[CaptureCall], Any], **more: Any
 ) -> Route:
     """A row of the route table for what any page may send."""
@@ -203,7 +203,7 @@ _WITH_SLASH = tuple(
     route
     for path, noun in PATHS.items()
     for route in (
-        capturing(
+        capture_route(
             "POST",
             f"{path}/",
             capture,
@@ -211,7 +211,7 @@ _WITH_SLASH = tuple(
             operation=operations.capture(),
             name=f"capture_{noun}",
         ),
-        capturing(
+        capture_route(
             "OPTIONS",
             f"{path}/",
             preflight,
@@ -219,7 +219,7 @@ _WITH_SLASH = tuple(
             operation=operations.preflight(f"{path}/"),
             name=f"preflight_capture_{noun}",
         ),
-        capturing(
+        capture_route(
             "GET",
             f"{path}/",
             capture,

@@ -21,8 +21,8 @@ from services.api.capture.payload import EVENTS_MAX, CaptureBatch, parse
 from services.api.capture.v0 import (
     BODY_BYTES_MAX,
     EventOutcome,
-    appended,
-    capturing,
+    append_outcomes,
+    capture_route,
     outcomes_of,
     preflight,
 )
@@ -106,7 +106,7 @@ def events(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
     shaped: list[dict[str, Any] | BadInput] = []
     for event, uuid in zip(batch["batch"], uuids, strict=True):
         try:
-            shaped.append(_shaped(event, uuid, sdk))
+            shaped.append(_v0_event(event, uuid, sdk))
         except BadInput as error:
             shaped.append(error)
     capture_batch = CaptureBatch(
@@ -127,7 +127,7 @@ def events(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
         headers = position_header(positions) | {"Content-Type": JSON}
         return Response(headers=headers, body=orjson.dumps({"results": results}))
 
-    return appended(context, outcomes, conclude)
+    return append_outcomes(context, outcomes, conclude)
 
 
 def error_body(refusal: errors.ApiError) -> bytes:
@@ -236,7 +236,7 @@ def _sdk(info: str) -> dict[str, str]:
     return {"$lib": name, "$lib_version": version} if is_complete else {}
 
 
-def _shaped(event: dict[str, Any], uuid: UUID, sdk: dict[str, str]) -> dict[str, Any]:
+def _v0_event(event: dict[str, Any], uuid: UUID, sdk: dict[str, str]) -> dict[str, Any]:
     """The event as v0 knows it; BadInput, with v1's word for it as slug, for what v1 is stricter
     about."""
     name, distinct_id, properties = (
@@ -313,7 +313,7 @@ def _wrong(tag: str, detail: str) -> errors.ApiError:
 
 
 ROUTES: tuple[Route, ...] = (
-    capturing(
+    capture_route(
         "POST",
         PATH + "{slash}",
         events,
@@ -324,7 +324,7 @@ ROUTES: tuple[Route, ...] = (
         operation=operations.capture_v1(),
         name="capture_events_v1",
     ),
-    capturing(
+    capture_route(
         "OPTIONS",
         PATH + "{slash}",
         preflight,

@@ -104,7 +104,7 @@ class Pipeline:
         response = refusal.response()
         if request.route is not None and request.route.error_body is not None:
             response.body = request.route.error_body(refusal)
-        return self._finished(request, response)
+        return self._finish(request, response)
 
     def admit(self, request: Request) -> Response | None:
         """Judge what the head alone decides. A refusal, or None: then the body is read, and
@@ -160,13 +160,13 @@ class Pipeline:
             outcome = self._carry_out(request)
         except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
             return self.refuse(request, error)
-        return self._concluded(request, outcome)
+        return self._conclude_outcome(request, outcome)
 
-    def _concluded(
+    def _conclude_outcome(
         self, request: Request, outcome: Any
     ) -> Response | Awaitable[Response]:
         if type(outcome) is Response:
-            return self._finished(request, outcome)
+            return self._finish(request, outcome)
         if type(outcome) is Deferred:
             return Deferred(
                 outcome.future, lambda future: self._conclude(request, outcome, future)
@@ -180,7 +180,7 @@ class Pipeline:
             response = deferred.finish(future)
         except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
             return self.refuse(request, error)
-        return self._finished(request, response)
+        return self._finish(request, response)
 
     async def _complete(self, request: Request, outcome: Awaitable[Any]) -> Response:
         try:
@@ -189,7 +189,7 @@ class Pipeline:
             return self.refuse(request, error)
         finally:
             self.admission.release(request)
-        return self._finished(request, response)
+        return self._finish(request, response)
 
     async def _in_turn(self, request: Request, size: int) -> Response:
         await self.admission.turn(size)
@@ -240,9 +240,9 @@ class Pipeline:
     def _call_endpoint(self, call: EndpointCall, route: Route) -> Any:
         request = call.request
         if route.costly(request.query):
-            return while_connected(request.is_connected, self._admitted(call, route))
+            return while_connected(request.is_connected, self._run_costly(call, route))
         try:
-            outcome = _begun(call, route)
+            outcome = _begin(call, route)
         except (BadInput, NotFound) as error:
             return self._respond(call, _plain(route, error))
         if type(outcome) is Answer:
@@ -252,31 +252,31 @@ class Pipeline:
                 outcome.future,
                 lambda future: self._respond(call, outcome.finish(future)),
             )
-        return self._awaited(call, route, outcome)
+        return self._await_result(call, route, outcome)
 
-    async def _awaited(
+    async def _await_result(
         self, call: EndpointCall, route: Route, outcome: Awaitable[Answer]
     ) -> Response:
-        answer = await _waited(route, outcome)
+        answer = await _await_answer(route, outcome)
         return (
-            await self._streamed(call, answer)
+            await self._stream(call, answer)
             if _is_long(answer)
             else self._respond(call, answer)
         )
 
-    async def _admitted(self, call: EndpointCall, route: Route) -> Response:
+    async def _run_costly(self, call: EndpointCall, route: Route) -> Response:
         """A costly call: its rows are read while it holds a place, and sent while it holds none."""
         gate = self._guards.gate
         assert call.request.caller is not None
         project = call.request.caller.project.id
         async with gate.place(project):
-            answer = await _answered(call, route)
+            answer = await _run_route(call, route)
         if not _is_long(answer):
             return self._respond(call, answer)
         answer.body.step_by(step(gate, project))
-        return await self._streamed(call, answer)
+        return await self._stream(call, answer)
 
-    async def _streamed(self, call: EndpointCall, answer: Answer) -> Response:
+    async def _stream(self, call: EndpointCall, answer: Answer) -> Response:
         as_csv = call.request.format == "csv"
         return await streamed(
             answer.body, self._headers(call, answer), self._guards.spools, as_csv=as_csv
@@ -310,7 +310,7 @@ class Pipeline:
             headers["Content-Disposition"] = 'attachment; filename="persons.csv"'
         return headers
 
-    def _finished(self, request: Request, response: Response) -> Response:
+    def _finish(self, request: Request, response: Response) -> Response:
         """The response with the headers that all have, once it is counted."""
         if request.body_bytes:
             self.admission.release(request)
@@ -330,21 +330,23 @@ class Pipeline:
         return response
 
 
-def _begun(call: EndpointCall, route: Route) -> Any:
+def _begin(call: EndpointCall, route: Route) -> Any:
     if route.plain_errors:
         judge_parameters(call.request, route)
     return route.handler(call)
 
 
-async def _answered(call: EndpointCall, route: Route) -> Answer:
+async def _run_route(call: EndpointCall, route: Route) -> Answer:
     try:
-        outcome = _begun(call, route)
+        outcome = _begin(call, route)
     except (BadInput, NotFound) as error:
         return _plain(route, error)
-    return outcome if isinstance(outcome, Answer) else await _waited(route, outcome)
+    return (
+        outcome if isinstance(outcome, Answer) else await _await_answer(route, outcome)
+    )
 
 
-async def _waited(route: Route, outcome: Awaitable[Answer]) -> Answer:
+async def _await_answer(route: Route, outcome: Awaitable[Answer]) -> Answer:
     """The endpoint's answer, begun if its rows are read while it is sent."""
     try:
         answer = await outcome

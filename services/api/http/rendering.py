@@ -124,12 +124,12 @@ async def streamed(
     if isinstance(body, Archive):
         disposition = f'attachment; filename="{body.filename}"'
         headers = headers | {"Content-Type": ZIP, "Content-Disposition": disposition}
-        parts = await _begun(_archive_parts(body, spools, headers))
+        parts = await _begin(_archive_parts(body, spools, headers))
         return Response(headers=headers, body=parts)
     if as_csv:
         return Response(
             headers=headers | {"Content-Type": CSV},
-            body=await _begun(_csv_parts(body, spools)),
+            body=await _begin(_csv_parts(body, spools)),
         )
     headers = headers | {"Content-Type": JSON}
     if body.whole:
@@ -137,7 +137,7 @@ async def streamed(
     return Response(headers=headers, body=_json_parts(body))
 
 
-async def _begun(parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _begin(parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """The same parts, once all that can go wrong has been done: the first one is empty, and says
     so."""
     await anext(parts)

@@ -192,7 +192,7 @@ class BlockStore:
         return positions
 
 
-def packed(lines: Sequence[bytes]) -> bytes:
+def pack(lines: Sequence[bytes]) -> bytes:
     """The content of a block."""
     return zlib.compress(b"".join(line + b"\n" for line in lines), COMPRESSION)
 

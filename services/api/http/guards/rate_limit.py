@@ -26,7 +26,7 @@ States = tuple[int, int]
 
 
 class RateLimiter:
-    """Rate limits of keys: when each owes nothing any more. Off unless the settings say otherwise."""
+    """Rate limits of keys: when each owes nothing any more. Off without settings."""
 
     def __init__(self, rate: float, burst: int) -> None:
         self._quota = Quota(rate, max(burst, 1)) if rate > 0 else None

@@ -80,12 +80,14 @@ class Adapter:
         try:
             response = pipeline.admit(request)
             if response is None:
-                response = await self._admitted(incoming, request)
+                response = await self._read_and_answer(incoming, request)
         finally:
             pipeline.admission.release(request)
         return Written(response, incoming)
 
-    async def _admitted(self, incoming: web.BaseRequest, request: Request) -> Response:
+    async def _read_and_answer(
+        self, incoming: web.BaseRequest, request: Request
+    ) -> Response:
         pipeline = self._pipeline
         try:
             await _expect(incoming)

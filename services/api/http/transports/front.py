@@ -270,7 +270,7 @@ class Connection(asyncio.Protocol):
             else:
                 answer.future.add_done_callback(partial(self._finish, answer))
         else:
-            task = front.loop.create_task(_awaited(answer))
+            task = front.loop.create_task(_await_response(answer))
             front.tasks.add(task)
             task.add_done_callback(front.tasks.discard)
             task.add_done_callback(self._finish_task)
@@ -350,7 +350,7 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
 
-async def _awaited(answer: Awaitable[Response]) -> Response:
+async def _await_response(answer: Awaitable[Response]) -> Response:
     return await answer
 
 

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -15,6 +14,7 @@ import orjson
 
 from services.api.calls import Call
 from services.api.history.changes import KEYS, STEP, changes
+from services.api.history.date_range import INTERVAL, date_range, micros, span_of
 from services.api.http.guards.costly import always
 from services.api.http.parameters import (
     AS_OF,
@@ -43,8 +43,6 @@ FACTS_MAX = 100_000
 EVENTS_MAX = 100_000
 """Captured events that one request walks over."""
 
-DAYS_DEFAULT = 7
-
 SOURCE = Choice(
     "source",
     "Points of captured events, or of all effective changes.",
@@ -68,9 +66,6 @@ BREAKDOWN = Text(
 BREAKDOWN_TYPE = Text(
     "breakdown_type", "With `person`, the breakdown chooses crucial properties."
 )
-INTERVAL = Text(
-    "interval", "How far equal dates are moved apart: `hour`, `day` or `month`."
-)
 DISPLAY = Text("display", "Accepted, without effect.")
 PERSON_ID = Text("person_id", "An integer id or a uuid.", form="person-id")
 TIMESTAMP = Text(
@@ -80,8 +75,6 @@ TIMESTAMP = Text(
     required=True,
     form="moment",
 )
-
-_RELATIVE = re.compile(r"-(\d{1,4})([hdwmy])(Start|End)?")
 
 
 class CapturedEvent(NamedTuple):
@@ -98,7 +91,7 @@ class CapturedEvent(NamedTuple):
 async def properties_timeline(call: Call) -> Answer:
     """Show how selected properties of a person changed over time."""
     if call.asked(SOURCE) == "changes":
-        return await changes(call, _span(call))
+        return await changes(call, span_of(call))
     person = await call.person_seen()
     until_stamp = await call.as_of()
     series, actions = (
@@ -109,7 +102,7 @@ async def properties_timeline(call: Call) -> Answer:
     names = sorted({str(one["id"]) for one in series if one.get("id") is not None})
     zone = ZoneInfo(call.project.zone)
     seen_from = call.context.clock.now_us() if until_stamp is None else until_stamp
-    since, until = _range(call, zone, datetime.fromtimestamp(seen_from / 1e6, zone))
+    since, until = date_range(call, zone, datetime.fromtimestamp(seen_from / 1e6, zone))
     fragments = [member.fragment for member in person.members]
     only_actions = not names and bool(actions)
     events = (
@@ -119,8 +112,8 @@ async def properties_timeline(call: Call) -> Answer:
             call.context.reads.queries["captured_events"],
             project=call.project.id,
             fragments=fragments,
-            since=_micros(since),
-            until=_micros(until),
+            since=micros(since),
+            until=micros(until),
             names=names,
             received=FOREVER if until_stamp is None else until_stamp,
             limit=EVENTS_MAX,
@@ -222,20 +215,6 @@ async def _asked_past(call: Call) -> tuple[UUID, int]:
     return fragment_id(
         call.project.id, distinct_id
     ) if distinct_id else await call.fragment(person_id), until
-
-
-def _span(call: Call) -> tuple[int, int]:
-    """The stamps that date_from and date_to allow; without them all."""
-    zone = ZoneInfo(call.project.zone)
-    now = datetime.fromtimestamp(call.context.clock.now_us() / 1e6, zone)
-    since, until = _date(call, DATE_FROM, now), _date(call, DATE_TO, now)
-    if until is not None and _is_day(call.asked(DATE_TO)):
-        until = _day_end(until)
-    if since is not None and until is not None and until < since:
-        raise BadInput("date_to lies before date_from.", attr="date_to")
-    return -FOREVER if since is None else _micros(
-        since
-    ), FOREVER if until is None else _micros(until)
 
 
 def points(
@@ -351,70 +330,3 @@ def _list(text: str, attr: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise BadInput(f"{attr} must be a JSON list of objects.", attr=attr)
     return value
-
-
-def _range(call: Call, zone: ZoneInfo, now: datetime) -> tuple[datetime, datetime]:
-    """From the start of the first day to the end of the last; equal dates are moved apart by the
-    interval."""
-    since = _date(call, DATE_FROM, now) or _midnight(now - timedelta(days=DAYS_DEFAULT))
-    until = _date(call, DATE_TO, now)
-    if until is None:
-        return since, _day_end(now)
-    if until == since:
-        interval = call.asked(INTERVAL)
-        if interval == "hour":
-            return since, until + timedelta(hours=1)
-        if interval == "month":
-            following = (until.replace(day=1) + timedelta(days=32)).replace(day=1)
-            return since, _day_end(following - timedelta(days=1))
-        return since, _day_end(until)
-    if _is_day(call.asked(DATE_TO)):
-        until = _day_end(until)
-    if until < since:
-        raise BadInput("date_to lies before date_from.", attr="date_to")
-    return since, until
-
-
-def _is_day(text: str) -> bool:
-    """Whether a date means all of its day."""
-    return len(text) == len("2026-01-01") or text.startswith("-")
-
-
-def _date(call: Call, parameter: Text, now: datetime) -> datetime | None:
-    text = call.asked(parameter)
-    if not text:
-        return None
-    match = _RELATIVE.fullmatch(text)
-    try:
-        if match is not None:
-            count, unit = int(match[1]), match[2]
-            if unit == "h":
-                return now - timedelta(hours=count)
-            if unit in "dw":
-                return _midnight(
-                    now - timedelta(days=count * (7 if unit == "w" else 1))
-                )
-            months = now.year * 12 + now.month - 1 - count * (12 if unit == "y" else 1)
-            first = now.replace(year=months // 12, month=months % 12 + 1, day=1)
-            last = ((first + timedelta(days=32)).replace(day=1) - timedelta(days=1)).day
-            return _midnight(first.replace(day=min(now.day, last)))
-        parsed = datetime.fromisoformat(text)
-        return (
-            parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=now.tzinfo)
-        )
-    except (ValueError, OverflowError):
-        raise parameter.wrong(
-            "must be a date (2026-01-31), a time (ISO 8601) or relative (-7d)."
-        ) from None
-
-
-def _midnight(moment: datetime) -> datetime:
-    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-def _day_end(moment: datetime) -> datetime:
-    return moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
-
-
-def _micros(moment: datetime) -> int:
-    return int((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))

@@ -34,8 +34,13 @@ from services.api.http.rendering import Rows
 from services.api.http.routing import Answer, Route
 from services.api.persons.filters import Filter
 from services.api.reads.as_of import candidates_at, persons_at
-from services.api.reads.cursors import format_cursor, parse_cursor
-from services.api.reads.persons import CURSOR_START, Candidates, Cursor, Walk, page_of
+from services.api.reads.cursors import (
+    CURSOR_START,
+    Cursor,
+    format_cursor,
+    parse_cursor,
+)
+from services.api.reads.pagination import Candidates, Walk, page_of
 from services.api.writes.schemas import PersonPage, Values
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id, position_of

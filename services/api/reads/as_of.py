@@ -15,7 +15,8 @@ from uuid import UUID
 import orjson
 
 from services.api.context import Context
-from services.api.reads.persons import Candidates, Cursor, page_of
+from services.api.reads.cursors import Cursor
+from services.api.reads.pagination import Candidates, page_of
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, Position, parse_positions
 from shared.domain.person.replay import Replay, members_of

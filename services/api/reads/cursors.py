@@ -6,8 +6,13 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-from services.api.reads.persons import Cursor
 from shared.domain.errors import BadInput
+
+Cursor = tuple[int, str]
+"""The place of a row: its time, and its name as text."""
+
+CURSOR_START = (2**63 - 1, "g")
+"""Before the newest person: the highest time, and a text above every uuid."""
 
 
 def format_cursor(cursor: Cursor, *, backwards: bool = False) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -18,7 +18,6 @@ from services.api.reads.row_cache import Key, Miss, RowCache
 from shared.domain.errors import NotFound
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position_key
 from shared.store.clickhouse.client import Store
-from shared.store.clickhouse.queries import Query
 from shared.store.lives import load_with_lives
 from shared.store.person import (
     PERSON_QUERIES,
@@ -36,25 +35,12 @@ from shared.store.person import (
 )
 from shared.store.shared_memory.segment import SharedMemory
 
-CANDIDATES_MIN, CANDIDATES_MAX = 100, 10_000
-"""Roots asked for at once: the query behind them costs the same for few and for many, and each
-takes 24 bytes."""
-
-ROWS_AT_ONCE = 100
-"""Persons put together at once: what a list of any length holds in memory."""
-
-ROUNDS_MAX = 100_000
-"""Rounds of candidates for one list: a thousand million persons."""
-
 ATTEMPTS_MAX = 3
 """A merge may land between the rounds of a read, which is then done again; not for ever."""
 
 MEMBERS_KNOWN_MAX = 20
 """Fragments of a person that is put together without a turn of its own; more take too long to look
 up one by one."""
-
-CURSOR_START = (2**63 - 1, "g")
-"""Before the newest person: the highest time, and a text above every uuid."""
 
 Rows = tuple[FragmentRow | None, IdentityRow | None]
 """A fragment's row and that of its identity, as far as there are any."""
@@ -67,14 +53,6 @@ Places = dict[int, tuple[str, int]]
 """(topic, partition) by the integer of its position row's key."""
 
 KnownRows = tuple[UUID, list[Loaded]]
-Cursor = tuple[int, str]
-
-
-Candidates = Callable[[Cursor, int], Awaitable[list[tuple[UUID, int]]]]
-"""(root, created_at) of at most so many persons after a cursor, newest first."""
-
-Build = Callable[[Sequence[UUID]], Awaitable[list[Person | None]]]
-Judge = Callable[[Sequence[Person]], Awaitable[Sequence[bool]]]
 
 
 class Reads:
@@ -335,70 +313,3 @@ def _places(topic: str, partitions: Iterable[int]) -> Places:
         position_key(topic, partition).int: (topic, partition)
         for partition in partitions
     }
-
-
-def page_of(query: Query, *, backwards: bool = False) -> Query:
-    """A query of roots in the direction of a list, or from its cursor back to the beginning."""
-    beyond, order = (">=", "ASC") if backwards else ("<", "DESC")
-    return query.filled(beyond=beyond, order=order)
-
-
-class Walk:
-    """The persons after a cursor, newest first, nothing twice and nothing missed while others
-    write: each step goes on after the last row (created_at, uuid), not at a count. `after` is where
-    the next walk goes on; None: nowhere."""
-
-    def __init__(
-        self, candidates: Candidates, build: Build, judge: Judge | None = None
-    ) -> None:
-        self._candidates, self._build, self._judge = candidates, build, judge
-        self.after: Cursor | None = None
-
-    async def batches(
-        self, cursor: Cursor, limit: int | None
-    ) -> AsyncIterator[list[Person]]:
-        """At most `limit` persons (None: all), ROWS_AT_ONCE or fewer at a time."""
-        left = limit
-        for _ in range(ROUNDS_MAX):
-            ask = CANDIDATES_MAX if left is None else min(left + 1, CANDIDATES_MAX)
-            ask = max(ask, CANDIDATES_MIN) if self._judge is not None else ask
-            rows = await self._candidates(cursor, ask)
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                found: list[Person] = []
-                for (root, created), person in await self._persons(
-                    rows[start : start + ROWS_AT_ONCE]
-                ):
-                    if person is not None:
-                        if left is not None and len(found) == left:
-                            self.after = cursor
-                            yield found
-                            return
-                        found.append(person)
-                    cursor = created, str(root)
-                left = None if left is None else left - len(found)
-                if found:
-                    yield found
-            if len(rows) < ask:
-                return
-
-    async def _persons(
-        self, rows: Sequence[tuple[UUID, int]]
-    ) -> list[tuple[tuple[UUID, int], Person | None]]:
-        """Each candidate, and its person if that is still its root and was judged right."""
-        built = await self._build([root for root, _ in rows])
-        pairs = [
-            (
-                (root, created),
-                person if person is not None and person.uuid == root else None,
-            )
-            for (root, created), person in zip(rows, built, strict=True)
-        ]
-        if self._judge is None:
-            return pairs
-        right = iter(
-            await self._judge([person for _, person in pairs if person is not None])
-        )
-        return [
-            (row, person if person is not None and next(right) else None)
-            for row, person in pairs
-        ]

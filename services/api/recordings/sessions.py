@@ -15,8 +15,8 @@ from services.api.http.guards.costly import always
 from services.api.http.parameters import LIMIT, Text
 from services.api.http.rendering import NDJSON, Lines
 from services.api.http.routing import Answer, Route
-from services.api.reads.cursors import format_cursor, parse_cursor
-from services.api.reads.persons import Cursor, page_of
+from services.api.reads.cursors import Cursor, format_cursor, parse_cursor
+from services.api.reads.pagination import page_of
 from services.api.writes.block_writer import Copy
 from services.api.writes.schemas import RecordingPage
 from shared.domain.errors import NotFound

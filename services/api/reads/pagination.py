@@ -1,0 +1,96 @@
+"""Keyset pagination: the persons of a list, page by page, from the place of a row on.
+
+Who is on a list the query of candidates and the filter decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from uuid import UUID
+
+from services.api.reads.cursors import Cursor
+from shared.store.clickhouse.queries import Query
+from shared.store.person import Person
+
+CANDIDATES_MIN, CANDIDATES_MAX = 100, 10_000
+"""Roots asked for at once: the query behind them costs the same for few and for many, and each
+takes 24 bytes."""
+
+ROWS_AT_ONCE = 100
+"""Persons put together at once: what a list of any length holds in memory."""
+
+ROUNDS_MAX = 100_000
+"""Rounds of candidates for one list: a thousand million persons."""
+
+Candidates = Callable[[Cursor, int], Awaitable[list[tuple[UUID, int]]]]
+"""(root, created_at) of at most so many persons after a cursor, newest first."""
+
+Build = Callable[[Sequence[UUID]], Awaitable[list[Person | None]]]
+Judge = Callable[[Sequence[Person]], Awaitable[Sequence[bool]]]
+
+
+def page_of(query: Query, *, backwards: bool = False) -> Query:
+    """A query of roots in the direction of a list, or from its cursor back to the beginning."""
+    beyond, order = (">=", "ASC") if backwards else ("<", "DESC")
+    return query.filled(beyond=beyond, order=order)
+
+
+class Walk:
+    """The persons after a cursor, newest first, nothing twice and nothing missed while others
+    write: each step goes on after the last row (created_at, uuid), not at a count. `after` is where
+    the next walk goes on; None: nowhere."""
+
+    def __init__(
+        self, candidates: Candidates, build: Build, judge: Judge | None = None
+    ) -> None:
+        self._candidates, self._build, self._judge = candidates, build, judge
+        self.after: Cursor | None = None
+
+    async def batches(
+        self, cursor: Cursor, limit: int | None
+    ) -> AsyncIterator[list[Person]]:
+        """At most `limit` persons (None: all), ROWS_AT_ONCE or fewer at a time."""
+        left = limit
+        for _ in range(ROUNDS_MAX):
+            ask = CANDIDATES_MAX if left is None else min(left + 1, CANDIDATES_MAX)
+            ask = max(ask, CANDIDATES_MIN) if self._judge is not None else ask
+            rows = await self._candidates(cursor, ask)
+            for start in range(0, len(rows), ROWS_AT_ONCE):
+                found: list[Person] = []
+                for (root, created), person in await self._persons(
+                    rows[start : start + ROWS_AT_ONCE]
+                ):
+                    if person is not None:
+                        if left is not None and len(found) == left:
+                            self.after = cursor
+                            yield found
+                            return
+                        found.append(person)
+                    cursor = created, str(root)
+                left = None if left is None else left - len(found)
+                if found:
+                    yield found
+            if len(rows) < ask:
+                return
+
+    async def _persons(
+        self, rows: Sequence[tuple[UUID, int]]
+    ) -> list[tuple[tuple[UUID, int], Person | None]]:
+        """Each candidate, and its person if that is still its root and was judged right."""
+        built = await self._build([root for root, _ in rows])
+        pairs = [
+            (
+                (root, created),
+                person if person is not None and person.uuid == root else None,
+            )
+            for (root, created), person in zip(rows, built, strict=True)
+        ]
+        if self._judge is None:
+            return pairs
+        right = iter(
+            await self._judge([person for _, person in pairs if person is not None])
+        )
+        return [
+            (row, person if person is not None and next(right) else None)
+            for row, person in pairs
+        ]

@@ -202,7 +202,8 @@ class Call(msgspec.Struct, kw_only=True):
             return UUID(text)
         except ValueError:
             raise BadInput(
-                f"A person id is an integer or a uuid. Looking for a distinct id? Try /persons?distinct_id={text[:400]}"
+                "A person id is an integer or a uuid. Looking for a distinct id? "
+                f"Try /persons?distinct_id={text[:400]}"
             ) from None
 
 

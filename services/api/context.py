@@ -84,6 +84,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
             for key, version in self.reads.reached.items():
                 versions[key] = max(version, versions.get(key, 0))
             told.known = known
+            # persons are a matter of the other two topics, and `as_of` takes what a read has
+            # answered with
             told.token = format_positions(
                 [
                     position
@@ -91,7 +93,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
                     if key[0] != DELETIONS
                     and (position := position_of(*key, version)).offset >= 0
                 ]
-            )  # persons are a matter of the other two topics, and `as_of` takes what a read has answered with
+            )
         return told.token
 
     def is_former(self, position: Position) -> bool:

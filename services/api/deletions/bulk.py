@@ -61,20 +61,7 @@ async def bulk_delete(call: Call) -> Answer:
     unmatched = [one for one in nobody if named.get(str(one)) not in reached]
     if dry:
         return await preview(call, found, scope, unmatched, strays)
-    at = call.context.stamps.reserve(len(found) + len(strays))
-    commands: list[Command] = []
-    for person in found if scope != Scope() else ():
-        common = _bulk_envelope(call, at + len(commands), person.uuid, key)
-        members = tuple(member.fragment for member in person.members)
-        if scope.profile:
-            commands.append(Delete(**common, scope=scope, key=key, digest=key))
-        else:
-            commands.append(Request(**common, scope=scope, members=members))
-    for fragment in strays:
-        common = _bulk_envelope(call, at + len(commands), fragment, key, _STRAY)
-        commands.append(
-            Request(**common, scope=without_profile(scope), members=(fragment,))
-        )
+    commands = _commands(call, scope, found, strays, key)
     positions = (await call.write(commands))[0] if commands else None
     requests = [
         str(one.request) for one in commands if isinstance(one, Delete | Request)
@@ -141,6 +128,28 @@ async def _named(call: Call, body: BulkDelete) -> tuple[list[Any], dict[str, UUI
         for one, fragment in zip(texts, found, strict=True)
         if isinstance(fragment, UUID)
     }
+
+
+def _commands(
+    call: Call, scope: Scope, persons: list[Person], strays: list[UUID], key: int
+) -> list[Command]:
+    """One command for each person, and one for each id that is nobody's and of which something
+    remains."""
+    at = call.context.stamps.reserve(len(persons) + len(strays))
+    commands: list[Command] = []
+    for person in persons if scope != Scope() else ():
+        common = _bulk_envelope(call, at + len(commands), person.uuid, key)
+        members = tuple(member.fragment for member in person.members)
+        if scope.profile:
+            commands.append(Delete(**common, scope=scope, key=key, digest=key))
+        else:
+            commands.append(Request(**common, scope=scope, members=members))
+    for fragment in strays:
+        common = _bulk_envelope(call, at + len(commands), fragment, key, _STRAY)
+        commands.append(
+            Request(**common, scope=without_profile(scope), members=(fragment,))
+        )
+    return commands
 
 
 def _bulk_envelope(

@@ -29,7 +29,8 @@ _STATES = {
 _TOO_LATE = "Hiding has begun: the request cannot be cancelled any more."
 _PURGED = "A purge cannot be cancelled: the values are gone from every read."
 _REFUSALS = {
-    "belongs_to_another": "A distinct id of the person belongs to another person by now: the deletion goes on.",
+    "belongs_to_another": "A distinct id of the person belongs to another person by now: "
+    "the deletion goes on.",
     "deleted_again": "A distinct id of the person was deleted again since: the deletion goes on.",
 }
 _GONE_ON = "The person cannot be restored: the deletion goes on."

@@ -187,7 +187,8 @@ ROUTES = (
             ("Location", "The deletion request."),
             (
                 STAYS,
-                "The parts that stay, of `profile`, `events` and `recordings`. Absent when nothing stays.",
+                "The parts that stay, of `profile`, `events` and `recordings`. "
+                "Absent when nothing stays.",
             ),
         ),
     ),

@@ -122,19 +122,7 @@ def replay(project: int, addressed: UUID, facts: Iterable[Fact]) -> Iterator[Cha
         first = None
         for fact in record:
             first = first or fact
-            event = event_of(fact)
-            if isinstance(
-                event, FragmentPurged
-            ):  # what it left has its own place in this order
-                event = at_moment(event, event.timestamp)
-            if event is not None:
-                told = _replay_of(replays, project, fact.fragment)
-                told.fragment.version = told.membership.version = (
-                    0  # by stamps, an import comes before older versions
-                )
-                told.apply(event)
-                if isinstance(event, FragmentEvent):
-                    sizes[fact.fragment] = size_of(told.fragment)
+            _apply(_replay_of(replays, project, fact.fragment), fact, sizes)
         mine = _replay_of(replays, project, addressed).membership
         root = _replay_of(replays, project, mine.root).membership
         members = (
@@ -163,6 +151,21 @@ def replay(project: int, addressed: UUID, facts: Iterable[Fact]) -> Iterator[Cha
                 left_out=left_out,
             )
         before, ids = shown, names
+
+
+def _apply(past: Replay, fact: Fact, sizes: dict[UUID, int]) -> None:
+    """Fold a fact into its fragment, in the order of stamps; note the fragment's size."""
+    event = event_of(fact)
+    if isinstance(event, FragmentPurged):
+        # what it left has its own place in this order
+        event = at_moment(event, event.timestamp)
+    if event is None:
+        return
+    # by stamps, an import comes before older versions
+    past.fragment.version = past.membership.version = 0
+    past.apply(event)
+    if isinstance(event, FragmentEvent):
+        sizes[fact.fragment] = size_of(past.fragment)
 
 
 def _record(fact: Fact) -> tuple[int, bool, int, UUID]:

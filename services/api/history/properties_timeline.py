@@ -120,13 +120,7 @@ async def properties_timeline(call: Call) -> Answer:
         )
     )
     cut = FOREVER if until_stamp is None else until_stamp
-    effects: list[Fact] = []
-    size = 0
-    async for page in facts(call.context, call.project.id, fragments, cut):
-        effects += [fact for fact in page if fact.stamp <= cut]
-        size = check_size(page, size)
-        if len(effects) > FACTS_MAX:
-            raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
+    effects = await _effects(call, fragments, cut)
     return Answer(
         body={
             "points": points(
@@ -202,6 +196,18 @@ ROUTES = (
 )
 
 
+async def _effects(call: Call, fragments: list[UUID], cut: int) -> list[Fact]:
+    """The facts of these fragments up to a stamp. BadInput when they are too many."""
+    effects: list[Fact] = []
+    size = 0
+    async for page in facts(call.context, call.project.id, fragments, cut):
+        effects += [fact for fact in page if fact.stamp <= cut]
+        size = check_size(page, size)
+        if len(effects) > FACTS_MAX:
+            raise BadInput(f"More than {FACTS_MAX} changes: too many for one timeline.")
+    return effects
+
+
 async def _asked_past(call: Call) -> tuple[UUID, int]:
     """(fragment, stamp): exactly one of distinct_id and person_id, and a timestamp."""
     distinct_id, person_id = call.asked(DISTINCT_ID), call.asked(PERSON_ID)
@@ -235,15 +241,10 @@ def points(
         for member in person.members
     }
     sizes: dict[UUID, int] = {}
-    steps: list[Fact | CapturedEvent] = [
-        fact for fact in effects if fact.topic.startswith("fragment.")
-    ]
-    steps += events
-    steps.sort(key=_arrival)
     found: list[dict[str, Any]] = []
     previous: Any = None
     shown: dict[str, Any] | None = None
-    for step in steps:
+    for step in _steps(events, effects):
         if isinstance(step, Fact):
             event, past = event_of(step), replays[step.fragment]
             if (
@@ -270,6 +271,18 @@ def points(
         previous = values
         found[-1]["relevant_event_count"] += 1
     return found
+
+
+def _steps(
+    events: list[CapturedEvent], effects: list[Fact]
+) -> list[Fact | CapturedEvent]:
+    """Events and the facts of fragments, in the order of arrival."""
+    steps: list[Fact | CapturedEvent] = [
+        fact for fact in effects if fact.topic.startswith("fragment.")
+    ]
+    steps += events
+    steps.sort(key=_arrival)
+    return steps
 
 
 def _arrival(step: Fact | CapturedEvent) -> tuple[int, int, bool]:

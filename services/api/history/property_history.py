@@ -25,7 +25,7 @@ from shared.domain.person.identity import (
     PersonDeleted,
 )
 from shared.domain.person.replay import FOREVER
-from shared.domain.person.view import decisive
+from shared.domain.person.view import Decisive, decisive
 from shared.store.person import Person, cells_of, iso
 
 STEPS_MAX = 4 * MEMBERS_MAX
@@ -114,14 +114,8 @@ async def of_property(call: Call) -> Answer:
             "results": [
                 _value(call, person, value)
                 | {
-                    "wins": winner is not None
-                    and (value.fragment, value.stamp) == (winner.fragment, winner.stamp)
-                }
-                | {
-                    "merge_path": _path(
-                        call,
-                        [step for step in steps if step.fragment == value.fragment],
-                    )
+                    "wins": _is_of(value, winner),
+                    "merge_path": _path(call, steps, value.fragment),
                 }
                 for value in values
             ],
@@ -164,11 +158,19 @@ def _value(call: Call, person: Person, value: ValueRow) -> dict[str, Any]:
     }
 
 
-def _path(call: Call, steps: list[StepRow]) -> list[dict[str, Any]]:
+def _is_of(value: ValueRow, winner: Decisive | None) -> bool:
+    """Whether a value is that of the cell that shows."""
+    return winner is not None and (value.fragment, value.stamp) == (
+        winner.fragment,
+        winner.stamp,
+    )
+
+
+def _path(call: Call, steps: list[StepRow], fragment: UUID) -> list[dict[str, Any]]:
     """The merges that brought a fragment to its person, since it last stood alone."""
     generations = call.context.generations
     path: list[dict[str, Any]] = []
-    for step in steps:
+    for step in [step for step in steps if step.fragment == fragment]:
         if step.topic in (FragmentLeft.TOPIC, PersonDeleted.TOPIC):
             path = []
         elif step.topic in (FragmentJoined.TOPIC, FragmentRerooted.TOPIC):

@@ -78,8 +78,8 @@ def judge(patterns: Sequence[tuple[str, str]], attr: str) -> None:
     if sum(costs) > COST_MAX:
         key, _ = patterns[costs.index(max(costs))]
         raise BadInput(
-            f"The regular expressions cost {sum(costs)}, at most {COST_MAX} together, and most of all the filter of "
-            f"{key[:100]}: repeat less.",
+            f"The regular expressions cost {sum(costs)}, at most {COST_MAX} together, "
+            f"and most of all the filter of {key[:100]}: repeat less.",
             attr=attr,
         )
 

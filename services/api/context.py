@@ -27,11 +27,13 @@ from shared.store.clickhouse.client import Store
 from shared.store.logwatch import LogWatch
 
 
-class Told:
+class PositionToken:
     """The token that reads answer with, and when it was put together."""
 
-    known: tuple[int, int] | None = None
-    token = ""
+    source: tuple[int, int] | None = None
+    """How often rows and watermarks had been read by then."""
+
+    text = ""
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +55,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     access: Access
     reads: Reads
     watermarks: Watermarks
-    fed: Watermarks
+    search_watermarks: Watermarks
     limits: Limits
     quotas: CaptureQuotas
     stamps: Stamps
@@ -63,7 +65,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     gate: Gate
     spools: Spools
     load: Load = msgspec.field(default_factory=Load)
-    told: Told = msgspec.field(default_factory=Told)
+    token: PositionToken = msgspec.field(default_factory=PositionToken)
     rendered: RenderedPersons
 
     async def append(self, commands: Sequence[Command]) -> list[Position]:
@@ -78,15 +80,15 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     def reflected(self) -> str:
         """What answers reflect at least, as a token: what reads have seen, and what the tables were
         known to hold."""
-        told, known = self.told, (self.reads.loads, self.watermarks.polls)
-        if told.known != known:
+        token, source = self.token, (self.reads.loads, self.watermarks.polls)
+        if token.source != source:
             versions = self.watermarks.versions()
-            for key, version in self.reads.reached.items():
+            for key, version in self.reads.versions.items():
                 versions[key] = max(version, versions.get(key, 0))
-            told.known = known
+            token.source = source
             # persons are a matter of the other two topics, and `as_of` takes what a read has
             # answered with
-            told.token = format_positions(
+            token.text = format_positions(
                 [
                     position
                     for key, version in versions.items()
@@ -94,7 +96,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
                     and (position := position_of(*key, version)).offset >= 0
                 ]
             )
-        return told.token
+        return token.text
 
     def is_former(self, position: Position) -> bool:
         """Whether the position is of a former generation of the log: reads see all that was ever
@@ -108,7 +110,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         be in vain.
         """
         positions = [position for position in positions if not self.is_former(position)]
-        if self.watermarks.passed(positions):
+        if self.watermarks.covers(positions):
             return
         ends = {
             (head.topic, head.partition): head.version

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from services.api.calls import ANSWER_SECONDS_MAX, Call
-from services.api.deletions.endpoints import found, location
+from services.api.deletions.endpoints import location, request_row
 from services.api.deletions.ledger import LedgerRow
 from services.api.http import errors
 from services.api.http.routing import Answer, Route
@@ -33,7 +33,7 @@ _REFUSALS = {
     "the deletion goes on.",
     "deleted_again": "A distinct id of the person was deleted again since: the deletion goes on.",
 }
-_GONE_ON = "The person cannot be restored: the deletion goes on."
+_GOES_ON = "The person cannot be restored: the deletion goes on."
 _REBORN = (
     "A distinct id of the person has begun a new life since: the deletion goes on."
 )
@@ -42,7 +42,7 @@ _REBORN = (
 async def cancel(call: Call) -> Answer:
     """Cancel a deletion request before its rows are hidden. A deleted person is restored."""
     time = asyncio.get_running_loop().time
-    began, row = time(), await found(call)
+    began, row = time(), await request_row(call)
     repeated = "Idempotency-Key" in call.request.headers
     if repeated and row.state == "cancelled":
         return Answer(status=204)  # what the first request was told
@@ -53,7 +53,7 @@ async def cancel(call: Call) -> Answer:
     before, positions = _cancels(row)["count"], None
     if row.state == "pending":
         if row.profile:
-            await _judge_lives(call, row)
+            await _refuse_new_lives(call, row)
         command = Cancel(
             id=call.context.mint(),
             project=call.project.id,
@@ -68,7 +68,7 @@ async def cancel(call: Call) -> Answer:
             )
     patience = call.patience(ANSWER_SECONDS_MAX - (time() - began))
     deadline, pause = time() + (patience or 0.0), POLL_SECONDS
-    while (row := await found(call)).state == "cancelling":
+    while (row := await request_row(call)).state == "cancelling":
         if time() + pause > deadline:
             return Answer(
                 status=202, positions=positions, headers=location(call, row.request)
@@ -77,10 +77,10 @@ async def cancel(call: Call) -> Answer:
         pause = min(2 * pause, POLL_SECONDS_MAX)
     if row.state == "cancelled":
         return Answer(status=204, positions=positions)
-    told = _cancels(row)
-    heard = told["refusal"] and (repeated or told["count"] > before)
+    outcome = _cancels(row)
+    is_refused = outcome["refusal"] and (repeated or outcome["count"] > before)
     raise errors.conflict(
-        _REFUSALS.get(told["refusal"], _GONE_ON) if heard else _TOO_LATE
+        _REFUSALS.get(outcome["refusal"], _GOES_ON) if is_refused else _TOO_LATE
     )
 
 
@@ -97,14 +97,16 @@ COLLECTION_ROUTES = (
 )
 
 
-async def _judge_lives(call: Call, row: LedgerRow) -> None:
+async def _refuse_new_lives(call: Call, row: LedgerRow) -> None:
     """Conflict when a member lives again by now. One that begins to after this joins the restored
     life."""
     partition = call.project.id % call.context.log.partitions()[IDENTITY]
     heads = await call.context.log.heads(IDENTITY)
-    mine = [head for head in heads if head.partition == partition and head.offset >= 0]
+    own_heads = [
+        head for head in heads if head.partition == partition and head.offset >= 0
+    ]
     await call.context.watermarks.wait(
-        mine
+        own_heads
     )  # before its delete is visible the person itself seems to live
     members = [UUID(member) for member in row.document["history"][0]["members"]]
     if any(
@@ -116,7 +118,7 @@ async def _judge_lives(call: Call, row: LedgerRow) -> None:
 
 def _cancels(row: LedgerRow) -> dict[str, Any]:
     """How often the request was cancelled so far, and why the last one was refused."""
-    told: dict[str, Any] = row.document.get(
+    cancels: dict[str, Any] = row.document.get(
         "cancels", {}
     )  # none in a ledger of before restores
-    return {"count": 0, "refusal": ""} | told
+    return {"count": 0, "refusal": ""} | cancels

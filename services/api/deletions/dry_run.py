@@ -35,7 +35,7 @@ async def preview(
 ) -> Answer:
     """Rows, months and bytes by target. `bytes` are those of the partitions that erasing rewrites;
     `strays` are fragments without a person, of which something remains."""
-    found: dict[str, dict[str, Any]] = {}
+    targets: dict[str, dict[str, Any]] = {}
     members = [member.fragment for person in persons for member in person.members]
     roots = [person.uuid for person in persons]
     of_persons = _targets(scope)
@@ -47,7 +47,7 @@ async def preview(
             rows, partitions, files = await _count(call, fragments, roots, target)
             size = await bytes_of(call.context.store, target.table, partitions)
             months = len(partitions - {EVERYTHING})
-            found[target.name] = {
+            targets[target.name] = {
                 "rows": rows,
                 "months": months,
                 "bytes": size,
@@ -58,8 +58,8 @@ async def preview(
             "dry_run": True,
             "persons_found": len(persons),
             "unmatched": list(unmatched),
-            "rows": sum(one["rows"] for one in found.values()),
-            "targets": found,
+            "rows": sum(reach["rows"] for reach in targets.values()),
+            "targets": targets,
         }
     )
 
@@ -88,9 +88,9 @@ async def _count(
             fragments[start : start + FRAGMENTS_MAX],
             roots if start == 0 else [],
         )
-        for one in await count(call.context.store, target, reach, hidden=False):
-            rows += one.rows
-            partitions.add(one.partition)
+        for partition in await count(call.context.store, target, reach, hidden=False):
+            rows += partition.rows
+            partitions.add(partition.partition)
         files += (
             await objects(call.context.store, reach)
             if target.name == "recordings"

@@ -77,31 +77,31 @@ async def delete(call: Call) -> Answer:
     )
     if call.asked(DRY_RUN):
         return await _preview_of(call, scope)
-    sent = keyed(call, await call.fragment(), "delete", events, recordings, keep)
+    keyed_write = keyed(call, await call.fragment(), "delete", events, recordings, keep)
     if keep and not events and not recordings:
-        await call.holder(sent.fragment)
+        await call.holder(keyed_write.fragment)
         return Answer(status=204)
     if keep:
-        answer = await _request(call, sent, scope)
+        answer = await _request(call, keyed_write, scope)
         answer.headers |= _staying(scope)
         return Answer(
             status=answer.status if answer.status == 202 else 204,
             positions=answer.positions,
             headers=answer.headers,
         )
-    request = _request_id(call, sent)
-    outcome = await earlier(call, IDENTITY, sent)
+    request = _request_id(call, keyed_write)
+    outcome = await earlier(call, IDENTITY, keyed_write)
     if outcome is None:
-        person = await call.holder(sent.fragment)
+        person = await call.holder(keyed_write.fragment)
         call.tags(person)
         command = Delete(
-            **envelope(call, sent),
-            person=sent.fragment,
+            **envelope(call, keyed_write),
+            person=keyed_write.fragment,
             request=request,
             scope=scope,
         )
         outcome = await carry_out(
-            call, sent, [command], [person.uuid] if sent.key else []
+            call, keyed_write, [command], [person.uuid] if keyed_write.key else []
         )
     return Answer(
         status=204 if outcome.visible else 202,
@@ -125,23 +125,23 @@ async def requests(call: Call) -> Answer:
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
     await call.until_recorded()
     rows = await requests_in(call, limit=limit, offset=offset)
-    return Answer(body={"results": await _shown(call, rows)})
+    return Answer(body={"results": await _documents(call, rows)})
 
 
 async def request(call: Call) -> Answer:
     """Get one deletion request, with its receipt once it is verified."""
-    return Answer(body=(await _shown(call, [await found(call)]))[0])
+    return Answer(body=(await _documents(call, [await request_row(call)]))[0])
 
 
 async def status(call: Call) -> Answer:
     """List deletion requests that include captured events, newest first."""
-    asked = call.asked(STATUS)
+    state = call.asked(STATUS)
     limit, offset = call.asked(LIMIT), call.asked(OFFSET)
     await call.until_recorded()
     ledger = await call.context.store.rows(
         call.context.reads.queries["deletion_status"],
         project=call.project.id,
-        state=STATUSES[asked],
+        state=STATUSES[state],
         person=call.asked(PERSON_UUID),
         limit=limit,
         offset=offset,
@@ -254,11 +254,11 @@ async def _delete_of(call: Call, action: str, scope: Scope) -> Answer:
     return await _request(call, keyed(call, await call.fragment(), action), scope)
 
 
-async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
+async def _request(call: Call, keyed_write: Keyed, scope: Scope) -> Answer:
     """Make a deletion request for the person that holds the addressed fragment."""
 
     async def addressed(request: UUID) -> tuple[list[Command], bool]:
-        person = await call.holder(sent.fragment)
+        person = await call.holder(keyed_write.fragment)
         call.tags(person)
         members = tuple(member.fragment for member in person.members)
         at = call.context.stamps.reserve(1)
@@ -266,7 +266,7 @@ async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
             request_of(call, request, at, scope, person=person.uuid, members=members)
         ], True
 
-    return await ask(call, sent, scope, addressed)
+    return await make_request(call, keyed_write, scope, addressed)
 
 
 def request_of(
@@ -284,20 +284,20 @@ def request_of(
     )
 
 
-async def ask(
+async def make_request(
     call: Call,
-    sent: Keyed,
+    keyed_write: Keyed,
     scope: Scope,
     commands_of: Callable[[UUID], Awaitable[tuple[list[Command], bool]]],
 ) -> Answer:
     """Make a deletion request, by the commands that its id is turned into; with them stands whether
     they are all that there is to do. The ledger takes each id once."""
-    request = _request_id(call, sent)
-    if sent.key and (rows := await requests_in(call, request=request)):
+    request = _request_id(call, keyed_write)
+    if keyed_write.key and (rows := await requests_in(call, request=request)):
         if any(row.scope != scope for row in rows):
             raise errors.key_reused()
         return Answer(
-            body=(await _shown(call, rows))[0],
+            body=(await _documents(call, rows))[0],
             headers=REPLAYED | location(call, request),
         )
     commands, whole = await commands_of(request)
@@ -306,17 +306,17 @@ async def ask(
         return Answer(status=202, positions=positions, headers=location(call, request))
     rows = await requests_in(call, request=request)
     return Answer(
-        body=(await _shown(call, rows))[0],
+        body=(await _documents(call, rows))[0],
         positions=positions,
         headers=location(call, request),
     )
 
 
-def _request_id(call: Call, sent: Keyed) -> UUID:
+def _request_id(call: Call, keyed_write: Keyed) -> UUID:
     """A new id, or the one that belongs to the Idempotency-Key."""
     return (
-        uuid5(sent.fragment, f"deletion {sent.key}")
-        if sent.key
+        uuid5(keyed_write.fragment, f"deletion {keyed_write.key}")
+        if keyed_write.key
         else call.context.mint()
     )
 
@@ -324,10 +324,10 @@ def _request_id(call: Call, sent: Keyed) -> UUID:
 async def requests_of(call: Call, fragments: list[UUID]) -> list[dict[str, Any]]:
     """The deletion requests that name any of these fragments in its present life, newest first."""
     await call.until_recorded()
-    return await _shown(call, await requests_naming(call, fragments, former=False))
+    return await _documents(call, await requests_naming(call, fragments, former=False))
 
 
-async def found(call: Call) -> LedgerRow:
+async def request_row(call: Call) -> LedgerRow:
     """The ledger's row of the request that the path names, or NotFound."""
     try:
         request = UUID(call.request.parameters["request"])
@@ -342,18 +342,18 @@ async def found(call: Call) -> LedgerRow:
     raise NotFound("Not found.")
 
 
-async def _shown(call: Call, rows: list[LedgerRow]) -> list[dict[str, Any]]:
+async def _documents(call: Call, rows: list[LedgerRow]) -> list[dict[str, Any]]:
     """Requests as readers see them, each with its receipt once there is one."""
     query = call.context.reads.queries["receipts"]
     verified = [row.request for row in rows if row.state == "verified"]
-    held: dict[UUID, str] = {}
+    bodies: dict[UUID, str] = {}
     if verified:
-        held = dict(
+        bodies = dict(
             await call.context.store.rows(
                 query, project=call.project.id, requests=verified
             )
         )
-    receipts = {request: orjson.loads(body) for request, body in held.items()}
+    receipts = {request: orjson.loads(body) for request, body in bodies.items()}
     return [_row(row) | {"receipt": receipts.get(row.request)} for row in rows]
 
 

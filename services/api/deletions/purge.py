@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from services.api.calls import Call
-from services.api.deletions.endpoints import ask, request_of
+from services.api.deletions.endpoints import make_request, request_of
 from services.api.deletions.schemas import DeletionRequest, DryRun, PurgeProperty
 from services.api.http.guards.costly import always, given
 from services.api.http.parameters import DRY_RUN
@@ -43,8 +43,10 @@ async def of_person(call: Call) -> Answer:
         person = await call.person()
         call.tags(person)
         return await _preview(call, key, person)
-    sent = keyed(call, await call.fragment(), "purge_property", key)
-    return await ask(call, sent, Scope(purge=key), partial(_of_person, call, sent, key))
+    keyed_write = keyed(call, await call.fragment(), "purge_property", key)
+    return await make_request(
+        call, keyed_write, Scope(purge=key), partial(_of_person, call, keyed_write, key)
+    )
 
 
 async def of_project(call: Call) -> Answer:
@@ -52,8 +54,10 @@ async def of_project(call: Call) -> Answer:
     key = call.read(PurgeProperty).key
     if call.asked(DRY_RUN):
         return await _preview(call, key, None)
-    sent = keyed(call, NOBODY, "purge_property", key)
-    return await ask(call, sent, Scope(purge=key), partial(_of_project, call, key))
+    keyed_write = keyed(call, NOBODY, "purge_property", key)
+    return await make_request(
+        call, keyed_write, Scope(purge=key), partial(_of_project, call, key)
+    )
 
 
 ROUTES = (
@@ -84,16 +88,16 @@ COLLECTION_ROUTES = (
 
 
 async def _of_person(
-    call: Call, sent: Keyed, key: str, request: UUID
+    call: Call, keyed_write: Keyed, key: str, request: UUID
 ) -> tuple[list[Command], bool]:
-    person = await call.holder(sent.fragment)
+    person = await call.holder(keyed_write.fragment)
     call.tags(person)
     cutoff = await _cutoff(call)
     members = tuple(member.fragment for member in person.members)
-    asked = request_of(
+    deletion = request_of(
         call, request, cutoff, Scope(purge=key), person=person.uuid, members=members
     )
-    return [*_purges(call, key, cutoff, request, members), asked], True
+    return [*_purges(call, key, cutoff, request, members), deletion], True
 
 
 async def _of_project(
@@ -101,18 +105,18 @@ async def _of_project(
 ) -> tuple[list[Command], bool]:
     cutoff = await _cutoff(call)
     try:
-        found = await unpurged(
+        fragments = await unpurged(
             call.context.store.rows, call.project.id, key, cutoff, limit=AT_ONCE + 1
         )
-        whole = len(found) <= AT_ONCE
+        whole = len(fragments) <= AT_ONCE
     except (
         Transient
     ):  # more events than can be looked through now: the deleter has the time
-        found, whole = [], False
-    asked = request_of(
+        fragments, whole = [], False
+    deletion = request_of(
         call, request, cutoff, Scope(purge=key), person=NOBODY, members=()
     )
-    return [*_purges(call, key, cutoff, request, found[:AT_ONCE]), asked], whole
+    return [*_purges(call, key, cutoff, request, fragments[:AT_ONCE]), deletion], whole
 
 
 async def _cutoff(call: Call) -> int:
@@ -141,7 +145,7 @@ def _purges(
 async def _preview(call: Call, key: str, person: Person | None) -> Answer:
     """Rows, months and bytes by target, as a deletion's dry run has them."""
     names = list(copies(key))
-    paths = [path_of(one) for one in names]
+    paths = [path_of(name) for name in names]
     reach: dict[str, Any] = {
         "projects": [call.project.id],
         "names": names,
@@ -149,13 +153,13 @@ async def _preview(call: Call, key: str, person: Person | None) -> Answer:
     }
     if person is not None:
         reach["fragments"] = [member.fragment for member in person.members]
-    found: dict[str, dict[str, Any]] = {}
+    targets: dict[str, dict[str, Any]] = {}
     for target in PURGED:
         query = target.preview(everybody=person is None)
         ((rows, partitions),) = await call.context.store.rows(query, **reach)
         size = await bytes_of(call.context.store, target.table, partitions)
         months = len(set(partitions) - {EVERYTHING})
-        found[target.name] = {
+        targets[target.name] = {
             "rows": rows,
             "months": months,
             "bytes": size,
@@ -168,7 +172,7 @@ async def _preview(call: Call, key: str, person: Person | None) -> Answer:
             if person is not None
             else await showing(call.context.store, call.project.id, paths),
             "unmatched": [],
-            "rows": sum(one["rows"] for one in found.values()),
-            "targets": found,
+            "rows": sum(reach["rows"] for reach in targets.values()),
+            "targets": targets,
         }
     )

@@ -32,12 +32,12 @@ def without_profile(scope: Scope) -> Scope:
 async def remains(call: Call, fragments: Sequence[UUID], scope: Scope) -> list[UUID]:
     """Those of the fragments of which there is something that the scope covers, and no delete yet,
     in their order."""
-    found: set[UUID] = set()
+    matches: set[UUID] = set()
     for kind, table in _TABLES.items():
         if fragments and getattr(scope, kind):
             query = call.context.reads.queries["remains"].filled(table=table)
             rows = await call.context.store.rows(
                 query, project=call.project.id, fragments=list(fragments), kind=kind
             )
-            found |= {fragment for (fragment,) in rows}
-    return [one for one in dict.fromkeys(fragments) if one in found]
+            matches |= {fragment for (fragment,) in rows}
+    return [fragment for fragment in dict.fromkeys(fragments) if fragment in matches]

@@ -94,26 +94,26 @@ async def _activity(call: Call, fragments: list[UUID]) -> Answer:
     limit = call.asked(LIMIT)
     page = call.asked(PAGE)
     await call.until_recorded()
-    found = await call.context.store.rows(
+    facts = await call.context.store.rows(
         call.context.reads.queries["activity"],
         project=call.project.id,
         fragments=fragments,
         limit=limit,
         offset=(page - 1) * limit,
     )
-    rows = [ActivityRow._make(row) for row in found]
-    about = [row.fragment for row in rows]
+    items = [ActivityRow._make(row) for row in facts]
+    about = [row.fragment for row in items]
     persons = (
-        await call.context.reads.by_fragments(call.project.id, about) if rows else []
+        await call.context.reads.by_fragments(call.project.id, about) if items else []
     )
     names = [person.name() if person is not None else "" for person in persons]
     numbers = await call.context.reads.numbers_of(call.project.id, about)
-    total = rows[0].total if rows else 0
+    total = items[0].total if items else 0
     url = call.request.url
     return Answer(
         body={
             "results": [
-                _item(call, *each) for each in zip(rows, names, numbers, strict=True)
+                _item(call, *each) for each in zip(items, names, numbers, strict=True)
             ],
             "next": str(url.update_query(page=page + 1))
             if page * limit < total

@@ -84,18 +84,18 @@ async def changes(call: Call, span: tuple[int, int]) -> Answer:
     addressed = await call.fragment()
     await call.person_seen()
     until = await call.as_of()
-    related = await _related(call, addressed, FOREVER if until is None else until)
-    found = await asyncio.to_thread(
-        lambda: list(replay(call.project.id, addressed, related))
+    person_facts = await _related(call, addressed, FOREVER if until is None else until)
+    timeline = await asyncio.to_thread(
+        lambda: list(replay(call.project.id, addressed, person_facts))
     )
-    wanted = [
+    selection = [
         change
-        for change in found
+        for change in timeline
         if span[0] <= change.fact.stamp <= span[1]
         and (change.fact.stamp, change.fact.version) > after
         and (not keys or set(keys) & set(change.keys))
     ]
-    page, more = wanted[:limit], len(wanted) > limit
+    page, more = selection[:limit], len(selection) > limit
     url = call.request.url
     following = f"{page[-1].fact.stamp}.{page[-1].fact.version}" if more else ""
     return Answer(
@@ -123,34 +123,36 @@ def replay(project: int, addressed: UUID, facts: Iterable[Fact]) -> Iterator[Cha
         for fact in record:
             first = first or fact
             _apply(_replay_of(replays, project, fact.fragment), fact, sizes)
-        mine = _replay_of(replays, project, addressed).membership
-        root = _replay_of(replays, project, mine.root).membership
+        membership = _replay_of(replays, project, addressed).membership
+        root = _replay_of(replays, project, membership.root).membership
         members = (
-            _replay_of(replays, project, one).fragment for one in members_of(mine, root)
+            _replay_of(replays, project, member).fragment
+            for member in members_of(membership, root)
         )
-        group = [one for one in members if one.alive]
-        shown = shown_of(group, sizes)
-        names = ordered_distinct_ids(one.distinct_id for one in group)
+        group = [member for member in members if member.alive]
+        properties = shown_of(group, sizes)
+        names = ordered_distinct_ids(member.distinct_id for member in group)
         changed = [
             key
-            for key in sorted(before.keys() | shown.keys())
-            if _differ(before, shown, key)
+            for key in sorted(before.keys() | properties.keys())
+            if _differ(before, properties, key)
         ]
         left_out = (
             first.left_out
-            if first is not None and any(one.id == first.fragment for one in group)
+            if first is not None
+            and any(member.id == first.fragment for member in group)
             else ""
         )
         if first is not None and (changed or names != ids or left_out):
             yield Change(
                 fact=first,
                 before=before,
-                after=shown,
+                after=properties,
                 keys=changed,
                 distinct_ids=names,
                 left_out=left_out,
             )
-        before, ids = shown, names
+        before, ids = properties, names
 
 
 def _apply(past: Replay, fact: Fact, sizes: dict[UUID, int]) -> None:
@@ -181,28 +183,28 @@ def _replay_of(replays: dict[UUID, Replay], project: int, fragment: UUID) -> Rep
 
 async def _related(call: Call, addressed: UUID, until: int) -> list[Fact]:
     """The facts of a fragment, and of all that were ever one person with it."""
-    found: list[Fact] = []
-    known: set[UUID] = set()
-    wanted = {addressed}
+    related: list[Fact] = []
+    visited: set[UUID] = set()
+    frontier = {addressed}
     size = 0
     for _ in range(ROUNDS_MAX):
-        known |= wanted
-        related: set[UUID] = set()
-        async for page in facts(call.context, call.project.id, sorted(wanted), until):
+        visited |= frontier
+        neighbours: set[UUID] = set()
+        async for page in facts(call.context, call.project.id, sorted(frontier), until):
             early = [fact for fact in page if fact.stamp <= until]
-            found += early
+            related += early
             size = check_size(early, size)
             for fact in early:
                 if fact.topic in MOVES:
-                    related |= {fact.root, fact.peer, *fact.members}
-            if len(found) > FACTS_MAX or len(known) > 2 * MEMBERS_MAX:
+                    neighbours |= {fact.root, fact.peer, *fact.members}
+            if len(related) > FACTS_MAX or len(visited) > 2 * MEMBERS_MAX:
                 raise BadInput(
                     f"More than {FACTS_MAX} changes: too many for one timeline."
                 )
-        wanted = related - known - {UUID(int=0)}
-        if not wanted:
-            return found
-    return found
+        frontier = neighbours - visited - {UUID(int=0)}
+        if not frontier:
+            return related
+    return related
 
 
 def _point(call: Call, change: Change) -> dict[str, Any]:

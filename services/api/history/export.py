@@ -81,7 +81,7 @@ async def _export(call: Call, holdings: Holdings) -> Answer:
     person = await call.person_seen()
     cut = await call.as_of()
     until = FOREVER if cut is None else cut
-    named = {member.fragment: member.distinct_id for member in person.members}
+    distinct_ids = {member.fragment: member.distinct_id for member in person.members}
     about = {
         "project": call.project.id,
         "person": str(person.uuid),
@@ -93,19 +93,21 @@ async def _export(call: Call, holdings: Holdings) -> Answer:
             f"person-{person.uuid}.zip",
             about,
             {
-                "person": _one([person.shown()]),
+                "person": _page([person.shown()]),
                 "distinct_ids": _distinct_ids(call, person),
-                "changes": _changes(call, named, until),
-                "events": _events(call, list(named), until),
+                "changes": _changes(call, distinct_ids, until),
+                "events": _events(call, list(distinct_ids), until),
                 "recordings": holdings.sessions(call, person, until),
                 "snapshots": holdings.snapshots(call, person, until),
-                "deletion_requests": _one(await holdings.requests(call, list(named))),
+                "deletion_requests": _page(
+                    await holdings.requests(call, list(distinct_ids))
+                ),
             },
         )
     )
 
 
-async def _one(rows: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
+async def _page(rows: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
     yield rows
 
 
@@ -132,20 +134,20 @@ async def _distinct_ids(
 
 
 async def _changes(
-    call: Call, named: dict[UUID, str], until: int
+    call: Call, distinct_ids: dict[UUID, str], until: int
 ) -> AsyncIterator[list[dict[str, Any]]]:
     """Every fact of the present life, by distinct id, in order."""
-    async for page in facts(call.context, call.project.id, named, until):
+    async for page in facts(call.context, call.project.id, distinct_ids, until):
         yield [
-            _change(call, named, fact)
+            _change(call, distinct_ids, fact)
             for fact in page
             if fact.stamp <= until and fact.topic not in ENDS
         ]
 
 
-def _change(call: Call, named: dict[UUID, str], fact: Fact) -> dict[str, Any]:
+def _change(call: Call, distinct_ids: dict[UUID, str], fact: Fact) -> dict[str, Any]:
     return {
-        "distinct_id": named[fact.fragment],
+        "distinct_id": distinct_ids[fact.fragment],
         "fact": fact.topic,
         "timestamp": iso(fact.stamp),
         "received_at": iso(fact.at),

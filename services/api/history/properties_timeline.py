@@ -99,10 +99,12 @@ async def properties_timeline(call: Call) -> Answer:
         _list(call.asked(ACTIONS), "actions"),
     )
     crucial = _crucial(call, [*series, *actions])
-    names = sorted({str(one["id"]) for one in series if one.get("id") is not None})
+    names = sorted(
+        {str(entry["id"]) for entry in series if entry.get("id") is not None}
+    )
     zone = ZoneInfo(call.project.zone)
-    seen_from = call.context.clock.now_us() if until_stamp is None else until_stamp
-    since, until = date_range(call, zone, datetime.fromtimestamp(seen_from / 1e6, zone))
+    end = call.context.clock.now_us() if until_stamp is None else until_stamp
+    since, until = date_range(call, zone, datetime.fromtimestamp(end / 1e6, zone))
     fragments = [member.fragment for member in person.members]
     only_actions = not names and bool(actions)
     events = (
@@ -139,7 +141,7 @@ async def properties_timeline(call: Call) -> Answer:
 
 async def properties_at_time(call: Call) -> Answer:
     """Get a person as of a past time or position."""
-    fragment, until = await _asked_past(call)
+    fragment, until = await _fragment_and_moment(call)
     person = (await persons_at(call.context, call.project.id, [fragment], until))[0]
     if person is None:
         raise NotFound("No person with this id at that time.")
@@ -208,7 +210,7 @@ async def _effects(call: Call, fragments: list[UUID], cut: int) -> list[Fact]:
     return effects
 
 
-async def _asked_past(call: Call) -> tuple[UUID, int]:
+async def _fragment_and_moment(call: Call) -> tuple[UUID, int]:
     """(fragment, stamp): exactly one of distinct_id and person_id, and a timestamp."""
     distinct_id, person_id = call.asked(DISTINCT_ID), call.asked(PERSON_ID)
     if bool(distinct_id) == bool(person_id):
@@ -241,9 +243,9 @@ def points(
         for member in person.members
     }
     sizes: dict[UUID, int] = {}
-    found: list[dict[str, Any]] = []
+    timeline: list[dict[str, Any]] = []
     previous: Any = None
-    shown: dict[str, Any] | None = None
+    properties: dict[str, Any] | None = None
     for step in _steps(events, effects):
         if isinstance(step, Fact):
             event, past = event_of(step), replays[step.fragment]
@@ -253,24 +255,29 @@ def points(
             ):
                 past.apply(event)
                 sizes[step.fragment] = size_of(past.fragment)
-                shown = None
+                properties = None
             continue
-        if shown is None:
-            shown = shown_of(
-                (one.fragment for one in replays.values() if one.fragment.alive), sizes
+        if properties is None:
+            properties = shown_of(
+                (
+                    replay.fragment
+                    for replay in replays.values()
+                    if replay.fragment.alive
+                ),
+                sizes,
             )
-        values = [shown.get(key, msgspec.UNSET) for key in crucial]
-        if not found or values != previous:
-            found.append(
+        values = [properties.get(key, msgspec.UNSET) for key in crucial]
+        if not timeline or values != previous:
+            timeline.append(
                 {
                     "timestamp": iso(step.timestamp),
-                    "properties": shown,
+                    "properties": properties,
                     "relevant_event_count": 0,
                 }
             )
         previous = values
-        found[-1]["relevant_event_count"] += 1
-    return found
+        timeline[-1]["relevant_event_count"] += 1
+    return timeline
 
 
 def _steps(
@@ -294,12 +301,12 @@ def _arrival(step: Fact | CapturedEvent) -> tuple[int, int, bool]:
 def _crucial(call: Call, series: list[dict[str, Any]]) -> list[str]:
     """Keys of person filters, global and per series, and of a person breakdown."""
     filters = _flat(_json(call.asked(PROPERTIES), "properties"))
-    for one in series:
-        filters += _flat(one.get("properties"))
+    for entry in series:
+        filters += _flat(entry.get("properties"))
     keys = {
-        str(one["key"])
-        for one in filters
-        if one.get("type") == "person" and one.get("key") is not None
+        str(entry["key"])
+        for entry in filters
+        if entry.get("type") == "person" and entry.get("key") is not None
     }
     breakdown = call.asked(BREAKDOWN)
     if breakdown and call.asked(BREAKDOWN_TYPE) == "person":
@@ -315,14 +322,14 @@ def _flat(filters: Any) -> list[dict[str, Any]]:
     level, leaves = [filters], []
     for _ in range(32):
         deeper: list[Any] = []
-        for one in level:
-            if isinstance(one, list):
-                deeper += one
-            elif isinstance(one, dict):
-                if isinstance(one.get("values"), list):
-                    deeper += one["values"]
-                elif "key" in one:
-                    leaves.append(one)
+        for node in level:
+            if isinstance(node, list):
+                deeper += node
+            elif isinstance(node, dict):
+                if isinstance(node.get("values"), list):
+                    deeper += node["values"]
+                elif "key" in node:
+                    leaves.append(node)
         if not deeper:
             return leaves
         level = deeper
@@ -340,6 +347,8 @@ def _json(text: str, attr: str) -> Any:
 
 def _list(text: str, attr: str) -> list[dict[str, Any]]:
     value = _json(text, attr)
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+    if not isinstance(value, list) or not all(
+        isinstance(entry, dict) for entry in value
+    ):
         raise BadInput(f"{attr} must be a JSON list of objects.", attr=attr)
     return value

@@ -75,17 +75,21 @@ async def _retrieve(call: Call) -> Answer:
 
 async def batch_by_distinct_ids(call: Call) -> Answer:
     """Look up to 200 persons by distinct id. Unknown ids are omitted."""
-    asked = call.read(DistinctIds).distinct_ids
+    distinct_ids = call.read(DistinctIds).distinct_ids
     return await _batch_answer(
-        call, {one: fragment_id(call.project.id, one) for one in asked}
+        call,
+        {
+            distinct_id: fragment_id(call.project.id, distinct_id)
+            for distinct_id in distinct_ids
+        },
     )
 
 
 async def batch_by_uuids(call: Call) -> Answer:
     """Look up to 200 persons by uuid. Unknown ids are omitted."""
-    asked = call.read(Uuids).uuids
+    uuids = call.read(Uuids).uuids
     try:
-        fragments = {one: UUID(one) for one in asked}
+        fragments = {text: UUID(text) for text in uuids}
     except ValueError:
         raise BadInput("uuids must be a list of uuids.", attr="uuids") from None
     return await _batch_answer(call, fragments)
@@ -93,10 +97,10 @@ async def batch_by_uuids(call: Call) -> Answer:
 
 def update(call: Call) -> Deferred[list[Position], Answer] | Awaitable[Answer]:
     """Set properties of a person. The answer is the person after the write."""
-    sent = call.body()
-    if "properties" not in sent:
+    body = call.body()
+    if "properties" not in body:
         raise errors.field_required("properties")
-    properties = call.converted(sent, Update).properties
+    properties = call.converted(body, Update).properties
     check_properties(properties, "properties")
     return _submitted(call, properties) or _update(call, properties)
 
@@ -114,12 +118,12 @@ def _submitted(
     ):
         return None
     fragment = uuid_in(call.request.parameters["id"])
-    known = (
-        call.context.reads.rows_known(call.project.id, fragment)
+    rows = (
+        call.context.reads.cached_rows(call.project.id, fragment)
         if fragment is not None
         else None
     )
-    members = living_of(known[1]) if known is not None else []
+    members = living_of(rows[1]) if rows is not None else []
     if fragment is None or not members:
         return None
     member = member_named(members, fragment)
@@ -153,9 +157,9 @@ async def _update(call: Call, properties: dict[str, Any]) -> Answer:
 
 async def update_property(call: Call) -> Answer:
     """Set one property of a person. `null` is a value."""
-    sent = call.body()
+    fields = call.body()
     for field in ("value", "key"):
-        if field not in sent:
+        if field not in fields:
             raise errors.field_required(field)
     body = call.read(UpdateProperty)
     check_properties({body.key: body.value}, "value")
@@ -181,15 +185,15 @@ async def delete_property(call: Call) -> Answer:
     if not unset:
         raise BadInput("This field is required.", attr="$unset", slug="required")
     names = unset if isinstance(unset, list) else [unset]
-    sent = keyed(call, await call.fragment(), "delete_property", names)
-    outcome = await earlier(call, COMMANDS, sent)
+    keyed_write = keyed(call, await call.fragment(), "delete_property", names)
+    outcome = await earlier(call, COMMANDS, keyed_write)
     if outcome is None:
-        person = await call.holder(sent.fragment)
+        person = await call.holder(keyed_write.fragment)
         call.tags(person)
         showing = [member for member in person.members if _may_show(member, names)]
         targets = {
-            one.fragment: one
-            for one in (member_named(person.members, sent.fragment), *showing)
+            member.fragment: member
+            for member in (member_named(person.members, keyed_write.fragment), *showing)
         }
         at, command = (
             call.context.stamps.reserve(len(targets)),
@@ -200,7 +204,7 @@ async def delete_property(call: Call) -> Answer:
                 call.project.id,
                 call.actor,
                 member,
-                sent,
+                keyed_write,
                 id=command,
                 at=at + index,
                 unset=tuple(names),
@@ -208,7 +212,7 @@ async def delete_property(call: Call) -> Answer:
             )
             for index, member in enumerate(targets.values())
         ]
-        outcome = await carry_out(call, sent, commands)
+        outcome = await carry_out(call, keyed_write, commands)
     return _answer(outcome, {"success": True})
 
 
@@ -278,20 +282,29 @@ COLLECTION_ROUTES = (
 async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
     """Set properties on the addressed fragment; the first that came with the Idempotency-Key
     counts."""
-    sent = keyed(call, await call.fragment(), "update", properties)
-    outcome = await earlier(call, COMMANDS, sent)
+    keyed_write = keyed(call, await call.fragment(), "update", properties)
+    outcome = await earlier(call, COMMANDS, keyed_write)
     if outcome is None:
-        person = await call.holder(sent.fragment)
+        person = await call.holder(keyed_write.fragment)
         tags = call.tags(person)
-        member = member_named(person.members, sent.fragment)
+        member = member_named(person.members, keyed_write.fragment)
         expect = None if "*" in tags else member.effect
         command = update_of(
-            call.context, call.project.id, call.actor, member, sent, properties, expect
+            call.context,
+            call.project.id,
+            call.actor,
+            member,
+            keyed_write,
+            properties,
+            expect,
         )
         outcome = await carry_out(
-            call, sent, [command], [sent.fragment] if expect is not None else []
+            call,
+            keyed_write,
+            [command],
+            [keyed_write.fragment] if expect is not None else [],
         )
-    return outcome, sent.fragment
+    return outcome, keyed_write.fragment
 
 
 def update_of(
@@ -299,7 +312,7 @@ def update_of(
     project: int,
     actor: str,
     member: Member,
-    sent: Keyed,
+    keyed_write: Keyed,
     properties: dict[str, Any],
     expect: int | None = None,
 ) -> Write:
@@ -309,7 +322,7 @@ def update_of(
         project,
         actor,
         member,
-        sent,
+        keyed_write,
         id=command,
         at=at,
         set=properties,
@@ -319,12 +332,12 @@ def update_of(
 
 
 def write_of(
-    project: int, actor: str, member: Member, sent: Keyed, **changes: Any
+    project: int, actor: str, member: Member, keyed_write: Keyed, **changes: Any
 ) -> Write:
     """The command of a change to one member of a person."""
     return Write(
-        key=sent.key,
-        digest=sent.digest,
+        key=keyed_write.key,
+        digest=keyed_write.digest,
         project=project,
         actor=actor,
         fragment=member.fragment,
@@ -337,9 +350,9 @@ def member_named(members: Sequence[Member], fragment: UUID) -> Member:
     """Whom a write to a person goes to: the member that was named, while it lives."""
     return next(
         (
-            one
-            for one in members
-            if one.fragment is fragment or one.fragment == fragment
+            member
+            for member in members
+            if member.fragment is fragment or member.fragment == fragment
         ),
         members[0],
     )
@@ -366,11 +379,13 @@ def _answer(outcome: Outcome, body: Any) -> Answer:
 
 async def _batch_answer(call: Call, fragments: dict[str, UUID]) -> Answer:
     persons = await call.seen(list(fragments.values())) if fragments else []
-    found = zip(fragments, persons, strict=True)
+    pairs = zip(fragments, persons, strict=True)
     return Answer(
         body={
             "results": {
-                asked: person.shown() for asked, person in found if person is not None
+                identifier: person.shown()
+                for identifier, person in pairs
+                if person is not None
             }
         }
     )

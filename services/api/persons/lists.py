@@ -94,12 +94,12 @@ async def page(call: Call) -> Answer:
     distinct_id = call.asked(DISTINCT_ID)
     if distinct_id and len(chosen) == 1 and not total:
         persons = await call.seen([fragment_id(call.project.id, distinct_id)])
-        found = (
+        rows = (
             [] if skip else [_row(person) for person in persons if person is not None]
         )
-        return Answer(body={"results": found, "next": None, "previous": None})
+        return Answer(body={"results": rows, "next": None, "previous": None})
     if until is None and (total or len(chosen)):
-        await _fed(call.context)
+        await _wait_until_indexed(call.context)
     await _compiled(call.context, chosen)
     if backwards:
         cursor = await _start_of_page_before(
@@ -109,38 +109,38 @@ async def page(call: Call) -> Answer:
     unlimited = call.request.format == "csv" and not query.get("limit")
     head = {"count": await _count(call, chosen, until)} if total else {}
     batches = _rows(walk.batches(cursor, None if unlimited else limit + skip), skip)
-    judged = until is not None and bool(
+    is_filtered_past = until is not None and bool(
         chosen
     )  # then candidates are not persons, and a page before would overlap
-    start = None if cursor == CURSOR_START or judged else cursor
+    start = None if cursor == CURSOR_START or is_filtered_past else cursor
     return Answer(body=Rows(batches, head, lambda: _links(call, start, walk.after)))
 
 
 async def values(call: Call) -> Answer:
     """List the 20 most frequent values of a property, with counts."""
-    key, part = call.asked(KEY), call.asked(PART)
-    found: list[tuple[str, int]] = []
+    key, text = call.asked(KEY), call.asked(PART)
+    rows: list[tuple[str, int]] = []
     if key:
-        await _fed(call.context)
+        await _wait_until_indexed(call.context)
         chosen = Filter(datetime.fromtimestamp(0, UTC))
         query = call.context.reads.queries["property_values"].filled(
             column=chosen.column(key)
         )
-        found = await call.context.store.rows(
+        rows = await call.context.store.rows(
             query,
             project=call.project.id,
-            part=part,
+            part=text,
             limit=VALUES_MAX,
             **chosen.parameters,
         )
-    results = [{"name": name, "count": count} for name, count in found]
+    results = [{"name": name, "count": count} for name, count in rows]
     return Answer(body={"results": results, "refreshing": False})
 
 
 def _is_costly(query: Mapping[str, str]) -> bool:
     """All but looking up one distinct id, which scripts do before they write."""
-    asked = {name for name, text in query.items() if text} - PLAIN
-    return asked != {DISTINCT_ID.name}
+    names = {name for name, text in query.items() if text} - PLAIN
+    return names != {DISTINCT_ID.name}
 
 
 COLLECTION_ROUTES = (
@@ -200,7 +200,7 @@ def _walk(call: Call, chosen: Filter, until: int | None) -> Walk:
         )
 
     async def judge(persons: Sequence[Person]) -> list[bool]:
-        return await _judged(context, chosen, persons)
+        return await _matches(context, chosen, persons)
 
     build = partial(persons_at, context, project, until=until)
     return Walk(candidates, build, judge if chosen else None)
@@ -216,12 +216,12 @@ def _candidates(
     )
     if until is not None:
         return candidates_at(context, call.project.id, until, backwards=backwards)
-    named = (
+    roots = (
         _with(context, "search_page", chosen)
         if chosen
         else context.reads.queries["roots_page"]
     )
-    query = page_of(named, backwards=backwards)
+    query = page_of(roots, backwards=backwards)
 
     async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
         created, person = cursor
@@ -242,7 +242,7 @@ async def _start_of_page_before(
     return CURSOR_START
 
 
-async def _judged(
+async def _matches(
     context: Context, chosen: Filter, persons: Sequence[Person]
 ) -> list[bool]:
     """Whether each person of the past is found: the very conditions that judge the search table's
@@ -252,28 +252,28 @@ async def _judged(
     rows = [
         orjson.dumps(
             {
-                "fragment": one.uuid,
-                "distinct_ids": one.distinct_ids,
-                "properties": document_of(one.document()),
+                "fragment": person.uuid,
+                "distinct_ids": person.distinct_ids,
+                "properties": document_of(person.document()),
             }
         ).decode()
-        for one in persons
+        for person in persons
     ]
     query = _with(context, "search_given", chosen)
-    found = {
-        one
-        for (one,) in await context.store.rows(query, rows=rows, **chosen.parameters)
+    matches = {
+        uuid
+        for (uuid,) in await context.store.rows(query, rows=rows, **chosen.parameters)
     }
-    return [person.uuid in found for person in persons]
+    return [person.uuid in matches for person in persons]
 
 
 async def _rows(
     batches: AsyncIterator[list[Person]], skip: int
 ) -> AsyncIterator[list[dict[str, Any]]]:
     async for batch in batches:
-        kept, skip = batch[skip:], max(0, skip - len(batch))
-        if kept:
-            yield [_row(person) for person in kept]
+        remainder, skip = batch[skip:], max(0, skip - len(batch))
+        if remainder:
+            yield [_row(person) for person in remainder]
 
 
 def _row(person: Person) -> dict[str, Any]:
@@ -319,11 +319,11 @@ def _with(context: Context, name: str, chosen: Filter) -> Query:
     return context.reads.queries[name].filled(filter=chosen.sql)
 
 
-async def _fed(context: Context) -> None:
+async def _wait_until_indexed(context: Context) -> None:
     """Wait until the search table has all that reads can see now; NotYet after the usual time."""
     await context.watermarks.refresh()
     counts = context.log.partitions()
-    await context.fed.wait(
+    await context.search_watermarks.wait(
         [
             position_of(topic, partition, version)
             for (topic, partition), version in context.watermarks.versions().items()

@@ -53,19 +53,19 @@ async def split(call: Call) -> Answer:
     body = call.read(SplitBody)
     dry = call.asked(DRY_RUN)
     chosen = _chosen(body)
-    sent = keyed(call, await call.fragment(), "split", chosen)
-    outcome = None if dry else await earlier(call, IDENTITY, sent)
+    keyed_write = keyed(call, await call.fragment(), "split", chosen)
+    outcome = None if dry else await earlier(call, IDENTITY, keyed_write)
     person = await (
-        call.holder(sent.fragment)
+        call.holder(keyed_write.fragment)
         if outcome is None
-        else _before(call, sent.fragment, outcome)
+        else _before(call, keyed_write.fragment, outcome)
     )
     if outcome is None:
         call.tags(person)
     keep, leave = _split_of(chosen, person)
     command = Split(
-        **envelope(call, sent),
-        person=sent.fragment,
+        **envelope(call, keyed_write),
+        person=keyed_write.fragment,
         keep=keep,
         leave=leave,
     )
@@ -74,9 +74,12 @@ async def split(call: Call) -> Answer:
     )
     if dry:
         return Answer(
-            body={"success": True, "persons": _shown(_tried(command, [person]), stays)}
+            body={
+                "success": True,
+                "persons": _summaries(_tried(command, [person]), stays),
+            }
         )
-    outcome = outcome or await carry_out(call, sent, [command], [person.uuid])
+    outcome = outcome or await carry_out(call, keyed_write, [command], [person.uuid])
     return await _split_answer(
         call, outcome, [member.fragment for member in person.members], stays
     )
@@ -89,16 +92,16 @@ async def merge(call: Call) -> Answer:
     into = await call.fragment()
     source = await _source(call, body)
     since = _since(body)
-    sent = keyed(call, into, "merge", str(source), *([since] if since else []))
-    outcome = None if dry else await earlier(call, IDENTITY, sent)
+    keyed_write = keyed(call, into, "merge", str(source), *([since] if since else []))
+    outcome = None if dry else await earlier(call, IDENTITY, keyed_write)
     if outcome is None:
         (survivor, into_erase), (absorbed, source_erase) = (
-            await _found(call, into),
-            await _found(call, source),
+            await _person_and_erase(call, into),
+            await _person_and_erase(call, source),
         )
         call.tags(survivor)
         command = Merge(
-            **envelope(call, sent),
+            **envelope(call, keyed_write),
             into=into,
             source=source,
             mode="operator",
@@ -110,7 +113,7 @@ async def merge(call: Call) -> Answer:
             deletes = await _deletes_of(call, [into, source]) if since else {}
             return _merge_preview(command, survivor, absorbed, deletes)
         outcome = await carry_out(
-            call, sent, [command], [survivor.uuid, source, absorbed.uuid]
+            call, keyed_write, [command], [survivor.uuid, source, absorbed.uuid]
         )
     if not outcome.visible:
         return Answer(status=202, positions=outcome.positions)
@@ -176,7 +179,9 @@ def _split_of(
     fragments = {member.distinct_id: member.fragment for member in person.members}
     main, leaving = chosen
     if leaving is not None:
-        if unknown := [one for one in leaving if one not in fragments]:
+        if unknown := [
+            distinct_id for distinct_id in leaving if distinct_id not in fragments
+        ]:
             raise BadInput(
                 f"Not of this person: {unknown[0][:400]}", attr="distinct_ids_to_split"
             )
@@ -184,7 +189,9 @@ def _split_of(
             raise BadInput(
                 "At least one distinct id must stay.", attr="distinct_ids_to_split"
             )
-        return None, tuple(fragments[one] for one in dict.fromkeys(leaving))
+        return None, tuple(
+            fragments[distinct_id] for distinct_id in dict.fromkeys(leaving)
+        )
     main = person.distinct_ids[0] if main is None else main
     if main not in fragments:
         raise BadInput("Not a distinct id of this person.", attr="main_distinct_id")
@@ -217,7 +224,7 @@ def _since(body: MergeBody) -> int:
     return max((moment - _EPOCH) // timedelta(microseconds=1), 1)
 
 
-async def _found(call: Call, fragment: UUID) -> tuple[Person, int]:
+async def _person_and_erase(call: Call, fragment: UUID) -> tuple[Person, int]:
     """The living person that holds a fragment, and the delete behind the life that was found;
     NotFound."""
     person = await call.holder(fragment)
@@ -251,22 +258,26 @@ async def _split_answer(
     else:
         until = await stamp_of(call.context, call.project.id, [outcome.first])
         after = await persons_at(call.context, call.project.id, members, until)
-    shown = _shown([one for one in after if one is not None], stays)
+    summaries = _summaries([person for person in after if person is not None], stays)
     return Answer(
-        body={"success": True, "persons": shown},
+        body={"success": True, "persons": summaries},
         positions=outcome.positions,
         headers=outcome.headers,
     )
 
 
-def _shown(persons: Iterable[Person], stays: UUID) -> list[dict[str, Any]]:
-    involved = list({one.uuid: one for one in persons}.values())
+def _summaries(persons: Iterable[Person], stays: UUID) -> list[dict[str, Any]]:
+    involved = list({person.uuid: person for person in persons}.values())
     involved.sort(
-        key=lambda one: all(member.fragment != stays for member in one.members)
+        key=lambda person: all(member.fragment != stays for member in person.members)
     )
     return [
-        {"uuid": str(one.uuid), "id": one.number, "distinct_ids": one.distinct_ids}
-        for one in involved
+        {
+            "uuid": str(person.uuid),
+            "id": person.number,
+            "distinct_ids": person.distinct_ids,
+        }
+        for person in involved
     ]
 
 
@@ -284,23 +295,28 @@ def _merge_preview(
 ) -> Answer:
     """Who would survive, who would be absorbed, and the properties on which they differ."""
     (result, *_) = _tried(command, [survivor, absorbed], deletes)
-    ours, theirs, both = survivor.document(), absorbed.document(), result.document()
+    survivor_properties, absorbed_properties, merged = (
+        survivor.document(),
+        absorbed.document(),
+        result.document(),
+    )
     conflicts = [
         {
             "key": key,
-            "survivor": ours[key],
-            "absorbed": theirs[key],
-            "result": both.get(key),
+            "survivor": survivor_properties[key],
+            "absorbed": absorbed_properties[key],
+            "result": merged.get(key),
         }
-        for key in sorted(ours.keys() & theirs.keys())
-        if ours[key] != theirs[key] and survivor.uuid != absorbed.uuid
+        for key in sorted(survivor_properties.keys() & absorbed_properties.keys())
+        if survivor_properties[key] != absorbed_properties[key]
+        and survivor.uuid != absorbed.uuid
     ]
-    shown = {
+    persons = {
         "survivor": survivor.shown(),
         "absorbed": absorbed.shown(),
         "result": result.shown(),
     }
-    return Answer(body=shown | {"conflicts": conflicts})
+    return Answer(body=persons | {"conflicts": conflicts})
 
 
 def _tried(
@@ -331,9 +347,13 @@ def _tried(
     members = {
         member.fragment: member for person in persons for member in person.members
     }
-    roots = [one for one in book.values() if one.root == one.id]
-    found = [
-        assemble(command.project, root.id, [members[one] for one in root.members])
+    roots = [
+        membership for membership in book.values() if membership.root == membership.id
+    ]
+    results = [
+        assemble(
+            command.project, root.id, [members[fragment] for fragment in root.members]
+        )
         for root in roots
     ]
-    return [person for person in found if person is not None]
+    return [person for person in results if person is not None]

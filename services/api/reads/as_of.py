@@ -154,9 +154,9 @@ async def facts(
     raise BadInput("This history is too long to be read at once.")
 
 
-def check_size(page: Sequence[Fact], held: int) -> int:
+def check_size(page: Sequence[Fact], size_before: int) -> int:
     """How many bytes are held with these facts; BadInput when they are too many."""
-    size = held + bytes_of(page)
+    size = size_before + bytes_of(page)
     if size > FACTS_BYTES_MAX:
         raise BadInput(
             f"More than {FACTS_BYTES_MAX} bytes of changes: too many for one timeline."

@@ -50,27 +50,31 @@ class Walk:
         self, cursor: Cursor, limit: int | None
     ) -> AsyncIterator[list[Person]]:
         """At most `limit` persons (None: all), ROWS_AT_ONCE or fewer at a time."""
-        left = limit
+        remaining = limit
         for _ in range(ROUNDS_MAX):
-            ask = CANDIDATES_MAX if left is None else min(left + 1, CANDIDATES_MAX)
-            ask = max(ask, CANDIDATES_MIN) if self._judge is not None else ask
-            rows = await self._candidates(cursor, ask)
+            count = (
+                CANDIDATES_MAX
+                if remaining is None
+                else min(remaining + 1, CANDIDATES_MAX)
+            )
+            count = max(count, CANDIDATES_MIN) if self._judge is not None else count
+            rows = await self._candidates(cursor, count)
             for start in range(0, len(rows), ROWS_AT_ONCE):
-                found: list[Person] = []
+                persons: list[Person] = []
                 for (root, created), person in await self._persons(
                     rows[start : start + ROWS_AT_ONCE]
                 ):
                     if person is not None:
-                        if left is not None and len(found) == left:
+                        if remaining is not None and len(persons) == remaining:
                             self.after = cursor
-                            yield found
+                            yield persons
                             return
-                        found.append(person)
+                        persons.append(person)
                     cursor = created, str(root)
-                left = None if left is None else left - len(found)
-                if found:
-                    yield found
-            if len(rows) < ask:
+                remaining = None if remaining is None else remaining - len(persons)
+                if persons:
+                    yield persons
+            if len(rows) < count:
                 return
 
     async def _persons(

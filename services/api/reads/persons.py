@@ -38,7 +38,7 @@ from shared.store.shared_memory.segment import SharedMemory
 ATTEMPTS_MAX = 3
 """A merge may land between the rounds of a read, which is then done again; not for ever."""
 
-MEMBERS_KNOWN_MAX = 20
+MEMBERS_CACHED_MAX = 20
 """Fragments of a person that is put together without a turn of its own; more take too long to look
 up one by one."""
 
@@ -52,17 +52,18 @@ R = TypeVar("R", FragmentRow, IdentityRow)
 Places = dict[int, tuple[str, int]]
 """(topic, partition) by the integer of its position row's key."""
 
-KnownRows = tuple[UUID, list[Loaded]]
+CachedRows = tuple[UUID, list[Loaded]]
 
 
 class Reads:
-    """All reads of persons of one API process. `seen` is told the stamps of position rows."""
+    """All reads of persons of one API process. `observe_stamp` hears the stamps of position
+    rows."""
 
     def __init__(
         self,
         store: Store,
         partitions: Callable[[], dict[str, int]],
-        seen: Callable[[int], None],
+        observe_stamp: Callable[[int], None],
         memory: SharedMemory | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,14 +71,20 @@ class Reads:
         cached."""
         self._fragments: RowCache[FragmentRow] = RowCache(COMMANDS, memory, monotonic)
         self._identities: RowCache[IdentityRow] = RowCache(IDENTITY, memory, monotonic)
-        self._store, self._partitions, self._seen = store, partitions, seen
+        self._store, self._partitions, self._observe_stamp = (
+            store,
+            partitions,
+            observe_stamp,
+        )
         self.queries = load_with_lives(Path(__file__).with_name("persons.sql"))
         self._rows: Coalesced[Key, Rows] = Coalesced(self._load_rows)
         self._whole: Coalesced[Key, FragmentRow] = Coalesced(self._load_whole)
         self._numbers: Coalesced[tuple[int, int], UUID] = Coalesced(self._load_numbers)
-        self.reached: dict[tuple[str, int], int] = {}
+        self.versions: dict[tuple[str, int], int] = {}
+        """How far reads reach, by (topic, partition): of the position rows that came with rows."""
+
         self.loads = 0
-        """How often the store was asked: `reached` is the same as long as this is."""
+        """How often the store was asked: `versions` are the same as long as this is."""
 
     @property
     def generation(self) -> int:
@@ -111,10 +118,10 @@ class Reads:
             root.int: (root, group_of(root, _identity(rows, root))) for root in roots
         }
         if unread := {
-            one.int: one
+            member.int: member
             for _, group in groups.values()
-            for one in group
-            if one.int not in rows
+            for member in group
+            if member.int not in rows
         }:
             rows |= await self._round(project, unread.values())
         if attempts > 1 and any(
@@ -124,7 +131,7 @@ class Reads:
                 project, fragments, attempts - 1
             )  # merged between two rounds
         loaded = {
-            key: (root, [(one, *rows[one.int]) for one in group])
+            key: (root, [(member, *rows[member.int]) for member in group])
             for key, (root, group) in groups.items()
         }
         built = {
@@ -157,9 +164,9 @@ class Reads:
         self, project: int, fragments: Sequence[UUID]
     ) -> list[int | None]:
         """The integer ids of fragments, of erased ones too; None for one that never lived."""
-        rows = await self._round(project, fragments)
-        found = (row for row, _ in (rows[fragment.int] for fragment in fragments))
-        return [row.number if row is not None else None for row in found]
+        by_fragment = await self._round(project, fragments)
+        rows = (row for row, _ in (by_fragment[fragment.int] for fragment in fragments))
+        return [row.number if row is not None else None for row in rows]
 
     async def _round(self, project: int, fragments: Iterable[UUID]) -> dict[int, Rows]:
         """The rows of fragments by their integers: those proven to be the newest, and the others
@@ -167,11 +174,11 @@ class Reads:
         rows: dict[int, Rows] = {}
         unread: list[Key] = []
         for fragment in fragments:
-            found = self._find(project, fragment)
-            if found is None:
+            pair = self._find(project, fragment)
+            if pair is None:
                 unread.append((project, fragment.int))
             else:
-                rows[fragment.int] = found
+                rows[fragment.int] = pair
         if not unread:
             return rows
         read = await self._rows.ask(unread)
@@ -190,30 +197,30 @@ class Reads:
             else (row, identity)
         )
 
-    def rows_known(self, project: int, fragment: UUID) -> KnownRows | None:
+    def cached_rows(self, project: int, fragment: UUID) -> CachedRows | None:
         """The root of the person that holds a fragment, and (member, fragment row, identity row) of
-        each member, when all are known to be the newest."""
-        named = self._find(project, fragment)
-        if named is None:
+        each member, when all are proven to be the newest."""
+        addressed = self._find(project, fragment)
+        if addressed is None:
             return None
-        _, identity = named
+        _, identity = addressed
         root = root_of(fragment, identity)
-        head = named if root is fragment else self._find(project, root)
+        head = addressed if root is fragment else self._find(project, root)
         if head is None:
             return None
         _, identity = head
         if root_of(root, identity) != root:
             return None
-        group = group_of(root, identity)
-        if len(group) > MEMBERS_KNOWN_MAX:
+        fragments = group_of(root, identity)
+        if len(fragments) > MEMBERS_CACHED_MAX:
             return None
-        found: list[Loaded] = []
-        for member in group:
+        members: list[Loaded] = []
+        for member in fragments:
             rows = head if member is root else self._find(project, member)
             if rows is None:
                 return None
-            found.append((member, *rows))
-        return root, found
+            members.append((member, *rows))
+        return root, members
 
     async def _load_rows(self, keys: Sequence[Key]) -> dict[Key, Rows]:
         results = await asyncio.gather(
@@ -246,24 +253,24 @@ class Reads:
         rows = await self._newest(
             "fragments", places, keys, row_bytes_max=row_bytes_max
         )
-        found = self._by_key(map(FragmentRow._make, rows), places)
+        by_key = self._by_key(map(FragmentRow._make, rows), places)
         # a row without its texts is of no use to the next reader
         snapshot = {
             key: at
             for key, at in snapshot.items()
-            if key not in found or not is_cut(found[key])
+            if key not in by_key or not is_cut(by_key[key])
         }
-        self._fragments.put(snapshot, found, self.reached)
-        return found
+        self._fragments.put(snapshot, by_key, self.versions)
+        return by_key
 
     async def _load_identities(self, keys: Sequence[Key]) -> dict[Key, IdentityRow]:
         snapshot = self._identities.version_snapshot(keys)
         count = self._partitions()[IDENTITY]
         places = _places(IDENTITY, {project % count for project, _ in keys})
         rows = await self._newest("identities", places, keys)
-        found = self._by_key(map(IdentityRow._make, rows), places)
-        self._identities.put(snapshot, found, self.reached)
-        return found
+        by_key = self._by_key(map(IdentityRow._make, rows), places)
+        self._identities.put(snapshot, by_key, self.versions)
+        return by_key
 
     async def _newest(
         self, query: str, places: Places, keys: Sequence[Key], **bounds: int
@@ -283,14 +290,14 @@ class Reads:
 
     def _by_key(self, rows: Iterable[R], places: Places) -> dict[Key, R]:
         """The rows by project and fragment; of the position rows, how far reads reach."""
-        found: dict[Key, R] = {}
+        by_key: dict[Key, R] = {}
         for row in rows:
             if row.project != 0:
-                found[row.project, row.fragment.int] = row
+                by_key[row.project, row.fragment.int] = row
             elif (place := places.get(row.fragment.int)) is not None:
-                self.reached[place] = row.version
-                self._seen(row.stamp)
-        return found
+                self.versions[place] = row.version
+                self._observe_stamp(row.stamp)
+        return by_key
 
     async def _load_numbers(
         self, keys: Sequence[tuple[int, int]]

@@ -46,11 +46,11 @@ class LruCache(Generic[K, V]):
         self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def get(self, key: K) -> V | None:
-        found = self._values.get(key)
-        if found is None:
+        entry = self._values.get(key)
+        if entry is None:
             return None
         self._values.move_to_end(key)
-        value, _ = found
+        value, _ = entry
         return value
 
     def put(self, key: K, value: V, size: int) -> None:
@@ -62,9 +62,9 @@ class LruCache(Generic[K, V]):
             self._bytes -= evicted
 
     def drop(self, key: K) -> None:
-        found = self._values.pop(key, None)
-        if found is not None:
-            _, size = found
+        entry = self._values.pop(key, None)
+        if entry is not None:
+            _, size = entry
             self._bytes -= size
 
     def clear(self) -> None:
@@ -96,10 +96,10 @@ class RowCache(Generic[R]):
             self._until = self._monotonic() + CACHE_SECONDS_MAX
             self._rows.clear()
             self.generation += 1
-        found = self._rows.get(key)
-        if found is None:
+        entry = self._rows.get(key)
+        if entry is None:
             return MISS
-        row, slot, version = found
+        row, slot, version = entry
         if self._memory.versions.read_version(slot) != version:
             self._rows.drop(key)
             return MISS
@@ -122,16 +122,18 @@ class RowCache(Generic[R]):
         self,
         snapshot: dict[Key, tuple[int, int]],
         rows: dict[Key, R],
-        reached: dict[tuple[str, int], int],
+        table_versions: dict[tuple[str, int], int],
     ) -> None:
-        """Cache the rows read; `reached` is the table's version in each partition, by (topic,
+        """Cache the rows read; `table_versions` is how far the table is in each partition, by (topic,
         partition)."""
         if self._memory is None:
             return
         topic, versions, board = self._topic, self._memory.versions, self._memory.board
         for key, (slot, version) in snapshot.items():
             partition = versions.partition(topic, *key)
-            if reached.get((topic, partition), 0) > board.published(topic, partition):
+            if table_versions.get((topic, partition), 0) > board.published(
+                topic, partition
+            ):
                 continue  # a writer that marks nothing
             row = rows.get(key)
             size = ROW_BYTES + sum(

@@ -36,5 +36,6 @@ class Stamps:
         self.highest = first + max(count, 1) - 1
         return first
 
-    def seen(self, stamp: int) -> None:
+    def observe(self, stamp: int) -> None:
+        """Issue no stamp below this one from now on."""
         self.highest = max(self.highest, stamp)

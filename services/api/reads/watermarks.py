@@ -34,12 +34,13 @@ class Watermarks:
         self,
         store: Store,
         query: Query,
-        seen: Callable[[int], None],
+        observe_stamp: Callable[[int], None],
         board: PositionBoard | None = None,
     ) -> None:
         """`board` where writers confirm what they wrote; the store is asked all the same, less
         often."""
-        self._store, self._query, self._seen, self._board = store, query, seen, board
+        self._store, self._query, self._board = store, query, board
+        self._observe_stamp = observe_stamp
         self._versions: dict[tuple[str, int], int] = {}
         self._waiters: dict[asyncio.Future[None], Sequence[Position]] = {}
         self._poller: asyncio.Task[None] | None = None
@@ -51,9 +52,9 @@ class Watermarks:
     ) -> None:
         """Return once every position is visible to reads; NotYet after `seconds`. A missing row
         means stale."""
-        if not self.passed(positions):
+        if not self.covers(positions):
             self._look()
-        if self.passed(positions):
+        if self.covers(positions):
             return
         if len(self._waiters) >= WAITERS_MAX:
             raise NotYet("Too many requests wait for the projection.")
@@ -76,7 +77,7 @@ class Watermarks:
         for key, version, stamp in rows:
             if (place := partition_of_key(key)) is not None:
                 self._versions[place] = max(version, self._versions.get(place, 0))
-                self._seen(stamp)
+                self._observe_stamp(stamp)
 
     async def close(self) -> None:
         if self._poller is not None:
@@ -87,7 +88,7 @@ class Watermarks:
         """As of the last poll."""
         return dict(self._versions)
 
-    def passed(self, positions: Sequence[Position]) -> bool:
+    def covers(self, positions: Sequence[Position]) -> bool:
         """Whether the last poll saw them all."""
         return all(
             self._versions.get((position.topic, position.partition), 0)
@@ -110,7 +111,7 @@ class Watermarks:
         ):
             if version > self._versions.get((topic, partition), 0):
                 self._versions[topic, partition] = version
-                self._seen(stamp)
+                self._observe_stamp(stamp)
                 self.polls += 1
 
     async def _poll(self) -> None:
@@ -136,6 +137,6 @@ class Watermarks:
                 )
             self._look()
             for future, positions in self._waiters.items():
-                if not future.done() and self.passed(positions):
+                if not future.done() and self.covers(positions):
                     future.set_result(None)
             await asyncio.sleep(pause if self._must_ask() else LOOK_SECONDS)

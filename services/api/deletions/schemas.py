@@ -53,7 +53,7 @@ class Bulk(Struct):
     deletion_requests: list[UUID]
 
 
-class Reached(Struct):
+class DryRunTarget(Struct):
     """The rows of one target that a deletion reaches; `bytes` are those of the partitions that
     erasing rewrites."""
 
@@ -70,7 +70,7 @@ class DryRun(Struct):
     persons_found: int
     unmatched: list[Any]
     rows: int
-    targets: dict[str, Reached]
+    targets: dict[str, DryRunTarget]
 
 
 class DeletionScope(Struct):

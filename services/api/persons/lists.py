@@ -199,11 +199,11 @@ def _walk(call: Call, chosen: Filter, until: int | None) -> Walk:
             candidates, lambda roots: context.reads.by_fragments(project, roots)
         )
 
-    async def judge(persons: Sequence[Person]) -> list[bool]:
+    async def matches(persons: Sequence[Person]) -> list[bool]:
         return await _matches(context, chosen, persons)
 
     build = partial(persons_at, context, project, until=until)
-    return Walk(candidates, build, judge if chosen else None)
+    return Walk(candidates, build, matches if chosen else None)
 
 
 def _candidates(

@@ -26,7 +26,7 @@ Candidates = Callable[[Cursor, int], Awaitable[list[tuple[UUID, int]]]]
 """(root, created_at) of at most so many persons after a cursor, newest first."""
 
 Build = Callable[[Sequence[UUID]], Awaitable[list[Person | None]]]
-Judge = Callable[[Sequence[Person]], Awaitable[Sequence[bool]]]
+PersonFilter = Callable[[Sequence[Person]], Awaitable[Sequence[bool]]]
 
 
 def page_of(query: Query, *, backwards: bool = False) -> Query:
@@ -41,9 +41,14 @@ class Walk:
     the next walk goes on; None: nowhere."""
 
     def __init__(
-        self, candidates: Candidates, build: Build, judge: Judge | None = None
+        self,
+        candidates: Candidates,
+        build: Build,
+        person_filter: PersonFilter | None = None,
     ) -> None:
-        self._candidates, self._build, self._judge = candidates, build, judge
+        self._candidates = candidates
+        self._build = build
+        self._person_filter = person_filter
         self.after: Cursor | None = None
 
     async def batches(
@@ -57,7 +62,9 @@ class Walk:
                 if remaining is None
                 else min(remaining + 1, CANDIDATES_MAX)
             )
-            count = max(count, CANDIDATES_MIN) if self._judge is not None else count
+            count = (
+                max(count, CANDIDATES_MIN) if self._person_filter is not None else count
+            )
             rows = await self._candidates(cursor, count)
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 persons: list[Person] = []
@@ -89,10 +96,12 @@ class Walk:
             )
             for (root, created), person in zip(rows, built, strict=True)
         ]
-        if self._judge is None:
+        if self._person_filter is None:
             return pairs
         right = iter(
-            await self._judge([person for _, person in pairs if person is not None])
+            await self._person_filter(
+                [person for _, person in pairs if person is not None]
+            )
         )
         return [
             (row, person if person is not None and next(right) else None)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from services.api.reads.query_batcher import Coalesced
-from services.api.reads.row_cache import Key, Miss, RowCache
+from services.api.reads.row_cache import Miss, RowCache, RowKey
 from shared.domain.errors import NotFound
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position_key
 from shared.store.clickhouse.client import Store
@@ -42,10 +42,10 @@ MEMBERS_CACHED_MAX = 20
 """Fragments of a person that is put together without a turn of its own; more take too long to look
 up one by one."""
 
-Rows = tuple[FragmentRow | None, IdentityRow | None]
+RowPair = tuple[FragmentRow | None, IdentityRow | None]
 """A fragment's row and that of its identity, as far as there are any."""
 
-NO_ROWS: Rows = (None, None)
+NO_PAIR: RowPair = (None, None)
 
 R = TypeVar("R", FragmentRow, IdentityRow)
 
@@ -77,8 +77,8 @@ class Reads:
             observe_stamp,
         )
         self.queries = load_with_lives(Path(__file__).with_name("persons.sql"))
-        self._rows: Coalesced[Key, Rows] = Coalesced(self._load_rows)
-        self._whole: Coalesced[Key, FragmentRow] = Coalesced(self._load_whole)
+        self._rows: Coalesced[RowKey, RowPair] = Coalesced(self._load_rows)
+        self._whole: Coalesced[RowKey, FragmentRow] = Coalesced(self._load_whole)
         self._numbers: Coalesced[tuple[int, int], UUID] = Coalesced(self._load_numbers)
         self.versions: dict[tuple[str, int], int] = {}
         """How far reads reach, by (topic, partition): of the position rows that came with rows."""
@@ -168,11 +168,13 @@ class Reads:
         rows = (row for row, _ in (by_fragment[fragment.int] for fragment in fragments))
         return [row.number if row is not None else None for row in rows]
 
-    async def _round(self, project: int, fragments: Iterable[UUID]) -> dict[int, Rows]:
+    async def _round(
+        self, project: int, fragments: Iterable[UUID]
+    ) -> dict[int, RowPair]:
         """The rows of fragments by their integers: those proven to be the newest, and the others
         asked for together."""
-        rows: dict[int, Rows] = {}
-        unread: list[Key] = []
+        rows: dict[int, RowPair] = {}
+        unread: list[RowKey] = []
         for fragment in fragments:
             pair = self._find(project, fragment)
             if pair is None:
@@ -183,11 +185,11 @@ class Reads:
             return rows
         read = await self._rows.ask(unread)
         rows |= {
-            key[1]: pair or NO_ROWS for key, pair in zip(unread, read, strict=True)
+            key[1]: pair or NO_PAIR for key, pair in zip(unread, read, strict=True)
         }
         return rows
 
-    def _find(self, project: int, fragment: UUID) -> Rows | None:
+    def _find(self, project: int, fragment: UUID) -> RowPair | None:
         """A fragment's rows, when both are proven to be the newest."""
         key = project, fragment.int
         row, identity = self._fragments.get(key), self._identities.get(key)
@@ -222,7 +224,7 @@ class Reads:
             members.append((member, *rows))
         return root, members
 
-    async def _load_rows(self, keys: Sequence[Key]) -> dict[Key, Rows]:
+    async def _load_rows(self, keys: Sequence[RowKey]) -> dict[RowKey, RowPair]:
         results = await asyncio.gather(
             self._load_fragments(keys, ROW_BYTES_WHOLE),
             self._load_identities(keys),
@@ -239,12 +241,12 @@ class Reads:
             for key in fragments.keys() | identities.keys()
         }
 
-    async def _load_whole(self, keys: Sequence[Key]) -> dict[Key, FragmentRow]:
+    async def _load_whole(self, keys: Sequence[RowKey]) -> dict[RowKey, FragmentRow]:
         return await self._load_fragments(keys, ROW_BYTES_ANY)
 
     async def _load_fragments(
-        self, keys: Sequence[Key], row_bytes_max: int
-    ) -> dict[Key, FragmentRow]:
+        self, keys: Sequence[RowKey], row_bytes_max: int
+    ) -> dict[RowKey, FragmentRow]:
         snapshot = self._fragments.version_snapshot(keys)
         count = self._partitions()[COMMANDS]
         places = _places(
@@ -263,7 +265,9 @@ class Reads:
         self._fragments.put(snapshot, by_key, self.versions)
         return by_key
 
-    async def _load_identities(self, keys: Sequence[Key]) -> dict[Key, IdentityRow]:
+    async def _load_identities(
+        self, keys: Sequence[RowKey]
+    ) -> dict[RowKey, IdentityRow]:
         snapshot = self._identities.version_snapshot(keys)
         count = self._partitions()[IDENTITY]
         places = _places(IDENTITY, {project % count for project, _ in keys})
@@ -273,7 +277,7 @@ class Reads:
         return by_key
 
     async def _newest(
-        self, query: str, places: Places, keys: Sequence[Key], **bounds: int
+        self, query: str, places: Places, keys: Sequence[RowKey], **bounds: int
     ) -> list[tuple[Any, ...]]:
         """The newest rows of these keys, and the position rows of these places."""
         rows = await self._store.rows(
@@ -288,9 +292,9 @@ class Reads:
         self.loads += 1
         return rows
 
-    def _by_key(self, rows: Iterable[R], places: Places) -> dict[Key, R]:
+    def _by_key(self, rows: Iterable[R], places: Places) -> dict[RowKey, R]:
         """The rows by project and fragment; of the position rows, how far reads reach."""
-        by_key: dict[Key, R] = {}
+        by_key: dict[RowKey, R] = {}
         for row in rows:
             if row.project != 0:
                 by_key[row.project, row.fragment.int] = row
@@ -310,7 +314,7 @@ class Reads:
         return {(project, number): fragment for project, number, fragment in rows}
 
 
-def _identity(rows: dict[int, Rows], fragment: UUID) -> IdentityRow | None:
+def _identity(rows: dict[int, RowPair], fragment: UUID) -> IdentityRow | None:
     _, identity = rows[fragment.int]
     return identity
 

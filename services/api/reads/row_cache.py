@@ -23,7 +23,7 @@ again."""
 ROW_BYTES = 600
 """Of a row besides its texts: the tuple, its key and its place."""
 
-Key = tuple[int, int]
+RowKey = tuple[int, int]
 """A project and a fragment's integer: uuids take ten times as long to hash."""
 
 K = TypeVar("K")
@@ -83,11 +83,11 @@ class RowCache(Generic[R]):
         self.generation = 0
         """How often the cache was cleared."""
 
-        self._rows: LruCache[Key, tuple[R | None, int, int]] = LruCache(
+        self._rows: LruCache[RowKey, tuple[R | None, int, int]] = LruCache(
             CACHE_BYTES_MAX
         )  # row, slot, version
 
-    def get(self, key: Key) -> R | Miss | None:
+    def get(self, key: RowKey) -> R | Miss | None:
         """The row as it is in the table now; None when the table has none; MISS when the table must
         be read."""
         if self._memory is None:
@@ -105,7 +105,7 @@ class RowCache(Generic[R]):
             return MISS
         return row
 
-    def version_snapshot(self, keys: Sequence[Key]) -> dict[Key, tuple[int, int]]:
+    def version_snapshot(self, keys: Sequence[RowKey]) -> dict[RowKey, tuple[int, int]]:
         """(slot, version) of the keys that may be cached, for `put`. Call it before the table is
         read."""
         if self._memory is None:
@@ -120,8 +120,8 @@ class RowCache(Generic[R]):
 
     def put(
         self,
-        snapshot: dict[Key, tuple[int, int]],
-        rows: dict[Key, R],
+        snapshot: dict[RowKey, tuple[int, int]],
+        rows: dict[RowKey, R],
         table_versions: dict[tuple[str, int], int],
     ) -> None:
         """Cache the rows read; `table_versions` is how far the table is in each partition, by (topic,

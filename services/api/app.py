@@ -26,8 +26,8 @@ from services.api.http.pipeline import Guards, Pipeline
 from services.api.http.routing import Route, Router
 from services.api.http.spool import Spools
 from services.api.http.transports.front import serve
+from services.api.persons import batch_reads, lists
 from services.api.persons import endpoints as persons
-from services.api.persons import lists
 from services.api.persons import merge_and_split as identities
 from services.api.reads.persons import Reads
 from services.api.reads.rendered import RenderedPersons
@@ -56,6 +56,7 @@ from shared.store.shared_memory.segment import SharedMemory, memory_of
 
 _NOUNS = (
     lists,
+    batch_reads,
     persons,
     identities,
     activity,

@@ -121,6 +121,12 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
             raise NotYet("No write has answered with this position yet.")
         await self.watermarks.wait(positions)
 
+    async def wait_for_heads(self, *topics: str) -> None:
+        """Return once reads see all that is in the log of these topics now; NotYet after the usual
+        time."""
+        heads = [head for topic in topics for head in await self.log.heads(topic)]
+        await self.watermarks.wait([head for head in heads if head.offset >= 0])
+
     def entries(
         self, commands: Sequence[Command], counts: dict[str, int] | None = None
     ) -> list[Entry]:

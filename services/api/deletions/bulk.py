@@ -7,7 +7,7 @@ import asyncio
 from typing import Any
 from uuid import UUID, uuid5
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.deletions.dry_run import preview
 from services.api.deletions.ledger import LedgerRow, requests_naming
 from services.api.deletions.remains import covering, remains, without_profile
@@ -16,17 +16,19 @@ from services.api.http import errors
 from services.api.http.guards.costly import given
 from services.api.http.parameters import DRY_RUN
 from services.api.http.routing import Answer, Route
+from services.api.reads.lookup import fragment_of
 from services.api.writes.idempotency import REPLAYED
-from shared.domain.commands import Command, Delete, Request, Scope
+from services.api.writes.submission import append_and_wait
+from shared.domain.commands import Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound
-from shared.domain.ids import fragment_id, hash64
+from shared.domain.ids import DELETIONS, fragment_id, hash64
 from shared.store.person import Person
 
 _PERSON, _STRAY = "bulk", "bulk stray"
 """What the requests of a call with a key are named by: of persons, and of ids that nobody is."""
 
 
-async def bulk_delete(call: Call) -> Answer:
+async def bulk_delete(call: RestCall) -> Answer:
     """Delete up to 1,000 persons by id or distinct id, each with its own deletion request."""
     body = call.read(BulkDelete)
     identifiers, fragments = await _fragments_of(call, body)
@@ -38,7 +40,7 @@ async def bulk_delete(call: Call) -> Answer:
     scope = covering(call, request_scope)
     text = call.request.headers.get("Idempotency-Key")
     key = hash64(f"{call.project.id}:bulk_delete:{text}") if text is not None else 0
-    dry = call.asked(DRY_RUN)
+    dry = call.parameter(DRY_RUN)
     if (
         key
         and not dry
@@ -69,12 +71,8 @@ async def bulk_delete(call: Call) -> Answer:
     if dry:
         return await preview(call, persons, scope, unmatched, strays)
     commands = _commands(call, scope, persons, strays, key)
-    positions = (await call.write(commands))[0] if commands else None
-    requests = [
-        str(command.request)
-        for command in commands
-        if isinstance(command, Delete | Request)
-    ]
+    positions = (await append_and_wait(call, commands))[0] if commands else None
+    requests = [str(command.request) for command in commands]
     return Answer(
         status=202,
         positions=positions,
@@ -100,7 +98,7 @@ COLLECTION_ROUTES = (
 
 
 async def _persons_of(
-    call: Call, identifiers: list[Any], fragments: dict[str, UUID]
+    call: RestCall, identifiers: list[Any], fragments: dict[str, UUID]
 ) -> tuple[list[Person], list[Any]]:
     """(the persons that hold these fragments, each once; what was asked for and is nobody)."""
     holders = (
@@ -118,7 +116,7 @@ async def _persons_of(
 
 
 async def _fragments_of(
-    call: Call, body: BulkDelete
+    call: RestCall, body: BulkDelete
 ) -> tuple[list[Any], dict[str, UUID]]:
     """(what was asked for, the fragment of each that can be one), of `ids` or of `distinct_ids`,
     never both."""
@@ -132,7 +130,7 @@ async def _fragments_of(
     identifiers = body.ids or []
     texts = list(dict.fromkeys(map(str, identifiers)))
     outcomes = await asyncio.gather(
-        *(call.fragment(identifier or "-") for identifier in texts),
+        *(fragment_of(call, identifier or "-") for identifier in texts),
         return_exceptions=True,
     )
     for identifier, fragment in zip(texts, outcomes, strict=True):
@@ -148,12 +146,12 @@ async def _fragments_of(
 
 
 def _commands(
-    call: Call, scope: Scope, persons: list[Person], strays: list[UUID], key: int
-) -> list[Command]:
+    call: RestCall, scope: Scope, persons: list[Person], strays: list[UUID], key: int
+) -> list[Delete | Request]:
     """One command for each person, and one for each id that is nobody's and of which something
     remains."""
     at = call.context.stamps.reserve(len(persons) + len(strays))
-    commands: list[Command] = []
+    commands: list[Delete | Request] = []
     for person in persons if scope != Scope() else ():
         common = _bulk_envelope(call, at + len(commands), person.uuid, key)
         members = tuple(member.fragment for member in person.members)
@@ -170,7 +168,7 @@ def _commands(
 
 
 def _bulk_envelope(
-    call: Call, at: int, person: UUID, key: int, kind: str = _PERSON
+    call: RestCall, at: int, person: UUID, key: int, kind: str = _PERSON
 ) -> dict[str, Any]:
     """What each command of a bulk_delete says; with an Idempotency-Key its request's id is made of
     it."""
@@ -204,11 +202,11 @@ def _bulk_answer(
 
 
 async def _bulk_requests(
-    call: Call, fragments: list[UUID], key: int
+    call: RestCall, fragments: list[UUID], key: int
 ) -> list[LedgerRow]:
     """The requests that an earlier bulk_delete with this key made for these fragments: their ids
     are made of it."""
-    await call.until_recorded()
+    await call.context.wait_for_heads(DELETIONS)
     rows = await requests_naming(call, fragments, former=True)
     return [
         row

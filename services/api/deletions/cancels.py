@@ -11,11 +11,12 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-from services.api.calls import ANSWER_SECONDS_MAX, Call
-from services.api.deletions.endpoints import location, request_row
-from services.api.deletions.ledger import LedgerRow
+from services.api.calls import RestCall
+from services.api.deletions.endpoints import request_row
+from services.api.deletions.ledger import LedgerRow, location
 from services.api.http import errors
 from services.api.http.routing import Answer, Route
+from services.api.writes.submission import ANSWER_SECONDS_MAX, append_and_wait, patience
 from shared.domain.commands import Cancel
 from shared.domain.ids import IDENTITY
 
@@ -39,7 +40,7 @@ _REBORN = (
 )
 
 
-async def cancel(call: Call) -> Answer:
+async def cancel(call: RestCall) -> Answer:
     """Cancel a deletion request before its rows are hidden. A deleted person is restored."""
     time = asyncio.get_running_loop().time
     began, row = time(), await request_row(call)
@@ -61,13 +62,13 @@ async def cancel(call: Call) -> Answer:
             actor=call.actor,
             request=row.request,
         )
-        positions, visible = await call.write([command])
+        positions, visible = await append_and_wait(call, [command])
         if not visible:
             return Answer(
                 status=202, positions=positions, headers=location(call, row.request)
             )
-    patience = call.patience(ANSWER_SECONDS_MAX - (time() - began))
-    deadline, pause = time() + (patience or 0.0), POLL_SECONDS
+    seconds = patience(call.request, ANSWER_SECONDS_MAX - (time() - began))
+    deadline, pause = time() + (seconds or 0.0), POLL_SECONDS
     while (row := await request_row(call)).state == "cancelling":
         if time() + pause > deadline:
             return Answer(
@@ -97,7 +98,7 @@ COLLECTION_ROUTES = (
 )
 
 
-async def _refuse_new_lives(call: Call, row: LedgerRow) -> None:
+async def _refuse_new_lives(call: RestCall, row: LedgerRow) -> None:
     """Conflict when a member lives again by now. One that begins to after this joins the restored
     life."""
     partition = call.project.id % call.context.log.partitions()[IDENTITY]

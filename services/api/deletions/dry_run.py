@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.deletions.remains import without_profile
 from services.api.http.routing import Answer
 from shared.domain.commands import Scope
@@ -27,7 +27,7 @@ EVERYTHING = "all"
 
 
 async def preview(
-    call: Call,
+    call: RestCall,
     persons: Sequence[Person],
     scope: Scope,
     unmatched: Sequence[Any] = (),
@@ -77,7 +77,7 @@ def _targets(scope: Scope) -> set[str]:
 
 
 async def _count(
-    call: Call, fragments: Sequence[UUID], roots: Sequence[UUID], target: Target
+    call: RestCall, fragments: Sequence[UUID], roots: Sequence[UUID], target: Target
 ) -> tuple[int, set[str], int]:
     """(rows, partitions, objects) of these fragments, and of the persons with these roots, in a
     target."""

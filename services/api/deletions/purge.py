@@ -12,13 +12,15 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.deletions.endpoints import make_request, request_of
 from services.api.deletions.schemas import DeletionRequest, DryRun, PurgeProperty
 from services.api.http.guards.costly import always, given
 from services.api.http.parameters import DRY_RUN
 from services.api.http.routing import Answer, Route
+from services.api.reads.lookup import fragment_of, holder_of, person_of
 from services.api.writes.idempotency import Keyed, keyed
+from services.api.writes.preconditions import check_if_match
 from shared.domain.commands import Command, Purge, Scope
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS
@@ -36,23 +38,23 @@ EVERYTHING = "all"
 """The partition of a table that is not divided into months."""
 
 
-async def of_person(call: Call) -> Answer:
+async def of_person(call: RestCall) -> Answer:
     """Erase the values of a property from one person, past values and captured events included."""
     key = call.read(PurgeProperty).key
-    if call.asked(DRY_RUN):
-        person = await call.person()
-        call.tags(person)
+    if call.parameter(DRY_RUN):
+        person = await person_of(call)
+        check_if_match(call.request, person)
         return await _preview(call, key, person)
-    keyed_write = keyed(call, await call.fragment(), "purge_property", key)
+    keyed_write = keyed(call, await fragment_of(call), "purge_property", key)
     return await make_request(
         call, keyed_write, Scope(purge=key), partial(_of_person, call, keyed_write, key)
     )
 
 
-async def of_project(call: Call) -> Answer:
+async def of_project(call: RestCall) -> Answer:
     """Erase the values of a property from all persons, past values included."""
     key = call.read(PurgeProperty).key
-    if call.asked(DRY_RUN):
+    if call.parameter(DRY_RUN):
         return await _preview(call, key, None)
     keyed_write = keyed(call, NOBODY, "purge_property", key)
     return await make_request(
@@ -88,10 +90,10 @@ COLLECTION_ROUTES = (
 
 
 async def _of_person(
-    call: Call, keyed_write: Keyed, key: str, request: UUID
+    call: RestCall, keyed_write: Keyed, key: str, request: UUID
 ) -> tuple[list[Command], bool]:
-    person = await call.holder(keyed_write.fragment)
-    call.tags(person)
+    person = await holder_of(call, keyed_write.fragment)
+    check_if_match(call.request, person)
     cutoff = await _cutoff(call)
     members = tuple(member.fragment for member in person.members)
     deletion = request_of(
@@ -101,7 +103,7 @@ async def _of_person(
 
 
 async def _of_project(
-    call: Call, key: str, request: UUID
+    call: RestCall, key: str, request: UUID
 ) -> tuple[list[Command], bool]:
     cutoff = await _cutoff(call)
     try:
@@ -119,16 +121,15 @@ async def _of_project(
     return [*_purges(call, key, cutoff, request, fragments[:AT_ONCE]), deletion], whole
 
 
-async def _cutoff(call: Call) -> int:
+async def _cutoff(call: RestCall) -> int:
     """A stamp above that of everything that is in the log now, whatever the clocks of other hosts
     say."""
-    heads = await call.context.log.heads(COMMANDS)
-    await call.context.watermarks.wait([head for head in heads if head.offset >= 0])
+    await call.context.wait_for_heads(COMMANDS)
     return call.context.stamps.reserve(1)
 
 
 def _purges(
-    call: Call, key: str, cutoff: int, request: UUID, fragments: Iterable[UUID]
+    call: RestCall, key: str, cutoff: int, request: UUID, fragments: Iterable[UUID]
 ) -> list[Command]:
     common: dict[str, Any] = {
         "id": call.context.mint(),
@@ -142,7 +143,7 @@ def _purges(
     return [Purge(fragment=fragment, **common) for fragment in fragments]
 
 
-async def _preview(call: Call, key: str, person: Person | None) -> Answer:
+async def _preview(call: RestCall, key: str, person: Person | None) -> Answer:
     """Rows, months and bytes by target, as a deletion's dry run has them."""
     names = list(copies(key))
     paths = [path_of(name) for name in names]

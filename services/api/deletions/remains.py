@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from shared.domain.commands import Scope
 
 _TABLES = {"events": "captured_events", "recordings": "recording_blocks"}
 """By what a scope says, where it lies."""
 
 
-def covering(call: Call, scope: Scope) -> Scope:
+def covering(call: RestCall, scope: Scope) -> Scope:
     """What a deletion covers: where the project says so, a person goes with all that is held of
     it."""
     everything = scope.profile and call.project.delete_everything
@@ -29,7 +29,9 @@ def without_profile(scope: Scope) -> Scope:
     return Scope(events=scope.events, recordings=scope.recordings)
 
 
-async def remains(call: Call, fragments: Sequence[UUID], scope: Scope) -> list[UUID]:
+async def remains(
+    call: RestCall, fragments: Sequence[UUID], scope: Scope
+) -> list[UUID]:
     """Those of the fragments of which there is something that the scope covers, and no delete yet,
     in their order."""
     matches: set[UUID] = set()

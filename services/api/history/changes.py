@@ -17,10 +17,11 @@ from uuid import UUID
 
 import msgspec
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http.parameters import LIMIT, Text
 from services.api.http.routing import Answer
 from services.api.reads.as_of import check_size, facts
+from services.api.reads.lookup import fragment_of, person_until
 from services.api.writes.size_warnings import told
 from shared.domain.errors import BadInput
 from shared.domain.ids import format_positions
@@ -76,14 +77,13 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     left_out: str = ""
 
 
-async def changes(call: Call, span: tuple[int, int]) -> Answer:
+async def changes(call: RestCall, span: tuple[int, int]) -> Answer:
     """The page of points whose stamps lie within the span (microseconds)."""
-    limit = call.asked(LIMIT)
-    keys = [key for key in call.asked(KEYS).split(",") if key]
-    after = _cursor(call.asked(STEP))
-    addressed = await call.fragment()
-    await call.person_seen()
-    until = await call.as_of()
+    limit = call.parameter(LIMIT)
+    keys = [key for key in call.parameter(KEYS).split(",") if key]
+    after = _cursor(call.parameter(STEP))
+    addressed = await fragment_of(call)
+    _, until = await person_until(call)
     person_facts = await _related(call, addressed, FOREVER if until is None else until)
     timeline = await asyncio.to_thread(
         lambda: list(replay(call.project.id, addressed, person_facts))
@@ -181,7 +181,7 @@ def _replay_of(replays: dict[UUID, Replay], project: int, fragment: UUID) -> Rep
     return replays[fragment]
 
 
-async def _related(call: Call, addressed: UUID, until: int) -> list[Fact]:
+async def _related(call: RestCall, addressed: UUID, until: int) -> list[Fact]:
     """The facts of a fragment, and of all that were ever one person with it."""
     related: list[Fact] = []
     visited: set[UUID] = set()
@@ -207,7 +207,7 @@ async def _related(call: Call, addressed: UUID, until: int) -> list[Fact]:
     return related
 
 
-def _point(call: Call, change: Change) -> dict[str, Any]:
+def _point(call: RestCall, change: Change) -> dict[str, Any]:
     fact = change.fact
     captured = not fact.of_person and fact.actor == "capture"
     return {

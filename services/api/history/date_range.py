@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http.parameters import DATE_FROM, DATE_TO, Text
 from shared.domain.errors import BadInput
 from shared.domain.person.replay import FOREVER
@@ -22,12 +22,12 @@ INTERVAL = Text(
 _RELATIVE = re.compile(r"-(\d{1,4})([hdwmy])(Start|End)?")
 
 
-def span_of(call: Call) -> tuple[int, int]:
+def span_of(call: RestCall) -> tuple[int, int]:
     """The stamps that date_from and date_to allow; without them all."""
     zone = ZoneInfo(call.project.zone)
     now = datetime.fromtimestamp(call.context.clock.now_us() / 1e6, zone)
     since, until = _date(call, DATE_FROM, now), _date(call, DATE_TO, now)
-    if until is not None and _is_day(call.asked(DATE_TO)):
+    if until is not None and _is_day(call.parameter(DATE_TO)):
         until = _day_end(until)
     if since is not None and until is not None and until < since:
         raise BadInput("date_to lies before date_from.", attr="date_to")
@@ -36,7 +36,9 @@ def span_of(call: Call) -> tuple[int, int]:
     return first, last
 
 
-def date_range(call: Call, zone: ZoneInfo, now: datetime) -> tuple[datetime, datetime]:
+def date_range(
+    call: RestCall, zone: ZoneInfo, now: datetime
+) -> tuple[datetime, datetime]:
     """From the start of the first day to the end of the last; equal dates are moved apart by the
     interval."""
     since = _date(call, DATE_FROM, now) or _midnight(now - timedelta(days=DAYS_DEFAULT))
@@ -44,14 +46,14 @@ def date_range(call: Call, zone: ZoneInfo, now: datetime) -> tuple[datetime, dat
     if until is None:
         return since, _day_end(now)
     if until == since:
-        interval = call.asked(INTERVAL)
+        interval = call.parameter(INTERVAL)
         if interval == "hour":
             return since, until + timedelta(hours=1)
         if interval == "month":
             following = (until.replace(day=1) + timedelta(days=32)).replace(day=1)
             return since, _day_end(following - timedelta(days=1))
         return since, _day_end(until)
-    if _is_day(call.asked(DATE_TO)):
+    if _is_day(call.parameter(DATE_TO)):
         until = _day_end(until)
     if until < since:
         raise BadInput("date_to lies before date_from.", attr="date_to")
@@ -63,8 +65,8 @@ def _is_day(text: str) -> bool:
     return len(text) == len("2026-01-01") or text.startswith("-")
 
 
-def _date(call: Call, parameter: Text, now: datetime) -> datetime | None:
-    text = call.asked(parameter)
+def _date(call: RestCall, parameter: Text, now: datetime) -> datetime | None:
+    text = call.parameter(parameter)
     if not text:
         return None
     match = _RELATIVE.fullmatch(text)

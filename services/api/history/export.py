@@ -15,13 +15,14 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.history.property_history import OPERATIONS
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF
 from services.api.http.rendering import ZIP, Archive
 from services.api.http.routing import Answer, Route
 from services.api.reads.as_of import facts
+from services.api.reads.lookup import person_until
 from services.api.writes.size_warnings import told
 from shared.domain.ids import format_positions
 from shared.domain.person.fragment import FragmentPurged
@@ -52,15 +53,15 @@ class Holdings(NamedTuple):
     """Parts of an export that other rooms read: sessions and their snapshots until a stamp, and
     deletion requests."""
 
-    sessions: Callable[[Call, Person, int], AsyncIterator[list[Any]]]
-    snapshots: Callable[[Call, Person, int], AsyncIterator[list[Any]]]
-    requests: Callable[[Call, list[UUID]], Awaitable[list[dict[str, Any]]]]
+    sessions: Callable[[RestCall, Person, int], AsyncIterator[list[Any]]]
+    snapshots: Callable[[RestCall, Person, int], AsyncIterator[list[Any]]]
+    requests: Callable[[RestCall, list[UUID]], Awaitable[list[dict[str, Any]]]]
 
 
 def routes(holdings: Holdings) -> tuple[Route, ...]:
     """The row of the route table."""
 
-    async def export(call: Call) -> Answer:
+    async def export(call: RestCall) -> Answer:
         """Export everything held about a person, as a ZIP of JSON and NDJSON files."""
         return await _export(call, holdings)
 
@@ -77,9 +78,8 @@ def routes(holdings: Holdings) -> tuple[Route, ...]:
     )
 
 
-async def _export(call: Call, holdings: Holdings) -> Answer:
-    person = await call.person_seen()
-    cut = await call.as_of()
+async def _export(call: RestCall, holdings: Holdings) -> Answer:
+    person, cut = await person_until(call)
     until = FOREVER if cut is None else cut
     distinct_ids = {member.fragment: member.distinct_id for member in person.members}
     about = {
@@ -112,7 +112,7 @@ async def _page(rows: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]
 
 
 async def _distinct_ids(
-    call: Call, person: Person
+    call: RestCall, person: Person
 ) -> AsyncIterator[list[dict[str, Any]]]:
     """What was set through each, of those that the person has no room to show too."""
     for member in person.members:
@@ -134,7 +134,7 @@ async def _distinct_ids(
 
 
 async def _changes(
-    call: Call, distinct_ids: dict[UUID, str], until: int
+    call: RestCall, distinct_ids: dict[UUID, str], until: int
 ) -> AsyncIterator[list[dict[str, Any]]]:
     """Every fact of the present life, by distinct id, in order."""
     async for page in facts(call.context, call.project.id, distinct_ids, until):
@@ -145,7 +145,9 @@ async def _changes(
         ]
 
 
-def _change(call: Call, distinct_ids: dict[UUID, str], fact: Fact) -> dict[str, Any]:
+def _change(
+    call: RestCall, distinct_ids: dict[UUID, str], fact: Fact
+) -> dict[str, Any]:
     return {
         "distinct_id": distinct_ids[fact.fragment],
         "fact": fact.topic,
@@ -181,7 +183,7 @@ def operations(fact: Fact) -> list[dict[str, Any]]:
 
 
 async def _events(
-    call: Call, fragments: list[UUID], until: int
+    call: RestCall, fragments: list[UUID], until: int
 ) -> AsyncIterator[list[dict[str, Any]]]:
     cursor: dict[str, Any] = {"after": UUID(int=0), "uuid": UUID(int=0)}
     for _ in range(PAGES_MAX):

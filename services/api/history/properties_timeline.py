@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.history.changes import KEYS, STEP, changes
 from services.api.history.date_range import INTERVAL, date_range, micros, span_of
 from services.api.http.guards.costly import always
@@ -29,6 +29,7 @@ from services.api.http.parameters import (
 )
 from services.api.http.routing import Answer, Route
 from services.api.reads.as_of import check_size, facts, moment, persons_at
+from services.api.reads.lookup import fragment_of, person_until
 from services.api.writes.schemas import PersonAtTime, Timeline
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.ids import fragment_id
@@ -88,16 +89,13 @@ class CapturedEvent(NamedTuple):
     received_at: int
 
 
-async def properties_timeline(call: Call) -> Answer:
+async def properties_timeline(call: RestCall) -> Answer:
     """Show how selected properties of a person changed over time."""
-    if call.asked(SOURCE) == "changes":
+    if call.parameter(SOURCE) == "changes":
         return await changes(call, span_of(call))
-    person = await call.person_seen()
-    until_stamp = await call.as_of()
-    series, actions = (
-        _list(call.asked(EVENTS), "events"),
-        _list(call.asked(ACTIONS), "actions"),
-    )
+    person, until_stamp = await person_until(call)
+    series = _list(call.parameter(EVENTS), "events")
+    actions = _list(call.parameter(ACTIONS), "actions")
     crucial = _crucial(call, [*series, *actions])
     names = sorted(
         {str(entry["id"]) for entry in series if entry.get("id") is not None}
@@ -139,18 +137,18 @@ async def properties_timeline(call: Call) -> Answer:
     )
 
 
-async def properties_at_time(call: Call) -> Answer:
+async def properties_at_time(call: RestCall) -> Answer:
     """Get a person as of a past time or position."""
     fragment, until = await _fragment_and_moment(call)
     person = (await persons_at(call.context, call.project.id, [fragment], until))[0]
     if person is None:
         raise NotFound("No person with this id at that time.")
-    by_id = bool(call.asked(DISTINCT_ID))
+    by_id = bool(call.parameter(DISTINCT_ID))
     metadata = {
         "queried_timestamp": iso(until),
         "include_set_once": True,
-        "distinct_id_used": call.asked(DISTINCT_ID) if by_id else None,
-        "person_id_used": None if by_id else call.asked(PERSON_ID),
+        "distinct_id_used": call.parameter(DISTINCT_ID) if by_id else None,
+        "person_id_used": None if by_id else call.parameter(PERSON_ID),
         "query_mode": "distinct_id" if by_id else "person_id",
         "distinct_ids_queried": person.distinct_ids,
         "distinct_ids_count": len(person.distinct_ids),
@@ -198,7 +196,7 @@ ROUTES = (
 )
 
 
-async def _effects(call: Call, fragments: list[UUID], cut: int) -> list[Fact]:
+async def _effects(call: RestCall, fragments: list[UUID], cut: int) -> list[Fact]:
     """The facts of these fragments up to a stamp. BadInput when they are too many."""
     effects: list[Fact] = []
     size = 0
@@ -210,19 +208,19 @@ async def _effects(call: Call, fragments: list[UUID], cut: int) -> list[Fact]:
     return effects
 
 
-async def _fragment_and_moment(call: Call) -> tuple[UUID, int]:
+async def _fragment_and_moment(call: RestCall) -> tuple[UUID, int]:
     """(fragment, stamp): exactly one of distinct_id and person_id, and a timestamp."""
-    distinct_id, person_id = call.asked(DISTINCT_ID), call.asked(PERSON_ID)
+    distinct_id, person_id = call.parameter(DISTINCT_ID), call.parameter(PERSON_ID)
     if bool(distinct_id) == bool(person_id):
         raise BadInput("Exactly one of distinct_id and person_id is required.")
-    if not call.asked(TIMESTAMP):
+    if not call.parameter(TIMESTAMP):
         raise BadInput("timestamp is required: ISO 8601.")
     until = await moment(
-        call.context, call.project.id, call.asked(TIMESTAMP), "timestamp"
+        call.context, call.project.id, call.parameter(TIMESTAMP), "timestamp"
     )
     return fragment_id(
         call.project.id, distinct_id
-    ) if distinct_id else await call.fragment(person_id), until
+    ) if distinct_id else await fragment_of(call, person_id), until
 
 
 def points(
@@ -258,14 +256,9 @@ def points(
                 properties = None
             continue
         if properties is None:
-            properties = shown_of(
-                (
-                    replay.fragment
-                    for replay in replays.values()
-                    if replay.fragment.alive
-                ),
-                sizes,
-            )
+            fragments = (past.fragment for past in replays.values())
+            group = [fragment for fragment in fragments if fragment.alive]
+            properties = shown_of(group, sizes)
         values = [properties.get(key, msgspec.UNSET) for key in crucial]
         if not timeline or values != previous:
             timeline.append(
@@ -298,9 +291,9 @@ def _arrival(step: Fact | CapturedEvent) -> tuple[int, int, bool]:
     return step.received_at, step.version, True
 
 
-def _crucial(call: Call, series: list[dict[str, Any]]) -> list[str]:
+def _crucial(call: RestCall, series: list[dict[str, Any]]) -> list[str]:
     """Keys of person filters, global and per series, and of a person breakdown."""
-    filters = _flat(_json(call.asked(PROPERTIES), "properties"))
+    filters = _flat(_json(call.parameter(PROPERTIES), "properties"))
     for entry in series:
         filters += _flat(entry.get("properties"))
     keys = {
@@ -308,8 +301,8 @@ def _crucial(call: Call, series: list[dict[str, Any]]) -> list[str]:
         for entry in filters
         if entry.get("type") == "person" and entry.get("key") is not None
     }
-    breakdown = call.asked(BREAKDOWN)
-    if breakdown and call.asked(BREAKDOWN_TYPE) == "person":
+    breakdown = call.parameter(BREAKDOWN)
+    if breakdown and call.parameter(BREAKDOWN_TYPE) == "person":
         if breakdown.startswith("["):
             keys |= {str(key) for key in _json(breakdown, "breakdown")}
         else:

@@ -8,11 +8,12 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF, LIMIT, OFFSET
 from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.routing import Answer, Route
+from services.api.reads.lookup import person_until
 from services.api.writes.schemas import PropertyHistory
 from shared.domain.errors import BadInput
 from shared.domain.ids import format_positions
@@ -72,17 +73,16 @@ class StepRow(NamedTuple):
     peer: UUID
 
 
-async def of_property(call: Call) -> Answer:
+async def of_property(call: RestCall) -> Answer:
     """List all values of a property, newest first, each with its cause and merge path."""
     key = call.request.parameters["key"]
     if len(key) > NAME_CHARS_MAX:
         raise BadInput(
             f"A property's name has 1 to {NAME_CHARS_MAX} characters.", attr="key"
         )
-    limit = call.asked(LIMIT)
-    offset = call.asked(OFFSET)
-    person = await call.person_seen()
-    until = await call.as_of()
+    limit = call.parameter(LIMIT)
+    offset = call.parameter(OFFSET)
+    person, until = await person_until(call)
     scope: dict[str, Any] = {
         "project": call.project.id,
         "fragments": [member.fragment for member in person.members],
@@ -137,7 +137,7 @@ ROUTES = (
 )
 
 
-def _value(call: Call, person: Person, value: ValueRow) -> dict[str, Any]:
+def _value(call: RestCall, person: Person, value: ValueRow) -> dict[str, Any]:
     return {
         "operation": "purge" if value.purged else OPERATIONS[value.kind],
         "value": orjson.loads(value.after) if value.after else None,
@@ -166,7 +166,7 @@ def _is_of(value: ValueRow, winner: Decisive | None) -> bool:
     )
 
 
-def _path(call: Call, steps: list[StepRow], fragment: UUID) -> list[dict[str, Any]]:
+def _path(call: RestCall, steps: list[StepRow], fragment: UUID) -> list[dict[str, Any]]:
     """The merges that brought a fragment to its person, since it last stood alone."""
     generations = call.context.generations
     path: list[dict[str, Any]] = []

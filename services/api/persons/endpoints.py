@@ -1,5 +1,4 @@
-"""Persons: retrieve, batch reads, update, delete_property. Never folds anything: writes are
-commands."""
+"""Persons: retrieve, update, delete_property. Never folds anything: writes are commands."""
 
 from __future__ import annotations
 
@@ -10,14 +9,16 @@ from uuid import UUID
 import msgspec
 import orjson
 
-from services.api.calls import ANSWER_SECONDS_MAX, Call, uuid_in
+from services.api.calls import RestCall
 from services.api.context import Context
 from services.api.http import errors
+from services.api.http.decoding import struct_of
 from services.api.http.guards.costly import given
 from services.api.http.messages import Deferred
 from services.api.http.parameters import AS_OF, Text
 from services.api.http.property_limits import NAME_CHARS_MAX, check_properties
 from services.api.http.routing import Answer, Route
+from services.api.reads.lookup import addressed_by, person_until, uuid_in
 from services.api.writes.idempotency import (
     Keyed,
     Outcome,
@@ -26,22 +27,21 @@ from services.api.writes.idempotency import (
     keyed,
     person_after,
 )
+from services.api.writes.preconditions import check_if_match
 from services.api.writes.schemas import (
-    Batch,
     DeleteProperty,
-    DistinctIds,
     Success,
     Update,
     Updated,
     UpdatedProperty,
     UpdateProperty,
-    Uuids,
 )
 from services.api.writes.schemas import Person as PersonBody
 from services.api.writes.size_warnings import warnings_of
+from services.api.writes.submission import ANSWER_SECONDS_MAX, patience
 from shared.domain.commands import Write
 from shared.domain.errors import BadInput
-from shared.domain.ids import COMMANDS, Position, fragment_id
+from shared.domain.ids import COMMANDS, Position
 from shared.domain.person.view import Member
 from shared.runtime import telemetry
 from shared.store.person import living_of
@@ -51,7 +51,7 @@ UNSET = Text(
 )
 
 
-def retrieve(call: Call) -> Answer | Awaitable[Answer]:
+def retrieve(call: RestCall) -> Answer | Awaitable[Answer]:
     """Get a person by integer id or uuid, now or `as_of` a moment."""
     if not call.request.query_string and call.request.format == "json":
         fragment = uuid_in(call.request.parameters["id"])
@@ -66,47 +66,24 @@ def retrieve(call: Call) -> Answer | Awaitable[Answer]:
     return _retrieve(call)
 
 
-async def _retrieve(call: Call) -> Answer:
-    person = await call.person_seen()
-    return Answer(
-        body=person.shown(), headers={} if call.asked(AS_OF) else {"ETag": person.etag}
-    )
+async def _retrieve(call: RestCall) -> Answer:
+    person, until = await person_until(call)
+    headers = {"ETag": person.etag} if until is None else {}
+    return Answer(body=person.shown(), headers=headers)
 
 
-async def batch_by_distinct_ids(call: Call) -> Answer:
-    """Look up to 200 persons by distinct id. Unknown ids are omitted."""
-    distinct_ids = call.read(DistinctIds).distinct_ids
-    return await _batch_answer(
-        call,
-        {
-            distinct_id: fragment_id(call.project.id, distinct_id)
-            for distinct_id in distinct_ids
-        },
-    )
-
-
-async def batch_by_uuids(call: Call) -> Answer:
-    """Look up to 200 persons by uuid. Unknown ids are omitted."""
-    uuids = call.read(Uuids).uuids
-    try:
-        fragments = {text: UUID(text) for text in uuids}
-    except ValueError:
-        raise BadInput("uuids must be a list of uuids.", attr="uuids") from None
-    return await _batch_answer(call, fragments)
-
-
-def update(call: Call) -> Deferred[list[Position], Answer] | Awaitable[Answer]:
+def update(call: RestCall) -> Deferred[list[Position], Answer] | Awaitable[Answer]:
     """Set properties of a person. The answer is the person after the write."""
     body = call.body()
     if "properties" not in body:
         raise errors.field_required("properties")
-    properties = call.converted(body, Update).properties
+    properties = struct_of(body, Update).properties
     check_properties(properties, "properties")
     return _submitted(call, properties) or _update(call, properties)
 
 
 def _submitted(
-    call: Call, properties: dict[str, Any]
+    call: RestCall, properties: dict[str, Any]
 ) -> Deferred[list[Position], Answer] | None:
     """A write that nothing but the log is waited for; None when more is asked for, or more must be
     read."""
@@ -114,7 +91,7 @@ def _submitted(
     if (
         "Idempotency-Key" in headers
         or "If-Match" in headers
-        or call.patience(ANSWER_SECONDS_MAX) is not None
+        or patience(call.request, ANSWER_SECONDS_MAX) is not None
     ):
         return None
     fragment = uuid_in(call.request.parameters["id"])
@@ -139,7 +116,7 @@ def _submitted(
     return Deferred(future, lambda done: Answer(status=202, positions=done.result()))
 
 
-async def _update(call: Call, properties: dict[str, Any]) -> Answer:
+async def _update(call: RestCall, properties: dict[str, Any]) -> Answer:
     outcome, fragment = await _set(call, properties)
     if not outcome.visible:
         return _answer(outcome, None)
@@ -155,13 +132,13 @@ async def _update(call: Call, properties: dict[str, Any]) -> Answer:
     )
 
 
-async def update_property(call: Call) -> Answer:
+async def update_property(call: RestCall) -> Answer:
     """Set one property of a person. `null` is a value."""
     fields = call.body()
     for field in ("value", "key"):
         if field not in fields:
             raise errors.field_required(field)
-    body = call.read(UpdateProperty)
+    body = struct_of(fields, UpdateProperty)
     check_properties({body.key: body.value}, "value")
     properties = {body.key: body.value}
     outcome, fragment = await _set(call, properties)
@@ -176,29 +153,30 @@ async def update_property(call: Call) -> Answer:
     )
 
 
-async def delete_property(call: Call) -> Answer:
+async def delete_property(call: RestCall) -> Answer:
     """Unset properties on every distinct id of a person that shows them."""
     body = call.read(DeleteProperty)
     unset = (
-        call.asked(UNSET) if isinstance(body.unset, msgspec.UnsetType) else body.unset
+        call.parameter(UNSET)
+        if isinstance(body.unset, msgspec.UnsetType)
+        else body.unset
     )
     if not unset:
         raise BadInput("This field is required.", attr="$unset", slug="required")
     names = unset if isinstance(unset, list) else [unset]
-    keyed_write = keyed(call, await call.fragment(), "delete_property", names)
+    addressed = await addressed_by(call)
+    keyed_write = keyed(call, addressed.fragment, "delete_property", names)
     outcome = await earlier(call, COMMANDS, keyed_write)
     if outcome is None:
-        person = await call.holder(keyed_write.fragment)
-        call.tags(person)
+        person = addressed.person
+        check_if_match(call.request, person)
         showing = [member for member in person.members if _may_show(member, names)]
         targets = {
             member.fragment: member
             for member in (member_named(person.members, keyed_write.fragment), *showing)
         }
-        at, command = (
-            call.context.stamps.reserve(len(targets)),
-            call.context.mint(),
-        )  # one id: it is one act
+        at = call.context.stamps.reserve(len(targets))
+        command = call.context.mint()  # one id: it is one act
         commands = [
             write_of(
                 call.project.id,
@@ -255,40 +233,19 @@ ROUTES = (
         errors=(412,),
     ),
 )
-COLLECTION_ROUTES = (
-    Route(
-        "POST",
-        "/batch_by_distinct_ids",
-        "person:read",
-        batch_by_distinct_ids,
-        (AS_OF,),
-        DistinctIds,
-        Batch,
-        costly=given(AS_OF.name),
-    ),
-    Route(
-        "POST",
-        "/batch_by_uuids",
-        "person:read",
-        batch_by_uuids,
-        (AS_OF,),
-        Uuids,
-        Batch,
-        costly=given(AS_OF.name),
-    ),
-)
+COLLECTION_ROUTES = ()
 
 
-async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
+async def _set(call: RestCall, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
     """Set properties on the addressed fragment; the first that came with the Idempotency-Key
     counts."""
-    keyed_write = keyed(call, await call.fragment(), "update", properties)
+    addressed = await addressed_by(call)
+    keyed_write = keyed(call, addressed.fragment, "update", properties)
     outcome = await earlier(call, COMMANDS, keyed_write)
     if outcome is None:
-        person = await call.holder(keyed_write.fragment)
-        tags = call.tags(person)
-        member = member_named(person.members, keyed_write.fragment)
-        expect = None if "*" in tags else member.effect
+        person = addressed.person
+        member = member_named(person.members, addressed.fragment)
+        expect = member.effect if check_if_match(call.request, person) else None
         command = update_of(
             call.context,
             call.project.id,
@@ -374,18 +331,4 @@ def _answer(outcome: Outcome, body: Any) -> Answer:
         body=body if visible else None,
         positions=outcome.positions,
         headers=outcome.headers,
-    )
-
-
-async def _batch_answer(call: Call, fragments: dict[str, UUID]) -> Answer:
-    persons = await call.seen(list(fragments.values())) if fragments else []
-    pairs = zip(fragments, persons, strict=True)
-    return Answer(
-        body={
-            "results": {
-                identifier: person.shown()
-                for identifier, person in pairs
-                if person is not None
-            }
-        }
     )

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.context import Context
 from services.api.http.guards.costly import always
 from services.api.http.parameters import (
@@ -40,6 +40,7 @@ from services.api.reads.cursors import (
     format_cursor,
     parse_cursor,
 )
+from services.api.reads.lookup import persons_until, until_of
 from services.api.reads.pagination import Candidates, Walk, page_of
 from services.api.writes.schemas import PersonPage, Values
 from shared.domain.errors import BadInput
@@ -83,17 +84,21 @@ CANNOT_COMPILE = 427
 """The engine's error code for a regular expression that is none."""
 
 
-async def page(call: Call) -> Answer:
+async def page(call: RestCall) -> Answer:
     """List persons, newest first. Filters are combined with AND. As CSV without `limit`, all
     persons."""
     query = call.request.query
-    limit, skip, total = call.asked(LIMIT), call.asked(OFFSET), call.asked(TOTAL)
-    cursor, backwards = parse_cursor(call.asked(CURSOR), CURSOR_START, UUID)
+    limit = call.parameter(LIMIT)
+    skip = call.parameter(OFFSET)
+    total = call.parameter(TOTAL)
+    cursor, backwards = parse_cursor(call.parameter(CURSOR), CURSOR_START, UUID)
     chosen = _filter(call)
-    until = await call.as_of()
-    distinct_id = call.asked(DISTINCT_ID)
+    until = await until_of(call)
+    distinct_id = call.parameter(DISTINCT_ID)
     if distinct_id and len(chosen) == 1 and not total:
-        persons = await call.seen([fragment_id(call.project.id, distinct_id)])
+        persons = await persons_until(
+            call, [fragment_id(call.project.id, distinct_id)], until
+        )
         rows = (
             [] if skip else [_row(person) for person in persons if person is not None]
         )
@@ -116,9 +121,9 @@ async def page(call: Call) -> Answer:
     return Answer(body=Rows(batches, head, lambda: _links(call, start, walk.after)))
 
 
-async def values(call: Call) -> Answer:
+async def values(call: RestCall) -> Answer:
     """List the 20 most frequent values of a property, with counts."""
-    key, text = call.asked(KEY), call.asked(PART)
+    key, text = call.parameter(KEY), call.parameter(PART)
     rows: list[tuple[str, int]] = []
     if key:
         await _wait_until_indexed(call.context)
@@ -177,7 +182,7 @@ COLLECTION_ROUTES = (
 ROUTES = ()
 
 
-def _filter(call: Call) -> Filter:
+def _filter(call: RestCall) -> Filter:
     chosen = Filter(datetime.fromtimestamp(call.context.clock.now_us() / 1e6, UTC))
     for parameter, add in (
         (EMAIL, chosen.email),
@@ -185,12 +190,12 @@ def _filter(call: Call) -> Filter:
         (SEARCH, chosen.search),
         (PROPERTIES, chosen.properties),
     ):
-        if text := call.asked(parameter):
+        if text := call.parameter(parameter):
             add(text)
     return chosen
 
 
-def _walk(call: Call, chosen: Filter, until: int | None) -> Walk:
+def _walk(call: RestCall, chosen: Filter, until: int | None) -> Walk:
     """Over the persons of now or of a moment."""
     context, project = call.context, call.project.id
     candidates = _candidates(call, chosen, until)
@@ -207,13 +212,11 @@ def _walk(call: Call, chosen: Filter, until: int | None) -> Walk:
 
 
 def _candidates(
-    call: Call, chosen: Filter, until: int | None, *, backwards: bool = False
+    call: RestCall, chosen: Filter, until: int | None, *, backwards: bool = False
 ) -> Candidates:
     """Roots of the past, of the fragments, or of the search table."""
-    context, parameters = (
-        call.context,
-        {"project": call.project.id, **chosen.parameters},
-    )
+    context = call.context
+    parameters = {"project": call.project.id, **chosen.parameters}
     if until is not None:
         return candidates_at(context, call.project.id, until, backwards=backwards)
     roots = (
@@ -284,21 +287,23 @@ def _row(person: Person) -> dict[str, Any]:
     }
 
 
-def _links(call: Call, start: Cursor | None, after: Cursor | None) -> dict[str, Any]:
-    url, offset = call.request.url, call.asked(OFFSET)
+def _links(
+    call: RestCall, start: Cursor | None, after: Cursor | None
+) -> dict[str, Any]:
+    url, offset = call.request.url, call.parameter(OFFSET)
     following = previous = None
     if after is not None:
         following = str(
             url.without_query_params("offset").update_query(cursor=format_cursor(after))
         )
     if offset:
-        previous = str(url.update_query(offset=max(0, offset - call.asked(LIMIT))))
+        previous = str(url.update_query(offset=max(0, offset - call.parameter(LIMIT))))
     elif start is not None:
         previous = str(url.update_query(cursor=format_cursor(start, backwards=True)))
     return {"next": following, "previous": previous}
 
 
-async def _count(call: Call, chosen: Filter, until: int | None) -> int:
+async def _count(call: RestCall, chosen: Filter, until: int | None) -> int:
     if until is not None:
         return sum(
             [

@@ -11,10 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http.parameters import DRY_RUN
 from services.api.http.routing import Answer, Route
 from services.api.reads.as_of import persons_at, stamp_of
+from services.api.reads.lookup import addressed_by, fragment_of, holder_of
 from services.api.writes.idempotency import (
     Outcome,
     carry_out,
@@ -24,6 +25,7 @@ from services.api.writes.idempotency import (
     person_after,
     raise_refusal,
 )
+from services.api.writes.preconditions import check_if_match
 from services.api.writes.schemas import Merge as MergeBody
 from services.api.writes.schemas import MergePreview, ResetDistinctId, SplitDone
 from services.api.writes.schemas import Person as PersonBody
@@ -48,20 +50,19 @@ _NO_DELETES: Deletes = {}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def split(call: Call) -> Answer:
+async def split(call: RestCall) -> Answer:
     """Move distinct ids out of a person. Each gets back the properties that were set through it."""
     body = call.read(SplitBody)
-    dry = call.asked(DRY_RUN)
+    dry = call.parameter(DRY_RUN)
     chosen = _chosen(body)
-    keyed_write = keyed(call, await call.fragment(), "split", chosen)
+    addressed = await addressed_by(call)
+    keyed_write = keyed(call, addressed.fragment, "split", chosen)
     outcome = None if dry else await earlier(call, IDENTITY, keyed_write)
-    person = await (
-        call.holder(keyed_write.fragment)
-        if outcome is None
-        else _before(call, keyed_write.fragment, outcome)
-    )
     if outcome is None:
-        call.tags(person)
+        person = addressed.person
+        check_if_match(call.request, person)
+    else:
+        person = await _before(call, addressed.fragment, outcome)
     keep, leave = _split_of(chosen, person)
     command = Split(
         **envelope(call, keyed_write),
@@ -85,11 +86,11 @@ async def split(call: Call) -> Answer:
     )
 
 
-async def merge(call: Call) -> Answer:
+async def merge(call: RestCall) -> Answer:
     """Merge another person into this one, including identified persons."""
     body = call.read(MergeBody)
-    dry = call.asked(DRY_RUN)
-    into = await call.fragment()
+    dry = call.parameter(DRY_RUN)
+    into = await fragment_of(call)
     source = await _source(call, body)
     since = _since(body)
     keyed_write = keyed(call, into, "merge", str(source), *([since] if since else []))
@@ -99,7 +100,7 @@ async def merge(call: Call) -> Answer:
             await _person_and_erase(call, into),
             await _person_and_erase(call, source),
         )
-        call.tags(survivor)
+        check_if_match(call.request, survivor)
         command = Merge(
             **envelope(call, keyed_write),
             into=into,
@@ -123,7 +124,7 @@ async def merge(call: Call) -> Answer:
     )
 
 
-async def reset_person_distinct_id(call: Call) -> Answer:
+async def reset_person_distinct_id(call: RestCall) -> Answer:
     """Always answers 202. Distinct ids need no reset here."""
     call.read(ResetDistinctId)
     return Answer(status=202)
@@ -198,13 +199,13 @@ def _split_of(
     return fragments[main], ()
 
 
-async def _source(call: Call, body: MergeBody) -> UUID:
+async def _source(call: RestCall, body: MergeBody) -> UUID:
     if (body.source is None) == (body.distinct_id is None):
         raise BadInput("Either source (an id or uuid) or distinct_id.", attr="source")
     if body.distinct_id is not None:
         return fragment_id(call.project.id, body.distinct_id)
     try:
-        return await call.fragment(str(body.source))
+        return await fragment_of(call, str(body.source))
     except BadInput:
         raise BadInput(
             "source must be an integer id or a uuid.", attr="source"
@@ -224,20 +225,20 @@ def _since(body: MergeBody) -> int:
     return max((moment - _EPOCH) // timedelta(microseconds=1), 1)
 
 
-async def _person_and_erase(call: Call, fragment: UUID) -> tuple[Person, int]:
+async def _person_and_erase(call: RestCall, fragment: UUID) -> tuple[Person, int]:
     """The living person that holds a fragment, and the delete behind the life that was found;
     NotFound."""
-    person = await call.holder(fragment)
+    person = await holder_of(call, fragment)
     for member in person.members:
         if member.fragment == fragment:
             return person, member.erased
     erase, _ = (await _deletes_of(call, [fragment])).get(fragment, (0, 0))
-    return await call.holder(
-        fragment
+    return await holder_of(
+        call, fragment
     ), erase  # a delete between the two leaves nobody here, a later one is seen
 
 
-async def _before(call: Call, fragment: UUID, outcome: Outcome) -> Person:
+async def _before(call: RestCall, fragment: UUID, outcome: Outcome) -> Person:
     """The person that an earlier split dissolved, as it was."""
     until = await stamp_of(call.context, call.project.id, outcome.positions)
     before = (await persons_at(call.context, call.project.id, [fragment], until - 1))[0]
@@ -247,7 +248,7 @@ async def _before(call: Call, fragment: UUID, outcome: Outcome) -> Person:
 
 
 async def _split_answer(
-    call: Call, outcome: Outcome, members: Sequence[UUID], stays: UUID
+    call: RestCall, outcome: Outcome, members: Sequence[UUID], stays: UUID
 ) -> Answer:
     """All persons involved, the remaining one first: as they are now, or as they were after the
     first request."""
@@ -281,7 +282,7 @@ def _summaries(persons: Iterable[Person], stays: UUID) -> list[dict[str, Any]]:
     ]
 
 
-async def _deletes_of(call: Call, fragments: Sequence[UUID]) -> Deletes:
+async def _deletes_of(call: RestCall, fragments: Sequence[UUID]) -> Deletes:
     rows = await call.context.store.rows(
         call.context.reads.queries["deletes_of"],
         project=call.project.id,
@@ -295,11 +296,9 @@ def _merge_preview(
 ) -> Answer:
     """Who would survive, who would be absorbed, and the properties on which they differ."""
     (result, *_) = _tried(command, [survivor, absorbed], deletes)
-    survivor_properties, absorbed_properties, merged = (
-        survivor.document(),
-        absorbed.document(),
-        result.document(),
-    )
+    survivor_properties = survivor.document()
+    absorbed_properties = absorbed.document()
+    merged = result.document()
     conflicts = [
         {
             "key": key,
@@ -330,11 +329,9 @@ def _tried(
             book[member.fragment] = membership = Membership(
                 command.project, member.fragment
             )
-            membership.root, membership.identified, membership.members = (
-                person.uuid,
-                member.identified,
-                (),
-            )
+            membership.root = person.uuid
+            membership.identified = member.identified
+            membership.members = ()
             membership.erase, membership.erased_at = deletes.get(
                 member.fragment, (0, 0)
             )

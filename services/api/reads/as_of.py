@@ -65,8 +65,7 @@ async def moment(context: Context, project: int, text: str, attr: str = "as_of")
     if until > now:
         raise BadInput(f"{attr} lies in the future.", attr=attr)
     if until > now - UNSETTLED_US:
-        heads = [*await context.log.heads(COMMANDS), *await context.log.heads(IDENTITY)]
-        await context.watermarks.wait([head for head in heads if head.offset >= 0])
+        await context.wait_for_heads(COMMANDS, IDENTITY)
     return until
 
 

@@ -71,11 +71,9 @@ class Reads:
         cached."""
         self._fragments: RowCache[FragmentRow] = RowCache(COMMANDS, memory, monotonic)
         self._identities: RowCache[IdentityRow] = RowCache(IDENTITY, memory, monotonic)
-        self._store, self._partitions, self._observe_stamp = (
-            store,
-            partitions,
-            observe_stamp,
-        )
+        self._store = store
+        self._partitions = partitions
+        self._observe_stamp = observe_stamp
         self.queries = load_with_lives(Path(__file__).with_name("persons.sql"))
         self._rows: Coalesced[RowKey, RowPair] = Coalesced(self._load_rows)
         self._whole: Coalesced[RowKey, FragmentRow] = Coalesced(self._load_whole)

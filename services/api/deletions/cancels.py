@@ -44,12 +44,12 @@ async def cancel(call: RestCall) -> Answer:
     """Cancel a deletion request before its rows are hidden. A deleted person is restored."""
     time = asyncio.get_running_loop().time
     began, row = time(), await request_row(call)
-    repeated = "Idempotency-Key" in call.request.headers
-    if repeated and row.state == "cancelled":
+    is_repeat = "Idempotency-Key" in call.request.headers
+    if is_repeat and row.state == "cancelled":
         return Answer(status=204)  # what the first request was told
     if row.purge:
         raise errors.conflict(_PURGED)
-    if row.state != "pending" and not (repeated and row.state == "cancelling"):
+    if row.state != "pending" and not (is_repeat and row.state == "cancelling"):
         raise errors.conflict(_STATES.get(row.state, _TOO_LATE))
     before, positions = _cancels(row)["count"], None
     if row.state == "pending":
@@ -79,7 +79,7 @@ async def cancel(call: RestCall) -> Answer:
     if row.state == "cancelled":
         return Answer(status=204, positions=positions)
     outcome = _cancels(row)
-    is_refused = outcome["refusal"] and (repeated or outcome["count"] > before)
+    is_refused = outcome["refusal"] and (is_repeat or outcome["count"] > before)
     raise errors.conflict(
         _REFUSALS.get(outcome["refusal"], _GOES_ON) if is_refused else _TOO_LATE
     )

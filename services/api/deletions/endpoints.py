@@ -267,7 +267,7 @@ async def _delete_of(call: RestCall, action: str, scope: Scope) -> Answer:
 async def _request(call: RestCall, keyed_write: Keyed, scope: Scope) -> Answer:
     """Make a deletion request for the person that holds the addressed fragment."""
 
-    async def addressed(request: UUID) -> tuple[list[Command], bool]:
+    async def commands_of(request: UUID) -> tuple[list[Command], bool]:
         person = await holder_of(call, keyed_write.fragment)
         check_if_match(call.request, person)
         members = tuple(member.fragment for member in person.members)
@@ -276,11 +276,11 @@ async def _request(call: RestCall, keyed_write: Keyed, scope: Scope) -> Answer:
             request_of(call, request, at, scope, person=person.uuid, members=members)
         ], True
 
-    return await make_request(call, keyed_write, scope, addressed)
+    return await make_request(call, keyed_write, scope, commands_of)
 
 
 def request_of(
-    call: RestCall, request: UUID, at: int, scope: Scope, **whom: Any
+    call: RestCall, request: UUID, at: int, scope: Scope, **fields: Any
 ) -> Request:
     """The command that makes a deletion request with the cut-off `at`."""
     return Request(
@@ -290,7 +290,7 @@ def request_of(
         actor=call.actor,
         request=request,
         scope=scope,
-        **whom,
+        **fields,
     )
 
 

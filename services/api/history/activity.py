@@ -104,12 +104,14 @@ async def _activity(call: RestCall, fragments: list[UUID]) -> Answer:
         offset=(page - 1) * limit,
     )
     items = [ActivityRow._make(row) for row in facts]
-    about = [row.fragment for row in items]
+    subjects = [row.fragment for row in items]
     persons = (
-        await call.context.reads.by_fragments(call.project.id, about) if items else []
+        await call.context.reads.by_fragments(call.project.id, subjects)
+        if items
+        else []
     )
     names = [person.name() if person is not None else "" for person in persons]
-    numbers = await call.context.reads.numbers_of(call.project.id, about)
+    numbers = await call.context.reads.numbers_of(call.project.id, subjects)
     total = items[0].total if items else 0
     url = call.request.url
     return Answer(

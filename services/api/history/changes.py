@@ -84,7 +84,9 @@ async def changes(call: RestCall, span: tuple[int, int]) -> Answer:
     after = _cursor(call.parameter(STEP))
     addressed = await fragment_of(call)
     _, until = await person_until(call)
-    person_facts = await _related(call, addressed, FOREVER if until is None else until)
+    person_facts = await _related_facts(
+        call, addressed, FOREVER if until is None else until
+    )
     timeline = await asyncio.to_thread(
         lambda: list(replay(call.project.id, addressed, person_facts))
     )
@@ -181,7 +183,7 @@ def _replay_of(replays: dict[UUID, Replay], project: int, fragment: UUID) -> Rep
     return replays[fragment]
 
 
-async def _related(call: RestCall, addressed: UUID, until: int) -> list[Fact]:
+async def _related_facts(call: RestCall, addressed: UUID, until: int) -> list[Fact]:
     """The facts of a fragment, and of all that were ever one person with it."""
     related: list[Fact] = []
     visited: set[UUID] = set()

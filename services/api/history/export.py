@@ -82,7 +82,7 @@ async def _export(call: RestCall, holdings: Holdings) -> Answer:
     person, cut = await person_until(call)
     until = FOREVER if cut is None else cut
     distinct_ids = {member.fragment: member.distinct_id for member in person.members}
-    about = {
+    manifest = {
         "project": call.project.id,
         "person": str(person.uuid),
         "exported_at": iso(call.context.clock.now_us()),
@@ -91,7 +91,7 @@ async def _export(call: RestCall, holdings: Holdings) -> Answer:
     return Answer(
         body=Archive(
             f"person-{person.uuid}.zip",
-            about,
+            manifest,
             {
                 "person": _page([person.shown()]),
                 "distinct_ids": _distinct_ids(call, person),

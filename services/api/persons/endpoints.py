@@ -10,7 +10,6 @@ import msgspec
 import orjson
 
 from services.api.calls import RestCall
-from services.api.context import Context
 from services.api.http import errors
 from services.api.http.decoding import struct_of
 from services.api.http.guards.costly import given
@@ -79,10 +78,10 @@ def update(call: RestCall) -> Deferred[list[Position], Answer] | Awaitable[Answe
         raise errors.field_required("properties")
     properties = struct_of(body, Update).properties
     check_properties(properties, "properties")
-    return _submitted(call, properties) or _update(call, properties)
+    return _submit(call, properties) or _update(call, properties)
 
 
-def _submitted(
+def _submit(
     call: RestCall, properties: dict[str, Any]
 ) -> Deferred[list[Position], Answer] | None:
     """A write that nothing but the log is waited for; None when more is asked for, or more must be
@@ -104,14 +103,7 @@ def _submitted(
     if fragment is None or not members:
         return None
     member = member_named(members, fragment)
-    command = update_of(
-        call.context,
-        call.project.id,
-        call.actor,
-        member,
-        Keyed(fragment=fragment),
-        properties,
-    )
+    command = update_of(call, member, Keyed(fragment=fragment), properties)
     future = call.context.log.submit(call.context.entries([command]))
     return Deferred(future, lambda done: Answer(status=202, positions=done.result()))
 
@@ -122,11 +114,11 @@ async def _update(call: RestCall, properties: dict[str, Any]) -> Answer:
         return _answer(outcome, None)
     after = await person_after(call, fragment, outcome)
     etag = {} if outcome.first else {"ETag": after.etag}
-    warned = await warnings_of(
+    warnings = await warnings_of(
         call, fragment, outcome, properties, member_named(after.members, fragment)
     )
     return Answer(
-        body=after.shown() | warned,
+        body=after.shown() | warnings,
         positions=outcome.positions,
         headers=outcome.headers | etag,
     )
@@ -179,8 +171,7 @@ async def delete_property(call: RestCall) -> Answer:
         command = call.context.mint()  # one id: it is one act
         commands = [
             write_of(
-                call.project.id,
-                call.actor,
+                call,
                 member,
                 keyed_write,
                 id=command,
@@ -246,15 +237,7 @@ async def _set(call: RestCall, properties: dict[str, Any]) -> tuple[Outcome, UUI
         person = addressed.person
         member = member_named(person.members, addressed.fragment)
         expect = member.effect if check_if_match(call.request, person) else None
-        command = update_of(
-            call.context,
-            call.project.id,
-            call.actor,
-            member,
-            keyed_write,
-            properties,
-            expect,
-        )
+        command = update_of(call, member, keyed_write, properties, expect)
         outcome = await carry_out(
             call,
             keyed_write,
@@ -265,22 +248,19 @@ async def _set(call: RestCall, properties: dict[str, Any]) -> tuple[Outcome, UUI
 
 
 def update_of(
-    context: Context,
-    project: int,
-    actor: str,
+    call: RestCall,
     member: Member,
     keyed_write: Keyed,
     properties: dict[str, Any],
     expect: int | None = None,
 ) -> Write:
     """The command of a PATCH, received now."""
-    at, command = context.stamps.reserve(1), context.mint()
+    at = call.context.stamps.reserve(1)
     return write_of(
-        project,
-        actor,
+        call,
         member,
         keyed_write,
-        id=command,
+        id=call.context.mint(),
         at=at,
         set=properties,
         expect=expect,
@@ -289,14 +269,14 @@ def update_of(
 
 
 def write_of(
-    project: int, actor: str, member: Member, keyed_write: Keyed, **changes: Any
+    call: RestCall, member: Member, keyed_write: Keyed, **changes: Any
 ) -> Write:
     """The command of a change to one member of a person."""
     return Write(
         key=keyed_write.key,
         digest=keyed_write.digest,
-        project=project,
-        actor=actor,
+        project=call.project.id,
+        actor=call.actor,
         fragment=member.fragment,
         distinct_id=member.distinct_id,
         **changes,

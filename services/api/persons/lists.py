@@ -92,10 +92,10 @@ async def page(call: RestCall) -> Answer:
     skip = call.parameter(OFFSET)
     total = call.parameter(TOTAL)
     cursor, backwards = parse_cursor(call.parameter(CURSOR), CURSOR_START, UUID)
-    chosen = _filter(call)
+    conditions = _conditions(call)
     until = await until_of(call)
     distinct_id = call.parameter(DISTINCT_ID)
-    if distinct_id and len(chosen) == 1 and not total:
+    if distinct_id and len(conditions) == 1 and not total:
         persons = await persons_until(
             call, [fragment_id(call.project.id, distinct_id)], until
         )
@@ -103,19 +103,19 @@ async def page(call: RestCall) -> Answer:
             [] if skip else [_row(person) for person in persons if person is not None]
         )
         return Answer(body={"results": rows, "next": None, "previous": None})
-    if until is None and (total or len(chosen)):
+    if until is None and (total or len(conditions)):
         await _wait_until_indexed(call.context)
-    await _compiled(call.context, chosen)
+    await _check_patterns(call.context, conditions)
     if backwards:
         cursor = await _start_of_page_before(
-            _candidates(call, chosen, until, backwards=True), cursor, limit
+            _candidates(call, conditions, until, backwards=True), cursor, limit
         )
-    walk = _walk(call, chosen, until)
-    unlimited = call.request.format == "csv" and not query.get("limit")
-    head = {"count": await _count(call, chosen, until)} if total else {}
-    batches = _rows(walk.batches(cursor, None if unlimited else limit + skip), skip)
+    walk = _walk(call, conditions, until)
+    is_unlimited = call.request.format == "csv" and not query.get("limit")
+    head = {"count": await _count(call, conditions, until)} if total else {}
+    batches = _rows(walk.batches(cursor, None if is_unlimited else limit + skip), skip)
     is_filtered_past = until is not None and bool(
-        chosen
+        conditions
     )  # then candidates are not persons, and a page before would overlap
     start = None if cursor == CURSOR_START or is_filtered_past else cursor
     return Answer(body=Rows(batches, head, lambda: _links(call, start, walk.after)))
@@ -127,16 +127,16 @@ async def values(call: RestCall) -> Answer:
     rows: list[tuple[str, int]] = []
     if key:
         await _wait_until_indexed(call.context)
-        chosen = Filter(datetime.fromtimestamp(0, UTC))
+        conditions = Filter(datetime.fromtimestamp(0, UTC))
         query = call.context.reads.queries["property_values"].filled(
-            column=chosen.column(key)
+            column=conditions.column(key)
         )
         rows = await call.context.store.rows(
             query,
             project=call.project.id,
             part=text,
             limit=VALUES_MAX,
-            **chosen.parameters,
+            **conditions.parameters,
         )
     results = [{"name": name, "count": count} for name, count in rows]
     return Answer(body={"results": results, "refreshing": False})
@@ -182,54 +182,54 @@ COLLECTION_ROUTES = (
 ROUTES = ()
 
 
-def _filter(call: RestCall) -> Filter:
-    chosen = Filter(datetime.fromtimestamp(call.context.clock.now_us() / 1e6, UTC))
+def _conditions(call: RestCall) -> Filter:
+    conditions = Filter(datetime.fromtimestamp(call.context.clock.now_us() / 1e6, UTC))
     for parameter, add in (
-        (EMAIL, chosen.email),
-        (DISTINCT_ID, chosen.distinct_id),
-        (SEARCH, chosen.search),
-        (PROPERTIES, chosen.properties),
+        (EMAIL, conditions.email),
+        (DISTINCT_ID, conditions.distinct_id),
+        (SEARCH, conditions.search),
+        (PROPERTIES, conditions.properties),
     ):
         if text := call.parameter(parameter):
             add(text)
-    return chosen
+    return conditions
 
 
-def _walk(call: RestCall, chosen: Filter, until: int | None) -> Walk:
+def _walk(call: RestCall, conditions: Filter, until: int | None) -> Walk:
     """Over the persons of now or of a moment."""
     context, project = call.context, call.project.id
-    candidates = _candidates(call, chosen, until)
+    candidates = _candidates(call, conditions, until)
     if until is None:
         return Walk(
             candidates, lambda roots: context.reads.by_fragments(project, roots)
         )
 
     async def matches(persons: Sequence[Person]) -> list[bool]:
-        return await _matches(context, chosen, persons)
+        return await _matches(context, conditions, persons)
 
     build = partial(persons_at, context, project, until=until)
-    return Walk(candidates, build, matches if chosen else None)
+    return Walk(candidates, build, matches if conditions else None)
 
 
 def _candidates(
-    call: RestCall, chosen: Filter, until: int | None, *, backwards: bool = False
+    call: RestCall, conditions: Filter, until: int | None, *, backwards: bool = False
 ) -> Candidates:
     """Roots of the past, of the fragments, or of the search table."""
     context = call.context
-    parameters = {"project": call.project.id, **chosen.parameters}
+    parameters = {"project": call.project.id, **conditions.parameters}
     if until is not None:
         return candidates_at(context, call.project.id, until, backwards=backwards)
     roots = (
-        _with(context, "search_page", chosen)
-        if chosen
+        _with(context, "search_page", conditions)
+        if conditions
         else context.reads.queries["roots_page"]
     )
     query = page_of(roots, backwards=backwards)
 
     async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
-        created, person = cursor
+        created_at, person = cursor
         return await context.store.rows(
-            query, created=created, person=person, limit=limit, **parameters
+            query, created=created_at, person=person, limit=limit, **parameters
         )
 
     return candidates
@@ -240,13 +240,13 @@ async def _start_of_page_before(
 ) -> Cursor:
     """Where the page begins that ends at a cursor: the row before its first one."""
     rows = await candidates(cursor, limit + 1)
-    for root, created in rows[limit:]:
-        return created, str(root)
+    for root, created_at in rows[limit:]:
+        return created_at, str(root)
     return CURSOR_START
 
 
 async def _matches(
-    context: Context, chosen: Filter, persons: Sequence[Person]
+    context: Context, conditions: Filter, persons: Sequence[Person]
 ) -> list[bool]:
     """Whether each person of the past is found: the very conditions that judge the search table's
     rows."""
@@ -262,10 +262,12 @@ async def _matches(
         ).decode()
         for person in persons
     ]
-    query = _with(context, "search_given", chosen)
+    query = _with(context, "search_given", conditions)
     matches = {
         uuid
-        for (uuid,) in await context.store.rows(query, rows=rows, **chosen.parameters)
+        for (uuid,) in await context.store.rows(
+            query, rows=rows, **conditions.parameters
+        )
     }
     return [person.uuid in matches for person in persons]
 
@@ -303,25 +305,25 @@ def _links(
     return {"next": following, "previous": previous}
 
 
-async def _count(call: RestCall, chosen: Filter, until: int | None) -> int:
+async def _count(call: RestCall, conditions: Filter, until: int | None) -> int:
     if until is not None:
         return sum(
             [
                 len(batch)
-                async for batch in _walk(call, chosen, until).batches(
+                async for batch in _walk(call, conditions, until).batches(
                     CURSOR_START, None
                 )
             ]
         )
-    query = _with(call.context, "search_count", chosen)
+    query = _with(call.context, "search_count", conditions)
     ((count,),) = await call.context.store.rows(
-        query, project=call.project.id, **chosen.parameters
+        query, project=call.project.id, **conditions.parameters
     )
     return int(count)
 
 
-def _with(context: Context, name: str, chosen: Filter) -> Query:
-    return context.reads.queries[name].filled(filter=chosen.sql)
+def _with(context: Context, name: str, conditions: Filter) -> Query:
+    return context.reads.queries[name].filled(filter=conditions.sql)
 
 
 async def _wait_until_indexed(context: Context) -> None:
@@ -337,11 +339,11 @@ async def _wait_until_indexed(context: Context) -> None:
     )
 
 
-async def _compiled(context: Context, chosen: Filter) -> None:
-    if chosen.patterns:
+async def _check_patterns(context: Context, conditions: Filter) -> None:
+    if conditions.patterns:
         try:
             await context.store.rows(
-                context.reads.queries["patterns"], patterns=chosen.patterns
+                context.reads.queries["patterns"], patterns=conditions.patterns
             )
         except StoreError as error:
             if error.code != CANNOT_COMPILE:

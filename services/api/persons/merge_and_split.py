@@ -54,16 +54,16 @@ async def split(call: RestCall) -> Answer:
     """Move distinct ids out of a person. Each gets back the properties that were set through it."""
     body = call.read(SplitBody)
     dry = call.parameter(DRY_RUN)
-    chosen = _chosen(body)
+    choice = _choice_of(body)
     addressed = await addressed_by(call)
-    keyed_write = keyed(call, addressed.fragment, "split", chosen)
+    keyed_write = keyed(call, addressed.fragment, "split", choice)
     outcome = None if dry else await earlier(call, IDENTITY, keyed_write)
     if outcome is None:
         person = addressed.person
         check_if_match(call.request, person)
     else:
         person = await _before(call, addressed.fragment, outcome)
-    keep, leave = _split_of(chosen, person)
+    keep, leave = _split_of(choice, person)
     command = Split(
         **envelope(call, keyed_write),
         person=keyed_write.fragment,
@@ -77,7 +77,7 @@ async def split(call: RestCall) -> Answer:
         return Answer(
             body={
                 "success": True,
-                "persons": _summaries(_tried(command, [person]), stays),
+                "persons": _summaries(_trial_of(command, [person]), stays),
             }
         )
     outcome = outcome or await carry_out(call, keyed_write, [command], [person.uuid])
@@ -164,7 +164,7 @@ ROUTES = (
 )
 
 
-def _chosen(body: SplitBody) -> tuple[str | None, list[str] | None]:
+def _choice_of(body: SplitBody) -> tuple[str | None, list[str] | None]:
     """What the body asks for: (main_distinct_id, distinct_ids_to_split), at most one of them."""
     if body.distinct_ids_to_split is not None and body.main_distinct_id is not None:
         raise BadInput(
@@ -174,24 +174,24 @@ def _chosen(body: SplitBody) -> tuple[str | None, list[str] | None]:
 
 
 def _split_of(
-    chosen: tuple[str | None, list[str] | None], person: Person
+    choice: tuple[str | None, list[str] | None], person: Person
 ) -> tuple[UUID | None, tuple[UUID, ...]]:
     """(the fragment that stays alone or None, the fragments that leave)."""
     fragments = {member.distinct_id: member.fragment for member in person.members}
-    main, leaving = chosen
-    if leaving is not None:
+    main, to_leave = choice
+    if to_leave is not None:
         if unknown := [
-            distinct_id for distinct_id in leaving if distinct_id not in fragments
+            distinct_id for distinct_id in to_leave if distinct_id not in fragments
         ]:
             raise BadInput(
                 f"Not of this person: {unknown[0][:400]}", attr="distinct_ids_to_split"
             )
-        if len(set(leaving)) == len(fragments):
+        if len(set(to_leave)) == len(fragments):
             raise BadInput(
                 "At least one distinct id must stay.", attr="distinct_ids_to_split"
             )
         return None, tuple(
-            fragments[distinct_id] for distinct_id in dict.fromkeys(leaving)
+            fragments[distinct_id] for distinct_id in dict.fromkeys(to_leave)
         )
     main = person.distinct_ids[0] if main is None else main
     if main not in fragments:
@@ -295,7 +295,7 @@ def _merge_preview(
     command: Merge, survivor: Person, absorbed: Person, deletes: Deletes
 ) -> Answer:
     """Who would survive, who would be absorbed, and the properties on which they differ."""
-    (result, *_) = _tried(command, [survivor, absorbed], deletes)
+    (result, *_) = _trial_of(command, [survivor, absorbed], deletes)
     survivor_properties = survivor.document()
     absorbed_properties = absorbed.document()
     merged = result.document()
@@ -318,7 +318,7 @@ def _merge_preview(
     return Answer(body=persons | {"conflicts": conflicts})
 
 
-def _tried(
+def _trial_of(
     command: IdentityCommand, persons: Sequence[Person], deletes: Deletes = _NO_DELETES
 ) -> list[Person]:
     """The persons that the command would leave, folded on copies. Raises what it would be refused

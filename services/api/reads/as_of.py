@@ -53,14 +53,14 @@ async def moment(context: Context, project: int, text: str, attr: str = "as_of")
     if _POSITION.match(text):
         return await stamp_of(context, project, parse_positions(text, attr), attr)
     try:
-        parsed = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        time = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
     except ValueError:
         raise BadInput(
             f"{attr} must be a time (ISO 8601) or a position (c.17.123456).", attr=attr
         ) from None
-    until = (
-        (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)) - _EPOCH
-    ) // timedelta(microseconds=1)
+    until = ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(
+        microseconds=1
+    )
     now = max(context.clock.now_us(), context.stamps.highest)
     if until > now:
         raise BadInput(f"{attr} lies in the future.", attr=attr)

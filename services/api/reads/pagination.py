@@ -68,7 +68,7 @@ class Walk:
             rows = await self._candidates(cursor, count)
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 persons: list[Person] = []
-                for (root, created), person in await self._persons(
+                for (root, created_at), person in await self._persons(
                     rows[start : start + ROWS_AT_ONCE]
                 ):
                     if person is not None:
@@ -77,7 +77,7 @@ class Walk:
                             yield persons
                             return
                         persons.append(person)
-                    cursor = created, str(root)
+                    cursor = created_at, str(root)
                 remaining = None if remaining is None else remaining - len(persons)
                 if persons:
                     yield persons
@@ -88,13 +88,13 @@ class Walk:
         self, rows: Sequence[tuple[UUID, int]]
     ) -> list[tuple[tuple[UUID, int], Person | None]]:
         """Each candidate, and its person if that is still its root and was judged right."""
-        built = await self._build([root for root, _ in rows])
+        persons = await self._build([root for root, _ in rows])
         pairs = [
             (
-                (root, created),
+                (root, created_at),
                 person if person is not None and person.uuid == root else None,
             )
-            for (root, created), person in zip(rows, built, strict=True)
+            for (root, created_at), person in zip(rows, persons, strict=True)
         ]
         if self._person_filter is None:
             return pairs

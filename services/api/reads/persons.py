@@ -128,15 +128,15 @@ class Reads:
             return await self.by_fragments(
                 project, fragments, attempts - 1
             )  # merged between two rounds
-        loaded = {
+        members = {
             key: (root, [(member, *rows[member.int]) for member in group])
             for key, (root, group) in groups.items()
         }
-        built = {
+        persons = {
             key: person_of(project, root, await self._with_texts(project, group))
-            for key, (root, group) in loaded.items()
+            for key, (root, group) in members.items()
         }
-        return [built[root.int] for root in roots]
+        return [persons[root.int] for root in roots]
 
     async def row_of(self, project: int, fragment: UUID) -> FragmentRow | None:
         """The row of a fragment, whole, however large it is."""
@@ -148,10 +148,10 @@ class Reads:
             unread = unread_of(group)
             if not unread:
                 break
-            read = await self._whole.ask(
+            rows = await self._whole.ask(
                 [(project, fragment.int) for fragment in unread]
             )
-            whole = dict(zip(unread, read, strict=True))
+            whole = dict(zip(unread, rows, strict=True))
             group = [
                 (fragment, whole.get(fragment) or row, identity)
                 for fragment, row, identity in group
@@ -181,9 +181,9 @@ class Reads:
                 rows[fragment.int] = pair
         if not unread:
             return rows
-        read = await self._rows.ask(unread)
+        pairs = await self._rows.ask(unread)
         rows |= {
-            key[1]: pair or NO_PAIR for key, pair in zip(unread, read, strict=True)
+            key[1]: pair or NO_PAIR for key, pair in zip(unread, pairs, strict=True)
         }
         return rows
 

@@ -1,4 +1,4 @@
-"""What every handler needs, built once by `app`. Never opens anything itself."""
+"""The parts of one API process, built once by `app` and given to every endpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from shared.store.logwatch import LogWatch
 
 
 class PositionToken:
-    """The token that reads answer with, and when it was put together."""
+    """The position token of answers, and what it was put together from."""
 
     source: tuple[int, int] | None = None
     """How often rows and watermarks had been read by then."""
@@ -37,7 +37,7 @@ class PositionToken:
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What clients may take of one API process."""
+    """Limits of one API process."""
 
     limits: Limits = msgspec.field(default_factory=lambda: Limits(0, 1))
     quotas: CaptureQuotas = msgspec.field(default_factory=CaptureQuotas)
@@ -74,12 +74,12 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         return await self.log.append(self.entries(commands))
 
     def mismatch(self) -> bool:
-        """Whether the log is known not to be the tables' own."""
+        """Whether the log is known to be another one than that of the tables."""
         return self.watch.mismatch is not None
 
     def reflected(self) -> str:
-        """What answers reflect at least, as a token: what reads have seen, and what the tables were
-        known to hold."""
+        """The token of the positions that an answer reflects at least: those of rows that were
+        read, and of the last poll."""
         token, source = self.token, (self.reads.loads, self.watermarks.polls)
         if token.source != source:
             versions = self.watermarks.versions()

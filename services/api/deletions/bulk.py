@@ -1,5 +1,4 @@
-"""POST bulk_delete: many persons by one call, and what is held of ids that nobody is. Never deletes
-anything itself."""
+"""POST bulk_delete: many persons in one call, and the remains of ids without a person."""
 
 from __future__ import annotations
 
@@ -100,7 +99,7 @@ COLLECTION_ROUTES = (
 async def _persons_of(
     call: RestCall, identifiers: list[Any], fragments: dict[str, UUID]
 ) -> tuple[list[Person], list[Any]]:
-    """(the persons that hold these fragments, each once; what was asked for and is nobody)."""
+    """(the persons that hold these fragments, each once; the identifiers without a person)."""
     holders = (
         await call.context.reads.by_fragments(call.project.id, list(fragments.values()))
         if fragments
@@ -118,8 +117,8 @@ async def _persons_of(
 async def _fragments_of(
     call: RestCall, body: BulkDelete
 ) -> tuple[list[Any], dict[str, UUID]]:
-    """(what was asked for, the fragment of each that can be one), of `ids` or of `distinct_ids`,
-    never both."""
+    """(the identifiers of the body, the fragment of each that is an id), of `ids` or of
+    `distinct_ids`, never both."""
     if (body.ids is None) == (body.distinct_ids is None):
         raise BadInput("Give either ids or distinct_ids.", attr="ids")
     if body.distinct_ids is not None:
@@ -148,7 +147,7 @@ async def _fragments_of(
 def _commands(
     call: RestCall, scope: Scope, persons: list[Person], strays: list[UUID], key: int
 ) -> list[Delete | Request]:
-    """One command for each person, and one for each id that is nobody's and of which something
+    """One command for each person, and one for each fragment without a person of which something
     remains."""
     at = call.context.stamps.reserve(len(persons) + len(strays))
     commands: list[Delete | Request] = []
@@ -170,8 +169,8 @@ def _commands(
 def _bulk_envelope(
     call: RestCall, at: int, person: UUID, key: int, kind: str = _PERSON
 ) -> dict[str, Any]:
-    """What each command of a bulk_delete says; with an Idempotency-Key its request's id is made of
-    it."""
+    """Fields that all commands of a bulk_delete have. With an Idempotency-Key the request's id is
+    derived from it."""
     request = uuid5(person, f"{kind} {key}") if key else call.context.mint()
     return {
         "id": call.context.mint(),
@@ -204,8 +203,8 @@ def _bulk_answer(
 async def _bulk_requests(
     call: RestCall, fragments: list[UUID], key: int
 ) -> list[LedgerRow]:
-    """The requests that an earlier bulk_delete with this key made for these fragments: their ids
-    are made of it."""
+    """The requests that an earlier bulk_delete with this key made for these fragments, by their
+    derived ids."""
     await call.context.wait_for_heads(DELETIONS)
     rows = await requests_naming(call, fragments, former=True)
     return [
@@ -216,7 +215,7 @@ async def _bulk_requests(
 
 
 def _is_made_of(row: LedgerRow, kind: str, key: int) -> bool:
-    """Whether a request's id was made of this key."""
+    """Whether a request's id was derived from this key."""
     return row.request == uuid5(row.person, f"{kind} {key}")
 
 
@@ -226,8 +225,8 @@ def _bulk_replay(
     scopes: tuple[Scope, Scope],
     identifiers: list[tuple[Any, UUID | None]],
 ) -> Answer:
-    """What the first request with this key was told. `scopes`: what the repeat asks for, and what
-    that covers now."""
+    """The answer to the first request with this key. `scopes`: the repeat's own, and what that
+    covers now."""
     persons = [row for row in rows if _is_made_of(row, _PERSON, key)]
     strays = [row for row in rows if row not in persons]
     covered = {row.scope for row in persons}

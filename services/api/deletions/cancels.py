@@ -1,8 +1,7 @@
-"""Cancelling a deletion request: the person comes back whole, or the answer says why not. Never
-restores by itself.
+"""Cancelling a deletion request: the person is restored, or the answer says why not.
 
-The deleter closes the request for its runs, has the person restored and writes into the ledger what
-came of it; this waits for that, as long as for any write.
+The deleter closes the request for its runs, has the person restored and writes the outcome into the
+ledger; this waits for it, as long as for any write.
 """
 
 from __future__ import annotations
@@ -99,7 +98,7 @@ COLLECTION_ROUTES = (
 
 
 async def _refuse_new_lives(call: RestCall, row: LedgerRow) -> None:
-    """Conflict when a member lives again by now. One that begins to after this joins the restored
+    """Raise a conflict when a member lives again. One that begins to live later joins the restored
     life."""
     partition = call.project.id % call.context.log.partitions()[IDENTITY]
     heads = await call.context.log.heads(IDENTITY)

@@ -1,5 +1,4 @@
-"""dry_run=true on a deletion: what it would reach, counted by the deleter's own conditions. Deletes
-nothing."""
+"""dry_run=true on a deletion: what it would reach, counted with the deleter's own conditions."""
 
 from __future__ import annotations
 
@@ -65,8 +64,7 @@ async def preview(
 
 
 def _targets(scope: Scope) -> set[str]:
-    """What a request of this scope reaches; names of events stay beside nothing once the profile
-    goes."""
+    """The targets of a request of this scope. Names of events go with the profile."""
     names = {"fragments", "timeline", "search"} if scope.profile else set()
     names |= (
         {"captured_events"} | (set() if scope.profile else {"causes"})

@@ -1,4 +1,4 @@
-"""Deletion requests over REST: make them and list them. Never deletes anything itself."""
+"""Deletion requests over REST: make them and list them. The deleter carries them out."""
 
 from __future__ import annotations
 
@@ -75,8 +75,7 @@ class StatusRow(NamedTuple):
 
 
 async def delete(call: RestCall) -> Answer:
-    """Delete a person. Reads no longer return it; its rows are erased in the next deletion
-    window."""
+    """Delete a person. Reads no longer return it; rows are erased in the next deletion window."""
     events = call.parameter(DELETE_EVENTS)
     recordings = call.parameter(DELETE_RECORDINGS)
     keep = call.parameter(KEEP_PERSON)
@@ -300,8 +299,9 @@ async def make_request(
     scope: Scope,
     commands_of: Callable[[UUID], Awaitable[tuple[list[Command], bool]]],
 ) -> Answer:
-    """Make a deletion request, by the commands that its id is turned into; with them stands whether
-    they are all that there is to do. The ledger takes each id once."""
+    """Make a deletion request with the commands that `commands_of` builds for its id, and answer
+    with its row. `commands_of` also says whether they are complete; the answer is 202 if not. The
+    ledger takes each id once."""
     request = _request_id(call, keyed_write)
     if keyed_write.key and (rows := await requests_in(call, request=request)):
         if any(row.scope != scope for row in rows):
@@ -323,7 +323,7 @@ async def make_request(
 
 
 def _request_id(call: RestCall, keyed_write: Keyed) -> UUID:
-    """A new id, or the one that belongs to the Idempotency-Key."""
+    """A new id, or the one derived from the Idempotency-Key."""
     return (
         uuid5(keyed_write.fragment, f"deletion {keyed_write.key}")
         if keyed_write.key
@@ -355,5 +355,5 @@ async def request_row(call: RestCall) -> LedgerRow:
 
 
 def _staying(scope: Scope) -> dict[str, str]:
-    """The header that says what a deletion leaves."""
+    """The header that names the parts that a deletion leaves."""
     return {STAYS: ", ".join(scope.stays)} if scope.stays else {}

@@ -1,4 +1,4 @@
-"""The ledger of deletion requests as the API reads it. Never writes a row: the deleter does."""
+"""The ledger of deletion requests as the API reads it. The deleter writes it."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ async def requests_in(
 async def requests_naming(
     call: RestCall, fragments: Sequence[UUID], *, former: bool
 ) -> list[LedgerRow]:
-    """The requests that name any of these fragments, newest first: in its present life, or in
-    former ones too."""
+    """The requests that name any of these fragments, newest first: those of its present life, with
+    `former` those of earlier lives too."""
     rows = await call.context.store.rows(
         call.context.reads.queries["requests_of"],
         project=call.project.id,
@@ -92,7 +92,7 @@ async def documents_of(call: RestCall, rows: list[LedgerRow]) -> list[dict[str, 
 
 
 def location(call: RestCall, request: UUID) -> dict[str, str]:
-    """Where the request is shown."""
+    """The header with the URL of a request."""
     return {
         "Location": f"/api/environments/{call.project.id}/persons/deletion_requests/{request}/"
     }

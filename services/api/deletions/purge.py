@@ -1,8 +1,7 @@
-"""Purges over REST: one property's values are gone from every read at once, and from the disk in
-the next window.
+"""Purges over REST: the values of one property are gone from every read at once, and from the disk
+in the next window.
 
-Never erases a row itself: a command to each fragment makes its tombstone, a deletion request sweeps
-what lies behind.
+A command to each fragment makes its tombstone; a deletion request has the rows erased.
 """
 
 from __future__ import annotations
@@ -122,8 +121,7 @@ async def _of_project(
 
 
 async def _cutoff(call: RestCall) -> int:
-    """A stamp above that of everything that is in the log now, whatever the clocks of other hosts
-    say."""
+    """A stamp above those of all records in the log now, whatever the clocks of other hosts say."""
     await call.context.wait_for_heads(COMMANDS)
     return call.context.stamps.reserve(1)
 

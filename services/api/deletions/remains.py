@@ -1,8 +1,6 @@
-"""What is held of ids that nobody is: captured events and recordings without a person. Never
-deletes anything.
+"""Captured events and recordings of ids without a person.
 
-An id has them whose person was deleted without them, or that never had one
-(`$process_person_profile: false`).
+Their person was deleted without them, or there never was one (`$process_person_profile: false`).
 """
 
 from __future__ import annotations
@@ -18,22 +16,21 @@ _TABLES = {"events": "captured_events", "recordings": "recording_blocks"}
 
 
 def covering(call: RestCall, scope: Scope) -> Scope:
-    """What a deletion covers: where the project says so, a person goes with all that is held of
-    it."""
+    """The scope of a deletion: with `delete_everything` of the project, events and recordings go
+    with the person."""
     everything = scope.profile and call.project.delete_everything
     return Scope(profile=True, events=True, recordings=True) if everything else scope
 
 
 def without_profile(scope: Scope) -> Scope:
-    """What a deletion of this scope covers of an id that nobody is."""
+    """The scope of the same deletion for an id without a person."""
     return Scope(events=scope.events, recordings=scope.recordings)
 
 
 async def remains(
     call: RestCall, fragments: Sequence[UUID], scope: Scope
 ) -> list[UUID]:
-    """Those of the fragments of which there is something that the scope covers, and no delete yet,
-    in their order."""
+    """The fragments, in their order, that have rows within the scope and no delete yet."""
     matches: set[UUID] = set()
     for kind, table in _TABLES.items():
         if fragments and getattr(scope, kind):

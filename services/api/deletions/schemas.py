@@ -1,4 +1,4 @@
-"""What requests and answers of deletions look like. Never says what a deletion does."""
+"""Bodies of requests and answers of deletions."""
 
 from __future__ import annotations
 

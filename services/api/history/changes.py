@@ -1,9 +1,9 @@
 """properties_timeline?source=changes: every effective change of a person, with its cause
 (docs/contract.md §5).
 
-Never guesses: the person's own facts and those of everybody it was ever one with are replayed by
-the events' own folds; a point is a record after which the person shows something else, or is
-another set of distinct ids, or of which something was left out because there was no room.
+The facts of the person, and of everybody it was ever one with, are replayed by the events' own
+folds. A point is a record after which the person has other properties or distinct ids, or that left
+something out for want of room.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def _apply(past: Replay, fact: Fact, sizes: dict[UUID, int]) -> None:
 
 
 def _record(fact: Fact) -> tuple[int, bool, int, UUID]:
-    """What the facts of one record have in common, in the order of their stamps."""
+    """The sort key that all facts of one record share, in the order of stamps."""
     return fact.stamp, fact.of_person, fact.version, fact.command
 
 

@@ -23,7 +23,7 @@ _RELATIVE = re.compile(r"-(\d{1,4})([hdwmy])(Start|End)?")
 
 
 def span_of(call: RestCall) -> tuple[int, int]:
-    """The stamps that date_from and date_to allow; without them all."""
+    """The stamps from date_from to date_to; all stamps without them."""
     zone = ZoneInfo(call.project.zone)
     now = datetime.fromtimestamp(call.context.clock.now_us() / 1e6, zone)
     since, until = _date(call, DATE_FROM, now), _date(call, DATE_TO, now)

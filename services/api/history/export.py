@@ -50,8 +50,8 @@ class ExportedEvent(NamedTuple):
 
 
 class Holdings(NamedTuple):
-    """Parts of an export that other rooms read: sessions and their snapshots until a stamp, and
-    deletion requests."""
+    """Readers of what other rooms hold: sessions and their snapshots until a stamp, and deletion
+    requests."""
 
     sessions: Callable[[RestCall, Person, int], AsyncIterator[list[Any]]]
     snapshots: Callable[[RestCall, Person, int], AsyncIterator[list[Any]]]
@@ -114,7 +114,8 @@ async def _page(rows: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]
 async def _distinct_ids(
     call: RestCall, person: Person
 ) -> AsyncIterator[list[dict[str, Any]]]:
-    """What was set through each, of those that the person has no room to show too."""
+    """Each distinct id with the properties that were set through it, those included that the person
+    has no room to show."""
     for member in person.members:
         properties = member.properties
         if not properties:
@@ -167,7 +168,7 @@ def _change(
 
 
 def operations(fact: Fact) -> list[dict[str, Any]]:
-    """What a fact did to each property. What a purge left is no change."""
+    """The operation of a fact on each property. What a purge left is no change."""
     purge = fact.topic == FragmentPurged.TOPIC
     return [
         {

@@ -1,6 +1,5 @@
-"""properties_timeline: how a person's crucial properties went while it did things (docs/contract.md
-§5). Never guesses: every point is the fold of the person's own timeline, stopped at that event.
-"""
+"""properties_timeline: the crucial properties of a person at its captured events (docs/contract.md
+§5). Every point is the fold of the person's own timeline up to that event."""
 
 from __future__ import annotations
 

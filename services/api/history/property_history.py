@@ -1,5 +1,5 @@
-"""Provenance: every value that a property had, where each came from, and why the one that shows
-does. Reads only."""
+"""Provenance of a property: all its values, the cause of each, and why the visible one is
+visible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Persons: retrieve, update, delete_property. Never folds anything: writes are commands."""
+"""One person over REST: get, update, unset. Writes are commands; the projector folds them."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def update(call: RestCall) -> Deferred[list[Position], Answer] | Awaitable[Answe
 def _submit(
     call: RestCall, properties: dict[str, Any]
 ) -> Deferred[list[Position], Answer] | None:
-    """A write that nothing but the log is waited for; None when more is asked for, or more must be
-    read."""
+    """Submit a write that need not be visible when it is answered. None when the client prefers to
+    wait, or something must be read first."""
     headers = call.request.headers
     if (
         "Idempotency-Key" in headers
@@ -228,8 +228,8 @@ COLLECTION_ROUTES = ()
 
 
 async def _set(call: RestCall, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
-    """Set properties on the addressed fragment; the first that came with the Idempotency-Key
-    counts."""
+    """Set properties on the addressed fragment. Of several requests with one Idempotency-Key the
+    first counts."""
     addressed = await addressed_by(call)
     keyed_write = keyed(call, addressed.fragment, "update", properties)
     outcome = await earlier(call, COMMANDS, keyed_write)
@@ -254,7 +254,7 @@ def update_of(
     properties: dict[str, Any],
     expect: int | None = None,
 ) -> Write:
-    """The command of a PATCH, received now."""
+    """Build the command of a PATCH, received now."""
     at = call.context.stamps.reserve(1)
     return write_of(
         call,
@@ -271,7 +271,7 @@ def update_of(
 def write_of(
     call: RestCall, member: Member, keyed_write: Keyed, **changes: Any
 ) -> Write:
-    """The command of a change to one member of a person."""
+    """Build the command that changes one member of a person."""
     return Write(
         key=keyed_write.key,
         digest=keyed_write.digest,
@@ -284,7 +284,7 @@ def write_of(
 
 
 def member_named(members: Sequence[Member], fragment: UUID) -> Member:
-    """Whom a write to a person goes to: the member that was named, while it lives."""
+    """The member that a write goes to: the addressed one while it lives, else the first."""
     return next(
         (
             member
@@ -296,15 +296,15 @@ def member_named(members: Sequence[Member], fragment: UUID) -> Member:
 
 
 def _may_show(member: Member, names: Sequence[str]) -> bool:
-    """Whether a member shows any of these names; of one that the person has no room to show it is
-    not known."""
+    """Whether a member may show any of these names. True when the person has no room for its
+    properties, for they are not read then."""
     return not member.properties or not orjson.loads(
         member.properties
     ).keys().isdisjoint(names)
 
 
 def _answer(outcome: Outcome, body: Any) -> Answer:
-    """The body once reads see the write; 202 before."""
+    """The body once reads see the write; 202 without one before."""
     visible = outcome.visible
     return Answer(
         status=200 if visible else 202,

@@ -1,9 +1,9 @@
-"""Filters of lists, as conditions on the search table (docs/contract.md §3). Never puts a client's
-text into SQL.
+"""Filters of lists, as conditions on the search table (docs/contract.md §3).
 
-A condition is put together from the texts here; names, values and patterns are bound parameters.
-Regular expressions run in the engine (RE2) and nowhere else. A value is compared as text: 5 and "5"
-are equal, as in the original; an absent property and null are the same.
+A condition is put together from the texts here; names, values and patterns are bound parameters: no
+text of a client's becomes SQL. Regular expressions run in the engine (RE2) and nowhere else. A
+value is compared as text: 5 and "5" are equal, as in the original; an absent property and null are
+the same.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Filter:
 
     @property
     def patterns(self) -> list[str]:
-        """The regular expressions in it; whether they are any only the engine can say."""
+        """The regular expressions in it. Only the engine can tell whether they are valid."""
         return [pattern for _, pattern in self._patterns]
 
     def column(self, key: str) -> str:
@@ -114,7 +114,7 @@ class Filter:
         )
 
     def search(self, text: str) -> None:
-        """Part of email, name, uuid or any distinct id, whatever the case."""
+        """Add a condition: a part of email, name, uuid or any distinct id, ignoring case."""
         bound = self._bind("String", text)
         places = [
             _text(self._path("email")),
@@ -131,7 +131,8 @@ class Filter:
         self._conditions.append(f"({' OR '.join(matches)})")
 
     def properties(self, text: str) -> None:
-        """The `properties` parameter: a JSON list of filters, or an AND/OR group."""
+        """Add the conditions of the `properties` parameter: a JSON list of filters, or an AND/OR
+        group."""
         try:
             value = orjson.loads(text)
         except orjson.JSONDecodeError:

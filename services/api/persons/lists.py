@@ -1,9 +1,8 @@
-"""Lists of persons: pages, filters and totals (docs/contract.md §3). The search table judges
-persons, not this module.
+"""Lists of persons: pages, filters and totals (docs/contract.md §3).
 
-Without a filter the page comes from the fragments, as they are now. With one, or with a total, it
-comes from the search table, once that is fed with everything that reads can see: so a list reflects
-a write that has answered.
+Without a filter the page comes from the fragments, as they are now. With a filter or a total it
+comes from the search table, once that has everything that reads can see: so a list reflects a write
+that has been answered.
 """
 
 from __future__ import annotations
@@ -85,8 +84,7 @@ CANNOT_COMPILE = 427
 
 
 async def page(call: RestCall) -> Answer:
-    """List persons, newest first. Filters are combined with AND. As CSV without `limit`, all
-    persons."""
+    """List persons, newest first. Filters are combined with AND. CSV without `limit` lists all."""
     query = call.request.query
     limit = call.parameter(LIMIT)
     skip = call.parameter(OFFSET)
@@ -143,7 +141,7 @@ async def values(call: RestCall) -> Answer:
 
 
 def _is_costly(query: Mapping[str, str]) -> bool:
-    """All but looking up one distinct id, which scripts do before they write."""
+    """Whether a query does more than look up one distinct id, as scripts do before they write."""
     names = {name for name, text in query.items() if text} - PLAIN
     return names != {DISTINCT_ID.name}
 
@@ -196,7 +194,7 @@ def _conditions(call: RestCall) -> Filter:
 
 
 def _walk(call: RestCall, conditions: Filter, until: int | None) -> Walk:
-    """Over the persons of now or of a moment."""
+    """The walk over the persons of now, or of a moment."""
     context, project = call.context, call.project.id
     candidates = _candidates(call, conditions, until)
     if until is None:
@@ -238,7 +236,7 @@ def _candidates(
 async def _start_of_page_before(
     candidates: Candidates, cursor: Cursor, limit: int
 ) -> Cursor:
-    """Where the page begins that ends at a cursor: the row before its first one."""
+    """The cursor at which the page begins that ends at this cursor."""
     rows = await candidates(cursor, limit + 1)
     for root, created_at in rows[limit:]:
         return created_at, str(root)
@@ -248,8 +246,8 @@ async def _start_of_page_before(
 async def _matches(
     context: Context, conditions: Filter, persons: Sequence[Person]
 ) -> list[bool]:
-    """Whether each person of the past is found: the very conditions that judge the search table's
-    rows."""
+    """Whether each person of the past matches, by the conditions that the search table's rows are
+    selected with."""
     if not persons:
         return []
     rows = [
@@ -327,7 +325,8 @@ def _with(context: Context, name: str, conditions: Filter) -> Query:
 
 
 async def _wait_until_indexed(context: Context) -> None:
-    """Wait until the search table has all that reads can see now; NotYet after the usual time."""
+    """Wait until the search table has everything that reads can see now; NotYet after the usual
+    time."""
     await context.watermarks.refresh()
     counts = context.log.partitions()
     await context.search_watermarks.wait(

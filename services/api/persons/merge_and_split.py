@@ -1,7 +1,6 @@
-"""Who is one person: split and merge by REST. Never moves a property: membership changes, and
-nothing else.
+"""Merge and split over REST. Both change memberships only, never a property.
 
-A dry run folds the command on a copy of what was read, with the very fold that would do it.
+A dry run folds the command on a copy of the rows that were read, with the fold of the real run.
 """
 
 from __future__ import annotations
@@ -165,7 +164,7 @@ ROUTES = (
 
 
 def _choice_of(body: SplitBody) -> tuple[str | None, list[str] | None]:
-    """What the body asks for: (main_distinct_id, distinct_ids_to_split), at most one of them."""
+    """(main_distinct_id, distinct_ids_to_split) of the body, at most one of them."""
     if body.distinct_ids_to_split is not None and body.main_distinct_id is not None:
         raise BadInput(
             "Not together with main_distinct_id.", attr="distinct_ids_to_split"
@@ -213,8 +212,8 @@ async def _source(call: RestCall, body: MergeBody) -> UUID:
 
 
 def _since(body: MergeBody) -> int:
-    """The time of an imported merge in microseconds, at least 1; 0 for one of now. Without a zone
-    it is UTC."""
+    """The time of an imported merge in microseconds, at least 1; 0 for a merge of now. A time
+    without a zone is UTC."""
     if body.timestamp is None:
         return 0
     moment = (
@@ -226,8 +225,8 @@ def _since(body: MergeBody) -> int:
 
 
 async def _person_and_erase(call: RestCall, fragment: UUID) -> tuple[Person, int]:
-    """The living person that holds a fragment, and the delete behind the life that was found;
-    NotFound."""
+    """The living person that holds a fragment, and the version of the delete before its present
+    life. NotFound when there is none."""
     person = await holder_of(call, fragment)
     for member in person.members:
         if member.fragment == fragment:
@@ -239,7 +238,7 @@ async def _person_and_erase(call: RestCall, fragment: UUID) -> tuple[Person, int
 
 
 async def _before(call: RestCall, fragment: UUID, outcome: Outcome) -> Person:
-    """The person that an earlier split dissolved, as it was."""
+    """The person as it was before an earlier split dissolved it."""
     until = await stamp_of(call.context, call.project.id, outcome.positions)
     before = (await persons_at(call.context, call.project.id, [fragment], until - 1))[0]
     if before is None:
@@ -294,7 +293,7 @@ async def _deletes_of(call: RestCall, fragments: Sequence[UUID]) -> Deletes:
 def _merge_preview(
     command: Merge, survivor: Person, absorbed: Person, deletes: Deletes
 ) -> Answer:
-    """Who would survive, who would be absorbed, and the properties on which they differ."""
+    """The survivor, the absorbed person, and the properties on which they differ."""
     (result, *_) = _trial_of(command, [survivor, absorbed], deletes)
     survivor_properties = survivor.document()
     absorbed_properties = absorbed.document()
@@ -321,8 +320,8 @@ def _merge_preview(
 def _trial_of(
     command: IdentityCommand, persons: Sequence[Person], deletes: Deletes = _NO_DELETES
 ) -> list[Person]:
-    """The persons that the command would leave, folded on copies. Raises what it would be refused
-    for."""
+    """The persons that the command would leave, folded on copies. Raises the reason of a
+    refusal."""
     book: dict[UUID, Membership] = {}
     for person in persons:
         for member in person.members:

@@ -1,8 +1,5 @@
-"""Reading persons as of a moment: the timeline replayed up to it, by the folds that made the
-present.
-
-Never reads the present's tables: one cut through all partitions, by stamp.
-"""
+"""Reading persons as of a moment: the timeline replayed up to a stamp, by the folds that made the
+present. The tables of the present are not read."""
 
 from __future__ import annotations
 
@@ -47,7 +44,7 @@ async def moment(context: Context, project: int, text: str, attr: str = "as_of")
     """The stamp of an ISO time or of a position; BadInput when it is neither, or lies in the
     future.
 
-    A moment that commands may still be on their way to is waited for, so that asking again gives
+    Commands that may still be written with an earlier stamp are waited for, so that a repeat gets
     the same answer.
     """
     if _POSITION.match(text):
@@ -72,8 +69,7 @@ async def moment(context: Context, project: int, text: str, attr: str = "as_of")
 async def persons_at(
     context: Context, project: int, fragments: Sequence[UUID], until: int
 ) -> list[Person | None]:
-    """The persons that held these fragments at a moment, in their order; None where nobody is to be
-    seen."""
+    """The persons that held these fragments at a moment, in their order; None for nobody."""
     pasts: dict[UUID, Replay] = {}
     await _replay(context, project, fragments, (until, pasts))
     await _replay(
@@ -108,7 +104,7 @@ async def persons_at(
 def candidates_at(
     context: Context, project: int, until: int, *, backwards: bool = False
 ) -> Candidates:
-    """The roots of a moment."""
+    """Candidates for a list as of a moment: its roots."""
     query = page_of(context.reads.queries["roots_page_at"], backwards=backwards)
 
     async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
@@ -154,7 +150,7 @@ async def facts(
 
 
 def check_size(page: Sequence[Fact], size_before: int) -> int:
-    """How many bytes are held with these facts; BadInput when they are too many."""
+    """The bytes of all facts so far, with these; BadInput when they are too many."""
     size = size_before + bytes_of(page)
     if size > FACTS_BYTES_MAX:
         raise BadInput(
@@ -218,7 +214,7 @@ async def stamp_of(
 
 
 def _member(past: Replay) -> Member:
-    """As the present's rows would have it. When somebody was last seen is no part of the
+    """A member as the rows of the present would have it. The time it was last seen is not in the
     timeline."""
     fragment, membership = past.fragment, past.membership
     properties, cells = orjson.dumps(fragment.properties), orjson.dumps(fragment.cells)

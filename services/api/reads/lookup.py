@@ -1,5 +1,5 @@
-"""Looking up whom a request names: the fragment of an id, the person that holds it, now or at the
-moment of `as_of`."""
+"""Looking up the fragment that a request names, and the person that holds it, now or at the moment
+of `as_of`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Addressed(NamedTuple):
 
 
 def uuid_in(text: str) -> UUID | None:
-    """The uuid that a path names as it is written everywhere; None for any other id."""
+    """The uuid of a path in its canonical form; None for any other id."""
     if _UUID.fullmatch(text) is None:
         return None
     return UUID(text)

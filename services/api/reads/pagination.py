@@ -1,6 +1,7 @@
-"""Keyset pagination: the persons of a list, page by page, from the place of a row on.
+"""Keyset pagination: the persons of a list, page by page, each after the last row of the one
+before.
 
-Who is on a list the query of candidates and the filter decide.
+The candidates' query and the filter decide who is on a list.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def page_of(query: Query, *, backwards: bool = False) -> Query:
 
 
 class Walk:
-    """The persons after a cursor, newest first, nothing twice and nothing missed while others
-    write: each step goes on after the last row (created_at, uuid), not at a count. `after` is where
-    the next walk goes on; None: nowhere."""
+    """The persons after a cursor, newest first. While others write nothing comes twice and nothing
+    is missed: each step goes on after the last row (created_at, uuid), not at a count. `after` is
+    where the next walk goes on; None: nowhere."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class Walk:
     async def _persons(
         self, rows: Sequence[tuple[UUID, int]]
     ) -> list[tuple[tuple[UUID, int], Person | None]]:
-        """Each candidate, and its person if that is still its root and was judged right."""
+        """Each candidate, and its person if that is still its root and matches the filter."""
         persons = await self._build([root for root, _ in rows])
         pairs = [
             (

@@ -1,8 +1,5 @@
 """Reading persons: the addressed fragments and identities in one coalesced round, members in more
-where needed.
-
-Never decides what a person is: that is the domain's merged view.
-"""
+where needed. The domain's merged view decides what a person is."""
 
 from __future__ import annotations
 
@@ -56,8 +53,8 @@ CachedRows = tuple[UUID, list[Loaded]]
 
 
 class Reads:
-    """All reads of persons of one API process. `observe_stamp` hears the stamps of position
-    rows."""
+    """All reads of persons of one API process. `observe_stamp` is called with the stamps of
+    position rows."""
 
     def __init__(
         self,
@@ -98,7 +95,7 @@ class Reads:
         return (await self.by_fragments(project, [fragment]))[0]
 
     async def holder(self, project: int, fragment: UUID) -> Person:
-        """The same, or NotFound."""
+        """The living person that holds a fragment, or NotFound."""
         person = await self.by_fragment(project, fragment)
         if person is None:
             raise NotFound("Not found.")

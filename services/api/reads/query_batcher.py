@@ -1,7 +1,7 @@
-"""Coalescing: one query in flight for many readers, and the keys that are asked for meanwhile join
-the next.
+"""Coalescing: one query in flight for many readers; keys that are requested meanwhile join the
+next.
 
-Caches nothing: a read sees what the store holds after it was asked.
+Caches nothing: a read sees what the store holds after it began.
 """
 
 from __future__ import annotations

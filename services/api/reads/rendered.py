@@ -1,4 +1,4 @@
-"""Bodies of persons whose rows are known to be the newest: rendered once, shown while the rows are
+"""Rendered bodies of persons whose rows are proven to be the newest, valid as long as the rows are
 the same."""
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class RenderedPersons:
         self._generation = 0
 
     def find(self, project: int, fragment: UUID) -> Rendered | None:
-        """The person that holds a fragment; None when the store must be asked, or there is
-        nobody."""
+        """The person that holds a fragment; None for nobody, and when the store must be read."""
         person_rows = self._reads.cached_rows(project, fragment)
         if person_rows is None:
             return None

@@ -124,8 +124,7 @@ class RowCache(Generic[R]):
         rows: dict[RowKey, R],
         table_versions: dict[tuple[str, int], int],
     ) -> None:
-        """Cache the rows read; `table_versions` is how far the table is in each partition, by (topic,
-        partition)."""
+        """Cache the rows read; `table_versions` is how far the table is, by (topic, partition)."""
         if self._memory is None:
             return
         topic, versions, board = self._topic, self._memory.versions, self._memory.board

@@ -1,4 +1,4 @@
-"""What a command is stamped with: its id and its time. Never goes back."""
+"""Ids and stamps of commands. Stamps never go back."""
 
 from __future__ import annotations
 

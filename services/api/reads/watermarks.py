@@ -1,5 +1,4 @@
-"""Waiting for positions: one poller per process, and only while somebody waits. Never answers stale
-as fresh."""
+"""Waiting for positions: one poller per process, running only while somebody waits."""
 
 from __future__ import annotations
 
@@ -85,11 +84,11 @@ class Watermarks:
             await asyncio.gather(self._poller, return_exceptions=True)
 
     def versions(self) -> dict[tuple[str, int], int]:
-        """As of the last poll."""
+        """The versions of the last poll, by (topic, partition)."""
         return dict(self._versions)
 
     def covers(self, positions: Sequence[Position]) -> bool:
-        """Whether the last poll saw them all."""
+        """Whether reads saw all these positions at the last poll."""
         return all(
             self._versions.get((position.topic, position.partition), 0)
             >= position.version
@@ -97,7 +96,7 @@ class Watermarks:
         )
 
     def _must_ask(self) -> bool:
-        """Whether only the store can tell: of deletions nobody confirms anything."""
+        """Whether only the store can tell: no writer confirms here, or none confirms deletions."""
         return self._board is None or any(
             position.topic == DELETIONS
             for positions in self._waiters.values()
@@ -115,8 +114,8 @@ class Watermarks:
                 self.polls += 1
 
     async def _poll(self) -> None:
-        """Until nobody waits: ask the store, ever less often; where writers confirm, look at that
-        in between."""
+        """Poll until nobody waits: the store ever less often, and between two polls what writers
+        confirm."""
         loop = asyncio.get_running_loop()
         pause = POLL_SECONDS_MIN if self._must_ask() else POLL_SECONDS_MAX
         asked_at = float("-inf") if self._must_ask() else loop.time()

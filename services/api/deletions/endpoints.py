@@ -17,7 +17,7 @@ from services.api.deletions.ledger import (
 )
 from services.api.deletions.remains import covering
 from services.api.deletions.schemas import (
-    DeletionRequest,
+    DeletionRequestBody,
     DeletionRequests,
     DeletionStatus,
     DryRun,
@@ -207,7 +207,7 @@ ROUTES = (
         "person:write",
         delete_events,
         (DRY_RUN,),
-        answers=(DeletionRequest, DryRun),
+        answers=(DeletionRequestBody, DryRun),
         errors=(412,),
         costly=given(DRY_RUN.name),
     ),
@@ -217,7 +217,7 @@ ROUTES = (
         "person:write",
         delete_recordings,
         (DRY_RUN,),
-        answers=(DeletionRequest, DryRun),
+        answers=(DeletionRequestBody, DryRun),
         errors=(412,),
         costly=given(DRY_RUN.name),
     ),
@@ -246,7 +246,7 @@ COLLECTION_ROUTES = (
         "/deletion_requests/{request}",
         "person:read",
         request,
-        answers=DeletionRequest,
+        answers=DeletionRequestBody,
     ),
 )
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from services.api.calls import RestCall
 from services.api.deletions.endpoints import make_request, request_of
-from services.api.deletions.schemas import DeletionRequest, DryRun, PurgeProperty
+from services.api.deletions.schemas import DeletionRequestBody, DryRun, PurgeProperty
 from services.api.http.guards.costly import always, given
 from services.api.http.parameters import DRY_RUN
 from services.api.http.routing import Answer, Route
@@ -69,7 +69,7 @@ ROUTES = (
         of_person,
         (DRY_RUN,),
         PurgeProperty,
-        (DeletionRequest, DryRun),
+        (DeletionRequestBody, DryRun),
         errors=(412,),
         costly=given(DRY_RUN.name),
     ),
@@ -82,7 +82,7 @@ COLLECTION_ROUTES = (
         of_project,
         (DRY_RUN,),
         PurgeProperty,
-        (DeletionRequest, DryRun),
+        (DeletionRequestBody, DryRun),
         costly=always,
     ),
 )

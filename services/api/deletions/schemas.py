@@ -82,7 +82,7 @@ class DeletionScope(Struct):
     purge: str | UnsetType = UNSET
 
 
-class DeletionRequest(Struct):
+class DeletionRequestBody(Struct):
     """A row of the ledger; `person_uuid` is null for a purge of all persons."""
 
     id: UUID
@@ -102,7 +102,7 @@ class DeletionRequest(Struct):
 
 
 class DeletionRequests(Struct):
-    results: list[DeletionRequest]
+    results: list[DeletionRequestBody]
 
 
 class DeletionState(Struct):

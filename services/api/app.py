@@ -26,8 +26,8 @@ from services.api.http.pipeline import Guards, Pipeline
 from services.api.http.routing import Route, Router
 from services.api.http.spool import Spools
 from services.api.http.transports.front import serve
+from services.api.persons import batch_reads, lists
 from services.api.persons import endpoints as persons
-from services.api.persons import lists
 from services.api.persons import merge_and_split as identities
 from services.api.reads.persons import Reads
 from services.api.reads.rendered import RenderedPersons
@@ -56,6 +56,7 @@ from shared.store.shared_memory.segment import SharedMemory, memory_of
 
 _NOUNS = (
     lists,
+    batch_reads,
     persons,
     identities,
     activity,
@@ -88,8 +89,8 @@ COLLECTED_OBJECTS = 50_000
 async def run(settings: Settings) -> None:
     """Answer until cancelled."""
     store = await connect_store(settings, "api")
-    known = await current(store)
-    log = connect_log(settings, known)
+    generations = await current(store)
+    log = connect_log(settings, generations)
     server = None
     context = None
     try:
@@ -97,7 +98,7 @@ async def run(settings: Settings) -> None:
         if judge is not None:
             await agree(clock, judge, settings)
         await log.start()
-        log_watch = LogWatch(log, store, known)
+        log_watch = LogWatch(log, store, generations)
         with suppress(
             LogMismatch, Superseded, Transient
         ):  # the answers say it, until the right log is there
@@ -128,7 +129,7 @@ async def run(settings: Settings) -> None:
         if context is not None:
             await context.blocks.close()
             await context.watermarks.close()
-            await context.fed.close()
+            await context.search_watermarks.close()
             await context.access.close()
         await log.close()
         await store.close()
@@ -161,9 +162,9 @@ async def build(
     access = Access(store, clock)
     await access.start()
     stamps = Stamps(clock)
-    reads = Reads(store, log.partitions, stamps.seen, memory)
+    reads = Reads(store, log.partitions, stamps.observe, memory)
     board = memory.board if memory is not None else None
-    watermarks = Watermarks(store, reads.queries["watermarks"], stamps.seen, board)
+    watermarks = Watermarks(store, reads.queries["watermarks"], stamps.observe, board)
     await watermarks.refresh()
 
     async def append(commands: Sequence[Command]) -> list[Position]:
@@ -178,7 +179,9 @@ async def build(
         reads=reads,
         rendered=RenderedPersons(reads),
         watermarks=watermarks,
-        fed=Watermarks(store, reads.queries["search_watermarks"], stamps.seen),
+        search_watermarks=Watermarks(
+            store, reads.queries["search_watermarks"], stamps.observe
+        ),
         limits=bounds.limits,
         quotas=bounds.quotas,
         gate=bounds.gate,

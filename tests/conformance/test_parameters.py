@@ -1,6 +1,6 @@
 """Every parameter of every route, and every field of every body: its wrong type, its limit, and one beyond.
 
-Generated from what the routes declare; that they declare all of it, the assertion in `Call.asked` holds.
+Generated from what the routes declare; that they declare all of it, the assertion in `RestCall.parameter` holds.
 """
 
 from __future__ import annotations

@@ -9,12 +9,14 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http.guards.costly import always
 from services.api.http.parameters import PAGE_MAX, Integer
 from services.api.http.routing import Answer, Route
+from services.api.reads.lookup import person_of
 from services.api.writes.schemas import ActivityPage
 from services.api.writes.size_warnings import left_out_of
+from shared.domain.ids import DELETIONS
 from shared.domain.person.cells import UNSET
 from shared.store.person import iso
 from shared.store.timeline import PURGE
@@ -55,13 +57,13 @@ class ActivityRow(NamedTuple):
     left_out: str
 
 
-async def of_person(call: Call) -> Answer:
+async def of_person(call: RestCall) -> Answer:
     """List edits, merges, splits and deletions of a person, newest first."""
-    person = await call.person()
+    person = await person_of(call)
     return await _activity(call, [member.fragment for member in person.members])
 
 
-async def of_project(call: Call) -> Answer:
+async def of_project(call: RestCall) -> Answer:
     """List edits, merges, splits and deletions of all persons, newest first."""
     return await _activity(call, [])
 
@@ -92,30 +94,32 @@ ROUTES = (
 )
 
 
-async def _activity(call: Call, fragments: list[UUID]) -> Answer:
-    limit = call.asked(LIMIT)
-    page = call.asked(PAGE)
-    await call.until_recorded()
-    found = await call.context.store.rows(
+async def _activity(call: RestCall, fragments: list[UUID]) -> Answer:
+    limit = call.parameter(LIMIT)
+    page = call.parameter(PAGE)
+    await call.context.wait_for_heads(DELETIONS)
+    facts = await call.context.store.rows(
         call.context.reads.queries["activity"],
         project=call.project.id,
         fragments=fragments,
         limit=limit,
         offset=(page - 1) * limit,
     )
-    rows = [ActivityRow._make(row) for row in found]
-    about = [row.fragment for row in rows]
+    items = [ActivityRow._make(row) for row in facts]
+    subjects = [row.fragment for row in items]
     persons = (
-        await call.context.reads.by_fragments(call.project.id, about) if rows else []
+        await call.context.reads.by_fragments(call.project.id, subjects)
+        if items
+        else []
     )
     names = [person.name() if person is not None else "" for person in persons]
-    numbers = await call.context.reads.numbers_of(call.project.id, about)
-    total = rows[0].total if rows else 0
+    numbers = await call.context.reads.numbers_of(call.project.id, subjects)
+    total = items[0].total if items else 0
     url = call.request.url
     return Answer(
         body={
             "results": [
-                _item(call, *each) for each in zip(rows, names, numbers, strict=True)
+                _item(call, *each) for each in zip(items, names, numbers, strict=True)
             ],
             "next": str(url.update_query(page=page + 1))
             if page * limit < total
@@ -127,7 +131,7 @@ async def _activity(call: Call, fragments: list[UUID]) -> Answer:
 
 
 def _item(
-    call: Call, row: ActivityRow, name: str, number: int | None
+    call: RestCall, row: ActivityRow, name: str, number: int | None
 ) -> dict[str, Any]:
     activity = _ACTIVITIES.get(row.topic) or (
         row.topic if row.source == "request" else _EDITS[row.source]

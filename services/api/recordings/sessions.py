@@ -10,13 +10,14 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http.guards.costly import always
 from services.api.http.parameters import LIMIT, Text
 from services.api.http.rendering import NDJSON, Lines
 from services.api.http.routing import Answer, Route
-from services.api.reads.cursors import format_cursor, parse_cursor
-from services.api.reads.persons import Cursor, page_of
+from services.api.reads.cursors import Cursor, format_cursor, parse_cursor
+from services.api.reads.lookup import person_of
+from services.api.reads.pagination import page_of
 from services.api.writes.block_writer import Copy
 from services.api.writes.schemas import RecordingPage
 from shared.domain.errors import NotFound
@@ -68,11 +69,11 @@ class SessionBlock(NamedTuple):
     copies: list[Copy]
 
 
-async def recordings(call: Call) -> Answer:
+async def recordings(call: RestCall) -> Answer:
     """List the recorded sessions of a person, newest first."""
-    limit = call.asked(LIMIT)
-    cursor, backwards = parse_cursor(call.asked(CURSOR), START)
-    person = await call.person()
+    limit = call.parameter(LIMIT)
+    cursor, backwards = parse_cursor(call.parameter(CURSOR), START)
+    person = await person_of(call)
     if backwards:
         rows = await _page(call, person, cursor, limit + 1, backwards=True)
         cursor = rows[limit].cursor if len(rows) > limit else START
@@ -89,9 +90,9 @@ async def recordings(call: Call) -> Answer:
     )
 
 
-async def recording(call: Call) -> Answer:
+async def recording(call: RestCall) -> Answer:
     """Get the snapshots of a recorded session as NDJSON, in the order of time."""
-    person = await call.person()
+    person = await person_of(call)
     pages = _places(call, person, call.request.parameters["session"])
     first = await anext(pages)
     if not first:
@@ -124,7 +125,7 @@ ROUTES = (
 
 
 async def archived_sessions(
-    call: Call, person: Person, until: int
+    call: RestCall, person: Person, until: int
 ) -> AsyncIterator[list[dict[str, Any]]]:
     """All sessions, for an archive."""
     cursor = START
@@ -137,7 +138,7 @@ async def archived_sessions(
 
 
 async def archived_snapshots(
-    call: Call, person: Person, until: int
+    call: RestCall, person: Person, until: int
 ) -> AsyncIterator[list[orjson.Fragment]]:
     """The snapshots of all sessions, block by block, each with its session."""
     async for sessions in archived_sessions(call, person, until):
@@ -150,7 +151,7 @@ async def archived_snapshots(
 
 
 async def _page(
-    call: Call,
+    call: RestCall,
     person: Person,
     cursor: Cursor,
     limit: int,
@@ -167,7 +168,7 @@ async def _page(
 
 
 async def _places(
-    call: Call, person: Person, session: str, until: int = FOREVER
+    call: RestCall, person: Person, session: str, until: int = FOREVER
 ) -> AsyncIterator[list[list[Copy]]]:
     """Where the blocks of a session lie, in the order of their time, each with its copies; a page
     at least."""
@@ -191,7 +192,7 @@ async def _places(
 
 
 async def _lines(
-    call: Call, first: list[list[Copy]], others: AsyncIterator[list[list[Copy]]]
+    call: RestCall, first: list[list[Copy]], others: AsyncIterator[list[list[Copy]]]
 ) -> AsyncIterator[bytes]:
     for copies in first:
         yield await call.context.blocks.read(copies)
@@ -200,7 +201,7 @@ async def _lines(
             yield await call.context.blocks.read(copies)
 
 
-def _reach(call: Call, person: Person, until: int) -> dict[str, Any]:
+def _reach(call: RestCall, person: Person, until: int) -> dict[str, Any]:
     return {
         "project": call.project.id,
         "fragments": [member.fragment for member in person.members],

@@ -13,9 +13,10 @@ from uuid import UUID
 
 import msgspec
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http import errors
 from services.api.reads.as_of import persons_at, stamp_of
+from services.api.writes.submission import append_and_wait
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, PreconditionFailed
 from shared.domain.ids import COMMANDS, Position, hash64
@@ -55,7 +56,7 @@ class WriteOutcome(msgspec.Struct, frozen=True, kw_only=True):
         return REPLAYED if self.first is not None else {}
 
 
-def keyed(call: Call, fragment: UUID, *operands: Any) -> Keyed:
+def keyed(call: RestCall, fragment: UUID, *operands: Any) -> Keyed:
     """The key of this call, whose scope is the project, the addressed fragment and the key.
 
     `operands` are what a repeat must ask for too.
@@ -70,7 +71,7 @@ def keyed(call: Call, fragment: UUID, *operands: Any) -> Keyed:
     )
 
 
-def envelope(call: Call, write: Keyed) -> dict[str, Any]:
+def envelope(call: RestCall, write: Keyed) -> dict[str, Any]:
     """What a command says of the request that it comes with, received now."""
     return {
         "id": call.context.mint(),
@@ -82,7 +83,7 @@ def envelope(call: Call, write: Keyed) -> dict[str, Any]:
     }
 
 
-async def earlier(call: Call, topic: str, write: Keyed) -> WriteOutcome | None:
+async def earlier(call: RestCall, topic: str, write: Keyed) -> WriteOutcome | None:
     """The outcome of the request that came with this key before; None if there was none.
 
     Raises what that one was refused for, and 422 when it asked for something else.
@@ -95,14 +96,14 @@ async def earlier(call: Call, topic: str, write: Keyed) -> WriteOutcome | None:
 
 
 async def carry_out(
-    call: Call,
+    call: RestCall,
     write: Keyed,
     commands: Sequence[Command],
     refusable: Sequence[UUID] = (),
 ) -> WriteOutcome:
     """Append, wait, and see whether it counted. `refusable` are the fragments that a refusal would
     be recorded on."""
-    positions, visible = await call.write(commands)
+    positions, visible = await append_and_wait(call, commands)
     if not visible:
         return WriteOutcome(positions=positions, visible=False)
     own = positions[0]
@@ -116,7 +117,7 @@ async def carry_out(
     )
 
 
-async def person_after(call: Call, fragment: UUID, outcome: WriteOutcome) -> Person:
+async def person_after(call: RestCall, fragment: UUID, outcome: WriteOutcome) -> Person:
     """The person that holds a fragment: as it is now, or as it was right after the first request.
     NotFound if gone."""
     reads, project = call.context.reads, call.project.id
@@ -132,7 +133,7 @@ async def person_after(call: Call, fragment: UUID, outcome: WriteOutcome) -> Per
     return person
 
 
-async def _first(call: Call, topic: str, write: Keyed) -> Position | None:
+async def _first(call: RestCall, topic: str, write: Keyed) -> Position | None:
     if not write.key:
         return None
     rows = await call.context.store.rows(
@@ -154,7 +155,7 @@ async def _first(call: Call, topic: str, write: Keyed) -> Position | None:
     return None
 
 
-async def _check(call: Call, position: Position, fragments: Sequence[UUID]) -> None:
+async def _check(call: RestCall, position: Position, fragments: Sequence[UUID]) -> None:
     """Raise what the record at a position was refused for."""
     rows = await call.context.store.rows(
         call.context.reads.queries["refusals"],

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.writes.idempotency import WriteOutcome
 from shared.domain.person.cells import same
 from shared.domain.person.view import Member
@@ -22,7 +22,7 @@ def left_out_of(text: str) -> dict[str, Any] | None:
 
 
 async def warnings_of(
-    call: Call,
+    call: RestCall,
     fragment: UUID,
     outcome: WriteOutcome,
     properties: dict[str, Any],

@@ -14,7 +14,7 @@ from services.api.deletions.schemas import Bulk, BulkDelete, DryRun
 from services.api.http import errors
 from services.api.http.guards.costly import with_any
 from services.api.http.parameters import DRY_RUN
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.lookup import fragment_of
 from services.api.writes.idempotency import REPLAYED
 from services.api.writes.submission import append_and_wait
@@ -27,7 +27,7 @@ _PERSON, _STRAY = "bulk", "bulk stray"
 """What the requests of a call with a key are named by: of persons, and of ids that nobody is."""
 
 
-async def bulk_delete(call: RestCall) -> Answer:
+async def bulk_delete(call: RestCall) -> EndpointResult:
     """Delete up to 1,000 persons by id or distinct id, each with its own deletion request."""
     body = call.read(BulkDelete)
     identifiers, fragments = await _fragments_of(call, body)
@@ -72,7 +72,7 @@ async def bulk_delete(call: RestCall) -> Answer:
     commands = _commands(call, scope, persons, strays, key)
     positions = (await append_and_wait(call, commands))[0] if commands else None
     requests = [str(command.request) for command in commands]
-    return Answer(
+    return EndpointResult(
         status=202,
         positions=positions,
         body=_bulk_answer(scope, len(persons), requests, unmatched),
@@ -225,7 +225,7 @@ def _bulk_replay(
     key: int,
     scopes: tuple[Scope, Scope],
     identifiers: list[tuple[Any, UUID | None]],
-) -> Answer:
+) -> EndpointResult:
     """The answer to the first request with this key. `scopes`: the repeat's own, and what that
     covers now."""
     persons = [row for row in rows if _is_made_of(row, _PERSON, key)]
@@ -244,4 +244,4 @@ def _bulk_replay(
     body = _bulk_answer(
         scope, len(persons), [str(row.request) for row in rows], unmatched
     )
-    return Answer(status=202, body=body, headers=REPLAYED)
+    return EndpointResult(status=202, body=body, headers=REPLAYED)

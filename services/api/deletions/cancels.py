@@ -14,7 +14,7 @@ from services.api.calls import RestCall
 from services.api.deletions.endpoints import request_row
 from services.api.deletions.ledger import LedgerRow, location
 from services.api.http import errors
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.writes.submission import ANSWER_SECONDS_MAX, append_and_wait, patience
 from shared.domain.commands import Cancel
 from shared.domain.ids import IDENTITY
@@ -39,13 +39,13 @@ _REBORN = (
 )
 
 
-async def cancel(call: RestCall) -> Answer:
+async def cancel(call: RestCall) -> EndpointResult:
     """Cancel a deletion request before its rows are hidden. A deleted person is restored."""
     time = asyncio.get_running_loop().time
     began, row = time(), await request_row(call)
     is_repeat = "Idempotency-Key" in call.request.headers
     if is_repeat and row.state == "cancelled":
-        return Answer(status=204)  # what the first request was told
+        return EndpointResult(status=204)  # what the first request was told
     if row.purge:
         raise errors.conflict(_PURGED)
     if row.state != "pending" and not (is_repeat and row.state == "cancelling"):
@@ -63,20 +63,20 @@ async def cancel(call: RestCall) -> Answer:
         )
         positions, visible = await append_and_wait(call, [command])
         if not visible:
-            return Answer(
+            return EndpointResult(
                 status=202, positions=positions, headers=location(call, row.request)
             )
     seconds = patience(call.request, ANSWER_SECONDS_MAX - (time() - began))
     deadline, pause = time() + (seconds or 0.0), POLL_SECONDS
     while (row := await request_row(call)).state == "cancelling":
         if time() + pause > deadline:
-            return Answer(
+            return EndpointResult(
                 status=202, positions=positions, headers=location(call, row.request)
             )
         await asyncio.sleep(pause)
         pause = min(2 * pause, POLL_SECONDS_MAX)
     if row.state == "cancelled":
-        return Answer(status=204, positions=positions)
+        return EndpointResult(status=204, positions=positions)
     outcome = _cancels(row)
     is_refused = outcome["refusal"] and (is_repeat or outcome["count"] > before)
     raise errors.conflict(

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from services.api.calls import RestCall
 from services.api.deletions.remains import without_profile
-from services.api.http.routing import Answer
+from services.api.http.routing import EndpointResult
 from shared.domain.commands import Scope
 from shared.store.person import Person
 from shared.store.targets import (
@@ -31,7 +31,7 @@ async def preview(
     scope: Scope,
     unmatched: Sequence[Any] = (),
     strays: Sequence[UUID] = (),
-) -> Answer:
+) -> EndpointResult:
     """Rows, months and bytes by target. `bytes` are those of the partitions that erasing rewrites;
     `strays` are fragments without a person, of which something remains."""
     targets: dict[str, dict[str, Any]] = {}
@@ -52,7 +52,7 @@ async def preview(
                 "bytes": size,
                 "objects": files,
             }
-    return Answer(
+    return EndpointResult(
         body={
             "dry_run": True,
             "persons_found": len(persons),

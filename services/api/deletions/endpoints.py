@@ -25,7 +25,7 @@ from services.api.deletions.schemas import (
 from services.api.http import errors
 from services.api.http.guards.costly import always, with_any
 from services.api.http.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.lookup import fragment_of, holder_of, person_of
 from services.api.writes.idempotency import (
     REPLAYED,
@@ -74,7 +74,7 @@ class StatusRow(NamedTuple):
         return self.state == "verified"
 
 
-async def delete(call: RestCall) -> Answer:
+async def delete(call: RestCall) -> EndpointResult:
     """Delete a person. Reads no longer return it; rows are erased in the next deletion window."""
     events = call.parameter(DELETE_EVENTS)
     recordings = call.parameter(DELETE_RECORDINGS)
@@ -89,11 +89,11 @@ async def delete(call: RestCall) -> Answer:
     )
     if keep and not events and not recordings:
         await holder_of(call, keyed_write.fragment)
-        return Answer(status=204)
+        return EndpointResult(status=204)
     if keep:
         answer = await _request(call, keyed_write, scope)
         answer.headers |= _staying(scope)
-        return Answer(
+        return EndpointResult(
             status=answer.status if answer.status == 202 else 204,
             positions=answer.positions,
             headers=answer.headers,
@@ -112,37 +112,37 @@ async def delete(call: RestCall) -> Answer:
         outcome = await carry_out(
             call, keyed_write, [command], [person.uuid] if keyed_write.key else []
         )
-    return Answer(
+    return EndpointResult(
         status=204 if outcome.visible else 202,
         positions=outcome.positions,
         headers=outcome.headers | location(call, request) | _staying(scope),
     )
 
 
-async def delete_events(call: RestCall) -> Answer:
+async def delete_events(call: RestCall) -> EndpointResult:
     """Delete the captured events of a person, and keep the person."""
     return await _delete_of(call, "delete_events", Scope(events=True))
 
 
-async def delete_recordings(call: RestCall) -> Answer:
+async def delete_recordings(call: RestCall) -> EndpointResult:
     """Delete the session recordings of a person, and keep the person."""
     return await _delete_of(call, "delete_recordings", Scope(recordings=True))
 
 
-async def requests(call: RestCall) -> Answer:
+async def requests(call: RestCall) -> EndpointResult:
     """List all deletion requests of the project, newest first."""
     limit, offset = call.parameter(LIMIT), call.parameter(OFFSET)
     await call.context.wait_for_heads(DELETIONS)
     rows = await requests_in(call, limit=limit, offset=offset)
-    return Answer(body={"results": await documents_of(call, rows)})
+    return EndpointResult(body={"results": await documents_of(call, rows)})
 
 
-async def request(call: RestCall) -> Answer:
+async def request(call: RestCall) -> EndpointResult:
     """Get one deletion request, with its receipt once it is verified."""
-    return Answer(body=(await documents_of(call, [await request_row(call)]))[0])
+    return EndpointResult(body=(await documents_of(call, [await request_row(call)]))[0])
 
 
-async def status(call: RestCall) -> Answer:
+async def status(call: RestCall) -> EndpointResult:
     """List deletion requests that include captured events, newest first."""
     state = call.parameter(STATUS)
     limit, offset = call.parameter(LIMIT), call.parameter(OFFSET)
@@ -171,7 +171,7 @@ async def status(call: RestCall) -> Answer:
         str(url.update_query(offset=offset + limit)) if offset + limit < total else None
     )
     previous = str(url.update_query(offset=max(0, offset - limit))) if offset else None
-    return Answer(
+    return EndpointResult(
         body={
             "count": total,
             "next": following,
@@ -257,19 +257,19 @@ COLLECTION_ROUTES = (
 )
 
 
-async def _preview_of(call: RestCall, scope: Scope) -> Answer:
+async def _preview_of(call: RestCall, scope: Scope) -> EndpointResult:
     person = await person_of(call)
     check_if_match(call.request, person)
     return await preview(call, [person], scope)
 
 
-async def _delete_of(call: RestCall, action: str, scope: Scope) -> Answer:
+async def _delete_of(call: RestCall, action: str, scope: Scope) -> EndpointResult:
     if call.parameter(DRY_RUN):
         return await _preview_of(call, scope)
     return await _request(call, keyed(call, await fragment_of(call), action), scope)
 
 
-async def _request(call: RestCall, keyed_write: Keyed, scope: Scope) -> Answer:
+async def _request(call: RestCall, keyed_write: Keyed, scope: Scope) -> EndpointResult:
     """Make a deletion request for the person that holds the addressed fragment."""
 
     async def commands_of(request: UUID) -> tuple[list[Command], bool]:
@@ -304,7 +304,7 @@ async def make_request(
     keyed_write: Keyed,
     scope: Scope,
     commands_of: Callable[[UUID], Awaitable[tuple[list[Command], bool]]],
-) -> Answer:
+) -> EndpointResult:
     """Make a deletion request with the commands that `commands_of` builds for its id, and answer
     with its row. `commands_of` also says whether they are complete; the answer is 202 if not. The
     ledger takes each id once."""
@@ -312,16 +312,18 @@ async def make_request(
     if keyed_write.key and (rows := await requests_in(call, request=request)):
         if any(row.scope != scope for row in rows):
             raise errors.key_reused()
-        return Answer(
+        return EndpointResult(
             body=(await documents_of(call, rows))[0],
             headers=REPLAYED | location(call, request),
         )
     commands, whole = await commands_of(request)
     positions, visible = await append_and_wait(call, commands)
     if not visible or not whole:
-        return Answer(status=202, positions=positions, headers=location(call, request))
+        return EndpointResult(
+            status=202, positions=positions, headers=location(call, request)
+        )
     rows = await requests_in(call, request=request)
-    return Answer(
+    return EndpointResult(
         body=(await documents_of(call, rows))[0],
         positions=positions,
         headers=location(call, request),

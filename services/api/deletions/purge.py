@@ -16,7 +16,7 @@ from services.api.deletions.endpoints import make_request, request_of
 from services.api.deletions.schemas import DeletionRequestBody, DryRun, PurgeProperty
 from services.api.http.guards.costly import always, with_any
 from services.api.http.parameters import DRY_RUN
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.lookup import fragment_of, holder_of, person_of
 from services.api.writes.idempotency import Keyed, keyed
 from services.api.writes.preconditions import check_if_match
@@ -37,7 +37,7 @@ EVERYTHING = "all"
 """The partition of a table that is not divided into months."""
 
 
-async def of_person(call: RestCall) -> Answer:
+async def of_person(call: RestCall) -> EndpointResult:
     """Erase the values of a property from one person, past values and captured events included."""
     key = call.read(PurgeProperty).key
     if call.parameter(DRY_RUN):
@@ -50,7 +50,7 @@ async def of_person(call: RestCall) -> Answer:
     )
 
 
-async def of_project(call: RestCall) -> Answer:
+async def of_project(call: RestCall) -> EndpointResult:
     """Erase the values of a property from all persons, past values included."""
     key = call.read(PurgeProperty).key
     if call.parameter(DRY_RUN):
@@ -143,7 +143,7 @@ def _purges(
     return [Purge(fragment=fragment, **common) for fragment in fragments]
 
 
-async def _preview(call: RestCall, key: str, person: Person | None) -> Answer:
+async def _preview(call: RestCall, key: str, person: Person | None) -> EndpointResult:
     """Rows, months and bytes by target, as a deletion's dry run has them."""
     names = list(copies(key))
     paths = [path_of(name) for name in names]
@@ -166,7 +166,7 @@ async def _preview(call: RestCall, key: str, person: Person | None) -> Answer:
             "bytes": size,
             "objects": 0,
         }
-    return Answer(
+    return EndpointResult(
         body={
             "dry_run": True,
             "persons_found": 1

@@ -12,7 +12,7 @@ import orjson
 from services.api.calls import RestCall
 from services.api.http.guards.costly import always
 from services.api.http.parameters import PAGE_MAX, Integer
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.lookup import person_of
 from services.api.writes.schemas import ActivityPage
 from services.api.writes.size_warnings import left_out_of
@@ -57,13 +57,13 @@ class ActivityRow(NamedTuple):
     left_out: str
 
 
-async def of_person(call: RestCall) -> Answer:
+async def of_person(call: RestCall) -> EndpointResult:
     """List edits, merges, splits and deletions of a person, newest first."""
     person = await person_of(call)
     return await _activity(call, [member.fragment for member in person.members])
 
 
-async def of_project(call: RestCall) -> Answer:
+async def of_project(call: RestCall) -> EndpointResult:
     """List edits, merges, splits and deletions of all persons, newest first."""
     return await _activity(call, [])
 
@@ -94,7 +94,7 @@ ROUTES = (
 )
 
 
-async def _activity(call: RestCall, fragments: list[UUID]) -> Answer:
+async def _activity(call: RestCall, fragments: list[UUID]) -> EndpointResult:
     limit = call.parameter(LIMIT)
     page = call.parameter(PAGE)
     await call.context.wait_for_heads(DELETIONS)
@@ -116,7 +116,7 @@ async def _activity(call: RestCall, fragments: list[UUID]) -> Answer:
     numbers = await call.context.reads.numbers_of(call.project.id, subjects)
     total = items[0].total if items else 0
     url = call.request.url
-    return Answer(
+    return EndpointResult(
         body={
             "results": [
                 _item(call, *each) for each in zip(items, names, numbers, strict=True)

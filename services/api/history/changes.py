@@ -19,7 +19,7 @@ import msgspec
 
 from services.api.calls import RestCall
 from services.api.http.parameters import LIMIT, Text
-from services.api.http.routing import Answer
+from services.api.http.routing import EndpointResult
 from services.api.reads.as_of import check_size, facts
 from services.api.reads.lookup import fragment_of, person_until
 from services.api.writes.size_warnings import left_out_of
@@ -77,7 +77,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     left_out: str = ""
 
 
-async def changes(call: RestCall, span: tuple[int, int]) -> Answer:
+async def changes(call: RestCall, span: tuple[int, int]) -> EndpointResult:
     """The page of points whose stamps lie within the span (microseconds)."""
     limit = call.parameter(LIMIT)
     keys = [key for key in call.parameter(KEYS).split(",") if key]
@@ -100,7 +100,7 @@ async def changes(call: RestCall, span: tuple[int, int]) -> Answer:
     page, more = selection[:limit], len(selection) > limit
     url = call.request.url
     following = f"{page[-1].fact.stamp}.{page[-1].fact.version}" if more else ""
-    return Answer(
+    return EndpointResult(
         body={
             "points": [_point(call, change) for change in page],
             "crucial_property_keys": sorted(keys),

@@ -20,7 +20,7 @@ from services.api.history.property_history import OPERATIONS
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF
 from services.api.http.rendering import ZIP, Archive
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.as_of import facts
 from services.api.reads.lookup import person_until
 from services.api.writes.size_warnings import left_out_of
@@ -61,7 +61,7 @@ class Holdings(NamedTuple):
 def routes(holdings: Holdings) -> tuple[Route, ...]:
     """The row of the route table."""
 
-    async def export(call: RestCall) -> Answer:
+    async def export(call: RestCall) -> EndpointResult:
         """Export everything held about a person, as a ZIP of JSON and NDJSON files."""
         return await _export(call, holdings)
 
@@ -79,7 +79,7 @@ def routes(holdings: Holdings) -> tuple[Route, ...]:
     )
 
 
-async def _export(call: RestCall, holdings: Holdings) -> Answer:
+async def _export(call: RestCall, holdings: Holdings) -> EndpointResult:
     person, cut = await person_until(call)
     until = FOREVER if cut is None else cut
     distinct_ids = {member.fragment: member.distinct_id for member in person.members}
@@ -89,7 +89,7 @@ async def _export(call: RestCall, holdings: Holdings) -> Answer:
         "exported_at": iso(call.context.clock.now_us()),
         "as_of": None if cut is None else iso(cut),
     }
-    return Answer(
+    return EndpointResult(
         body=Archive(
             f"person-{person.uuid}.zip",
             manifest,

@@ -26,7 +26,7 @@ from services.api.http.parameters import (
     Choice,
     Text,
 )
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.as_of import check_size, facts, moment, persons_at
 from services.api.reads.lookup import fragment_of, person_until
 from services.api.writes.schemas import PersonAtTime, Timeline
@@ -90,7 +90,7 @@ class CapturedEvent(NamedTuple):
     received_at: int
 
 
-async def properties_timeline(call: RestCall) -> Answer:
+async def properties_timeline(call: RestCall) -> EndpointResult:
     """Show how selected properties of a person changed over time."""
     if call.parameter(SOURCE) == "changes":
         return await changes(call, span_of(call))
@@ -122,7 +122,7 @@ async def properties_timeline(call: RestCall) -> Answer:
     )
     cut = FOREVER if until_stamp is None else until_stamp
     effects = await _effects(call, fragments, cut)
-    return Answer(
+    return EndpointResult(
         body={
             "points": points(
                 person,
@@ -138,7 +138,7 @@ async def properties_timeline(call: RestCall) -> Answer:
     )
 
 
-async def properties_at_time(call: RestCall) -> Answer:
+async def properties_at_time(call: RestCall) -> EndpointResult:
     """Get a person as of a past time or position."""
     fragment, until = await _fragment_and_moment(call)
     person = (await persons_at(call.context, call.project.id, [fragment], until))[0]
@@ -154,7 +154,7 @@ async def properties_at_time(call: RestCall) -> Answer:
         "distinct_ids_queried": person.distinct_ids,
         "distinct_ids_count": len(person.distinct_ids),
     }
-    return Answer(body=person.shown() | {"point_in_time_metadata": metadata})
+    return EndpointResult(body=person.shown() | {"point_in_time_metadata": metadata})
 
 
 COLLECTION_ROUTES = (

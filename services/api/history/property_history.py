@@ -12,7 +12,7 @@ from services.api.calls import RestCall
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF, LIMIT, OFFSET
 from services.api.http.property_limits import NAME_CHARS_MAX
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.lookup import person_until
 from services.api.writes.schemas import PropertyHistory
 from shared.domain.errors import BadInput
@@ -73,7 +73,7 @@ class StepRow(NamedTuple):
     peer: UUID
 
 
-async def of_property(call: RestCall) -> Answer:
+async def of_property(call: RestCall) -> EndpointResult:
     """List all values of a property, newest first, each with its cause and merge path."""
     key = call.request.parameters["key"]
     if len(key) > NAME_CHARS_MAX:
@@ -101,7 +101,7 @@ async def of_property(call: RestCall) -> Answer:
     winner = decisive(cells_of(person.members)).get(key)
     shows = winner is not None and winner.kind != UNSET
     url = call.request.url
-    return Answer(
+    return EndpointResult(
         body={
             "key": key,
             "shows": shows,

@@ -35,7 +35,7 @@ from services.api.http.rendering import (
     json_body,
     streamed,
 )
-from services.api.http.routing import BODY_BYTES_MAX, Answer, Route, Router
+from services.api.http.routing import BODY_BYTES_MAX, EndpointResult, Route, Router
 from services.api.http.spool import Spools
 from shared.domain.errors import BadInput, LogMismatch, NotFound
 from shared.domain.ids import Position, format_positions, parse_positions
@@ -245,7 +245,7 @@ class Pipeline:
             outcome = _begin(call, route)
         except (BadInput, NotFound) as error:
             return self._respond(call, _plain(route, error))
-        if type(outcome) is Answer:
+        if type(outcome) is EndpointResult:
             return self._respond(call, outcome)
         if type(outcome) is Deferred:
             return Deferred(
@@ -255,7 +255,7 @@ class Pipeline:
         return self._await_result(call, route, outcome)
 
     async def _await_result(
-        self, call: EndpointCall, route: Route, outcome: Awaitable[Answer]
+        self, call: EndpointCall, route: Route, outcome: Awaitable[EndpointResult]
     ) -> Response:
         answer = await _await_answer(route, outcome)
         return (
@@ -276,13 +276,13 @@ class Pipeline:
         answer.body.step_by(step(gate, project))
         return await self._stream(call, answer)
 
-    async def _stream(self, call: EndpointCall, answer: Answer) -> Response:
+    async def _stream(self, call: EndpointCall, answer: EndpointResult) -> Response:
         as_csv = call.request.format == "csv"
         return await streamed(
             answer.body, self._headers(call, answer), self._guards.spools, as_csv=as_csv
         )
 
-    def _respond(self, call: EndpointCall, answer: Answer) -> Response:
+    def _respond(self, call: EndpointCall, answer: EndpointResult) -> Response:
         headers = self._headers(call, answer)
         if answer.body is None:
             return Response(status=answer.status, headers=headers)
@@ -296,7 +296,7 @@ class Pipeline:
         )
         return Response(status=answer.status, headers=headers, body=body)
 
-    def _headers(self, call: EndpointCall, answer: Answer) -> dict[str, str]:
+    def _headers(self, call: EndpointCall, answer: EndpointResult) -> dict[str, str]:
         positions = answer.positions
         token = (
             self._positions.reflected()
@@ -336,17 +336,21 @@ def _begin(call: EndpointCall, route: Route) -> Any:
     return route.handler(call)
 
 
-async def _run_route(call: EndpointCall, route: Route) -> Answer:
+async def _run_route(call: EndpointCall, route: Route) -> EndpointResult:
     try:
         outcome = _begin(call, route)
     except (BadInput, NotFound) as error:
         return _plain(route, error)
     return (
-        outcome if isinstance(outcome, Answer) else await _await_answer(route, outcome)
+        outcome
+        if isinstance(outcome, EndpointResult)
+        else await _await_answer(route, outcome)
     )
 
 
-async def _await_answer(route: Route, outcome: Awaitable[Answer]) -> Answer:
+async def _await_answer(
+    route: Route, outcome: Awaitable[EndpointResult]
+) -> EndpointResult:
     """The endpoint's answer, begun if its rows are read while it is sent."""
     try:
         answer = await outcome
@@ -359,14 +363,14 @@ async def _await_answer(route: Route, outcome: Awaitable[Answer]) -> Answer:
     return answer
 
 
-def _plain(route: Route, error: BadInput | NotFound) -> Answer:
+def _plain(route: Route, error: BadInput | NotFound) -> EndpointResult:
     """A refusal where a route has them without a type. Raises it elsewhere."""
     if not route.plain_errors:
         raise error
-    return Answer(status=errors.of(error).status, body={"error": error.detail})
+    return EndpointResult(status=errors.of(error).status, body={"error": error.detail})
 
 
-def _is_long(answer: Answer) -> bool:
+def _is_long(answer: EndpointResult) -> bool:
     return isinstance(answer.body, Archive | Lines | RowStream)
 
 

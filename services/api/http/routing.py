@@ -28,7 +28,7 @@ _SEGMENT = r"[^{}/]+"
 _ENDING = {"suffix": r"(?:\.json|\.csv)?", "slash": r"/?"}
 
 
-class Answer(msgspec.Struct, kw_only=True):
+class EndpointResult(msgspec.Struct, kw_only=True):
     """The outcome of a REST endpoint. `body` None: no body; bytes: JSON as it is sent.
 
     `positions` None: nothing was written, so the answer names what it reflects.
@@ -41,7 +41,7 @@ class Answer(msgspec.Struct, kw_only=True):
 
 
 Endpoint = Callable[[Any], Any]
-"""From a call to an Answer or a Response, at once or as an awaitable of one."""
+"""From a call to an EndpointResult or a Response, at once or as an awaitable of one."""
 
 Authentication = Literal["key", "token", "open"]
 """A personal key with the route's scope; a project's token as Bearer; nothing that the head must

@@ -7,7 +7,7 @@ from uuid import UUID
 from services.api.calls import RestCall
 from services.api.http.guards.costly import with_any
 from services.api.http.parameters import AS_OF
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.lookup import persons_until, until_of
 from services.api.writes.schemas import DistinctIds, PersonBatch, Uuids
 from shared.domain.errors import BadInput
@@ -15,7 +15,7 @@ from shared.domain.ids import fragment_id
 from shared.store.person import Person
 
 
-async def batch_by_distinct_ids(call: RestCall) -> Answer:
+async def batch_by_distinct_ids(call: RestCall) -> EndpointResult:
     """Look up to 200 persons by distinct id. Unknown ids are omitted."""
     distinct_ids = call.read(DistinctIds).distinct_ids
     return await _batch_answer(
@@ -27,7 +27,7 @@ async def batch_by_distinct_ids(call: RestCall) -> Answer:
     )
 
 
-async def batch_by_uuids(call: RestCall) -> Answer:
+async def batch_by_uuids(call: RestCall) -> EndpointResult:
     """Look up to 200 persons by uuid. Unknown ids are omitted."""
     uuids = call.read(Uuids).uuids
     try:
@@ -64,13 +64,13 @@ COLLECTION_ROUTES = (
 ROUTES = ()
 
 
-async def _batch_answer(call: RestCall, fragments: dict[str, UUID]) -> Answer:
+async def _batch_answer(call: RestCall, fragments: dict[str, UUID]) -> EndpointResult:
     persons: list[Person | None] = []
     if fragments:
         until = await until_of(call)
         persons = await persons_until(call, list(fragments.values()), until)
     pairs = zip(fragments, persons, strict=True)
-    return Answer(
+    return EndpointResult(
         body={
             "results": {
                 identifier: person.shown()

@@ -16,7 +16,7 @@ from services.api.http.guards.costly import with_any
 from services.api.http.messages import Deferred
 from services.api.http.parameters import AS_OF, Text
 from services.api.http.property_limits import NAME_CHARS_MAX, check_properties
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.lookup import addressed_by, person_until, uuid_in
 from services.api.writes.idempotency import (
     Keyed,
@@ -52,7 +52,7 @@ UNSET = Text(
 )
 
 
-def retrieve(call: RestCall) -> Answer | Awaitable[Answer]:
+def retrieve(call: RestCall) -> EndpointResult | Awaitable[EndpointResult]:
     """Get a person by integer id or uuid, now or `as_of` a moment."""
     if not call.request.query_string and call.request.format == "json":
         fragment = uuid_in(call.request.parameters["id"])
@@ -63,17 +63,19 @@ def retrieve(call: RestCall) -> Answer | Awaitable[Answer]:
         )
         if rendered is not None:
             telemetry.KNOWN.inc()
-            return Answer(body=rendered.body, headers={"ETag": rendered.etag})
+            return EndpointResult(body=rendered.body, headers={"ETag": rendered.etag})
     return _retrieve(call)
 
 
-async def _retrieve(call: RestCall) -> Answer:
+async def _retrieve(call: RestCall) -> EndpointResult:
     person, until = await person_until(call)
     headers = {"ETag": person.etag} if until is None else {}
-    return Answer(body=person.shown(), headers=headers)
+    return EndpointResult(body=person.shown(), headers=headers)
 
 
-def update(call: RestCall) -> Deferred[list[Position], Answer] | Awaitable[Answer]:
+def update(
+    call: RestCall,
+) -> Deferred[list[Position], EndpointResult] | Awaitable[EndpointResult]:
     """Set properties of a person. The answer is the person after the write."""
     body = call.body()
     if "properties" not in body:
@@ -85,7 +87,7 @@ def update(call: RestCall) -> Deferred[list[Position], Answer] | Awaitable[Answe
 
 def _submit(
     call: RestCall, properties: dict[str, Any]
-) -> Deferred[list[Position], Answer] | None:
+) -> Deferred[list[Position], EndpointResult] | None:
     """Submit a write that need not be visible when it is answered. None when the client prefers to
     wait, or something must be read first."""
     headers = call.request.headers
@@ -107,10 +109,12 @@ def _submit(
     member = member_named(members, fragment)
     command = update_of(call, member, Keyed(fragment=fragment), properties)
     future = call.context.log.submit(call.context.entries([command]))
-    return Deferred(future, lambda done: Answer(status=202, positions=done.result()))
+    return Deferred(
+        future, lambda done: EndpointResult(status=202, positions=done.result())
+    )
 
 
-async def _update(call: RestCall, properties: dict[str, Any]) -> Answer:
+async def _update(call: RestCall, properties: dict[str, Any]) -> EndpointResult:
     outcome, fragment = await _set(call, properties)
     if not outcome.visible:
         return _answer(outcome, None)
@@ -119,14 +123,14 @@ async def _update(call: RestCall, properties: dict[str, Any]) -> Answer:
     warnings = await warnings_of(
         call, fragment, outcome, properties, member_named(after.members, fragment)
     )
-    return Answer(
+    return EndpointResult(
         body=after.shown() | warnings,
         positions=outcome.positions,
         headers=outcome.headers | etag,
     )
 
 
-async def update_property(call: RestCall) -> Answer:
+async def update_property(call: RestCall) -> EndpointResult:
     """Set one property of a person. `null` is a value."""
     fields = call.body()
     for field in ("value", "key"):
@@ -147,7 +151,7 @@ async def update_property(call: RestCall) -> Answer:
     )
 
 
-async def delete_property(call: RestCall) -> Answer:
+async def delete_property(call: RestCall) -> EndpointResult:
     """Unset properties on every distinct id of a person that shows them."""
     body = call.read(DeleteProperty)
     unset = (
@@ -309,10 +313,10 @@ def _may_show(member: Member, names: Sequence[str]) -> bool:
     ).keys().isdisjoint(names)
 
 
-def _answer(outcome: WriteOutcome, body: Any) -> Answer:
+def _answer(outcome: WriteOutcome, body: Any) -> EndpointResult:
     """The body once reads see the write; 202 without one before."""
     visible = outcome.visible
-    return Answer(
+    return EndpointResult(
         status=200 if visible else 202,
         body=body if visible else None,
         positions=outcome.positions,

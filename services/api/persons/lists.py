@@ -30,7 +30,7 @@ from services.api.http.parameters import (
 )
 from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.rendering import RowStream
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.persons.filters import Filter
 from services.api.reads.as_of import candidates_at, persons_at
 from services.api.reads.cursors import (
@@ -83,7 +83,7 @@ CANNOT_COMPILE = 427
 """The engine's error code for a regular expression that is none."""
 
 
-async def page(call: RestCall) -> Answer:
+async def page(call: RestCall) -> EndpointResult:
     """List persons, newest first. Filters are combined with AND. CSV without `limit` lists all."""
     query = call.request.query
     limit = call.parameter(LIMIT)
@@ -100,7 +100,7 @@ async def page(call: RestCall) -> Answer:
         rows = (
             [] if skip else [_row(person) for person in persons if person is not None]
         )
-        return Answer(body={"results": rows, "next": None, "previous": None})
+        return EndpointResult(body={"results": rows, "next": None, "previous": None})
     if until is None and (total or len(conditions)):
         await _wait_until_indexed(call.context)
     await _check_patterns(call.context, conditions)
@@ -116,12 +116,12 @@ async def page(call: RestCall) -> Answer:
         conditions
     )  # then candidates are not persons, and a page before would overlap
     start = None if cursor == CURSOR_START or is_filtered_past else cursor
-    return Answer(
+    return EndpointResult(
         body=RowStream(batches, head, lambda: _links(call, start, walk.after))
     )
 
 
-async def values(call: RestCall) -> Answer:
+async def values(call: RestCall) -> EndpointResult:
     """List the 20 most frequent values of a property, with counts."""
     key, text = call.parameter(KEY), call.parameter(PART)
     rows: list[tuple[str, int]] = []
@@ -139,7 +139,7 @@ async def values(call: RestCall) -> Answer:
             **conditions.parameters,
         )
     results = [{"name": name, "count": count} for name, count in rows]
-    return Answer(body={"results": results, "refreshing": False})
+    return EndpointResult(body={"results": results, "refreshing": False})
 
 
 def _is_costly(query: Mapping[str, str]) -> bool:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from services.api.calls import RestCall
 from services.api.http.parameters import DRY_RUN
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.as_of import persons_at, stamp_of
 from services.api.reads.lookup import addressed_by, fragment_of, holder_of
 from services.api.writes.idempotency import (
@@ -53,7 +53,7 @@ _NO_DELETES: Deletes = {}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def split(call: RestCall) -> Answer:
+async def split(call: RestCall) -> EndpointResult:
     """Move distinct ids out of a person. Each gets back the properties that were set through it."""
     body = call.read(SplitBody)
     dry = call.parameter(DRY_RUN)
@@ -77,7 +77,7 @@ async def split(call: RestCall) -> Answer:
         member.fragment for member in person.members if member.fragment not in leave
     )
     if dry:
-        return Answer(
+        return EndpointResult(
             body={
                 "success": True,
                 "persons": _summaries(_trial_of(command, [person]), stays),
@@ -89,7 +89,7 @@ async def split(call: RestCall) -> Answer:
     )
 
 
-async def merge(call: RestCall) -> Answer:
+async def merge(call: RestCall) -> EndpointResult:
     """Merge another person into this one, including identified persons."""
     body = call.read(MergeBody)
     dry = call.parameter(DRY_RUN)
@@ -120,17 +120,17 @@ async def merge(call: RestCall) -> Answer:
             call, keyed_write, [command], [survivor.uuid, source, absorbed.uuid]
         )
     if not outcome.visible:
-        return Answer(status=202, positions=outcome.positions)
+        return EndpointResult(status=202, positions=outcome.positions)
     after = await person_after(call, into, outcome)
-    return Answer(
+    return EndpointResult(
         body=after.shown(), positions=outcome.positions, headers=outcome.headers
     )
 
 
-async def reset_person_distinct_id(call: RestCall) -> Answer:
+async def reset_person_distinct_id(call: RestCall) -> EndpointResult:
     """Always answers 202. Distinct ids need no reset here."""
     call.read(ResetDistinctId)
-    return Answer(status=202)
+    return EndpointResult(status=202)
 
 
 COLLECTION_ROUTES = (
@@ -255,18 +255,18 @@ async def _before(call: RestCall, fragment: UUID, outcome: WriteOutcome) -> Pers
 
 async def _split_answer(
     call: RestCall, outcome: WriteOutcome, members: Sequence[UUID], stays: UUID
-) -> Answer:
+) -> EndpointResult:
     """All persons involved, the remaining one first: as they are now, or as they were after the
     first request."""
     if not outcome.visible:
-        return Answer(status=202, positions=outcome.positions)
+        return EndpointResult(status=202, positions=outcome.positions)
     if outcome.first is None:
         after = await call.context.reads.by_fragments(call.project.id, members)
     else:
         until = await stamp_of(call.context, call.project.id, [outcome.first])
         after = await persons_at(call.context, call.project.id, members, until)
     summaries = _summaries([person for person in after if person is not None], stays)
-    return Answer(
+    return EndpointResult(
         body={"success": True, "persons": summaries},
         positions=outcome.positions,
         headers=outcome.headers,
@@ -299,7 +299,7 @@ async def _deletes_of(call: RestCall, fragments: Sequence[UUID]) -> Deletes:
 
 def _merge_preview(
     command: Merge, survivor: Person, absorbed: Person, deletes: Deletes
-) -> Answer:
+) -> EndpointResult:
     """The survivor, the absorbed person, and the properties on which they differ."""
     (result, *_) = _trial_of(command, [survivor, absorbed], deletes)
     survivor_properties = survivor.document()
@@ -321,7 +321,7 @@ def _merge_preview(
         "absorbed": absorbed.shown(),
         "result": result.shown(),
     }
-    return Answer(body=persons | {"conflicts": conflicts})
+    return EndpointResult(body=persons | {"conflicts": conflicts})
 
 
 def _trial_of(

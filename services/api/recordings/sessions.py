@@ -14,7 +14,7 @@ from services.api.calls import RestCall
 from services.api.http.guards.costly import always
 from services.api.http.parameters import LIMIT, Text
 from services.api.http.rendering import NDJSON, Lines
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.cursors import Cursor, format_cursor, parse_cursor
 from services.api.reads.lookup import person_of
 from services.api.reads.pagination import page_of
@@ -69,7 +69,7 @@ class SessionBlock(NamedTuple):
     copies: list[Copy]
 
 
-async def recordings(call: RestCall) -> Answer:
+async def recordings(call: RestCall) -> EndpointResult:
     """List the recorded sessions of a person, newest first."""
     limit = call.parameter(LIMIT)
     cursor, backwards = parse_cursor(call.parameter(CURSOR), START)
@@ -81,7 +81,7 @@ async def recordings(call: RestCall) -> Answer:
     url = call.request.url
     following = format_cursor(rows[limit - 1].cursor) if len(rows) > limit else None
     previous = format_cursor(cursor, backwards=True) if cursor != START else None
-    return Answer(
+    return EndpointResult(
         body={
             "results": _items(person, rows[:limit]),
             "next": str(url.update_query(cursor=following)) if following else None,
@@ -90,14 +90,14 @@ async def recordings(call: RestCall) -> Answer:
     )
 
 
-async def recording(call: RestCall) -> Answer:
+async def recording(call: RestCall) -> EndpointResult:
     """Get the snapshots of a recorded session as NDJSON, in the order of time."""
     person = await person_of(call)
     pages = _places(call, person, call.request.parameters["session"])
     first = await anext(pages)
     if not first:
         raise NotFound("Not found.")
-    return Answer(body=Lines(_lines(call, first, pages)))
+    return EndpointResult(body=Lines(_lines(call, first, pages)))
 
 
 COLLECTION_ROUTES = ()

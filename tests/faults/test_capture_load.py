@@ -18,7 +18,7 @@ import orjson
 import psutil
 import pytest
 
-from services.api.http.guards.load import RECEIVED_BYTES_MAX
+from services.api.http.guards.admission import RECEIVED_BYTES_MAX
 from shared.log.port import PENDING_BYTES_MAX
 from tests.support.flood import CLIENTS, ORIGIN, Connection, Flood, Reply, post
 from tests.support.judge import judge

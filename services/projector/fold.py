@@ -17,12 +17,8 @@ from shared.domain.commands import Delete as DeleteCommand
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.domain.person.fragment import (
-    Fragment,
-    FragmentChanged,
-    Outcome,
-    PropertiesLeftOut,
-)
+from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.fragment_events import FragmentChanged, PropertiesLeftOut
 from shared.domain.person.identity import Membership, addressed, handle
 from shared.log.port import Record
 from shared.store.timeline import timeline_row

@@ -17,7 +17,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shared.domain.person.cells import UNSET
-from shared.domain.person.fragment import FragmentChanged, FragmentEvent, FragmentPurged
+from shared.domain.person.fragment_events import (
+    FragmentChanged,
+    FragmentEvent,
+    FragmentPurged,
+)
 from shared.domain.person.lifted import LIFTED
 
 _PLACES = ("$set", "$set_once")

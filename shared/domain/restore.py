@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from shared.domain.person.fragment import (
-    HOUR_US,
-    Fragment,
+from shared.domain.person.fragment import HOUR_US, Fragment
+from shared.domain.person.fragment_events import (
     FragmentErased,
     FragmentEvent,
     FragmentPurged,

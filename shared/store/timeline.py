@@ -19,8 +19,8 @@ from shared.domain.errors import NewerVersion
 from shared.domain.generations import Generations
 from shared.domain.ids import Position
 from shared.domain.operations import LeftOut
-from shared.domain.person import fragment as f
-from shared.domain.person import identity as i
+from shared.domain.person import fragment_events as f
+from shared.domain.person import identity_events as i
 from shared.domain.person.cells import UNSET
 
 Row = tuple[Any, ...]

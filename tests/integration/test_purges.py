@@ -19,7 +19,7 @@ from services.projector.search import Feeder
 from shared.domain.commands import Capture, Merge, Purge, Request, Scope, Split, Write
 from shared.domain.ids import fragment_id
 from shared.domain.person.cells import ONCE, SET, UNSET
-from shared.domain.person.fragment import FragmentChanged, FragmentEvent, FragmentPurged
+from shared.domain.person.fragment_events import FragmentChanged, FragmentEvent, FragmentPurged
 from shared.domain.person.lifted import copies
 from shared.domain.person.replay import FOREVER
 from shared.domain.purged import Cut, stripped, without

@@ -26,14 +26,8 @@ from shared.domain.ids import IDENTITY, version_of
 from shared.domain.operations import Room, Weight
 from shared.domain.person import cells as cells_module
 from shared.domain.person import identity
-from shared.domain.person.fragment import (
-    Fragment,
-    FragmentChanged,
-    FragmentEvent,
-    FragmentPurged,
-    FragmentRestored,
-    Outcome,
-)
+from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.fragment_events import FragmentChanged, FragmentEvent, FragmentPurged, FragmentRestored
 from shared.domain.person.identity import Decision, Membership
 from shared.domain.person.replay import Replay
 from shared.domain.purged import Cut, cuts_of

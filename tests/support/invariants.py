@@ -14,7 +14,8 @@ from shared.domain.commands import Capture, Erase, Purge, Revive, Write, decode
 from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, IDENTITY, Position, partition_of, position_of, version_of
-from shared.domain.person.fragment import Fragment, FragmentChanged, FragmentEvent, FragmentPurged, Outcome
+from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.fragment_events import FragmentChanged, FragmentEvent, FragmentPurged
 from shared.domain.person.identity import Membership, handle
 from shared.domain.person.replay import Replay
 from shared.domain.purged import Cut, cuts_of, without

@@ -20,7 +20,7 @@ from services.projector.tables import rows as r
 from shared.domain.commands import Capture, Command, Delete, Erase, Request, decode
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position, parse_positions
-from shared.domain.person.identity import PersonDeleted
+from shared.domain.person.identity_events import PersonDeleted
 from shared.log.connect import connect_log
 from shared.log.memory import MemoryLog
 from shared.runtime.settings import OWNER, read, with_keys

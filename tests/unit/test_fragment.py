@@ -9,7 +9,8 @@ import pytest
 
 from shared.domain.commands import Capture, Erase, Write
 from shared.domain.ids import fragment_id, version_of
-from shared.domain.person.fragment import EVENTS_MAX, Fragment, FragmentChanged, Outcome
+from shared.domain.person.fragment import EVENTS_MAX, Fragment, Outcome
+from shared.domain.person.fragment_events import FragmentChanged
 from shared.domain.person.view import merged_properties
 from shared.domain.retries import KEYS_MAX
 

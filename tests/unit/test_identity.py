@@ -10,7 +10,7 @@ import pytest
 from shared.domain.commands import Delete, Erase, Merge, Request, Scope, Split, Write
 from shared.domain.ids import fragment_id, version_of
 from shared.domain.legal_ids import is_legal
-from shared.domain.person import identity
+from shared.domain.person import identity, identity_events
 from shared.domain.person.fragment import Outcome
 from shared.domain.person.identity import Decision, Membership, handle
 
@@ -78,7 +78,7 @@ def test_a_refusal_is_a_fact_on_both_persons_and_marks_the_target_all_the_same()
     book.merge("b", "x")
     decision = book.merge("a", "b")
     facts = [event for row in decision.touched for event in row.collect_events()]
-    refusals = [event for event in facts if isinstance(event, identity.MergeRefused)]
+    refusals = [event for event in facts if isinstance(event, identity_events.MergeRefused)]
     assert {event.originator_id for event in refusals} == {of("a"), of("b")}
     assert {event.reason for event in refusals} == {"already_identified"}
     assert book.identified("a")
@@ -220,7 +220,7 @@ def test_an_operators_merge_is_refused_when_one_was_deleted_after_it_was_found(d
     decision = book.merge("a", "b", "operator", **seen)
     assert decision.outcome is Outcome.REFUSED
     facts = [event for row in decision.touched for event in row.collect_events()]
-    refused = [event for event in facts if isinstance(event, identity.MergeRefused)]
+    refused = [event for event in facts if isinstance(event, identity_events.MergeRefused)]
     assert {(event.originator_id, event.reason) for event in refused} == {
         (of("a"), "deleted"), (of("b"), "deleted"),
     }  # fmt: skip

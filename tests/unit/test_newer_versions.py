@@ -48,7 +48,7 @@ from shared.domain.commands import (
 from shared.domain.deletion import DeletionRequest, load
 from shared.domain.errors import BadRecord, NewerVersion
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id
-from shared.domain.person.fragment import FragmentErased
+from shared.domain.person.fragment_events import FragmentErased
 from shared.log.evidence import Standing
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry

@@ -16,7 +16,8 @@ from shared.domain import operations
 from shared.domain.commands import Write
 from shared.domain.ids import fragment_id, version_of
 from shared.domain.operations import FRAGMENT_BYTES_MAX, FRAGMENT_NAMES_MAX, bytes_of
-from shared.domain.person.fragment import Fragment, FragmentChanged, Outcome, PropertiesLeftOut
+from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.fragment_events import FragmentChanged, PropertiesLeftOut
 from shared.store.timeline import event_of, timeline_row
 
 KEY = fragment_id(1, "ada")

@@ -15,14 +15,8 @@ from services.projector.tables import rows as r
 from shared.domain.commands import Capture, Purge, Write, decode, encode
 from shared.domain.ids import version_of
 from shared.domain.person.cells import ONCE, UNSET
-from shared.domain.person.fragment import (
-    Fragment,
-    FragmentChanged,
-    FragmentErased,
-    FragmentEvent,
-    FragmentPurged,
-    Outcome,
-)
+from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.fragment_events import FragmentChanged, FragmentErased, FragmentEvent, FragmentPurged
 from shared.domain.person.lifted import copies
 from shared.domain.person.replay import Replay
 from shared.domain.person.view import Member, merged_properties

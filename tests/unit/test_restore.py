@@ -14,16 +14,10 @@ from shared.domain.commands import Cancel, Capture, Erase, Merge, Request, Resto
 from shared.domain.deletion import OPEN, DeletionRequest, load
 from shared.domain.errors import Rejected
 from shared.domain.ids import fragment_id, version_of
-from shared.domain.person.fragment import (
-    HOUR_US,
-    Fragment,
-    FragmentErased,
-    FragmentEvent,
-    FragmentPurged,
-    FragmentRestored,
-    Outcome,
-)
-from shared.domain.person.identity import Decision, PersonRestored
+from shared.domain.person.fragment import HOUR_US, Fragment, Outcome
+from shared.domain.person.fragment_events import FragmentErased, FragmentEvent, FragmentPurged, FragmentRestored
+from shared.domain.person.identity import Decision
+from shared.domain.person.identity_events import PersonRestored
 from shared.domain.restore import ClosedLife
 from tests.unit.test_identity import Book, of
 

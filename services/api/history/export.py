@@ -24,7 +24,7 @@ from services.api.http.routing import Answer, Route
 from services.api.reads.as_of import facts
 from services.api.writes.size_warnings import told
 from shared.domain.ids import format_positions
-from shared.domain.person.fragment import FragmentPurged
+from shared.domain.person.fragment_events import FragmentPurged
 from shared.domain.person.replay import ENDS, FOREVER
 from shared.store.person import Person, iso
 from shared.store.timeline import Fact

@@ -32,7 +32,7 @@ from services.api.reads.as_of import check_size, facts, moment, persons_at
 from services.api.writes.schemas import PersonAtTime, Timeline
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.ids import fragment_id
-from shared.domain.person.fragment import FragmentEvent
+from shared.domain.person.fragment_events import FragmentEvent
 from shared.domain.person.replay import FOREVER, Replay
 from shared.store.person import Person, iso, shown_of, size_of
 from shared.store.timeline import Fact, event_of

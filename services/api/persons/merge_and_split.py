@@ -31,13 +31,8 @@ from services.api.writes.schemas import Split as SplitBody
 from shared.domain.commands import IdentityCommand, Merge, Split
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.ids import IDENTITY, fragment_id
-from shared.domain.person.identity import (
-    Decision,
-    Membership,
-    MergeRefused,
-    SplitRefused,
-    handle,
-)
+from shared.domain.person.identity import Decision, Membership, handle
+from shared.domain.person.identity_events import MergeRefused, SplitRefused
 from shared.store.person import Person, assemble
 
 Deletes = Mapping[UUID, tuple[int, int]]

@@ -12,7 +12,8 @@ from uuid import UUID
 from services.projector.tables import rows as r
 from services.projector.tables.rows import Mark, State, Vouched
 from shared.domain.ids import COMMANDS, position_key
-from shared.domain.person.fragment import Fragment, FragmentEvent
+from shared.domain.person.fragment import Fragment
+from shared.domain.person.fragment_events import FragmentEvent
 from shared.domain.restore import ClosedLife
 from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.queries import load as load_queries

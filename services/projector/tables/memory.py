@@ -25,8 +25,8 @@ from services.projector.tables.rows import (
 )
 from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_key
-from shared.domain.person.fragment import (
-    Fragment,
+from shared.domain.person.fragment import Fragment
+from shared.domain.person.fragment_events import (
     FragmentErased,
     FragmentPurged,
     FragmentRestored,

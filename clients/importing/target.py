@@ -51,6 +51,11 @@ class Target:
         self._key = key
         self._positions: list[Position] = []  # the highest of each partition
 
+    @property
+    def has_key(self) -> bool:
+        """Whether merges may go by REST."""
+        return bool(self._key)
+
     async def send(self, events: Sequence[RowEvent]) -> list[Refusal]:
         """Append events of the past; on return all but the refused ones are durable.
 

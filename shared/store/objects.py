@@ -100,7 +100,8 @@ class Objects:
         name = await self.read(MARKER)
         if name is None:
             raise Corrupt(
-                f"The object store has no {MARKER}: it is not the one that recordings were written to."
+                f"The object store has no {MARKER}: it is not the one"
+                " that recordings were written to."
             )
         return name.decode()
 

@@ -31,7 +31,10 @@ _CUTS = (
     "JSONExtract(transform(fragment, {fragments:Array(UUID)}, {cuts:Array(String)}, '[]'),"
     " 'Array(Tuple(String, Int64, UInt64))')"
 )
-_ALL_CUTS = f"arrayMap(name -> (name, toInt64({FOREVER}), toUInt64({FOREVER})), {{names:Array(String)}})"
+_ALL_CUTS = (
+    f"arrayMap(name -> (name, toInt64({FOREVER}), toUInt64({FOREVER})),"
+    " {names:Array(String)})"
+)
 _LIFTED = "[" + ", ".join(f"'{name}'" for name in LIFTED) + "]"
 
 

@@ -126,11 +126,14 @@ _RECORDINGS = next(target for target in TARGETS if target.name == "recordings")
 TABLES = tuple(dict.fromkeys(target.table for target in TARGETS))
 
 STAYS = {
-    "identity": "uuids of fragments and the recent keys' hashes: the tombstone that keeps an erased id erased",
+    "identity": "uuids of fragments and the recent keys' hashes:"
+    " the tombstone that keeps an erased id erased",
     "numbers": "integer ids and uuids: an id keeps its integer for ever",
-    "deletion_requests": "uuids, actors, counts, names of purged properties: the proof of what was asked for and done",
+    "deletion_requests": "uuids, actors, counts, names of purged properties:"
+    " the proof of what was asked for and done",
     "deletion_positions": "how far the log was taken over",
-    "receipts": "uuids, counts, names of purged properties and signatures: the proof that it was done",
+    "receipts": "uuids, counts, names of purged properties and signatures:"
+    " the proof that it was done",
     "projects": "projects and their tokens",
     "api_keys": "keys of operators, hashed",
     "rebuilds": "counts of rebuilds",
@@ -149,8 +152,10 @@ ELSEWHERE = {
     DELETIONS: "uuids of who is to be deleted; by retention",
     DEAD: "records that could not be folded, whole; by retention, as the commands",
     "objects": "blocks of recordings; erased before the rows that say where they are",
-    "projector's cache": "fragments in memory, bounded; an erase record empties the fragment in it as well",
-    "rows that the API keeps": "in memory, bounded; a row that changes is read anew, and after 10 minutes none is used",
+    "projector's cache": "fragments in memory, bounded;"
+    " an erase record empties the fragment in it as well",
+    "rows that the API keeps": "in memory, bounded; a row that changes is read anew,"
+    " and after 10 minutes none is used",
     "spooled answers": "nameless files of one answer; the kernel drops them with it",
     "process logs": "no values: routes, topics, partitions, kinds of errors",
 }

@@ -4,6 +4,12 @@ A name holds at most a *hard* cell (its newest set or unset) and a *once* cell. 
 hard stamp, once stamp); the value that shows lies in `properties`, and there is never more than
 one to keep: a non-null hard cell leaves no room for a once cell. Stamps are microseconds; 0
 means none.
+
+`apply` is the only place that says what an operation does: commands and replayed facts pass there
+alike. Stamps may come in any order, for imports carry their own time: the result is that of the same
+operations done in the order of their stamps. One case is beyond a single once cell: an imported
+set_once replaced a newer one, and then an unset or a null is imported that lies between the two;
+the newer set_once is not revived.
 """
 
 from __future__ import annotations
@@ -55,31 +61,19 @@ def apply(
 ) -> Changes:
     """Do operations with one stamp; return those that took effect.
 
-    The only place that says what an operation does: commands and replayed facts pass here alike.
     `purged` are the stamps up to which names take nothing; `admits` says for which operation (kind,
     name, value) there is room, asked of those alone that would have an effect.
-
-    Written for stamps in any order (imports carry their own time): the result is that of the same
-    operations done in the order of their stamps. One case is beyond a single once cell: an imported
-    set_once replaced a newer one, and then an unset or a null is imported that lies between the
-    two; the newer set_once is not revived.
     """
-    changes = Changes([], [], [], [])
-    names, kinds, values, before = changes
+    names, kinds, values, before = changes = Changes([], [], [], [])
     cell_of, shown_of = cells.get, properties.get
     guarded = bool(purged) or admits is not None
     for kind, group in operations:
         for name, value in group.items():
-            hard_kind, hard, once = cell_of(name, EMPTY)
+            latest, hard, once = cell_of(name, EMPTY)
             if kind == ONCE:
-                if (
-                    value is None
-                    or hard_kind == SET
-                    or hard >= stamp
-                    or 0 < once <= stamp
-                ):
+                if value is None or latest == SET or hard >= stamp or 0 < once <= stamp:
                     continue
-            elif hard_kind and hard >= stamp:
+            elif latest and hard >= stamp:
                 continue
             shown = shown_of(name, NOTHING)
             if kind == LIFTED and same(shown, value):
@@ -93,7 +87,7 @@ def apply(
             values.append(value)
             before.append(shown)
             if kind == ONCE:
-                cells[name] = (hard_kind, hard, stamp)
+                cells[name] = (latest, hard, stamp)
                 properties[name] = value
                 kinds.append(ONCE)
             elif value is not None:
@@ -101,11 +95,7 @@ def apply(
                 properties[name] = value
                 kinds.append(SET)
             else:
-                kinds.append(
-                    _clear(
-                        cells, properties, name, UNSET if kind == UNSET else NULL, stamp
-                    )
-                )
+                kinds.append(_clear(cells, properties, name, kind, stamp))
     return changes
 
 
@@ -113,7 +103,8 @@ def _clear(
     cells: dict[str, Cell], properties: Properties, name: str, kind: int, stamp: int
 ) -> int:
     """Unset a name, or set it to null; a set_once that is newer goes on showing. Returns the
-    kind."""
+    cell's kind."""
+    kind = UNSET if kind == UNSET else NULL
     once = cells.get(name, EMPTY)[2]
     if once > stamp:
         cells[name] = (kind, stamp, once)

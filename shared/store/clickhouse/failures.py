@@ -105,7 +105,8 @@ TAIL_BYTES_MAX = 65_536
 KiB."""
 
 _SENTENCE = re.compile(
-    r"DB::Exception: (.*?)(?:\. |\n|:? [Ii]n scope |: [Ww]hile | \([A-Z][A-Z0-9_]{3,}\)(?= \(version |\Z)|\Z)",
+    r"DB::Exception: (.*?)(?:\. |\n|:? [Ii]n scope |: [Ww]hile "
+    r"| \([A-Z][A-Z0-9_]{3,}\)(?= \(version |\Z)|\Z)",
     re.DOTALL,
 )
 _CODE = re.compile(r"\bCode: (\d+)")

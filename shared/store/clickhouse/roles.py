@@ -197,10 +197,11 @@ DELETER = Role(
 
 MIGRATOR = Role(
     name="migrator",
-    does="Makes and alters tables and views, rebuilds, keeps projects and keys. Owns the analysts' views.",
+    does="Makes and alters tables and views, rebuilds, keeps projects and keys."
+    " Owns the analysts' views.",
     grants=(
-        "SELECT, INSERT, ALTER TABLE, ALTER VIEW, CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP TABLE, DROP VIEW,"
-        " OPTIMIZE ON {db}.*",
+        "SELECT, INSERT, ALTER TABLE, ALTER VIEW, CREATE DATABASE, CREATE TABLE, CREATE VIEW,"
+        " DROP TABLE, DROP VIEW, OPTIMIZE ON {db}.*",
         "TABLE ENGINE ON MergeTree",
         "TABLE ENGINE ON ReplacingMergeTree",
         *(

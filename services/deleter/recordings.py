@@ -122,6 +122,6 @@ async def _erase_one(objects: Objects, home: str, one: Blocks) -> str:
         done = await objects.erase(one.object, map(Span, one.starts, one.lengths))
     except PersonlogError as error:
         return error.detail[:REASON_CHARS_MAX]
-    telemetry.ERASED_OBJECTS.labels("deleted" if done.gone else "rewritten").inc()
+    telemetry.ERASED_OBJECTS.labels("deleted" if done.deleted else "rewritten").inc()
     telemetry.REWRITTEN_BYTES.labels("objects").inc(done.written)
     return ""

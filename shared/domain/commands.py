@@ -275,11 +275,11 @@ class Reader:
     """Reads the commands of one version: of these kinds, in formats up to these."""
 
     def __init__(self, kinds: Any, formats: Mapping[type[Command], int]) -> None:
-        known: tuple[type[Command], ...] = get_args(kinds)
+        classes: tuple[type[Command], ...] = get_args(kinds)
         self._decoder = msgspec.json.Decoder(kinds)
         self._head = msgspec.json.Decoder(_Head)
         self._ops = {
-            str(kind.__struct_config__.tag): formats.get(kind, 1) for kind in known
+            str(kind.__struct_config__.tag): formats.get(kind, 1) for kind in classes
         }
 
     def decode(self, value: bytes) -> Command:
@@ -300,8 +300,8 @@ class Reader:
             head = self._head.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
-        known = self._ops.get(head.op, 0)
-        return head.v > (max(known, REPLAYED) if known and head.replayed else known)
+        newest = self._ops.get(head.op, 0)
+        return head.v > (max(newest, REPLAYED) if newest and head.replayed else newest)
 
 
 _encoder = msgspec.json.Encoder()

@@ -209,7 +209,7 @@ class DeletionRequest(Aggregate):
 
         `window` is when the next run may work on it.
         """
-        self.history.extend(_stored(fact) for fact in self.collect_events())
+        self.history.extend(_recorded(fact) for fact in self.collect_events())
         phases = {
             target: {"hidden": rows}
             | (
@@ -306,8 +306,8 @@ def load(request: UUID, document: bytes | str) -> DeletionRequest:
     try:
         history = msgspec.json.decode(document)["history"]
         loaded: DeletionRequest | None = None
-        for version, stored in enumerate(history, 1):
-            loaded = _fact(request, version, stored).mutate(loaded)
+        for version, record in enumerate(history, 1):
+            loaded = _fact(request, version, record).mutate(loaded)
     except (msgspec.MsgspecError, KeyError, TypeError) as error:
         raise Corrupt(
             f"The history of deletion request {request} cannot be read: {error}"
@@ -318,7 +318,7 @@ def load(request: UUID, document: bytes | str) -> DeletionRequest:
     return loaded
 
 
-def _stored(fact: Any) -> dict[str, Any]:
+def _recorded(fact: Any) -> dict[str, Any]:
     """An event as the ledger gives it back, without what its place there says already: request id
     and version."""
     fields = {
@@ -326,22 +326,22 @@ def _stored(fact: Any) -> dict[str, Any]:
         for name, value in vars(fact).items()
         if not name.startswith("originator_")
     }
-    stored: dict[str, Any] = msgspec.json.decode(
+    record: dict[str, Any] = msgspec.json.decode(
         msgspec.json.encode({"topic": fact.TOPIC} | fields)
     )
-    return stored
+    return record
 
 
-def _fact(request: UUID, version: int, stored: dict[str, Any]) -> Any:
-    kind = _EVENTS.get(stored["topic"])
+def _fact(request: UUID, version: int, record: dict[str, Any]) -> Any:
+    kind = _EVENTS.get(record["topic"])
     if kind is None:
         raise NewerVersion(NEWER)
-    fields = stored | {"originator_id": request, "originator_version": version}
+    fields = record | {"originator_id": request, "originator_version": version}
     if kind is DeletionRequest.Requested:
         fields["originator_topic"] = DeletionRequest.TOPIC
     if kind is DeletionRequest.Hidden:
         fields.setdefault("partitions", {})  # events of before they were kept
-    fields["timestamp"] = datetime.fromisoformat(stored["timestamp"])
+    fields["timestamp"] = datetime.fromisoformat(record["timestamp"])
     return msgspec.convert(fields, kind)
 
 

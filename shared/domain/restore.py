@@ -50,7 +50,7 @@ class ClosedLife:
         """Apply one fact from `since` on, the one at `since` included."""
         self._replay.apply(without(event, self._cuts))
 
-    def seen(self, timestamp: int) -> None:
+    def observe_event(self, timestamp: int) -> None:
         """The newest captured event of the life; no fact says when somebody was last seen."""
         self.fragment.seen_at = max(
             self.fragment.seen_at, timestamp // HOUR_US * HOUR_US

@@ -36,8 +36,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def query(self, name: str) -> Query:
         """One of the queries that any target has, for this one."""
-        named = self._template(name, _QUERIES[f"reach_{self.name}"].sql)
-        return named.named(f"{name}_{self.name}")
+        query = self._template(name, _QUERIES[f"reach_{self.name}"].sql)
+        return query.renamed(f"{name}_{self.name}")
 
     def _template(self, name: str, reach: str) -> Query:
         return _QUERIES[name].filled(
@@ -220,11 +220,11 @@ async def count(
 
     Corrupt if the count did not come whole: no answer is never zero.
     """
-    found = await (store.rows_with_hidden if hidden else store.rows)(
+    rows = await (store.rows_with_hidden if hidden else store.rows)(
         target.query("count"), **reach
     )
-    for total, fragments, partitions, counts in found:
-        if len(found) == 1 and total == sum(counts):
+    for total, fragments, partitions, counts in rows:
+        if len(rows) == 1 and total == sum(counts):
             return [
                 Count(*each) for each in zip(fragments, partitions, counts, strict=True)
             ]
@@ -249,8 +249,8 @@ async def blocks(store: Store, reach: dict[str, Any]) -> list[Blocks]:
 
 async def objects(store: Store, reach: dict[str, Any]) -> int:
     """How many objects the recordings within reach lie in."""
-    ((found,),) = await store.rows(_RECORDINGS.query("objects"), **reach)
-    return int(found)
+    ((number,),) = await store.rows(_RECORDINGS.query("objects"), **reach)
+    return int(number)
 
 
 def whole(

@@ -193,7 +193,7 @@ def _identity_columns(event: i.MembershipEvent) -> Row:
 def _purged_columns(event: f.FragmentPurged) -> Row:
     """The columns of a purge's fact from `distinct_id` on."""
     remains = [
-        "" if once is None else orjson.dumps(once).decode() for once in event.left
+        "" if once is None else orjson.dumps(once).decode() for once in event.remains
     ]
     before = [""] * len(event.names)
     purged = (list(event.names), list(event.kinds), before, remains)
@@ -248,7 +248,9 @@ def _purged_event(head: dict[str, Any], row: Row) -> f.FragmentPurged:
         **head,
         names=tuple(row[12]),
         kinds=tuple(row[13]),
-        left=tuple([tuple(orjson.loads(text)) if text else None for text in row[15]]),
+        remains=tuple(
+            [tuple(orjson.loads(text)) if text else None for text in row[15]]
+        ),
         request=row[20],
         iver=row[19],
     )
@@ -282,11 +284,11 @@ def values_size(rows: Sequence[Row]) -> int:
     return sum(len(text) for row in rows for text in row[15])
 
 
-def next_page(rows: Sequence[Row], most: int) -> int:
+def next_page(rows: Sequence[Row], limit: int) -> int:
     """How many rows to read after these: as many as PAGE_BYTES were of their size, not many times
-    more than they were, and at most `most`."""
+    more than they were, and at most `limit`."""
     fitting = PAGE_BYTES // (bytes_of(rows) // len(rows) or 1)
-    return min(most, max(PAGE_ROWS_MIN // 4, min(fitting, 8 * len(rows))))
+    return min(limit, max(PAGE_ROWS_MIN // 4, min(fitting, 8 * len(rows))))
 
 
 def source_of(command: Command) -> str:

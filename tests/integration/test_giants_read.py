@@ -90,7 +90,7 @@ async def test_reads_and_the_search_table_show_what_the_rule_says(
         found = await reads.by_fragment(1, members[0])
         assert found is not None
         assert found.document() == expected
-        assert found.shown().get("properties_left_out", {"distinct_ids": 0}) == {
+        assert found.to_json().get("properties_left_out", {"distinct_ids": 0}) == {
             "distinct_ids": len(members) - len(shown)
         }
         assert orjson.loads(fed[group[0]]) == expected
@@ -116,7 +116,7 @@ async def test_a_fragment_of_an_older_store_that_is_above_all_bounds_shows_nothi
     await _insert(store, old, {"a": "x" * 5_000_000, "b": 1})
     found = await Reads(store, lambda: PARTITIONS, lambda stamp: None).by_fragment(1, old)
     assert found is not None
-    assert (found.shown()["properties"], found.shown()["properties_left_out"]) == ({}, {"distinct_ids": 1})
+    assert (found.to_json()["properties"], found.to_json()["properties_left_out"]) == ({}, {"distinct_ids": 1})
     row = await Reads(store, lambda: PARTITIONS, lambda stamp: None).row_of(1, old)
     assert row is not None
     assert orjson.loads(row.properties)["b"] == 1  # an export hands it out all the same

@@ -354,7 +354,7 @@ def facts(draw: Any) -> FragmentEvent:
     names, kinds = tuple(one[0] for one in operations), tuple(one[1] for one in operations)
     if draw(st.booleans()):
         left = tuple((draw(STAMPS), one[2]) if one[1] == ONCE and one[3] else None for one in operations)
-        return FragmentPurged(**head, names=names, kinds=kinds, left=left, request=NOBODY)
+        return FragmentPurged(**head, names=names, kinds=kinds, remains=left, request=NOBODY)
     values = tuple(None if one[1] == UNSET else one[2] for one in operations)
     before = tuple("before" if one[3] else msgspec.UNSET for one in operations)
     return FragmentChanged(**head, names=names, kinds=kinds, values=values, before=before)

@@ -216,7 +216,7 @@ def test_what_a_purge_left_is_the_same_before_and_after_the_values_left_the_fact
     assert one.shown == {"a": 1, "ssn": "second"}
     one.write(at=50, set={"b": 2})
     events = one.events()
-    assert [event.left for event in events if isinstance(event, FragmentPurged)] == [((40, "second"),)]
+    assert [event.remains for event in events if isinstance(event, FragmentPurged)] == [((40, "second"),)]
     same_rows(one.fragment, derived(events))
     same_rows(one.fragment, derived(swept(events)))
 
@@ -231,7 +231,7 @@ def test_what_a_purge_left_is_in_its_row_and_rows_of_before_have_none() -> None:
     assert event_of(row) == event
     former = event_of((*row[:15], ["", ""], *row[16:]))
     assert isinstance(former, FragmentPurged)
-    assert (former.kinds, former.left) == ((ONCE, ONCE), (None, None))
+    assert (former.kinds, former.remains) == ((ONCE, ONCE), (None, None))
 
 
 def test_the_archive_shows_a_purge_without_what_it_left() -> None:
@@ -269,13 +269,13 @@ def test_a_later_purge_takes_what_an_earlier_one_left() -> None:
     one.fold(purge("ssn", before=39))
     assert one.shown["ssn"] == "second"
     events = one.events()
-    assert [event.left for event in swept(events)[-3:]] == [((40, "second"),), (None,), ((40, "second"),)]
+    assert [event.remains for event in swept(events)[-3:]] == [((40, "second"),), (None,), ((40, "second"),)]
     one.fold(purge("ssn", before=40))
     assert one.shown == {"a": 1}
     events += one.events()
     assert "second" not in str([timeline_row(event, purge(before=1)) for event in swept(events)])
     first, *_ = (event for event in swept(events) if isinstance(event, FragmentPurged))
-    assert (first.names, first.kinds, first.left) == (("ssn",), (UNSET,), (None,))
+    assert (first.names, first.kinds, first.remains) == (("ssn",), (UNSET,), (None,))
     same_rows(one.fragment, derived(events))
     same_rows(one.fragment, derived(swept(events)))
 

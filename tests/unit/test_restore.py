@@ -66,7 +66,7 @@ class Lives:
                 life.replay(fact)
         for seen, hour in self.seen:
             if life.since < seen < version:
-                life.seen(hour)
+                life.observe_event(hour)
         return life.fragment
 
     def told(self) -> tuple[Any, ...]:

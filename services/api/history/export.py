@@ -93,7 +93,7 @@ async def _export(call: Call, holdings: Holdings) -> Answer:
             f"person-{person.uuid}.zip",
             about,
             {
-                "person": _one([person.shown()]),
+                "person": _one([person.to_json()]),
                 "distinct_ids": _distinct_ids(call, person),
                 "changes": _changes(call, named, until),
                 "events": _events(call, list(named), until),

@@ -166,7 +166,7 @@ async def properties_at_time(call: Call) -> Answer:
         "distinct_ids_queried": person.distinct_ids,
         "distinct_ids_count": len(person.distinct_ids),
     }
-    return Answer(body=person.shown() | {"point_in_time_metadata": metadata})
+    return Answer(body=person.to_json() | {"point_in_time_metadata": metadata})
 
 
 COLLECTION_ROUTES = (

@@ -69,7 +69,8 @@ def retrieve(call: Call) -> Answer | Awaitable[Answer]:
 async def _retrieve(call: Call) -> Answer:
     person = await call.person_seen()
     return Answer(
-        body=person.shown(), headers={} if call.asked(AS_OF) else {"ETag": person.etag}
+        body=person.to_json(),
+        headers={} if call.asked(AS_OF) else {"ETag": person.etag},
     )
 
 
@@ -145,7 +146,7 @@ async def _update(call: Call, properties: dict[str, Any]) -> Answer:
         call, fragment, outcome, properties, member_named(after.members, fragment)
     )
     return Answer(
-        body=after.shown() | warned,
+        body=after.to_json() | warned,
         positions=outcome.positions,
         headers=outcome.headers | etag,
     )
@@ -370,7 +371,7 @@ async def _batch_answer(call: Call, fragments: dict[str, UUID]) -> Answer:
     return Answer(
         body={
             "results": {
-                asked: person.shown() for asked, person in found if person is not None
+                asked: person.to_json() for asked, person in found if person is not None
             }
         }
     )

@@ -111,7 +111,7 @@ async def merge(call: Call) -> Answer:
         return Answer(status=202, positions=outcome.positions)
     after = await person_after(call, into, outcome)
     return Answer(
-        body=after.shown(), positions=outcome.positions, headers=outcome.headers
+        body=after.to_json(), positions=outcome.positions, headers=outcome.headers
     )
 
 
@@ -291,9 +291,9 @@ def _merge_preview(
         if ours[key] != theirs[key] and survivor.uuid != absorbed.uuid
     ]
     shown = {
-        "survivor": survivor.shown(),
-        "absorbed": absorbed.shown(),
-        "result": result.shown(),
+        "survivor": survivor.to_json(),
+        "absorbed": absorbed.to_json(),
+        "result": result.to_json(),
     }
     return Answer(body=shown | {"conflicts": conflicts})
 

@@ -167,7 +167,7 @@ class ClickHouseTables:
         ((newest,),) = await self._store.rows(
             self._queries["last_seen"], **key, since=life.since
         )
-        life.seen(newest)
+        life.observe_event(newest)
         return life.fragment
 
     async def write_facts(self, facts: Facts) -> None:

@@ -145,5 +145,5 @@ def life_of(
             orjson.loads(seen.properties).get("$process_person_profile") is not False
         )
         if seen[:2] == key and life.since < seen.version < closed.version and person:
-            life.seen(seen.timestamp)
+            life.observe_event(seen.timestamp)
     return life.fragment

@@ -6,10 +6,10 @@ one to keep: a non-null hard cell leaves no room for a once cell. Stamps are mic
 means none.
 
 `apply` is the only place that says what an operation does: commands and replayed facts pass there
-alike. Stamps may come in any order, for imports carry their own time: the result is that of the same
-operations done in the order of their stamps. One case is beyond a single once cell: an imported
-set_once replaced a newer one, and then an unset or a null is imported that lies between the two;
-the newer set_once is not revived.
+alike. Stamps may come in any order, for imports carry their own time: the result is that of the
+same operations done in the order of their stamps. One case is beyond a single once cell: an
+imported set_once replaced a newer one, and then an unset or a null is imported that lies between
+the two; the newer set_once is not revived.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def apply(
                     continue
             elif latest and hard >= stamp:
                 continue
-            shown = shown_of(name, NOTHING)
-            if kind == LIFTED and same(shown, value):
+            current = shown_of(name, NOTHING)
+            if kind == LIFTED and same(current, value):
                 continue
             if guarded and (
                 purged.get(name, 0) >= stamp
@@ -85,7 +85,7 @@ def apply(
                 continue
             names.append(name)
             values.append(value)
-            before.append(shown)
+            before.append(current)
             if kind == ONCE:
                 cells[name] = (latest, hard, stamp)
                 properties[name] = value
@@ -130,28 +130,28 @@ def bury(
     properties: Properties,
     name: str,
     stamp: int,
-    left: tuple[int, Any] | None,
+    once: tuple[int, Any] | None,
 ) -> None:
-    """Leave of a name a hard cell that is not older than a stamp, and the set_once `left`. The cell
+    """Leave of a name a hard cell that is not older than a stamp, and the set_once `once`. The cell
     goes to the end."""
-    held, hard, _ = cells.pop(name, EMPTY)
+    kind, hard, _ = cells.pop(name, EMPTY)
     value = properties.pop(name, None)
     if hard <= stamp:
-        held, hard = UNSET, stamp
-    cells[name] = held, hard, left[0] if left else 0
-    if left:
-        properties[name] = left[1]
-    elif held in (SET, NULL):
-        properties[name] = value if held == SET else None
+        kind, hard = UNSET, stamp
+    cells[name] = kind, hard, once[0] if once else 0
+    if once:
+        properties[name] = once[1]
+    elif kind in (SET, NULL):
+        properties[name] = value if kind == SET else None
 
 
-def same(one: Any, other: Any) -> bool:
+def same(value: Any, other: Any) -> bool:
     """Equal as JSON: 1, 1.0 and true are three values, in lists and objects too."""
-    if type(one) is not type(other):
+    if type(value) is not type(other):
         return False
-    if isinstance(one, dict | list):
+    if isinstance(value, dict | list):
         return bool(
-            msgspec.json.encode(one, order="sorted")
+            msgspec.json.encode(value, order="sorted")
             == msgspec.json.encode(other, order="sorted")
         )
-    return bool(one == other)
+    return bool(value == other)

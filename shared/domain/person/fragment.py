@@ -210,13 +210,13 @@ class Fragment:
         )
         if not names:
             return Outcome.NOTHING
-        left = [
+        remains = [
             once_above(self.cells, self.properties, name, command.before)
             for name in names
         ]
-        held = [
-            name in self.cells and one is None
-            for name, one in zip(names, left, strict=True)
+        emptied = [
+            name in self.cells and once is None
+            for name, once in zip(names, remains, strict=True)
         ]
         self._trigger(
             FragmentPurged(
@@ -224,8 +224,10 @@ class Fragment:
                 originator_version=version,
                 timestamp=command.before,
                 names=names,
-                kinds=tuple(UNSET if nothing_left else ONCE for nothing_left in held),
-                left=tuple(left),
+                kinds=tuple(
+                    UNSET if nothing_left else ONCE for nothing_left in emptied
+                ),
+                remains=tuple(remains),
                 request=command.request,
                 iver=self.erased,
             )
@@ -342,16 +344,16 @@ class Fragment:
             weight.exact = False
         return changes, None
 
-    def _leave_out(self, left: LeftOut | None, version: int, stamp: int) -> Outcome:
+    def _leave_out(self, left_out: LeftOut | None, version: int, stamp: int) -> Outcome:
         """Nothing took effect: for lack of room, or because nothing would."""
-        if left is None:
+        if left_out is None:
             return Outcome.NOTHING
         self._trigger(
             PropertiesLeftOut(
                 originator_id=self.id,
                 originator_version=version,
                 timestamp=stamp,
-                left_out=left,
+                left_out=left_out,
             )
         )
         return Outcome.REFUSED

@@ -121,9 +121,9 @@ class FragmentPurged(FragmentEvent, frozen=True, kw_only=True):
     """What was set under `names` up to the stamp `timestamp` is gone, and a tombstone stays:
     imports of before count no more. What was set later stays.
 
-    `kinds[i]` says what is left above the tombstone: ONCE for a set_once of after the cut-off,
-    UNSET for none. `left[i]` says which, stamp and value, for the facts that stay do not tell it:
-    an import that is purged may have replaced a later set_once. It counts in the life that the
+    `kinds[i]` says what remains above the tombstone: ONCE for a set_once of after the cut-off,
+    UNSET for none. `remains[i]` says which, stamp and value, for the facts that stay do not tell
+    it: an import that is purged may have replaced a later set_once. It counts in the life that the
     erasure `iver` began; in a closed life that is given back, and where it is None though the kind
     is ONCE (the name had no cell), what those facts make counts.
     """
@@ -131,19 +131,19 @@ class FragmentPurged(FragmentEvent, frozen=True, kw_only=True):
     TOPIC = "fragment.purged"
     names: tuple[str, ...]
     kinds: tuple[int, ...]
-    left: tuple[tuple[int, Any] | None, ...]
+    remains: tuple[tuple[int, Any] | None, ...]
     request: UUID
     iver: int = 0
 
     def apply(self, fragment: Fragment) -> None:
         cells, properties, stamp = fragment.cells, fragment.properties, self.timestamp
-        for name, kind, left in zip(self.names, self.kinds, self.left, strict=True):
+        for name, kind, once in zip(self.names, self.kinds, self.remains, strict=True):
             fragment.purged[name] = max(stamp, fragment.purged.get(name, 0))
             if not fragment.alive:
                 continue
-            if kind == ONCE and (left is None or self.iver != fragment.erased):
-                left = once_above(cells, properties, name, stamp)
-            bury(cells, properties, name, stamp, left)
+            if kind == ONCE and (once is None or self.iver != fragment.erased):
+                once = once_above(cells, properties, name, stamp)
+            bury(cells, properties, name, stamp, once)
         fragment.weight = Weight(UNWEIGHED)
         fragment.stamp = max(fragment.stamp, stamp)
         fragment.effect = self.originator_version

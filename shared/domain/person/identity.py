@@ -97,7 +97,7 @@ class Membership:
         self, event_class: type[MembershipEvent], at: tuple[int, int], **after: Any
     ) -> None:
         """Make a fact at (version, stamp): the identity as it is, but for what `after` says."""
-        held: dict[str, Any] = {
+        identity: dict[str, Any] = {
             "root": self.root,
             "members": self.members,
             "identified": self.identified,
@@ -108,7 +108,7 @@ class Membership:
             originator_id=self.id,
             originator_version=at[0],
             timestamp=at[1],
-            **(held | after),
+            **(identity | after),
         )
         event.mutate(self)
         self.facts.append(event)
@@ -142,57 +142,57 @@ def addressed(command: IdentityCommand) -> tuple[UUID, ...]:
 def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
     """Fold one command. Raises KeyError before it changes anything when `book` lacks a
     membership."""
-    named = [book(fragment) for fragment in addressed(command)]
-    roots = [book(membership.root) for membership in named]
+    parties = [book(fragment) for fragment in addressed(command)]
+    roots = [book(party.root) for party in parties]
     people = [[book(member) for member in root.members] for root in roots]
     if any(member.version >= version for person in people for member in person):
-        return Decision(
-            Outcome.SKIPPED
-        )  # of all members: a refusal is on the roots only
+        # of all members: a refusal is on the roots only
+        return Decision(Outcome.SKIPPED)
     stamp = max(
         command.at, *(member.stamp + 1 for person in people for member in person)
     )
-    if (first := recall(named[0].keys, command)) is not None:
+    if (first := recall(parties[0].keys, command)) is not None:
         if first[1] == command.digest:
             return Decision(Outcome.DUPLICATE)
-        named[0].trigger(CommandRefused, (version, stamp), reason=KEY_REUSED)
-        return Decision(Outcome.REFUSED, (named[0],))
+        parties[0].trigger(CommandRefused, (version, stamp), reason=KEY_REUSED)
+        return Decision(Outcome.REFUSED, (parties[0],))
     if isinstance(command, Merge):
-        decision = _merge(command, (version, stamp), named, people)
+        decision = _merge(command, (version, stamp), parties, people)
     elif (
         command.replayed
-        and _deleted_after(command.at, named)
+        and _deleted_after(command.at, parties)
         and not isinstance(command, Restore)
     ):
         return Decision(Outcome.DROPPED)  # it meant who was deleted since
     elif isinstance(command, Split):
         decision = _split(command, (version, stamp), people[0])
     elif isinstance(command, Restore):
-        decision = _restore(command, (version, stamp), named)
+        decision = _restore(command, (version, stamp), parties)
     else:
         decision = _delete(command, (version, stamp), people[0])
     if not command.key or decision.outcome is Outcome.DROPPED:
         return decision
-    remember(named[0].keys, command, version)
-    named[0].version = version
+    remember(parties[0].keys, command, version)
+    parties[0].version = version
     outcome = max(decision.outcome, Outcome.REMEMBERED)
-    return Decision(outcome, _distinct(named[0], *decision.touched), decision.followups)
+    touched = _distinct(parties[0], *decision.touched)
+    return Decision(outcome, touched, decision.followups)
 
 
 def _merge(
     command: Merge,
     at: tuple[int, int],
-    named: list[Membership],
+    parties: list[Membership],
     people: list[list[Membership]],
 ) -> Decision:
-    target, (survivor, absorbed) = named[0], people
+    target, (survivor, absorbed) = parties[0], people
     into, source = survivor[0], absorbed[0]
     if command.into == command.source:
         return Decision(Outcome.NOTHING)
-    if (imported := _before_a_delete(command, named)) and command.mode != "operator":
+    if (imported := _before_a_delete(command, parties)) and command.mode != "operator":
         return Decision(Outcome.DROPPED)
     reason = refusal(command.into_id, command.source_id)
-    if imported or _deleted_since(command, named):
+    if imported or _deleted_since(command, parties):
         reason = DELETED
     marks = command.mode != "operator" and reason is None and not target.identified
     if into is source and not marks:
@@ -216,56 +216,55 @@ def _merge(
         into.trigger(MergeRefused, at, peer=source.id, reason=reason, **root_mark)
         source.trigger(MergeRefused, at, peer=into.id, reason=reason)
         return Decision(Outcome.REFUSED, _distinct(target, into, source))
-    into.trigger(
-        PersonMerged,
-        at,
-        peer=source.id,
-        members=(*into.members, *source.members),
-        **root_mark,
-    )
+    members = (*into.members, *source.members)
+    into.trigger(PersonMerged, at, peer=source.id, members=members, **root_mark)
     for member in absorbed:
         member.trigger(FragmentJoined, at, root=into.id, members=(), peer=source.id)
-    return Decision(
-        Outcome.CHANGED, _distinct(target, into, *absorbed), _births(command, named)
-    )
+    touched = _distinct(target, into, *absorbed)
+    return Decision(Outcome.CHANGED, touched, _births(command, parties))
 
 
-def _before_a_delete(command: Merge, named: list[Membership]) -> bool:
+def _before_a_delete(command: Merge, parties: list[Membership]) -> bool:
     """Whether it is imported, or replayed, from before one of both was deleted."""
     since = command.since or (command.at if command.replayed else 0)
-    return since > 0 and _deleted_after(since, named)
+    return since > 0 and _deleted_after(since, parties)
 
 
-def _deleted_after(at: int, named: list[Membership]) -> bool:
+def _deleted_after(at: int, parties: list[Membership]) -> bool:
     """Whether one of them was deleted later than that; of deletes of unknown time, each was."""
-    return any(one.erase and (not one.erased_at or at < one.erased_at) for one in named)
-
-
-def _deleted_since(command: Merge, named: list[Membership]) -> bool:
-    """Whether one of both was deleted after the API had found it alive."""
-    known = (command.into_erase, command.source_erase)
     return any(
-        erase is not None and one.erase > erase
-        for one, erase in zip(named, known, strict=True)
+        party.erase and (not party.erased_at or at < party.erased_at)
+        for party in parties
     )
 
 
-def _births(command: Merge, named: list[Membership]) -> tuple[Write, ...]:
+def _deleted_since(command: Merge, parties: list[Membership]) -> bool:
+    """Whether one of both was deleted after the API had found it alive."""
+    erases = (command.into_erase, command.source_erase)
+    return any(
+        erase is not None and party.erase > erase
+        for party, erase in zip(parties, erases, strict=True)
+    )
+
+
+def _births(command: Merge, parties: list[Membership]) -> tuple[Write, ...]:
     """What lets those live who were ever deleted: what the API has sent for them may lie before
     their erase record. This lies behind it, for the delete was folded first."""
     births = []
-    for one, sent_id in zip(named, (command.into_id, command.source_id), strict=True):
+    for party, sent_id in zip(
+        parties, (command.into_id, command.source_id), strict=True
+    ):
         distinct_id = (sent_id or "")[:CAPTURED_ID_CHARS_MAX]
-        if one.erase and fragment_id(command.project, distinct_id) == one.id:
+        if party.erase and fragment_id(command.project, distinct_id) == party.id:
             birth = Write(
-                id=uuid5(command.id, one.id.hex),
+                id=uuid5(command.id, party.id.hex),
                 project=command.project,
                 at=command.at,
                 actor=command.actor,
-                fragment=one.id,
+                fragment=party.id,
                 distinct_id=distinct_id,
                 since=command.since,
-                iver=one.erase,
+                iver=party.erase,
                 reason="merge",
             )
             births.append(birth)
@@ -279,9 +278,11 @@ def _split(command: Split, at: tuple[int, int], person: list[Membership]) -> Dec
     else:
         leaving = [member for member in person if member.id in command.leave]
     staying = [member for member in person if member not in leaving]
-    known = command.keep is None or any(member.id == command.keep for member in person)
-    if not known or not staying or not leaving:
-        if known and len(person) == 1 and command.keep is not None:
+    is_member = command.keep is None or any(
+        member.id == command.keep for member in person
+    )
+    if not is_member or not staying or not leaving:
+        if is_member and len(person) == 1 and command.keep is not None:
             return Decision(Outcome.NOTHING)
         root.trigger(
             SplitRefused, at, reason="not_a_member" if staying else "nobody_would_stay"
@@ -345,20 +346,18 @@ def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> D
 
 
 def _restore(
-    command: Restore, at: tuple[int, int], named: list[Membership]
+    command: Restore, at: tuple[int, int], parties: list[Membership]
 ) -> Decision:
     """All members or none: each must still be where the delete left it."""
-    head, members = named[0], tuple(member.id for member in named)
-    for member in named:
-        again, taken = (
-            member.erase != command.iver,
-            (member.root, member.members) != (member.id, (member.id,)),
-        )
-        if again or taken:
-            reason = "deleted_again" if again else "belongs_to_another"
+    head, members = parties[0], tuple(member.id for member in parties)
+    for member in parties:
+        deleted_again = member.erase != command.iver
+        rejoined = (member.root, member.members) != (member.id, (member.id,))
+        if deleted_again or rejoined:
+            reason = "deleted_again" if deleted_again else "belongs_to_another"
             head.trigger(RestoreRefused, at, peer=member.id, reason=reason)
             return Decision(Outcome.REFUSED, (head,))
-    for member, before in zip(named, command.members, strict=True):
+    for member, before in zip(parties, command.members, strict=True):
         member.trigger(
             PersonRestored,
             at,
@@ -380,7 +379,7 @@ def _restore(
         )
         for member in members
     )
-    return Decision(Outcome.CHANGED, tuple(named), revivals)
+    return Decision(Outcome.CHANGED, tuple(parties), revivals)
 
 
 def _distinct(*memberships: Membership) -> tuple[Membership, ...]:

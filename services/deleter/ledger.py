@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from services.deleter.window import Window
-from shared.domain.commands import Cancel, DeletionCommand, Request
+from shared.domain.commands import Cancel, DeletionCommand, RequestDeletion
 from shared.domain.deletion import OPEN, DeletionRequest, State, load
 from shared.domain.ids import DELETIONS, Position, position_of
 from shared.log.evidence import Standing
@@ -151,7 +151,7 @@ def decide(
     requests, changed = dict(known), {}
     for command in commands:
         request = requests.get(command.request)
-        if isinstance(command, Request):
+        if isinstance(command, RequestDeletion):
             if request is not None:
                 continue
             request = requests[command.request] = DeletionRequest.of(command)

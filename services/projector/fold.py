@@ -12,9 +12,16 @@ from services.projector.shares import FRAGMENT_COMMANDS
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Closed
 from services.projector.tables.rows import FragmentState, IdentityState, State
-from shared.domain.commands import Capture, Command, Merge, Restore, Revive, Split
+from shared.domain.commands import (
+    Capture,
+    Command,
+    MergePersons,
+    RecordBlock,
+    Restore,
+    Revive,
+    SplitPerson,
+)
 from shared.domain.commands import Delete as DeleteCommand
-from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.domain.person.fragment import Fragment, Outcome
@@ -36,7 +43,7 @@ ROW_BYTES = 200
 REVIVED_MAX = 100
 """Closed lives opened again in one batch: each is read from the timeline."""
 
-IDENTITY_COMMANDS = (Merge, Split, DeleteCommand, Restore)
+IDENTITY_COMMANDS = (MergePersons, SplitPerson, DeleteCommand, Restore)
 UNSEEN = frozenset((Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED))
 """Outcomes of a captured event that is no event of its own."""
 
@@ -194,7 +201,7 @@ class FragmentFolder:
     def _fold_other(self, record: Record, command: Command, batch: Batch) -> None:
         """What concerns no fragment: a block of a recording, whose row is a function of the record
         alone."""
-        if not isinstance(command, RecordCommand):
+        if not isinstance(command, RecordBlock):
             raise BadRecord(
                 f"A {type(command).__name__} does not belong into {self.topic}."
             )

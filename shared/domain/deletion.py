@@ -23,7 +23,7 @@ from uuid import UUID
 import msgspec
 from eventsourcing.domain import Aggregate, event
 
-from shared.domain.commands import Request, Scope
+from shared.domain.commands import RequestDeletion, Scope
 from shared.domain.errors import Corrupt, NewerVersion, Rejected
 
 State = Literal[
@@ -122,7 +122,7 @@ class DeletionRequest(Aggregate):
         self.history: list[dict[str, Any]] = []
 
     @classmethod
-    def of(cls, command: Request) -> DeletionRequest:
+    def of(cls, command: RequestDeletion) -> DeletionRequest:
         """The request that a command of the log asks for."""
         return cls(
             id=command.request,

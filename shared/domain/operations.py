@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from shared.domain.commands import Capture, Properties, Write
+from shared.domain.commands import Capture, PropertyMap, Write
 from shared.domain.person.cells import LIFTED, ONCE, SET, UNSET, Cell, Operations, apply
 
 FRAGMENT_BYTES_MAX = 512 * 1_024
@@ -78,7 +78,11 @@ class Room:
     """
 
     def __init__(
-        self, weight: Weight, cells: dict[str, Cell], properties: Properties, stamp: int
+        self,
+        weight: Weight,
+        cells: dict[str, Cell],
+        properties: PropertyMap,
+        stamp: int,
     ) -> None:
         self._weight = weight
         self._cells = cells
@@ -141,7 +145,7 @@ def _without_repeated(operations: Operations) -> Operations:
     return distinct
 
 
-def bytes_of(cells: Collection[str], properties: Properties) -> int:
+def bytes_of(cells: Collection[str], properties: PropertyMap) -> int:
     """What a fragment holds: the JSON of what shows, and the names that do not show any more."""
     size = len(_encode(properties)) - 1 if properties else 0
     return size + sum(_bytes_of_name(name) for name in cells if name not in properties)
@@ -149,7 +153,7 @@ def bytes_of(cells: Collection[str], properties: Properties) -> int:
 
 def _growth(
     cells: Mapping[str, Cell],
-    properties: Properties,
+    properties: PropertyMap,
     operation: tuple[int, str, Any],
     stamp: int,
 ) -> int:

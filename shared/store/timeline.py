@@ -299,7 +299,9 @@ def source_of(command: Command) -> str:
     if isinstance(command, Purge):
         return PURGE
     return (
-        command.reason if isinstance(command, Write) else type(command).__name__.lower()
+        command.reason
+        if isinstance(command, Write)
+        else str(command.__struct_config__.tag)
     )
 
 

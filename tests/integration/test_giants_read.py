@@ -15,7 +15,7 @@ from services.projector.search import Feeder
 from services.projector.tables import clickhouse as tables
 from services.projector.tables.clickhouse import ClickHouseTables
 from services.projector.tables.rows import FRAGMENTS, columns, fragment_row
-from shared.domain.commands import Command, Merge, Split, Write
+from shared.domain.commands import Command, MergePersons, SplitPerson, Write
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, fragment_id
 from shared.domain.person import view
 from shared.domain.person.fragment import Fragment
@@ -44,10 +44,10 @@ def commands(seed: int) -> list[Command]:
             sets = {chosen.choice("abcdef"): text}
             found.append(Write(**head, fragment=fragment_id(1, name), distinct_id=name, set=sets, reason="update"))
         elif kind < 0.95:
-            found.append(Merge(**head, into=fragment_id(1, name), source=fragment_id(1, other), mode="operator"))
+            found.append(MergePersons(**head, into=fragment_id(1, name), source=fragment_id(1, other), mode="operator"))
         else:
             leave = (fragment_id(1, other),)
-            found.append(Split(**head, person=fragment_id(1, name), leave=leave))
+            found.append(SplitPerson(**head, person=fragment_id(1, name), leave=leave))
     return found
 
 

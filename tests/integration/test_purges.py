@@ -16,7 +16,7 @@ from services.api.reads import persons as reads
 from services.deleter.purges import Purges
 from services.projector.rebuild.run import Rebuild
 from services.projector.search import Feeder
-from shared.domain.commands import Capture, Merge, Purge, Request, Scope, Split, Write
+from shared.domain.commands import Capture, MergePersons, Purge, RequestDeletion, Scope, SplitPerson, Write
 from shared.domain.ids import fragment_id
 from shared.domain.person.cells import ONCE, SET, UNSET
 from shared.domain.person.fragment_events import FragmentChanged, FragmentEvent, FragmentPurged
@@ -51,7 +51,7 @@ def purge_of(world: World, who: str | None, key: str = "ssn") -> list[Any]:
     common: dict[str, Any] = {"project": 1, "at": at, "request": request}
     purges = [Purge(id=uuid4(), fragment=one, names=copies(key), before=at, **common) for one in members]
     person = members[0] if members else NOBODY
-    return [*purges, Request(id=uuid4(), person=person, members=members, scope=Scope(purge=key), **common)]
+    return [*purges, RequestDeletion(id=uuid4(), person=person, members=members, scope=Scope(purge=key), **common)]
 
 
 async def everything(world: World) -> dict[str, str]:
@@ -189,8 +189,8 @@ async def test_a_former_root_keeps_no_row_with_the_value(world: World) -> None:
     await world.settle()
     common: dict[str, Any] = {"project": 1, "at": world.at}
     for command in (
-        Merge(id=uuid4(), into=ann, source=bob, mode="operator", **common),
-        Split(id=uuid4(), person=ann, keep=ann, **common),
+        MergePersons(id=uuid4(), into=ann, source=bob, mode="operator", **common),
+        SplitPerson(id=uuid4(), person=ann, keep=ann, **common),
     ):
         await world.tell(command)
         await world.settle()

@@ -21,7 +21,7 @@ from services.projector.shares import key_of
 from services.projector.tables.clickhouse import Closed, Facts
 from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Worker
-from shared.domain.commands import Reader, Revive
+from shared.domain.commands import CommandDecoder, Revive
 from shared.domain.ids import IDENTITY, version_of
 from shared.domain.operations import Room, Weight
 from shared.domain.person import cells as cells_module
@@ -327,7 +327,7 @@ def looking_at_the_heads(patch: pytest.MonkeyPatch) -> None:
 
 def stopping_at_newer_versions(patch: pytest.MonkeyPatch) -> None:
     """A record that a newer version wrote goes to the dead letters."""
-    patch.setattr(Reader, "_is_newer", lambda self, value: False)
+    patch.setattr(CommandDecoder, "_is_newer", lambda self, value: False)
 
 
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.commands import REPLAYED, Capture, Delete, Erase, Merge, Write, decode, encode
+from shared.domain.commands import REPLAYED, Capture, Delete, Erase, MergePersons, Write, decode, encode
 from shared.domain.errors import NewerVersion
 from shared.domain.ids import fragment_id, version_of
 from shared.domain.person import fragment as fragments
@@ -145,7 +145,7 @@ class People:
         self.book = {one: Membership(1, one) for one in (ANN, BOB)}
         self.offset = 0
 
-    def fold(self, command: Merge | Delete) -> Outcome:
+    def fold(self, command: MergePersons | Delete) -> Outcome:
         self.offset += 1
         decision = handle(command, version_of(self.offset), self.book.__getitem__)
         for member in decision.touched:
@@ -158,8 +158,8 @@ def delete(at: int, *, replayed: bool = False) -> Delete:
     return Delete(id=one, project=1, at=at, person=ANN, request=other, replayed=replayed)
 
 
-def merge(at: int) -> Merge:
-    return Merge(
+def merge(at: int) -> MergePersons:
+    return MergePersons(
         id=uuid5(SPACE, f"m{at}"), project=1, at=at, into=BOB, source=ANN, into_id="bob", source_id="ann", mode="alias",
         replayed=True,
     )  # fmt: skip

@@ -8,7 +8,18 @@ from uuid import UUID, uuid4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.domain.commands import Capture, Delete, Erase, Merge, Restore, Restored, Revive, Scope, Split, Write
+from shared.domain.commands import (
+    Capture,
+    Delete,
+    Erase,
+    MergePersons,
+    Restore,
+    Restored,
+    Revive,
+    Scope,
+    SplitPerson,
+    Write,
+)
 from shared.domain.ids import version_of
 from shared.domain.person.fragment import Outcome
 from tests.support.tier import sized
@@ -84,9 +95,9 @@ def test_a_person_whose_delete_is_taken_back_is_who_it_was(acts: Any) -> None:
     for kind, name, other, mode in acts:
         if kind == "merge":
             ids = {"into_id": name, "source_id": other}
-            book.fold(Merge(**book.common(0), into=of(name), source=of(other), mode=mode, **ids))
+            book.fold(MergePersons(**book.common(0), into=of(name), source=of(other), mode=mode, **ids))
         elif kind == "split":
-            book.fold(Split(**book.common(0), person=of(name), keep=of(other)))
+            book.fold(SplitPerson(**book.common(0), person=of(name), keep=of(other)))
         else:
             members = book.row(book.row(of(name)).root).members
             before = people(book)

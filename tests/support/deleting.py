@@ -17,7 +17,7 @@ from services.deleter.planner import Boundary, Tombstone, plan
 from services.deleter.restores import Before, Outcome, Restores
 from services.projector.tables import rows as r
 from services.projector.tables.memory import MemoryTables
-from shared.domain.commands import Cancel, Request, decode
+from shared.domain.commands import Cancel, RequestDeletion, decode
 from shared.domain.deletion import DeletionRequest, State, load
 from shared.domain.errors import StoreUnavailable, Superseded, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, GENERATION_FIRST, IDENTITY, Position, position_key
@@ -63,7 +63,7 @@ class MemoryLedger:
         records = log.records(DELETIONS)[self.position.next :]
         commands = [decode(record.value) for record in records]
         known = {request.id: request for request in self.all()}
-        self.keep(decide([one for one in commands if isinstance(one, Request | Cancel)], known))
+        self.keep(decide([one for one in commands if isinstance(one, RequestDeletion | Cancel)], known))
         self.position = records[-1].position if records else self.position
 
     def copy(self) -> MemoryLedger:

@@ -10,8 +10,7 @@ from services.projector.rebuild.derive import Derived, Report
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Closed
 from services.projector.tables.memory import MemoryTables, life_of
-from shared.domain.commands import Capture, Erase, Purge, Revive, Write, decode
-from shared.domain.commands import Record as RecordCommand
+from shared.domain.commands import Capture, Erase, Purge, RecordBlock, Revive, Write, decode
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, IDENTITY, Position, partition_of, position_of, version_of
 from shared.domain.person.fragment import Fragment, Outcome
@@ -98,7 +97,7 @@ class Expected:
         except BadRecord as error:
             return [self._keep(r.failure_row(record, error.detail))], []
         touched: list[Any] = []
-        if isinstance(command, RecordCommand):
+        if isinstance(command, RecordBlock):
             row = r.block_row(command, version)
             self.blocks[row[:4]] = row
             return [row[:4]], []

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from shared.domain.commands import Delete, Erase, Merge, Request, Scope, Split, Write
+from shared.domain.commands import Delete, Erase, MergePersons, RequestDeletion, Scope, SplitPerson, Write
 from shared.domain.ids import fragment_id, version_of
 from shared.domain.legal_ids import is_legal
 from shared.domain.person import identity, identity_events
@@ -24,11 +24,11 @@ class Book:
 
     def merge(self, into: str, source: str, mode: Any = "identify", key: int = 0, **seen: Any) -> Decision:
         ids = {} if mode == "operator" else {"into_id": into, "source_id": source}
-        return self.fold(Merge(**self.common(key), into=of(into), source=of(source), mode=mode, **ids, **seen))
+        return self.fold(MergePersons(**self.common(key), into=of(into), source=of(source), mode=mode, **ids, **seen))
 
     def split(self, person: str, keep: str | None = None, leave: tuple[str, ...] = ()) -> Decision:
         kept = of(keep) if keep else None
-        return self.fold(Split(**self.common(0), person=of(person), keep=kept, leave=tuple(map(of, leave))))
+        return self.fold(SplitPerson(**self.common(0), person=of(person), keep=kept, leave=tuple(map(of, leave))))
 
     def delete(self, person: str) -> Decision:
         scope = Scope(profile=True, events=True)
@@ -154,7 +154,7 @@ def test_a_delete_dissolves_the_person_and_asks_every_member_to_be_erased() -> N
     book.merge("a", "b", "operator")
     decision = book.delete("b")
     erases = [one for one in decision.followups if isinstance(one, Erase)]
-    requests = [one for one in decision.followups if isinstance(one, Request)]
+    requests = [one for one in decision.followups if isinstance(one, RequestDeletion)]
     assert [(one.fragment, one.iver) for one in erases] == [(of("a"), version_of(1)), (of("b"), version_of(1))]
     assert (requests[0].members, requests[0].scope) == ((of("a"), of("b")), Scope(profile=True, events=True))
     assert [book.person(one) for one in "ab"] == [["a"], ["b"]]
@@ -244,7 +244,7 @@ def test_who_was_ever_deleted_is_born_again_behind_its_erase_record_when_a_captu
     assert isinstance(birth, Write)
     assert (birth.fragment, birth.distinct_id, birth.iver) == (of("b"), "b", book.row(of("b")).erase)
     assert birth.since == book.row(of("b")).erased_at + 1
-    again = Merge(**book.common(0) | {"id": UUID(int=5)}, into=of("e"), source=of("b"), mode="dangerous")
+    again = MergePersons(**book.common(0) | {"id": UUID(int=5)}, into=of("e"), source=of("b"), mode="dangerous")
     assert book.fold(again).followups == ()  # it does not say which id that is
 
 
@@ -252,6 +252,6 @@ def test_a_long_id_is_born_as_it_is_kept() -> None:
     book, sent = Book(), "x" * 300
     kept = fragment_id(1, sent[:200])
     book.fold(Delete(**book.common(0), person=kept, request=uuid4(), scope=Scope(profile=True)))
-    merge = Merge(**book.common(0), into=of("a"), source=kept, into_id="a", source_id=sent, mode="identify")
+    merge = MergePersons(**book.common(0), into=of("a"), source=kept, into_id="a", source_id=sent, mode="identify")
     (birth,) = book.fold(merge).followups
     assert isinstance(birth, Write) and birth.distinct_id == sent[:200]

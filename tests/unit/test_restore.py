@@ -10,7 +10,18 @@ import pytest
 from services.deleter.ledger import decide
 from services.deleter.planner import Tombstone
 from services.deleter.restores import delete_version, restore
-from shared.domain.commands import Cancel, Capture, Erase, Merge, Request, Restore, Restored, Revive, Scope, Write
+from shared.domain.commands import (
+    Cancel,
+    Capture,
+    Erase,
+    MergePersons,
+    RequestDeletion,
+    Restore,
+    Restored,
+    Revive,
+    Scope,
+    Write,
+)
 from shared.domain.deletion import OPEN, DeletionRequest, load
 from shared.domain.errors import Rejected
 from shared.domain.ids import fragment_id, version_of
@@ -248,8 +259,10 @@ class TestIdentity:
         assert self.restore(book, iver, "a", "b").outcome is Outcome.SKIPPED
 
 
-def asked(scope: Scope, *members: UUID) -> Request:
-    return Request(id=uuid4(), project=1, at=AT, request=uuid4(), person=members[0], members=members, scope=scope)
+def asked(scope: Scope, *members: UUID) -> RequestDeletion:
+    return RequestDeletion(
+        id=uuid4(), project=1, at=AT, request=uuid4(), person=members[0], members=members, scope=scope
+    )
 
 
 class TestLedger:
@@ -331,6 +344,6 @@ def test_a_merge_between_two_restores_is_not_undone_by_the_older_one() -> None:
     )  # fmt: skip
     book.fold(command)
     for key in range(2, 40):
-        book.fold(Merge(**book.common(key), into=of("a"), source=of("b"), mode="operator"))
+        book.fold(MergePersons(**book.common(key), into=of("a"), source=of("b"), mode="operator"))
     assert book.fold(command).outcome is Outcome.REFUSED
     assert book.person("b") == ["a", "b"]

@@ -18,9 +18,9 @@ from services.api.http.property_limits import DEPTH_MAX, NAME_CHARS_MAX, PROPERT
 from shared.domain.commands import (
     Capture,
     Command,
-    Merge,
     MergeMode,
-    Properties,
+    MergePersons,
+    PropertyMap,
     Write,
     imported_at,
 )
@@ -131,7 +131,7 @@ def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
     )
 
 
-def _cleaned(sent: Properties) -> tuple[Properties, bytes]:
+def _cleaned(sent: PropertyMap) -> tuple[PropertyMap, bytes]:
     """Properties that can be stored, and their JSON. Nearly all are as they came, and their JSON
     shows it."""
     try:
@@ -182,7 +182,7 @@ def _iso(text: str) -> int | None:
     return (aware - _EPOCH) // timedelta(microseconds=1)
 
 
-def event_time(event: dict[str, Any], properties: Properties, scene: Scene) -> int:
+def event_time(event: dict[str, Any], properties: PropertyMap, scene: Scene) -> int:
     """offset beats timestamp; a timestamp is corrected by the sender's skew; what cannot be, is
     now."""
     now, offset = scene.received_at, event.get("offset")
@@ -205,7 +205,7 @@ def event_time(event: dict[str, Any], properties: Properties, scene: Scene) -> i
     return min(max(time, STORED_US_MIN), STORED_US_MAX)
 
 
-def sent_id_of(event: dict[str, Any], sent: Properties) -> str:
+def sent_id_of(event: dict[str, Any], sent: PropertyMap) -> str:
     """The distinct id of an event, as it was sent."""
     for value in (
         event.get("distinct_id"),
@@ -242,7 +242,7 @@ def uuid_of(value: Any, scene: Scene) -> UUID:
 
 
 def _operations(
-    event: dict[str, Any], properties: Properties, name: str
+    event: dict[str, Any], properties: PropertyMap, name: str
 ) -> dict[str, Any]:
     """set, lifted, set_once and unset, those that there are; top level beats properties, explicit
     beats lifted."""
@@ -279,7 +279,7 @@ def _operations(
     return operations
 
 
-def _unset(event: dict[str, Any], properties: Properties) -> tuple[str, ...]:
+def _unset(event: dict[str, Any], properties: PropertyMap) -> tuple[str, ...]:
     unset: list[str] = []
     for place in (event, properties):
         value = place.get("$unset")
@@ -290,7 +290,7 @@ def _unset(event: dict[str, Any], properties: Properties) -> tuple[str, ...]:
     return tuple(dict.fromkeys(unset))
 
 
-def _object(event: dict[str, Any], properties: Properties, key: str) -> Properties:
+def _object(event: dict[str, Any], properties: PropertyMap, key: str) -> PropertyMap:
     """The object under this name: of the properties, which are clean by now, and of the event."""
     inner, outer = properties.get(key), event.get(key)
     if inner is not None and not isinstance(inner, dict):
@@ -303,7 +303,7 @@ def _object(event: dict[str, Any], properties: Properties, key: str) -> Properti
 
 
 def _merge(
-    capture: Capture, sent_id: str, sent: Properties, scene: Scene
+    capture: Capture, sent_id: str, sent: PropertyMap, scene: Scene
 ) -> list[Command]:
     """An empty write, so that an id known only from a merge is born, and the merge.
 
@@ -328,7 +328,7 @@ def _merge(
     }
     enough = DISTINCT_ID_CHARS_MAX + 1
     since = imported_at(capture)
-    merge = Merge(
+    merge = MergePersons(
         id=scene.mint(),
         into=capture.fragment,
         source=source,

@@ -17,7 +17,7 @@ from services.api.http.guards.costly import given
 from services.api.http.parameters import DRY_RUN
 from services.api.http.routing import Answer, Route
 from services.api.writes.idempotency import REPLAYED
-from shared.domain.commands import Command, Delete, Request, Scope
+from shared.domain.commands import Command, Delete, RequestDeletion, Scope
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.ids import fragment_id, hash64
 from shared.store.person import Person
@@ -69,15 +69,17 @@ async def bulk_delete(call: Call) -> Answer:
         if scope.profile:
             commands.append(Delete(**common, scope=scope, key=key, digest=key))
         else:
-            commands.append(Request(**common, scope=scope, members=members))
+            commands.append(RequestDeletion(**common, scope=scope, members=members))
     for fragment in strays:
         common = _bulk_envelope(call, at + len(commands), fragment, key, _STRAY)
         commands.append(
-            Request(**common, scope=without_profile(scope), members=(fragment,))
+            RequestDeletion(**common, scope=without_profile(scope), members=(fragment,))
         )
     positions = (await call.write(commands))[0] if commands else None
     requests = [
-        str(one.request) for one in commands if isinstance(one, Delete | Request)
+        str(one.request)
+        for one in commands
+        if isinstance(one, Delete | RequestDeletion)
     ]
     return Answer(
         status=202,

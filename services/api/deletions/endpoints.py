@@ -30,7 +30,7 @@ from services.api.writes.idempotency import (
     envelope,
     keyed,
 )
-from shared.domain.commands import Command, Delete, Request, Scope
+from shared.domain.commands import Command, Delete, RequestDeletion, Scope
 from shared.domain.errors import NotFound
 from shared.domain.ids import IDENTITY
 from shared.store.person import iso
@@ -270,9 +270,9 @@ async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
 
 def request_of(
     call: Call, request: UUID, at: int, scope: Scope, **whom: Any
-) -> Request:
+) -> RequestDeletion:
     """The command that makes a deletion request with the cut-off `at`."""
-    return Request(
+    return RequestDeletion(
         id=call.context.mint(),
         project=call.project.id,
         at=at,

@@ -28,7 +28,7 @@ from services.api.writes.schemas import Merge as MergeBody
 from services.api.writes.schemas import MergePreview, ResetDistinctId, SplitDone
 from services.api.writes.schemas import Person as PersonBody
 from services.api.writes.schemas import Split as SplitBody
-from shared.domain.commands import IdentityCommand, Merge, Split
+from shared.domain.commands import IdentityCommand, MergePersons, SplitPerson
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.ids import IDENTITY, fragment_id
 from shared.domain.person.identity import Decision, Membership, handle
@@ -58,7 +58,7 @@ async def split(call: Call) -> Answer:
     if outcome is None:
         call.tags(person)
     keep, leave = _split_of(chosen, person)
-    command = Split(
+    command = SplitPerson(
         **envelope(call, sent),
         person=sent.fragment,
         keep=keep,
@@ -92,7 +92,7 @@ async def merge(call: Call) -> Answer:
             await _found(call, source),
         )
         call.tags(survivor)
-        command = Merge(
+        command = MergePersons(
             **envelope(call, sent),
             into=into,
             source=source,
@@ -275,7 +275,7 @@ async def _deletes_of(call: Call, fragments: Sequence[UUID]) -> Deletes:
 
 
 def _merge_preview(
-    command: Merge, survivor: Person, absorbed: Person, deletes: Deletes
+    command: MergePersons, survivor: Person, absorbed: Person, deletes: Deletes
 ) -> Answer:
     """Who would survive, who would be absorbed, and the properties on which they differ."""
     (result, *_) = _tried(command, [survivor, absorbed], deletes)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shared.domain.commands import Properties
+from shared.domain.commands import PropertyMap
 
 SET, NULL, UNSET, ONCE = 1, 2, 3, 4
 """Kinds of operation; a hard cell holds one of the first three, or 0."""
@@ -53,7 +53,7 @@ class Changes(NamedTuple):
 
 def apply(
     cells: dict[str, Cell],
-    properties: Properties,
+    properties: PropertyMap,
     operations: Operations,
     stamp: int,
     purged: Mapping[str, int] = NOTHING_PURGED,
@@ -100,7 +100,7 @@ def apply(
 
 
 def _clear(
-    cells: dict[str, Cell], properties: Properties, name: str, kind: int, stamp: int
+    cells: dict[str, Cell], properties: PropertyMap, name: str, kind: int, stamp: int
 ) -> int:
     """Unset a name, or set it to null; a set_once that is newer goes on showing. Returns the
     cell's kind."""
@@ -118,7 +118,7 @@ def _clear(
 
 
 def once_above(
-    cells: dict[str, Cell], properties: Properties, name: str, stamp: int
+    cells: dict[str, Cell], properties: PropertyMap, name: str, stamp: int
 ) -> tuple[int, Any] | None:
     """The stamp and the value of a name's set_once that is newer than a stamp; None without one."""
     once = cells.get(name, EMPTY)[2]
@@ -127,7 +127,7 @@ def once_above(
 
 def bury(
     cells: dict[str, Cell],
-    properties: Properties,
+    properties: PropertyMap,
     name: str,
     stamp: int,
     once: tuple[int, Any] | None,

@@ -13,7 +13,7 @@ from shared.domain.commands import (
     Capture,
     Erase,
     FragmentCommand,
-    Properties,
+    PropertyMap,
     Purge,
     Revive,
     Write,
@@ -117,7 +117,7 @@ class Fragment:
         self.restored = 0
         self.purged: dict[str, int] = {}
         self.seen_at = 0
-        self.properties: Properties = {}
+        self.properties: PropertyMap = {}
         self.cells: dict[str, Cell] = {}
         self.weight = Weight()
         self.keys: list[Remembered] = []

@@ -18,11 +18,11 @@ from shared.domain.commands import (
     Delete,
     Erase,
     IdentityCommand,
-    Merge,
-    Request,
+    MergePersons,
+    RequestDeletion,
     Restore,
     Revive,
-    Split,
+    SplitPerson,
     Write,
 )
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX, fragment_id
@@ -134,7 +134,7 @@ def addressed(command: IdentityCommand) -> tuple[UUID, ...]:
         return tuple(member.fragment for member in command.members)
     return (
         (command.into, command.source)
-        if isinstance(command, Merge)
+        if isinstance(command, MergePersons)
         else (command.person,)
     )
 
@@ -156,7 +156,7 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
             return Decision(Outcome.DUPLICATE)
         parties[0].trigger(CommandRefused, (version, stamp), reason=KEY_REUSED)
         return Decision(Outcome.REFUSED, (parties[0],))
-    if isinstance(command, Merge):
+    if isinstance(command, MergePersons):
         decision = _merge(command, (version, stamp), parties, people)
     elif (
         command.replayed
@@ -164,7 +164,7 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
         and not isinstance(command, Restore)
     ):
         return Decision(Outcome.DROPPED)  # it meant who was deleted since
-    elif isinstance(command, Split):
+    elif isinstance(command, SplitPerson):
         decision = _split(command, (version, stamp), people[0])
     elif isinstance(command, Restore):
         decision = _restore(command, (version, stamp), parties)
@@ -180,7 +180,7 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
 
 
 def _merge(
-    command: Merge,
+    command: MergePersons,
     at: tuple[int, int],
     parties: list[Membership],
     people: list[list[Membership]],
@@ -224,7 +224,7 @@ def _merge(
     return Decision(Outcome.CHANGED, touched, _births(command, parties))
 
 
-def _before_a_delete(command: Merge, parties: list[Membership]) -> bool:
+def _before_a_delete(command: MergePersons, parties: list[Membership]) -> bool:
     """Whether it is imported, or replayed, from before one of both was deleted."""
     since = command.since or (command.at if command.replayed else 0)
     return since > 0 and _deleted_after(since, parties)
@@ -238,7 +238,7 @@ def _deleted_after(at: int, parties: list[Membership]) -> bool:
     )
 
 
-def _deleted_since(command: Merge, parties: list[Membership]) -> bool:
+def _deleted_since(command: MergePersons, parties: list[Membership]) -> bool:
     """Whether one of both was deleted after the API had found it alive."""
     erases = (command.into_erase, command.source_erase)
     return any(
@@ -247,7 +247,7 @@ def _deleted_since(command: Merge, parties: list[Membership]) -> bool:
     )
 
 
-def _births(command: Merge, parties: list[Membership]) -> tuple[Write, ...]:
+def _births(command: MergePersons, parties: list[Membership]) -> tuple[Write, ...]:
     """What lets those live who were ever deleted: what the API has sent for them may lie before
     their erase record. This lies behind it, for the delete was folded first."""
     births = []
@@ -271,7 +271,9 @@ def _births(command: Merge, parties: list[Membership]) -> tuple[Write, ...]:
     return tuple(births)
 
 
-def _split(command: Split, at: tuple[int, int], person: list[Membership]) -> Decision:
+def _split(
+    command: SplitPerson, at: tuple[int, int], person: list[Membership]
+) -> Decision:
     root = person[0]
     if command.keep is not None:
         leaving = [member for member in person if member.id != command.keep]
@@ -332,7 +334,7 @@ def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> D
         )
         for member in person
     )
-    request = Request(
+    request = RequestDeletion(
         id=uuid5(command.id, "request"),
         project=command.project,
         at=command.at,

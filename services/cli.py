@@ -18,7 +18,7 @@ from services.renewing import command as renewing
 from shared.domain.errors import LogMismatch, PersonlogError
 from shared.runtime.process import preflight
 from shared.runtime.process.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
-from shared.runtime.progress import Progress
+from shared.runtime.progress import ProgressBar
 from shared.runtime.settings import (
     BOOTSTRAP,
     SECRETS_OF,
@@ -221,7 +221,7 @@ def _rebuild(settings: Settings, options: argparse.Namespace, new_keys: bool) ->
 
     collect_seldom(COLLECTED_OBJECTS)
     began = time.monotonic()
-    progress = Progress(terminal=sys.stdout.isatty(), began=began)
+    progress = ProgressBar(terminal=sys.stdout.isatty(), began=began)
 
     def report_progress(report: Report) -> None:
         progress.tell(report.facts, report.total, f"{report.differences} differences")
@@ -260,7 +260,7 @@ def _deletions_run(
     setup_logs(
         "deletions run"
     )  # else a pause of the load guard would be logged to stdout
-    progress = Progress(terminal=sys.stdout.isatty(), began=time.monotonic())
+    progress = ProgressBar(terminal=sys.stdout.isatty(), began=time.monotonic())
 
     async def go() -> None:
         try:

@@ -72,7 +72,7 @@ class Parts(NamedTuple):
         return await self.store.rows(load(Path(__file__).with_suffix(".sql"))[name])
 
 
-Check = Callable[[Parts], Awaitable[str]]
+DoctorCheck = Callable[[Parts], Awaitable[str]]
 """Returns a note on a healthy part; raises Wrong."""
 
 
@@ -339,7 +339,7 @@ async def _signing_key(parts: Parts) -> str:
     return f"{signed} receipts"
 
 
-CHECKS: dict[str, Check] = {
+CHECKS: dict[str, DoctorCheck] = {
     "clock": _clock,
     "projection": _projection,
     "intake of deletions": _intake,

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shared.domain.errors import BadInput
 from shared.runtime.process import preflight
-from shared.runtime.progress import Progress
+from shared.runtime.progress import ProgressBar
 from shared.runtime.settings import BOOTSTRAP, Settings, SettingsError, with_keys
 
 if TYPE_CHECKING:
     from clients.importing.client import Client
     from clients.importing.files import File
     from clients.importing.pages import Pages
-    from clients.importing.state import Ledger, State
-    from clients.importing.target import Target
+    from clients.importing.state import ImportLedger, ImportState
+    from clients.importing.target import ImportTarget
 
 SOURCE_KEY = "POSTHOG_PERSONAL_API_KEY"
 """Environment variable of the source's key: other users of the machine see command lines."""
@@ -123,26 +123,26 @@ async def _go(
     settings: Settings, options: argparse.Namespace, codes: list[int]
 ) -> None:
     from clients.importing.client import Client
-    from clients.importing.state import Ledger
-    from clients.importing.target import Target
+    from clients.importing.state import ImportLedger
+    from clients.importing.target import ImportTarget
 
     destination = _destination(settings, options)
     client = Client()
     source: Any = None
     began = time.monotonic()
-    progress = Progress(terminal=sys.stdout.isatty(), began=began)
+    progress = ProgressBar(terminal=sys.stdout.isatty(), began=began)
     try:
         source = _source(client, options)
         path, errors = _files(settings, options)
         goal = f"{destination.url} {destination.token}"
         goal_hash = hashlib.sha256(goal.encode()).hexdigest()[:32]
         places = source.fingerprint, goal_hash
-        ledger = Ledger(path, errors, *places, restart=options.restart)
+        ledger = ImportLedger(path, errors, *places, restart=options.restart)
         state = ledger.state
         if state.ended:
             print("Imported before; --restart begins again.", file=sys.stderr)
         else:
-            target = Target(client, *destination)
+            target = ImportTarget(client, *destination)
             state = await _transfer(source, target, ledger, options, progress)
     finally:
         progress.end()
@@ -161,11 +161,11 @@ async def _go(
 
 async def _transfer(
     source: Any,
-    target: Target,
-    ledger: Ledger,
+    target: ImportTarget,
+    ledger: ImportLedger,
     options: argparse.Namespace,
-    progress: Progress,
-) -> State:
+    progress: ProgressBar,
+) -> ImportState:
     """Import the rows that have not been imported yet; return the state after them."""
     from clients.importing.rows import Manner
     from clients.importing.run import run
@@ -178,7 +178,7 @@ async def _transfer(
     rows = source.rows(*place)
     manner = Manner(kind=options.format, at=_at(options.at), by_rest=target.has_key)
 
-    def report_progress(done: int, state: State) -> None:
+    def report_progress(done: int, state: ImportState) -> None:
         text = f"{state.rows:,} rows, {state.refused:,} refused"
         progress.tell(done, source.total, text)
 

@@ -24,7 +24,7 @@ from shared.domain.commands import (
 from shared.domain.commands import Delete as DeleteCommand
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.fragment import FoldOutcome, Fragment
 from shared.domain.person.fragment_events import FragmentChanged, PropertiesLeftOut
 from shared.domain.person.identity import Membership, addressed, handle
 from shared.log.port import Record
@@ -44,10 +44,10 @@ REVIVED_MAX = 100
 """Closed lives opened again in one batch: each is read from the timeline."""
 
 IDENTITY_COMMANDS = (MergePersons, SplitPerson, DeleteCommand, Restore)
-UNSEEN = frozenset((Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED))
+UNSEEN = frozenset((FoldOutcome.DUPLICATE, FoldOutcome.DROPPED, FoldOutcome.SKIPPED))
 """Outcomes of a captured event that is no event of its own."""
 
-WRITTEN = frozenset((Outcome.CHANGED, Outcome.REMEMBERED, Outcome.REFUSED))
+WRITTEN = frozenset((FoldOutcome.CHANGED, FoldOutcome.REMEMBERED, FoldOutcome.REFUSED))
 """Outcomes that may have written the row."""
 
 Key = tuple[int, UUID]
@@ -206,7 +206,7 @@ class FragmentFolder:
                 f"A {type(command).__name__} does not belong into {self.topic}."
             )
         batch.facts.blocks.append(r.block_row(command, record.version))
-        batch.outcomes[Outcome.RECORDED] += 1
+        batch.outcomes[FoldOutcome.RECORDED] += 1
         batch.passed(record, 0)
 
     def trim(self, batch: Batch) -> None:

@@ -126,7 +126,7 @@ def iso(microseconds: int) -> str:
     )
 
 
-Loaded = tuple[UUID, FragmentRow | None, IdentityRow | None]
+MemberRows = tuple[UUID, FragmentRow | None, IdentityRow | None]
 """A member, its row, and that of its identity, as far as there are any."""
 
 
@@ -141,7 +141,7 @@ def group_of(root: UUID, identity: IdentityRow | None) -> Sequence[UUID]:
     return members or (root,)
 
 
-def person_of(project: int, root: UUID, group: Sequence[Loaded]) -> Person | None:
+def person_of(project: int, root: UUID, group: Sequence[MemberRows]) -> Person | None:
     """The person of a root's members, the root among them."""
     version = next(
         (
@@ -159,7 +159,7 @@ def is_cut(row: FragmentRow) -> bool:
     return not row.properties and row.size > 0
 
 
-def unread_of(group: Sequence[Loaded]) -> list[UUID]:
+def unread_of(group: Sequence[MemberRows]) -> list[UUID]:
     """The members that a person of them shows, and whose rows came without their texts."""
     if not any(row is not None and is_cut(row) for _, row, _ in group):  # nearly always
         return []
@@ -171,7 +171,7 @@ def unread_of(group: Sequence[Loaded]) -> list[UUID]:
     ]
 
 
-def living_of(group: Iterable[Loaded]) -> list[Member]:
+def living_of(group: Iterable[MemberRows]) -> list[Member]:
     """The members that a person of them would have; none, no person."""
     return [member for member in _members(group) if member.living]
 
@@ -251,7 +251,7 @@ def shown_of(
     )
 
 
-def _members(group: Iterable[Loaded]) -> Iterator[Member]:
+def _members(group: Iterable[MemberRows]) -> Iterator[Member]:
     return (
         _member(fragment, row, identity)
         for fragment, row, identity in group

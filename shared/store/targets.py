@@ -202,7 +202,7 @@ class Count(msgspec.Struct, frozen=True):
     rows: int
 
 
-class Blocks(msgspec.Struct, frozen=True):
+class ObjectBlocks(msgspec.Struct, frozen=True):
     """Blocks of recordings in one object: whose, where, and when the newest came, in
     microseconds."""
 
@@ -239,10 +239,10 @@ async def hide(store: Store, target: Target, reach: dict[str, Any], plan: UUID) 
     )
 
 
-async def blocks(store: Store, reach: dict[str, Any]) -> list[Blocks]:
+async def blocks(store: Store, reach: dict[str, Any]) -> list[ObjectBlocks]:
     """Where the recordings within reach lie, those of hidden rows too."""
     return [
-        Blocks(*row)
+        ObjectBlocks(*row)
         for row in await store.rows_with_hidden(_RECORDINGS.query("blocks"), **reach)
     ]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shared.domain.commands import Capture, Command, Delete, Erase, MergePersons, SplitPerson, Write, decode, encode
 from shared.domain.ids import NAMESPACE, fragment_id, number_of, version_of
-from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.fragment import FoldOutcome, Fragment
 from shared.domain.person.identity import Membership, handle
 from shared.domain.person.view import merged_properties, ordered_distinct_ids
 from shared.store.timeline import event_of, timeline_row
@@ -74,7 +74,7 @@ def histories(draw: st.DrawFn) -> list[Command]:
 
 
 KINDS = "write write capture capture import merge merge split delete again".split()
-HARMLESS = (Outcome.SKIPPED, Outcome.NOTHING, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.DROPPED)
+HARMLESS = (FoldOutcome.SKIPPED, FoldOutcome.NOTHING, FoldOutcome.DUPLICATE, FoldOutcome.REFUSED, FoldOutcome.DROPPED)
 
 
 class Machine:
@@ -95,7 +95,7 @@ class Machine:
         self.log.append((command, version))
         return version
 
-    def fold(self, command: Command, version: int) -> Outcome:
+    def fold(self, command: Command, version: int) -> FoldOutcome:
         if isinstance(command, Capture | Write | Erase):
             fragment = self.fragments.setdefault(command.fragment, Fragment(1, command.fragment))
             outcome = fragment.handle(command, version, 3)
@@ -151,7 +151,7 @@ def run(history: list[Command], late: list[bool]) -> tuple[Machine, Oracle]:
             if isinstance(one, Write) and one.key:
                 keys = seen_keys.setdefault(one.fragment, [])
                 if one.key in keys:
-                    assert machine.fold(one, version) is Outcome.DUPLICATE
+                    assert machine.fold(one, version) is FoldOutcome.DUPLICATE
                     continue
                 keys.append(one.key)
             machine.fold(one, version)

@@ -26,7 +26,7 @@ from shared.domain.ids import IDENTITY, version_of
 from shared.domain.operations import Room, Weight
 from shared.domain.person import cells as cells_module
 from shared.domain.person import identity
-from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.fragment import FoldOutcome, Fragment
 from shared.domain.person.fragment_events import FragmentChanged, FragmentEvent, FragmentPurged, FragmentRestored
 from shared.domain.person.identity import Decision, Membership
 from shared.domain.person.replay import Replay
@@ -47,7 +47,7 @@ def skip_by_version(patch: pytest.MonkeyPatch) -> None:
     """A record at or below the row's version is folded again."""
     handle = Fragment.handle
 
-    def careless(self: Fragment, command: Any, version: int, partition: int, life: Any = None) -> Outcome:
+    def careless(self: Fragment, command: Any, version: int, partition: int, life: Any = None) -> FoldOutcome:
         self.version = min(self.version, version - 1)
         return handle(self, command, version, partition, life)
 
@@ -113,7 +113,7 @@ def erase_dedup(patch: pytest.MonkeyPatch) -> None:
     """An erase record that comes a second time erases again."""
     erase = Fragment._erase
 
-    def again(self: Fragment, command: Any, version: int) -> Outcome:
+    def again(self: Fragment, command: Any, version: int) -> FoldOutcome:
         held, self.erased = self.erased, 0
         outcome = erase(self, command, version)
         self.erased = max(held, self.erased)
@@ -146,7 +146,7 @@ def births_of_their_own_delete(patch: pytest.MonkeyPatch) -> None:
     """A birth that is sent again after a crash revives who was deleted since."""
     write = Fragment._write
 
-    def timeless(self: Fragment, command: Any, version: int, partition: int) -> Outcome:
+    def timeless(self: Fragment, command: Any, version: int, partition: int) -> FoldOutcome:
         return write(self, msgspec.structs.replace(command, iver=0), version, partition)
 
     patch.setattr(Fragment, "_write", timeless)
@@ -156,7 +156,7 @@ def late_erase_after_a_restore(patch: pytest.MonkeyPatch) -> None:
     """An erase record that comes after its delete was taken back erases."""
     erase = Fragment._erase
 
-    def forgetful(self: Fragment, command: Any, version: int) -> Outcome:
+    def forgetful(self: Fragment, command: Any, version: int) -> FoldOutcome:
         self.restored = 0
         return erase(self, command, version)
 
@@ -260,7 +260,7 @@ def purge_cut_off(patch: pytest.MonkeyPatch) -> None:
     """A purge takes what was set after it was asked for as well."""
     purge = Fragment._purge
 
-    def greedy(self: Fragment, command: Any, version: int) -> Outcome:
+    def greedy(self: Fragment, command: Any, version: int) -> FoldOutcome:
         return purge(self, msgspec.structs.replace(command, before=max(command.before, self.stamp)), version)
 
     patch.setattr(Fragment, "_purge", greedy)

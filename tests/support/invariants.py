@@ -13,7 +13,7 @@ from services.projector.tables.memory import MemoryTables, life_of
 from shared.domain.commands import Capture, Erase, Purge, RecordBlock, Revive, Write, decode
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, IDENTITY, Position, partition_of, position_of, version_of
-from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.fragment import FoldOutcome, Fragment
 from shared.domain.person.fragment_events import FragmentChanged, FragmentEvent, FragmentPurged
 from shared.domain.person.identity import Membership, handle
 from shared.domain.person.replay import Replay
@@ -25,7 +25,7 @@ from tests.support.oracle import Oracle
 
 _NO_COMMAND = Write(id=UUID(int=0), project=0, at=0, fragment=UUID(int=0))
 
-UNTOUCHED = (Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED)
+UNTOUCHED = (FoldOutcome.DUPLICATE, FoldOutcome.DROPPED, FoldOutcome.SKIPPED)
 
 
 class Expected:
@@ -110,7 +110,7 @@ class Expected:
                 closed = Closed(command.project, command.fragment, command.iver, version)
                 life = life_of(self.timeline.values(), self.captured.values(), closed)
             outcome = fragment.handle(command, version, record.partition, life)
-            touched = [fragment] if outcome not in (*UNTOUCHED, Outcome.NOTHING) else []
+            touched = [fragment] if outcome not in (*UNTOUCHED, FoldOutcome.NOTHING) else []
             if isinstance(command, Capture) and outcome not in UNTOUCHED:
                 row = r.captured_row(command, version, fragment.purged)
                 self.captured[row[0], row[1], row[3]] = row

@@ -11,7 +11,7 @@ from shared.domain.commands import Delete, Erase, MergePersons, RequestDeletion,
 from shared.domain.ids import fragment_id, version_of
 from shared.domain.legal_ids import is_legal
 from shared.domain.person import identity, identity_events
-from shared.domain.person.fragment import Outcome
+from shared.domain.person.fragment import FoldOutcome
 from shared.domain.person.identity import Decision, Membership, handle
 
 
@@ -60,17 +60,17 @@ def test_a_merge_appends_the_absorbed_members_in_their_own_order() -> None:
     book = Book()
     book.merge("a", "b", "operator")
     book.merge("c", "d", "operator")
-    assert book.merge("c", "b", "operator").outcome is Outcome.CHANGED
+    assert book.merge("c", "b", "operator").outcome is FoldOutcome.CHANGED
     assert book.person("a") == book.person("d") == ["c", "d", "a", "b"]
 
 
 def test_an_identified_source_is_refused_except_by_force() -> None:
     book = Book()
     book.merge("b", "x")
-    assert book.merge("a", "b").outcome is Outcome.REFUSED
+    assert book.merge("a", "b").outcome is FoldOutcome.REFUSED
     assert book.person("a") == ["a"]
-    assert book.merge("a", "b", "alias").outcome is Outcome.REFUSED
-    assert book.merge("a", "b", "dangerous").outcome is Outcome.CHANGED
+    assert book.merge("a", "b", "alias").outcome is FoldOutcome.REFUSED
+    assert book.merge("a", "b", "dangerous").outcome is FoldOutcome.CHANGED
 
 
 def test_a_refusal_is_a_fact_on_both_persons_and_marks_the_target_all_the_same() -> None:
@@ -86,8 +86,8 @@ def test_a_refusal_is_a_fact_on_both_persons_and_marks_the_target_all_the_same()
 
 def test_equal_or_illegal_ids_mark_nothing_and_an_operators_merge_neither() -> None:
     book = Book()
-    assert book.merge("a", "a").outcome is Outcome.NOTHING
-    assert book.merge("a", "null").outcome is Outcome.REFUSED
+    assert book.merge("a", "a").outcome is FoldOutcome.NOTHING
+    assert book.merge("a", "null").outcome is FoldOutcome.REFUSED
     book.merge("b", "c", "operator")
     assert not any(map(book.identified, "abc"))
 
@@ -95,7 +95,7 @@ def test_equal_or_illegal_ids_mark_nothing_and_an_operators_merge_neither() -> N
 def test_different_legal_ids_of_one_person_mark_the_target() -> None:
     book = Book()
     book.merge("a", "b", "operator")
-    assert book.merge("b", "a").outcome is Outcome.CHANGED
+    assert book.merge("b", "a").outcome is FoldOutcome.CHANGED
     assert (book.identified("b"), book.identified("a")) == (True, False)
     assert book.person("a") == ["a", "b"]
 
@@ -112,8 +112,8 @@ def test_the_flag_leaves_with_its_id_at_a_split_and_goes_at_a_delete() -> None:
 def test_a_person_over_the_member_cap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "MEMBERS_MAX", 2)
     book = Book()
-    assert book.merge("a", "b", "operator").outcome is Outcome.CHANGED
-    assert book.merge("a", "c", "operator").outcome is Outcome.REFUSED
+    assert book.merge("a", "b", "operator").outcome is FoldOutcome.CHANGED
+    assert book.merge("a", "c", "operator").outcome is FoldOutcome.REFUSED
     assert book.person("a") == ["a", "b"]
 
 
@@ -121,7 +121,7 @@ def test_a_merge_with_a_key_that_was_seen_does_not_merge_again_after_a_split() -
     book = Book()
     book.merge("a", "b", "dangerous", key=7)
     book.split("a", keep="a")
-    assert book.merge("a", "b", "dangerous", key=7).outcome is Outcome.DUPLICATE
+    assert book.merge("a", "b", "dangerous", key=7).outcome is FoldOutcome.DUPLICATE
     assert book.person("a") == ["a"]
 
 
@@ -145,7 +145,7 @@ def test_when_the_root_leaves_the_first_remaining_member_becomes_the_root() -> N
 def test_a_split_that_names_nobody_who_can_leave_is_refused(keep: str | None, leave: tuple[str, ...]) -> None:
     book = Book()
     book.merge("a", "b", "operator")
-    assert book.split("a", keep=keep, leave=leave).outcome is Outcome.REFUSED
+    assert book.split("a", keep=keep, leave=leave).outcome is FoldOutcome.REFUSED
     assert book.person("a") == ["a", "b"]
 
 
@@ -189,10 +189,10 @@ def test_an_imported_merge_of_before_a_delete_ties_nobody_and_marks_nobody(delet
     book.delete(deleted)
     asked_at = book.row(of(deleted)).erased_at
     decision = book.merge("a", "b", key=7, since=asked_at - 1)
-    assert (decision.outcome, decision.touched, decision.followups) == (Outcome.DROPPED, (), ())
+    assert (decision.outcome, decision.touched, decision.followups) == (FoldOutcome.DROPPED, (), ())
     assert book.person("b") == ["b"] and not book.identified("a")
     later = book.merge("a", "b", key=7, since=asked_at)  # of the new life, and the key is free
-    assert later.outcome is Outcome.CHANGED
+    assert later.outcome is FoldOutcome.CHANGED
     assert "b" in book.person("a") and book.identified("a")
 
 
@@ -200,15 +200,15 @@ def test_a_delete_of_somebody_else_in_the_person_drops_no_import() -> None:
     book = Book()
     book.delete("d")
     book.merge("a", "d", "operator")
-    assert book.merge("a", "b", since=1).outcome is Outcome.CHANGED
+    assert book.merge("a", "b", since=1).outcome is FoldOutcome.CHANGED
 
 
 def test_of_a_delete_of_unknown_time_every_import_is_of_before() -> None:
     book = Book()
     book.delete("b")
     book.row(of("b")).erased_at = 0  # as a store of before this was kept has it
-    assert book.merge("a", "b", since=10**15).outcome is Outcome.DROPPED
-    assert book.merge("a", "b").outcome is Outcome.CHANGED
+    assert book.merge("a", "b", since=10**15).outcome is FoldOutcome.DROPPED
+    assert book.merge("a", "b").outcome is FoldOutcome.CHANGED
 
 
 @pytest.mark.parametrize("deleted", ["a", "b"])
@@ -218,7 +218,7 @@ def test_an_operators_merge_is_refused_when_one_was_deleted_after_it_was_found(d
     seen = {"into_erase": book.row(of("a")).erase, "source_erase": book.row(of("b")).erase}
     book.delete(deleted)
     decision = book.merge("a", "b", "operator", **seen)
-    assert decision.outcome is Outcome.REFUSED
+    assert decision.outcome is FoldOutcome.REFUSED
     facts = [event for row in decision.touched for event in row.collect_events()]
     refused = [event for event in facts if isinstance(event, identity_events.MergeRefused)]
     assert {(event.originator_id, event.reason) for event in refused} == {
@@ -226,13 +226,14 @@ def test_an_operators_merge_is_refused_when_one_was_deleted_after_it_was_found(d
     }  # fmt: skip
     assert book.person("b") == ["b"]
     seen = {"into_erase": book.row(of("a")).erase, "source_erase": book.row(of("b")).erase}
-    assert book.merge("a", "b", "operator", **seen).outcome is Outcome.CHANGED
+    assert book.merge("a", "b", "operator", **seen).outcome is FoldOutcome.CHANGED
 
 
 def test_an_operators_import_of_before_a_delete_is_refused() -> None:
     book = Book()
     book.delete("b")
-    assert book.merge("a", "b", "operator", since=1, source_erase=book.row(of("b")).erase).outcome is Outcome.REFUSED
+    erase = book.row(of("b")).erase
+    assert book.merge("a", "b", "operator", since=1, source_erase=erase).outcome is FoldOutcome.REFUSED
 
 
 def test_who_was_ever_deleted_is_born_again_behind_its_erase_record_when_a_capture_merges_it() -> None:

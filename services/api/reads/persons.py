@@ -26,7 +26,7 @@ from shared.store.person import (
     ROW_BYTES_WHOLE,
     FragmentRow,
     IdentityRow,
-    Loaded,
+    MemberRows,
     Person,
     group_of,
     is_cut,
@@ -66,7 +66,7 @@ R = TypeVar("R", FragmentRow, IdentityRow)
 Places = dict[int, tuple[str, int]]
 """(topic, partition) by the integer of its position row's key."""
 
-KnownRows = tuple[UUID, list[Loaded]]
+KnownRows = tuple[UUID, list[MemberRows]]
 Cursor = tuple[int, str]
 
 
@@ -159,7 +159,9 @@ class Reads:
         """The row of a fragment, whole, however large it is."""
         return await self._whole.get((project, fragment.int))
 
-    async def _with_texts(self, project: int, group: list[Loaded]) -> list[Loaded]:
+    async def _with_texts(
+        self, project: int, group: list[MemberRows]
+    ) -> list[MemberRows]:
         """The members of a person, with the texts of all that it shows."""
         for _ in range(ATTEMPTS_MAX):  # they may have grown meanwhile
             unread = unread_of(group)
@@ -229,7 +231,7 @@ class Reads:
         group = group_of(root, identity)
         if len(group) > MEMBERS_KNOWN_MAX:
             return None
-        found: list[Loaded] = []
+        found: list[MemberRows] = []
         for member in group:
             rows = head if member is root else self._find(project, member)
             if rows is None:

@@ -60,7 +60,7 @@ _LIFE = (
 )
 
 
-class Outcome(IntEnum):
+class FoldOutcome(IntEnum):
     """What one record did. Exactly one outcome per record."""
 
     SKIPPED = 0  # its version is not newer than the row: a redelivery
@@ -148,14 +148,14 @@ class Fragment:
         version: int,
         partition: int,
         life: Fragment | None = None,
-    ) -> Outcome:
+    ) -> FoldOutcome:
         """Fold one command of the log at (partition, version); its events wait in `collect_events`.
 
         `life` is what a `Revive` gives back: the fragment as the facts below `version` make it
         without that erasure.
         """
         if version <= self.version:
-            return Outcome.SKIPPED
+            return FoldOutcome.SKIPPED
         if isinstance(command, Capture):
             return self._capture(command, version, partition)
         if isinstance(command, Write):
@@ -166,9 +166,9 @@ class Fragment:
             return self._purge(command, version)
         return self._erase(command, version)
 
-    def _erase(self, command: Erase, version: int) -> Outcome:
+    def _erase(self, command: Erase, version: int) -> FoldOutcome:
         if command.iver <= max(self.erased, self.restored):
-            return Outcome.NOTHING
+            return FoldOutcome.NOTHING
         self._trigger(
             FragmentErased(
                 originator_id=self.id,
@@ -179,13 +179,15 @@ class Fragment:
                 number=self.number,
             )
         )
-        return Outcome.CHANGED
+        return FoldOutcome.CHANGED
 
-    def _revive(self, command: Revive, version: int, life: Fragment | None) -> Outcome:
+    def _revive(
+        self, command: Revive, version: int, life: Fragment | None
+    ) -> FoldOutcome:
         if (
             command.iver != self.erased
         ):  # it was taken back before, or the fragment was erased again
-            return Outcome.NOTHING
+            return FoldOutcome.NOTHING
         assert life is not None, "the facts of the closed life were not loaded"
         for name in _LIFE:
             setattr(self, name, getattr(life, name))
@@ -200,16 +202,16 @@ class Fragment:
                 iver=command.iver,
             )
         )
-        return Outcome.CHANGED
+        return FoldOutcome.CHANGED
 
-    def _purge(self, command: Purge, version: int) -> Outcome:
+    def _purge(self, command: Purge, version: int) -> FoldOutcome:
         """A tombstone for each name, of what the fragment lacks as well; none where a later one is
         already."""
         names = tuple(
             name for name in command.names if self.purged.get(name, 0) < command.before
         )
         if not names:
-            return Outcome.NOTHING
+            return FoldOutcome.NOTHING
         remains = [
             once_above(self.cells, self.properties, name, command.before)
             for name in names
@@ -232,19 +234,19 @@ class Fragment:
                 iver=self.erased,
             )
         )
-        return Outcome.CHANGED
+        return FoldOutcome.CHANGED
 
-    def _write(self, command: Write, version: int, partition: int) -> Outcome:
+    def _write(self, command: Write, version: int, partition: int) -> FoldOutcome:
         since = imported_at(command)
         stamp = self._stamp(command, since)
         if (first := recall(self.keys, command)) is not None:
             return (
-                Outcome.DUPLICATE
+                FoldOutcome.DUPLICATE
                 if first[1] == command.digest
                 else self._refuse(KEY_REUSED, version, stamp)
             )
         if 0 < since < self.erased_at or 0 < command.iver < self.erased:
-            return Outcome.DROPPED
+            return FoldOutcome.DROPPED
         if command.expect is not None and command.expect != self.effect:
             outcome = self._refuse("precondition_failed", version, stamp)
         else:
@@ -253,9 +255,9 @@ class Fragment:
             return outcome
         remember(self.keys, command, version)
         self.version = version
-        return max(outcome, Outcome.REMEMBERED)
+        return max(outcome, FoldOutcome.REMEMBERED)
 
-    def _refuse(self, reason: str, version: int, stamp: int) -> Outcome:
+    def _refuse(self, reason: str, version: int, stamp: int) -> FoldOutcome:
         self._trigger(
             WriteRefused(
                 originator_id=self.id,
@@ -264,19 +266,19 @@ class Fragment:
                 reason=reason,
             )
         )
-        return Outcome.REFUSED
+        return FoldOutcome.REFUSED
 
-    def _capture(self, command: Capture, version: int, partition: int) -> Outcome:
+    def _capture(self, command: Capture, version: int, partition: int) -> FoldOutcome:
         if not command.person:
-            return Outcome.NOTHING
+            return FoldOutcome.NOTHING
         uuid = command.uuid.int
         key = (uuid ^ uuid >> 64) & _LOW64
         events = self.events
         if key in events:
-            return Outcome.DUPLICATE
+            return FoldOutcome.DUPLICATE
         since = imported_at(command)
         if 0 < since < self.erased_at:
-            return Outcome.DROPPED
+            return FoldOutcome.DROPPED
         outcome = self._change(command, version, since, partition)
         if command.timestamp >= self.seen_at + HOUR_US:
             self.seen_at = command.timestamp // HOUR_US * HOUR_US
@@ -286,11 +288,11 @@ class Fragment:
         while len(events) > EVENTS_MAX:
             del events[next(iter(events))]
         self.version = version
-        return max(outcome, Outcome.REMEMBERED)
+        return max(outcome, FoldOutcome.REMEMBERED)
 
     def _change(
         self, command: Capture | Write, version: int, since: int, partition: int
-    ) -> Outcome:
+    ) -> FoldOutcome:
         """Do what the command asks for, as far as there is room, and make the fact of it."""
         stamp = self._stamp(command, since)
         operations = operations_of(command)
@@ -324,7 +326,7 @@ class Fragment:
                 left_out=left_out,
             )
         )
-        return Outcome.CHANGED
+        return FoldOutcome.CHANGED
 
     def _do(self, operations: Operations, stamp: int) -> tuple[Changes, LeftOut | None]:
         """Apply operations for which there is room; the others are told of."""
@@ -344,10 +346,12 @@ class Fragment:
             weight.exact = False
         return changes, None
 
-    def _leave_out(self, left_out: LeftOut | None, version: int, stamp: int) -> Outcome:
+    def _leave_out(
+        self, left_out: LeftOut | None, version: int, stamp: int
+    ) -> FoldOutcome:
         """Nothing took effect: for lack of room, or because nothing would."""
         if left_out is None:
-            return Outcome.NOTHING
+            return FoldOutcome.NOTHING
         self._trigger(
             PropertiesLeftOut(
                 originator_id=self.id,
@@ -356,7 +360,7 @@ class Fragment:
                 left_out=left_out,
             )
         )
-        return Outcome.REFUSED
+        return FoldOutcome.REFUSED
 
     def _stamp(self, command: Capture | Write, since: int) -> int:
         """Of an import its own time, else above every stamp of the fragment before it."""

@@ -27,7 +27,7 @@ from shared.domain.commands import (
 )
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX, fragment_id
 from shared.domain.legal_ids import refusal
-from shared.domain.person.fragment import Outcome
+from shared.domain.person.fragment import FoldOutcome
 from shared.domain.person.identity_events import (
     CommandRefused,
     FragmentIdentified,
@@ -123,7 +123,7 @@ class Decision(msgspec.Struct, frozen=True):
     """The outcome of an identity command, the rows it touched, and the commands that must be in the
     log first."""
 
-    outcome: Outcome
+    outcome: FoldOutcome
     touched: tuple[Membership, ...] = ()
     followups: tuple[Command, ...] = ()
 
@@ -147,15 +147,15 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
     people = [[book(member) for member in root.members] for root in roots]
     if any(member.version >= version for person in people for member in person):
         # of all members: a refusal is on the roots only
-        return Decision(Outcome.SKIPPED)
+        return Decision(FoldOutcome.SKIPPED)
     stamp = max(
         command.at, *(member.stamp + 1 for person in people for member in person)
     )
     if (first := recall(parties[0].keys, command)) is not None:
         if first[1] == command.digest:
-            return Decision(Outcome.DUPLICATE)
+            return Decision(FoldOutcome.DUPLICATE)
         parties[0].trigger(CommandRefused, (version, stamp), reason=KEY_REUSED)
-        return Decision(Outcome.REFUSED, (parties[0],))
+        return Decision(FoldOutcome.REFUSED, (parties[0],))
     if isinstance(command, MergePersons):
         decision = _merge(command, (version, stamp), parties, people)
     elif (
@@ -163,18 +163,18 @@ def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
         and _deleted_after(command.at, parties)
         and not isinstance(command, Restore)
     ):
-        return Decision(Outcome.DROPPED)  # it meant who was deleted since
+        return Decision(FoldOutcome.DROPPED)  # it meant who was deleted since
     elif isinstance(command, SplitPerson):
         decision = _split(command, (version, stamp), people[0])
     elif isinstance(command, Restore):
         decision = _restore(command, (version, stamp), parties)
     else:
         decision = _delete(command, (version, stamp), people[0])
-    if not command.key or decision.outcome is Outcome.DROPPED:
+    if not command.key or decision.outcome is FoldOutcome.DROPPED:
         return decision
     remember(parties[0].keys, command, version)
     parties[0].version = version
-    outcome = max(decision.outcome, Outcome.REMEMBERED)
+    outcome = max(decision.outcome, FoldOutcome.REMEMBERED)
     touched = _distinct(parties[0], *decision.touched)
     return Decision(outcome, touched, decision.followups)
 
@@ -188,15 +188,15 @@ def _merge(
     target, (survivor, absorbed) = parties[0], people
     into, source = survivor[0], absorbed[0]
     if command.into == command.source:
-        return Decision(Outcome.NOTHING)
+        return Decision(FoldOutcome.NOTHING)
     if (imported := _before_a_delete(command, parties)) and command.mode != "operator":
-        return Decision(Outcome.DROPPED)
+        return Decision(FoldOutcome.DROPPED)
     reason = refusal(command.into_id, command.source_id)
     if imported or _deleted_since(command, parties):
         reason = DELETED
     marks = command.mode != "operator" and reason is None and not target.identified
     if into is source and not marks:
-        return Decision(Outcome.NOTHING)
+        return Decision(FoldOutcome.NOTHING)
     if reason is None and into is not source:
         if command.mode in ("identify", "alias") and any(
             member.identified for member in absorbed
@@ -211,17 +211,17 @@ def _merge(
     if into is source:
         if target is into:
             into.trigger(FragmentIdentified, at, **mark)
-        return Decision(Outcome.CHANGED, (target,))
+        return Decision(FoldOutcome.CHANGED, (target,))
     if reason is not None:
         into.trigger(MergeRefused, at, peer=source.id, reason=reason, **root_mark)
         source.trigger(MergeRefused, at, peer=into.id, reason=reason)
-        return Decision(Outcome.REFUSED, _distinct(target, into, source))
+        return Decision(FoldOutcome.REFUSED, _distinct(target, into, source))
     members = (*into.members, *source.members)
     into.trigger(PersonMerged, at, peer=source.id, members=members, **root_mark)
     for member in absorbed:
         member.trigger(FragmentJoined, at, root=into.id, members=(), peer=source.id)
     touched = _distinct(target, into, *absorbed)
-    return Decision(Outcome.CHANGED, touched, _births(command, parties))
+    return Decision(FoldOutcome.CHANGED, touched, _births(command, parties))
 
 
 def _before_a_delete(command: MergePersons, parties: list[Membership]) -> bool:
@@ -285,11 +285,11 @@ def _split(
     )
     if not is_member or not staying or not leaving:
         if is_member and len(person) == 1 and command.keep is not None:
-            return Decision(Outcome.NOTHING)
+            return Decision(FoldOutcome.NOTHING)
         root.trigger(
             SplitRefused, at, reason="not_a_member" if staying else "nobody_would_stay"
         )
-        return Decision(Outcome.REFUSED, (root,))
+        return Decision(FoldOutcome.REFUSED, (root,))
     heir = staying[0]
     for member in leaving:
         member.trigger(
@@ -305,7 +305,7 @@ def _split(
     rerooted = staying[1:] if heir is not root else []
     for member in rerooted:
         member.trigger(FragmentRerooted, at, root=heir.id, peer=root.id)
-    return Decision(Outcome.CHANGED, (heir, *leaving, *rerooted))
+    return Decision(FoldOutcome.CHANGED, (heir, *leaving, *rerooted))
 
 
 def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> Decision:
@@ -344,7 +344,7 @@ def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> D
         members=tuple(member.id for member in person),
         scope=command.scope,
     )
-    return Decision(Outcome.CHANGED, tuple(person), (*erasures, request))
+    return Decision(FoldOutcome.CHANGED, tuple(person), (*erasures, request))
 
 
 def _restore(
@@ -358,7 +358,7 @@ def _restore(
         if deleted_again or rejoined:
             reason = "deleted_again" if deleted_again else "belongs_to_another"
             head.trigger(RestoreRefused, at, peer=member.id, reason=reason)
-            return Decision(Outcome.REFUSED, (head,))
+            return Decision(FoldOutcome.REFUSED, (head,))
     for member, before in zip(parties, command.members, strict=True):
         member.trigger(
             PersonRestored,
@@ -381,7 +381,7 @@ def _restore(
         )
         for member in members
     )
-    return Decision(Outcome.CHANGED, tuple(parties), revivals)
+    return Decision(FoldOutcome.CHANGED, tuple(parties), revivals)
 
 
 def _distinct(*memberships: Membership) -> tuple[Membership, ...]:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from clients.importing import command as importing
-from services import dead, keys
+from services import dead, keys, projects
 from services.operator_store import with_store
 from services.renewing import command as renewing
 from shared.domain.errors import LogMismatch, PersonlogError
 from shared.runtime.process import preflight
 from shared.runtime.process.exits import BAD_USAGE, DONE, FOUND_WRONG, WRONG_LOG
-from shared.runtime.progress import Progress
+from shared.runtime.progress import ProgressBar
 from shared.runtime.settings import (
     BOOTSTRAP,
     SECRETS_OF,
@@ -68,6 +68,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=False, metavar="COMMAND")
     parser.set_defaults(command=None, offline=False, secrets=SECRETS_OF["up"])
+    _process_commands(commands)
+    keys.add(commands)
+    projects.add(commands)
+    importing.add(commands)
+    renewing.add(commands)
+    dead.add(commands)
+    _deletion_commands(commands)
+    return parser
+
+
+def _process_commands(commands: Any) -> None:
     for name, command, text in (
         ("up", _up, "run everything here: engine, api, projector and deleter"),
         ("api", _api, "run one API process"),
@@ -101,49 +112,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with any difference, exit 1 and keep the live tables",
     )
-    commands.choices["grants"].set_defaults(
-        offline=True
-    )  # it needs no key, nor a data folder
-    keys.add(commands)
-    _project_commands(commands)
-    importing.add(commands)
-    renewing.add(commands)
-    dead.add(commands)
-    _deletion_commands(commands)
-    return parser
-
-
-def _project_commands(commands: Any) -> None:
-    projects = commands.add_parser("projects", help="manage projects").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    create = projects.add_parser(
-        "create", help="create a project, and print its id and token"
-    )
-    create.add_argument("name")
-    create.add_argument(
-        "--recordings", action="store_true", help="let browsers record sessions"
-    )
-    create.add_argument(
-        "--delete-everything",
-        action="store_true",
-        help="let DELETE cover events and recordings",
-    )
-    create.set_defaults(command=_project_create, secrets=SECRETS_OF["operator"])
-    for name, text in (
-        ("recordings", "let browsers record sessions, or not"),
-        ("delete-everything", "let DELETE cover events and recordings, or not"),
-    ):
-        switch = projects.add_parser(name, help=text)
-        switch.add_argument("id", type=int)
-        switch.add_argument("switch", choices=("on", "off"))
-        switch.set_defaults(
-            command=_project_switch, setting=name, secrets=SECRETS_OF["operator"]
-        )
-    listing = projects.add_parser(
-        "list", help="list projects with their tokens and switches"
-    )
-    listing.set_defaults(command=_project_list, secrets=SECRETS_OF["operator"])
+    # it needs no key, nor a data folder
+    commands.choices["grants"].set_defaults(offline=True)
 
 
 def _deletion_commands(commands: Any) -> None:
@@ -251,7 +221,7 @@ def _rebuild(settings: Settings, options: argparse.Namespace, new_keys: bool) ->
 
     collect_seldom(COLLECTED_OBJECTS)
     began = time.monotonic()
-    progress = Progress(terminal=sys.stdout.isatty(), began=began)
+    progress = ProgressBar(terminal=sys.stdout.isatty(), began=began)
 
     def report_progress(report: Report) -> None:
         progress.tell(report.facts, report.total, f"{report.differences} differences")
@@ -277,61 +247,6 @@ def _doctor(settings: Settings, options: argparse.Namespace, new_keys: bool) -> 
     return doctor(settings, options, new_keys)
 
 
-def _project_create(
-    settings: Settings, options: argparse.Namespace, new_keys: bool
-) -> int:
-    import secrets
-
-    from shared.runtime.timekeeping import clock_of
-    from shared.store.clickhouse.access import create_project
-
-    async def act(store: Any) -> None:
-        token = "phc_" + secrets.token_urlsafe(32)
-        now = clock_of(settings).now_us()
-        flags = {
-            "recordings": options.recordings,
-            "delete_everything": options.delete_everything,
-        }
-        row = await create_project(store, options.name, token, now, **flags)
-        print(f"{row.project} {row.token}")
-
-    return with_store(settings, act)
-
-
-def _project_switch(
-    settings: Settings, options: argparse.Namespace, new_keys: bool
-) -> int:
-    from shared.runtime.timekeeping import clock_of
-    from shared.store.clickhouse.access import set_delete_everything, set_recordings
-
-    change = (
-        set_recordings if options.setting == "recordings" else set_delete_everything
-    )
-
-    async def act(store: Any) -> None:
-        row = await change(
-            store, options.id, options.switch == "on", clock_of(settings).now_us()
-        )
-        print(f"{options.setting} of project {row.project}: {options.switch}")
-
-    return with_store(settings, act)
-
-
-def _project_list(
-    settings: Settings, options: argparse.Namespace, new_keys: bool
-) -> int:
-    from shared.store.clickhouse.access import list_projects
-
-    async def act(store: Any) -> None:
-        for row in await list_projects(store):
-            recordings = "on" if row.recordings else "off"
-            everything = "on" if row.delete_everything else "off"
-            switches = f"recordings {recordings}  delete-everything {everything}"
-            print(f"{row.project}  {row.token}  {switches}  {row.name}")
-
-    return with_store(settings, act)
-
-
 def _deletions_run(
     settings: Settings, options: argparse.Namespace, new_keys: bool
 ) -> None:
@@ -345,7 +260,7 @@ def _deletions_run(
     setup_logs(
         "deletions run"
     )  # else a pause of the load guard would be logged to stdout
-    progress = Progress(terminal=sys.stdout.isatty(), began=time.monotonic())
+    progress = ProgressBar(terminal=sys.stdout.isatty(), began=time.monotonic())
 
     async def go() -> None:
         try:

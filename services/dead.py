@@ -14,7 +14,7 @@ import msgspec
 from shared.domain.commands import (
     Capture,
     Command,
-    Record,
+    RecordBlock,
     Write,
     decode,
     encode,
@@ -182,7 +182,7 @@ async def _deleted_since(store: Any, command: Command) -> bool:
     """Whether a deletion covers a command, whose row or object it would not plan again."""
     from shared.store.clickhouse.queries import load
 
-    if not isinstance(command, Capture | Record | Write):
+    if not isinstance(command, Capture | RecordBlock | Write):
         return False
     ((count,),) = await store.rows(
         load(Path(__file__).with_suffix(".sql"))["deletions"],
@@ -190,7 +190,7 @@ async def _deleted_since(store: Any, command: Command) -> bool:
         fragment=command.fragment,
         at=command.at,
         events=int(isinstance(command, Capture)),
-        recordings=int(isinstance(command, Record)),
+        recordings=int(isinstance(command, RecordBlock)),
     )
     return bool(count)
 

@@ -72,7 +72,7 @@ class Parts(NamedTuple):
         return await self.store.rows(load(Path(__file__).with_suffix(".sql"))[name])
 
 
-Check = Callable[[Parts], Awaitable[str]]
+DoctorCheck = Callable[[Parts], Awaitable[str]]
 """Returns a note on a healthy part; raises Wrong."""
 
 
@@ -165,7 +165,7 @@ async def _disk(settings: Settings) -> str:
 async def _store(store: Store | str) -> str:
     if isinstance(store, str):
         raise Wrong(f"{store}; start the engine, or see PERSONLOG_CLICKHOUSE")
-    migrations = (await status(store)).missing
+    migrations = (await status(store)).pending
     if migrations:
         raise Wrong(f"{len(migrations)} migrations are missing; run personlog migrate")
     return ""
@@ -174,7 +174,7 @@ async def _store(store: Store | str) -> str:
 async def _log(log: Log | str, store: Store | str) -> str:
     if isinstance(log, str):
         raise Wrong(f"{log}; start the brokers, or see PERSONLOG_KAFKA")
-    if isinstance(store, Store) and not (await status(store)).missing:
+    if isinstance(store, Store) and not (await status(store)).pending:
         mismatch = await compared(log, store, await current(store))
         if mismatch is not None:
             raise Wrong(mismatch.line)
@@ -339,7 +339,7 @@ async def _signing_key(parts: Parts) -> str:
     return f"{signed} receipts"
 
 
-CHECKS: dict[str, Check] = {
+CHECKS: dict[str, DoctorCheck] = {
     "clock": _clock,
     "projection": _projection,
     "intake of deletions": _intake,

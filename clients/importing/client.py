@@ -43,7 +43,7 @@ class Later(Transient):
         self.wait = wait
 
 
-class Answer(msgspec.Struct, frozen=True):
+class HttpAnswer(msgspec.Struct, frozen=True):
     """An HTTP response: a status below 500, headers, and body."""
 
     status: int
@@ -70,7 +70,7 @@ class Client:
 
     async def ask(
         self, method: str, url: str, body: bytes | None = None, **headers: str
-    ) -> Answer:
+    ) -> HttpAnswer:
         """Send a request; raise Later when it has no answer below 500 in time."""
         request_headers = {
             name.replace("_", "-"): value for name, value in headers.items()
@@ -93,7 +93,7 @@ class Client:
 
     async def _ask(
         self, method: str, url: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> Answer:
+    ) -> HttpAnswer:
         try:
             async with self._session.request(
                 method, url, data=body, headers=headers, allow_redirects=False
@@ -106,7 +106,7 @@ class Client:
                             f"{bare(url)}: more than {BODY_BYTES_MAX} bytes;"
                             " ask for a smaller limit"
                         )
-                answer = Answer(response.status, response.headers, bytes(content))
+                answer = HttpAnswer(response.status, response.headers, bytes(content))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Later(
                 f"{bare(url)} does not answer: {type(error).__name__} {error}".rstrip()
@@ -119,7 +119,7 @@ class Client:
         return answer
 
 
-def usable(answer: Answer, url: str) -> Answer:
+def usable(answer: HttpAnswer, url: str) -> HttpAnswer:
     """Return the answer; raise SettingsError for one that no retry and no other row changes."""
     if answer.status in WRONG or 300 <= answer.status < 400:
         location = bare(answer.headers.get("Location", ""))

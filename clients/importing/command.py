@@ -9,18 +9,33 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shared.domain.errors import BadInput
 from shared.runtime.process import preflight
-from shared.runtime.progress import Progress
+from shared.runtime.progress import ProgressBar
 from shared.runtime.settings import BOOTSTRAP, Settings, SettingsError, with_keys
+
+if TYPE_CHECKING:
+    from clients.importing.client import Client
+    from clients.importing.files import File
+    from clients.importing.pages import Pages
+    from clients.importing.state import ImportLedger, ImportState
+    from clients.importing.target import ImportTarget
 
 SOURCE_KEY = "POSTHOG_PERSONAL_API_KEY"
 """Environment variable of the source's key: other users of the machine see command lines."""
 
 REPORTED_RETRY = 3
 """The retry of a request at which its failure is printed, once."""
+
+
+class Destination(NamedTuple):
+    """The API and the project to import into; without a key merges go as events."""
+
+    url: str
+    token: str
+    key: str
 
 
 def add(commands: Any) -> None:
@@ -50,6 +65,12 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--key", default="", help=f"personal key of the source; safer in {SOURCE_KEY}"
     )
+    _add_handling(parser)
+    parser.set_defaults(command=_import, offline=True)
+
+
+def _add_handling(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how the rows are read, and where progress is kept."""
     parser.add_argument(
         "--format",
         choices=("persons", "events"),
@@ -78,7 +99,6 @@ def add(commands: Any) -> None:
         action="store_true",
         help="start from the beginning and ignore the state",
     )
-    parser.set_defaults(command=_import, offline=True)
 
 
 def _import(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
@@ -103,68 +123,93 @@ async def _go(
     settings: Settings, options: argparse.Namespace, codes: list[int]
 ) -> None:
     from clients.importing.client import Client
-    from clients.importing.files import File
-    from clients.importing.pages import Pages
-    from clients.importing.rows import Manner
-    from clients.importing.run import run
-    from clients.importing.state import Ledger, State
-    from clients.importing.target import Target
+    from clients.importing.state import ImportLedger
+    from clients.importing.target import ImportTarget
 
-    here = f"http://{settings.host}:{settings.port}"
-    to, token = (
-        (options.to or here).rstrip("/"),
-        options.token or settings.project_token,
-    )
-    if not token:
-        raise SettingsError("Which project? --token phc_…, or PERSONLOG_PROJECT_TOKEN.")
-    key = options.to_key or ("" if options.to else settings.personal_key)
-    remote = _remote(options.source)
+    destination = _destination(settings, options)
     client = Client()
     source: Any = None
     began = time.monotonic()
-    progress = Progress(terminal=sys.stdout.isatty(), began=began)
+    progress = ProgressBar(terminal=sys.stdout.isatty(), began=began)
     try:
-        source = (
-            Pages(client, options.source, options.key or os.environ.get(SOURCE_KEY, ""))
-            if remote
-            else File(Path(options.source))
-        )
-        path = options.state or _state_path(settings, options.source, remote)
-        stem = path.name.removesuffix(".personlog-import")
-        errors = options.errors or path.with_name(stem + ".personlog-errors")
-        goal = hashlib.sha256(f"{to} {token}".encode()).hexdigest()[:32]
-        ledger = Ledger(path, errors, source.fingerprint, goal, restart=options.restart)
-        state: State = ledger.state
+        source = _source(client, options)
+        path, errors = _files(settings, options)
+        goal = f"{destination.url} {destination.token}"
+        goal_hash = hashlib.sha256(goal.encode()).hexdigest()[:32]
+        places = source.fingerprint, goal_hash
+        ledger = ImportLedger(path, errors, *places, restart=options.restart)
+        state = ledger.state
         if state.ended:
             print("Imported before; --restart begins again.", file=sys.stderr)
-        elif state.rows:
-            print(f"going on behind row {state.rows:,}", file=sys.stderr)
-        if not state.ended:
-            place = (state.rows, state.page, state.index) if remote else (state.rows,)
-            rows = source.rows(*place)
-            manner = Manner(kind=options.format, at=_at(options.at), by_rest=bool(key))
-            target = Target(client, to, token, key)
-
-            def report_progress(done: int, state: State) -> None:
-                text = f"{state.rows:,} rows, {state.refused:,} refused"
-                progress.tell(done, source.total, text)
-
-            state = await run(rows, target, ledger, manner, report_progress)
+        else:
+            target = ImportTarget(client, *destination)
+            state = await _transfer(source, target, ledger, options, progress)
     finally:
         progress.end()
         await client.close()
         if source is not None:
             await source.close()
-    print(
-        f"{state.rows:,} rows, {state.events:,} events sent in {time.monotonic() - began:.1f} s"
-    )
+    seconds = time.monotonic() - began
+    print(f"{state.rows:,} rows, {state.events:,} events sent in {seconds:.1f} s")
     if state.unmarked:
-        print(
-            f"{state.unmarked:,} persons of one id come without is_identified: only a merge marks"
-        )
+        text = "persons of one id come without is_identified: only a merge marks"
+        print(f"{state.unmarked:,} {text}")
     if state.refused:
         print(f"{state.refused:,} rows refused, in whole or in part: {errors}")
     codes.append(1 if state.refused else 0)
+
+
+async def _transfer(
+    source: Any,
+    target: ImportTarget,
+    ledger: ImportLedger,
+    options: argparse.Namespace,
+    progress: ProgressBar,
+) -> ImportState:
+    """Import the rows that have not been imported yet; return the state after them."""
+    from clients.importing.rows import Manner
+    from clients.importing.run import run
+
+    state = ledger.state
+    if state.rows:
+        print(f"going on behind row {state.rows:,}", file=sys.stderr)
+    remote = _remote(options.source)
+    place = (state.rows, state.page, state.index) if remote else (state.rows,)
+    rows = source.rows(*place)
+    manner = Manner(kind=options.format, at=_at(options.at), by_rest=target.has_key)
+
+    def report_progress(done: int, state: ImportState) -> None:
+        text = f"{state.rows:,} rows, {state.refused:,} refused"
+        progress.tell(done, source.total, text)
+
+    return await run(rows, target, ledger, manner, report_progress)
+
+
+def _destination(settings: Settings, options: argparse.Namespace) -> Destination:
+    here = f"http://{settings.host}:{settings.port}"
+    token = options.token or settings.project_token
+    if not token:
+        raise SettingsError("Which project? --token phc_…, or PERSONLOG_PROJECT_TOKEN.")
+    key = options.to_key or ("" if options.to else settings.personal_key)
+    return Destination((options.to or here).rstrip("/"), token, key)
+
+
+def _source(client: Client, options: argparse.Namespace) -> File | Pages:
+    from clients.importing.files import File
+    from clients.importing.pages import Pages
+
+    if not _remote(options.source):
+        return File(Path(options.source))
+    key = options.key or os.environ.get(SOURCE_KEY, "")
+    return Pages(client, options.source, key)
+
+
+def _files(settings: Settings, options: argparse.Namespace) -> tuple[Path, Path]:
+    """The files of the state and of the refusals."""
+    path = options.state or _state_path(settings, options.source)
+    stem = path.name.removesuffix(".personlog-import")
+    errors = path.with_name(stem + ".personlog-errors")
+    return path, options.errors or errors
 
 
 def _remote(source: str) -> bool:
@@ -177,8 +222,8 @@ def _report_retry(details: Any) -> None:
         print(f"\n{details.caused_by}; trying on", file=sys.stderr)
 
 
-def _state_path(settings: Settings, source: str, remote: bool) -> Path:
-    if not remote:
+def _state_path(settings: Settings, source: str) -> Path:
+    if not _remote(source):
         return Path(source + ".personlog-import")
     name = hashlib.sha256(source.encode()).hexdigest()[:16]
     return settings.data / "imports" / f"{name}.personlog-import"

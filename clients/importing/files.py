@@ -48,7 +48,7 @@ _BETWEEN = re.compile(r"[\s,]*")
 _TOO_LONG = f"A row of more than {ROW_BYTES_MAX} bytes."
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class SourceRow(msgspec.Struct, frozen=True, kw_only=True):
     """A row: its number from 1, its value or BadInput, and the source's position behind it."""
 
     number: int
@@ -81,13 +81,13 @@ class File:
                 HEAD_BYTES,
             )
 
-    async def rows(self, skip: int = 0) -> AsyncIterator[Row]:
+    async def rows(self, skip: int = 0) -> AsyncIterator[SourceRow]:
         """Yield the rows behind number `skip`. An error that ends the reading is the last row."""
         number = 0
         try:
             for number, value in self._values():
                 if number > skip:
-                    yield Row(number=number, value=value, done=self._raw.tell())
+                    yield SourceRow(number=number, value=value, done=self._raw.tell())
                 if number % ROWS_BETWEEN == 0:
                     await asyncio.sleep(0)
         except (BadInput, EOFError, OSError, zlib.error) as error:
@@ -96,7 +96,7 @@ class File:
                 if isinstance(error, BadInput)
                 else f"The file is broken: {error}"
             )
-            yield Row(
+            yield SourceRow(
                 number=max(number, skip) + 1,
                 value=BadInput(f"{reason} Nothing behind it is read."),
             )

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit, urlunsplit
 
 from clients.importing.client import Client, bare, usable
-from clients.importing.files import Row
+from clients.importing.files import SourceRow
 from shared.domain.errors import Corrupt
 from shared.runtime.settings import SettingsError
 
@@ -43,7 +43,7 @@ class Pages:
 
     async def rows(
         self, skip: int = 0, page: str = "", index: int = 0
-    ) -> AsyncIterator[Row]:
+    ) -> AsyncIterator[SourceRow]:
         """Yield the rows behind the first `index` of a page; `skip` is the number of all before."""
         url = self._own(page) if page else self._start
         number = skip
@@ -64,7 +64,7 @@ class Pages:
                 )
             for place, value in enumerate(results[index:], index + 1):
                 number += 1
-                yield Row(number=number, value=value, page=url, index=place)
+                yield SourceRow(number=number, value=value, page=url, index=place)
             url = self._own(listing["next"]) if listing.get("next") else ""
             index = 0
 

@@ -24,7 +24,7 @@ NAMES_MAX = 500
 NAMESPACE = UUID("7010de18-b884-498e-b575-eab6e59cd95b")
 """Namespace of the uuid that an event without one gets from its content: a retry repeats it."""
 
-Kind = Literal["persons", "events"]
+RowKind = Literal["persons", "events"]
 
 _EVENT_FIELDS = ("event", "distinct_id", "$distinct_id", "uuid", "$unset")
 _OBJECTS = ("properties", "$set", "$set_once")
@@ -59,7 +59,7 @@ class Parcel(msgspec.Struct, kw_only=True):
 class Manner(msgspec.Struct, frozen=True, kw_only=True):
     """How to import all rows: their kind (None: detected per row), time, and kind of merge."""
 
-    kind: Kind | None = None
+    kind: RowKind | None = None
     at: datetime | None = None
     by_rest: bool = False
 

@@ -13,10 +13,10 @@ from itertools import chain
 
 import msgspec
 
-from clients.importing.files import Row
+from clients.importing.files import SourceRow
 from clients.importing.rows import Manner, parcel_of
-from clients.importing.state import Ledger, State
-from clients.importing.target import Merge, Refusal, RowEvent, Target
+from clients.importing.state import ImportLedger, ImportState
+from clients.importing.target import ImportTarget, Refusal, RowEvent, RowMerge
 from shared.domain.errors import BadInput
 
 LANES = 4
@@ -29,24 +29,24 @@ A batch has at most 20 MiB, and SDKs send some hundred events in one.
 """
 
 
-class Window(msgspec.Struct):
+class ImportWindow(msgspec.Struct):
     """Rows that are sent and settled together."""
 
     lanes: list[list[RowEvent]]
-    merges: list[Merge]
+    merges: list[RowMerge]
     refusals: list[Refusal]
     unmarked: int = 0
     events: int = 0
-    last: Row | None = None
+    last: SourceRow | None = None
 
 
 async def run(
-    rows: AsyncIterator[Row],
-    target: Target,
-    ledger: Ledger,
+    rows: AsyncIterator[SourceRow],
+    target: ImportTarget,
+    ledger: ImportLedger,
     manner: Manner,
-    report_progress: Callable[[int, State], None],
-) -> State:
+    report_progress: Callable[[int, ImportState], None],
+) -> ImportState:
     """Import all rows; `report_progress` gets the bytes of the file and the state so far."""
     window = await _read(rows, manner)
     while window.last is not None:
@@ -66,8 +66,8 @@ async def run(
     return ledger.state
 
 
-async def _read(rows: AsyncIterator[Row], manner: Manner) -> Window:
-    window = Window([[] for _ in range(LANES)], [], [])
+async def _read(rows: AsyncIterator[SourceRow], manner: Manner) -> ImportWindow:
+    window = ImportWindow([[] for _ in range(LANES)], [], [])
     size = 0
     while (
         window.events < WINDOW_EVENTS_MAX
@@ -82,7 +82,7 @@ async def _read(rows: AsyncIterator[Row], manner: Manner) -> Window:
     return window
 
 
-def _pack(row: Row, manner: Manner, window: Window) -> int:
+def _pack(row: SourceRow, manner: Manner, window: ImportWindow) -> int:
     """Put one row into the window; return the bytes of its events."""
     try:
         if isinstance(row.value, BadInput):
@@ -96,7 +96,8 @@ def _pack(row: Row, manner: Manner, window: Window) -> int:
     lane = zlib.crc32(parcel.lane.encode(errors="replace")) % LANES
     window.lanes[lane] += [(row.number, event) for event in parcel.events]
     window.merges += [
-        Merge(row.number, into, source, parcel.when) for into, source in parcel.merges
+        RowMerge(row.number, into, source, parcel.when)
+        for into, source in parcel.merges
     ]
     window.refusals += [
         Refusal(row=row.number, reason=reason, attr="distinct_ids")
@@ -107,13 +108,15 @@ def _pack(row: Row, manner: Manner, window: Window) -> int:
     return sum(map(len, parcel.events))
 
 
-async def _deliver(window: Window, target: Target) -> list[Refusal]:
+async def _deliver(window: ImportWindow, target: ImportTarget) -> list[Refusal]:
     sending = [target.send(lane) for lane in window.lanes if lane]
     refusals = list(chain.from_iterable(await asyncio.gather(*sending)))
     return refusals + (await target.merge(window.merges) if window.merges else [])
 
 
-def _settle(window: Window, refusals: list[Refusal], ledger: Ledger) -> None:
+def _settle(
+    window: ImportWindow, refusals: list[Refusal], ledger: ImportLedger
+) -> None:
     assert window.last is not None
     state, last = ledger.state, window.last
     state.rows, state.page, state.index = last.number, last.page, last.index

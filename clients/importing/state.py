@@ -13,7 +13,7 @@ from shared.runtime.files import write_whole
 from shared.runtime.settings import SettingsError
 
 
-class State(msgspec.Struct, kw_only=True):
+class ImportState(msgspec.Struct, kw_only=True):
     """Progress: rows up to `rows` are durable or refused; a REST list resumes at page, index."""
 
     v: int = 1
@@ -29,7 +29,7 @@ class State(msgspec.Struct, kw_only=True):
     ended: bool = False
 
 
-class Ledger:
+class ImportLedger:
     """The state and the refusals of one import."""
 
     def __init__(
@@ -43,11 +43,11 @@ class Ledger:
     ) -> None:
         self._path = path
         self._refusals = refusals
-        self.state = State(source=source, target=target)
+        self.state = ImportState(source=source, target=target)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not restart and path.exists():
-                self.state = msgspec.json.decode(path.read_bytes(), type=State)
+                self.state = msgspec.json.decode(path.read_bytes(), type=ImportState)
             self._save()
         except (OSError, msgspec.DecodeError) as error:
             raise SettingsError(f"--state {path}: {error}") from None

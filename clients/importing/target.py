@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from clients.importing.client import Answer, Client, usable
+from clients.importing.client import Client, HttpAnswer, usable
 from shared.domain.ids import Position, format_positions, parse_positions
 from shared.runtime.settings import SettingsError
 
@@ -28,7 +28,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     attr: str | None = None
 
 
-class Merge(NamedTuple):
+class RowMerge(NamedTuple):
     """A merge by REST of a row's persons, at the time `when`."""
 
     row: int
@@ -41,7 +41,7 @@ RowEvent = tuple[int, bytes]
 """The number of a row, and one of its events."""
 
 
-class Target:
+class ImportTarget:
     """A project of an API, named by its token; merges need a personal key too."""
 
     def __init__(self, client: Client, url: str, token: str, key: str) -> None:
@@ -50,6 +50,11 @@ class Target:
         self._token = token
         self._key = key
         self._positions: list[Position] = []  # the highest of each partition
+
+    @property
+    def has_key(self) -> bool:
+        """Whether merges may go by REST."""
+        return bool(self._key)
 
     async def send(self, events: Sequence[RowEvent]) -> list[Refusal]:
         """Append events of the past; on return all but the refused ones are durable.
@@ -77,7 +82,7 @@ class Target:
             waiting += [half for half in (batch[middle:], batch[:middle]) if half]
         return refusals
 
-    async def merge(self, merges: Sequence[Merge]) -> list[Refusal]:
+    async def merge(self, merges: Sequence[RowMerge]) -> list[Refusal]:
         """Merge persons as an operator does; events of all of them have been sent before."""
         uuids: dict[str, str] = {}
         names = list(dict.fromkeys(merge.into for merge in merges))
@@ -103,7 +108,9 @@ class Target:
                 refusals.append(Refusal(row=row, reason=reason, attr="distinct_ids"))
         return refusals
 
-    async def _batch(self, events: Sequence[RowEvent]) -> tuple[Answer, dict[str, Any]]:
+    async def _batch(
+        self, events: Sequence[RowEvent]
+    ) -> tuple[HttpAnswer, dict[str, Any]]:
         head = msgspec.json.encode(
             {"api_key": self._token, "historical_migration": True}
         )
@@ -123,7 +130,7 @@ class Target:
             self._positions = parse_positions(format_positions(positions))
         return answer, outcome
 
-    async def _post(self, path: str, body: bytes) -> Answer:
+    async def _post(self, path: str, body: bytes) -> HttpAnswer:
         return await self._client.ask(
             "POST",
             f"{self._url}/api/person/{path}?token={quote(self._token, safe='')}",
@@ -134,7 +141,7 @@ class Target:
         )
 
 
-def _reason(answer: Answer) -> str:
+def _reason(answer: HttpAnswer) -> str:
     error = answer.json()
     detail = error.get("detail") if isinstance(error, dict) else None
     return _COUNTS.sub("", str(detail or f"The server answers {answer.status}."))[:500]

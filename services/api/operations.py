@@ -8,12 +8,12 @@ from services.api.calls import CaptureCall
 from services.api.http.documents.openapi import plain
 from services.api.http.messages import Response
 from services.api.http.routing import Route
-from shared.runtime.process.ops import Check, Operations, Reply
+from shared.runtime.process.ops import Check, OperatorEndpoints, Reply
 
 
 def routes(checks: Mapping[str, Check]) -> tuple[Route, ...]:
     """Rows of the route table; `checks` are the conditions of `ready`."""
-    operations = Operations(checks)
+    operations = OperatorEndpoints(checks)
 
     def livez(call: CaptureCall) -> Response:
         return _response(operations.livez())

@@ -39,7 +39,7 @@ from services.deleter.restores import Restores, TimelineHistory
 from services.deleter.run_options import RunOptions, Tell, quiet
 from services.deleter.sweep import Sweep
 from services.deleter.window import Window
-from shared.domain.commands import Cancel, DeletionCommand, Request
+from shared.domain.commands import Cancel, DeletionCommand, RequestDeletion
 from shared.domain.deletion import OPEN, DeletionRequest
 from shared.domain.errors import NewerVersion, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position
@@ -114,7 +114,8 @@ class Wakeups:
         if any(isinstance(command, Cancel) for command in commands):
             self.restore.set()
         if any(
-            isinstance(command, Request) and command.scope.purge for command in commands
+            isinstance(command, RequestDeletion) and command.scope.purge
+            for command in commands
         ):
             self.purge.set()
 

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 import structlog
 
 from services.deleter.ledger import Ledger
-from shared.domain.commands import Cancel, DeletionCommand, Request, decode
+from shared.domain.commands import Cancel, DeletionCommand, RequestDeletion, decode
 from shared.domain.deletion import NEWER
 from shared.domain.errors import (
     BadRecord,
@@ -196,6 +196,6 @@ class Intake:
 
 def _command(record: Record) -> DeletionCommand:
     command = command_of(record, decode)
-    if not isinstance(command, Request | Cancel):
+    if not isinstance(command, RequestDeletion | Cancel):
         raise BadRecord(f"A {type(command).__name__} does not belong into {DELETIONS}.")
     return command

@@ -14,8 +14,8 @@ from typing import Any
 from uuid import UUID
 
 from services.deleter.window import Window
-from shared.domain.commands import Cancel, DeletionCommand, Request
-from shared.domain.deletion import OPEN, DeletionRequest, State, load
+from shared.domain.commands import Cancel, DeletionCommand, RequestDeletion
+from shared.domain.deletion import OPEN, DeletionRequest, RequestState, load
 from shared.domain.ids import DELETIONS, Position, position_of
 from shared.log.evidence import Standing
 from shared.store.clickhouse.client import Store
@@ -59,7 +59,7 @@ class Ledger:
         )
         return {request: load(request, document) for request, document in rows}
 
-    async def open(self, *states: State) -> list[DeletionRequest]:
+    async def open(self, *states: RequestState) -> list[DeletionRequest]:
         """The oldest requests in these states, as many as one run may hold."""
         rows = await self._store.rows(
             self._queries["open_requests"],
@@ -151,7 +151,7 @@ def decide(
     requests, changed = dict(known), {}
     for command in commands:
         request = requests.get(command.request)
-        if isinstance(command, Request):
+        if isinstance(command, RequestDeletion):
             if request is not None:
                 continue
             request = requests[command.request] = DeletionRequest.of(command)

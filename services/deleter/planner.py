@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from shared.domain.deletion import DeletionRequest
-from shared.domain.person.fragment import FragmentErased
-from shared.domain.person.identity import PersonDeleted
+from shared.domain.person.fragment_events import FragmentErased
+from shared.domain.person.identity_events import PersonDeleted
 from shared.domain.purged import Cut
 from shared.store.purging import text_of
 from shared.store.targets import FRAGMENTS_MAX

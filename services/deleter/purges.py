@@ -21,7 +21,7 @@ from shared.log.port import Entry, Log
 from shared.runtime.wakeup import Wakeup
 from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.failures import StoreError
-from shared.store.purging import NOBODY, cuts, fed, unpurged
+from shared.store.purging import NOBODY, cuts, search_has_passed, unpurged
 
 FRAGMENTS_AT_ONCE = 100_000
 """Fragments found by one look: 2 MB. A look passes all that is behind the last one, so there should
@@ -103,7 +103,7 @@ class Purges:
         """Whether the search table is fed with all that is in the log now: only then are older rows
         superseded."""
         heads = [*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)]
-        return await fed(
+        return await search_has_passed(
             self._store,
             {position_key(head.topic, head.partition): head.version for head in heads},
         )

@@ -18,7 +18,7 @@ from shared.domain.errors import PersonlogError
 from shared.runtime import telemetry
 from shared.store.clickhouse.client import Store
 from shared.store.objects import SETTLED_SECONDS, Objects, Span
-from shared.store.targets import Blocks, blocks
+from shared.store.targets import ObjectBlocks, blocks
 
 OBJECTS_AT_ONCE = 8
 """Each is held in memory twice, and a bucket answers in some 50 ms: 160 a second."""
@@ -99,12 +99,12 @@ async def settled(newest: int, now_us: int, in_time: Callable[[], bool]) -> bool
     return True
 
 
-def _together(found: Sequence[Blocks]) -> list[Blocks]:
+def _together(found: Sequence[ObjectBlocks]) -> list[ObjectBlocks]:
     """One entry an object: two statements may reach into the same one."""
-    by_object: dict[str, Blocks] = {}
+    by_object: dict[str, ObjectBlocks] = {}
     for one in found:
-        known = by_object.get(one.object, Blocks(one.object, [], [], [], 0))
-        by_object[one.object] = Blocks(
+        known = by_object.get(one.object, ObjectBlocks(one.object, [], [], [], 0))
+        by_object[one.object] = ObjectBlocks(
             one.object,
             known.fragments + one.fragments,
             known.starts + one.starts,
@@ -114,7 +114,7 @@ def _together(found: Sequence[Blocks]) -> list[Blocks]:
     return list(by_object.values())
 
 
-async def _erase_one(objects: Objects, home: str, one: Blocks) -> str:
+async def _erase_one(objects: Objects, home: str, one: ObjectBlocks) -> str:
     """Why it could not be done; empty when it was."""
     if not one.object.startswith(f"{home}/"):
         return f"The object {one.object} lies in another store than {home}."
@@ -122,6 +122,6 @@ async def _erase_one(objects: Objects, home: str, one: Blocks) -> str:
         done = await objects.erase(one.object, map(Span, one.starts, one.lengths))
     except PersonlogError as error:
         return error.detail[:REASON_CHARS_MAX]
-    telemetry.ERASED_OBJECTS.labels("deleted" if done.gone else "rewritten").inc()
+    telemetry.ERASED_OBJECTS.labels("deleted" if done.deleted else "rewritten").inc()
     telemetry.REWRITTEN_BYTES.labels("objects").inc(done.written)
     return ""

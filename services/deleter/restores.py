@@ -21,7 +21,7 @@ from services.deleter.planner import Tombstone, delete_of
 from shared.domain.commands import Restore, Restored, encode, route
 from shared.domain.deletion import DeletionRequest
 from shared.domain.ids import COMMANDS, IDENTITY, Position, hash64, partition_of
-from shared.domain.person.identity import PersonRestored
+from shared.domain.person.identity_events import PersonRestored
 from shared.log.port import Entry, Log
 from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.queries import load as load_queries

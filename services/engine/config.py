@@ -146,11 +146,11 @@ def _add_profile(profiles: ElementTree.Element, role: Role) -> None:
 
 
 def _constrain(setting: ElementTree.Element, limit: Limit, role: Role) -> None:
-    if limit.most is None:
+    if limit.maximum is None:
         ElementTree.SubElement(setting, "readonly")
         return
-    ElementTree.SubElement(setting, "min").text = str(limit.least)
-    ElementTree.SubElement(setting, "max").text = str(limit.most)
+    ElementTree.SubElement(setting, "min").text = str(limit.minimum)
+    ElementTree.SubElement(setting, "max").text = str(limit.maximum)
     if role.may_set is not None:
         ElementTree.SubElement(setting, "changeable_in_readonly")
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from services.projector.tables.clickhouse import Facts
 from shared.domain.commands import Command
-from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.fragment import FoldOutcome, Fragment
 from shared.domain.person.identity import Membership
 from shared.log.dead import Dead
 from shared.log.port import Record
@@ -39,7 +39,7 @@ class Batch:
         ] = {}  # by the uuid's integer, which hashes ten times as fast
         self.followups: list[Command] = []
         self.dead: list[Dead] = []
-        self.outcomes: Counter[Outcome] = Counter()
+        self.outcomes: Counter[FoldOutcome] = Counter()
         self.bytes = 0
         self.left_out = 0
         self.last: dict[int, Reached] = {}

@@ -12,17 +12,20 @@ from services.projector.shares import FRAGMENT_COMMANDS
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Closed
 from services.projector.tables.rows import FragmentState, IdentityState, State
-from shared.domain.commands import Capture, Command, Merge, Restore, Revive, Split
+from shared.domain.commands import (
+    Capture,
+    Command,
+    MergePersons,
+    RecordBlock,
+    Restore,
+    Revive,
+    SplitPerson,
+)
 from shared.domain.commands import Delete as DeleteCommand
-from shared.domain.commands import Record as RecordCommand
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.domain.person.fragment import (
-    Fragment,
-    FragmentChanged,
-    Outcome,
-    PropertiesLeftOut,
-)
+from shared.domain.person.fragment import FoldOutcome, Fragment
+from shared.domain.person.fragment_events import FragmentChanged, PropertiesLeftOut
 from shared.domain.person.identity import Membership, addressed, handle
 from shared.log.port import Record
 from shared.store.timeline import timeline_row
@@ -40,11 +43,11 @@ ROW_BYTES = 200
 REVIVED_MAX = 100
 """Closed lives opened again in one batch: each is read from the timeline."""
 
-IDENTITY_COMMANDS = (Merge, Split, DeleteCommand, Restore)
-UNSEEN = frozenset((Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED))
+IDENTITY_COMMANDS = (MergePersons, SplitPerson, DeleteCommand, Restore)
+UNSEEN = frozenset((FoldOutcome.DUPLICATE, FoldOutcome.DROPPED, FoldOutcome.SKIPPED))
 """Outcomes of a captured event that is no event of its own."""
 
-WRITTEN = frozenset((Outcome.CHANGED, Outcome.REMEMBERED, Outcome.REFUSED))
+WRITTEN = frozenset((FoldOutcome.CHANGED, FoldOutcome.REMEMBERED, FoldOutcome.REFUSED))
 """Outcomes that may have written the row."""
 
 Key = tuple[int, UUID]
@@ -198,12 +201,12 @@ class FragmentFolder:
     def _fold_other(self, record: Record, command: Command, batch: Batch) -> None:
         """What concerns no fragment: a block of a recording, whose row is a function of the record
         alone."""
-        if not isinstance(command, RecordCommand):
+        if not isinstance(command, RecordBlock):
             raise BadRecord(
                 f"A {type(command).__name__} does not belong into {self.topic}."
             )
         batch.facts.blocks.append(r.block_row(command, record.version))
-        batch.outcomes[Outcome.RECORDED] += 1
+        batch.outcomes[FoldOutcome.RECORDED] += 1
         batch.passed(record, 0)
 
     def trim(self, batch: Batch) -> None:

@@ -66,7 +66,7 @@ async def _go(settings: Settings, options: argparse.Namespace) -> int:
 
     store = await connect_store(settings, "migrator")
     try:
-        if (await status(store)).missing:
+        if (await status(store)).pending:
             raise SettingsError(
                 "the tables are of an older version; run `personlog migrate` first"
             )

@@ -31,7 +31,7 @@ from shared.store.clickhouse.client import Store
 from shared.store.generations import compared, current, generations
 from shared.store.shared_memory.segment import supersede
 
-Report = Callable[[str], None]
+ReportLine = Callable[[str], None]
 """Prints one line."""
 
 STILL_PROJECTED = ("passed", "partitions")
@@ -65,7 +65,7 @@ async def renew(
     store: Store,
     partitions: int | None,
     consents: Callable[[Outlook], bool],
-    report: Report,
+    report: ReportLine,
 ) -> Generation | None:
     """Renew the log if `consents` is true, and return the open generation; None without consent.
 

@@ -29,7 +29,7 @@ import msgspec
 from shared.domain.errors import BadRecord, NewerVersion
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, partition_of
 
-Properties = dict[str, Any]
+PropertyMap = dict[str, Any]
 MergeMode = Literal["identify", "alias", "dangerous", "operator"]
 
 
@@ -65,9 +65,9 @@ class Capture(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="capt
     event: str
     timestamp: int
     properties: msgspec.Raw = msgspec.Raw(b"{}")
-    set: Properties = {}
-    lifted: Properties = {}
-    set_once: Properties = {}
+    set: PropertyMap = {}
+    lifted: PropertyMap = {}
+    set_once: PropertyMap = {}
     unset: tuple[str, ...] = ()
     person: bool = True
     historical: bool = False
@@ -84,8 +84,8 @@ class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"
 
     fragment: UUID
     distinct_id: str = ""
-    set: Properties = {}
-    set_once: Properties = {}
+    set: PropertyMap = {}
+    set_once: PropertyMap = {}
     unset: tuple[str, ...] = ()
     expect: int | None = None
     since: int = 0
@@ -118,7 +118,9 @@ class Purge(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="purge"
     request: UUID
 
 
-class Record(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="record"):
+class RecordBlock(
+    Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="record"
+):
     """A block of a recording: the snapshots of one captured event, `length` bytes of `object` from
     `start` on.
 
@@ -138,7 +140,9 @@ class Record(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="recor
     ended_at: int
 
 
-class Merge(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="merge"):
+class MergePersons(
+    Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="merge"
+):
     """Make one person of two: that of `into` survives, that of `source` is absorbed.
 
     `since` is the time of the imported event that asks for it. `into_erase` and `source_erase` are
@@ -156,7 +160,7 @@ class Merge(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="merge"
     source_erase: int | None = None
 
 
-class Split(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="split"):
+class SplitPerson(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="split"):
     """Move fragments out of the person that holds `person`: all but `keep`, or those of `leave`."""
 
     person: UUID
@@ -217,7 +221,9 @@ class Restore(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="rest
     members: tuple[Restored, ...]
 
 
-class Request(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="request"):
+class RequestDeletion(
+    Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="request"
+):
     """A deletion request for the ledger: the frozen members of one person, and the cut-off `at`. A
     purge for all persons of a project has no members."""
 
@@ -239,17 +245,17 @@ Command = (
     | Erase
     | Revive
     | Purge
-    | Record
-    | Merge
-    | Split
+    | RecordBlock
+    | MergePersons
+    | SplitPerson
     | Delete
     | Restore
-    | Request
+    | RequestDeletion
     | Cancel
 )
 FragmentCommand = Capture | Write | Erase | Revive | Purge
-IdentityCommand = Merge | Split | Delete | Restore
-DeletionCommand = Request | Cancel
+IdentityCommand = MergePersons | SplitPerson | Delete | Restore
+DeletionCommand = RequestDeletion | Cancel
 
 FORMATS: dict[type[Command], int] = {}
 """The format that this code writes of a command, and the highest that it reads, where that is not
@@ -271,15 +277,15 @@ class _Head(msgspec.Struct):
     replayed: bool = False
 
 
-class Reader:
-    """Reads the commands of one version: of these kinds, in formats up to these."""
+class CommandDecoder:
+    """Decodes the commands of one version: of these kinds, in formats up to these."""
 
     def __init__(self, kinds: Any, formats: Mapping[type[Command], int]) -> None:
-        known: tuple[type[Command], ...] = get_args(kinds)
+        classes: tuple[type[Command], ...] = get_args(kinds)
         self._decoder = msgspec.json.Decoder(kinds)
         self._head = msgspec.json.Decoder(_Head)
         self._ops = {
-            str(kind.__struct_config__.tag): formats.get(kind, 1) for kind in known
+            str(kind.__struct_config__.tag): formats.get(kind, 1) for kind in classes
         }
 
     def decode(self, value: bytes) -> Command:
@@ -300,12 +306,12 @@ class Reader:
             head = self._head.decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return False
-        known = self._ops.get(head.op, 0)
-        return head.v > (max(known, REPLAYED) if known and head.replayed else known)
+        newest = self._ops.get(head.op, 0)
+        return head.v > (max(newest, REPLAYED) if newest and head.replayed else newest)
 
 
 _encoder = msgspec.json.Encoder()
-decode = Reader(Command, FORMATS).decode
+decode = CommandDecoder(Command, FORMATS).decode
 
 
 def encode(command: Command) -> bytes:
@@ -321,7 +327,7 @@ def encode(command: Command) -> bytes:
 def route(command: Command, partitions: dict[str, int]) -> tuple[str, int, bytes]:
     """(topic, partition, record key): a fragment's commands and a project's identity have one order
     each."""
-    if isinstance(command, FragmentCommand | Record):
+    if isinstance(command, FragmentCommand | RecordBlock):
         return (
             COMMANDS,
             partition_of(command.fragment, partitions[COMMANDS]),

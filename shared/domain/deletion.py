@@ -23,18 +23,24 @@ from uuid import UUID
 import msgspec
 from eventsourcing.domain import Aggregate, event
 
-from shared.domain.commands import Request, Scope
+from shared.domain.commands import RequestDeletion, Scope
 from shared.domain.errors import Corrupt, NewerVersion, Rejected
 
-State = Literal[
+RequestState = Literal[
     "pending", "hidden", "erasing", "verified", "cancelling", "cancelled", "failed"
 ]
 NEWER = "A newer version wrote this; upgrade the deleter first."
 
-OPEN: tuple[State, ...] = ("pending", "hidden", "erasing", "failed", "cancelling")
+OPEN: tuple[RequestState, ...] = (
+    "pending",
+    "hidden",
+    "erasing",
+    "failed",
+    "cancelling",
+)
 """States in which there is still something to do. No run works on what is being cancelled."""
 
-Counts = dict[str, int]
+RowCounts = dict[str, int]
 """Rows by target."""
 
 Partitions = dict[str, dict[str, int]]
@@ -66,7 +72,7 @@ class DeletionRequest(Aggregate):
 
     class Hidden(Event):
         TOPIC = "deletion.hidden"
-        counts: Counts
+        counts: RowCounts
         partitions: Partitions
 
     class Erasing(Event):
@@ -76,7 +82,7 @@ class DeletionRequest(Aggregate):
 
     class Verified(Event):
         TOPIC = "deletion.verified"
-        counts: Counts
+        counts: RowCounts
 
     class Cancelling(Event):
         TOPIC = "deletion.cancelling"
@@ -111,18 +117,18 @@ class DeletionRequest(Aggregate):
     ) -> None:
         self.project, self.person, self.members = project, person, members
         self.scope, self.actor = scope, actor
-        self.state: State = "pending"
+        self.state: RequestState = "pending"
         self.plan: UUID | None = None
-        self.hidden: Counts = {}
+        self.hidden: RowCounts = {}
         self.partitions: Partitions = {}
-        self.remaining: Counts = {}
+        self.remaining: RowCounts = {}
         self.partition: tuple[int, int] | None = None
         self.reason = ""
         self.canceller, self.cancels, self.refusal = "", 0, ""
         self.history: list[dict[str, Any]] = []
 
     @classmethod
-    def of(cls, command: Request) -> DeletionRequest:
+    def of(cls, command: RequestDeletion) -> DeletionRequest:
         """The request that a command of the log asks for."""
         return cls(
             id=command.request,
@@ -152,7 +158,7 @@ class DeletionRequest(Aggregate):
         self._require("pending")
         self._begun(timestamp=_time(at), plan=plan)
 
-    def hide(self, counts: Counts, partitions: Partitions, at: int) -> None:
+    def hide(self, counts: RowCounts, partitions: Partitions, at: int) -> None:
         """The rows are hidden: so many by target, and where."""
         self._require("pending")
         if self.plan is None:
@@ -166,7 +172,7 @@ class DeletionRequest(Aggregate):
             raise Rejected(f"There is no partition {done} of {of}.")
         self._erased(timestamp=_time(at), done=done, of=of)
 
-    def verify(self, counts: Counts, at: int) -> None:
+    def verify(self, counts: RowCounts, at: int) -> None:
         """The rows were counted through the mask: there are none. An empty count is no count."""
         self._require("hidden", "erasing")
         if not counts or any(counts.values()):
@@ -209,7 +215,7 @@ class DeletionRequest(Aggregate):
 
         `window` is when the next run may work on it.
         """
-        self.history.extend(_stored(fact) for fact in self.collect_events())
+        self.history.extend(_recorded(fact) for fact in self.collect_events())
         phases = {
             target: {"hidden": rows}
             | (
@@ -239,7 +245,9 @@ class DeletionRequest(Aggregate):
         self.plan = plan
 
     @event(Hidden)
-    def _hid(self, timestamp: datetime, counts: Counts, partitions: Partitions) -> None:
+    def _hid(
+        self, timestamp: datetime, counts: RowCounts, partitions: Partitions
+    ) -> None:
         self.state, self.hidden, self.partitions, self.remaining = (
             "hidden",
             counts,
@@ -252,7 +260,7 @@ class DeletionRequest(Aggregate):
         self.state, self.partition = "erasing", (done, of)
 
     @event(Verified)
-    def _verified(self, timestamp: datetime, counts: Counts) -> None:
+    def _verified(self, timestamp: datetime, counts: RowCounts) -> None:
         self.state, self.remaining, self.reason = "verified", counts, ""
 
     @event(Cancelling)
@@ -276,7 +284,7 @@ class DeletionRequest(Aggregate):
     def _retried(self, timestamp: datetime) -> None:
         self.state, self.partition = "pending", None
 
-    def _require(self, *states: State) -> None:
+    def _require(self, *states: RequestState) -> None:
         if self.state not in states:
             raise Rejected(f"The request is {self.state}, not {' or '.join(states)}.")
 
@@ -306,8 +314,8 @@ def load(request: UUID, document: bytes | str) -> DeletionRequest:
     try:
         history = msgspec.json.decode(document)["history"]
         loaded: DeletionRequest | None = None
-        for version, stored in enumerate(history, 1):
-            loaded = _fact(request, version, stored).mutate(loaded)
+        for version, record in enumerate(history, 1):
+            loaded = _fact(request, version, record).mutate(loaded)
     except (msgspec.MsgspecError, KeyError, TypeError) as error:
         raise Corrupt(
             f"The history of deletion request {request} cannot be read: {error}"
@@ -318,7 +326,7 @@ def load(request: UUID, document: bytes | str) -> DeletionRequest:
     return loaded
 
 
-def _stored(fact: Any) -> dict[str, Any]:
+def _recorded(fact: Any) -> dict[str, Any]:
     """An event as the ledger gives it back, without what its place there says already: request id
     and version."""
     fields = {
@@ -326,22 +334,22 @@ def _stored(fact: Any) -> dict[str, Any]:
         for name, value in vars(fact).items()
         if not name.startswith("originator_")
     }
-    stored: dict[str, Any] = msgspec.json.decode(
+    record: dict[str, Any] = msgspec.json.decode(
         msgspec.json.encode({"topic": fact.TOPIC} | fields)
     )
-    return stored
+    return record
 
 
-def _fact(request: UUID, version: int, stored: dict[str, Any]) -> Any:
-    kind = _EVENTS.get(stored["topic"])
+def _fact(request: UUID, version: int, record: dict[str, Any]) -> Any:
+    kind = _EVENTS.get(record["topic"])
     if kind is None:
         raise NewerVersion(NEWER)
-    fields = stored | {"originator_id": request, "originator_version": version}
+    fields = record | {"originator_id": request, "originator_version": version}
     if kind is DeletionRequest.Requested:
         fields["originator_topic"] = DeletionRequest.TOPIC
     if kind is DeletionRequest.Hidden:
         fields.setdefault("partitions", {})  # events of before they were kept
-    fields["timestamp"] = datetime.fromisoformat(stored["timestamp"])
+    fields["timestamp"] = datetime.fromisoformat(record["timestamp"])
     return msgspec.convert(fields, kind)
 
 

@@ -19,7 +19,7 @@ from shared.domain.ids import (
     position_of,
 )
 
-Counts = Mapping[str, int]
+PartitionCounts = Mapping[str, int]
 """Partitions by topic."""
 
 
@@ -27,16 +27,16 @@ class Generations:
     """The generations of a log up to the one that is written to, and the partition counts of
     each."""
 
-    def __init__(self, counts: Mapping[int, Counts]) -> None:
+    def __init__(self, counts: Mapping[int, PartitionCounts]) -> None:
         self._counts = {number: dict(counts[number]) for number in sorted(counts)}
         self.newest = max(self._counts)
 
     @classmethod
-    def first(cls, counts: Counts) -> Generations:
+    def first(cls, counts: PartitionCounts) -> Generations:
         """Of a log that was never renewed."""
         return cls({GENERATION_FIRST: counts})
 
-    def counts(self, generation: int) -> Counts:
+    def counts(self, generation: int) -> PartitionCounts:
         """A generation that nobody knows counts as the newest."""
         return self._counts.get(generation, self._counts[self.newest])
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from shared.domain.commands import Capture, Properties, Write
+from shared.domain.commands import Capture, PropertyMap, Write
 from shared.domain.person.cells import LIFTED, ONCE, SET, UNSET, Cell, Operations, apply
 
 FRAGMENT_BYTES_MAX = 512 * 1_024
@@ -49,8 +49,8 @@ class Weight:
 
     __slots__ = ("bytes", "exact")
 
-    def __init__(self, most: int = 0) -> None:
-        self.bytes = most
+    def __init__(self, bytes_max: int = 0) -> None:
+        self.bytes = bytes_max
         self.exact = False
 
     def bound_with(self, operations: Operations, names: int) -> int:
@@ -58,11 +58,11 @@ class Weight:
         fragment of so many names; 0 when only counting tells."""
         if self.exact and self.bytes >= FRAGMENT_BYTES_MAX // 4:
             return 0
-        most = self.bytes + len(_encode(operations))
-        if most > FRAGMENT_BYTES_MAX // 2:
+        bound = self.bytes + len(_encode(operations))
+        if bound > FRAGMENT_BYTES_MAX // 2:
             return 0
         return (
-            most
+            bound
             if names + sum([len(group) for _, group in operations])
             <= FRAGMENT_NAMES_MAX
             else 0
@@ -78,7 +78,11 @@ class Room:
     """
 
     def __init__(
-        self, weight: Weight, cells: dict[str, Cell], properties: Properties, stamp: int
+        self,
+        weight: Weight,
+        cells: dict[str, Cell],
+        properties: PropertyMap,
+        stamp: int,
     ) -> None:
         self._weight = weight
         self._cells = cells
@@ -117,39 +121,39 @@ class Room:
 
 def operations_of(command: Capture | Write) -> Operations:
     """What a command asks for. Of one name unset beats set beats lifted beats set_once."""
-    found: list[tuple[int, Mapping[str, Any]]] = []
+    operations: list[tuple[int, Mapping[str, Any]]] = []
     if command.unset:
-        found.append((UNSET, dict.fromkeys(command.unset)))
+        operations.append((UNSET, dict.fromkeys(command.unset)))
     if command.set:
-        found.append((SET, command.set))
+        operations.append((SET, command.set))
     if isinstance(command, Capture) and command.lifted:
-        found.append((LIFTED, command.lifted))
+        operations.append((LIFTED, command.lifted))
     if command.set_once:
-        found.append((ONCE, command.set_once))
-    return found if len(found) < 2 else _without_repeated(found)
+        operations.append((ONCE, command.set_once))
+    return operations if len(operations) < 2 else _without_repeated(operations)
 
 
 def _without_repeated(operations: Operations) -> Operations:
     """Each name where it comes first."""
     names: set[str] = set()
-    found: list[tuple[int, Mapping[str, Any]]] = []
+    distinct: list[tuple[int, Mapping[str, Any]]] = []
     for kind, group in operations:
         if not names.isdisjoint(group):
             group = {name: value for name, value in group.items() if name not in names}
         names.update(group)
-        found.append((kind, group))
-    return found
+        distinct.append((kind, group))
+    return distinct
 
 
-def bytes_of(cells: Collection[str], properties: Properties) -> int:
+def bytes_of(cells: Collection[str], properties: PropertyMap) -> int:
     """What a fragment holds: the JSON of what shows, and the names that do not show any more."""
-    shown = len(_encode(properties)) - 1 if properties else 0
-    return shown + sum(_bytes_of_name(name) for name in cells if name not in properties)
+    size = len(_encode(properties)) - 1 if properties else 0
+    return size + sum(_bytes_of_name(name) for name in cells if name not in properties)
 
 
 def _growth(
     cells: Mapping[str, Cell],
-    properties: Properties,
+    properties: PropertyMap,
     operation: tuple[int, str, Any],
     stamp: int,
 ) -> int:
@@ -157,10 +161,10 @@ def _growth(
     kind, name, value = operation
     if name not in cells:
         return _bytes_of_name(name) if kind == UNSET else _bytes_shown(name, value)
-    shown = {name: properties[name]} if name in properties else {}
-    before = bytes_of((name,), shown)
-    apply({name: cells[name]}, shown, ((kind, {name: value}),), stamp)
-    return bytes_of((name,), shown) - before
+    current = {name: properties[name]} if name in properties else {}
+    before = bytes_of((name,), current)
+    apply({name: cells[name]}, current, ((kind, {name: value}),), stamp)
+    return bytes_of((name,), current) - before
 
 
 def _bytes_of_name(name: str) -> int:

@@ -17,7 +17,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shared.domain.person.cells import UNSET
-from shared.domain.person.fragment import FragmentChanged, FragmentEvent, FragmentPurged
+from shared.domain.person.fragment_events import (
+    FragmentChanged,
+    FragmentEvent,
+    FragmentPurged,
+)
 from shared.domain.person.lifted import LIFTED
 
 _PLACES = ("$set", "$set_once")
@@ -41,18 +45,18 @@ def cuts_of(facts: Iterable[FragmentPurged]) -> list[Cut]:
     ]
 
 
-def left(
+def surviving(
     names: Sequence[str], stamp: int, version: int, cuts: Collection[Cut]
 ) -> list[tuple[int, bool]]:
     """Of a fact with this stamp and version: the places of the operations that stay, and whether
     each still says what its name showed before."""
     later = [cut for cut in cuts if cut.version > version]
-    gone = {cut.name for cut in later if cut.stamp >= stamp}
+    erased_names = {cut.name for cut in later if cut.stamp >= stamp}
     silent = {cut.name for cut in later}
     return [
         (place, name not in silent)
         for place, name in enumerate(names)
-        if name not in gone
+        if name not in erased_names
     ]
 
 
@@ -68,27 +72,29 @@ def at_moment(event: FragmentEvent, until: int) -> FragmentEvent:
     """The fact as it counts at the stamp `until`: what a purge left counts from its own stamp
     on."""
     if not isinstance(event, FragmentPurged) or not any(
-        one and one[0] > until for one in event.left
+        once and once[0] > until for once in event.remains
     ):
         return event
     return msgspec.structs.replace(
         event,
-        left=tuple(one if one and one[0] <= until else None for one in event.left),
+        remains=tuple(
+            once if once and once[0] <= until else None for once in event.remains
+        ),
     )
 
 
 def _changed_without(event: FragmentChanged, cuts: Collection[Cut]) -> FragmentChanged:
-    kept = left(event.names, event.timestamp, event.originator_version, cuts)
-    if len(kept) == len(event.names) and all(says for _, says in kept):
+    places = surviving(event.names, event.timestamp, event.originator_version, cuts)
+    if len(places) == len(event.names) and all(says for _, says in places):
         return event
     return msgspec.structs.replace(
         event,
-        names=tuple(event.names[place] for place, _ in kept),
-        kinds=tuple(event.kinds[place] for place, _ in kept),
-        values=tuple(event.values[place] for place, _ in kept),
+        names=tuple(event.names[place] for place, _ in places),
+        kinds=tuple(event.kinds[place] for place, _ in places),
+        values=tuple(event.values[place] for place, _ in places),
         before=tuple(
             event.before[place] if says else msgspec.UNSET
-            for place, says in kept
+            for place, says in places
             if event.before
         ),
     )
@@ -96,21 +102,22 @@ def _changed_without(event: FragmentChanged, cuts: Collection[Cut]) -> FragmentC
 
 def _purged_without(event: FragmentPurged, cuts: Collection[Cut]) -> FragmentPurged:
     later = [cut for cut in cuts if cut.version > event.originator_version]
-    gone = [
-        one is not None
-        and any(cut.name == name and cut.stamp >= one[0] for cut in later)
-        for name, one in zip(event.names, event.left, strict=True)
+    cut_off = [
+        once is not None
+        and any(cut.name == name and cut.stamp >= once[0] for cut in later)
+        for name, once in zip(event.names, event.remains, strict=True)
     ]
-    if not any(gone):
+    if not any(cut_off):
         return event
     return msgspec.structs.replace(
         event,
         kinds=tuple(
-            UNSET if taken else kind
-            for kind, taken in zip(event.kinds, gone, strict=True)
+            UNSET if is_cut else kind
+            for kind, is_cut in zip(event.kinds, cut_off, strict=True)
         ),
-        left=tuple(
-            None if taken else one for one, taken in zip(event.left, gone, strict=True)
+        remains=tuple(
+            None if is_cut else once
+            for once, is_cut in zip(event.remains, cut_off, strict=True)
         ),
     )
 
@@ -118,16 +125,16 @@ def _purged_without(event: FragmentPurged, cuts: Collection[Cut]) -> FragmentPur
 def stripped(properties: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
     """The properties of a captured event without what they say of these names: in `$set` and
     `$set_once`, and of a lifted one the event's own."""
-    found = {
+    remainder = {
         key: value
         for key, value in properties.items()
         if key not in names or key not in LIFTED
     }
     for place in _PLACES:
-        if isinstance(held := found.get(place), dict) and not held.keys().isdisjoint(
-            names
-        ):
-            found[place] = {
-                key: value for key, value in held.items() if key not in names
+        if isinstance(
+            inner := remainder.get(place), dict
+        ) and not inner.keys().isdisjoint(names):
+            remainder[place] = {
+                key: value for key, value in inner.items() if key not in names
             }
-    return found
+    return remainder

@@ -24,11 +24,11 @@ class Quota:
         is then owed whole: no request waits for ever, and none is cheaper for being large.
         """
         owed = due - now if due > now else 0
-        taken = int(cost * self._interval)
-        wait = owed + taken - self._span if taken < self._span else owed
-        return (due, wait) if wait > 0 else (now + owed + taken, 0)
+        charge = int(cost * self._interval)
+        wait = owed + charge - self._span if charge < self._span else owed
+        return (due, wait) if wait > 0 else (now + owed + charge, 0)
 
-    def left(self, due: int, now: int) -> int:
+    def remaining(self, due: int, now: int) -> int:
         """How much could be taken at once."""
         free = self._span - max(due - now, 0)
         return max(0, int(free / self._interval + 1e-6))

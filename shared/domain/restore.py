@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from shared.domain.person.fragment import (
-    HOUR_US,
-    Fragment,
+from shared.domain.person.fragment import HOUR_US, Fragment
+from shared.domain.person.fragment_events import (
     FragmentErased,
     FragmentEvent,
     FragmentPurged,
@@ -51,7 +50,7 @@ class ClosedLife:
         """Apply one fact from `since` on, the one at `since` included."""
         self._replay.apply(without(event, self._cuts))
 
-    def seen(self, timestamp: int) -> None:
+    def observe_event(self, timestamp: int) -> None:
         """The newest captured event of the life; no fact says when somebody was last seen."""
         self.fragment.seen_at = max(
             self.fragment.seen_at, timestamp // HOUR_US * HOUR_US

@@ -20,7 +20,7 @@ hashes, never text."""
 def recall(keys: list[Remembered], command: Envelope) -> Remembered | None:
     """What is remembered of a command's Idempotency-Key."""
     return (
-        next((one for one in keys if one[0] == command.key), None)
+        next((entry for entry in keys if entry[0] == command.key), None)
         if command.key
         else None
     )

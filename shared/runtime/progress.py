@@ -8,7 +8,7 @@ BAR_SECONDS, LINE_SECONDS = 0.2, 10.0
 """Time between two reports, in a terminal and elsewhere."""
 
 
-class Progress:
+class ProgressBar:
     """A progress bar or line, printed at most once in its interval."""
 
     def __init__(self, *, terminal: bool, began: float) -> None:

@@ -30,7 +30,7 @@ JUDGE_SECONDS = 60.0
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 """Holds a new id after each start of the machine, when elapsed time begins at zero again."""
 
-Judge = Callable[[], Awaitable[int]]
+ServerTime = Callable[[], Awaitable[int]]
 """Reads another machine's time, in microseconds since the epoch."""
 
 
@@ -77,7 +77,7 @@ def advice(ahead_us: int, settings: Settings) -> str:
     )
 
 
-async def agree(clock: SystemClock, judge: Judge, settings: Settings) -> None:
+async def agree(clock: SystemClock, judge: ServerTime, settings: Settings) -> None:
     """Adopt another machine's time when this clock differs from it by more than FOLLOWED_US."""
     try:
         now = await judge()
@@ -96,7 +96,7 @@ async def agree(clock: SystemClock, judge: Judge, settings: Settings) -> None:
 
 
 async def watch(
-    clock: SystemClock, settings: Settings, judge: Judge | None = None
+    clock: SystemClock, settings: Settings, judge: ServerTime | None = None
 ) -> None:
     """Log when the clock is no longer followed, and when it is again, until cancelled."""
     trouble = Trouble("clock")

@@ -45,16 +45,20 @@ async def generations(store: Store) -> list[Generation]:
 
 async def current(store: Store) -> Generation | None:
     """The generation that the tables belong to: the newest open one. Raises Transient."""
-    found = [one for one in await generations(store) if one.state == "open"]
-    return found[-1] if found else None
+    opened = [
+        generation
+        for generation in await generations(store)
+        if generation.state == "open"
+    ]
+    return opened[-1] if opened else None
 
 
 async def counted(store: Store, log: Log) -> Generations:
     """The partition counts of the log's generation and of those before it. Raises Transient."""
     former = {
-        one.number: one.partitions
-        for one in await generations(store)
-        if one.number < log.generation
+        generation.number: generation.partitions
+        for generation in await generations(store)
+        if generation.number < log.generation
     }
     return Generations(former | {log.generation: log.partitions()})
 
@@ -75,46 +79,48 @@ async def write(store: Store, generation: Generation, now_us: int) -> None:
 
 async def positions(store: Store) -> dict[str, dict[int, Standing]]:
     """What every position row says, by topic and partition. Raises Transient."""
-    found: dict[str, dict[int, Standing]] = {topic: {} for topic in TOPICS}
+    standings: dict[str, dict[int, Standing]] = {topic: {} for topic in TOPICS}
     for key, version, record in await store.rows(_QUERIES["positions"]):
         if (place := partition_of_key(key)) is not None:
             topic, partition = place
-            found[topic][partition] = Standing(
+            standings[topic][partition] = Standing(
                 position_of(topic, partition, version), record
             )
-    return found
+    return standings
 
 
-async def compared(log: Log, store: Store, known: Generation | None) -> Mismatch | None:
+async def compared(
+    log: Log, store: Store, generation: Generation | None
+) -> Mismatch | None:
     """What is wrong between the log, as it is now, and the tables or what this process has seen of
     it. Raises Transient when log or tables do not answer."""
     identity = await log.identity()
-    mismatch = compare(known, identity, ())
+    mismatch = compare(generation, identity, ())
     if mismatch is not None or not identity.id:
         return mismatch
     starts = {topic: await log.starts(topic) for topic in TOPICS}
     tables = await positions(store)
-    found: list[Evidence] = []
+    proofs: list[Evidence] = []
     for topic in TOPICS:
         nothing = {
             start.partition: Standing(Position(topic, start.partition, -1), 0)
             for start in starts[topic]
         }
-        found += await evidence(log, topic, nothing | tables[topic], starts[topic])
-        found += await own_evidence(log, topic, starts[topic])
+        proofs += await evidence(log, topic, nothing | tables[topic], starts[topic])
+        proofs += await own_evidence(log, topic, starts[topic])
     return compare(
-        known, await log.identity(), found
+        generation, await log.identity(), proofs
     )  # another one may lie there by now: that says more
 
 
 async def take_on(log: Log, store: Store, now_us: int) -> Generation:
     """The generation of the started log, written down when the store knows none. Raises
     LogMismatch, Superseded and Transient."""
-    known = await current(store)
-    mismatch = await compared(log, store, known)
+    generation = await current(store)
+    mismatch = await compared(log, store, generation)
     if mismatch is not None:
         raise mismatch.error
-    if known is None:
-        known = Generation(number=log.generation, identity=await log.identity())
-        await write(store, known, now_us)
-    return known
+    if generation is None:
+        generation = Generation(number=log.generation, identity=await log.identity())
+        await write(store, generation, now_us)
+    return generation

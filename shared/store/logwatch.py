@@ -40,11 +40,11 @@ async def the_log(
 ) -> AsyncIterator[tuple[Log, Generation | None]]:
     """The started log of these tables, and what they know of it. Whoever enters compares. Raises
     Transient."""
-    known = await current(store)
-    log = connect_log(settings, known)
+    generation = await current(store)
+    log = connect_log(settings, generation)
     try:
         await log.start()
-        yield log, known
+        yield log, generation
     finally:
         await log.close()
 
@@ -55,8 +55,8 @@ async def right_log(
 ) -> AsyncIterator[tuple[Log, LogWatch]]:
     """The started log of these tables, compared with them, and the watch that has done so. Raises
     LogMismatch, Superseded and Transient."""
-    async with the_log(settings, store) as (log, known):
-        watch = LogWatch(log, store, known)
+    async with the_log(settings, store) as (log, generation):
+        watch = LogWatch(log, store, generation)
         await watch.start()
         yield log, watch
 
@@ -82,9 +82,9 @@ async def take_on_log(
 class LogWatch:
     """One process's eye on its log."""
 
-    def __init__(self, log: Log, store: Store, known: Generation | None) -> None:
-        """`known` is what `log` was connected with."""
-        self._log, self._store, self._known = log, store, known
+    def __init__(self, log: Log, store: Store, generation: Generation | None) -> None:
+        """`generation` is what `log` was connected with."""
+        self._log, self._store, self._generation = log, store, generation
         self._settled = 0
         self._looking = asyncio.Lock()
         self._away = False  # what was away may come back as another
@@ -118,8 +118,8 @@ class LogWatch:
                     return None
                 self._log.doubt()
             doubts = self._log.doubts
-            self._known = newest
-            mismatch = await compared(self._log, self._store, self._known)
+            self._generation = newest
+            mismatch = await compared(self._log, self._store, self._generation)
             if mismatch is None:
                 self._log.trust(doubts)
                 self._settled = doubts
@@ -163,7 +163,7 @@ class LogWatch:
 
     async def _same(self) -> bool:
         """Whether the log is known by what it was, and has not become shorter."""
-        if compare(self._known, await self._log.identity(), ()) is not None:
+        if compare(self._generation, await self._log.identity(), ()) is not None:
             return False
         for topic in TOPICS:
             await self._log.heads(topic)

@@ -62,7 +62,7 @@ class Span(NamedTuple):
 class Erased(NamedTuple):
     """What erasing in one object did: whether it is gone now, and how many bytes were written."""
 
-    gone: bool
+    deleted: bool
     written: int
 
 
@@ -100,7 +100,8 @@ class Objects:
         name = await self.read(MARKER)
         if name is None:
             raise Corrupt(
-                f"The object store has no {MARKER}: it is not the one that recordings were written to."
+                f"The object store has no {MARKER}: it is not the one"
+                " that recordings were written to."
             )
         return name.decode()
 
@@ -125,10 +126,12 @@ class Objects:
                             self._store, path, start=span.start, length=span.length
                         )
                     )
-                found = await obstore.get_async(self._store, path)
-                if found.meta["size"] > OBJECT_BYTES_MAX:
-                    raise Corrupt(f"The object {path} has {found.meta['size']} bytes.")
-                return bytes(await found.bytes_async())
+                response = await obstore.get_async(self._store, path)
+                if response.meta["size"] > OBJECT_BYTES_MAX:
+                    raise Corrupt(
+                        f"The object {path} has {response.meta['size']} bytes."
+                    )
+                return bytes(await response.bytes_async())
             except FileNotFoundError:
                 return None
 
@@ -141,15 +144,15 @@ class Objects:
         """
         before = await self.read(path)
         if before is None:
-            return Erased(gone=True, written=0)
+            return Erased(deleted=True, written=0)
         after = _zeroed(before, spans)
         if not any_left(after):
             await self._delete(path)
             if await self.read(path) is not None:
                 raise Corrupt(f"The object {path} was deleted and is still there.")
-            return Erased(gone=True, written=0)
+            return Erased(deleted=True, written=0)
         if after == before:
-            return Erased(gone=False, written=0)
+            return Erased(deleted=False, written=0)
         async with _failures(path):
             # In one piece: parts of an upload that was killed would lie in a bucket, out of sight.
             await obstore.put_async(
@@ -158,7 +161,7 @@ class Objects:
             await self._settle(path)
         if await self.read(path) != after:
             raise Corrupt(f"The object {path} was rewritten and holds something else.")
-        return Erased(gone=False, written=len(after))
+        return Erased(deleted=False, written=len(after))
 
     async def tidy(self) -> None:
         """Remove what writers of local files left behind when they were killed: drafts that no
@@ -171,7 +174,9 @@ class Objects:
     async def paths(self) -> list[str]:
         """All objects, in no order. For tests and for who looks for something."""
         async with _failures("list"):
-            return [one["path"] for page in obstore.list(self._store) for one in page]
+            return [
+                entry["path"] for page in obstore.list(self._store) for entry in page
+            ]
 
     async def _delete(self, path: str) -> None:
         async with _failures(path):
@@ -210,13 +215,13 @@ def _remove_drafts(folder: Path, before: float) -> None:
 
 def _sync(path: Path, folder: Path) -> None:
     """The file, if it is there, and every folder down from `folder`."""
-    for one in (
+    for place in (
         path,
         *(parent for parent in path.parents if parent.is_relative_to(folder)),
     ):
-        if not one.exists():
+        if not place.exists():
             continue
-        descriptor = os.open(one, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
         finally:

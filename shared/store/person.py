@@ -91,7 +91,7 @@ class Person(msgspec.Struct, kw_only=True):
             return orjson.loads(self.members[0].properties)  # type: ignore[no-any-return]  # stored by us
         return self.properties
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The body that clients see (docs/contract.md §2)."""
         left_out = sum(member.left_out for member in self.members)
         return {
@@ -126,7 +126,7 @@ def iso(microseconds: int) -> str:
     )
 
 
-Loaded = tuple[UUID, FragmentRow | None, IdentityRow | None]
+MemberRows = tuple[UUID, FragmentRow | None, IdentityRow | None]
 """A member, its row, and that of its identity, as far as there are any."""
 
 
@@ -141,7 +141,7 @@ def group_of(root: UUID, identity: IdentityRow | None) -> Sequence[UUID]:
     return members or (root,)
 
 
-def person_of(project: int, root: UUID, group: Sequence[Loaded]) -> Person | None:
+def person_of(project: int, root: UUID, group: Sequence[MemberRows]) -> Person | None:
     """The person of a root's members, the root among them."""
     version = next(
         (
@@ -159,19 +159,19 @@ def is_cut(row: FragmentRow) -> bool:
     return not row.properties and row.size > 0
 
 
-def unread_of(group: Sequence[Loaded]) -> list[UUID]:
+def unread_of(group: Sequence[MemberRows]) -> list[UUID]:
     """The members that a person of them shows, and whose rows came without their texts."""
     if not any(row is not None and is_cut(row) for _, row, _ in group):  # nearly always
         return []
-    shown = counted((member.size, member.fragment) for member in living_of(group))
+    visible = counted((member.size, member.fragment) for member in living_of(group))
     return [
         fragment
         for fragment, row, _ in group
-        if row is not None and is_cut(row) and fragment in shown
+        if row is not None and is_cut(row) and fragment in visible
     ]
 
 
-def living_of(group: Iterable[Loaded]) -> list[Member]:
+def living_of(group: Iterable[MemberRows]) -> list[Member]:
     """The members that a person of them would have; none, no person."""
     return [member for member in _members(group) if member.living]
 
@@ -212,12 +212,12 @@ def _leave_out(members: Sequence[Member]) -> None:
     whole = (
         sum([member.size for member in members]) <= MERGED_BYTES_MAX
     )  # nearly always
-    shown = (
+    visible = (
         () if whole else counted((member.size, member.fragment) for member in members)
     )
     for member in members:
         member.left_out = not member.properties or not (
-            whole or member.fragment in shown
+            whole or member.fragment in visible
         )
 
 
@@ -243,13 +243,15 @@ def shown_of(
 ) -> dict[str, Any]:
     """The properties of a person of these living fragments."""
     group = list(fragments)
-    shown = counted((sizes[one.id], one.id) for one in group)
+    visible = counted((sizes[fragment.id], fragment.id) for fragment in group)
     return merged_properties(
-        (one.id, one.cells, one.properties) for one in group if one.id in shown
+        (fragment.id, fragment.cells, fragment.properties)
+        for fragment in group
+        if fragment.id in visible
     )
 
 
-def _members(group: Iterable[Loaded]) -> Iterator[Member]:
+def _members(group: Iterable[MemberRows]) -> Iterator[Member]:
     return (
         _member(fragment, row, identity)
         for fragment, row, identity in group

@@ -29,17 +29,17 @@ def cuts() -> str:
 def elements(cuts: str, row: str = "") -> dict[str, str]:
     """What each of COLUMNS is without the purged elements. `row` is what columns are called with:
     `timeline.`"""
-    places, taken = (
+    places, erased = (
         _fill("places", cuts=cuts, row=row),
         _fill("taken", cuts=cuts, row=row),
     )
     stays = {
         "keys": f"{row}keys[place]",
         "kinds": _fill(
-            "emptied", taken=taken, nothing=str(UNSET), row=row, column="kinds"
+            "emptied", taken=erased, nothing=str(UNSET), row=row, column="kinds"
         ),
         "before": _fill("before", cuts=cuts, row=row),
-        "after": _fill("emptied", taken=taken, nothing="''", row=row, column="after"),
+        "after": _fill("emptied", taken=erased, nothing="''", row=row, column="after"),
     }
     return {
         column: _fill(

@@ -31,7 +31,10 @@ _CUTS = (
     "JSONExtract(transform(fragment, {fragments:Array(UUID)}, {cuts:Array(String)}, '[]'),"
     " 'Array(Tuple(String, Int64, UInt64))')"
 )
-_ALL_CUTS = f"arrayMap(name -> (name, toInt64({FOREVER}), toUInt64({FOREVER})), {{names:Array(String)}})"
+_ALL_CUTS = (
+    f"arrayMap(name -> (name, toInt64({FOREVER}), toUInt64({FOREVER})),"
+    " {names:Array(String)})"
+)
 _LIFTED = "[" + ", ".join(f"'{name}'" for name in LIFTED) + "]"
 
 
@@ -42,12 +45,12 @@ class PurgeTarget(Target, frozen=True, kw_only=True):
         """One of the queries that any target has, for this one."""
         reach = self._reach(f"reach_{self.name}", _SCOPE, _CUTS)
         if name == "clear":
-            named = _QUERIES["rewrite"].filled(
+            query = _QUERIES["rewrite"].filled(
                 table=self.table, changes=self._changes(), reach=reach
             )
         else:
-            named = self._template(name, reach)
-        return named.named(f"{name}_{self.name}")
+            query = self._template(name, reach)
+        return query.renamed(f"{name}_{self.name}")
 
     def preview(self, *, everybody: bool) -> Query:
         """Counts what a purge of {names} would reach: of {projects}, or of {fragments} in them.
@@ -144,8 +147,8 @@ async def cuts(
 ) -> dict[UUID, list[Cut]]:
     """What was purged of a property up to the cut-off, or to a later one: of everybody, or of these
     fragments."""
-    found: dict[UUID, list[Cut]] = {}
-    parts = (
+    cuts_by_fragment: dict[UUID, list[Cut]] = {}
+    chunks = (
         [None]
         if fragments is None
         else [
@@ -153,7 +156,7 @@ async def cuts(
             for at in range(0, len(fragments), FRAGMENTS_MAX)
         ]
     )
-    for part in parts:
+    for chunk in chunks:
         after: UUID | None = NOBODY
         while after is not None:
             rows = await store.rows_with_hidden(
@@ -162,14 +165,16 @@ async def cuts(
                 names=list(copies(key)),
                 cutoff=cutoff,
                 after=after,
-                everybody=int(part is None),
-                fragments=list(part or ()),
+                everybody=int(chunk is None),
+                fragments=list(chunk or ()),
                 limit=FRAGMENTS_MAX,
             )
-            page = {fragment: [Cut(*cut) for cut in made] for fragment, made in rows}
-            found |= page
+            page = {
+                fragment: [Cut(*cut) for cut in entries] for fragment, entries in rows
+            }
+            cuts_by_fragment |= page
             after = next(reversed(page)) if len(rows) == FRAGMENTS_MAX else None
-    return found
+    return cuts_by_fragment
 
 
 async def showing(store: Store, project: int, paths: Sequence[str]) -> int:
@@ -204,10 +209,10 @@ async def search_reach(
     }, roots
 
 
-async def fed(store: Store, keys: dict[UUID, int]) -> bool:
+async def search_has_passed(store: Store, keys: dict[UUID, int]) -> bool:
     """Whether the search table has passed these versions of position rows."""
-    passed: dict[UUID, int] = dict(await store.rows(_QUERIES["fed"], keys=list(keys)))
-    return all(passed.get(key, 0) >= version for key, version in keys.items())
+    versions: dict[UUID, int] = dict(await store.rows(_QUERIES["fed"], keys=list(keys)))
+    return all(versions.get(key, 0) >= version for key, version in keys.items())
 
 
 def text_of(cuts: Sequence[Cut]) -> str:

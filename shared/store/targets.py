@@ -36,8 +36,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def query(self, name: str) -> Query:
         """One of the queries that any target has, for this one."""
-        named = self._template(name, _QUERIES[f"reach_{self.name}"].sql)
-        return named.named(f"{name}_{self.name}")
+        query = self._template(name, _QUERIES[f"reach_{self.name}"].sql)
+        return query.renamed(f"{name}_{self.name}")
 
     def _template(self, name: str, reach: str) -> Query:
         return _QUERIES[name].filled(
@@ -126,11 +126,14 @@ _RECORDINGS = next(target for target in TARGETS if target.name == "recordings")
 TABLES = tuple(dict.fromkeys(target.table for target in TARGETS))
 
 STAYS = {
-    "identity": "uuids of fragments and the recent keys' hashes: the tombstone that keeps an erased id erased",
+    "identity": "uuids of fragments and the recent keys' hashes:"
+    " the tombstone that keeps an erased id erased",
     "numbers": "integer ids and uuids: an id keeps its integer for ever",
-    "deletion_requests": "uuids, actors, counts, names of purged properties: the proof of what was asked for and done",
+    "deletion_requests": "uuids, actors, counts, names of purged properties:"
+    " the proof of what was asked for and done",
     "deletion_positions": "how far the log was taken over",
-    "receipts": "uuids, counts, names of purged properties and signatures: the proof that it was done",
+    "receipts": "uuids, counts, names of purged properties and signatures:"
+    " the proof that it was done",
     "projects": "projects and their tokens",
     "api_keys": "keys of operators, hashed",
     "rebuilds": "counts of rebuilds",
@@ -149,8 +152,10 @@ ELSEWHERE = {
     DELETIONS: "uuids of who is to be deleted; by retention",
     DEAD: "records that could not be folded, whole; by retention, as the commands",
     "objects": "blocks of recordings; erased before the rows that say where they are",
-    "projector's cache": "fragments in memory, bounded; an erase record empties the fragment in it as well",
-    "rows that the API keeps": "in memory, bounded; a row that changes is read anew, and after 10 minutes none is used",
+    "projector's cache": "fragments in memory, bounded;"
+    " an erase record empties the fragment in it as well",
+    "rows that the API keeps": "in memory, bounded; a row that changes is read anew,"
+    " and after 10 minutes none is used",
     "spooled answers": "nameless files of one answer; the kernel drops them with it",
     "process logs": "no values: routes, topics, partitions, kinds of errors",
 }
@@ -197,7 +202,7 @@ class Count(msgspec.Struct, frozen=True):
     rows: int
 
 
-class Blocks(msgspec.Struct, frozen=True):
+class ObjectBlocks(msgspec.Struct, frozen=True):
     """Blocks of recordings in one object: whose, where, and when the newest came, in
     microseconds."""
 
@@ -215,11 +220,11 @@ async def count(
 
     Corrupt if the count did not come whole: no answer is never zero.
     """
-    found = await (store.rows_with_hidden if hidden else store.rows)(
+    rows = await (store.rows_with_hidden if hidden else store.rows)(
         target.query("count"), **reach
     )
-    for total, fragments, partitions, counts in found:
-        if len(found) == 1 and total == sum(counts):
+    for total, fragments, partitions, counts in rows:
+        if len(rows) == 1 and total == sum(counts):
             return [
                 Count(*each) for each in zip(fragments, partitions, counts, strict=True)
             ]
@@ -234,18 +239,18 @@ async def hide(store: Store, target: Target, reach: dict[str, Any], plan: UUID) 
     )
 
 
-async def blocks(store: Store, reach: dict[str, Any]) -> list[Blocks]:
+async def blocks(store: Store, reach: dict[str, Any]) -> list[ObjectBlocks]:
     """Where the recordings within reach lie, those of hidden rows too."""
     return [
-        Blocks(*row)
+        ObjectBlocks(*row)
         for row in await store.rows_with_hidden(_RECORDINGS.query("blocks"), **reach)
     ]
 
 
 async def objects(store: Store, reach: dict[str, Any]) -> int:
     """How many objects the recordings within reach lie in."""
-    ((found,),) = await store.rows(_RECORDINGS.query("objects"), **reach)
-    return int(found)
+    ((number,),) = await store.rows(_RECORDINGS.query("objects"), **reach)
+    return int(number)
 
 
 def whole(

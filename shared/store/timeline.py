@@ -19,8 +19,8 @@ from shared.domain.errors import NewerVersion
 from shared.domain.generations import Generations
 from shared.domain.ids import Position
 from shared.domain.operations import LeftOut
-from shared.domain.person import fragment as f
-from shared.domain.person import identity as i
+from shared.domain.person import fragment_events as f
+from shared.domain.person import identity_events as i
 from shared.domain.person.cells import UNSET
 
 Row = tuple[Any, ...]
@@ -125,61 +125,20 @@ def timeline_row(event: Event, command: Command) -> Row:
         source_of(command),
     )
     if isinstance(event, i.MembershipEvent):
-        identity = (
-            event.root,
-            list(event.members),
-            int(event.identified),
-            event.erase,
-            event.peer,
-            event.reason,
-        )
-        scope = event.scope if isinstance(event, i.PersonDeleted) else ""
-        return (*head, "", 0, 0, [], [], [], [], *identity, scope, event.erased_at, "")
+        return (*head, *_identity_columns(event))
     if isinstance(event, f.FragmentPurged):
-        nothing_shown = [""] * len(event.names)
-        left = ["" if one is None else orjson.dumps(one).decode() for one in event.left]
-        purged = (list(event.names), list(event.kinds), nothing_shown, left)
-        return (
-            *head,
-            "",
-            0,
-            0,
-            *purged,
-            NOBODY,
-            [],
-            0,
-            event.iver,
-            event.request,
-            "",
-            "",
-            0,
-            "",
-        )
-    number = event.number if isinstance(event, f.FragmentErased) else 0
-    iver = event.iver if isinstance(event, f.FragmentErased | f.FragmentRestored) else 0
-    reason = event.reason if isinstance(event, f.WriteRefused) else ""
-    left_out = (
-        _text_of(event.left_out) if isinstance(event, f.PropertiesLeftOut) else ""
-    )
-    return (
-        *head,
-        "",
-        number,
-        0,
-        [],
-        [],
-        [],
-        [],
-        NOBODY,
-        [],
-        0,
-        iver,
-        NOBODY,
-        reason,
-        "",
-        0,
-        left_out,
-    )
+        return (*head, *_purged_columns(event))
+    number, iver, reason, left_out = 0, 0, "", ""
+    if isinstance(event, f.FragmentErased):
+        number, iver = event.number, event.iver
+    elif isinstance(event, f.FragmentRestored):
+        iver = event.iver
+    elif isinstance(event, f.WriteRefused):
+        reason = event.reason
+    elif isinstance(event, f.PropertiesLeftOut):
+        left_out = _text_of(event.left_out)
+    identity: Row = (NOBODY, [], 0, iver, NOBODY, reason)
+    return (*head, "", number, 0, [], [], [], [], *identity, "", 0, left_out)
 
 
 def _changed_row(event: f.FragmentChanged, command: Command) -> Row:
@@ -217,6 +176,31 @@ def _changed_row(event: f.FragmentChanged, command: Command) -> Row:
     )
 
 
+def _identity_columns(event: i.MembershipEvent) -> Row:
+    """The columns of an identity's fact from `distinct_id` on."""
+    identity = (
+        event.root,
+        list(event.members),
+        int(event.identified),
+        event.erase,
+        event.peer,
+        event.reason,
+    )
+    scope = event.scope if isinstance(event, i.PersonDeleted) else ""
+    return ("", 0, 0, [], [], [], [], *identity, scope, event.erased_at, "")
+
+
+def _purged_columns(event: f.FragmentPurged) -> Row:
+    """The columns of a purge's fact from `distinct_id` on."""
+    remains = [
+        "" if once is None else orjson.dumps(once).decode() for once in event.remains
+    ]
+    before = [""] * len(event.names)
+    purged = (list(event.names), list(event.kinds), before, remains)
+    identity: Row = (NOBODY, [], 0, event.iver, event.request, "")
+    return ("", 0, 0, *purged, *identity, "", 0, "")
+
+
 def event_of(row: Row) -> Event | None:
     """The event of a row; None for a row that is no event of an aggregate (a failed record's
     outcome). By position: a rebuild makes one for every fact.
@@ -245,11 +229,7 @@ def event_of(row: Row) -> Event | None:
     if topic == f.FragmentRestored.TOPIC:
         return f.FragmentRestored(**head, iver=row[19])
     if topic == f.FragmentPurged.TOPIC:
-        left = tuple([tuple(orjson.loads(text)) if text else None for text in row[15]])
-        names, kinds = tuple(row[12]), tuple(row[13])
-        return f.FragmentPurged(
-            **head, names=names, kinds=kinds, left=left, request=row[20], iver=row[19]
-        )
+        return _purged_event(head, row)
     if topic == f.WriteRefused.TOPIC:
         return f.WriteRefused(**head, reason=row[21])
     if topic == f.PropertiesLeftOut.TOPIC:
@@ -257,21 +237,39 @@ def event_of(row: Row) -> Event | None:
             **head, left_out=msgspec.json.decode(row[24], type=LeftOut)
         )
     if topic in _MEMBERSHIP:
-        scope = {"scope": row[22]} if topic == i.PersonDeleted.TOPIC else {}
-        return _MEMBERSHIP[topic](
-            **head,
-            root=row[16],
-            members=tuple(row[17]),
-            identified=bool(row[18]),
-            erase=row[19],
-            peer=row[20],
-            reason=row[21],
-            erased_at=row[23],
-            **scope,
-        )
+        return _identity_event(head, row)
     if topic == FAILED:
         return None
     raise NewerVersion("Unknown topic: a newer version wrote this.")
+
+
+def _purged_event(head: dict[str, Any], row: Row) -> f.FragmentPurged:
+    return f.FragmentPurged(
+        **head,
+        names=tuple(row[12]),
+        kinds=tuple(row[13]),
+        remains=tuple(
+            [tuple(orjson.loads(text)) if text else None for text in row[15]]
+        ),
+        request=row[20],
+        iver=row[19],
+    )
+
+
+def _identity_event(head: dict[str, Any], row: Row) -> i.MembershipEvent:
+    topic = row[3]
+    scope = {"scope": row[22]} if topic == i.PersonDeleted.TOPIC else {}
+    return _MEMBERSHIP[topic](
+        **head,
+        root=row[16],
+        members=tuple(row[17]),
+        identified=bool(row[18]),
+        erase=row[19],
+        peer=row[20],
+        reason=row[21],
+        erased_at=row[23],
+        **scope,
+    )
 
 
 def bytes_of(rows: Sequence[Row]) -> int:
@@ -286,11 +284,11 @@ def values_size(rows: Sequence[Row]) -> int:
     return sum(len(text) for row in rows for text in row[15])
 
 
-def next_page(rows: Sequence[Row], most: int) -> int:
+def next_page(rows: Sequence[Row], limit: int) -> int:
     """How many rows to read after these: as many as PAGE_BYTES were of their size, not many times
-    more than they were, and at most `most`."""
+    more than they were, and at most `limit`."""
     fitting = PAGE_BYTES // (bytes_of(rows) // len(rows) or 1)
-    return min(most, max(PAGE_ROWS_MIN // 4, min(fitting, 8 * len(rows))))
+    return min(limit, max(PAGE_ROWS_MIN // 4, min(fitting, 8 * len(rows))))
 
 
 def source_of(command: Command) -> str:
@@ -301,7 +299,9 @@ def source_of(command: Command) -> str:
     if isinstance(command, Purge):
         return PURGE
     return (
-        command.reason if isinstance(command, Write) else type(command).__name__.lower()
+        command.reason
+        if isinstance(command, Write)
+        else str(command.__struct_config__.tag)
     )
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import orjson
 import pytest
 
-from shared.domain.commands import Capture, Merge, Write
+from shared.domain.commands import Capture, MergePersons, Write
 from shared.domain.ids import parse_positions
 from tests.support.api import NOW, PERSONAL_KEY, TOKEN, Api, serving
 from tests.support.recorded import ANON, BROWSER_SDK, NODE_SDK, PYTHON_SDK
@@ -52,7 +52,7 @@ async def test_the_python_sdks_batch_is_stored_as_it_was_meant(api: Api) -> None
     assert captures["$set"].set == {"email": "a@b.c"}
     assert captures["personless ev"].person is False
     assert captures["$groupidentify"].set == {}
-    (merge,) = (one for one in api.commands() if isinstance(one, Merge))
+    (merge,) = (one for one in api.commands() if isinstance(one, MergePersons))
     assert (merge.into_id, merge.source_id, merge.mode) == ("anon-1", "u1", "alias")
     positions = parse_positions(headers["Position"])
     assert {position.topic for position in positions} == {"personlog.commands", "personlog.identity"}
@@ -70,7 +70,7 @@ async def test_the_node_sdks_gzip_with_its_header_is_read(api: Api) -> None:
         api, gzip.compress(orjson.dumps(NODE_SDK)), Content_Type="application/json", Content_Encoding="gzip"
     )
     assert (status, body) == (200, OK)
-    assert [type(one) for one in api.commands()].count(Merge) == 1
+    assert [type(one) for one in api.commands()].count(MergePersons) == 1
 
 
 @pytest.mark.parametrize("path", ["/e/", "/i/v0/e/"])
@@ -85,7 +85,7 @@ async def test_the_browsers_gzip_without_any_hint_is_read_and_merges(api: Api, p
     assert capture.timestamp == NOW - 3_000, "its own clock was 3 ms before sent_at"
     birth = next(one for one in api.commands() if isinstance(one, Write))
     assert birth.distinct_id == ANON
-    assert next(one for one in api.commands() if isinstance(one, Merge)).mode == "identify"
+    assert next(one for one in api.commands() if isinstance(one, MergePersons)).mode == "identify"
 
 
 async def test_every_path_takes_every_shape_with_and_without_a_slash(api: Api) -> None:
@@ -250,7 +250,7 @@ async def test_a_resent_batch_says_the_same_with_the_same_keys(api: Api) -> None
     for _ in range(2):
         assert (await post(api, NODE_SDK))[0] == 200
     captures = [one for one in api.commands() if isinstance(one, Capture)]
-    merges = [one for one in api.commands() if isinstance(one, Merge)]
+    merges = [one for one in api.commands() if isinstance(one, MergePersons)]
     assert len(captures) == 4 and len({one.uuid for one in captures}) == 2
     assert len(merges) == 2 and len({one.key for one in merges}) == 1 and merges[0].key
 

@@ -15,7 +15,7 @@ import pytest
 import zstandard
 
 from services.api.capture.v1 import DISTINCT_ID_BYTES_MAX, NOBODYS_IDS, REQUIRED, SDK_INFO_CHARS_MAX
-from shared.domain.commands import Capture, Merge
+from shared.domain.commands import Capture, MergePersons
 from shared.domain.ids import parse_positions
 from tests.support.api import NOW, PERSONAL_KEY, TOKEN, Api, serving
 
@@ -196,7 +196,7 @@ async def test_a_merge_without_a_person_is_dropped_and_said_so(api: Api) -> None
     ]
     assert api.commands() == []
     assert await results(api, event(3, **merge)) == [("ok", None)]
-    assert [one.mode for one in api.commands() if isinstance(one, Merge)] == ["identify"]
+    assert [one.mode for one in api.commands() if isinstance(one, MergePersons)] == ["identify"]
 
 
 async def test_options_sessions_and_the_sdks_name_become_properties(api: Api) -> None:

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from services.api.writes import block_writer as blocks
-from shared.domain.commands import Record
+from shared.domain.commands import RecordBlock
 from shared.domain.ids import fragment_id
 from shared.runtime.clock import ManualClock
 from shared.store.objects import LANDED_SECONDS_MAX, MARKER
@@ -50,8 +50,8 @@ def ours(*names: str, **properties: Any) -> list[dict[str, Any]]:
     return [event(name, token=TOKEN, **properties) for name in names]
 
 
-def records(api: Api) -> list[Record]:
-    return [one for one in api.commands() if isinstance(one, Record)]
+def records(api: Api) -> list[RecordBlock]:
+    return [one for one in api.commands() if isinstance(one, RecordBlock)]
 
 
 async def objects(api: Api) -> list[str]:

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from services.api.capture.sdk_endpoints import STATIC_SECONDS, STUBS
-from shared.domain.commands import Capture, Command, Merge
+from shared.domain.commands import Capture, Command, MergePersons
 from shared.domain.errors import NotFound
 from shared.store.clickhouse.access import set_recordings
 from tests.support.api import NOW, TOKEN, Api, serving
@@ -83,7 +83,7 @@ async def test_what_an_sdk_really_sent_is_answered_and_stored_as_it_was_meant(mi
                 assert await response.read() != b""
         commands = api.commands()
     assert changes(commands) == CHANGES[name]
-    merges = [one for one in commands if isinstance(one, Merge)]
+    merges = [one for one in commands if isinstance(one, MergePersons)]
     anonymous = {one.distinct_id for one in captures(commands) if one.event == "viewed"}
     assert {(one.into_id, one.source_id, one.mode) for one in merges} == {
         ("ada", "ada-2", "alias"), *(("ada", source, "identify") for source in anonymous)

@@ -50,18 +50,18 @@ async def test_an_object_is_written_once(store: Open) -> None:
 
 async def test_erasing_fills_with_zeros_in_place(store: Open) -> None:
     await store().put("x/one", b"annBOBann")
-    assert await store().erase("x/one", [Span(0, 3), Span(6, 3)]) == Erased(gone=False, written=9)
+    assert await store().erase("x/one", [Span(0, 3), Span(6, 3)]) == Erased(deleted=False, written=9)
     assert await store().read("x/one") == b"\0\0\0BOB\0\0\0"
-    assert await store().erase("x/one", [Span(0, 3), Span(6, 3)]) == Erased(gone=False, written=0)
+    assert await store().erase("x/one", [Span(0, 3), Span(6, 3)]) == Erased(deleted=False, written=0)
 
 
 async def test_an_object_without_anybody_is_deleted(store: Open) -> None:
     await store().put("x/one", b"annBOB")
     await store().erase("x/one", [Span(0, 3)])
-    assert await store().erase("x/one", [Span(3, 3)]) == Erased(gone=True, written=0)
+    assert await store().erase("x/one", [Span(3, 3)]) == Erased(deleted=True, written=0)
     assert await store().read("x/one") is None
     assert await store().paths() == []
-    assert await store().erase("x/one", [Span(0, 3)]) == Erased(gone=True, written=0)
+    assert await store().erase("x/one", [Span(0, 3)]) == Erased(deleted=True, written=0)
 
 
 async def test_a_place_beyond_the_end_reaches_to_the_end(store: Open) -> None:

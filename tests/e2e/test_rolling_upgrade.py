@@ -19,8 +19,11 @@ import sys
 from services.cli import main
 from services.projector import worker
 from shared.domain import commands as c
-kinds = c.Capture | c.Write | c.Erase | c.Record | c.Merge | c.Split | c.Delete | c.Request | c.Cancel
-worker.decode = c.Reader(kinds, {}).decode
+kinds = (
+    c.Capture | c.Write | c.Erase | c.RecordBlock | c.MergePersons | c.SplitPerson | c.Delete
+    | c.RequestDeletion | c.Cancel
+)
+worker.decode = c.CommandDecoder(kinds, {}).decode
 sys.exit(main(["projector"]))
 """
 """A projector that does not know what came after e98b22b, but the rule for what it does not know."""

@@ -16,8 +16,8 @@ from tests.support.engine import EngineProcess
 REFUSED = frozenset((READONLY, CONSTRAINT, 392, 36))
 """Also: may never be changed by a query (allow_...), and no value for this setting."""
 
-LIFTED = {name: limit.most + 1 for name, limit in ANALYST.limits.items() if limit.most is not None}
-UNLIMITED = dict.fromkeys((name for name, limit in ANALYST.limits.items() if limit.most is not None), 0)
+LIFTED = {name: limit.maximum + 1 for name, limit in ANALYST.limits.items() if limit.maximum is not None}
+UNLIMITED = dict.fromkeys((name for name, limit in ANALYST.limits.items() if limit.maximum is not None), 0)
 
 DANGEROUS = {
     # hidden and old rows
@@ -73,14 +73,14 @@ def test_settings_of_the_list_can_be_changed(analyst: Asker, owner: Asker) -> No
     own = {name: value for name, value, *_ in owner.ask("SELECT name, value FROM system.settings").rows}
     assert set(ANALYST_MAY_SET) | ANALYST.limits.keys() <= own.keys()
     fixed = analyst.names("SELECT name FROM system.settings WHERE readonly = 0")
-    within = {name for name, limit in ANALYST.limits.items() if limit.most is not None}
+    within = {name for name, limit in ANALYST.limits.items() if limit.maximum is not None}
     assert within | set(ANALYST_MAY_SET) <= set(fixed)
     assert analyst.ask("SELECT 1", join_use_nulls=1, max_execution_time=300, max_result_rows=10).code == 0
 
 
 @pytest.mark.parametrize("name", sorted(LIFTED))
 def test_a_subquery_lifts_no_limit(analyst: Asker, name: str) -> None:
-    most = ANALYST.limits[name].most
+    most = ANALYST.limits[name].maximum
     assert most is not None
     query = f"SELECT * FROM (SELECT toUInt64(getSetting('{name}')) SETTINGS {name} = {most + 1})"
     assert int(analyst.ask(query).text) <= most

@@ -15,7 +15,7 @@ from services.api.reads.persons import Reads
 from services.api.reads.query_batcher import KEYS_MAX
 from services.projector.search import Feeder
 from services.projector.tables.clickhouse import LOAD_IDS_MAX
-from shared.domain.commands import Merge
+from shared.domain.commands import MergePersons
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 from shared.domain.person.identity import MEMBERS_MAX
 from shared.store.clickhouse.client import Store
@@ -84,9 +84,9 @@ def names(count: int) -> list[str]:
     return [f"person-{number}" for number in range(count)]
 
 
-def merged(world: World, into: str, others: Iterable[str]) -> list[Merge]:
+def merged(world: World, into: str, others: Iterable[str]) -> list[MergePersons]:
     return [
-        Merge(id=uuid4(), project=1, at=world.at, into=fragment_id(1, into), source=fragment_id(1, other),
+        MergePersons(id=uuid4(), project=1, at=world.at, into=fragment_id(1, into), source=fragment_id(1, other),
               into_id=into, source_id=other, mode="operator")
         for other in others
     ]  # fmt: skip

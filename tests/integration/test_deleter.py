@@ -10,7 +10,7 @@ import pytest
 from services.deleter.ledger import Ledger
 from services.deleter.sweep import Sweep
 from services.projector.search import Feeder
-from shared.domain.commands import Cancel, Merge, Request, Scope, Split
+from shared.domain.commands import Cancel, MergePersons, RequestDeletion, Scope, SplitPerson
 from shared.domain.errors import Transient
 from shared.domain.ids import DEAD, DELETIONS, fragment_id
 from shared.log.port import Entry
@@ -20,7 +20,7 @@ from tests.support.erasing import EVENTS, JANUARY, PROFILE, World, life
 
 async def test_rows_are_hidden_then_gone_and_other_people_keep_theirs(world: World) -> None:
     await life(world, "ann", "bob", "cat", "dora")
-    await world.tell(Merge(id=uuid4(), project=1, at=world.at, into=fragment_id(1, "ann"),
+    await world.tell(MergePersons(id=uuid4(), project=1, at=world.at, into=fragment_id(1, "ann"),
                            source=fragment_id(1, "bob"), into_id="ann", source_id="bob", mode="operator"))  # fmt: skip
     await world.settle()
     alone = await world.record(("bob", "s1", b"bob clicks"))
@@ -72,8 +72,8 @@ async def test_search_rows_go_too_and_what_a_fragment_left_in_the_rows_of_others
     await life(world, "ann", "bob")
     await feeder.feed()
     for command in (
-        Merge(id=uuid4(), project=1, at=world.at, **together),
-        Split(id=uuid4(), project=1, at=world.at, person=fragment_id(1, "ann"), keep=fragment_id(1, "ann")),
+        MergePersons(id=uuid4(), project=1, at=world.at, **together),
+        SplitPerson(id=uuid4(), project=1, at=world.at, person=fragment_id(1, "ann"), keep=fragment_id(1, "ann")),
     ):
         await world.tell(command)
         await world.settle()
@@ -121,7 +121,7 @@ async def test_a_reused_id_keeps_its_new_life(world: World) -> None:
 async def test_a_request_waits_while_its_erase_records_are_not_applied(world: World) -> None:
     await life(world, "ann")
     delete = world.delete("ann")
-    early = Request(id=uuid4(), project=1, at=delete.at, request=delete.request, person=delete.person,
+    early = RequestDeletion(id=uuid4(), project=1, at=delete.at, request=delete.request, person=delete.person,
                     members=(delete.person,), scope=delete.scope)  # fmt: skip
     await world.tell(early)
     await world.take_over()
@@ -215,7 +215,7 @@ async def test_rows_that_come_back_fail_the_request_and_the_next_run_takes_them(
 
 async def test_a_statement_takes_ten_thousand_fragments(world: World) -> None:
     members = tuple(UUID(int=number) for number in range(1, 10_001))
-    request = Request(id=uuid4(), project=1, at=world.at, request=uuid4(), person=members[0], members=members,
+    request = RequestDeletion(id=uuid4(), project=1, at=world.at, request=uuid4(), person=members[0], members=members,
                       scope=Scope(events=True, recordings=True))  # fmt: skip
     await world.store.insert("captured_events", {
         "project": [1, 1], "fragment": [members[-1], UUID(int=99_999)], "timestamp": [JANUARY] * 2,

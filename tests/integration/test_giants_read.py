@@ -15,7 +15,7 @@ from services.projector.search import Feeder
 from services.projector.tables import clickhouse as tables
 from services.projector.tables.clickhouse import ClickHouseTables
 from services.projector.tables.rows import FRAGMENTS, columns, fragment_row
-from shared.domain.commands import Command, Merge, Split, Write
+from shared.domain.commands import Command, MergePersons, SplitPerson, Write
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, fragment_id
 from shared.domain.person import view
 from shared.domain.person.fragment import Fragment
@@ -44,10 +44,10 @@ def commands(seed: int) -> list[Command]:
             sets = {chosen.choice("abcdef"): text}
             found.append(Write(**head, fragment=fragment_id(1, name), distinct_id=name, set=sets, reason="update"))
         elif kind < 0.95:
-            found.append(Merge(**head, into=fragment_id(1, name), source=fragment_id(1, other), mode="operator"))
+            found.append(MergePersons(**head, into=fragment_id(1, name), source=fragment_id(1, other), mode="operator"))
         else:
             leave = (fragment_id(1, other),)
-            found.append(Split(**head, person=fragment_id(1, name), leave=leave))
+            found.append(SplitPerson(**head, person=fragment_id(1, name), leave=leave))
     return found
 
 
@@ -90,7 +90,7 @@ async def test_reads_and_the_search_table_show_what_the_rule_says(
         found = await reads.by_fragment(1, members[0])
         assert found is not None
         assert found.document() == expected
-        assert found.shown().get("properties_left_out", {"distinct_ids": 0}) == {
+        assert found.to_json().get("properties_left_out", {"distinct_ids": 0}) == {
             "distinct_ids": len(members) - len(shown)
         }
         assert orjson.loads(fed[group[0]]) == expected
@@ -116,7 +116,7 @@ async def test_a_fragment_of_an_older_store_that_is_above_all_bounds_shows_nothi
     await _insert(store, old, {"a": "x" * 5_000_000, "b": 1})
     found = await Reads(store, lambda: PARTITIONS, lambda stamp: None).by_fragment(1, old)
     assert found is not None
-    assert (found.shown()["properties"], found.shown()["properties_left_out"]) == ({}, {"distinct_ids": 1})
+    assert (found.to_json()["properties"], found.to_json()["properties_left_out"]) == ({}, {"distinct_ids": 1})
     row = await Reads(store, lambda: PARTITIONS, lambda stamp: None).row_of(1, old)
     assert row is not None
     assert orjson.loads(row.properties)["b"] == 1  # an export hands it out all the same

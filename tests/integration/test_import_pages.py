@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from clients.importing.client import Client, Later
-from clients.importing.files import Row
+from clients.importing.files import SourceRow
 from clients.importing.pages import Pages
-from clients.importing.target import Target
+from clients.importing.target import ImportTarget
 from shared.domain.errors import Corrupt
 from shared.runtime.settings import SettingsError
 from tests.support.lists import Listing, Reply, listing
@@ -17,7 +17,7 @@ from tests.support.lists import Listing, Reply, listing
 KEY = "phx_source"
 
 
-async def read(url: str, *, attempts: int = 5, **start: Any) -> list[Row]:
+async def read(url: str, *, attempts: int = 5, **start: Any) -> list[SourceRow]:
     client = Client(attempts)
     try:
         return [row async for row in Pages(client, url, KEY).rows(**start)]
@@ -127,7 +127,7 @@ async def test_a_target_that_is_no_personlog_or_knows_no_token_takes_nothing(rep
     client = Client()
     with listing(lambda number, path: reply) as one, pytest.raises(SettingsError):
         try:
-            await Target(client, one.url, "phc_x", "").send([(1, b"{}"), (2, b"{}")])
+            await ImportTarget(client, one.url, "phc_x", "").send([(1, b"{}"), (2, b"{}")])
         finally:
             await client.close()
     assert [path for path, _ in one.asked] == ["/batch/"]

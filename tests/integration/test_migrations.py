@@ -31,7 +31,7 @@ def folder(path: Path, **files: str) -> Path:
 
 async def test_a_second_run_applies_nothing(store: Store) -> None:
     names = [migration.name for migration in migrations()]
-    assert [migration.name for migration in (await status(store)).missing] == names
+    assert [migration.name for migration in (await status(store)).pending] == names
     assert await migrate(store) == names
     assert await migrate(store) == []
     assert (await status(store)).applied == tuple(names)
@@ -40,7 +40,7 @@ async def test_a_second_run_applies_nothing(store: Store) -> None:
 async def test_two_processes_may_migrate_at_once(engine_url: str) -> None:
     stores = [await Store.connect(engine_url) for _ in range(3)]
     await asyncio.gather(*(migrate(store) for store in stores))
-    assert (await status(stores[0])).missing == ()
+    assert (await status(stores[0])).pending == ()
     for store in stores:
         await store.close()
 

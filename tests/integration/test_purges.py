@@ -16,10 +16,10 @@ from services.api.reads import persons as reads
 from services.deleter.purges import Purges
 from services.projector.rebuild.run import Rebuild
 from services.projector.search import Feeder
-from shared.domain.commands import Capture, Merge, Purge, Request, Scope, Split, Write
+from shared.domain.commands import Capture, MergePersons, Purge, RequestDeletion, Scope, SplitPerson, Write
 from shared.domain.ids import fragment_id
 from shared.domain.person.cells import ONCE, SET, UNSET
-from shared.domain.person.fragment import FragmentChanged, FragmentEvent, FragmentPurged
+from shared.domain.person.fragment_events import FragmentChanged, FragmentEvent, FragmentPurged
 from shared.domain.person.lifted import copies
 from shared.domain.person.replay import FOREVER
 from shared.domain.purged import Cut, stripped, without
@@ -51,7 +51,7 @@ def purge_of(world: World, who: str | None, key: str = "ssn") -> list[Any]:
     common: dict[str, Any] = {"project": 1, "at": at, "request": request}
     purges = [Purge(id=uuid4(), fragment=one, names=copies(key), before=at, **common) for one in members]
     person = members[0] if members else NOBODY
-    return [*purges, Request(id=uuid4(), person=person, members=members, scope=Scope(purge=key), **common)]
+    return [*purges, RequestDeletion(id=uuid4(), person=person, members=members, scope=Scope(purge=key), **common)]
 
 
 async def everything(world: World) -> dict[str, str]:
@@ -189,8 +189,8 @@ async def test_a_former_root_keeps_no_row_with_the_value(world: World) -> None:
     await world.settle()
     common: dict[str, Any] = {"project": 1, "at": world.at}
     for command in (
-        Merge(id=uuid4(), into=ann, source=bob, mode="operator", **common),
-        Split(id=uuid4(), person=ann, keep=ann, **common),
+        MergePersons(id=uuid4(), into=ann, source=bob, mode="operator", **common),
+        SplitPerson(id=uuid4(), person=ann, keep=ann, **common),
     ):
         await world.tell(command)
         await world.settle()
@@ -354,7 +354,7 @@ def facts(draw: Any) -> FragmentEvent:
     names, kinds = tuple(one[0] for one in operations), tuple(one[1] for one in operations)
     if draw(st.booleans()):
         left = tuple((draw(STAMPS), one[2]) if one[1] == ONCE and one[3] else None for one in operations)
-        return FragmentPurged(**head, names=names, kinds=kinds, left=left, request=NOBODY)
+        return FragmentPurged(**head, names=names, kinds=kinds, remains=left, request=NOBODY)
     values = tuple(None if one[1] == UNSET else one[2] for one in operations)
     before = tuple("before" if one[3] else msgspec.UNSET for one in operations)
     return FragmentChanged(**head, names=names, kinds=kinds, values=values, before=before)

@@ -17,7 +17,7 @@ from services.deleter.run_options import unlocked
 from services.projector.rebuild import run as rebuild
 from services.projector.rebuild.run import Rebuild
 from services.projector.tables import clickhouse as tables
-from shared.domain.commands import Cancel, Delete, Merge
+from shared.domain.commands import Cancel, Delete, MergePersons
 from shared.domain.ids import COMMANDS, Position, fragment_id
 from shared.domain.person.fragment import HOUR_US
 from shared.store.clickhouse.queries import Query, load
@@ -45,10 +45,10 @@ def restores(world: World) -> Restores:
     )
 
 
-def merge(world: World, into: str, source: str) -> Merge:
+def merge(world: World, into: str, source: str) -> MergePersons:
     world.at += 1
     named: dict[str, Any] = {"into": fragment_id(1, into), "source": fragment_id(1, source), "mode": "identify"}
-    return Merge(id=uuid4(), project=1, at=world.at, into_id=into, source_id=source, **named)
+    return MergePersons(id=uuid4(), project=1, at=world.at, into_id=into, source_id=source, **named)
 
 
 async def shown(world: World, *people: str) -> list[tuple[Any, ...]]:

@@ -9,9 +9,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.commands import Capture, Command, Delete, Erase, Merge, Split, Write, decode, encode
+from shared.domain.commands import Capture, Command, Delete, Erase, MergePersons, SplitPerson, Write, decode, encode
 from shared.domain.ids import NAMESPACE, fragment_id, number_of, version_of
-from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.fragment import FoldOutcome, Fragment
 from shared.domain.person.identity import Membership, handle
 from shared.domain.person.view import merged_properties, ordered_distinct_ids
 from shared.store.timeline import event_of, timeline_row
@@ -58,14 +58,14 @@ def histories(draw: st.DrawFn) -> list[Command]:
             named: dict[str, Any] = {} if mode == "operator" else {"into_id": name, "source_id": other}
             if named and draw(st.booleans()):
                 named["since"] = at - draw(st.integers(0, 10))
-            commands.append(Merge(**common, into=KEYS[name], source=KEYS[other], mode=mode, **named))
+            commands.append(MergePersons(**common, into=KEYS[name], source=KEYS[other], mode=mode, **named))
         elif kind == "split":
             form = draw(st.sampled_from(["keep", "leave"]))
             if form == "keep":
-                commands.append(Split(**common, person=KEYS[name], keep=KEYS[name]))
+                commands.append(SplitPerson(**common, person=KEYS[name], keep=KEYS[name]))
             else:
                 leave = draw(st.lists(st.sampled_from(IDS), min_size=1, max_size=3, unique=True))
-                commands.append(Split(**common, person=KEYS[name], leave=tuple(KEYS[one] for one in leave)))
+                commands.append(SplitPerson(**common, person=KEYS[name], leave=tuple(KEYS[one] for one in leave)))
         elif kind == "delete":
             commands.append(Delete(**common, person=KEYS[name], request=one))
         elif commands:
@@ -74,7 +74,7 @@ def histories(draw: st.DrawFn) -> list[Command]:
 
 
 KINDS = "write write capture capture import merge merge split delete again".split()
-HARMLESS = (Outcome.SKIPPED, Outcome.NOTHING, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.DROPPED)
+HARMLESS = (FoldOutcome.SKIPPED, FoldOutcome.NOTHING, FoldOutcome.DUPLICATE, FoldOutcome.REFUSED, FoldOutcome.DROPPED)
 
 
 class Machine:
@@ -95,13 +95,13 @@ class Machine:
         self.log.append((command, version))
         return version
 
-    def fold(self, command: Command, version: int) -> Outcome:
+    def fold(self, command: Command, version: int) -> FoldOutcome:
         if isinstance(command, Capture | Write | Erase):
             fragment = self.fragments.setdefault(command.fragment, Fragment(1, command.fragment))
             outcome = fragment.handle(command, version, 3)
             self.facts += [(event, command) for event in fragment.collect_events()]
             return outcome
-        assert isinstance(command, Merge | Split | Delete)
+        assert isinstance(command, MergePersons | SplitPerson | Delete)
         decision = handle(command, version, lambda key: self.memberships.setdefault(key, Membership(1, key)))
         for membership in decision.touched:
             self.facts += [(event, command) for event in membership.collect_events()]
@@ -151,7 +151,7 @@ def run(history: list[Command], late: list[bool]) -> tuple[Machine, Oracle]:
             if isinstance(one, Write) and one.key:
                 keys = seen_keys.setdefault(one.fragment, [])
                 if one.key in keys:
-                    assert machine.fold(one, version) is Outcome.DUPLICATE
+                    assert machine.fold(one, version) is FoldOutcome.DUPLICATE
                     continue
                 keys.append(one.key)
             machine.fold(one, version)
@@ -200,7 +200,7 @@ def test_memberships_partition_the_fragments(history: list[Command], late: list[
 def test_dissolving_everybody_gives_back_exactly_what_each_id_was_set(history: list[Command], late: list[bool]) -> None:
     machine, oracle = run(history, late)
     for name in IDS:
-        command = Split(
+        command = SplitPerson(
             id=uuid5(NAMESPACE, f"dissolve {name}"), project=1, at=9_999, person=KEYS[name], keep=KEYS[name]
         )
         machine.fold(command, machine.append(command))

@@ -21,19 +21,13 @@ from services.projector.shares import key_of
 from services.projector.tables.clickhouse import Closed, Facts
 from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Worker
-from shared.domain.commands import Reader, Revive
+from shared.domain.commands import CommandDecoder, Revive
 from shared.domain.ids import IDENTITY, version_of
 from shared.domain.operations import Room, Weight
 from shared.domain.person import cells as cells_module
 from shared.domain.person import identity
-from shared.domain.person.fragment import (
-    Fragment,
-    FragmentChanged,
-    FragmentEvent,
-    FragmentPurged,
-    FragmentRestored,
-    Outcome,
-)
+from shared.domain.person.fragment import FoldOutcome, Fragment
+from shared.domain.person.fragment_events import FragmentChanged, FragmentEvent, FragmentPurged, FragmentRestored
 from shared.domain.person.identity import Decision, Membership
 from shared.domain.person.replay import Replay
 from shared.domain.purged import Cut, cuts_of
@@ -53,7 +47,7 @@ def skip_by_version(patch: pytest.MonkeyPatch) -> None:
     """A record at or below the row's version is folded again."""
     handle = Fragment.handle
 
-    def careless(self: Fragment, command: Any, version: int, partition: int, life: Any = None) -> Outcome:
+    def careless(self: Fragment, command: Any, version: int, partition: int, life: Any = None) -> FoldOutcome:
         self.version = min(self.version, version - 1)
         return handle(self, command, version, partition, life)
 
@@ -119,7 +113,7 @@ def erase_dedup(patch: pytest.MonkeyPatch) -> None:
     """An erase record that comes a second time erases again."""
     erase = Fragment._erase
 
-    def again(self: Fragment, command: Any, version: int) -> Outcome:
+    def again(self: Fragment, command: Any, version: int) -> FoldOutcome:
         held, self.erased = self.erased, 0
         outcome = erase(self, command, version)
         self.erased = max(held, self.erased)
@@ -152,7 +146,7 @@ def births_of_their_own_delete(patch: pytest.MonkeyPatch) -> None:
     """A birth that is sent again after a crash revives who was deleted since."""
     write = Fragment._write
 
-    def timeless(self: Fragment, command: Any, version: int, partition: int) -> Outcome:
+    def timeless(self: Fragment, command: Any, version: int, partition: int) -> FoldOutcome:
         return write(self, msgspec.structs.replace(command, iver=0), version, partition)
 
     patch.setattr(Fragment, "_write", timeless)
@@ -162,7 +156,7 @@ def late_erase_after_a_restore(patch: pytest.MonkeyPatch) -> None:
     """An erase record that comes after its delete was taken back erases."""
     erase = Fragment._erase
 
-    def forgetful(self: Fragment, command: Any, version: int) -> Outcome:
+    def forgetful(self: Fragment, command: Any, version: int) -> FoldOutcome:
         self.restored = 0
         return erase(self, command, version)
 
@@ -266,7 +260,7 @@ def purge_cut_off(patch: pytest.MonkeyPatch) -> None:
     """A purge takes what was set after it was asked for as well."""
     purge = Fragment._purge
 
-    def greedy(self: Fragment, command: Any, version: int) -> Outcome:
+    def greedy(self: Fragment, command: Any, version: int) -> FoldOutcome:
         return purge(self, msgspec.structs.replace(command, before=max(command.before, self.stamp)), version)
 
     patch.setattr(Fragment, "_purge", greedy)
@@ -333,7 +327,7 @@ def looking_at_the_heads(patch: pytest.MonkeyPatch) -> None:
 
 def stopping_at_newer_versions(patch: pytest.MonkeyPatch) -> None:
     """A record that a newer version wrote goes to the dead letters."""
-    patch.setattr(Reader, "_is_newer", lambda self, value: False)
+    patch.setattr(CommandDecoder, "_is_newer", lambda self, value: False)
 
 
 PLANTED: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shared.domain.commands import Capture, Erase, Purge, Revive, Write
 from shared.domain.ids import version_of
-from shared.domain.person.fragment import FragmentErased, FragmentEvent, FragmentRestored
+from shared.domain.person.fragment_events import FragmentErased, FragmentEvent, FragmentRestored
 from tests.support.oracle import Oracle
 from tests.support.tier import sized
 from tests.unit.test_fragment import KEY

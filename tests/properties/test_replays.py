@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.commands import REPLAYED, Capture, Delete, Erase, Merge, Write, decode, encode
+from shared.domain.commands import REPLAYED, Capture, Delete, Erase, MergePersons, Write, decode, encode
 from shared.domain.errors import NewerVersion
 from shared.domain.ids import fragment_id, version_of
 from shared.domain.person import fragment as fragments
 from shared.domain.person import identity
-from shared.domain.person.fragment import Fragment, Outcome
+from shared.domain.person.fragment import FoldOutcome, Fragment
 from shared.domain.person.identity import Membership, handle
 
 ANN, BOB = fragment_id(1, "ann"), fragment_id(1, "bob")
@@ -100,11 +100,11 @@ def _as_of_now(patch: pytest.MonkeyPatch) -> None:
 def _dropped_by_nobody(patch: pytest.MonkeyPatch) -> None:
     """What lies before an erasure is folded all the same."""
     for name in ("_write", "_capture"):
-        whole: Callable[..., Outcome] = getattr(Fragment, name)
+        whole: Callable[..., FoldOutcome] = getattr(Fragment, name)
 
         def forgetful(
-            self: Fragment, *arguments: object, whole: Callable[..., Outcome] = whole
-        ) -> Outcome:
+            self: Fragment, *arguments: object, whole: Callable[..., FoldOutcome] = whole
+        ) -> FoldOutcome:
             erased_at, self.erased_at = self.erased_at, 0
             outcome = whole(self, *arguments)
             self.erased_at = self.erased_at or erased_at
@@ -145,7 +145,7 @@ class People:
         self.book = {one: Membership(1, one) for one in (ANN, BOB)}
         self.offset = 0
 
-    def fold(self, command: Merge | Delete) -> Outcome:
+    def fold(self, command: MergePersons | Delete) -> FoldOutcome:
         self.offset += 1
         decision = handle(command, version_of(self.offset), self.book.__getitem__)
         for member in decision.touched:
@@ -158,8 +158,8 @@ def delete(at: int, *, replayed: bool = False) -> Delete:
     return Delete(id=one, project=1, at=at, person=ANN, request=other, replayed=replayed)
 
 
-def merge(at: int) -> Merge:
-    return Merge(
+def merge(at: int) -> MergePersons:
+    return MergePersons(
         id=uuid5(SPACE, f"m{at}"), project=1, at=at, into=BOB, source=ANN, into_id="bob", source_id="ann", mode="alias",
         replayed=True,
     )  # fmt: skip
@@ -168,17 +168,17 @@ def merge(at: int) -> Merge:
 def test_a_merge_of_before_a_deletion_ties_nobody_to_who_was_deleted() -> None:
     people = People()
     people.fold(delete(2_000))
-    assert people.fold(merge(1_000)) is Outcome.DROPPED
-    assert people.fold(merge(3_000)) is Outcome.CHANGED
+    assert people.fold(merge(1_000)) is FoldOutcome.DROPPED
+    assert people.fold(merge(3_000)) is FoldOutcome.CHANGED
 
 
 def test_a_deletion_of_before_another_takes_no_new_life() -> None:
     people = People()
     people.fold(delete(2_000))
     erase = people.book[ANN].erase
-    assert people.fold(delete(1_000, replayed=True)) is Outcome.DROPPED
+    assert people.fold(delete(1_000, replayed=True)) is FoldOutcome.DROPPED
     assert people.book[ANN].erase == erase
-    assert people.fold(delete(3_000, replayed=True)) is Outcome.CHANGED
+    assert people.fold(delete(3_000, replayed=True)) is FoldOutcome.CHANGED
 
 
 def test_without_the_rule_of_deletions_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,20 @@ from uuid import UUID, uuid4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.domain.commands import Capture, Delete, Erase, Merge, Restore, Restored, Revive, Scope, Split, Write
+from shared.domain.commands import (
+    Capture,
+    Delete,
+    Erase,
+    MergePersons,
+    Restore,
+    Restored,
+    Revive,
+    Scope,
+    SplitPerson,
+    Write,
+)
 from shared.domain.ids import version_of
-from shared.domain.person.fragment import Outcome
+from shared.domain.person.fragment import FoldOutcome
 from tests.support.tier import sized
 from tests.unit.test_identity import Book, of
 from tests.unit.test_restore import KEY, Lives
@@ -55,14 +66,14 @@ def test_a_fragment_that_was_erased_and_revived_at_once_goes_on_as_if_nothing_ha
             changed(one, kind, changes, ago, at)
         if deleted:
             iver += 1
-            assert harmed.fold(Erase(id=uuid4(), project=1, at=0, fragment=KEY, iver=iver)) is Outcome.CHANGED
-            assert harmed.fold(Revive(id=uuid4(), project=1, at=0, fragment=KEY, iver=iver)) is Outcome.CHANGED
+            assert harmed.fold(Erase(id=uuid4(), project=1, at=0, fragment=KEY, iver=iver)) is FoldOutcome.CHANGED
+            assert harmed.fold(Revive(id=uuid4(), project=1, at=0, fragment=KEY, iver=iver)) is FoldOutcome.CHANGED
             for _ in range(2):
                 changed(unharmed, "nobody", {}, 0, at + 1)
         assert harmed.told() == unharmed.told()
         assert harmed.fragment.stamp == unharmed.fragment.stamp
         late = Erase(id=uuid4(), project=1, at=0, fragment=KEY, iver=iver)
-        assert not deleted or harmed.fragment.handle(late, version_of(harmed.offset), 0) is Outcome.NOTHING
+        assert not deleted or harmed.fragment.handle(late, version_of(harmed.offset), 0) is FoldOutcome.NOTHING
 
 
 ACTS = st.lists(
@@ -84,9 +95,9 @@ def test_a_person_whose_delete_is_taken_back_is_who_it_was(acts: Any) -> None:
     for kind, name, other, mode in acts:
         if kind == "merge":
             ids = {"into_id": name, "source_id": other}
-            book.fold(Merge(**book.common(0), into=of(name), source=of(other), mode=mode, **ids))
+            book.fold(MergePersons(**book.common(0), into=of(name), source=of(other), mode=mode, **ids))
         elif kind == "split":
-            book.fold(Split(**book.common(0), person=of(name), keep=of(other)))
+            book.fold(SplitPerson(**book.common(0), person=of(name), keep=of(other)))
         else:
             members = book.row(book.row(of(name)).root).members
             before = people(book)
@@ -99,7 +110,7 @@ def test_a_person_whose_delete_is_taken_back_is_who_it_was(acts: Any) -> None:
             assert all(book.row(one).members == (one,) for one in members)
             if kind == "restore":
                 restored = book.fold(Restore(**book.common(0), **common, iver=iver, members=told))  # type: ignore[arg-type]
-                assert restored.outcome is Outcome.CHANGED
+                assert restored.outcome is FoldOutcome.CHANGED
                 assert people(book) == before
         rows = [book.row(of(one)) for one in NAMES]
         assert sorted(member for row in rows for member in row.members) == sorted(row.id for row in rows)

@@ -17,8 +17,8 @@ from services.deleter.planner import Boundary, Tombstone, plan
 from services.deleter.restores import Before, Outcome, Restores
 from services.projector.tables import rows as r
 from services.projector.tables.memory import MemoryTables
-from shared.domain.commands import Cancel, Request, decode
-from shared.domain.deletion import DeletionRequest, State, load
+from shared.domain.commands import Cancel, RequestDeletion, decode
+from shared.domain.deletion import DeletionRequest, RequestState, load
 from shared.domain.errors import StoreUnavailable, Superseded, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, GENERATION_FIRST, IDENTITY, Position, position_key
 from shared.log.identity import Generation, LogIdentity
@@ -63,7 +63,7 @@ class MemoryLedger:
         records = log.records(DELETIONS)[self.position.next :]
         commands = [decode(record.value) for record in records]
         known = {request.id: request for request in self.all()}
-        self.keep(decide([one for one in commands if isinstance(one, Request | Cancel)], known))
+        self.keep(decide([one for one in commands if isinstance(one, RequestDeletion | Cancel)], known))
         self.position = records[-1].position if records else self.position
 
     def copy(self) -> MemoryLedger:
@@ -79,7 +79,7 @@ class GatedLedger:
     def __init__(self, shared: Callable[[], MemoryLedger], tables: MemoryTables, gate: Gate) -> None:
         self.shared, self.tables, self.gate = shared, tables, gate
 
-    async def open(self, *states: State) -> list[DeletionRequest]:
+    async def open(self, *states: RequestState) -> list[DeletionRequest]:
         await self.gate.before(StoreUnavailable)
         return [request for request in self.shared().all() if request.state in states]
 

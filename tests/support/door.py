@@ -8,13 +8,13 @@ import msgspec
 
 from services.projector.tables.memory import MemoryTables
 from services.projector.tables.rows import fragment_of, membership_of
-from shared.domain.commands import Merge
+from shared.domain.commands import MergePersons
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.domain.person.fragment import Fragment
 from shared.domain.person.identity import Membership
 
 
-def let_in(tables: MemoryTables, command: Merge) -> Merge | None:
+def let_in(tables: MemoryTables, command: MergePersons) -> MergePersons | None:
     """The merge with the deletes that the API knows of; None when it finds nobody: 404."""
     into, source = (_erase_of(tables, command.project, one) for one in (command.into, command.source))
     if into is None or source is None:

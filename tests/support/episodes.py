@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.domain.commands import Capture, Command, Delete, Merge, Purge, Record, Scope, Split, Write
+from shared.domain.commands import Capture, Command, Delete, MergePersons, Purge, RecordBlock, Scope, SplitPerson, Write
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 
 TOPICS = (COMMANDS, IDENTITY)
@@ -41,7 +41,7 @@ def episode(seed: int) -> Episode:
     for number in range(SENDS):
         command = _again(chosen, sent, number) if sent and chosen.random() < 0.15 else _command(chosen, number)
         sent.append(command)
-        if isinstance(command, Merge) and command.mode == "operator":  # the API looks first, some time before
+        if isinstance(command, MergePersons) and command.mode == "operator":  # the API looks first, some time before
             steps.insert(chosen.randrange(max(len(steps) - 12, 0), len(steps) + 1), ("look", command))
         steps.append(("send", command))
         steps.append(("turns", chosen.randrange(1, 8)))
@@ -76,7 +76,7 @@ def _command(chosen: random.Random, number: int) -> Command:
     if chosen.random() < 0.06:
         place: dict[str, Any] = {"object": f"home/{number}", "start": number, "length": 7}
         told = {"session": chosen.choice("st"), "window": "w", "started_at": at, "ended_at": at + number}
-        return Record(**common, fragment=fragment, uuid=one, **place, **told)
+        return RecordBlock(**common, fragment=fragment, uuid=one, **place, **told)
     if chosen.random() < 0.05:
         return _purge(chosen, common, fragment)
     kind = chosen.random()
@@ -106,11 +106,11 @@ def _command(chosen: random.Random, number: int) -> Command:
             named["since"] = at - chosen.randrange(20_000)
         key = chosen.choice((0, number + 1))
         source = fragment_id(project, other)
-        return Merge(**common, key=key, digest=key, into=fragment, source=source, mode=mode, **named)  # type: ignore[arg-type]
+        return MergePersons(**common, key=key, digest=key, into=fragment, source=source, mode=mode, **named)  # type: ignore[arg-type]
     if kind < 0.92:
         leave = tuple(fragment_id(project, one) for one in chosen.sample(NAMES, 2))
         how: dict[str, Any] = {"keep": fragment} if chosen.random() < 0.5 else {"leave": leave}
-        return Split(**common, person=fragment, **how)
+        return SplitPerson(**common, person=fragment, **how)
     scope = Scope(profile=True, events=chosen.random() < 0.5)
     return Delete(**common, person=fragment, request=one, scope=scope)
 
@@ -156,7 +156,7 @@ def read_while_another_log_lay_there() -> Episode:
     is folded. (What seed 14,260 was.)"""
     into, source = (fragment_id(1, name) for name in ("a", "b"))
     names = {"into": into, "source": source, "into_id": "a", "source_id": "b", "mode": "alias"}
-    merge = Merge(project=1, id=UUID(int=1), at=1_000_000, **names)  # type: ignore[arg-type]  # as they are
+    merge = MergePersons(project=1, id=UUID(int=1), at=1_000_000, **names)  # type: ignore[arg-type]  # as they are
     before = (*(("start", topic) for topic in TOPICS), ("turns", 8), ("kill", 2), ("turns", 6))
     return Episode(14_260, (*before, ("swap", 32_337), ("send", merge), ("turns", 1), ("swap", 30_567), ("turns", 7)))
 

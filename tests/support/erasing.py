@@ -21,7 +21,7 @@ from services.deleter.window import Window
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.tables.clickhouse import ClickHouseTables
 from services.projector.worker import Worker
-from shared.domain.commands import Capture, Command, Delete, Request, Scope, encode, route
+from shared.domain.commands import Capture, Command, Delete, RequestDeletion, Scope, encode, route
 from shared.domain.deletion import DeletionRequest
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, fragment_id
 from shared.log.memory import MemoryLog
@@ -74,10 +74,10 @@ class World:
         self.at += 1
         return Delete(id=uuid4(), project=1, at=self.at, person=fragment_id(1, who), request=uuid4(), scope=scope)
 
-    def request(self, who: str, scope: Scope) -> Request:
+    def request(self, who: str, scope: Scope) -> RequestDeletion:
         self.at += 1
         person = fragment_id(1, who)
-        return Request(
+        return RequestDeletion(
             id=uuid4(), project=1, at=self.at, request=uuid4(), person=person, members=(person,), scope=scope
         )
 

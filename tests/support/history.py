@@ -14,7 +14,19 @@ from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.tables.clickhouse import ClickHouseTables
 from services.projector.tables.rows import BEFORE_THE_FIRST
 from services.projector.worker import Worker
-from shared.domain.commands import Capture, Command, Delete, Erase, Merge, Record, Split, Write, decode, encode, route
+from shared.domain.commands import (
+    Capture,
+    Command,
+    Delete,
+    Erase,
+    MergePersons,
+    RecordBlock,
+    SplitPerson,
+    Write,
+    decode,
+    encode,
+    route,
+)
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
@@ -43,7 +55,7 @@ def commands(seed: int, count: int, persons: int, start: int) -> list[Command]:
         if index % RECORDED == 0:
             place: dict[str, Any] = {"object": f"home/{index}", "start": index, "length": 7}
             told = {"session": f"s{index % 5}", "window": "w", "started_at": at, "ended_at": at + 1}
-            found.append(Record(**common, fragment=fragment_id(1, name), uuid=one, **place, **told))
+            found.append(RecordBlock(**common, fragment=fragment_id(1, name), uuid=one, **place, **told))
         if kind < 0.75:
             common["at"] -= chosen.choice([0, 0, 0, 2_500])  # another host's clock
             changes: dict[str, Any] = {}
@@ -59,11 +71,11 @@ def commands(seed: int, count: int, persons: int, start: int) -> list[Command]:
                 found.append(Write(**common, **changes, reason="update"))
         elif kind < 0.93:
             into, source = fragment_id(1, name), fragment_id(1, other)
-            found.append(Merge(**common, into=into, source=source, mode=chosen.choice(MODES)))
+            found.append(MergePersons(**common, into=into, source=source, mode=chosen.choice(MODES)))
         elif kind < 0.99:
             leave = tuple(fragment_id(1, one) for one in chosen.sample(names, min(20, persons)))
             keep = {"keep": fragment_id(1, name)} if chosen.random() < 0.3 else {"leave": leave}
-            found.append(Split(**common, person=fragment_id(1, name), **keep))
+            found.append(SplitPerson(**common, person=fragment_id(1, name), **keep))
         else:
             found.append(Delete(**common, person=fragment_id(1, name), request=one))
     return found

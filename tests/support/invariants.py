@@ -10,11 +10,11 @@ from services.projector.rebuild.derive import Derived, Report
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Closed
 from services.projector.tables.memory import MemoryTables, life_of
-from shared.domain.commands import Capture, Erase, Purge, Revive, Write, decode
-from shared.domain.commands import Record as RecordCommand
+from shared.domain.commands import Capture, Erase, Purge, RecordBlock, Revive, Write, decode
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, IDENTITY, Position, partition_of, position_of, version_of
-from shared.domain.person.fragment import Fragment, FragmentChanged, FragmentEvent, FragmentPurged, Outcome
+from shared.domain.person.fragment import FoldOutcome, Fragment
+from shared.domain.person.fragment_events import FragmentChanged, FragmentEvent, FragmentPurged
 from shared.domain.person.identity import Membership, handle
 from shared.domain.person.replay import Replay
 from shared.domain.purged import Cut, cuts_of, without
@@ -25,7 +25,7 @@ from tests.support.oracle import Oracle
 
 _NO_COMMAND = Write(id=UUID(int=0), project=0, at=0, fragment=UUID(int=0))
 
-UNTOUCHED = (Outcome.DUPLICATE, Outcome.DROPPED, Outcome.SKIPPED)
+UNTOUCHED = (FoldOutcome.DUPLICATE, FoldOutcome.DROPPED, FoldOutcome.SKIPPED)
 
 
 class Expected:
@@ -97,7 +97,7 @@ class Expected:
         except BadRecord as error:
             return [self._keep(r.failure_row(record, error.detail))], []
         touched: list[Any] = []
-        if isinstance(command, RecordCommand):
+        if isinstance(command, RecordBlock):
             row = r.block_row(command, version)
             self.blocks[row[:4]] = row
             return [row[:4]], []
@@ -110,7 +110,7 @@ class Expected:
                 closed = Closed(command.project, command.fragment, command.iver, version)
                 life = life_of(self.timeline.values(), self.captured.values(), closed)
             outcome = fragment.handle(command, version, record.partition, life)
-            touched = [fragment] if outcome not in (*UNTOUCHED, Outcome.NOTHING) else []
+            touched = [fragment] if outcome not in (*UNTOUCHED, FoldOutcome.NOTHING) else []
             if isinstance(command, Capture) and outcome not in UNTOUCHED:
                 row = r.captured_row(command, version, fragment.purged)
                 self.captured[row[0], row[1], row[3]] = row

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
 from services.projector.tables import rows as r
-from shared.domain.commands import Capture, Command, Delete, Erase, Request, decode
+from shared.domain.commands import Capture, Command, Delete, Erase, RequestDeletion, decode
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position, parse_positions
-from shared.domain.person.identity import PersonDeleted
+from shared.domain.person.identity_events import PersonDeleted
 from shared.log.connect import connect_log
 from shared.log.memory import MemoryLog
 from shared.runtime.settings import OWNER, read, with_keys
@@ -218,7 +218,8 @@ async def _ledger(log: MemoryLog, expected: Expected, store: Store) -> tuple[lis
     deletes = [command for record in log.records(IDENTITY) if isinstance(command := _command(record.value), Delete)]
     effective = {row[6] for row in expected.timeline.values() if row[3] == PersonDeleted.TOPIC}
     made = {command.request for command in deletes if command.id in effective}
-    asked = [command for record in log.records(DELETIONS) if isinstance(command := _command(record.value), Request)]
+    requests = (_command(record.value) for record in log.records(DELETIONS))
+    asked = [command for command in requests if isinstance(command, RequestDeletion)]
     held = {
         request for (request,) in await store.rows(Query(name="requests", sql="SELECT request FROM deletion_requests"))
     }

@@ -10,7 +10,18 @@ from functools import partial
 from typing import Any
 
 from shared.domain import operations
-from shared.domain.commands import Capture, Delete, Erase, Merge, Purge, Record, Restore, Revive, Split, Write
+from shared.domain.commands import (
+    Capture,
+    Delete,
+    Erase,
+    MergePersons,
+    Purge,
+    RecordBlock,
+    Restore,
+    Revive,
+    SplitPerson,
+    Write,
+)
 
 BAD = set("anonymous guest distinctid distinct_id id not_authenticated email undefined true false".split())
 EXACT = {"[object Object]", "NaN", "None", "none", "null", "0"}
@@ -41,9 +52,9 @@ class Oracle:
 
     def apply(self, command: Any, version: int) -> bool:
         """Whether the command counts as done: the Idempotency-Key of one that was dropped is free."""
-        folds = {Erase: self._erase, Merge: self._merge, Split: self._split, Delete: self._delete}
+        folds = {Erase: self._erase, MergePersons: self._merge, SplitPerson: self._split, Delete: self._delete}
         folds |= {Restore: self._restore, Revive: self._revive, Purge: self._purge}
-        if type(command) is Record:  # it changes nobody
+        if type(command) is RecordBlock:  # it changes nobody
             return True
         return folds.get(type(command), self._write)(command, version) is not DROPPED
 
@@ -202,7 +213,7 @@ class Oracle:
                 found[name] = hard[2]
         return found
 
-    def _merge(self, command: Merge, version: int) -> str | None:
+    def _merge(self, command: MergePersons, version: int) -> str | None:
         into, source = self.person(command.into), self.person(command.source)
         ids = [one for one in (command.into_id, command.source_id) if one is not None]
         if command.into == command.source or any(map(bad, ids)):
@@ -220,7 +231,7 @@ class Oracle:
             into.extend(source)
         return None
 
-    def _split(self, command: Split, version: int) -> None:
+    def _split(self, command: SplitPerson, version: int) -> None:
         person = self.person(command.person)
         leaving = [key for key in person if (key != command.keep if command.keep else key in command.leave)]
         if len(leaving) < len(person):

@@ -21,7 +21,17 @@ from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Loaded
 from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Worker
-from shared.domain.commands import Cancel, Command, Merge, Purge, Reader, Request, decode, encode, route
+from shared.domain.commands import (
+    Cancel,
+    Command,
+    CommandDecoder,
+    MergePersons,
+    Purge,
+    RequestDeletion,
+    decode,
+    encode,
+    route,
+)
 from shared.domain.errors import Fenced, LogClosed, LogMismatch, LogUnavailable, Superseded
 from shared.domain.ids import COMMANDS, DELETIONS
 from shared.log.memory import MemoryLog
@@ -46,7 +56,7 @@ FORGETFUL, UPGRADED = 5, 4
 """Every so many episodes the readers of the end forget once where to go on, and some workers before it are of a version
 that does not know purges yet."""
 
-OLDER = Reader(reduce(or_, (kind for kind in get_args(Command) if kind is not Purge)), {})
+OLDER = CommandDecoder(reduce(or_, (kind for kind in get_args(Command) if kind is not Purge)), {})
 
 
 class CountingWorker(Worker):
@@ -88,7 +98,7 @@ class Simulation(Renewals):
         self.tables = MemoryTables()
         self.expected = Expected(self.logs)
         self.members: list[Member] = []
-        self.looked: dict[UUID, Merge | None] = {}
+        self.looked: dict[UUID, MergePersons | None] = {}
         self.deleters: list[Deleting] = []
         self.ledger = MemoryLedger()
         self.copies: list[tuple[dict[str, Any], MemoryLedger]] = []
@@ -118,11 +128,11 @@ class Simulation(Renewals):
         finally:
             await self._end()
 
-    async def _look(self, command: Merge) -> None:
+    async def _look(self, command: MergePersons) -> None:
         self.looked[command.id] = let_in(self.tables, command)
 
     async def _send(self, command: Command) -> None:
-        if isinstance(command, Merge) and command.mode == "operator":
+        if isinstance(command, MergePersons) and command.mode == "operator":
             found = self.looked[command.id] if command.id in self.looked else let_in(self.tables, command)
             if found is None:
                 self.counts["not found"] += 1
@@ -203,7 +213,7 @@ class Simulation(Renewals):
         if self.swapped:
             return
         asked = [decode(record.value) for log in self.logs for record in log.records(DELETIONS)]
-        requests = [one for one in asked if isinstance(one, Request)]
+        requests = [one for one in asked if isinstance(one, RequestDeletion)]
         if not requests:
             return
         self.counts["cancels"] += 1

@@ -22,7 +22,7 @@ from services.api.capture.events import (
 )
 from services.api.capture.payload import clean_text
 from services.api.http.property_limits import NAME_CHARS_MAX, PROPERTIES_MAX
-from shared.domain.commands import Capture, Command, Merge, Write, decode, encode
+from shared.domain.commands import Capture, Command, MergePersons, Write, decode, encode
 from shared.domain.errors import BadInput
 from shared.domain.ids import fragment_id
 
@@ -280,9 +280,9 @@ def test_operations_that_cannot_be_stored_are_refused(fields: dict[str, Any], at
 # Whom it merges
 
 
-def merge_of(**fields: Any) -> tuple[list[Command], Merge]:
+def merge_of(**fields: Any) -> tuple[list[Command], MergePersons]:
     found = commands(uuid=UUID_TEXT, **fields)
-    assert isinstance(found[-1], Merge)
+    assert isinstance(found[-1], MergePersons)
     return found, found[-1]
 
 
@@ -296,7 +296,7 @@ def merge_of(**fields: Any) -> tuple[list[Command], Merge]:
 )
 def test_a_merge_follows_the_births_of_both_ids(event: str, field: str, mode: str) -> None:
     found, merge = merge_of(event=event, properties={field: "anon", "$set": {"a": 1}})
-    assert [type(command) for command in found] == [Capture, Write, Merge]
+    assert [type(command) for command in found] == [Capture, Write, MergePersons]
     birth = found[1]
     assert isinstance(birth, Write) and isinstance(found[0], Capture)
     assert (birth.fragment, birth.distinct_id, birth.set, birth.unset) == (fragment_id(1, "anon"), "anon", {}, ())
@@ -317,7 +317,7 @@ def test_a_resent_merge_has_the_same_keys_and_another_event_has_others() -> None
 @pytest.mark.parametrize("source", ["", "undefined", "Anonymous", "'null'", "0", 0, True, "[object Object]", "a\0b"])
 def test_an_illegal_source_is_not_born_and_the_fold_sees_it_as_sent(source: Any) -> None:
     found, merge = merge_of(event="$identify", properties={"$anon_distinct_id": source})
-    assert [type(command) for command in found] == [Capture, Merge]
+    assert [type(command) for command in found] == [Capture, MergePersons]
     assert merge.source_id == (source if isinstance(source, str) else orjson.dumps(source).decode())
 
 
@@ -325,7 +325,7 @@ def test_an_imported_merge_gives_birth_at_its_own_time() -> None:
     event = {"event": "$identify", "timestamp": "2023-01-01T00:00:00Z", "properties": {"$anon_distinct_id": "x"}}
     for historical in (True, False):
         _, birth, merge = commands(**event, scenery=scene(historical=historical))
-        assert isinstance(birth, Write) and isinstance(merge, Merge)
+        assert isinstance(birth, Write) and isinstance(merge, MergePersons)
         assert birth.since == merge.since == (1_672_531_200_000_000 if historical else 0)
 
 

@@ -15,15 +15,15 @@ from shared.domain.commands import (
     Command,
     Delete,
     Erase,
-    Merge,
+    MergePersons,
     Purge,
-    Record,
-    Request,
+    RecordBlock,
+    RequestDeletion,
     Restore,
     Restored,
     Revive,
     Scope,
-    Split,
+    SplitPerson,
     Write,
     decode,
     encode,
@@ -31,7 +31,7 @@ from shared.domain.commands import (
 )
 from shared.domain.errors import BadRecord
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, fragment_id, partition_of
-from shared.domain.person import fragment, identity
+from shared.domain.person import fragment_events, identity_events
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ONE, TWO = UUID(int=1), UUID(int=2)
@@ -48,24 +48,26 @@ EXAMPLES: dict[str, Command] = {
     "erase": Erase(**ENVELOPE, fragment=A, iver=9),
     "revive": Revive(**ENVELOPE, fragment=A, iver=9),
     "purge": Purge(**ENVELOPE, fragment=A, names=("ssn", "first_ssn"), before=1_700_000_000_000_000, request=TWO),
-    "purge of a project": Request(**ENVELOPE, request=TWO, person=UUID(int=0), members=(), scope=Scope(purge="ssn")),
-    "record": Record(
+    "purge of a project": RequestDeletion(
+        **ENVELOPE, request=TWO, person=UUID(int=0), members=(), scope=Scope(purge="ssn")
+    ),
+    "record": RecordBlock(
         **ENVELOPE, fragment=A, uuid=TWO, session="s-1", window="w-1", object="home/1", start=7, length=9,
         started_at=1_699_999_998_000_000, ended_at=1_699_999_999_000_000,
     ),
-    "merge": Merge(**ENVELOPE, into=A, source=B, into_id="a", source_id="b", mode="identify"),
-    "merge of an import": Merge(
+    "merge": MergePersons(**ENVELOPE, into=A, source=B, into_id="a", source_id="b", mode="identify"),
+    "merge of an import": MergePersons(
         **ENVELOPE, into=A, source=B, into_id="a", source_id="b", mode="alias", since=1_699_999_999_000_000
     ),
-    "merge of the living": Merge(**ENVELOPE, into=A, source=B, mode="operator", into_erase=0, source_erase=9),
+    "merge of the living": MergePersons(**ENVELOPE, into=A, source=B, mode="operator", into_erase=0, source_erase=9),
     "birth": Write(**ENVELOPE, fragment=A, distinct_id="a", iver=9, reason="merge"),
-    "split": Split(**ENVELOPE, person=A, leave=(B,)),
+    "split": SplitPerson(**ENVELOPE, person=A, leave=(B,)),
     "delete": Delete(**ENVELOPE, person=A, request=TWO, scope=Scope(profile=True, events=True)),
     "restore": Restore(
         **ENVELOPE, key=3, digest=3, person=A, request=TWO, iver=9,
         members=(Restored(A, True, 5, 1_600_000_000_000_000), Restored(B, False, 0, 0)),
     ),
-    "request": Request(**ENVELOPE, request=TWO, person=A, members=(A, B), scope=Scope(recordings=True)),
+    "request": RequestDeletion(**ENVELOPE, request=TWO, person=A, members=(A, B), scope=Scope(recordings=True)),
     "cancel": Cancel(**ENVELOPE, request=TWO),
 }  # fmt: skip
 
@@ -81,7 +83,7 @@ def test_a_command_comes_back_as_it_was(name: str) -> None:
 
 
 def test_the_topics_of_stored_events_never_change() -> None:
-    classes = [*vars(fragment).values(), *vars(identity).values()]
+    classes = [*vars(fragment_events).values(), *vars(identity_events).values()]
     topics = sorted({one.TOPIC for one in classes if isinstance(one, type) and isinstance(vars(one).get("TOPIC"), str)})
     assert topics == json.loads((GOLDEN / "topics.json").read_text())
 

@@ -11,7 +11,7 @@ import pytest
 from services.deleter.ledger import decide
 from services.deleter.planner import Boundary, Tombstone, plan
 from services.deleter.window import Window
-from shared.domain.commands import Cancel, Request, Scope
+from shared.domain.commands import Cancel, RequestDeletion, Scope
 from shared.domain.deletion import DeletionRequest, load
 from shared.domain.errors import Corrupt, Rejected
 from shared.store import targets
@@ -22,12 +22,14 @@ ALL = Scope(profile=True, events=True, recordings=True)
 EVENTS = Scope(events=True)
 
 
-def asked(scope: Scope = ALL, members: tuple[UUID, ...] = (), at: int = AT) -> Request:
+def asked(scope: Scope = ALL, members: tuple[UUID, ...] = (), at: int = AT) -> RequestDeletion:
     members = members or (uuid4(), uuid4())
-    return Request(id=uuid4(), project=1, at=at, request=uuid4(), person=members[0], members=members, scope=scope)
+    return RequestDeletion(
+        id=uuid4(), project=1, at=at, request=uuid4(), person=members[0], members=members, scope=scope
+    )
 
 
-def cancelled(request: Request, project: int = 1) -> Cancel:
+def cancelled(request: RequestDeletion, project: int = 1) -> Cancel:
     return Cancel(id=uuid4(), project=project, at=AT + 1, request=request.request)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from shared.domain.commands import Capture, Erase, Write
 from shared.domain.ids import fragment_id, version_of
-from shared.domain.person.fragment import EVENTS_MAX, Fragment, FragmentChanged, Outcome
+from shared.domain.person.fragment import EVENTS_MAX, FoldOutcome, Fragment
+from shared.domain.person.fragment_events import FragmentChanged
 from shared.domain.person.view import merged_properties
 from shared.domain.retries import KEYS_MAX
 
@@ -23,19 +24,19 @@ class Folded:
         self.fragment = Fragment(1, key)
         self.offset = 0
 
-    def write(self, at: int = 0, **changes: Any) -> Outcome:
+    def write(self, at: int = 0, **changes: Any) -> FoldOutcome:
         return self.fold(
             Write(id=uuid4(), project=1, at=at or 1_000 + self.offset, fragment=KEY, distinct_id="ada", **changes)
         )
 
-    def capture(self, at: int = 0, uuid: UUID | None = None, timestamp: int = 500, **changes: Any) -> Outcome:
+    def capture(self, at: int = 0, uuid: UUID | None = None, timestamp: int = 500, **changes: Any) -> FoldOutcome:
         common = {"id": uuid4(), "project": 1, "at": at or 1_000 + self.offset, "fragment": KEY, "distinct_id": "ada"}
         return self.fold(Capture(**common, uuid=uuid or uuid4(), event="e", timestamp=timestamp, **changes))
 
-    def erase(self, iver: int, at: int = 0) -> Outcome:
+    def erase(self, iver: int, at: int = 0) -> FoldOutcome:
         return self.fold(Erase(id=uuid4(), project=1, at=at or 1_000 + self.offset, fragment=KEY, iver=iver))
 
-    def fold(self, command: Any) -> Outcome:
+    def fold(self, command: Any) -> FoldOutcome:
         self.offset += 1
         return self.fragment.handle(command, version_of(self.offset - 1), 0)
 
@@ -57,7 +58,7 @@ def test_set_replaces_and_null_is_a_value_that_shows() -> None:
 def test_a_set_once_never_replaces_a_value() -> None:
     one = Folded()
     one.write(set={"a": 1})
-    assert one.write(set_once={"a": 2}) is Outcome.NOTHING
+    assert one.write(set_once={"a": 2}) is FoldOutcome.NOTHING
     assert one.shown == {"a": 1}
 
 
@@ -79,7 +80,7 @@ def test_the_first_set_once_stays() -> None:
 def test_a_set_once_of_null_is_ignored() -> None:
     one = Folded()
     one.write(set={"x": 1})
-    assert one.write(set_once={"a": None}) is Outcome.NOTHING
+    assert one.write(set_once={"a": None}) is FoldOutcome.NOTHING
     assert one.shown == {"x": 1}
 
 
@@ -99,7 +100,7 @@ def test_within_one_event_unset_beats_set_beats_set_once() -> None:
 def test_an_unset_of_a_name_that_is_not_there_writes_its_tombstone() -> None:
     one = Folded()
     one.write(set={"x": 1})
-    assert one.write(unset=("a", "a")) is Outcome.CHANGED
+    assert one.write(unset=("a", "a")) is FoldOutcome.CHANGED
     assert one.fragment.cells["a"][0] == 3
     assert one.events()[-1].names == ("a",)
 
@@ -108,7 +109,7 @@ def test_repeating_an_explicit_set_restamps_and_is_an_effect() -> None:
     one = Folded()
     one.write(set={"a": 1})
     before = one.fragment.cells["a"]
-    assert one.write(set={"a": 1}) is Outcome.CHANGED
+    assert one.write(set={"a": 1}) is FoldOutcome.CHANGED
     assert one.fragment.cells["a"] > before
 
 
@@ -117,17 +118,17 @@ def test_an_equal_lifted_value_is_no_effect_and_equality_is_that_of_json(value: 
     one = Folded()
     one.capture(lifted={"$os": value})
     effect = one.fragment.effect
-    assert one.capture(lifted={"$os": value}) is Outcome.REMEMBERED
+    assert one.capture(lifted={"$os": value}) is FoldOutcome.REMEMBERED
     assert one.fragment.effect == effect
-    assert one.capture(lifted={"$os": again}) is Outcome.CHANGED
+    assert one.capture(lifted={"$os": again}) is FoldOutcome.CHANGED
     assert one.shown == {"$os": again}
 
 
 def test_any_captured_event_with_a_person_gives_birth_and_one_without_does_not() -> None:
     one = Folded()
-    assert one.capture(person=False, set={"a": 1}) is Outcome.NOTHING
+    assert one.capture(person=False, set={"a": 1}) is FoldOutcome.NOTHING
     assert not one.fragment.alive
-    assert one.capture() is Outcome.CHANGED
+    assert one.capture() is FoldOutcome.CHANGED
     (event,) = one.events()
     assert isinstance(event, FragmentChanged)
     assert (event.distinct_id, event.number, event.names) == ("ada", one.fragment.number, ())
@@ -137,8 +138,8 @@ def test_the_same_event_uuid_or_key_has_no_second_effect() -> None:
     one, uuid = Folded(), uuid4()
     one.capture(uuid=uuid, set={"a": "old"})
     one.write(key=7, set={"a": "new"})
-    assert one.capture(uuid=uuid, set={"a": "old"}) is Outcome.DUPLICATE
-    assert one.write(key=7, set={"a": "again"}) is Outcome.DUPLICATE
+    assert one.capture(uuid=uuid, set={"a": "old"}) is FoldOutcome.DUPLICATE
+    assert one.write(key=7, set={"a": "again"}) is FoldOutcome.DUPLICATE
     assert one.shown == {"a": "new"}
 
 
@@ -149,11 +150,11 @@ def test_recent_keys_are_kept_up_to_their_bounds() -> None:
     for number in range(EVENTS_MAX - 1):
         one.capture()
         one.write(key=number + 2)
-    assert one.capture(uuid=first) is Outcome.DUPLICATE
+    assert one.capture(uuid=first) is FoldOutcome.DUPLICATE
     assert len(one.fragment.keys) == KEYS_MAX
     one.capture()
     assert len(one.fragment.events) == EVENTS_MAX
-    assert one.capture(uuid=first, set={"a": 1}) is Outcome.CHANGED
+    assert one.capture(uuid=first, set={"a": 1}) is FoldOutcome.CHANGED
 
 
 def test_a_stamp_never_falls_below_the_fragments_last_whatever_the_clocks_say() -> None:
@@ -177,8 +178,8 @@ def test_an_import_from_before_the_birth_is_the_birth_whatever_came_first() -> N
     one = Folded()
     one.capture(at=1_000, set={"a": "now"})
     number = one.fragment.number
-    assert one.capture(historical=True, timestamp=600, set={"a": "then"}) is Outcome.CHANGED
-    assert one.write(at=1_100, since=500, reason="merge") is Outcome.CHANGED
+    assert one.capture(historical=True, timestamp=600, set={"a": "then"}) is FoldOutcome.CHANGED
+    assert one.write(at=1_100, since=500, reason="merge") is FoldOutcome.CHANGED
     one.capture(historical=True, timestamp=700)
     assert (one.fragment.created_at, one.fragment.number, one.shown) == (500, number, {"a": "now"})
 
@@ -187,9 +188,9 @@ def test_what_an_imported_merge_gives_birth_with_is_dropped_when_it_is_older_tha
     one = Folded()
     one.write(set={"a": 1})
     one.erase(iver=5, at=2_000)
-    assert one.write(at=3_000, since=1_999, reason="merge") is Outcome.DROPPED
+    assert one.write(at=3_000, since=1_999, reason="merge") is FoldOutcome.DROPPED
     assert not one.fragment.alive
-    assert one.write(at=3_000, since=2_000, reason="merge") is Outcome.CHANGED
+    assert one.write(at=3_000, since=2_000, reason="merge") is FoldOutcome.CHANGED
     assert (one.fragment.alive, one.fragment.created_at) == (True, 2_000)
 
 
@@ -197,20 +198,20 @@ def test_an_erasure_forgets_everything_but_the_number_and_counts_once() -> None:
     one = Folded()
     one.write(set={"a": 1}, key=9)
     number = one.fragment.number
-    assert one.erase(iver=5) is Outcome.CHANGED
+    assert one.erase(iver=5) is FoldOutcome.CHANGED
     assert (one.shown, one.fragment.cells, one.fragment.distinct_id, one.fragment.alive) == ({}, {}, "", False)
     one.write(set={"b": 2})
-    assert one.erase(iver=5) is Outcome.NOTHING
+    assert one.erase(iver=5) is FoldOutcome.NOTHING
     assert (one.shown, one.fragment.number) == ({"b": 2}, number)
-    assert one.write(key=9, set={"a": 1}) is Outcome.DUPLICATE
+    assert one.write(key=9, set={"a": 1}) is FoldOutcome.DUPLICATE
 
 
 def test_an_import_of_something_older_than_the_erasure_is_dropped() -> None:
     one = Folded()
     one.write(set={"a": 1})
     one.erase(iver=5, at=2_000)
-    assert one.capture(historical=True, timestamp=1_999, set={"a": 1}) is Outcome.DROPPED
-    assert one.capture(historical=True, timestamp=2_000, set={"a": 2}) is Outcome.CHANGED
+    assert one.capture(historical=True, timestamp=1_999, set={"a": 1}) is FoldOutcome.DROPPED
+    assert one.capture(historical=True, timestamp=2_000, set={"a": 2}) is FoldOutcome.CHANGED
     assert one.shown == {"a": 2}
 
 
@@ -218,11 +219,11 @@ def test_a_birth_by_the_identity_fold_follows_its_own_delete_and_no_later_one() 
     one = Folded()
     one.write(set={"a": 1})
     one.erase(iver=5, at=2_000)
-    assert one.write(iver=5, reason="merge") is Outcome.CHANGED
+    assert one.write(iver=5, reason="merge") is FoldOutcome.CHANGED
     assert (one.fragment.alive, one.shown) == (True, {})
-    assert one.write(iver=5, reason="merge") is Outcome.NOTHING
+    assert one.write(iver=5, reason="merge") is FoldOutcome.NOTHING
     one.erase(iver=7, at=3_000)
-    assert one.write(iver=5, reason="merge") is Outcome.DROPPED  # a worker that was killed has sent it again
+    assert one.write(iver=5, reason="merge") is FoldOutcome.DROPPED  # a worker that was killed has sent it again
     assert not one.fragment.alive
 
 
@@ -230,8 +231,8 @@ def test_a_conditional_write_is_refused_when_the_fragment_changed_since() -> Non
     one = Folded()
     one.write(set={"a": 1})
     seen = one.fragment.effect
-    assert one.write(set={"a": 2}, expect=seen) is Outcome.CHANGED
-    assert one.write(set={"a": 3}, expect=seen) is Outcome.REFUSED
+    assert one.write(set={"a": 2}, expect=seen) is FoldOutcome.CHANGED
+    assert one.write(set={"a": 3}, expect=seen) is FoldOutcome.REFUSED
     assert one.shown == {"a": 2}
 
 
@@ -239,7 +240,7 @@ def test_a_record_that_is_not_newer_than_the_row_is_skipped() -> None:
     one = Folded()
     one.write(set={"a": 1})
     one.offset = 0
-    assert one.write(set={"a": 2}) is Outcome.SKIPPED
+    assert one.write(set={"a": 2}) is FoldOutcome.SKIPPED
     assert one.shown == {"a": 1}
 
 

@@ -7,11 +7,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from shared.domain.commands import Delete, Erase, Merge, Request, Scope, Split, Write
+from shared.domain.commands import Delete, Erase, MergePersons, RequestDeletion, Scope, SplitPerson, Write
 from shared.domain.ids import fragment_id, version_of
 from shared.domain.legal_ids import is_legal
-from shared.domain.person import identity
-from shared.domain.person.fragment import Outcome
+from shared.domain.person import identity, identity_events
+from shared.domain.person.fragment import FoldOutcome
 from shared.domain.person.identity import Decision, Membership, handle
 
 
@@ -24,11 +24,11 @@ class Book:
 
     def merge(self, into: str, source: str, mode: Any = "identify", key: int = 0, **seen: Any) -> Decision:
         ids = {} if mode == "operator" else {"into_id": into, "source_id": source}
-        return self.fold(Merge(**self.common(key), into=of(into), source=of(source), mode=mode, **ids, **seen))
+        return self.fold(MergePersons(**self.common(key), into=of(into), source=of(source), mode=mode, **ids, **seen))
 
     def split(self, person: str, keep: str | None = None, leave: tuple[str, ...] = ()) -> Decision:
         kept = of(keep) if keep else None
-        return self.fold(Split(**self.common(0), person=of(person), keep=kept, leave=tuple(map(of, leave))))
+        return self.fold(SplitPerson(**self.common(0), person=of(person), keep=kept, leave=tuple(map(of, leave))))
 
     def delete(self, person: str) -> Decision:
         scope = Scope(profile=True, events=True)
@@ -60,17 +60,17 @@ def test_a_merge_appends_the_absorbed_members_in_their_own_order() -> None:
     book = Book()
     book.merge("a", "b", "operator")
     book.merge("c", "d", "operator")
-    assert book.merge("c", "b", "operator").outcome is Outcome.CHANGED
+    assert book.merge("c", "b", "operator").outcome is FoldOutcome.CHANGED
     assert book.person("a") == book.person("d") == ["c", "d", "a", "b"]
 
 
 def test_an_identified_source_is_refused_except_by_force() -> None:
     book = Book()
     book.merge("b", "x")
-    assert book.merge("a", "b").outcome is Outcome.REFUSED
+    assert book.merge("a", "b").outcome is FoldOutcome.REFUSED
     assert book.person("a") == ["a"]
-    assert book.merge("a", "b", "alias").outcome is Outcome.REFUSED
-    assert book.merge("a", "b", "dangerous").outcome is Outcome.CHANGED
+    assert book.merge("a", "b", "alias").outcome is FoldOutcome.REFUSED
+    assert book.merge("a", "b", "dangerous").outcome is FoldOutcome.CHANGED
 
 
 def test_a_refusal_is_a_fact_on_both_persons_and_marks_the_target_all_the_same() -> None:
@@ -78,7 +78,7 @@ def test_a_refusal_is_a_fact_on_both_persons_and_marks_the_target_all_the_same()
     book.merge("b", "x")
     decision = book.merge("a", "b")
     facts = [event for row in decision.touched for event in row.collect_events()]
-    refusals = [event for event in facts if isinstance(event, identity.MergeRefused)]
+    refusals = [event for event in facts if isinstance(event, identity_events.MergeRefused)]
     assert {event.originator_id for event in refusals} == {of("a"), of("b")}
     assert {event.reason for event in refusals} == {"already_identified"}
     assert book.identified("a")
@@ -86,8 +86,8 @@ def test_a_refusal_is_a_fact_on_both_persons_and_marks_the_target_all_the_same()
 
 def test_equal_or_illegal_ids_mark_nothing_and_an_operators_merge_neither() -> None:
     book = Book()
-    assert book.merge("a", "a").outcome is Outcome.NOTHING
-    assert book.merge("a", "null").outcome is Outcome.REFUSED
+    assert book.merge("a", "a").outcome is FoldOutcome.NOTHING
+    assert book.merge("a", "null").outcome is FoldOutcome.REFUSED
     book.merge("b", "c", "operator")
     assert not any(map(book.identified, "abc"))
 
@@ -95,7 +95,7 @@ def test_equal_or_illegal_ids_mark_nothing_and_an_operators_merge_neither() -> N
 def test_different_legal_ids_of_one_person_mark_the_target() -> None:
     book = Book()
     book.merge("a", "b", "operator")
-    assert book.merge("b", "a").outcome is Outcome.CHANGED
+    assert book.merge("b", "a").outcome is FoldOutcome.CHANGED
     assert (book.identified("b"), book.identified("a")) == (True, False)
     assert book.person("a") == ["a", "b"]
 
@@ -112,8 +112,8 @@ def test_the_flag_leaves_with_its_id_at_a_split_and_goes_at_a_delete() -> None:
 def test_a_person_over_the_member_cap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "MEMBERS_MAX", 2)
     book = Book()
-    assert book.merge("a", "b", "operator").outcome is Outcome.CHANGED
-    assert book.merge("a", "c", "operator").outcome is Outcome.REFUSED
+    assert book.merge("a", "b", "operator").outcome is FoldOutcome.CHANGED
+    assert book.merge("a", "c", "operator").outcome is FoldOutcome.REFUSED
     assert book.person("a") == ["a", "b"]
 
 
@@ -121,7 +121,7 @@ def test_a_merge_with_a_key_that_was_seen_does_not_merge_again_after_a_split() -
     book = Book()
     book.merge("a", "b", "dangerous", key=7)
     book.split("a", keep="a")
-    assert book.merge("a", "b", "dangerous", key=7).outcome is Outcome.DUPLICATE
+    assert book.merge("a", "b", "dangerous", key=7).outcome is FoldOutcome.DUPLICATE
     assert book.person("a") == ["a"]
 
 
@@ -145,7 +145,7 @@ def test_when_the_root_leaves_the_first_remaining_member_becomes_the_root() -> N
 def test_a_split_that_names_nobody_who_can_leave_is_refused(keep: str | None, leave: tuple[str, ...]) -> None:
     book = Book()
     book.merge("a", "b", "operator")
-    assert book.split("a", keep=keep, leave=leave).outcome is Outcome.REFUSED
+    assert book.split("a", keep=keep, leave=leave).outcome is FoldOutcome.REFUSED
     assert book.person("a") == ["a", "b"]
 
 
@@ -154,7 +154,7 @@ def test_a_delete_dissolves_the_person_and_asks_every_member_to_be_erased() -> N
     book.merge("a", "b", "operator")
     decision = book.delete("b")
     erases = [one for one in decision.followups if isinstance(one, Erase)]
-    requests = [one for one in decision.followups if isinstance(one, Request)]
+    requests = [one for one in decision.followups if isinstance(one, RequestDeletion)]
     assert [(one.fragment, one.iver) for one in erases] == [(of("a"), version_of(1)), (of("b"), version_of(1))]
     assert (requests[0].members, requests[0].scope) == ((of("a"), of("b")), Scope(profile=True, events=True))
     assert [book.person(one) for one in "ab"] == [["a"], ["b"]]
@@ -189,10 +189,10 @@ def test_an_imported_merge_of_before_a_delete_ties_nobody_and_marks_nobody(delet
     book.delete(deleted)
     asked_at = book.row(of(deleted)).erased_at
     decision = book.merge("a", "b", key=7, since=asked_at - 1)
-    assert (decision.outcome, decision.touched, decision.followups) == (Outcome.DROPPED, (), ())
+    assert (decision.outcome, decision.touched, decision.followups) == (FoldOutcome.DROPPED, (), ())
     assert book.person("b") == ["b"] and not book.identified("a")
     later = book.merge("a", "b", key=7, since=asked_at)  # of the new life, and the key is free
-    assert later.outcome is Outcome.CHANGED
+    assert later.outcome is FoldOutcome.CHANGED
     assert "b" in book.person("a") and book.identified("a")
 
 
@@ -200,15 +200,15 @@ def test_a_delete_of_somebody_else_in_the_person_drops_no_import() -> None:
     book = Book()
     book.delete("d")
     book.merge("a", "d", "operator")
-    assert book.merge("a", "b", since=1).outcome is Outcome.CHANGED
+    assert book.merge("a", "b", since=1).outcome is FoldOutcome.CHANGED
 
 
 def test_of_a_delete_of_unknown_time_every_import_is_of_before() -> None:
     book = Book()
     book.delete("b")
     book.row(of("b")).erased_at = 0  # as a store of before this was kept has it
-    assert book.merge("a", "b", since=10**15).outcome is Outcome.DROPPED
-    assert book.merge("a", "b").outcome is Outcome.CHANGED
+    assert book.merge("a", "b", since=10**15).outcome is FoldOutcome.DROPPED
+    assert book.merge("a", "b").outcome is FoldOutcome.CHANGED
 
 
 @pytest.mark.parametrize("deleted", ["a", "b"])
@@ -218,21 +218,22 @@ def test_an_operators_merge_is_refused_when_one_was_deleted_after_it_was_found(d
     seen = {"into_erase": book.row(of("a")).erase, "source_erase": book.row(of("b")).erase}
     book.delete(deleted)
     decision = book.merge("a", "b", "operator", **seen)
-    assert decision.outcome is Outcome.REFUSED
+    assert decision.outcome is FoldOutcome.REFUSED
     facts = [event for row in decision.touched for event in row.collect_events()]
-    refused = [event for event in facts if isinstance(event, identity.MergeRefused)]
+    refused = [event for event in facts if isinstance(event, identity_events.MergeRefused)]
     assert {(event.originator_id, event.reason) for event in refused} == {
         (of("a"), "deleted"), (of("b"), "deleted"),
     }  # fmt: skip
     assert book.person("b") == ["b"]
     seen = {"into_erase": book.row(of("a")).erase, "source_erase": book.row(of("b")).erase}
-    assert book.merge("a", "b", "operator", **seen).outcome is Outcome.CHANGED
+    assert book.merge("a", "b", "operator", **seen).outcome is FoldOutcome.CHANGED
 
 
 def test_an_operators_import_of_before_a_delete_is_refused() -> None:
     book = Book()
     book.delete("b")
-    assert book.merge("a", "b", "operator", since=1, source_erase=book.row(of("b")).erase).outcome is Outcome.REFUSED
+    erase = book.row(of("b")).erase
+    assert book.merge("a", "b", "operator", since=1, source_erase=erase).outcome is FoldOutcome.REFUSED
 
 
 def test_who_was_ever_deleted_is_born_again_behind_its_erase_record_when_a_capture_merges_it() -> None:
@@ -244,7 +245,7 @@ def test_who_was_ever_deleted_is_born_again_behind_its_erase_record_when_a_captu
     assert isinstance(birth, Write)
     assert (birth.fragment, birth.distinct_id, birth.iver) == (of("b"), "b", book.row(of("b")).erase)
     assert birth.since == book.row(of("b")).erased_at + 1
-    again = Merge(**book.common(0) | {"id": UUID(int=5)}, into=of("e"), source=of("b"), mode="dangerous")
+    again = MergePersons(**book.common(0) | {"id": UUID(int=5)}, into=of("e"), source=of("b"), mode="dangerous")
     assert book.fold(again).followups == ()  # it does not say which id that is
 
 
@@ -252,6 +253,6 @@ def test_a_long_id_is_born_as_it_is_kept() -> None:
     book, sent = Book(), "x" * 300
     kept = fragment_id(1, sent[:200])
     book.fold(Delete(**book.common(0), person=kept, request=uuid4(), scope=Scope(profile=True)))
-    merge = Merge(**book.common(0), into=of("a"), source=kept, into_id="a", source_id=sent, mode="identify")
+    merge = MergePersons(**book.common(0), into=of("a"), source=kept, into_id="a", source_id=sent, mode="identify")
     (birth,) = book.fold(merge).followups
     assert isinstance(birth, Write) and birth.distinct_id == sent[:200]

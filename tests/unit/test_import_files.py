@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from clients.importing import files
-from clients.importing.files import File, Row
+from clients.importing.files import File, SourceRow
 from shared.domain.errors import BadInput
 from shared.runtime.settings import SettingsError
 
@@ -35,8 +35,8 @@ FORMS = {
 }
 
 
-def read(path: Path, skip: int = 0) -> list[Row]:
-    async def go() -> list[Row]:
+def read(path: Path, skip: int = 0) -> list[SourceRow]:
+    async def go() -> list[SourceRow]:
         file = File(path)
         try:
             return [row async for row in file.rows(skip)]
@@ -46,12 +46,12 @@ def read(path: Path, skip: int = 0) -> list[Row]:
     return asyncio.run(go())
 
 
-def rows(tmp_path: Path, content: bytes, skip: int = 0) -> list[Row]:
+def rows(tmp_path: Path, content: bytes, skip: int = 0) -> list[SourceRow]:
     (tmp_path / "source").write_bytes(content)
     return read(tmp_path / "source", skip)
 
 
-def values(found: list[Row]) -> list[Any]:
+def values(found: list[SourceRow]) -> list[Any]:
     return [(row.number, "refused" if isinstance(row.value, BadInput) else row.value) for row in found]
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from clients.importing.state import Ledger
+from clients.importing.state import ImportLedger
 from clients.importing.target import Refusal
 from shared.runtime.settings import SettingsError
 
 
-def ledger(tmp_path: Path, source: str = "s", target: str = "t", **how: Any) -> Ledger:
-    return Ledger(tmp_path / "deep" / "state", tmp_path / "errors", source, target, **how)
+def ledger(tmp_path: Path, source: str = "s", target: str = "t", **how: Any) -> ImportLedger:
+    return ImportLedger(tmp_path / "deep" / "state", tmp_path / "errors", source, target, **how)
 
 
 def refused(*rows: int) -> list[Refusal]:

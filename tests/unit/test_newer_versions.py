@@ -31,15 +31,15 @@ from shared.domain.commands import (
     Cancel,
     Capture,
     Command,
+    CommandDecoder,
     Delete,
     Erase,
-    Merge,
-    Reader,
-    Record,
-    Request,
+    MergePersons,
+    RecordBlock,
+    RequestDeletion,
     Revive,
     Scope,
-    Split,
+    SplitPerson,
     Write,
     decode,
     encode,
@@ -48,7 +48,7 @@ from shared.domain.commands import (
 from shared.domain.deletion import DeletionRequest, load
 from shared.domain.errors import BadRecord, NewerVersion
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id
-from shared.domain.person.fragment import FragmentErased
+from shared.domain.person.fragment_events import FragmentErased
 from shared.log.evidence import Standing
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
@@ -58,7 +58,9 @@ from tests.support.virtual import virtual
 GOLDEN = Path(__file__).parents[1] / "golden"
 PARTITIONS = {COMMANDS: 2, IDENTITY: 1, DELETIONS: 1, DEAD: 1}
 
-E98B22B = Reader(Capture | Write | Erase | Record | Merge | Split | Delete | Request | Cancel, {})
+E98B22B = CommandDecoder(
+    Capture | Write | Erase | RecordBlock | MergePersons | SplitPerson | Delete | RequestDeletion | Cancel, {}
+)
 """Reads the commands of e98b22b. The reader of then had no such rule, and buried what it did not know."""
 
 SINCE = {"revive", "purge", "restore"}
@@ -124,7 +126,7 @@ def test_a_command_is_written_in_its_format_and_older_ones_are_read(monkeypatch:
     monkeypatch.setitem(FORMATS, Write, 3)
     assert orjson.loads(encode(write("a", 1, x=1)))["v"] == 3
     assert "v" not in orjson.loads(encode(Erase(id=uuid4(), project=1, at=1, fragment=fragment_id(1, "a"), iver=1)))
-    reader = Reader(Command, FORMATS)
+    reader = CommandDecoder(Command, FORMATS)
     assert [reader.decode(before).v, reader.decode(future(write("a", 1), v=2)).v] == [1, 2]
     assert reader.decode(encode(write("a", 1, x=1))).v == 3
     with pytest.raises(NewerVersion):
@@ -153,7 +155,7 @@ class Stage:
     def __init__(self) -> None:
         self.log, self.tables = MemoryLog(PARTITIONS), MemoryTables()
 
-    def worker(self, topic: str, reader: Reader | None = None) -> Worker:
+    def worker(self, topic: str, reader: CommandDecoder | None = None) -> Worker:
         folder: Folder = FragmentFolder() if topic == COMMANDS else IdentityFolder()
         monotonic = asyncio.get_running_loop().time
         made = Worker(
@@ -231,7 +233,7 @@ async def test_an_older_projector_stops_at_a_newer_command_of_identity() -> None
     stage = Stage()
     person = fragment_id(1, "a")
     restore = module.Restore(id=uuid4(), project=1, at=2, person=person, request=uuid4(), iver=1, members=())
-    split = Split(id=uuid4(), project=1, at=3, person=person, leave=(person,))
+    split = SplitPerson(id=uuid4(), project=1, at=3, person=person, leave=(person,))
     await stage.tell(split, restore, split)
     await stage.reached(stage.worker(IDENTITY, E98B22B), {0: 0})
     assert stage.log.records(DEAD) == []
@@ -313,7 +315,7 @@ class ListedLedger:
     async def advance(self, position: Position, record: int) -> None:
         self.at = Standing(position, record)
 
-    async def take(self, commands: Sequence[Request | Cancel], now_us: int) -> None:
+    async def take(self, commands: Sequence[RequestDeletion | Cancel], now_us: int) -> None:
         known = {request: load(request, document) for request, document in self.documents.items()}
         for request in decide(commands, known):
             self.documents[request.id] = request.document(None)
@@ -341,9 +343,9 @@ async def ran(one: Intake, until: Callable[[], bool]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def asked(number: int) -> Request:
+def asked(number: int) -> RequestDeletion:
     person = UUID(int=number)
-    return Request(
+    return RequestDeletion(
         id=uuid4(), project=1, at=number, request=UUID(int=number), person=person, members=(person,),
         scope=Scope(profile=True),
     )  # fmt: skip
@@ -357,7 +359,7 @@ async def test_a_newer_command_stops_the_ledger_and_the_erasing_until_the_delete
     put = partial(Entry, DELETIONS, 0, b"1")
     cancel = Cancel(id=uuid4(), project=1, at=9, request=UUID(int=1))
     await log.append([put(encode(asked(1))), put(encode(cancel)), put(encode(asked(2)))])
-    older = Reader(Capture | Request, {})
+    older = CommandDecoder(Capture | RequestDeletion, {})
     monkeypatch.setattr("services.deleter.intake.decode", older.decode)
     one = intake(log, ledger)
     with capture_logs() as lines:

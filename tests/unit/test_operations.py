@@ -16,7 +16,8 @@ from shared.domain import operations
 from shared.domain.commands import Write
 from shared.domain.ids import fragment_id, version_of
 from shared.domain.operations import FRAGMENT_BYTES_MAX, FRAGMENT_NAMES_MAX, bytes_of
-from shared.domain.person.fragment import Fragment, FragmentChanged, Outcome, PropertiesLeftOut
+from shared.domain.person.fragment import FoldOutcome, Fragment
+from shared.domain.person.fragment_events import FragmentChanged, PropertiesLeftOut
 from shared.store.timeline import event_of, timeline_row
 
 KEY = fragment_id(1, "ada")
@@ -29,7 +30,7 @@ class Folded:
         self.fragment, self.offset, self.cold = Fragment(1, KEY), 0, cold
         self.facts: list[Any] = []
 
-    def write(self, **changes: Any) -> Outcome:
+    def write(self, **changes: Any) -> FoldOutcome:
         self.offset += 1
         command = Write(id=uuid4(), project=1, at=1_000 + self.offset, fragment=KEY, distinct_id="ada", **changes)
         if self.cold:
@@ -50,7 +51,7 @@ def big(count: int, of: str = "x") -> str:
 def test_what_goes_over_the_bytes_is_left_out_by_itself_and_the_others_count() -> None:
     one = Folded()
     one.write(set={"a": big(400_000)})
-    assert one.write(set={"b": 1, "c": big(200_000), "d": 2}) is Outcome.CHANGED
+    assert one.write(set={"b": 1, "c": big(200_000), "d": 2}) is FoldOutcome.CHANGED
     assert one.fragment.properties.keys() == {"a", "b", "d"}
     assert (one.last.left_out.names, one.last.left_out.first) == (1, ("c",))
     assert one.last.left_out.bytes == len(orjson.dumps({"c": big(200_000)})) - 1
@@ -70,12 +71,12 @@ def test_what_takes_no_more_than_it_replaces_always_has_room() -> None:
     one.fragment.properties = {"a": big(600_000), "b": 1}
     one.fragment.cells = {"a": (1, 1, 0), "b": (1, 1, 0)}
     one.fragment.weight = operations.Weight(operations.UNWEIGHED)  # of before the bounds
-    assert one.write(set={"b": 22}) is Outcome.REFUSED
-    assert one.write(set={"b": 2, "a": big(600_000, "y")}) is Outcome.CHANGED
+    assert one.write(set={"b": 22}) is FoldOutcome.REFUSED
+    assert one.write(set={"b": 2, "a": big(600_000, "y")}) is FoldOutcome.CHANGED
     assert one.last.left_out is None
-    assert one.write(unset=("b",)) is Outcome.CHANGED
-    assert one.write(set={"a": big(10)}) is Outcome.CHANGED
-    assert one.write(set={"b": big(400_000)}) is Outcome.CHANGED
+    assert one.write(unset=("b",)) is FoldOutcome.CHANGED
+    assert one.write(set={"a": big(10)}) is FoldOutcome.CHANGED
+    assert one.write(set={"b": big(400_000)}) is FoldOutcome.CHANGED
 
 
 def test_names_are_bounded_with_tombstones_and_those_that_are_there_may_change() -> None:
@@ -86,15 +87,15 @@ def test_names_are_bounded_with_tombstones_and_those_that_are_there_may_change()
     assert len(one.fragment.cells) == FRAGMENT_NAMES_MAX
     assert one.last.left_out.first == ("surplus",)
     assert [one.fragment.properties[name] for name in ("last", "gone-1", "name-1")] == [1, 3, "new"]
-    assert one.write(unset=("never",)) is Outcome.REFUSED
-    assert one.write(unset=("last",)) is Outcome.CHANGED
+    assert one.write(unset=("never",)) is FoldOutcome.REFUSED
+    assert one.write(unset=("last",)) is FoldOutcome.CHANGED
 
 
 def test_names_of_tombstones_take_room_too() -> None:
     one = Folded()
     for part in range(4):
         one.write(unset=tuple(f"{part}{number:03}{big(340)}" for number in range(499)))
-    assert one.write(unset=(big(400),)) is Outcome.REFUSED
+    assert one.write(unset=(big(400),)) is FoldOutcome.REFUSED
     assert bytes_of(one.fragment.cells, one.fragment.properties) <= FRAGMENT_BYTES_MAX
 
 
@@ -103,7 +104,7 @@ def test_a_command_of_which_nothing_has_room_is_a_fact_that_changes_nothing() ->
     one.write(set={"a": big(524_000)})
     before = r.fragment_row(one.fragment)
     sent = {f"{number:03}{big(397)}": number for number in range(900)}
-    assert one.write(set=sent) is Outcome.REFUSED
+    assert one.write(set=sent) is FoldOutcome.REFUSED
     after = r.fragment_row(one.fragment)
     assert [name for name, was, now in zip(r.FRAGMENTS, before, after, strict=True) if was != now] == ["version"]
     assert isinstance(one.last, PropertiesLeftOut)
@@ -115,7 +116,7 @@ def test_a_command_of_which_nothing_has_room_is_a_fact_that_changes_nothing() ->
 
 def test_a_birth_counts_whatever_is_left_out() -> None:
     one = Folded()
-    assert one.write(set={"a": big(600_000)}) is Outcome.CHANGED
+    assert one.write(set={"a": big(600_000)}) is FoldOutcome.CHANGED
     assert one.fragment.alive
     assert (one.last.names, one.last.left_out.names) == ((), 1)
 

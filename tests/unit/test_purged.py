@@ -15,14 +15,8 @@ from services.projector.tables import rows as r
 from shared.domain.commands import Capture, Purge, Write, decode, encode
 from shared.domain.ids import version_of
 from shared.domain.person.cells import ONCE, UNSET
-from shared.domain.person.fragment import (
-    Fragment,
-    FragmentChanged,
-    FragmentErased,
-    FragmentEvent,
-    FragmentPurged,
-    Outcome,
-)
+from shared.domain.person.fragment import FoldOutcome, Fragment
+from shared.domain.person.fragment_events import FragmentChanged, FragmentErased, FragmentEvent, FragmentPurged
 from shared.domain.person.lifted import copies
 from shared.domain.person.replay import Replay
 from shared.domain.person.view import Member, merged_properties
@@ -69,7 +63,7 @@ def test_set_and_set_once_of_before_are_gone_and_other_names_stay() -> None:
     one = Folded()
     one.write(at=10, set={"ssn": 1, "a": 2})
     one.write(at=11, set_once={"first": 3})
-    assert one.fold(purge("ssn", "first", before=20)) is Outcome.CHANGED
+    assert one.fold(purge("ssn", "first", before=20)) is FoldOutcome.CHANGED
     assert one.shown == {"a": 2}
     assert one.fragment.cells["ssn"] == one.fragment.cells["first"] == (UNSET, 20, 0)
 
@@ -96,7 +90,7 @@ def test_no_import_of_before_brings_a_value_back_and_later_ones_count() -> None:
     one.write(at=1_000, set={"ssn": 1})
     one.fold(purge("ssn", before=2_000))
     for changes in ({"set": {"ssn": 2}}, {"set_once": {"ssn": 3}}, {"lifted": {"ssn": 4}}):
-        assert one.capture(timestamp=2_000, historical=True, **changes) is Outcome.REMEMBERED
+        assert one.capture(timestamp=2_000, historical=True, **changes) is FoldOutcome.REMEMBERED
         assert "ssn" not in one.shown
     one.write(at=3_000, set={"ssn": 5})
     one.capture(timestamp=1_500, historical=True, set={"ssn": 6})
@@ -116,10 +110,10 @@ def test_a_set_once_comes_in_after_the_tombstone() -> None:
 def test_the_tombstone_is_written_where_nothing_was_and_only_once() -> None:
     one = Folded()
     one.write(at=10, set={"a": 1})
-    assert one.fold(purge("ssn", before=20)) is Outcome.CHANGED
-    assert one.fold(purge("ssn", before=20)) is Outcome.NOTHING
-    assert one.fold(purge("ssn", before=19)) is Outcome.NOTHING
-    assert one.fold(purge("ssn", "a", before=20)) is Outcome.CHANGED
+    assert one.fold(purge("ssn", before=20)) is FoldOutcome.CHANGED
+    assert one.fold(purge("ssn", before=20)) is FoldOutcome.NOTHING
+    assert one.fold(purge("ssn", before=19)) is FoldOutcome.NOTHING
+    assert one.fold(purge("ssn", "a", before=20)) is FoldOutcome.CHANGED
     assert one.events()[-1].names == ("a",)
     one.capture(timestamp=15, historical=True, set={"ssn": 1})
     assert one.shown == {}
@@ -127,7 +121,7 @@ def test_the_tombstone_is_written_where_nothing_was_and_only_once() -> None:
 
 def test_a_fragment_that_does_not_live_is_not_born_by_a_purge_and_remembers_it() -> None:
     one = Folded()
-    assert one.fold(purge("ssn", before=20)) is Outcome.CHANGED
+    assert one.fold(purge("ssn", before=20)) is FoldOutcome.CHANGED
     assert not one.fragment.alive
     assert one.fragment.cells == {}
     one.capture(timestamp=15, historical=True, set={"ssn": 1, "a": 2})
@@ -222,7 +216,7 @@ def test_what_a_purge_left_is_the_same_before_and_after_the_values_left_the_fact
     assert one.shown == {"a": 1, "ssn": "second"}
     one.write(at=50, set={"b": 2})
     events = one.events()
-    assert [event.left for event in events if isinstance(event, FragmentPurged)] == [((40, "second"),)]
+    assert [event.remains for event in events if isinstance(event, FragmentPurged)] == [((40, "second"),)]
     same_rows(one.fragment, derived(events))
     same_rows(one.fragment, derived(swept(events)))
 
@@ -237,7 +231,7 @@ def test_what_a_purge_left_is_in_its_row_and_rows_of_before_have_none() -> None:
     assert event_of(row) == event
     former = event_of((*row[:15], ["", ""], *row[16:]))
     assert isinstance(former, FragmentPurged)
-    assert (former.kinds, former.left) == ((ONCE, ONCE), (None, None))
+    assert (former.kinds, former.remains) == ((ONCE, ONCE), (None, None))
 
 
 def test_the_archive_shows_a_purge_without_what_it_left() -> None:
@@ -275,13 +269,13 @@ def test_a_later_purge_takes_what_an_earlier_one_left() -> None:
     one.fold(purge("ssn", before=39))
     assert one.shown["ssn"] == "second"
     events = one.events()
-    assert [event.left for event in swept(events)[-3:]] == [((40, "second"),), (None,), ((40, "second"),)]
+    assert [event.remains for event in swept(events)[-3:]] == [((40, "second"),), (None,), ((40, "second"),)]
     one.fold(purge("ssn", before=40))
     assert one.shown == {"a": 1}
     events += one.events()
     assert "second" not in str([timeline_row(event, purge(before=1)) for event in swept(events)])
     first, *_ = (event for event in swept(events) if isinstance(event, FragmentPurged))
-    assert (first.names, first.kinds, first.left) == (("ssn",), (UNSET,), (None,))
+    assert (first.names, first.kinds, first.remains) == (("ssn",), (UNSET,), (None,))
     same_rows(one.fragment, derived(events))
     same_rows(one.fragment, derived(swept(events)))
 

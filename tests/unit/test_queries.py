@@ -14,7 +14,7 @@ MAKERS = {"shared/store/clickhouse/queries.py", "shared/store/clickhouse/client.
 
 def test_a_filled_query_is_held_back_like_the_one_it_was_made_of() -> None:
     page = load_with_lives(ROOT / "services/api/reads/persons.sql")["search_page"]
-    assert page.workload == page.filled(filter="1").named("a page").workload == "scans"
+    assert page.workload == page.filled(filter="1").renamed("a page").workload == "scans"
 
 
 def test_a_query_is_filled_and_never_made_anew() -> None:

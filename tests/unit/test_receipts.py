@@ -21,7 +21,7 @@ from services.deleter.receipts import (
     signing_key,
     statement,
 )
-from shared.domain.commands import Request, Scope
+from shared.domain.commands import RequestDeletion, Scope
 from shared.domain.deletion import DeletionRequest
 from shared.domain.errors import Corrupt
 from shared.store.targets import TARGETS
@@ -31,7 +31,7 @@ KEY = Ed25519PrivateKey.generate()
 
 
 def said(sequence: int = 1, previous: str = FIRST) -> dict[str, Any]:
-    command = Request(
+    command = RequestDeletion(
         id=uuid4(), project=1, at=NOW, actor="test", request=UUID(int=7), person=UUID(int=8), members=(UUID(int=8),),
         scope=Scope(profile=True, events=True),
     )  # fmt: skip

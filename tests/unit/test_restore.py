@@ -10,20 +10,25 @@ import pytest
 from services.deleter.ledger import decide
 from services.deleter.planner import Tombstone
 from services.deleter.restores import delete_version, restore
-from shared.domain.commands import Cancel, Capture, Erase, Merge, Request, Restore, Restored, Revive, Scope, Write
+from shared.domain.commands import (
+    Cancel,
+    Capture,
+    Erase,
+    MergePersons,
+    RequestDeletion,
+    Restore,
+    Restored,
+    Revive,
+    Scope,
+    Write,
+)
 from shared.domain.deletion import OPEN, DeletionRequest, load
 from shared.domain.errors import Rejected
 from shared.domain.ids import fragment_id, version_of
-from shared.domain.person.fragment import (
-    HOUR_US,
-    Fragment,
-    FragmentErased,
-    FragmentEvent,
-    FragmentPurged,
-    FragmentRestored,
-    Outcome,
-)
-from shared.domain.person.identity import Decision, PersonRestored
+from shared.domain.person.fragment import HOUR_US, FoldOutcome, Fragment
+from shared.domain.person.fragment_events import FragmentErased, FragmentEvent, FragmentPurged, FragmentRestored
+from shared.domain.person.identity import Decision
+from shared.domain.person.identity_events import PersonRestored
 from shared.domain.restore import ClosedLife
 from tests.unit.test_identity import Book, of
 
@@ -39,22 +44,22 @@ class Lives:
         self.facts: list[FragmentEvent] = []
         self.seen: list[tuple[int, int]] = []
 
-    def write(self, at: int = 0, **changes: Any) -> Outcome:
+    def write(self, at: int = 0, **changes: Any) -> FoldOutcome:
         common = {"id": uuid4(), "project": 1, "at": at or 1_000 + self.offset}
         return self.fold(Write(**common, fragment=KEY, distinct_id="ada", **changes))
 
-    def capture(self, hour: int, **changes: Any) -> Outcome:
+    def capture(self, hour: int, **changes: Any) -> FoldOutcome:
         common = {"id": uuid4(), "project": 1, "at": 1_000 + self.offset, "fragment": KEY, "distinct_id": "ada"}
         self.seen.append((version_of(self.offset), hour * HOUR_US))
         return self.fold(Capture(**common, uuid=uuid4(), event="e", timestamp=hour * HOUR_US + 5, **changes))
 
-    def erase(self, iver: int) -> Outcome:
+    def erase(self, iver: int) -> FoldOutcome:
         return self.fold(Erase(id=uuid4(), project=1, at=1_000 + self.offset, fragment=KEY, iver=iver))
 
-    def revive(self, iver: int, at: int = 0) -> Outcome:
+    def revive(self, iver: int, at: int = 0) -> FoldOutcome:
         return self.fold(Revive(id=uuid4(), project=1, at=at or 1_000 + self.offset, fragment=KEY, iver=iver))
 
-    def fold(self, command: Any) -> Outcome:
+    def fold(self, command: Any) -> FoldOutcome:
         version, life = version_of(self.offset), None
         if isinstance(command, Revive):
             life = self.life(command.iver, version)
@@ -72,7 +77,7 @@ class Lives:
                 life.replay(fact)
         for seen, hour in self.seen:
             if life.since < seen < version:
-                life.seen(hour)
+                life.observe_event(hour)
         return life.fragment
 
     def told(self) -> tuple[Any, ...]:
@@ -90,9 +95,9 @@ class TestFragment:
         one.capture(7, set={"plan": "pro"}, set_once={"first": 1})
         one.write(unset=("plan",), set={"n": None})
         before, stamp = one.told(), one.fragment.stamp
-        assert one.erase(50) is Outcome.CHANGED
+        assert one.erase(50) is FoldOutcome.CHANGED
         assert one.fragment.properties == {}
-        assert one.revive(50) is Outcome.CHANGED
+        assert one.revive(50) is FoldOutcome.CHANGED
         assert one.told() == before
         assert one.fragment.restored == 50
         assert one.fragment.stamp >= stamp
@@ -114,17 +119,17 @@ class TestFragment:
         one.write(set={"a": 1})
         one.erase(50)
         one.revive(50)
-        assert one.erase(50) is Outcome.NOTHING
-        assert one.revive(50) is Outcome.NOTHING
+        assert one.erase(50) is FoldOutcome.NOTHING
+        assert one.revive(50) is FoldOutcome.NOTHING
         assert one.fragment.properties == {"a": 1}
-        assert one.erase(60) is Outcome.CHANGED
+        assert one.erase(60) is FoldOutcome.CHANGED
 
     def test_a_revival_of_what_was_erased_again_does_nothing(self) -> None:
         one = Lives()
         one.write(set={"a": 1})
         one.erase(50)
         one.erase(60)
-        assert one.revive(50) is Outcome.NOTHING
+        assert one.revive(50) is FoldOutcome.NOTHING
         assert one.fragment.properties == {}
 
     def test_a_former_life_stays_erased(self) -> None:
@@ -144,12 +149,12 @@ class TestFragment:
         one.erase(50)
         one.write(set={"second": 1})
         one.erase(60)
-        assert one.revive(60) is Outcome.CHANGED
+        assert one.revive(60) is FoldOutcome.CHANGED
         assert (one.fragment.properties, one.fragment.erased) == ({"second": 1}, 50)
-        assert one.revive(50) is Outcome.CHANGED
+        assert one.revive(50) is FoldOutcome.CHANGED
         assert (one.fragment.properties, one.fragment.erased) == ({"first": 1, "second": 1}, 0)
         for late in (50, 60):
-            assert one.erase(late) is Outcome.NOTHING
+            assert one.erase(late) is FoldOutcome.NOTHING
 
     def test_a_life_that_was_restored_before_is_restored_again(self) -> None:
         one = Lives()
@@ -161,19 +166,19 @@ class TestFragment:
         one.erase(60)
         one.revive(60)
         assert one.told() == before
-        assert one.erase(50) is Outcome.NOTHING
+        assert one.erase(50) is FoldOutcome.NOTHING
 
     def test_retries_are_recognised_across_a_restore(self) -> None:
         one = Lives()
         one.write(set={"a": 1}, key=7, digest=7)
         one.erase(50)
         one.revive(50)
-        assert one.write(set={"a": 2}, key=7, digest=7) is Outcome.DUPLICATE
+        assert one.write(set={"a": 2}, key=7, digest=7) is FoldOutcome.DUPLICATE
 
     def test_a_fragment_that_never_lived_is_restored_to_nothing(self) -> None:
         one = Lives()
         one.erase(50)
-        assert one.revive(50) is Outcome.CHANGED
+        assert one.revive(50) is FoldOutcome.CHANGED
         assert (one.fragment.alive, one.fragment.erased) == (False, 0)
 
 
@@ -204,7 +209,7 @@ class TestIdentity:
     def test_all_members_are_one_person_again(self) -> None:
         book, iver = self.deleted("a", "b", "c")
         decision = self.restore(book, iver, "a", "b", "c", identified=True, erase=3, erased_at=4)
-        assert decision.outcome is Outcome.CHANGED
+        assert decision.outcome is FoldOutcome.CHANGED
         assert book.person("c") == ["a", "b", "c"]
         for name in "abc":
             one = book.row(of(name))
@@ -220,7 +225,7 @@ class TestIdentity:
             book, iver = self.deleted("a", "b", "c")
             book.merge(into, source, "operator")
             decision = self.restore(book, iver, "a", "b", "c")
-            assert (decision.outcome, decision.followups) == (Outcome.REFUSED, ())
+            assert (decision.outcome, decision.followups) == (FoldOutcome.REFUSED, ())
             (told,) = [fact for fact in decision.touched[0].collect_events() if fact.TOPIC == "person.restore_refused"]  # type: ignore[attr-defined]
             assert told.reason == "belongs_to_another"  # type: ignore[attr-defined]
             assert book.row(of("c")).erase == iver
@@ -229,7 +234,7 @@ class TestIdentity:
         book, iver = self.deleted("a", "b")
         book.delete("b")
         decision = self.restore(book, iver, "a", "b")
-        assert decision.outcome is Outcome.REFUSED
+        assert decision.outcome is FoldOutcome.REFUSED
         assert decision.touched[0].collect_events()[-1].reason == "deleted_again"
         assert book.person("a") == ["a"]
 
@@ -242,20 +247,22 @@ class TestIdentity:
 
     def test_the_same_restore_twice_counts_once(self) -> None:
         book, iver = self.deleted("a", "b")
-        assert self.restore(book, iver, "a", "b", key=7).outcome is Outcome.CHANGED
+        assert self.restore(book, iver, "a", "b", key=7).outcome is FoldOutcome.CHANGED
         book.merge("a", "d", "operator")
-        assert self.restore(book, iver, "a", "b", key=7).outcome is Outcome.DUPLICATE
+        assert self.restore(book, iver, "a", "b", key=7).outcome is FoldOutcome.DUPLICATE
         assert book.person("d") == ["a", "b", "d"]
 
     def test_a_record_that_is_redelivered_is_skipped(self) -> None:
         book, iver = self.deleted("a", "b")
         self.restore(book, iver, "a", "b")
         book.offset -= 1
-        assert self.restore(book, iver, "a", "b").outcome is Outcome.SKIPPED
+        assert self.restore(book, iver, "a", "b").outcome is FoldOutcome.SKIPPED
 
 
-def asked(scope: Scope, *members: UUID) -> Request:
-    return Request(id=uuid4(), project=1, at=AT, request=uuid4(), person=members[0], members=members, scope=scope)
+def asked(scope: Scope, *members: UUID) -> RequestDeletion:
+    return RequestDeletion(
+        id=uuid4(), project=1, at=AT, request=uuid4(), person=members[0], members=members, scope=scope
+    )
 
 
 class TestLedger:
@@ -337,6 +344,6 @@ def test_a_merge_between_two_restores_is_not_undone_by_the_older_one() -> None:
     )  # fmt: skip
     book.fold(command)
     for key in range(2, 40):
-        book.fold(Merge(**book.common(key), into=of("a"), source=of("b"), mode="operator"))
-    assert book.fold(command).outcome is Outcome.REFUSED
+        book.fold(MergePersons(**book.common(key), into=of("a"), source=of("b"), mode="operator"))
+    assert book.fold(command).outcome is FoldOutcome.REFUSED
     assert book.person("b") == ["a", "b"]

@@ -59,14 +59,14 @@ def test_a_person_says_of_how_many_distinct_ids_it_shows_nothing() -> None:
     group = [member(1, {"a": 1}), member(2, {"b": "x" * 200}), member(3, {"c": "y" * 300})]
     found = assemble(1, UUID(int=1), group)
     assert found is not None
-    assert (found.shown()["properties"], found.shown()["properties_left_out"]) == ({"a": 1}, {"distinct_ids": 2})
+    assert (found.to_json()["properties"], found.to_json()["properties_left_out"]) == ({"a": 1}, {"distinct_ids": 2})
     assert found.distinct_ids == ["id-1", "id-2", "id-3"]
     alone = assemble(1, UUID(int=2), [group[1]])
     assert alone is not None
-    assert (alone.document(), alone.shown()["properties_left_out"]) == ({}, {"distinct_ids": 1})
+    assert (alone.document(), alone.to_json()["properties_left_out"]) == ({}, {"distinct_ids": 1})
     small = assemble(1, UUID(int=1), [group[0]])  # the same members, looked at again
     assert small is not None
-    assert "properties_left_out" not in small.shown()
+    assert "properties_left_out" not in small.to_json()
 
 
 def test_only_rows_that_a_person_shows_are_read_whole() -> None:

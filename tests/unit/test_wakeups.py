@@ -22,7 +22,7 @@ from services.projector.search import SHARED_LOOK_SECONDS, Duty, Feeder
 from services.projector.tables import rows as r
 from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Progress, Worker
-from shared.domain.commands import Cancel, DeletionCommand, Request, Scope, Write, encode, route
+from shared.domain.commands import Cancel, DeletionCommand, RequestDeletion, Scope, Write, encode, route
 from shared.domain.errors import Corrupt, StoreUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id, position_key
 from shared.log.memory import MemoryLog
@@ -106,8 +106,8 @@ async def stopped(task: asyncio.Task[None]) -> None:
         await task
 
 
-def request(scope: Scope) -> Request:
-    return Request(id=uuid4(), project=1, at=1, request=uuid4(), person=UUID(int=1), members=(), scope=scope)
+def request(scope: Scope) -> RequestDeletion:
+    return RequestDeletion(id=uuid4(), project=1, at=1, request=uuid4(), person=UUID(int=1), members=(), scope=scope)
 
 
 @virtual

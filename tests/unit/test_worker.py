@@ -15,7 +15,7 @@ from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Loaded
 from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Progress, Worker
-from shared.domain.commands import Command, Delete, Merge, Write, decode, encode, route
+from shared.domain.commands import Command, Delete, MergePersons, Write, decode, encode, route
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id, partition_of
 from shared.log.dead import CORRUPT, DEAD_IN_A_ROW_MAX, letters
 from shared.log.embedded.frames import SPOILT
@@ -70,7 +70,9 @@ async def test_commands_become_rows_with_their_positions() -> None:
     await append(log, write("a", 10, set={"x": 1}), write("b", 11, set={"y": 2}), write("a", 12, set={"x": 3}))
     await append(
         log,
-        Merge(id=uuid4(), project=1, at=13, into=fragment_id(1, "a"), source=fragment_id(1, "b"), mode="operator"),
+        MergePersons(
+            id=uuid4(), project=1, at=13, into=fragment_id(1, "a"), source=fragment_id(1, "b"), mode="operator"
+        ),
     )
     await caught_up(log, tables, COMMANDS, IDENTITY)
     await stop(*tasks)
@@ -217,7 +219,9 @@ async def test_the_caches_stay_within_their_bound_and_nothing_is_folded_on_an_ol
         await append(
             log,
             *(
-                Merge(id=uuid4(), project=1, at=turn, into=fragment_id(1, a), source=fragment_id(1, b), mode="operator")
+                MergePersons(
+                    id=uuid4(), project=1, at=turn, into=fragment_id(1, a), source=fragment_id(1, b), mode="operator"
+                )
                 for a, b in pairs[:2]
             ),
         )

@@ -18,9 +18,9 @@ from services.api.http.property_limits import DEPTH_MAX, NAME_CHARS_MAX, PROPERT
 from shared.domain.commands import (
     Capture,
     Command,
-    Merge,
     MergeMode,
-    Properties,
+    MergePersons,
+    PropertyMap,
     Write,
     imported_at,
 )
@@ -131,7 +131,7 @@ def commands_of(event: Any, at: int, context: RequestContext) -> list[Command]:
     )
 
 
-def _clean_properties(properties: Properties) -> tuple[Properties, bytes]:
+def _clean_properties(properties: PropertyMap) -> tuple[PropertyMap, bytes]:
     """Properties that can be stored, and their JSON. Nearly all are as they came, and their JSON
     shows it."""
     try:
@@ -183,7 +183,7 @@ def _iso(text: str) -> int | None:
 
 
 def event_time(
-    event: dict[str, Any], properties: Properties, context: RequestContext
+    event: dict[str, Any], properties: PropertyMap, context: RequestContext
 ) -> int:
     """offset beats timestamp; a timestamp is corrected by the sender's skew; what cannot be, is
     now."""
@@ -207,7 +207,7 @@ def event_time(
     return min(max(time, STORED_US_MIN), STORED_US_MAX)
 
 
-def sent_id_of(event: dict[str, Any], properties: Properties) -> str:
+def sent_id_of(event: dict[str, Any], properties: PropertyMap) -> str:
     """The distinct id of an event, as it was sent."""
     for value in (
         event.get("distinct_id"),
@@ -244,7 +244,7 @@ def uuid_of(value: Any, context: RequestContext) -> UUID:
 
 
 def _operations(
-    event: dict[str, Any], properties: Properties, name: str
+    event: dict[str, Any], properties: PropertyMap, name: str
 ) -> dict[str, Any]:
     """set, lifted, set_once and unset, those that there are; top level beats properties, explicit
     beats lifted."""
@@ -284,7 +284,7 @@ def _operations(
     return operations
 
 
-def _unset(event: dict[str, Any], properties: Properties) -> tuple[str, ...]:
+def _unset(event: dict[str, Any], properties: PropertyMap) -> tuple[str, ...]:
     unset: list[str] = []
     for place in (event, properties):
         value = place.get("$unset")
@@ -297,7 +297,7 @@ def _unset(event: dict[str, Any], properties: Properties) -> tuple[str, ...]:
     return tuple(dict.fromkeys(unset))
 
 
-def _object(event: dict[str, Any], properties: Properties, key: str) -> Properties:
+def _object(event: dict[str, Any], properties: PropertyMap, key: str) -> PropertyMap:
     """The object under this name: of the properties, which are clean by now, and of the event."""
     inner, outer = properties.get(key), event.get(key)
     if inner is not None and not isinstance(inner, dict):
@@ -310,7 +310,7 @@ def _object(event: dict[str, Any], properties: Properties, key: str) -> Properti
 
 
 def _merge(
-    capture: Capture, sent_id: str, properties: Properties, context: RequestContext
+    capture: Capture, sent_id: str, properties: PropertyMap, context: RequestContext
 ) -> list[Command]:
     """An empty write, so that an id known only from a merge is born, and the merge.
 
@@ -335,7 +335,7 @@ def _merge(
     }
     enough = DISTINCT_ID_CHARS_MAX + 1
     since = imported_at(capture)
-    merge = Merge(
+    merge = MergePersons(
         id=context.mint(),
         into=capture.fragment,
         source=source,

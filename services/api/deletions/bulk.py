@@ -18,7 +18,7 @@ from services.api.http.routing import EndpointResult, Route
 from services.api.reads.lookup import fragment_of
 from services.api.writes.idempotency import REPLAYED
 from services.api.writes.submission import append_and_wait
-from shared.domain.commands import Delete, Request, Scope
+from shared.domain.commands import Delete, RequestDeletion, Scope
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.ids import DELETIONS, fragment_id, hash64
 from shared.store.person import Person
@@ -147,22 +147,22 @@ async def _fragments_of(
 
 def _commands(
     call: RestCall, scope: Scope, persons: list[Person], strays: list[UUID], key: int
-) -> list[Delete | Request]:
+) -> list[Delete | RequestDeletion]:
     """One command for each person, and one for each fragment without a person of which something
     remains."""
     at = call.context.stamps.reserve(len(persons) + len(strays))
-    commands: list[Delete | Request] = []
+    commands: list[Delete | RequestDeletion] = []
     for person in persons if scope != Scope() else ():
         common = _bulk_envelope(call, at + len(commands), person.uuid, key)
         members = tuple(member.fragment for member in person.members)
         if scope.profile:
             commands.append(Delete(**common, scope=scope, key=key, digest=key))
         else:
-            commands.append(Request(**common, scope=scope, members=members))
+            commands.append(RequestDeletion(**common, scope=scope, members=members))
     for fragment in strays:
         common = _bulk_envelope(call, at + len(commands), fragment, key, _STRAY)
         commands.append(
-            Request(**common, scope=without_profile(scope), members=(fragment,))
+            RequestDeletion(**common, scope=without_profile(scope), members=(fragment,))
         )
     return commands
 

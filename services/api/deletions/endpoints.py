@@ -37,7 +37,7 @@ from services.api.writes.idempotency import (
 )
 from services.api.writes.preconditions import check_if_match
 from services.api.writes.submission import append_and_wait
-from shared.domain.commands import Command, Delete, Request, Scope
+from shared.domain.commands import Command, Delete, RequestDeletion, Scope
 from shared.domain.errors import NotFound
 from shared.domain.ids import DELETIONS, IDENTITY
 from shared.store.person import iso
@@ -286,9 +286,9 @@ async def _request(call: RestCall, keyed_write: Keyed, scope: Scope) -> Endpoint
 
 def request_of(
     call: RestCall, request: UUID, at: int, scope: Scope, **fields: Any
-) -> Request:
+) -> RequestDeletion:
     """The command that makes a deletion request with the cut-off `at`."""
-    return Request(
+    return RequestDeletion(
         id=call.context.mint(),
         project=call.project.id,
         at=at,

@@ -26,7 +26,7 @@ from services.api.writes.size_warnings import left_out_of
 from shared.domain.errors import BadInput
 from shared.domain.ids import format_positions
 from shared.domain.person.cells import same
-from shared.domain.person.fragment import FragmentEvent, FragmentPurged
+from shared.domain.person.fragment_events import FragmentEvent, FragmentPurged
 from shared.domain.person.identity import MEMBERS_MAX
 from shared.domain.person.replay import FOREVER, Replay, members_of
 from shared.domain.person.view import ordered_distinct_ids

@@ -25,7 +25,7 @@ from services.api.reads.as_of import facts
 from services.api.reads.lookup import person_until
 from services.api.writes.size_warnings import left_out_of
 from shared.domain.ids import format_positions
-from shared.domain.person.fragment import FragmentPurged
+from shared.domain.person.fragment_events import FragmentPurged
 from shared.domain.person.replay import ENDS, FOREVER
 from shared.store.person import Person, iso
 from shared.store.timeline import Fact
@@ -94,7 +94,7 @@ async def _export(call: RestCall, holdings: Holdings) -> EndpointResult:
             f"person-{person.uuid}.zip",
             manifest,
             {
-                "person": _page([person.shown()]),
+                "person": _page([person.to_json()]),
                 "distinct_ids": _distinct_ids(call, person),
                 "changes": _changes(call, distinct_ids, until),
                 "events": _events(call, list(distinct_ids), until),

@@ -32,7 +32,7 @@ from services.api.reads.lookup import fragment_of, person_until
 from services.api.writes.schemas import PersonAtTime, Timeline
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.ids import fragment_id
-from shared.domain.person.fragment import FragmentEvent
+from shared.domain.person.fragment_events import FragmentEvent
 from shared.domain.person.replay import FOREVER, Replay
 from shared.store.person import Person, iso, shown_of, size_of
 from shared.store.timeline import Fact, event_of
@@ -154,7 +154,7 @@ async def properties_at_time(call: RestCall) -> EndpointResult:
         "distinct_ids_queried": person.distinct_ids,
         "distinct_ids_count": len(person.distinct_ids),
     }
-    return EndpointResult(body=person.shown() | {"point_in_time_metadata": metadata})
+    return EndpointResult(body=person.to_json() | {"point_in_time_metadata": metadata})
 
 
 COLLECTION_ROUTES = (

@@ -18,8 +18,8 @@ from services.api.writes.schemas import PropertyHistory
 from shared.domain.errors import BadInput
 from shared.domain.ids import format_positions
 from shared.domain.person.cells import NULL, ONCE, SET, UNSET
-from shared.domain.person.identity import (
-    MEMBERS_MAX,
+from shared.domain.person.identity import MEMBERS_MAX
+from shared.domain.person.identity_events import (
     FragmentJoined,
     FragmentLeft,
     FragmentRerooted,

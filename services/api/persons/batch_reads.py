@@ -73,7 +73,7 @@ async def _batch_answer(call: RestCall, fragments: dict[str, UUID]) -> EndpointR
     return EndpointResult(
         body={
             "results": {
-                identifier: person.shown()
+                identifier: person.to_json()
                 for identifier, person in pairs
                 if person is not None
             }

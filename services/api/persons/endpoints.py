@@ -70,7 +70,7 @@ def retrieve(call: RestCall) -> EndpointResult | Awaitable[EndpointResult]:
 async def _retrieve(call: RestCall) -> EndpointResult:
     person, until = await person_until(call)
     headers = {"ETag": person.etag} if until is None else {}
-    return EndpointResult(body=person.shown(), headers=headers)
+    return EndpointResult(body=person.to_json(), headers=headers)
 
 
 def update(
@@ -124,7 +124,7 @@ async def _update(call: RestCall, properties: dict[str, Any]) -> EndpointResult:
         call, fragment, outcome, properties, member_named(after.members, fragment)
     )
     return EndpointResult(
-        body=after.shown() | warnings,
+        body=after.to_json() | warnings,
         positions=outcome.positions,
         headers=outcome.headers | etag,
     )

@@ -284,7 +284,7 @@ async def _rows(
 
 
 def _row(person: Person) -> dict[str, Any]:
-    return person.shown() | {
+    return person.to_json() | {
         "type": "person",
         "matched_recordings": [],
         "value_at_data_point": None,

@@ -33,16 +33,11 @@ from services.api.writes.schemas import (
     SplitBody,
     SplitDone,
 )
-from shared.domain.commands import IdentityCommand, Merge, Split
+from shared.domain.commands import IdentityCommand, MergePersons, SplitPerson
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.ids import IDENTITY, fragment_id
-from shared.domain.person.identity import (
-    Decision,
-    Membership,
-    MergeRefused,
-    SplitRefused,
-    handle,
-)
+from shared.domain.person.identity import Decision, Membership, handle
+from shared.domain.person.identity_events import MergeRefused, SplitRefused
 from shared.store.person import Person, assemble
 
 Deletes = Mapping[UUID, tuple[int, int]]
@@ -67,7 +62,7 @@ async def split(call: RestCall) -> EndpointResult:
     else:
         person = await _before(call, addressed.fragment, outcome)
     keep, leave = _split_of(choice, person)
-    command = Split(
+    command = SplitPerson(
         **envelope(call, keyed_write),
         person=keyed_write.fragment,
         keep=keep,
@@ -104,7 +99,7 @@ async def merge(call: RestCall) -> EndpointResult:
             await _person_and_erase(call, source),
         )
         check_if_match(call.request, survivor)
-        command = Merge(
+        command = MergePersons(
             **envelope(call, keyed_write),
             into=into,
             source=source,
@@ -123,7 +118,7 @@ async def merge(call: RestCall) -> EndpointResult:
         return EndpointResult(status=202, positions=outcome.positions)
     after = await person_after(call, into, outcome)
     return EndpointResult(
-        body=after.shown(), positions=outcome.positions, headers=outcome.headers
+        body=after.to_json(), positions=outcome.positions, headers=outcome.headers
     )
 
 
@@ -298,7 +293,7 @@ async def _deletes_of(call: RestCall, fragments: Sequence[UUID]) -> Deletes:
 
 
 def _merge_preview(
-    command: Merge, survivor: Person, absorbed: Person, deletes: Deletes
+    command: MergePersons, survivor: Person, absorbed: Person, deletes: Deletes
 ) -> EndpointResult:
     """The survivor, the absorbed person, and the properties on which they differ."""
     (result, *_) = _trial_of(command, [survivor, absorbed], deletes)
@@ -317,9 +312,9 @@ def _merge_preview(
         and survivor.uuid != absorbed.uuid
     ]
     persons = {
-        "survivor": survivor.shown(),
-        "absorbed": absorbed.shown(),
-        "result": result.shown(),
+        "survivor": survivor.to_json(),
+        "absorbed": absorbed.to_json(),
+        "result": result.to_json(),
     }
     return EndpointResult(body=persons | {"conflicts": conflicts})
 

@@ -22,7 +22,7 @@ from shared.store.person import (
     ROW_BYTES_WHOLE,
     FragmentRow,
     IdentityRow,
-    Loaded,
+    MemberRows,
     Person,
     group_of,
     is_cut,
@@ -49,7 +49,7 @@ R = TypeVar("R", FragmentRow, IdentityRow)
 Places = dict[int, tuple[str, int]]
 """(topic, partition) by the integer of its position row's key."""
 
-CachedRows = tuple[UUID, list[Loaded]]
+CachedRows = tuple[UUID, list[MemberRows]]
 
 
 class Reads:
@@ -139,7 +139,9 @@ class Reads:
         """The row of a fragment, whole, however large it is."""
         return await self._whole.get((project, fragment.int))
 
-    async def _with_texts(self, project: int, group: list[Loaded]) -> list[Loaded]:
+    async def _with_texts(
+        self, project: int, group: list[MemberRows]
+    ) -> list[MemberRows]:
         """The members of a person, with the texts of all that it shows."""
         for _ in range(ATTEMPTS_MAX):  # they may have grown meanwhile
             unread = unread_of(group)
@@ -211,7 +213,7 @@ class Reads:
         fragments = group_of(root, identity)
         if len(fragments) > MEMBERS_CACHED_MAX:
             return None
-        members: list[Loaded] = []
+        members: list[MemberRows] = []
         for member in fragments:
             rows = head if member is root else self._find(project, member)
             if rows is None:

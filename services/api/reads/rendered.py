@@ -56,7 +56,7 @@ class RenderedPersons:
         person = person_of(project, *person_rows)
         if person is None:
             return None
-        rendered = Rendered(json_body(person.shown()), person.etag)
+        rendered = Rendered(json_body(person.to_json()), person.etag)
         self._bodies.put(
             fragment.int, (rows, rendered), len(rendered.body) + RENDERED_BYTES
         )

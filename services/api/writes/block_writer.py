@@ -21,7 +21,7 @@ from uuid import UUID
 import msgspec
 
 from services.api.reads.stamps import Mint, Stamps
-from shared.domain.commands import Command, Record
+from shared.domain.commands import Command, RecordBlock
 from shared.domain.errors import Corrupt, PersonlogError, StoreUnavailable
 from shared.domain.ids import Position
 from shared.runtime.clock import Clock
@@ -167,7 +167,7 @@ class BlockStore:
         content = b"".join(block.content for block in blocks)
         starts = accumulate((len(block.content) for block in blocks), initial=0)
         commands = [
-            Record(
+            RecordBlock(
                 id=self._mint(),
                 project=block.project,
                 at=first + index,

@@ -16,8 +16,8 @@ from services.projector.tables import rows as r
 from services.projector.tables.rows import State
 from shared.domain.errors import NewerVersion
 from shared.domain.ids import COMMANDS, IDENTITY
-from shared.domain.person.fragment import FragmentErased
-from shared.domain.person.identity import MembershipEvent
+from shared.domain.person.fragment_events import FragmentErased
+from shared.domain.person.identity_events import MembershipEvent
 from shared.domain.person.replay import Replay
 from shared.domain.purged import Cut, without
 from shared.store.timeline import Row, event_of

@@ -12,7 +12,8 @@ from uuid import UUID
 from services.projector.tables import rows as r
 from services.projector.tables.rows import Mark, State, Vouched
 from shared.domain.ids import COMMANDS, position_key
-from shared.domain.person.fragment import Fragment, FragmentEvent
+from shared.domain.person.fragment import Fragment
+from shared.domain.person.fragment_events import FragmentEvent
 from shared.domain.restore import ClosedLife
 from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.queries import load as load_queries
@@ -166,7 +167,7 @@ class ClickHouseTables:
         ((newest,),) = await self._store.rows(
             self._queries["last_seen"], **key, since=life.since
         )
-        life.seen(newest)
+        life.observe_event(newest)
         return life.fragment
 
     async def write_facts(self, facts: Facts) -> None:

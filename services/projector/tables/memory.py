@@ -25,8 +25,8 @@ from services.projector.tables.rows import (
 )
 from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_key
-from shared.domain.person.fragment import (
-    Fragment,
+from shared.domain.person.fragment import Fragment
+from shared.domain.person.fragment_events import (
     FragmentErased,
     FragmentPurged,
     FragmentRestored,
@@ -145,5 +145,5 @@ def life_of(
             orjson.loads(seen.properties).get("$process_person_profile") is not False
         )
         if seen[:2] == key and life.since < seen.version < closed.version and person:
-            life.seen(seen.timestamp)
+            life.observe_event(seen.timestamp)
     return life.fragment

@@ -13,8 +13,7 @@ from uuid import UUID
 
 import orjson
 
-from shared.domain.commands import Capture, imported_at
-from shared.domain.commands import Record as RecordCommand
+from shared.domain.commands import Capture, RecordBlock, imported_at
 from shared.domain.ids import COMMANDS, Position, position_key, position_of
 from shared.domain.operations import Weight
 from shared.domain.person.fragment import Fragment
@@ -415,7 +414,7 @@ def captured_row(command: Capture, version: int, purged: Mapping[str, int]) -> R
     )
 
 
-def block_row(command: RecordCommand, version: int) -> Row:
+def block_row(command: RecordBlock, version: int) -> Row:
     return (
         command.project,
         command.fragment,

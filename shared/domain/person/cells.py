@@ -4,6 +4,12 @@ A name holds at most a *hard* cell (its newest set or unset) and a *once* cell. 
 hard stamp, once stamp); the value that shows lies in `properties`, and there is never more than
 one to keep: a non-null hard cell leaves no room for a once cell. Stamps are microseconds; 0
 means none.
+
+`apply` is the only place that says what an operation does: commands and replayed facts pass there
+alike. Stamps may come in any order, for imports carry their own time: the result is that of the
+same operations done in the order of their stamps. One case is beyond a single once cell: an
+imported set_once replaced a newer one, and then an unset or a null is imported that lies between
+the two; the newer set_once is not revived.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shared.domain.commands import Properties
+from shared.domain.commands import PropertyMap
 
 SET, NULL, UNSET, ONCE = 1, 2, 3, 4
 """Kinds of operation; a hard cell holds one of the first three, or 0."""
@@ -47,7 +53,7 @@ class Changes(NamedTuple):
 
 def apply(
     cells: dict[str, Cell],
-    properties: Properties,
+    properties: PropertyMap,
     operations: Operations,
     stamp: int,
     purged: Mapping[str, int] = NOTHING_PURGED,
@@ -55,34 +61,22 @@ def apply(
 ) -> Changes:
     """Do operations with one stamp; return those that took effect.
 
-    The only place that says what an operation does: commands and replayed facts pass here alike.
     `purged` are the stamps up to which names take nothing; `admits` says for which operation (kind,
     name, value) there is room, asked of those alone that would have an effect.
-
-    Written for stamps in any order (imports carry their own time): the result is that of the same
-    operations done in the order of their stamps. One case is beyond a single once cell: an imported
-    set_once replaced a newer one, and then an unset or a null is imported that lies between the
-    two; the newer set_once is not revived.
     """
-    changes = Changes([], [], [], [])
-    names, kinds, values, before = changes
+    names, kinds, values, before = changes = Changes([], [], [], [])
     cell_of, shown_of = cells.get, properties.get
     guarded = bool(purged) or admits is not None
     for kind, group in operations:
         for name, value in group.items():
-            hard_kind, hard, once = cell_of(name, EMPTY)
+            latest, hard, once = cell_of(name, EMPTY)
             if kind == ONCE:
-                if (
-                    value is None
-                    or hard_kind == SET
-                    or hard >= stamp
-                    or 0 < once <= stamp
-                ):
+                if value is None or latest == SET or hard >= stamp or 0 < once <= stamp:
                     continue
-            elif hard_kind and hard >= stamp:
+            elif latest and hard >= stamp:
                 continue
-            shown = shown_of(name, NOTHING)
-            if kind == LIFTED and same(shown, value):
+            current = shown_of(name, NOTHING)
+            if kind == LIFTED and same(current, value):
                 continue
             if guarded and (
                 purged.get(name, 0) >= stamp
@@ -91,9 +85,9 @@ def apply(
                 continue
             names.append(name)
             values.append(value)
-            before.append(shown)
+            before.append(current)
             if kind == ONCE:
-                cells[name] = (hard_kind, hard, stamp)
+                cells[name] = (latest, hard, stamp)
                 properties[name] = value
                 kinds.append(ONCE)
             elif value is not None:
@@ -101,19 +95,16 @@ def apply(
                 properties[name] = value
                 kinds.append(SET)
             else:
-                kinds.append(
-                    _clear(
-                        cells, properties, name, UNSET if kind == UNSET else NULL, stamp
-                    )
-                )
+                kinds.append(_clear(cells, properties, name, kind, stamp))
     return changes
 
 
 def _clear(
-    cells: dict[str, Cell], properties: Properties, name: str, kind: int, stamp: int
+    cells: dict[str, Cell], properties: PropertyMap, name: str, kind: int, stamp: int
 ) -> int:
     """Unset a name, or set it to null; a set_once that is newer goes on showing. Returns the
-    kind."""
+    cell's kind."""
+    kind = UNSET if kind == UNSET else NULL
     once = cells.get(name, EMPTY)[2]
     if once > stamp:
         cells[name] = (kind, stamp, once)
@@ -127,7 +118,7 @@ def _clear(
 
 
 def once_above(
-    cells: dict[str, Cell], properties: Properties, name: str, stamp: int
+    cells: dict[str, Cell], properties: PropertyMap, name: str, stamp: int
 ) -> tuple[int, Any] | None:
     """The stamp and the value of a name's set_once that is newer than a stamp; None without one."""
     once = cells.get(name, EMPTY)[2]
@@ -136,31 +127,31 @@ def once_above(
 
 def bury(
     cells: dict[str, Cell],
-    properties: Properties,
+    properties: PropertyMap,
     name: str,
     stamp: int,
-    left: tuple[int, Any] | None,
+    once: tuple[int, Any] | None,
 ) -> None:
-    """Leave of a name a hard cell that is not older than a stamp, and the set_once `left`. The cell
+    """Leave of a name a hard cell that is not older than a stamp, and the set_once `once`. The cell
     goes to the end."""
-    held, hard, _ = cells.pop(name, EMPTY)
+    kind, hard, _ = cells.pop(name, EMPTY)
     value = properties.pop(name, None)
     if hard <= stamp:
-        held, hard = UNSET, stamp
-    cells[name] = held, hard, left[0] if left else 0
-    if left:
-        properties[name] = left[1]
-    elif held in (SET, NULL):
-        properties[name] = value if held == SET else None
+        kind, hard = UNSET, stamp
+    cells[name] = kind, hard, once[0] if once else 0
+    if once:
+        properties[name] = once[1]
+    elif kind in (SET, NULL):
+        properties[name] = value if kind == SET else None
 
 
-def same(one: Any, other: Any) -> bool:
+def same(value: Any, other: Any) -> bool:
     """Equal as JSON: 1, 1.0 and true are three values, in lists and objects too."""
-    if type(one) is not type(other):
+    if type(value) is not type(other):
         return False
-    if isinstance(one, dict | list):
+    if isinstance(value, dict | list):
         return bool(
-            msgspec.json.encode(one, order="sorted")
+            msgspec.json.encode(value, order="sorted")
             == msgspec.json.encode(other, order="sorted")
         )
-    return bool(one == other)
+    return bool(value == other)

@@ -7,22 +7,19 @@ Pure: no clock, no I/O, no randomness. Reads, as-of, rebuild and un-merge replay
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, ClassVar
 from uuid import UUID
-
-import msgspec
 
 from shared.domain.commands import (
     Capture,
     Erase,
     FragmentCommand,
-    Properties,
+    PropertyMap,
     Purge,
     Revive,
     Write,
     imported_at,
 )
-from shared.domain.ids import check_order, number_of
+from shared.domain.ids import number_of
 from shared.domain.operations import UNWEIGHED, LeftOut, Room, Weight, operations_of
 from shared.domain.person.cells import (
     ONCE,
@@ -31,8 +28,16 @@ from shared.domain.person.cells import (
     Changes,
     Operations,
     apply,
-    bury,
     once_above,
+)
+from shared.domain.person.fragment_events import (
+    FragmentChanged,
+    FragmentErased,
+    FragmentEvent,
+    FragmentPurged,
+    FragmentRestored,
+    PropertiesLeftOut,
+    WriteRefused,
 )
 from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
@@ -55,7 +60,7 @@ _LIFE = (
 )
 
 
-class Outcome(IntEnum):
+class FoldOutcome(IntEnum):
     """What one record did. Exactly one outcome per record."""
 
     SKIPPED = 0  # its version is not newer than the row: a redelivery
@@ -69,151 +74,6 @@ class Outcome(IntEnum):
     RECORDED = (
         7  # a block of a recording: a row of its own, and nothing to the fragment
     )
-
-
-class FragmentEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A fact about a fragment: what the timeline keeps, and what every replay applies."""
-
-    TOPIC: ClassVar[str]
-    originator_id: UUID
-    originator_version: int
-    timestamp: int
-
-    def mutate(self, fragment: Fragment) -> None:
-        """Apply to the fragment. Versions are log offsets, so they rise, with gaps. Raises
-        ValueError."""
-        check_order(
-            self.originator_id, self.originator_version, fragment.id, fragment.version
-        )
-        self.apply(fragment)
-        fragment.version = self.originator_version
-
-    def apply(self, fragment: Fragment) -> None:
-        raise NotImplementedError
-
-
-class FragmentChanged(FragmentEvent, frozen=True, kw_only=True):
-    """Cells changed, or the fragment was born (`number` and `created_at` are then set), or both. An
-    import that is older than the birth is the birth from then on. A birth after an erasure that was
-    taken back is none.
-
-    `values[i]` is the value of the operation `kinds[i]` on `names[i]`; `before[i]` what showed
-    before it, with UNSET for nothing. `timestamp` is the stamp of the changed cells. `left_out` is
-    what there was no room for.
-    """
-
-    TOPIC = "fragment.changed"
-    names: tuple[str, ...]
-    kinds: tuple[int, ...]
-    values: tuple[Any, ...]
-    before: tuple[Any, ...]
-    distinct_id: str = ""
-    number: int = 0
-    created_at: int = 0
-    left_out: LeftOut | None = None
-
-    @property
-    def operations(self) -> Operations:
-        """What took effect, as the operations that do it again."""
-        done = zip(self.names, self.kinds, self.values, strict=True)
-        return [(kind, {name: value}) for name, kind, value in done]
-
-    def apply(self, fragment: Fragment) -> None:
-        if self.created_at and not 0 < fragment.created_at <= self.created_at:
-            fragment.bear(self.distinct_id, self.number, self.created_at)
-        apply(fragment.cells, fragment.properties, self.operations, self.timestamp)
-        fragment.stamp = max(fragment.stamp, self.timestamp)
-        fragment.effect = self.originator_version
-
-
-class FragmentErased(FragmentEvent, frozen=True, kw_only=True):
-    """Every cell and the distinct id are gone. The number stays: an id keeps its integer for ever.
-
-    It is all that stays of the lives before it, so it carries the number and a stamp that is not
-    below theirs. `at` is the command's time: imports of what happened before it are dropped.
-    """
-
-    TOPIC = "fragment.erased"
-    iver: int
-    at: int
-    number: int = 0
-
-    def apply(self, fragment: Fragment) -> None:
-        fragment.cells, fragment.properties, fragment.weight = {}, {}, Weight()
-        fragment.distinct_id, fragment.created_at, fragment.seen_at = "", 0, 0
-        fragment.erased, fragment.erased_at, fragment.restored = self.iver, self.at, 0
-        fragment.purged = {}
-        fragment.number = self.number or fragment.number
-        fragment.stamp = max(fragment.stamp, self.timestamp)
-        fragment.effect = self.originator_version
-
-
-class FragmentRestored(FragmentEvent, frozen=True, kw_only=True):
-    """The erasure that the delete `iver` asked for was taken back: a replay leaves that one out.
-
-    `restored` never falls: of two deletes the later may be taken back first, and neither's late
-    erase record may count.
-    """
-
-    TOPIC = "fragment.restored"
-    iver: int
-
-    def apply(self, fragment: Fragment) -> None:
-        fragment.restored = max(fragment.restored, self.iver)
-        fragment.stamp = max(fragment.stamp, self.timestamp)
-        fragment.effect = self.originator_version
-
-
-class FragmentPurged(FragmentEvent, frozen=True, kw_only=True):
-    """What was set under `names` up to the stamp `timestamp` is gone, and a tombstone stays:
-    imports of before count no more. What was set later stays.
-
-    `kinds[i]` says what is left above the tombstone: ONCE for a set_once of after the cut-off,
-    UNSET for none. `left[i]` says which, stamp and value, for the facts that stay do not tell it:
-    an import that is purged may have replaced a later set_once. It counts in the life that the
-    erasure `iver` began; in a closed life that is given back, and where it is None though the kind
-    is ONCE (the name had no cell), what those facts make counts.
-    """
-
-    TOPIC = "fragment.purged"
-    names: tuple[str, ...]
-    kinds: tuple[int, ...]
-    left: tuple[tuple[int, Any] | None, ...]
-    request: UUID
-    iver: int = 0
-
-    def apply(self, fragment: Fragment) -> None:
-        cells, properties, stamp = fragment.cells, fragment.properties, self.timestamp
-        for name, kind, left in zip(self.names, self.kinds, self.left, strict=True):
-            fragment.purged[name] = max(stamp, fragment.purged.get(name, 0))
-            if not fragment.alive:
-                continue
-            if kind == ONCE and (left is None or self.iver != fragment.erased):
-                left = once_above(cells, properties, name, stamp)
-            bury(cells, properties, name, stamp, left)
-        fragment.weight = Weight(UNWEIGHED)
-        fragment.stamp = max(fragment.stamp, stamp)
-        fragment.effect = self.originator_version
-
-
-class WriteRefused(FragmentEvent, frozen=True, kw_only=True):
-    """A conditional write came too late; nothing changed."""
-
-    TOPIC = "fragment.write_refused"
-    reason: str
-
-    def apply(self, fragment: Fragment) -> None:
-        """A refusal leaves the fragment as it is."""
-
-
-class PropertiesLeftOut(FragmentEvent, frozen=True, kw_only=True):
-    """There was no room for anything that the command asked for; nothing changed."""
-
-    TOPIC = "fragment.left_out"
-    left_out: LeftOut
-
-    def apply(self, fragment: Fragment) -> None:
-        """What is left out leaves the fragment as it is."""
 
 
 class Fragment:
@@ -257,7 +117,7 @@ class Fragment:
         self.restored = 0
         self.purged: dict[str, int] = {}
         self.seen_at = 0
-        self.properties: Properties = {}
+        self.properties: PropertyMap = {}
         self.cells: dict[str, Cell] = {}
         self.weight = Weight()
         self.keys: list[Remembered] = []
@@ -288,14 +148,14 @@ class Fragment:
         version: int,
         partition: int,
         life: Fragment | None = None,
-    ) -> Outcome:
+    ) -> FoldOutcome:
         """Fold one command of the log at (partition, version); its events wait in `collect_events`.
 
         `life` is what a `Revive` gives back: the fragment as the facts below `version` make it
         without that erasure.
         """
         if version <= self.version:
-            return Outcome.SKIPPED
+            return FoldOutcome.SKIPPED
         if isinstance(command, Capture):
             return self._capture(command, version, partition)
         if isinstance(command, Write):
@@ -306,9 +166,9 @@ class Fragment:
             return self._purge(command, version)
         return self._erase(command, version)
 
-    def _erase(self, command: Erase, version: int) -> Outcome:
+    def _erase(self, command: Erase, version: int) -> FoldOutcome:
         if command.iver <= max(self.erased, self.restored):
-            return Outcome.NOTHING
+            return FoldOutcome.NOTHING
         self._trigger(
             FragmentErased(
                 originator_id=self.id,
@@ -319,13 +179,15 @@ class Fragment:
                 number=self.number,
             )
         )
-        return Outcome.CHANGED
+        return FoldOutcome.CHANGED
 
-    def _revive(self, command: Revive, version: int, life: Fragment | None) -> Outcome:
+    def _revive(
+        self, command: Revive, version: int, life: Fragment | None
+    ) -> FoldOutcome:
         if (
             command.iver != self.erased
         ):  # it was taken back before, or the fragment was erased again
-            return Outcome.NOTHING
+            return FoldOutcome.NOTHING
         assert life is not None, "the facts of the closed life were not loaded"
         for name in _LIFE:
             setattr(self, name, getattr(life, name))
@@ -340,23 +202,23 @@ class Fragment:
                 iver=command.iver,
             )
         )
-        return Outcome.CHANGED
+        return FoldOutcome.CHANGED
 
-    def _purge(self, command: Purge, version: int) -> Outcome:
+    def _purge(self, command: Purge, version: int) -> FoldOutcome:
         """A tombstone for each name, of what the fragment lacks as well; none where a later one is
         already."""
         names = tuple(
             name for name in command.names if self.purged.get(name, 0) < command.before
         )
         if not names:
-            return Outcome.NOTHING
-        left = [
+            return FoldOutcome.NOTHING
+        remains = [
             once_above(self.cells, self.properties, name, command.before)
             for name in names
         ]
-        held = [
-            name in self.cells and one is None
-            for name, one in zip(names, left, strict=True)
+        emptied = [
+            name in self.cells and once is None
+            for name, once in zip(names, remains, strict=True)
         ]
         self._trigger(
             FragmentPurged(
@@ -364,25 +226,27 @@ class Fragment:
                 originator_version=version,
                 timestamp=command.before,
                 names=names,
-                kinds=tuple(UNSET if nothing_left else ONCE for nothing_left in held),
-                left=tuple(left),
+                kinds=tuple(
+                    UNSET if nothing_left else ONCE for nothing_left in emptied
+                ),
+                remains=tuple(remains),
                 request=command.request,
                 iver=self.erased,
             )
         )
-        return Outcome.CHANGED
+        return FoldOutcome.CHANGED
 
-    def _write(self, command: Write, version: int, partition: int) -> Outcome:
+    def _write(self, command: Write, version: int, partition: int) -> FoldOutcome:
         since = imported_at(command)
         stamp = self._stamp(command, since)
         if (first := recall(self.keys, command)) is not None:
             return (
-                Outcome.DUPLICATE
+                FoldOutcome.DUPLICATE
                 if first[1] == command.digest
                 else self._refuse(KEY_REUSED, version, stamp)
             )
         if 0 < since < self.erased_at or 0 < command.iver < self.erased:
-            return Outcome.DROPPED
+            return FoldOutcome.DROPPED
         if command.expect is not None and command.expect != self.effect:
             outcome = self._refuse("precondition_failed", version, stamp)
         else:
@@ -391,9 +255,9 @@ class Fragment:
             return outcome
         remember(self.keys, command, version)
         self.version = version
-        return max(outcome, Outcome.REMEMBERED)
+        return max(outcome, FoldOutcome.REMEMBERED)
 
-    def _refuse(self, reason: str, version: int, stamp: int) -> Outcome:
+    def _refuse(self, reason: str, version: int, stamp: int) -> FoldOutcome:
         self._trigger(
             WriteRefused(
                 originator_id=self.id,
@@ -402,19 +266,19 @@ class Fragment:
                 reason=reason,
             )
         )
-        return Outcome.REFUSED
+        return FoldOutcome.REFUSED
 
-    def _capture(self, command: Capture, version: int, partition: int) -> Outcome:
+    def _capture(self, command: Capture, version: int, partition: int) -> FoldOutcome:
         if not command.person:
-            return Outcome.NOTHING
+            return FoldOutcome.NOTHING
         uuid = command.uuid.int
         key = (uuid ^ uuid >> 64) & _LOW64
         events = self.events
         if key in events:
-            return Outcome.DUPLICATE
+            return FoldOutcome.DUPLICATE
         since = imported_at(command)
         if 0 < since < self.erased_at:
-            return Outcome.DROPPED
+            return FoldOutcome.DROPPED
         outcome = self._change(command, version, since, partition)
         if command.timestamp >= self.seen_at + HOUR_US:
             self.seen_at = command.timestamp // HOUR_US * HOUR_US
@@ -424,11 +288,11 @@ class Fragment:
         while len(events) > EVENTS_MAX:
             del events[next(iter(events))]
         self.version = version
-        return max(outcome, Outcome.REMEMBERED)
+        return max(outcome, FoldOutcome.REMEMBERED)
 
     def _change(
         self, command: Capture | Write, version: int, since: int, partition: int
-    ) -> Outcome:
+    ) -> FoldOutcome:
         """Do what the command asks for, as far as there is room, and make the fact of it."""
         stamp = self._stamp(command, since)
         operations = operations_of(command)
@@ -462,7 +326,7 @@ class Fragment:
                 left_out=left_out,
             )
         )
-        return Outcome.CHANGED
+        return FoldOutcome.CHANGED
 
     def _do(self, operations: Operations, stamp: int) -> tuple[Changes, LeftOut | None]:
         """Apply operations for which there is room; the others are told of."""
@@ -482,19 +346,21 @@ class Fragment:
             weight.exact = False
         return changes, None
 
-    def _leave_out(self, left: LeftOut | None, version: int, stamp: int) -> Outcome:
+    def _leave_out(
+        self, left_out: LeftOut | None, version: int, stamp: int
+    ) -> FoldOutcome:
         """Nothing took effect: for lack of room, or because nothing would."""
-        if left is None:
-            return Outcome.NOTHING
+        if left_out is None:
+            return FoldOutcome.NOTHING
         self._trigger(
             PropertiesLeftOut(
                 originator_id=self.id,
                 originator_version=version,
                 timestamp=stamp,
-                left_out=left,
+                left_out=left_out,
             )
         )
-        return Outcome.REFUSED
+        return FoldOutcome.REFUSED
 
     def _stamp(self, command: Capture | Write, since: int) -> int:
         """Of an import its own time, else above every stamp of the fragment before it."""

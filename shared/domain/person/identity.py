@@ -8,7 +8,7 @@ construction.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID, uuid5
 
 import msgspec
@@ -18,16 +18,31 @@ from shared.domain.commands import (
     Delete,
     Erase,
     IdentityCommand,
-    Merge,
-    Request,
+    MergePersons,
+    RequestDeletion,
     Restore,
     Revive,
-    Split,
+    SplitPerson,
     Write,
 )
-from shared.domain.ids import CAPTURED_ID_CHARS_MAX, check_order, fragment_id
+from shared.domain.ids import CAPTURED_ID_CHARS_MAX, fragment_id
 from shared.domain.legal_ids import refusal
-from shared.domain.person.fragment import Outcome
+from shared.domain.person.fragment import FoldOutcome
+from shared.domain.person.identity_events import (
+    CommandRefused,
+    FragmentIdentified,
+    FragmentJoined,
+    FragmentLeft,
+    FragmentRerooted,
+    MembershipEvent,
+    MergeRefused,
+    PersonDeleted,
+    PersonMerged,
+    PersonRestored,
+    PersonSplit,
+    RestoreRefused,
+    SplitRefused,
+)
 from shared.domain.retries import KEY_REUSED, Remembered, recall, remember
 
 MEMBERS_MAX = 2_500
@@ -37,120 +52,6 @@ INSERT block."""
 DELETED = "deleted"
 """Why a merge is refused that names who was deleted after the API had found them, or before which
 an import lies."""
-
-_NOBODY = UUID(int=0)
-
-
-class MembershipEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A fact about one fragment's identity; it carries the whole identity after it.
-
-    So the last one of a fragment, up to any moment, is that fragment's identity at that moment.
-    """
-
-    TOPIC: ClassVar[str]
-    originator_id: UUID
-    originator_version: int
-    timestamp: int
-    root: UUID
-    members: tuple[UUID, ...]
-    identified: bool
-    erase: int
-    erased_at: int = 0
-    peer: UUID = _NOBODY
-    reason: str = ""
-
-    def mutate(self, membership: Membership) -> None:
-        """Apply to the membership. Versions are log offsets, so they rise, with gaps. Raises
-        ValueError."""
-        check_order(
-            self.originator_id,
-            self.originator_version,
-            membership.id,
-            membership.version,
-        )
-        membership.root = self.root
-        membership.members = self.members
-        membership.identified = self.identified
-        membership.erase = self.erase
-        membership.erased_at = self.erased_at
-        membership.stamp = self.timestamp
-        membership.version = self.originator_version
-
-
-class PersonMerged(MembershipEvent, frozen=True, kw_only=True):
-    """On the survivor's root: `peer`'s person was absorbed."""
-
-    TOPIC = "person.merged"
-
-
-class FragmentJoined(MembershipEvent, frozen=True, kw_only=True):
-    """On every absorbed fragment: it belongs to `root` now; `peer` was its root before."""
-
-    TOPIC = "person.joined"
-
-
-class FragmentIdentified(MembershipEvent, frozen=True, kw_only=True):
-    """On a fragment that is not its person's root: it was named by an $identify."""
-
-    TOPIC = "person.identified"
-
-
-class MergeRefused(MembershipEvent, frozen=True, kw_only=True):
-    """On the roots of both persons: `peer` is the other one, `reason` says why."""
-
-    TOPIC = "person.merge_refused"
-
-
-class PersonSplit(MembershipEvent, frozen=True, kw_only=True):
-    """On the root of the person that remains: others have left."""
-
-    TOPIC = "person.split"
-
-
-class FragmentLeft(MembershipEvent, frozen=True, kw_only=True):
-    """On every fragment that left `peer`: it is a person of its own."""
-
-    TOPIC = "person.left"
-
-
-class FragmentRerooted(MembershipEvent, frozen=True, kw_only=True):
-    """On a remaining member whose root left: it belongs to `root` now."""
-
-    TOPIC = "person.rerooted"
-
-
-class SplitRefused(MembershipEvent, frozen=True, kw_only=True):
-    """On the addressed person's root: the split named nobody who could leave."""
-
-    TOPIC = "person.split_refused"
-
-
-class CommandRefused(MembershipEvent, frozen=True, kw_only=True):
-    """On the addressed fragment: its Idempotency-Key came before with another request."""
-
-    TOPIC = "person.refused"
-
-
-class PersonDeleted(MembershipEvent, frozen=True, kw_only=True):
-    """On every member of a deleted person: whatever it held before `erase` is to be erased; `scope`
-    says what else."""
-
-    TOPIC = "person.deleted"
-    scope: str = ""
-
-
-class PersonRestored(MembershipEvent, frozen=True, kw_only=True):
-    """On every member of a person whose delete was taken back: its identity is what it was
-    before."""
-
-    TOPIC = "person.restored"
-
-
-class RestoreRefused(MembershipEvent, frozen=True, kw_only=True):
-    """On the fragment that a restore addressed: `reason` says why nobody was restored, `peer`
-    because of whom."""
-
-    TOPIC = "person.restore_refused"
 
 
 class Membership:
@@ -196,7 +97,7 @@ class Membership:
         self, event_class: type[MembershipEvent], at: tuple[int, int], **after: Any
     ) -> None:
         """Make a fact at (version, stamp): the identity as it is, but for what `after` says."""
-        held: dict[str, Any] = {
+        identity: dict[str, Any] = {
             "root": self.root,
             "members": self.members,
             "identified": self.identified,
@@ -207,7 +108,7 @@ class Membership:
             originator_id=self.id,
             originator_version=at[0],
             timestamp=at[1],
-            **(held | after),
+            **(identity | after),
         )
         event.mutate(self)
         self.facts.append(event)
@@ -222,7 +123,7 @@ class Decision(msgspec.Struct, frozen=True):
     """The outcome of an identity command, the rows it touched, and the commands that must be in the
     log first."""
 
-    outcome: Outcome
+    outcome: FoldOutcome
     touched: tuple[Membership, ...] = ()
     followups: tuple[Command, ...] = ()
 
@@ -233,7 +134,7 @@ def addressed(command: IdentityCommand) -> tuple[UUID, ...]:
         return tuple(member.fragment for member in command.members)
     return (
         (command.into, command.source)
-        if isinstance(command, Merge)
+        if isinstance(command, MergePersons)
         else (command.person,)
     )
 
@@ -241,61 +142,61 @@ def addressed(command: IdentityCommand) -> tuple[UUID, ...]:
 def handle(command: IdentityCommand, version: int, book: Book) -> Decision:
     """Fold one command. Raises KeyError before it changes anything when `book` lacks a
     membership."""
-    named = [book(fragment) for fragment in addressed(command)]
-    roots = [book(membership.root) for membership in named]
+    parties = [book(fragment) for fragment in addressed(command)]
+    roots = [book(party.root) for party in parties]
     people = [[book(member) for member in root.members] for root in roots]
     if any(member.version >= version for person in people for member in person):
-        return Decision(
-            Outcome.SKIPPED
-        )  # of all members: a refusal is on the roots only
+        # of all members: a refusal is on the roots only
+        return Decision(FoldOutcome.SKIPPED)
     stamp = max(
         command.at, *(member.stamp + 1 for person in people for member in person)
     )
-    if (first := recall(named[0].keys, command)) is not None:
+    if (first := recall(parties[0].keys, command)) is not None:
         if first[1] == command.digest:
-            return Decision(Outcome.DUPLICATE)
-        named[0].trigger(CommandRefused, (version, stamp), reason=KEY_REUSED)
-        return Decision(Outcome.REFUSED, (named[0],))
-    if isinstance(command, Merge):
-        decision = _merge(command, (version, stamp), named, people)
+            return Decision(FoldOutcome.DUPLICATE)
+        parties[0].trigger(CommandRefused, (version, stamp), reason=KEY_REUSED)
+        return Decision(FoldOutcome.REFUSED, (parties[0],))
+    if isinstance(command, MergePersons):
+        decision = _merge(command, (version, stamp), parties, people)
     elif (
         command.replayed
-        and _deleted_after(command.at, named)
+        and _deleted_after(command.at, parties)
         and not isinstance(command, Restore)
     ):
-        return Decision(Outcome.DROPPED)  # it meant who was deleted since
-    elif isinstance(command, Split):
+        return Decision(FoldOutcome.DROPPED)  # it meant who was deleted since
+    elif isinstance(command, SplitPerson):
         decision = _split(command, (version, stamp), people[0])
     elif isinstance(command, Restore):
-        decision = _restore(command, (version, stamp), named)
+        decision = _restore(command, (version, stamp), parties)
     else:
         decision = _delete(command, (version, stamp), people[0])
-    if not command.key or decision.outcome is Outcome.DROPPED:
+    if not command.key or decision.outcome is FoldOutcome.DROPPED:
         return decision
-    remember(named[0].keys, command, version)
-    named[0].version = version
-    outcome = max(decision.outcome, Outcome.REMEMBERED)
-    return Decision(outcome, _distinct(named[0], *decision.touched), decision.followups)
+    remember(parties[0].keys, command, version)
+    parties[0].version = version
+    outcome = max(decision.outcome, FoldOutcome.REMEMBERED)
+    touched = _distinct(parties[0], *decision.touched)
+    return Decision(outcome, touched, decision.followups)
 
 
 def _merge(
-    command: Merge,
+    command: MergePersons,
     at: tuple[int, int],
-    named: list[Membership],
+    parties: list[Membership],
     people: list[list[Membership]],
 ) -> Decision:
-    target, (survivor, absorbed) = named[0], people
+    target, (survivor, absorbed) = parties[0], people
     into, source = survivor[0], absorbed[0]
     if command.into == command.source:
-        return Decision(Outcome.NOTHING)
-    if (imported := _before_a_delete(command, named)) and command.mode != "operator":
-        return Decision(Outcome.DROPPED)
+        return Decision(FoldOutcome.NOTHING)
+    if (imported := _before_a_delete(command, parties)) and command.mode != "operator":
+        return Decision(FoldOutcome.DROPPED)
     reason = refusal(command.into_id, command.source_id)
-    if imported or _deleted_since(command, named):
+    if imported or _deleted_since(command, parties):
         reason = DELETED
     marks = command.mode != "operator" and reason is None and not target.identified
     if into is source and not marks:
-        return Decision(Outcome.NOTHING)
+        return Decision(FoldOutcome.NOTHING)
     if reason is None and into is not source:
         if command.mode in ("identify", "alias") and any(
             member.identified for member in absorbed
@@ -310,82 +211,85 @@ def _merge(
     if into is source:
         if target is into:
             into.trigger(FragmentIdentified, at, **mark)
-        return Decision(Outcome.CHANGED, (target,))
+        return Decision(FoldOutcome.CHANGED, (target,))
     if reason is not None:
         into.trigger(MergeRefused, at, peer=source.id, reason=reason, **root_mark)
         source.trigger(MergeRefused, at, peer=into.id, reason=reason)
-        return Decision(Outcome.REFUSED, _distinct(target, into, source))
-    into.trigger(
-        PersonMerged,
-        at,
-        peer=source.id,
-        members=(*into.members, *source.members),
-        **root_mark,
-    )
+        return Decision(FoldOutcome.REFUSED, _distinct(target, into, source))
+    members = (*into.members, *source.members)
+    into.trigger(PersonMerged, at, peer=source.id, members=members, **root_mark)
     for member in absorbed:
         member.trigger(FragmentJoined, at, root=into.id, members=(), peer=source.id)
-    return Decision(
-        Outcome.CHANGED, _distinct(target, into, *absorbed), _births(command, named)
-    )
+    touched = _distinct(target, into, *absorbed)
+    return Decision(FoldOutcome.CHANGED, touched, _births(command, parties))
 
 
-def _before_a_delete(command: Merge, named: list[Membership]) -> bool:
+def _before_a_delete(command: MergePersons, parties: list[Membership]) -> bool:
     """Whether it is imported, or replayed, from before one of both was deleted."""
     since = command.since or (command.at if command.replayed else 0)
-    return since > 0 and _deleted_after(since, named)
+    return since > 0 and _deleted_after(since, parties)
 
 
-def _deleted_after(at: int, named: list[Membership]) -> bool:
+def _deleted_after(at: int, parties: list[Membership]) -> bool:
     """Whether one of them was deleted later than that; of deletes of unknown time, each was."""
-    return any(one.erase and (not one.erased_at or at < one.erased_at) for one in named)
-
-
-def _deleted_since(command: Merge, named: list[Membership]) -> bool:
-    """Whether one of both was deleted after the API had found it alive."""
-    known = (command.into_erase, command.source_erase)
     return any(
-        erase is not None and one.erase > erase
-        for one, erase in zip(named, known, strict=True)
+        party.erase and (not party.erased_at or at < party.erased_at)
+        for party in parties
     )
 
 
-def _births(command: Merge, named: list[Membership]) -> tuple[Write, ...]:
+def _deleted_since(command: MergePersons, parties: list[Membership]) -> bool:
+    """Whether one of both was deleted after the API had found it alive."""
+    erases = (command.into_erase, command.source_erase)
+    return any(
+        erase is not None and party.erase > erase
+        for party, erase in zip(parties, erases, strict=True)
+    )
+
+
+def _births(command: MergePersons, parties: list[Membership]) -> tuple[Write, ...]:
     """What lets those live who were ever deleted: what the API has sent for them may lie before
     their erase record. This lies behind it, for the delete was folded first."""
     births = []
-    for one, sent_id in zip(named, (command.into_id, command.source_id), strict=True):
+    for party, sent_id in zip(
+        parties, (command.into_id, command.source_id), strict=True
+    ):
         distinct_id = (sent_id or "")[:CAPTURED_ID_CHARS_MAX]
-        if one.erase and fragment_id(command.project, distinct_id) == one.id:
+        if party.erase and fragment_id(command.project, distinct_id) == party.id:
             birth = Write(
-                id=uuid5(command.id, one.id.hex),
+                id=uuid5(command.id, party.id.hex),
                 project=command.project,
                 at=command.at,
                 actor=command.actor,
-                fragment=one.id,
+                fragment=party.id,
                 distinct_id=distinct_id,
                 since=command.since,
-                iver=one.erase,
+                iver=party.erase,
                 reason="merge",
             )
             births.append(birth)
     return tuple(births)
 
 
-def _split(command: Split, at: tuple[int, int], person: list[Membership]) -> Decision:
+def _split(
+    command: SplitPerson, at: tuple[int, int], person: list[Membership]
+) -> Decision:
     root = person[0]
     if command.keep is not None:
         leaving = [member for member in person if member.id != command.keep]
     else:
         leaving = [member for member in person if member.id in command.leave]
     staying = [member for member in person if member not in leaving]
-    known = command.keep is None or any(member.id == command.keep for member in person)
-    if not known or not staying or not leaving:
-        if known and len(person) == 1 and command.keep is not None:
-            return Decision(Outcome.NOTHING)
+    is_member = command.keep is None or any(
+        member.id == command.keep for member in person
+    )
+    if not is_member or not staying or not leaving:
+        if is_member and len(person) == 1 and command.keep is not None:
+            return Decision(FoldOutcome.NOTHING)
         root.trigger(
             SplitRefused, at, reason="not_a_member" if staying else "nobody_would_stay"
         )
-        return Decision(Outcome.REFUSED, (root,))
+        return Decision(FoldOutcome.REFUSED, (root,))
     heir = staying[0]
     for member in leaving:
         member.trigger(
@@ -401,7 +305,7 @@ def _split(command: Split, at: tuple[int, int], person: list[Membership]) -> Dec
     rerooted = staying[1:] if heir is not root else []
     for member in rerooted:
         member.trigger(FragmentRerooted, at, root=heir.id, peer=root.id)
-    return Decision(Outcome.CHANGED, (heir, *leaving, *rerooted))
+    return Decision(FoldOutcome.CHANGED, (heir, *leaving, *rerooted))
 
 
 def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> Decision:
@@ -430,7 +334,7 @@ def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> D
         )
         for member in person
     )
-    request = Request(
+    request = RequestDeletion(
         id=uuid5(command.id, "request"),
         project=command.project,
         at=command.at,
@@ -440,24 +344,22 @@ def _delete(command: Delete, at: tuple[int, int], person: list[Membership]) -> D
         members=tuple(member.id for member in person),
         scope=command.scope,
     )
-    return Decision(Outcome.CHANGED, tuple(person), (*erasures, request))
+    return Decision(FoldOutcome.CHANGED, tuple(person), (*erasures, request))
 
 
 def _restore(
-    command: Restore, at: tuple[int, int], named: list[Membership]
+    command: Restore, at: tuple[int, int], parties: list[Membership]
 ) -> Decision:
     """All members or none: each must still be where the delete left it."""
-    head, members = named[0], tuple(member.id for member in named)
-    for member in named:
-        again, taken = (
-            member.erase != command.iver,
-            (member.root, member.members) != (member.id, (member.id,)),
-        )
-        if again or taken:
-            reason = "deleted_again" if again else "belongs_to_another"
+    head, members = parties[0], tuple(member.id for member in parties)
+    for member in parties:
+        deleted_again = member.erase != command.iver
+        rejoined = (member.root, member.members) != (member.id, (member.id,))
+        if deleted_again or rejoined:
+            reason = "deleted_again" if deleted_again else "belongs_to_another"
             head.trigger(RestoreRefused, at, peer=member.id, reason=reason)
-            return Decision(Outcome.REFUSED, (head,))
-    for member, before in zip(named, command.members, strict=True):
+            return Decision(FoldOutcome.REFUSED, (head,))
+    for member, before in zip(parties, command.members, strict=True):
         member.trigger(
             PersonRestored,
             at,
@@ -479,7 +381,7 @@ def _restore(
         )
         for member in members
     )
-    return Decision(Outcome.CHANGED, tuple(named), revivals)
+    return Decision(FoldOutcome.CHANGED, tuple(parties), revivals)
 
 
 def _distinct(*memberships: Membership) -> tuple[Membership, ...]:

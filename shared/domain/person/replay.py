@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from shared.domain.person.fragment import (
-    Fragment,
+from shared.domain.person.fragment import Fragment
+from shared.domain.person.fragment_events import (
     FragmentChanged,
     FragmentErased,
     FragmentEvent,
 )
-from shared.domain.person.identity import Membership, MembershipEvent, PersonDeleted
+from shared.domain.person.identity import Membership
+from shared.domain.person.identity_events import MembershipEvent, PersonDeleted
 from shared.domain.purged import at_moment
 
 FOREVER = 2**63 - 1

@@ -64,14 +64,14 @@ def counted(sizes: Iterable[tuple[int, UUID]]) -> set[UUID]:
     as long as all of them together have at most MERGED_BYTES_MAX. So nobody is left out for
     somebody larger, and a split gives all back.
     """
-    found: set[UUID] = set()
+    fragments: set[UUID] = set()
     total = 0
     for size, fragment in sorted(sizes):
         total += size
         if total > MERGED_BYTES_MAX:
             break
-        found.add(fragment)
-    return found
+        fragments.add(fragment)
+    return fragments
 
 
 def merged_properties(

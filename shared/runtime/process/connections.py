@@ -44,7 +44,7 @@ class Closable(Protocol):
 C = TypeVar("C")
 
 
-class Waiting(Generic[C]):
+class ConnectionTimeouts(Generic[C]):
     """Connections in one state, with its begin; after `seconds` in it a connection expires."""
 
     def __init__(self, seconds: float, expire: Callable[[C], None]) -> None:
@@ -99,8 +99,12 @@ class Connections:
     def __init__(self) -> None:
         self._open: set[Closable] = set()
         self._all_closed: asyncio.Event = asyncio.Event()
-        self.heads: Waiting[Closable] = Waiting(HEAD_SECONDS_MAX, self._end)
-        self.idle: Waiting[Closable] = Waiting(KEEPALIVE_SECONDS, self._end)
+        self.heads: ConnectionTimeouts[Closable] = ConnectionTimeouts(
+            HEAD_SECONDS_MAX, self._end
+        )
+        self.idle: ConnectionTimeouts[Closable] = ConnectionTimeouts(
+            KEEPALIVE_SECONDS, self._end
+        )
 
     def __len__(self) -> int:
         return len(self._open)

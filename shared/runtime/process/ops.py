@@ -26,7 +26,7 @@ class Reply(NamedTuple):
     content_type: str = TEXT
 
 
-class Operations:
+class OperatorEndpoints:
     """The answers of one process, which is ready when all `checks` pass."""
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
@@ -63,7 +63,7 @@ class Operations:
 
 def add_ops(app: web.Application, checks: Mapping[str, Check]) -> None:
     """Add the endpoints to a process that serves nothing else."""
-    operations = Operations(checks)
+    operations = OperatorEndpoints(checks)
 
     async def livez(request: web.Request) -> web.Response:
         return _response(operations.livez())

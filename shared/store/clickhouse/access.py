@@ -64,9 +64,9 @@ async def create_project(
     store: Store, name: str, token: str, now_us: int, **switches: bool
 ) -> ProjectRow:
     """A project with the next free integer; `switches` are `recordings` and `delete_everything`."""
-    known = await list_projects(store)
+    projects = await list_projects(store)
     row = ProjectRow(
-        max((one.project for one in known), default=0) + 1,
+        max((project.project for project in projects), default=0) + 1,
         name,
         token,
         "UTC",
@@ -103,15 +103,15 @@ async def _set(store: Store, project: int, now_us: int, **switches: bool) -> Pro
 
 async def create_key(store: Store, plain: str, row: KeyRow, now_us: int) -> KeyRow:
     """Keep a key by its hash."""
-    kept = msgspec.structs.replace(row, hash=hash_of(plain))
-    await _write_key(store, kept, now_us)
-    return kept
+    hashed = msgspec.structs.replace(row, hash=hash_of(plain))
+    await _write_key(store, hashed, now_us)
+    return hashed
 
 
-async def revoke_key(store: Store, named: str, now_us: int) -> KeyRow:
+async def revoke_key(store: Store, key: str, now_us: int) -> KeyRow:
     """Revoke a key by its text or its id; NotFound when there is none."""
     for row in await list_keys(store):
-        if row.hash == hash_of(named) or str(row.id) == named:
+        if row.hash == hash_of(key) or str(row.id) == key:
             revoked = msgspec.structs.replace(row, revoked=True)
             await _write_key(store, revoked, now_us)
             return revoked

@@ -200,14 +200,14 @@ class Store:
 
     async def command(self, query: Query | str, **parameters: Any) -> None:
         """Run a statement that returns no rows: DDL, a mutation, a lightweight delete."""
-        named = (
+        statement = (
             query
             if isinstance(query, Query)
             else Query(name=query.partition("\n")[0][:80], sql=query)
         )
-        async with _failures(named.name, COMMAND_SECONDS_MAX):
+        async with _failures(statement.name, COMMAND_SECONDS_MAX):
             # Not `command`: that puts parameters into the URL, which ends at 8 KB.
-            await self._client.raw_query(*bind(named.sql, parameters))
+            await self._client.raw_query(*bind(statement.sql, parameters))
 
     async def create_database(self) -> None:
         async with _failures("create database", COMMAND_SECONDS_MAX):
@@ -234,7 +234,7 @@ class Store:
 
     def has_table(self, table: str) -> bool:
         """Whether the table was there when the columns were last learned."""
-        return any(known == table for known, _ in self._types)
+        return any(name == table for name, _ in self._types)
 
     async def close(self) -> None:
         await self._client.close()

@@ -9,7 +9,7 @@ from stamina.instrumentation import set_on_retry_hooks
 
 from shared.domain.errors import StoreUnavailable
 from shared.runtime.settings import Settings
-from shared.runtime.timekeeping import Judge
+from shared.runtime.timekeeping import ServerTime
 from shared.runtime.trouble import Trouble
 from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.migrate import check_migrated
@@ -50,7 +50,7 @@ async def connect_store(settings: Settings, user: str) -> Store:
     return store
 
 
-def judge_of(settings: Settings, store: Store) -> Judge | None:
+def judge_of(settings: Settings, store: Store) -> ServerTime | None:
     """Who knows better how late it is: a ClickHouse server. The embedded engine has this machine's
     clock."""
     if settings.embedded:

@@ -105,7 +105,8 @@ TAIL_BYTES_MAX = 65_536
 KiB."""
 
 _SENTENCE = re.compile(
-    r"DB::Exception: (.*?)(?:\. |\n|:? [Ii]n scope |: [Ww]hile | \([A-Z][A-Z0-9_]{3,}\)(?= \(version |\Z)|\Z)",
+    r"DB::Exception: (.*?)(?:\. |\n|:? [Ii]n scope |: [Ww]hile "
+    r"| \([A-Z][A-Z0-9_]{3,}\)(?= \(version |\Z)|\Z)",
     re.DOTALL,
 )
 _CODE = re.compile(r"\bCode: (\d+)")
@@ -146,19 +147,19 @@ def failure(name: str, error: ClickHouseError) -> PersonlogError:
     if isinstance(error, StreamFailureError):
         code = None  # the client looks for one in the whole answer, and rows may have that text
     if code is not None:
-        said = summary(str(error), code)
+        detail = summary(str(error), code)
     elif status := _STATUS.match(str(error)):
-        said = status[0]
+        detail = status[0]
     elif isinstance(error.__cause__, OSError):
-        said = str(error.__cause__).partition("\n")[0][
+        detail = str(error.__cause__).partition("\n")[0][
             :SENTENCE_CHARS_MAX
         ]  # where it could not connect, and why
     elif isinstance(error, ProgrammingError):
-        said = str(error).partition("\n")[0][
+        detail = str(error).partition("\n")[0][
             :SENTENCE_CHARS_MAX
         ]  # the client's own, of names and settings
     else:
-        said = f"no whole answer ({type(error.__cause__ or error).__name__})"
+        detail = f"no whole answer ({type(error.__cause__ or error).__name__})"
     # Without a code nobody who knows ClickHouse has answered, unless the client itself refused
     # (other classes).
     nobody = code is None and type(error) in (
@@ -166,18 +167,18 @@ def failure(name: str, error: ClickHouseError) -> PersonlogError:
         OperationalError,
         StreamFailureError,
     )
-    found: StoreAway | StoreError = StoreError(f"{name}: {said}", code)
+    outcome: StoreAway | StoreError = StoreError(f"{name}: {detail}", code)
     if code in TRANSIENT_CODES or nobody:
-        found = StoreAway(f"{name}: {said}")
+        outcome = StoreAway(f"{name}: {detail}")
     if code in SAID_CODES and (sentence := _SENTENCE.search(str(error))) is not None:
-        found.sentence = sentence[1][:SENTENCE_CHARS_MAX]
-    return found
+        outcome.sentence = sentence[1][:SENTENCE_CHARS_MAX]
+    return outcome
 
 
 def summary(text: str, code: int | None = None) -> str:
     """Code and name of an exception of ClickHouse's."""
-    found = _CODE.search(text)
-    code = int(found[1]) if code is None and found is not None else code
+    match = _CODE.search(text)
+    code = int(match[1]) if code is None and match is not None else code
     if code is None:
         return "an exception without a code" if text else "no exception"
     names = _NAME.findall(text)

@@ -64,24 +64,24 @@ class Status:
     """Where the store stands."""
 
     applied: tuple[str, ...]
-    missing: tuple[Migration, ...]
+    pending: tuple[Migration, ...]
 
 
 def migrations(folder: Path = MIGRATIONS) -> list[Migration]:
     """The migrations in the folder, in order; Corrupt if a number is missing or doubled."""
-    found = []
+    ordered = []
     for path in sorted(folder.glob("*.sql")):
         match = _FILE.fullmatch(path.name)
         if match is None:
             raise Corrupt(f"{path.name} is not named like 0001_tables.sql")
-        found.append(
+        ordered.append(
             Migration(number=int(match[1]), name=path.stem, sql=path.read_text("utf-8"))
         )
-    if [migration.number for migration in found] != list(range(1, len(found) + 1)):
+    if [migration.number for migration in ordered] != list(range(1, len(ordered) + 1)):
         raise Corrupt(
-            f"the migrations in {folder} are not numbered 1 to {len(found)} without a gap"
+            f"the migrations in {folder} are not numbered 1 to {len(ordered)} without a gap"
         )
-    return found
+    return ordered
 
 
 async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
@@ -89,8 +89,8 @@ async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
     was applied."""
     await store.create_database()
     await store.command(load(QUERIES)["create_migrations"])
-    missing = (await status(store, folder)).missing
-    for migration in missing:
+    pending = (await status(store, folder)).pending
+    for migration in pending:
         for statement in migration.statements:
             await store.command(statement)
         await store.insert(
@@ -107,41 +107,41 @@ async def migrate(store: Store, folder: Path = MIGRATIONS) -> list[str]:
                 view.filled(impersonal=purged.without(_PERSONAL, "whole"))
             )
     await store.learn_columns()
-    return [migration.name for migration in missing]
+    return [migration.name for migration in pending]
 
 
 async def check_migrated(store: Store) -> None:
     """SettingsError when migrations are missing: nothing would be found there, or in other
     columns."""
-    missing = (await status(store)).missing
-    if missing:
-        names = ", ".join(migration.name for migration in missing)
+    pending = (await status(store)).pending
+    if pending:
+        names = ", ".join(migration.name for migration in pending)
         raise SettingsError(
-            f"the store lacks {len(missing)} migrations ({names}); run personlog migrate"
+            f"the store lacks {len(pending)} migrations ({names}); run personlog migrate"
         )
 
 
 async def status(store: Store, folder: Path = MIGRATIONS) -> Status:
     """What is applied and what is missing; Corrupt if an applied file was changed since, or is
     gone."""
-    known = migrations(folder)
+    expected = migrations(folder)
     await store.learn_columns()
     if not store.has_table("migrations"):
-        return Status(applied=(), missing=tuple(known))
+        return Status(applied=(), pending=tuple(expected))
     applied = await store.rows(load(QUERIES)["applied_migrations"])
     if [number for number, _, _ in applied] != list(range(1, len(applied) + 1)) or len(
         applied
-    ) > len(known):
+    ) > len(expected):
         names = ", ".join(name for _, name, _ in applied)
         raise Corrupt(
             f"the store has migrations that this version does not know, or a gap: {names}"
         )
-    for migration, (_, name, checksum) in zip(known, applied, strict=False):
+    for migration, (_, name, checksum) in zip(expected, applied, strict=False):
         if migration.checksum != checksum:
             raise Corrupt(
                 f"migration {name} was changed after it was applied; write a new one instead"
             )
     return Status(
         applied=tuple(name for _, name, _ in applied),
-        missing=tuple(known[len(applied) :]),
+        pending=tuple(expected[len(applied) :]),
     )

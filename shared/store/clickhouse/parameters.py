@@ -192,10 +192,10 @@ class _Parts:
             raise StoreError(
                 f"parameter {name}: its value takes more than {FIELDS_MAX} fields"
             )
-        part = next(
-            part
+        free_name = next(
+            free_name
             for number in self._numbers
-            if (part := f"{name}_{number}") not in self._names
+            if (free_name := f"{name}_{number}") not in self._names
         )
-        self.fields[part] = field
-        return f"{{{part}:{kind}}}"
+        self.fields[free_name] = field
+        return f"{{{free_name}:{kind}}}"

@@ -32,7 +32,7 @@ class Query:
             sql = sql.replace(f"{{{{{name}}}}}", text)
         return replace(self, sql=sql)
 
-    def named(self, name: str) -> Query:
+    def renamed(self, name: str) -> Query:
         """The same under another name, for one of several that a text is filled into."""
         return replace(self, name=name)
 
@@ -65,8 +65,8 @@ def load(path: str | Path) -> Mapping[str, Query]:
         if match is not None:
             finish()
             name, workload, comment, sql = match[1], "", [], []
-        elif (said := _WORKLOAD.fullmatch(line)) is not None and not sql:
-            workload = said[1]
+        elif (workload_line := _WORKLOAD.fullmatch(line)) is not None and not sql:
+            workload = workload_line[1]
         elif line.startswith("--") and not sql:
             comment.append(line[2:].strip())
         elif line.strip():

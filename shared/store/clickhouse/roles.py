@@ -130,14 +130,14 @@ FIXED = ("allow_python_table_function",)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
     """A setting of a role: its value, and how far a client may change it; not at all without
-    `most`.
+    `maximum`.
 
     For a role that may set nothing else (`may_set`) these are exceptions; for others, limits.
     """
 
     value: int | str
-    least: int = 0
-    most: int | None = None
+    minimum: int = 0
+    maximum: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,10 +197,11 @@ DELETER = Role(
 
 MIGRATOR = Role(
     name="migrator",
-    does="Makes and alters tables and views, rebuilds, keeps projects and keys. Owns the analysts' views.",
+    does="Makes and alters tables and views, rebuilds, keeps projects and keys."
+    " Owns the analysts' views.",
     grants=(
-        "SELECT, INSERT, ALTER TABLE, ALTER VIEW, CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP TABLE, DROP VIEW,"
-        " OPTIMIZE ON {db}.*",
+        "SELECT, INSERT, ALTER TABLE, ALTER VIEW, CREATE DATABASE, CREATE TABLE, CREATE VIEW,"
+        " DROP TABLE, DROP VIEW, OPTIMIZE ON {db}.*",
         "TABLE ENGINE ON MergeTree",
         "TABLE ENGINE ON ReplacingMergeTree",
         *(
@@ -217,18 +218,18 @@ ANALYST = Role(
     may_set=ANALYST_MAY_SET,
     limits={
         "readonly": Limit(value=1),
-        "max_execution_time": Limit(value=60, least=1, most=ANALYST_SECONDS_MAX),
+        "max_execution_time": Limit(value=60, minimum=1, maximum=ANALYST_SECONDS_MAX),
         "max_memory_usage": Limit(
-            value=ANALYST_BYTES_MAX, least=1, most=ANALYST_BYTES_MAX
+            value=ANALYST_BYTES_MAX, minimum=1, maximum=ANALYST_BYTES_MAX
         ),
         "max_result_bytes": Limit(
-            value=ANALYST_BYTES_MAX, least=1, most=ANALYST_BYTES_MAX
+            value=ANALYST_BYTES_MAX, minimum=1, maximum=ANALYST_BYTES_MAX
         ),
-        "max_threads": Limit(value=1, least=1, most=1),
+        "max_threads": Limit(value=1, minimum=1, maximum=1),
         # It is one thread and one query at a time anyway. Of slots shared out, WITH RECURSIVE waits
         # for its own.
         "use_concurrency_control": Limit(value=0),
-        "max_block_size": Limit(value=65_409, least=1, most=1_048_576),
+        "max_block_size": Limit(value=65_409, minimum=1, maximum=1_048_576),
         "max_concurrent_queries_for_user": Limit(value=ANALYST_QUERIES_MAX),
         "max_sessions_for_user": Limit(value=ANALYST_SESSIONS_MAX),
         "max_memory_usage_for_user": Limit(value=2 * ANALYST_BYTES_MAX),
@@ -283,7 +284,7 @@ def _statements(database: str) -> Iterator[str]:
 
 def _limited(name: str, limit: Limit, role: Role) -> str:
     value = f"'{limit.value}'" if isinstance(limit.value, str) else limit.value
-    if limit.most is None:
+    if limit.maximum is None:
         return f"{name} = {value} CONST"
-    range_ = f"{name} = {value} MIN {limit.least} MAX {limit.most}"
+    range_ = f"{name} = {value} MIN {limit.minimum} MAX {limit.maximum}"
     return range_ if role.may_set is None else f"{range_} CHANGEABLE_IN_READONLY"

@@ -45,7 +45,7 @@ class RateLimiter:
             return {}
         due, wait = quota.spend(self._due.get(key, 0), now, 1)
         headers = errors.rate_limits(
-            quota.burst, quota.left(due, now), seconds(due - now)
+            quota.burst, quota.remaining(due, now), seconds(due - now)
         )
         if wait:
             raise errors.throttled(seconds(wait), headers)
@@ -88,6 +88,6 @@ class CaptureQuotas:
     def _refusal(self, quota: Quota, due: int, now: int, wait: int) -> errors.ApiError:
         telemetry.REFUSED.labels("quota").inc()
         limits = errors.rate_limits(
-            quota.burst, quota.left(due, now), seconds(due - now)
+            quota.burst, quota.remaining(due, now), seconds(due - now)
         )
         return errors.throttled(seconds(wait), limits)

@@ -33,7 +33,7 @@ from shared.runtime.process.connections import (
     FULL,
     KEEPALIVE_SECONDS,
     Connections,
-    Waiting,
+    ConnectionTimeouts,
 )
 from shared.runtime.process.lifecycle import (
     AIOHTTP,
@@ -50,7 +50,9 @@ class Front:
         self.pipeline = pipeline
         self.loop = asyncio.get_running_loop()
         self.connections = Connections()
-        self.bodies: Waiting[Connection] = Waiting(BODY_SECONDS_MAX, Connection.give_up)
+        self.bodies: ConnectionTimeouts[Connection] = ConnectionTimeouts(
+            BODY_SECONDS_MAX, Connection.give_up
+        )
         self.answered = 0
         """Requests that were answered here."""
 

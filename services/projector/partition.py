@@ -3,7 +3,7 @@ set aside. Pure."""
 
 from __future__ import annotations
 
-from services.projector.tables.rows import Vouched
+from services.projector.tables.marks import Vouched
 from shared.domain.ids import Position
 from shared.log.dead import DeadRun
 from shared.log.port import Record

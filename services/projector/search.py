@@ -17,7 +17,7 @@ from uuid import UUID
 import orjson
 
 from services.projector.tables.clickhouse import ClickHouseTables
-from services.projector.tables.rows import BEFORE_THE_FIRST
+from services.projector.tables.marks import BEFORE_THE_FIRST
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY, position_key
 from shared.runtime.wakeup import Wakeup

@@ -21,7 +21,8 @@ from services.projector.partition import Partition
 from services.projector.progress import Progress, moved
 from services.projector.shares import Decoded, Key, Shares, affordable, divided, loaded
 from services.projector.tables.clickhouse import LOAD_IDS_MAX, Closed, Loaded, Tables
-from services.projector.tables.rows import BEFORE_THE_FIRST, State, Vouched, failure_row
+from services.projector.tables.marks import BEFORE_THE_FIRST, Vouched
+from services.projector.tables.rows import State, failure_row
 from shared.domain.commands import Command, Revive, decode, encode, route
 from shared.domain.errors import (
     BadRecord,

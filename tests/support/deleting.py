@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 from services.deleter.ledger import decide
 from services.deleter.planner import Boundary, Tombstone, plan
 from services.deleter.restores import Before, Outcome, Restores
-from services.projector.tables import rows as r
+from services.projector.tables.marks import BEFORE_THE_FIRST
 from services.projector.tables.memory import MemoryTables
 from shared.domain.commands import Cancel, Request, decode
 from shared.domain.deletion import DeletionRequest, State, load
@@ -167,7 +167,7 @@ class SimulatedDeleter:
 
 async def passed(tables: MemoryTables, position: Position) -> bool:
     loaded = await tables.load(position.topic, [position.partition], [])
-    return loaded.positions.get(position.partition, r.BEFORE_THE_FIRST)[0] >= position.version
+    return loaded.positions.get(position.partition, BEFORE_THE_FIRST)[0] >= position.version
 
 
 def tombstones(tables: MemoryTables, project: int, members: Sequence[UUID]) -> list[Tombstone]:

@@ -13,8 +13,8 @@ from uuid import UUID
 from services.projector import batch, fold, shares, worker
 from services.projector.tables import clickhouse as tables
 from services.projector.tables.clickhouse import Closed, Facts, Loaded
+from services.projector.tables.marks import Vouched
 from services.projector.tables.memory import MemoryTables
-from services.projector.tables.rows import Vouched
 from shared.domain import operations
 from shared.domain.errors import LogUnavailable, StoreUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position

@@ -9,6 +9,7 @@ from uuid import UUID
 from services.projector.rebuild.derive import Derived, Report
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Closed
+from services.projector.tables.marks import BEFORE_THE_FIRST, mark_of, position_row
 from services.projector.tables.memory import MemoryTables, life_of
 from shared.domain.commands import Capture, Erase, Purge, Revive, Write, decode
 from shared.domain.commands import Record as RecordCommand
@@ -211,8 +212,8 @@ def rebuilt(tables: MemoryTables, partitions: dict[str, int]) -> None:
                 (row for (project, key), row in rows.items() if not project and key.int >> 64 == partition), None
             )
             position = position_of(topic, partition, version)
-            mark = r.mark_of(topic, held) if held else r.BEFORE_THE_FIRST
-            row = r.position_row(position, mark.stamp, tables.epochs[topic], mark.record)
+            mark = mark_of(topic, held) if held else BEFORE_THE_FIRST
+            row = position_row(position, mark.stamp, tables.epochs[topic], mark.record)
             fresh[row[0], row[1]] = row
         tables.state[topic] = fresh
     assert (report.differences, report.corrupt) == (0, 0), f"I9, in a running store: {report.named}"

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
-from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Loaded
+from services.projector.tables.marks import BEFORE_THE_FIRST
 from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Worker
 from shared.domain.commands import Cancel, Command, Merge, Purge, Reader, Request, decode, encode, route
@@ -350,7 +350,7 @@ class Simulation(Renewals):
     async def _at_head(self, topic: str) -> bool:
         heads = self.log._heads(topic)
         loaded = await self.tables.load(topic, range(len(heads)), [])
-        return all(loaded.positions.get(head.partition, r.BEFORE_THE_FIRST)[0] == head.version for head in heads)
+        return all(loaded.positions.get(head.partition, BEFORE_THE_FIRST)[0] == head.version for head in heads)
 
     def _settled(self) -> bool:
         """Whether the ledger knows all of the topic, and nothing is being cancelled."""

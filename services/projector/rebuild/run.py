@@ -25,6 +25,7 @@ from services.projector.search import Feeder
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import ClickHouseTables
 from services.projector.tables.facts import FactReader
+from services.projector.tables.marks import BEFORE_THE_FIRST, Mark, Vouched
 from shared.domain.errors import Corrupt, Rejected, Transient
 from shared.domain.ids import (
     COMMANDS,
@@ -70,7 +71,7 @@ HOLDS_MAX = 5
 
 TABLES = {COMMANDS: "fragments", IDENTITY: "identity"}
 
-Marks = dict[str, dict[int, r.Mark]]
+Marks = dict[str, dict[int, Mark]]
 
 
 async def rebuild(
@@ -403,15 +404,15 @@ class Rebuild:
                 f"{table}_rebuild has {shadow} keys, {table} {live}: nothing is swapped."
             )
 
-    async def _vouch(self, topic: str, table: str, marks: dict[int, r.Mark]) -> None:
+    async def _vouch(self, topic: str, table: str, marks: dict[int, Mark]) -> None:
         """Position rows for every partition, of this epoch: what no worker of the table before it
         can write. Those that a former generation had more stay too, for the generation after this
         one may have them again."""
         vouched = []
         for partition in sorted({*range(self._partitions[topic]), *marks}):
-            mark = marks.get(partition, r.BEFORE_THE_FIRST)
+            mark = marks.get(partition, BEFORE_THE_FIRST)
             position = position_of(topic, partition, mark.version)
-            vouched.append(r.Vouched(position, mark.stamp, self._epoch, mark.record))
+            vouched.append(Vouched(position, mark.stamp, self._epoch, mark.record))
         await self._store.insert(
             f"{table}_rebuild", r.state_columns(topic, [], vouched)
         )
@@ -464,7 +465,7 @@ def _generation(marks: Marks) -> int:
 def _versions(marks: Marks, partitions: dict[str, int]) -> dict[str, list[int]]:
     return {
         topic: [
-            marks[topic].get(partition, r.BEFORE_THE_FIRST).version
+            marks[topic].get(partition, BEFORE_THE_FIRST).version
             for partition in range(partitions[topic])
         ]
         for topic in (COMMANDS, IDENTITY)

@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from services.projector.tables import rows as r
-from services.projector.tables.rows import Mark, State, Vouched
+from services.projector.tables.marks import BEFORE_THE_FIRST, Mark, Vouched
+from services.projector.tables.rows import State
 from shared.domain.ids import COMMANDS, position_key
 from shared.domain.person.fragment import Fragment, FragmentEvent
 from shared.domain.restore import ClosedLife
@@ -55,7 +56,7 @@ class Loaded(NamedTuple):
     def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
         """Where each of these partitions is."""
         return {
-            one: self.positions.get(one, r.BEFORE_THE_FIRST).vouched(topic, one)
+            one: self.positions.get(one, BEFORE_THE_FIRST).vouched(topic, one)
             for one in partitions
         }
 

@@ -14,15 +14,9 @@ from uuid import UUID
 import orjson
 
 from services.projector.tables import clickhouse as tables
-from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Closed, Facts, Loaded, events_of
-from services.projector.tables.rows import (
-    BlockRow,
-    CapturedRow,
-    FragmentState,
-    State,
-    Vouched,
-)
+from services.projector.tables.marks import Vouched, mark_of, position_row
+from services.projector.tables.rows import BlockRow, CapturedRow, FragmentState, State
 from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_key
 from shared.domain.person.fragment import (
@@ -64,7 +58,7 @@ class MemoryTables:
             if not project and (at := partition_of_key(key))
         }
         positions = {
-            partition: r.mark_of(topic, row)
+            partition: mark_of(topic, row)
             for partition, row in held.items()
             if partition in partitions
         }
@@ -111,7 +105,7 @@ class MemoryTables:
         table = self.state[topic]
         if any(one.epoch != self.epochs[topic] for one in positions):
             raise StoreUnavailable("The table is of another epoch.")
-        for row in [*state, *(r.position_row(*position) for position in positions)]:
+        for row in [*state, *(position_row(*position) for position in positions)]:
             project, fragment, version, *_ = row
             _, _, newest, *_ = table.get((project, fragment), (0, 0, 0))
             if version >= newest:

@@ -13,9 +13,16 @@ from uuid import UUID
 
 import orjson
 
+from services.projector.tables.marks import (
+    POSITION,
+    Mark,
+    Vouched,
+    mark_of,
+    position_row,
+)
 from shared.domain.commands import Capture, imported_at
 from shared.domain.commands import Record as RecordCommand
-from shared.domain.ids import COMMANDS, Position, position_key, position_of
+from shared.domain.ids import COMMANDS, position_key
 from shared.domain.operations import Weight
 from shared.domain.person.fragment import Fragment
 from shared.domain.person.identity import Membership
@@ -151,45 +158,6 @@ CHARACTER_BYTES_MAX = 4
 """Of UTF-8."""
 
 
-POSITION = ("kind", "epoch", "generation", "record")
-"""Columns of position rows alone."""
-
-POSITION_KIND = "position"
-
-
-class Mark(NamedTuple):
-    """A position row: how far the table is in a partition, the highest stamp given there, the
-    table's epoch, and the hash of the last record's bytes (0: not known)."""
-
-    version: int
-    stamp: int
-    epoch: int
-    record: int = 0
-
-    def vouched(self, topic: str, partition: int) -> Vouched:
-        """What it says, with the partition's name."""
-        return Vouched(
-            position_of(topic, partition, self.version),
-            self.stamp,
-            self.epoch,
-            self.record,
-        )
-
-
-BEFORE_THE_FIRST = Mark(0, 0, 0)
-
-
-class Vouched(NamedTuple):
-    """What a flush vouches for in a partition: the last record whose outcome is visible, the
-    highest stamp given there, the epoch of the table that it was folded on, and the hash of that
-    record's bytes."""
-
-    position: Position
-    stamp: int
-    epoch: int
-    record: int = 0
-
-
 def fragment_row(fragment: Fragment) -> FragmentState:
     return FragmentState(
         fragment.project,
@@ -293,47 +261,6 @@ def found_of(topic: str, answer: Sequence[Row]) -> Found:
         else:
             found.rows.append(state_of(topic, row))
     return found
-
-
-def position_row(position: Position, stamp: int, epoch: int, record: int = 0) -> Row:
-    """The row that vouches for a partition: project 0, in the table that its topic is folded into;
-    with POSITION.
-
-    `epoch` counts the rebuilds of the table: a table refuses what was folded on another one.
-    """
-    head = (0, position_key(position.topic, position.partition), position.version)
-    tail = (POSITION_KIND, epoch, position.generation, record)
-    if position.topic == COMMANDS:
-        return (
-            *head,
-            "",
-            0,
-            0,
-            0,
-            stamp,
-            0,
-            0,
-            0,
-            "",
-            "",
-            [],
-            [],
-            [],
-            [],
-            0,
-            "",
-            *tail,
-        )
-    return (*head, NOBODY, [], 0, 0, stamp, [], [], [], 0, *tail)
-
-
-def mark_of(topic: str, row: Row) -> Mark:
-    """What a position row says. One of before POSITION was there has its epoch in `number` or
-    `erase`."""
-    _, epoch, _, record = row[-len(POSITION) :]
-    return Mark(
-        row[2], row[7], epoch or (row[4] if topic == COMMANDS else row[6]), record
-    )
 
 
 def state_columns(

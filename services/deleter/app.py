@@ -30,14 +30,14 @@ from uuid import UUID
 import structlog
 from aiohttp import web
 
-from services.deleter.guard import Guard
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
 from services.deleter.purges import Purges
 from services.deleter.receipts import Receipts
 from services.deleter.restores import Restores, TimelineHistory
-from services.deleter.run_options import RunOptions, Tell, quiet
-from services.deleter.sweep import Sweep
+from services.deleter.sweep.guard import Guard
+from services.deleter.sweep.run import Sweep
+from services.deleter.sweep.run_options import RunOptions, Tell, quiet
 from services.deleter.window import Window
 from shared.domain.commands import Cancel, DeletionCommand, Request
 from shared.domain.deletion import OPEN, DeletionRequest

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID, uuid5
 
 from services.deleter.ledger import Ledger
-from services.deleter.planner import Tombstone, delete_of
+from services.deleter.sweep.planner import Tombstone, delete_of
 from shared.domain.commands import Restore, Restored, encode, route
 from shared.domain.deletion import DeletionRequest
 from shared.domain.ids import COMMANDS, IDENTITY, Position, hash64, partition_of
@@ -199,7 +199,7 @@ class TimelineHistory:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._queries = {
-            **load_queries(Path(__file__).with_name("sweep.sql")),
+            **load_queries(Path(__file__).with_name("sweep") / "sweep.sql"),
             **load_queries(Path(__file__).with_suffix(".sql")),
         }
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.deleter import sweep as sweeping
-from services.deleter.guard import Guard
+from services.deleter.sweep import run as sweeping
+from services.deleter.sweep.guard import Guard
 from shared.domain.errors import StoreUnavailable
 from shared.store.clickhouse.queries import Query
 from tests.support.erasing import World, life

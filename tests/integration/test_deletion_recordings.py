@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.deleter import recordings
+from services.deleter.sweep import recordings
 from shared.domain.commands import Scope
 from shared.domain.errors import Transient
 from shared.runtime.clock import ManualClock

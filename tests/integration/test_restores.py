@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from services.deleter.restores import Restores, TimelineHistory
-from services.deleter.run_options import unlocked
+from services.deleter.sweep.run_options import unlocked
 from services.projector.rebuild import run as rebuild
 from services.projector.rebuild.run import Rebuild
 from services.projector.tables import clickhouse as tables

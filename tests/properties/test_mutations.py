@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.deleter.planner import plan
 from services.deleter.restores import Restores
+from services.deleter.sweep.planner import plan
 from services.projector import worker as worker_module
 from services.projector.fold import FragmentFolder
 from services.projector.lookout import Lookout

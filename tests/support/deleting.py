@@ -13,8 +13,8 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from services.deleter.ledger import decide
-from services.deleter.planner import Boundary, Tombstone, plan
 from services.deleter.restores import Before, Outcome, Restores
+from services.deleter.sweep.planner import Boundary, Tombstone, plan
 from services.projector.tables.marks import BEFORE_THE_FIRST
 from services.projector.tables.memory import MemoryTables
 from shared.domain.commands import Cancel, Request, decode

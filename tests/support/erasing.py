@@ -12,11 +12,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.deleter import sweep
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
-from services.deleter.run_options import RunOptions, unlocked
-from services.deleter.sweep import Sweep
+from services.deleter.sweep import run as sweep
+from services.deleter.sweep.run import Sweep
+from services.deleter.sweep.run_options import RunOptions, unlocked
 from services.deleter.window import Window
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.tables.clickhouse import ClickHouseTables

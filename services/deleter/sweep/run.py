@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
-from services.deleter import recordings
 from services.deleter.ledger import Ledger
-from services.deleter.planner import Plan, Tombstone, plan
-from services.deleter.run_options import RunOptions
+from services.deleter.sweep import recordings
+from services.deleter.sweep.planner import Plan, Tombstone, plan
+from services.deleter.sweep.run_options import RunOptions
 from shared.domain.deletion import DeletionRequest, Partitions
 from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, Position, position_key
@@ -105,7 +105,7 @@ class Sweep:
         self._ledger = ledger
         self._now_us = now_us
         self._options = options
-        self._queries = load_queries(Path(__file__).with_suffix(".sql"))
+        self._queries = load_queries(Path(__file__).with_name("sweep.sql"))
         self._plan_id = uuid4()
         self._purged: Collection[UUID] = ()
         self._roots: dict[UUID, set[UUID]] = {}

@@ -11,20 +11,17 @@ changes a request. The kernel lets go of both when their holder dies.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import time
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
     Coroutine,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from pathlib import Path
 from uuid import UUID
 
 import structlog
@@ -32,14 +29,15 @@ from aiohttp import web
 
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
+from services.deleter.locks import LOCK_SECONDS_MAX, locked
 from services.deleter.purges import Purges
 from services.deleter.receipts import Receipts
 from services.deleter.restores import Restores, TimelineHistory
 from services.deleter.sweep.guard import Guard
 from services.deleter.sweep.run import Sweep
 from services.deleter.sweep.run_options import RunOptions, Tell, quiet
+from services.deleter.wakeups import Wakeups
 from services.deleter.window import Window
-from shared.domain.commands import Cancel, DeletionCommand, Request
 from shared.domain.deletion import OPEN, DeletionRequest
 from shared.domain.errors import NewerVersion, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position
@@ -51,7 +49,6 @@ from shared.runtime.process.ops import add_ops
 from shared.runtime.process.processes import announced
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import clock_of, watch
-from shared.runtime.wakeup import Wakeup
 from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.connect import connect_store, judge_of
 from shared.store.clickhouse.failures import StoreError
@@ -79,10 +76,6 @@ left something."""
 CANCELLING_RETRY_SECONDS = 1.0
 """The same while something is, and the projector or the store is behind."""
 
-LOCK_SECONDS_MAX = 30.0
-"""How long to wait for the other process: taking requests over lasts milliseconds, a sweep may last
-the window."""
-
 FORGET_SECONDS, FORGET_RETRY_SECONDS = 86_400.0, 3_600.0
 """The embedded log forgets once a day; an hour later when the projector is behind."""
 
@@ -92,31 +85,6 @@ NICE = 10
 """Erasing gives way to reading. The engine's own threads for it have a nice value in engine.xml."""
 
 HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
-
-
-class Wakeups:
-    """What ends the waits of the process's tasks, each of which looks by itself as well."""
-
-    def __init__(self) -> None:
-        self.sweep, self.restore, self.purge, self.forget = (
-            Wakeup(),
-            Wakeup(),
-            Wakeup(),
-            Wakeup(),
-        )
-
-    def taken(self, commands: Sequence[DeletionCommand]) -> None:
-        """These are in the ledger now; none of them says that this process has become the owner.
-        Requests do not wake the sweep: those that come while the window is open share one."""
-        if not commands:
-            for wakeup in (self.sweep, self.restore, self.purge, self.forget):
-                wakeup.set()
-        if any(isinstance(command, Cancel) for command in commands):
-            self.restore.set()
-        if any(
-            isinstance(command, Request) and command.scope.purge for command in commands
-        ):
-            self.purge.set()
 
 
 class Deleter:
@@ -384,25 +352,3 @@ async def _in_time(passed: Callable[[], Awaitable[bool]]) -> bool:
             return False
         await asyncio.sleep(0.1)
     return True
-
-
-@asynccontextmanager
-async def locked(path: Path, seconds: float) -> AsyncIterator[None]:
-    """Hold the file's lock. Raises Transient when another process keeps it for so long."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + seconds
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Transient(
-                        f"{path.name} is held by another process."
-                    ) from None
-                await asyncio.sleep(0.02)
-        yield
-    finally:
-        os.close(descriptor)

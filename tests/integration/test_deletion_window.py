@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from services.deleter.app import DAY_US, HOUR_US, Deleter, locked
+from services.deleter.app import DAY_US, HOUR_US, Deleter
+from services.deleter.locks import locked
 from services.deleter.receipts import Receipts, broken_links, check, public_key
 from services.deleter.sweep.guard import Guard
 from services.deleter.sweep.run import Sweep

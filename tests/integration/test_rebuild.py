@@ -11,6 +11,7 @@ import pytest
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.rebuild.derive import Report
 from services.projector.rebuild.run import Rebuild
+from services.projector.rebuild.shadows import Shadows
 from services.projector.search import Feeder
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import ClickHouseTables
@@ -317,14 +318,14 @@ async def test_deleted_data_stays_deleted_and_an_id_keeps_its_number(store: Stor
 async def test_a_write_waits_for_a_hold_and_a_hold_ends_by_itself(store: Store, log: MemoryLog) -> None:
     tables = ClickHouseTables(store)
     marks = (await tables.load(COMMANDS, [0], [])).positions[0]
-    made = Rebuild(store, log.partitions(), lambda: time.time_ns() // 1_000, lambda report: None)
-    ((now_ms,),) = await store.rows(made._queries["now"])
-    await made._command("hold", table="fragments", until=now_ms + 1_000 * SECONDS_MAX)
+    shadows = Shadows(store, log.partitions())
+    ((now_ms,),) = await store.rows(shadows.queries["now"])
+    await shadows.command("hold", table="fragments", until=now_ms + 1_000 * SECONDS_MAX)
     here = Position(COMMANDS, 0, marks.version & (1 << 48) - 1)
     with pytest.raises(StoreUnavailable):
         await tables.write_state(COMMANDS, [], [(here, marks.stamp, marks.epoch)])
-    await made._command("release", table="fragments")
-    await made._command("hold", table="fragments", until=now_ms + 500)
+    await shadows.command("release", table="fragments")
+    await shadows.command("hold", table="fragments", until=now_ms + 500)
     async with asyncio.timeout(SECONDS_MAX):
         while True:
             try:

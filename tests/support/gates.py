@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from services.projector import batch, fold, shares, worker
+from services.projector import batch, fetcher, fold, shares
 from services.projector.tables import clickhouse as tables
 from services.projector.tables.clickhouse import Closed, Facts, Loaded
 from services.projector.tables.marks import Vouched
@@ -162,7 +162,7 @@ def limits(seed: int) -> Iterator[None]:
     are heavy and rows large, every other one such that fragments are full; else they are the real ones."""
     small: list[tuple[Any, str, int]] = []
     if seed % 3 == 0:
-        small += [(fold, "CACHE_MAX", 2), (batch, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
+        small += [(fold, "CACHE_MAX", 2), (batch, "STATE_ROWS_MAX", 3), (fetcher, "BATCH_RECORDS_MAX", 5)]
     if seed % 5 == 0:
         small += [(shares, "SHARE_BYTES", 300), (shares, "RECORD_BYTES_USUAL", 200), (shares, "ROWS_BYTES", 1)]
         small += [(tables, "LOAD_ROW_BYTES_MAX", 30), (fold, "CACHE_BYTES_MAX", 300)]

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
+from services.projector.loader import Loader
 from services.projector.tables.clickhouse import Loaded
 from services.projector.tables.marks import BEFORE_THE_FIRST
 from services.projector.tables.memory import MemoryTables
@@ -49,8 +50,8 @@ that does not know purges yet."""
 OLDER = Reader(reduce(or_, (kind for kind in get_args(Command) if kind is not Purge)), {})
 
 
-class CountingWorker(Worker):
-    """Counts how often it was fenced."""
+class CountingLoader(Loader):
+    """Counts how often a worker was fenced."""
 
     counts: Counter[str]
 
@@ -67,6 +68,7 @@ class Member(NamedTuple):
     task: asyncio.Task[None]
     gate: Gate
     reader: GatedReader
+    log: GatedLog
 
 
 class Deleting(NamedTuple):
@@ -184,19 +186,21 @@ class Simulation(Renewals):
         gate.calm = calm
         reader = GatedReader(self.log, topic, gate)
         folder: Folder = FragmentFolder() if topic == COMMANDS else IdentityFolder()
-        made = CountingWorker(
-            log=GatedLog(self.log, gate),
+        log, tables = GatedLog(self.log, gate), GatedTables(self.tables, gate, self.expected)
+        made = Worker(
+            log=log,
             reader=reader,
-            tables=GatedTables(self.tables, gate, self.expected),
+            tables=tables,
             folder=folder,
             monotonic=asyncio.get_running_loop().time,
         )
-        made.counts = self.counts
+        made._loader = loader = CountingLoader(tables, folder, made._partitions)
+        loader.counts = self.counts
         reader.forgetful = calm and self.forgetful
         if self.upgraded and not calm and self.decide.random() < 0.5:
             self.counts["older workers"] += 1
             made.read = OLDER.decode
-        self.members.append(Member(made, asyncio.create_task(made.run()), gate, reader))
+        self.members.append(Member(made, asyncio.create_task(made.run()), gate, reader, log))
 
     async def _cancel(self, number: int) -> None:
         """Somebody cancels a deletion, and a deleter is there."""
@@ -240,7 +244,7 @@ class Simulation(Renewals):
 
     async def _stop(self, member: Member) -> None:
         self.counts["kills"] += 1
-        flight = member.worker._flight
+        flight = member.worker._flight.task
         if flight is not None:
             flight.cancel()
         member.task.cancel()
@@ -366,8 +370,8 @@ class Simulation(Renewals):
             deleting.task.cancel()
         await asyncio.gather(*(deleting.task for deleting in self.deleters), return_exceptions=True)
         for member in self.members:
-            if member.worker._flight is not None:
-                member.worker._flight.cancel()
+            if member.worker._flight.task is not None:
+                member.worker._flight.task.cancel()
             member.task.cancel()
         await asyncio.gather(*(member.task for member in self.members), return_exceptions=True)
 

@@ -107,7 +107,7 @@ async def put_back(simulation: Any) -> None:
         await simulation._stop(member)
     simulation.expected.right = None
     simulation.wary = {member.task for member in simulation.members}
-    for log in (simulation.log, *(member.worker._log for member in simulation.members)):
+    for log in (simulation.log, *(member.log for member in simulation.members)):
         log.doubt()  # as of the mismatch, and of whatever was seen of the other log
         await log.identity()
         log.trust(log.doubts)

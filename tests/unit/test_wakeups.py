@@ -17,11 +17,12 @@ from services.deleter import app, purges
 from services.deleter.app import Deleter
 from services.projector.fold import FragmentFolder
 from services.projector.lookout import LOOK_SECONDS, LOOKS_MAX
+from services.projector.progress import Progress
 from services.projector.search import LOOK_SECONDS as FEED_SECONDS
 from services.projector.search import SHARED_LOOK_SECONDS, Duty, Feeder
 from services.projector.tables import rows as r
 from services.projector.tables.memory import MemoryTables
-from services.projector.worker import Progress, Worker
+from services.projector.worker import Worker
 from shared.domain.commands import Cancel, DeletionCommand, Request, Scope, Write, encode, route
 from shared.domain.errors import Corrupt, StoreUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id, position_key

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from services.projector.fold import FragmentFolder, IdentityFolder
+from services.projector.progress import Progress
 from services.projector.shares import ROWS_BYTES, SHARE_BYTES
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Loaded
 from services.projector.tables.memory import MemoryTables
-from services.projector.worker import Progress, Worker
+from services.projector.worker import Worker
 from shared.domain.commands import Command, Delete, Merge, Write, decode, encode, route
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id, partition_of
 from shared.log.dead import CORRUPT, DEAD_IN_A_ROW_MAX, letters
@@ -28,10 +29,13 @@ TURNS_MAX = 4_000
 """Event-loop turns until a worker must have caught up: hundreds of times what it needs."""
 
 
-def worker(log: MemoryLog, tables: MemoryTables, topic: str) -> Worker:
+def worker(
+    log: MemoryLog, tables: MemoryTables, topic: str, observe: Callable[[Progress], None] = lambda progress: None
+) -> Worker:
     folder = FragmentFolder() if topic == COMMANDS else IdentityFolder()
     monotonic = asyncio.get_running_loop().time
-    return Worker(log=log, reader=log.reader(topic, "g"), tables=tables, folder=folder, monotonic=monotonic)
+    reader = log.reader(topic, "g")
+    return Worker(log=log, reader=reader, tables=tables, folder=folder, monotonic=monotonic, observe=observe)
 
 
 async def append(log: MemoryLog, *commands: Command) -> list[Position]:
@@ -173,8 +177,7 @@ async def test_a_record_whose_bytes_are_spoilt_goes_to_the_dead_letters_though_i
     records = log._records[COMMANDS, 0]
     records[1] = records[1]._replace(fault=SPOILT)
     told: list[Progress] = []
-    one = worker(log, tables, COMMANDS)
-    one._observe = told.append
+    one = worker(log, tables, COMMANDS, told.append)
     task = asyncio.create_task(one.run())
     await caught_up(log, tables, COMMANDS)
     await stop(task)

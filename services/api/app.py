@@ -21,20 +21,20 @@ from services.api.history import property_history as history
 from services.api.http.documents import openapi
 from services.api.http.guards.access import Access
 from services.api.http.guards.costly import Gate
-from services.api.http.guards.rate_limit import CaptureQuotas, Limits
+from services.api.http.guards.rate_limit import CaptureQuotas, RateLimiter
 from services.api.http.pipeline import Guards, Pipeline
 from services.api.http.routing import Route, Router
 from services.api.http.spool import Spools
 from services.api.http.transports.front import serve
+from services.api.persons import batch_reads, lists
 from services.api.persons import endpoints as persons
-from services.api.persons import lists
 from services.api.persons import merge_and_split as identities
 from services.api.reads.persons import Reads
 from services.api.reads.rendered import RenderedPersons
 from services.api.reads.stamps import Stamps, uuid7
 from services.api.reads.watermarks import Watermarks
 from services.api.recordings import sessions
-from services.api.writes.block_writer import Blocks
+from services.api.writes.block_writer import BlockStore
 from shared.domain.commands import Command
 from shared.domain.errors import LogClosed, LogMismatch, Superseded, Transient
 from shared.domain.ids import COMMANDS, Position
@@ -56,6 +56,7 @@ from shared.store.shared_memory.segment import SharedMemory, memory_of
 
 _NOUNS = (
     lists,
+    batch_reads,
     persons,
     identities,
     activity,
@@ -88,8 +89,8 @@ COLLECTED_OBJECTS = 50_000
 async def run(settings: Settings) -> None:
     """Answer until cancelled."""
     store = await connect_store(settings, "api")
-    known = await current(store)
-    log = connect_log(settings, known)
+    generations = await current(store)
+    log = connect_log(settings, generations)
     server = None
     context = None
     try:
@@ -97,7 +98,7 @@ async def run(settings: Settings) -> None:
         if judge is not None:
             await agree(clock, judge, settings)
         await log.start()
-        log_watch = LogWatch(log, store, known)
+        log_watch = LogWatch(log, store, generations)
         with suppress(
             LogMismatch, Superseded, Transient
         ):  # the answers say it, until the right log is there
@@ -128,7 +129,7 @@ async def run(settings: Settings) -> None:
         if context is not None:
             await context.blocks.close()
             await context.watermarks.close()
-            await context.fed.close()
+            await context.search_watermarks.close()
             await context.access.close()
         await log.close()
         await store.close()
@@ -136,7 +137,7 @@ async def run(settings: Settings) -> None:
 
 def bounds_of(settings: Settings) -> Bounds:
     return Bounds(
-        limits=Limits(settings.key_rate, settings.key_burst),
+        limits=RateLimiter(settings.key_rate, settings.key_burst),
         quotas=CaptureQuotas(
             settings.capture_events_per_second,
             settings.capture_bytes_per_second,
@@ -161,9 +162,9 @@ async def build(
     access = Access(store, clock)
     await access.start()
     stamps = Stamps(clock)
-    reads = Reads(store, log.partitions, stamps.seen, memory)
+    reads = Reads(store, log.partitions, stamps.observe, memory)
     board = memory.board if memory is not None else None
-    watermarks = Watermarks(store, reads.queries["watermarks"], stamps.seen, board)
+    watermarks = Watermarks(store, reads.queries["watermarks"], stamps.observe, board)
     await watermarks.refresh()
 
     async def append(commands: Sequence[Command]) -> list[Position]:
@@ -178,7 +179,9 @@ async def build(
         reads=reads,
         rendered=RenderedPersons(reads),
         watermarks=watermarks,
-        fed=Watermarks(store, reads.queries["search_watermarks"], stamps.seen),
+        search_watermarks=Watermarks(
+            store, reads.queries["search_watermarks"], stamps.observe
+        ),
         limits=bounds.limits,
         quotas=bounds.quotas,
         gate=bounds.gate,
@@ -186,7 +189,7 @@ async def build(
         stamps=stamps,
         clock=clock,
         mint=uuid7,
-        blocks=Blocks(objects, append, stamps, clock, uuid7),
+        blocks=BlockStore(objects, append, stamps, clock, uuid7),
     )
     return context
 
@@ -200,7 +203,7 @@ def pipeline_of(
         access=context.access,
         limits=context.limits,
         gate=context.gate,
-        load=context.load,
+        admission=context.admission,
         spools=context.spools,
         clock=context.clock,
     )

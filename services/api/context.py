@@ -1,4 +1,4 @@
-"""What every handler needs, built once by `app`. Never opens anything itself."""
+"""The parts of one API process, built once by `app` and given to every endpoint."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import msgspec
 
 from services.api.http.guards.access import Access
+from services.api.http.guards.admission import AdmissionControl
 from services.api.http.guards.costly import Gate
-from services.api.http.guards.load import Load
-from services.api.http.guards.rate_limit import CaptureQuotas, Limits
+from services.api.http.guards.rate_limit import CaptureQuotas, RateLimiter
 from services.api.http.pipeline import POSITION_HEADER
 from services.api.http.spool import Spools
 from services.api.reads.persons import Reads
 from services.api.reads.rendered import RenderedPersons
 from services.api.reads.stamps import Mint, Stamps
 from services.api.reads.watermarks import Watermarks
-from services.api.writes.block_writer import Blocks
+from services.api.writes.block_writer import BlockStore
 from shared.domain.commands import Command, encode, route
 from shared.domain.errors import BadInput, NotYet
 from shared.domain.generations import Generations
@@ -27,17 +27,19 @@ from shared.store.clickhouse.client import Store
 from shared.store.logwatch import LogWatch
 
 
-class Told:
-    """The token that reads answer with, and when it was put together."""
+class PositionToken:
+    """The position token of answers, and what it was put together from."""
 
-    known: tuple[int, int] | None = None
-    token = ""
+    source: tuple[int, int] | None = None
+    """How often rows and watermarks had been read by then."""
+
+    text = ""
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What clients may take of one API process."""
+    """Limits of one API process."""
 
-    limits: Limits = msgspec.field(default_factory=lambda: Limits(0, 1))
+    limits: RateLimiter = msgspec.field(default_factory=lambda: RateLimiter(0, 1))
     quotas: CaptureQuotas = msgspec.field(default_factory=CaptureQuotas)
     gate: Gate = msgspec.field(default_factory=Gate)
     spools: Spools = msgspec.field(default_factory=Spools)
@@ -53,17 +55,17 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     access: Access
     reads: Reads
     watermarks: Watermarks
-    fed: Watermarks
-    limits: Limits
+    search_watermarks: Watermarks
+    limits: RateLimiter
     quotas: CaptureQuotas
     stamps: Stamps
     clock: Clock
     mint: Mint
-    blocks: Blocks
+    blocks: BlockStore
     gate: Gate
     spools: Spools
-    load: Load = msgspec.field(default_factory=Load)
-    told: Told = msgspec.field(default_factory=Told)
+    admission: AdmissionControl = msgspec.field(default_factory=AdmissionControl)
+    token: PositionToken = msgspec.field(default_factory=PositionToken)
     rendered: RenderedPersons
 
     async def append(self, commands: Sequence[Command]) -> list[Position]:
@@ -72,41 +74,43 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         return await self.log.append(self.entries(commands))
 
     def mismatch(self) -> bool:
-        """Whether the log is known not to be the tables' own."""
+        """Whether the log is known to be another one than that of the tables."""
         return self.watch.mismatch is not None
 
     def reflected(self) -> str:
-        """What answers reflect at least, as a token: what reads have seen, and what the tables were
-        known to hold."""
-        told, known = self.told, (self.reads.loads, self.watermarks.polls)
-        if told.known != known:
+        """The token of the positions that an answer reflects at least: those of rows that were
+        read, and of the last poll."""
+        token, source = self.token, (self.reads.loads, self.watermarks.polls)
+        if token.source != source:
             versions = self.watermarks.versions()
-            for key, version in self.reads.reached.items():
+            for key, version in self.reads.versions.items():
                 versions[key] = max(version, versions.get(key, 0))
-            told.known = known
-            told.token = format_positions(
+            token.source = source
+            # persons are a matter of the other two topics, and `as_of` takes what a read has
+            # answered with
+            token.text = format_positions(
                 [
                     position
                     for key, version in versions.items()
                     if key[0] != DELETIONS
                     and (position := position_of(*key, version)).offset >= 0
                 ]
-            )  # persons are a matter of the other two topics, and `as_of` takes what a read has answered with
-        return told.token
+            )
+        return token.text
 
     def is_former(self, position: Position) -> bool:
         """Whether the position is of a former generation of the log: reads see all that was ever
         projected of it."""
         return position.generation < self.log.generation
 
-    async def reached(self, positions: Sequence[Position]) -> None:
+    async def wait_for(self, positions: Sequence[Position]) -> None:
         """Return once reads see these positions; NotYet after the usual time.
 
         At once for one beyond the end of the log: no write has answered with it, and waiting would
         be in vain.
         """
         positions = [position for position in positions if not self.is_former(position)]
-        if self.watermarks.passed(positions):
+        if self.watermarks.covers(positions):
             return
         ends = {
             (head.topic, head.partition): head.version
@@ -116,6 +120,12 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         if any(position.version > ends.get(position[:2], 0) for position in positions):
             raise NotYet("No write has answered with this position yet.")
         await self.watermarks.wait(positions)
+
+    async def wait_for_heads(self, *topics: str) -> None:
+        """Return once reads see all that is in the log of these topics now; NotYet after the usual
+        time."""
+        heads = [head for topic in topics for head in await self.log.heads(topic)]
+        await self.watermarks.wait([head for head in heads if head.offset >= 0])
 
     def entries(
         self, commands: Sequence[Command], counts: dict[str, int] | None = None

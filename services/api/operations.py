@@ -1,4 +1,4 @@
-"""What operators ask of an API process: /livez, /readyz, /metrics, /version."""
+"""Endpoints for operators: /livez, /readyz, /metrics, /version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.runtime.process.ops import Check, Operations, Reply
 
 
 def routes(checks: Mapping[str, Check]) -> tuple[Route, ...]:
-    """The rows of the route table; `checks` are what `ready` means."""
+    """Rows of the route table; `checks` are the conditions of `ready`."""
     operations = Operations(checks)
 
     def livez(call: CaptureCall) -> Response:
@@ -30,10 +30,12 @@ def routes(checks: Mapping[str, Check]) -> tuple[Route, ...]:
         return _response(operations.version())
 
     return (
-        *plain("/livez", "The process runs.", livez),
-        *plain("/readyz", "Writes are accepted and reads answered.", readyz),
-        *plain("/metrics", "Prometheus; from this machine only.", metrics),
-        *plain("/version", "The version.", version),
+        *plain("liveness", "/livez", "The process runs.", livez),
+        *plain(
+            "readiness", "/readyz", "Writes are accepted and reads answered.", readyz
+        ),
+        *plain("metrics", "/metrics", "Prometheus; from this machine only.", metrics),
+        *plain("version", "/version", "The version.", version),
     )
 
 

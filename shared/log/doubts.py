@@ -8,15 +8,27 @@ From then on nothing is acknowledged until somebody has compared the log with th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from shared.domain.errors import LogUnavailable
-from shared.domain.ids import Position
+from shared.domain.ids import Position, hash64
 
 REFUSAL = "The log is being compared with the tables."
 
 Known = TypeVar("Known")
 """What a log is known by: a file, a cluster with its topics."""
+
+
+class Witness(NamedTuple):
+    """The last record of a partition that this process knows of; `value` when it appended it."""
+
+    position: Position
+    value: bytes | None
+
+    @property
+    def record(self) -> int:
+        """The hash of the record; 0 when it is not known."""
+        return 0 if self.value is None else hash64(self.value)
 
 
 class Doubts:
@@ -26,6 +38,7 @@ class Doubts:
         self.count = 0
         self._trusted = 0
         self._highest: dict[tuple[str, int], int] = {}
+        self._witnesses: dict[tuple[str, int], Witness] = {}
 
     @property
     def pending(self) -> bool:
@@ -39,7 +52,9 @@ class Doubts:
         if count < self.count:
             return False
         if self.pending:
-            self._highest.clear()  # offsets count from what is seen next
+            # offsets count from what is seen next: dead letters, which nobody compares, may be
+            # made anew
+            self._highest.clear()
             self._trusted = count
         return True
 
@@ -74,10 +89,21 @@ class Doubts:
         for head in heads if not self.pending else ():
             self.raised(head)
 
-    def raised(self, position: Position) -> None:
-        """There is a record at this position."""
+    def raised(self, position: Position, value: bytes | None = None) -> None:
+        """There is a record at this position; of this value, when this process appended it."""
         key = position[:2]
         self._highest[key] = max(position.offset, self._highest.get(key, -1))
+        witness = self._witnesses.get(key)
+        if witness is None or position.offset > witness.position.offset:
+            self._witnesses[key] = Witness(position, value)
+
+    def witnesses(self, topic: str) -> dict[int, Witness]:
+        """What this process knows to be in the log, by partition: whatever is trusted has it."""
+        return {
+            key[1]: witness
+            for key, witness in self._witnesses.copy().items()
+            if key[0] == topic and witness.position.offset >= 0
+        }
 
 
 class Doubtful(Generic[Known]):
@@ -93,6 +119,9 @@ class Doubtful(Generic[Known]):
     @property
     def doubts(self) -> int:
         return self._doubts.count
+
+    def witnesses(self, topic: str) -> dict[int, Witness]:
+        return self._doubts.witnesses(topic)
 
     def doubt(self) -> None:
         self._doubts.add()

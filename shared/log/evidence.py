@@ -1,5 +1,5 @@
-"""What the log says of the tables' positions, for `identity.compare` to judge. Never asks the
-tables itself."""
+"""What the log says of the tables' positions and of this process's own, for `identity.compare` to
+judge. Never asks the tables itself."""
 
 from __future__ import annotations
 
@@ -48,6 +48,28 @@ async def evidence(
                 )
             )
     return found
+
+
+async def own_evidence(
+    log: Log, topic: str, starts: Sequence[Position]
+) -> list[Evidence]:
+    """What this process has seen of the log: the tables may not have come that far yet."""
+    first = {start.partition: start for start in starts}
+    witnesses = log.witnesses(topic)
+    return [
+        await _whole(
+            log,
+            Evidence(
+                witness.position,
+                witness.record,
+                first[head.partition],
+                head,
+                process=True,
+            ),
+        )
+        for head in await log.heads(topic)
+        if (witness := witnesses.get(head.partition)) is not None
+    ]
 
 
 async def check(

@@ -48,19 +48,24 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evidence(NamedTuple):
-    """What both sides say of one partition: the tables' position and the hash of its record (0: not
-    known), and of the log its first and last position and the hash of the record at the tables'
-    (None: forgotten, or not looked for)."""
+    """What both sides say of one partition.
+
+    Of the tables, or of the process that asks, their position and the hash of its record (0: not
+    known); of the log its first and last position, and the hash of the record at that position
+    (None: forgotten, or not looked for).
+    """
 
     position: Position
     record: int
     start: Position
     head: Position
     found: int | None = None
+    process: bool = False
+    """It is the process that asks, not the tables: what it appended, or has seen to be there."""
 
     @property
     def offset(self) -> int:
-        """Where the tables stand in this generation of the log."""
+        """Where the tables, or the process, stand in this generation of the log."""
         return (
             self.position.offset
             if self.position.generation == self.head.generation
@@ -136,19 +141,24 @@ def _generations(one: Evidence) -> Mismatch | None:
 
 
 def _older(one: Evidence) -> Mismatch | None:
-    topic, partition = one.position[:2]
+    place = f"{one.position.topic}/{one.position.partition}"
+    holder = "this process has seen it" if one.process else "the tables hold it"
     if one.offset > one.head.offset:
-        what = f"The log's {topic}/{partition} ends at {one.head.offset}, and the tables hold it up to {one.offset}"
+        what = f"ends at {one.head.offset}, and {holder} up to {one.offset}"
     elif one.record and one.found is not None and one.found != one.record:
-        what = f"The log's {topic}/{partition} has another record at {one.offset} than the tables hold"
+        holder = "this process appended" if one.process else "the tables hold"
+        what = f"has another record at {one.offset} than {holder}"
     else:
         return None
-    return Mismatch("older", f"{what}; it is an older copy, or another log: {REMEDY}.")
+    return Mismatch(
+        "older",
+        f"The log's {place} {what}; it is an older copy, or another log: {REMEDY}.",
+    )
 
 
 def _passed(one: Evidence) -> Mismatch | None:
-    """Retention that took what was projected is none of it."""
-    if one.offset + 1 >= one.start.offset:
+    """Retention that took what was projected is none of it, nor what others appended since."""
+    if one.process or one.offset + 1 >= one.start.offset:
         return None
     gone = f"{one.offset + 1} to {one.start.offset - 1} of {one.start.topic}/{one.start.partition}"
     what = f"The log forgot records {gone} before they were projected: lengthen its retention, and run"

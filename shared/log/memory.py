@@ -107,7 +107,7 @@ class MemoryLog(Doubtful[tuple[Any, ...]]):
             ):
                 self._doubts.add()
             self._doubts.rises(positions[-1], self._doubts.floor(topic, partition))
-            self._doubts.raised(positions[-1])
+            self._doubts.raised(positions[-1], value)
         self._wake()
         return positions
 

@@ -8,10 +8,11 @@ Three implementations keep this contract, and one suite (`tests/contracts`) hold
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from shared.domain.ids import GENERATION_FIRST, Position, version_of
+from shared.log.doubts import Witness
 from shared.log.identity import LogIdentity
 
 APPEND_SECONDS_MAX = 7.0
@@ -162,6 +163,10 @@ class Log(Protocol):
         """How often something was odd so far: an offset that did not rise, another file under the
         path. Nothing is acknowledged from then on until `trust`: what was appended meanwhile may be
         in another log."""
+
+    def witnesses(self, topic: str) -> Mapping[int, Witness]:
+        """The last record of each partition that this process knows of, for a log that lacks it is
+        not the one that acknowledged it. To be asked for before `heads`."""
 
     def doubt(self) -> None:
         """Acknowledge nothing until `trust`."""

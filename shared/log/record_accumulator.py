@@ -17,6 +17,7 @@ from shared.domain.ids import Position
 from shared.log.port import PENDING_BYTES_MAX, Entry
 from shared.log.waiting import Appended, Waiting
 from shared.runtime.group_commit import Capacity, GroupCommit, Pending
+from shared.runtime.trouble import Trouble
 
 BATCH_BYTES_MAX = 1_048_576
 """One produce batch of a partition: what a broker takes by default."""
@@ -39,7 +40,7 @@ behind it is dropped when its append has failed or nobody waits for it.
 class Lanes:
     """Every partition that something was appended to, and the appends that are not durable yet."""
 
-    def __init__(self, send: Send, generation: int) -> None:
+    def __init__(self, send: Send, generation: int, trouble: Trouble) -> None:
         self._send = send
         self._generation = generation
         self._capacity = Capacity(
@@ -47,7 +48,7 @@ class Lanes:
         )
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._appends: dict[Appended, _Append] = {}
-        self._waiting = Waiting(self._drop)
+        self._waiting = Waiting(self._drop, trouble)
 
     def submit(self, entries: Sequence[Entry]) -> Appended:
         """As the log's."""

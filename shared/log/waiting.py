@@ -9,16 +9,19 @@ from collections.abc import Callable
 from shared.domain.errors import LogUnavailable
 from shared.domain.ids import Position
 from shared.log.port import APPEND_SECONDS_MAX
+from shared.runtime.trouble import Trouble
 
 Appended = asyncio.Future[list[Position]]
 
 
 class Waiting:
-    """Who came first gives up first: after APPEND_SECONDS_MAX, and `dropped` hears of it. On the
-    loop only."""
+    """Pending appends with one shared timer: each fails after APPEND_SECONDS_MAX, and `dropped` is
+    called with it. Not thread-safe: use it on the event loop."""
 
-    def __init__(self, dropped: Callable[[Appended], None]) -> None:
+    def __init__(self, dropped: Callable[[Appended], None], trouble: Trouble) -> None:
+        """`trouble` is told that appends fail so; whoever sees one succeed ends it."""
         self._dropped = dropped
+        self._trouble = trouble
         self._until: dict[Appended, float] = {}  # in the order of coming
         self._timer: asyncio.TimerHandle | None = None
 
@@ -59,9 +62,15 @@ class Waiting:
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer, now = None, loop.time()
+        expired = False
         for future, until in list(self._until.items()):
             if until > now:
                 self._timer = loop.call_at(until, self._expire)
                 break
+            expired = True
             self.tell(future, LogUnavailable())
             self._dropped(future)
+        if expired:
+            self._trouble.is_now(
+                f"no append was acknowledged within {APPEND_SECONDS_MAX:g} s"
+            )

@@ -13,7 +13,7 @@ import msgspec
 
 from shared.domain.generations import Generations
 from shared.domain.ids import Position, partition_of_key, position_of
-from shared.log.evidence import Standing, evidence
+from shared.log.evidence import Standing, evidence, own_evidence
 from shared.log.identity import (
     TOPICS,
     Evidence,
@@ -86,8 +86,8 @@ async def positions(store: Store) -> dict[str, dict[int, Standing]]:
 
 
 async def compared(log: Log, store: Store, known: Generation | None) -> Mismatch | None:
-    """What is wrong between the log, as it is now, and the tables. Raises Transient when either
-    does not answer."""
+    """What is wrong between the log, as it is now, and the tables or what this process has seen of
+    it. Raises Transient when log or tables do not answer."""
     identity = await log.identity()
     mismatch = compare(known, identity, ())
     if mismatch is not None or not identity.id:
@@ -101,6 +101,7 @@ async def compared(log: Log, store: Store, known: Generation | None) -> Mismatch
             for start in starts[topic]
         }
         found += await evidence(log, topic, nothing | tables[topic], starts[topic])
+        found += await own_evidence(log, topic, starts[topic])
     return compare(
         known, await log.identity(), found
     )  # another one may lie there by now: that says more

@@ -267,7 +267,7 @@ async def test_a_log_that_is_away_is_503_with_a_time_to_try_again(api: Api) -> N
 async def test_a_body_that_never_ends_is_408_and_others_are_served_meanwhile(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.api.http.guards.load.BODY_SECONDS_MAX", 0.3)
+    monkeypatch.setattr("services.api.http.guards.admission.BODY_SECONDS_MAX", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port)
     writer.write(b"POST /batch/ HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n\r\n{")
     assert (await post(api, event()))[0] == 200

@@ -339,7 +339,7 @@ async def test_a_log_that_is_away_is_503_for_the_whole_and_a_second_attempt_is_s
 
 
 async def test_a_body_that_never_ends_is_408(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.api.http.guards.load.BODY_SECONDS_MAX", 0.3)
+    monkeypatch.setattr("services.api.http.guards.admission.BODY_SECONDS_MAX", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port)
     lines = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
     writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 20\r\n{lines}\r\n{{".encode())

@@ -85,6 +85,30 @@ def test_every_operation_says_what_it_does_whom_it_lets_in_and_how_it_fails(spec
                 assert parameter["description"] and parameter["schema"]
 
 
+VERBS = (
+    "batch bulk cancel capture delete evaluate export get list merge preflight purge record reset split update"
+).split()
+
+
+def test_operation_ids_are_good_names_of_methods(spec: dict[str, Any]) -> None:
+    """Generated clients call their methods by them: unique, snake_case, a verb first."""
+    ids = [operation["operationId"] for _, _, operation in operations(spec)]
+    assert len(ids) == len(set(ids))
+    for name in ids:
+        assert re.fullmatch(r"[a-z]+(_[a-z0-9]+)+", name) and name.partition("_")[0] in VERBS, name
+
+
+def test_every_route_is_called_by_the_id_of_its_operation(spec: dict[str, Any]) -> None:
+    """Rows that the document does not show are twins of others: HEAD, and paths without the slash."""
+    from services.api.app import router_of
+
+    ids = {operation["operationId"] for _, _, operation in operations(spec)}
+    names = {route.name for resource in router_of("", {}).resources for route in resource.routes.values()}
+    assert {name.replace("head_", "get_", 1) if name.startswith("head_") else name for name in names} == (
+        ids - {"update_person_put"}
+    )
+
+
 def test_links_lead_to_operations(spec: dict[str, Any]) -> None:
     ids = {operation["operationId"] for _, _, operation in operations(spec)}
     linked = [

@@ -1,6 +1,6 @@
 """Every parameter of every route, and every field of every body: its wrong type, its limit, and one beyond.
 
-Generated from what the routes declare; that they declare all of it, the assertion in `Call.asked` holds.
+Generated from what the routes declare; that they declare all of it, the assertion in `RestCall.parameter` holds.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def texts(parameter: Parameter[Any]) -> list[tuple[str | None, str | None]]:
     """(text, the error's code or None for right)."""
     bad = "invalid_input"
     if isinstance(parameter, Integer):
-        wrong = ("x", "1.5", "-1", "1e2", "٣", str(2**70), str(parameter.least - 1), str(parameter.most + 1))
-        return [*((text, bad) for text in wrong), ("", bad), (str(parameter.least), None), (str(parameter.most), None)]
+        minimum, maximum = parameter.minimum, parameter.maximum
+        wrong = ("x", "1.5", "-1", "1e2", "٣", str(2**70), str(minimum - 1), str(maximum + 1))
+        return [*((text, bad) for text in wrong), ("", bad), (str(minimum), None), (str(maximum), None)]
     if isinstance(parameter, Flag):
         return [*((text, bad) for text in ("yes", "2", "True", "null", "")), *((text, None) for text in ("false", "0"))]
     if isinstance(parameter, Choice):
@@ -72,10 +73,10 @@ def texts(parameter: Parameter[Any]) -> list[tuple[str | None, str | None]]:
     if parameter.form:
         return [
             (GARBAGE.get(parameter.form), bad),
-            ("9" * (parameter.most + 1), bad),
+            ("9" * (parameter.chars_max + 1), bad),
             (RIGHT.get(parameter.form), None),
         ]
-    return [("x" * (parameter.most + 1), bad), ("x" * parameter.most, None), ("", None)]
+    return [("x" * (parameter.chars_max + 1), bad), ("x" * parameter.chars_max, None), ("", None)]
 
 
 @pytest.fixture(scope="module")

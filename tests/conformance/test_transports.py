@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from services.api.app import pipeline_of
-from services.api.http.guards import load
+from services.api.http.guards import admission
 from services.api.http.transports import front
 from services.api.http.transports.aiohttp_adapter import Adapter, Handler
 from services.api.http.transports.front import Front
@@ -57,7 +57,7 @@ class Pair:
 
 @pytest.fixture
 async def pair(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pair]:
-    monkeypatch.setattr(load, "BODY_SECONDS_MAX", BODY_SECONDS)
+    monkeypatch.setattr(admission, "BODY_SECONDS_MAX", BODY_SECONDS)
     monkeypatch.setattr(front, "BODY_SECONDS_MAX", BODY_SECONDS)
     monkeypatch.setitem(AIOHTTP, "lingering_time", LINGERING_SECONDS)
     async with serving(migrated_url) as ours, serving(migrated_url) as theirs:

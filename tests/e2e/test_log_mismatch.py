@@ -98,6 +98,7 @@ def test_another_log_acknowledges_nothing_and_the_right_one_has_everything(
         writer.wait(20)
         copy(log, older)
         writer.wait(100)
+        check_all_there(stack, writer)  # so the tables are further than the copy
         log.rename(aside)
         changed = time.monotonic()
         mischief(log, older)
@@ -107,6 +108,39 @@ def test_another_log_acknowledges_nothing_and_the_right_one_has_everything(
         put_back(parts, log, aside)
         writer.wait(20)
     finally:
+        writer.end()
+    check_all_there(stack, writer)
+
+
+@pytest.mark.parametrize("mischief", [older_copy, older_copy_that_went_on], ids=lambda mischief: mischief.__name__)
+def test_a_copy_that_is_as_far_as_the_tables_and_lacks_what_was_acknowledged(
+    parts: Parts, mischief: Callable[[Path, Path], None]
+) -> None:
+    """Nobody but the API that acknowledged it knows: whoever reads it then would take it for the tables' own."""
+    stack, readers = parts.stack, [parts.processes[name] for name in ("projector", "deleter")]
+    log, older, aside = (stack.data / name for name in ("log", f"as-far-{mischief.__name__}", "aside"))
+    writer = Writer(stack, f"as-far-{mischief.__name__}")
+    try:
+        writer.wait(20)
+        for reader in readers:
+            reader.send_signal(signal.SIGSTOP)
+        copy(log, older)
+        writer.wait(100)
+        log.rename(aside)
+        changed = time.monotonic()
+        mischief(log, older)
+        writer.wait_refused(5)
+        wait_for(lambda: b"this process" in stack.ask("GET", "/readyz?verbose").body, READY_SECONDS_MAX, "the line")
+        assert not [one for one, at in writer.acknowledged.items() if at > changed + 1.0]
+        log.rename(log.with_name(f"wrong-{time.monotonic_ns()}"))
+        aside.rename(log)
+        for reader in readers:
+            reader.send_signal(signal.SIGCONT)
+        parts.wait_ready()
+        writer.wait(20)
+    finally:
+        for reader in readers:
+            reader.send_signal(signal.SIGCONT)
         writer.end()
     check_all_there(stack, writer)
 

@@ -18,7 +18,7 @@ import orjson
 import psutil
 import pytest
 
-from services.api.http.guards.load import RECEIVED_BYTES_MAX
+from services.api.http.guards.admission import RECEIVED_BYTES_MAX
 from shared.log.port import PENDING_BYTES_MAX
 from tests.support.flood import CLIENTS, ORIGIN, Connection, Flood, Reply, post
 from tests.support.judge import judge
@@ -167,6 +167,17 @@ def test_a_log_that_is_away_costs_a_503_and_nothing_that_was_acknowledged(
             _is_documented(reply)
         _kept_once(flood)
         assert growth.bytes <= RSS_BYTES_MAX, growth
+    _told_and_over(started.stack)
+
+
+def _told_and_over(stack: Stack) -> None:
+    """Why it refuses stands in the API's log, once and not with each refusal, and that it no longer does."""
+    troubles = [line for line in (stack.data / "up.log").read_text().splitlines() if '"part": "log"' in line]
+    api = [orjson.loads(line.partition(": ")[2]) for line in troubles if line.startswith("api: ")]
+    assert api
+    assert {one["event"] for one in api} == {"trouble", "trouble is over"}
+    assert api[-1]["event"] == "trouble is over"
+    assert len(api) <= 2 * CLIENTS
 
 
 @pytest.mark.fault

@@ -11,7 +11,8 @@ from uuid import UUID
 from services.api.app import build
 from services.api.context import Context
 from services.api.reads.as_of import candidates_at, persons_at
-from services.api.reads.persons import CURSOR_START, Walk
+from services.api.reads.cursors import CURSOR_START
+from services.api.reads.pagination import Walk
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id
 from shared.log.memory import MemoryLog
 from shared.runtime.clock import ManualClock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -155,4 +156,38 @@ async def test_nothing_is_acknowledged_before_the_first_look_nor_after_a_bad_one
     assert await watch.look() is None
     (position,) = await log.append([Entry(COMMANDS, 0, b"", b"e")])
     assert position.offset == 1
+    await log.close()
+
+
+@pytest.mark.parametrize("further", [[], [b"other", b"other"]], ids=["as it was", "and it went on"])
+async def test_a_copy_that_lacks_what_was_acknowledged_is_told_though_the_tables_are_not_that_far(
+    store: Store, tmp_path: Path, further: list[bytes]
+) -> None:
+    made = await opened(tmp_path / "log")
+    known = await take_on(made, store, 1)
+    await made.append([Entry(COMMANDS, 0, b"", b"a")])
+    await made.close()
+    shutil.copytree(tmp_path / "log", tmp_path / "older")
+    if further:
+        older = await opened(tmp_path / "older")
+        for value in further:
+            await older.append([Entry(COMMANDS, 0, b"", value)])
+        await older.close()
+    log = await opened(tmp_path / "log", create=False)
+    watch = LogWatch(log, store, known)
+    await watch.start()
+    await log.append([Entry(COMMANDS, 0, b"", b"b")])
+    (tmp_path / "log").rename(tmp_path / "aside")
+    (tmp_path / "older").rename(tmp_path / "log")
+    for _ in range(3):
+        mismatch = await watch.look()
+        assert mismatch is not None
+        assert mismatch.kind == "older"
+        assert "this process" in watch.wrong
+        with pytest.raises(LogUnavailable):
+            await log.append([Entry(COMMANDS, 0, b"", b"c")])
+    (tmp_path / "log").rename(tmp_path / "wrong")
+    (tmp_path / "aside").rename(tmp_path / "log")
+    assert await watch.look() is None
+    assert (await log.append([Entry(COMMANDS, 0, b"", b"d")]))[0].offset == 2
     await log.close()

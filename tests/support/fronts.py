@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from services.api.calls import CaptureCall
+from services.api.http.guards.admission import AdmissionControl
 from services.api.http.guards.costly import Gate
-from services.api.http.guards.load import Load
-from services.api.http.guards.rate_limit import Limits
+from services.api.http.guards.rate_limit import RateLimiter
 from services.api.http.messages import Deferred, Request, Response
 from services.api.http.pipeline import Guards, Pipeline
 from services.api.http.routing import Route, Router
@@ -31,7 +31,7 @@ class NoPositions:
     def reflected(self) -> str:
         return ""
 
-    async def reached(self, positions: Sequence[Position]) -> None:
+    async def wait_for(self, positions: Sequence[Position]) -> None:
         return None
 
 
@@ -80,7 +80,12 @@ class Endpoints:
 def pipeline_of(endpoints: Endpoints) -> Pipeline:
     absent: Any = None
     guards = Guards(
-        access=absent, limits=Limits(0, 1), gate=Gate(), load=Load(), spools=Spools(), clock=absent
+        access=absent,
+        limits=RateLimiter(0, 1),
+        gate=Gate(),
+        admission=AdmissionControl(),
+        spools=Spools(),
+        clock=absent,
     )
     router = Router((), endpoints.routes())
     return Pipeline(router, guards, NoPositions(), lambda request: CaptureCall(request=request, context=absent))

@@ -111,9 +111,9 @@ class GatedLog(MemoryLog):
         self._check()
         floors = self._doubts.seen()
         positions = await self.log.append(entries)
-        for position in positions:
+        for position, entry in zip(positions, entries, strict=True):
             self._doubts.rises(position, floors.get(position[:2], -1))
-            self._doubts.raised(position)
+            self._doubts.raised(position, entry.value)
         await self.gate.after(LogUnavailable)
         return positions
 

@@ -10,7 +10,7 @@ import pytest
 from services.api.app import ROUTES
 from services.api.http.errors import ApiError
 from services.api.http.guards import costly as admission
-from services.api.http.guards.costly import Gate, always, aside, given, never, step, stepped
+from services.api.http.guards.costly import Gate, always, aside, never, step, stepped, with_any
 from shared.domain.errors import Transient
 from tests.support.virtual import virtual
 
@@ -33,7 +33,7 @@ def test_every_route_is_costly_or_reads_by_key() -> None:
     by_key = {"POST /{id}/split", "POST /{id}/merge"}  # both are folded of the persons themselves
     assert {name for name in previews if not named[name].costly({"dry_run": "1"})} == by_key
     assert not any(named[name].costly({"dry_run": "false"}) for name in previews & POINT)
-    assert (always({}), never({"as_of": "x"}), given("a")({"a": "0"})) == (True, False, False)
+    assert (always({}), never({"as_of": "x"}), with_any("a")({"a": "0"})) == (True, False, False)
 
 
 class Crowd:

@@ -21,7 +21,7 @@ from services.api.capture.payload import (
     EVENTS_MAX,
     FORM_BYTES_MAX,
     FORM_FIELDS_MAX,
-    Captured,
+    CaptureBatch,
     clean,
     decode,
 )
@@ -132,15 +132,15 @@ def test_a_hint_at_gzip_may_be_stale_only_after_a_proxy_that_left_the_header() -
 def test_a_batch_carries_its_token_time_and_kind() -> None:
     batch = {"api_key": "phc_x", "batch": [EVENT], "sent_at": "2026-11-23T09:37:24Z", "historical_migration": True}
     sent = orjson.dumps(batch)
-    assert decode(sent, JSON_TYPE, {}) == Captured(
-        events=[EVENT], token="phc_x", sent_at="2026-11-23T09:37:24Z", historical=True, batch=True, size=len(sent)
+    assert decode(sent, JSON_TYPE, {}) == CaptureBatch(
+        events=[EVENT], token="phc_x", sent_at="2026-11-23T09:37:24Z", historical=True, is_batch=True, size=len(sent)
     )
     assert decode(orjson.dumps({"token": "phc_y", "batch": [EVENT]}), JSON_TYPE, {}).token == "phc_y"
 
 
 def test_an_array_has_neither_token_nor_time_unless_the_query_says_when() -> None:
     sent = orjson.dumps([EVENT])
-    assert decode(sent, JSON_TYPE, {}) == Captured(events=[EVENT], batch=True, size=len(sent))
+    assert decode(sent, JSON_TYPE, {}) == CaptureBatch(events=[EVENT], is_batch=True, size=len(sent))
     assert decode(gzip.compress(sent), JSON_TYPE, {}).size == len(sent)  # of what it becomes
     assert decode(orjson.dumps([EVENT]), JSON_TYPE, {"_": "1795426830346"}).sent_at == "1795426830346"
     assert decode(orjson.dumps([EVENT]), JSON_TYPE, {"sent_at": "1795426830346"}).sent_at == "1795426830346"

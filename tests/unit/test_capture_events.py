@@ -16,7 +16,7 @@ from services.api.capture.events import (
     EVENT_NAME_CHARS_MAX,
     STORED_US_MAX,
     STORED_US_MIN,
-    Scene,
+    RequestContext,
     commands_of,
     time_of,
 )
@@ -31,13 +31,15 @@ SECOND, HOUR = 1_000_000, 3_600_000_000
 UUID_TEXT = "01a207c7-480a-7000-8000-000000000001"
 
 
-def scene(**changed: Any) -> Scene:
+def scene(**changed: Any) -> RequestContext:
     numbers = count(1)
     fields: dict[str, Any] = {"project": 1, "received_at": NOW, "skew": 0, "historical": False}
-    return Scene(mint=lambda: UUID(int=next(numbers)), **fields | changed)
+    return RequestContext(mint=lambda: UUID(int=next(numbers)), **fields | changed)
 
 
-def commands(event: Any = None, /, at: int = NOW, scenery: Scene | None = None, **fields: Any) -> list[Command]:
+def commands(
+    event: Any = None, /, at: int = NOW, scenery: RequestContext | None = None, **fields: Any
+) -> list[Command]:
     sent = {"event": "e", "distinct_id": "d"} | fields if event is None else event
     return commands_of(sent, at, scenery or scene())
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from structlog.testing import capture_logs
 
-from services.api.http.guards import load
+from services.api.http.guards import admission
 from services.api.http.transports import front as front_module
 from shared.runtime.process import connections
 from tests.support.fronts import SECONDS_MAX, Served, fronting, post, responses
@@ -172,7 +172,7 @@ async def test_a_client_that_goes_before_its_answer_harms_nobody(served: Served)
     await until(lambda: len(served.front.connections) == 0)
     served.endpoints.waiting[0].set_result(b"first")
     assert await exchanged(served, post("/in", b"b")) == [(200, b"got:b")]
-    assert served.front.pipeline.load.bytes == 0
+    assert served.front.pipeline.admission.bytes == 0
 
 
 async def test_an_endpoint_that_fails_is_a_500_and_says_nothing(served: Served) -> None:
@@ -218,7 +218,7 @@ async def test_a_request_that_cannot_be_parsed_is_refused_in_the_standard_shape(
 
 
 async def test_a_body_is_counted_while_it_comes_and_no_longer(served: Served) -> None:
-    bodies = served.front.pipeline.load
+    bodies = served.front.pipeline.admission
     _, writer = await connect(served)
     writer.write(post("/in", b"x" * 1_000)[:-1])
     await until(lambda: bodies.bytes == 1_000)
@@ -227,7 +227,7 @@ async def test_a_body_is_counted_while_it_comes_and_no_longer(served: Served) ->
 
 
 async def test_a_body_that_finds_no_room_is_told_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "RECEIVED_BYTES_MAX", 10)
+    monkeypatch.setattr(admission, "RECEIVED_BYTES_MAX", 10)
     (status, body), *_ = await exchanged(served, post("/in", b"x" * 11))
     assert status == 503 and b"bodies being handled" in body
 
@@ -239,7 +239,7 @@ async def test_a_body_that_does_not_come_is_a_408(monkeypatch: pytest.MonkeyPatc
         writer.write(post("/in", b"abc")[:-1])
         assert [status for status, _ in await responses(reader)] == [408]
         assert await reader.read() == b""
-        assert served.endpoints.bodies == [] and served.front.pipeline.load.bytes == 0
+        assert served.endpoints.bodies == [] and served.front.pipeline.admission.bytes == 0
         writer.close()
 
 

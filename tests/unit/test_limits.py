@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.api.http.errors import ApiError
-from services.api.http.guards.rate_limit import CaptureQuotas, Limits
+from services.api.http.guards.rate_limit import CaptureQuotas, RateLimiter
 from shared.domain.quota import SECOND_NS, Quota
 
 KEY, OTHER = UUID(int=1), UUID(int=2)
@@ -17,12 +17,12 @@ SECOND_US = 1_000_000
 
 
 def test_without_a_rate_nothing_is_counted() -> None:
-    limits = Limits(0, 1)
+    limits = RateLimiter(0, 1)
     assert [limits.take(KEY, 0) for _ in range(1_000)] == [{}] * 1_000
 
 
 def test_a_burst_passes_at_once_and_the_next_one_waits() -> None:
-    limits = Limits(2.0, 3)
+    limits = RateLimiter(2.0, 3)
     remaining = [limits.take(KEY, 0)["RateLimit-Remaining"] for _ in range(3)]
     assert remaining == ["2", "1", "0"]
     with pytest.raises(ApiError) as refused:
@@ -39,7 +39,7 @@ def test_a_burst_passes_at_once_and_the_next_one_waits() -> None:
 
 @given(st.lists(st.integers(0, 400_000), max_size=200), st.integers(1, 8), st.sampled_from([1.0, 5.0, 50.0]))
 def test_never_more_than_a_burst_and_the_rate_in_any_span(gaps: list[int], burst: int, rate: float) -> None:
-    limits, now, passed = Limits(rate, burst), 0, []
+    limits, now, passed = RateLimiter(rate, burst), 0, []
     for gap in gaps:
         now += gap
         try:

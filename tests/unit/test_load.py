@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from services.api.http.decompression import INFLATE_RATIO_MAX
-from services.api.http.guards import load
-from services.api.http.guards.load import SLICE_SECONDS, SMALL_BYTES, Load, unfolded
+from services.api.http.guards import admission
+from services.api.http.guards.admission import SLICE_SECONDS, SMALL_BYTES, AdmissionControl, unfolded
 from shared.domain.errors import Transient
 from tests.support.virtual import virtual, work
 
@@ -17,7 +17,7 @@ LARGE = SMALL_BYTES + 1
 
 @virtual
 async def test_long_pieces_are_handled_one_in_a_round_and_in_order() -> None:
-    turns, rounds, handled = Load(), 0, list[tuple[int, int]]()
+    turns, rounds, handled = AdmissionControl(), 0, list[tuple[int, int]]()
 
     async def piece(number: int) -> None:
         await turns.turn(LARGE)
@@ -37,7 +37,7 @@ async def test_long_pieces_are_handled_one_in_a_round_and_in_order() -> None:
 
 @virtual
 async def test_short_pieces_share_a_round() -> None:
-    turns, rounds = Load(), 0
+    turns, rounds = AdmissionControl(), 0
 
     async def piece() -> int:
         await turns.turn(LARGE)
@@ -53,8 +53,8 @@ async def test_short_pieces_share_a_round() -> None:
 
 @virtual
 async def test_who_waits_too_long_is_told_so_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "TURN_SECONDS_MAX", 3 * SLICE_SECONDS)
-    turns = Load()
+    monkeypatch.setattr(admission, "TURN_SECONDS_MAX", 3 * SLICE_SECONDS)
+    turns = AdmissionControl()
 
     async def piece() -> None:
         await turns.turn(LARGE)
@@ -68,7 +68,7 @@ async def test_who_waits_too_long_is_told_so_and_the_others_go_on(monkeypatch: p
 
 @virtual
 async def test_a_waiting_one_that_is_cancelled_does_not_stop_the_others() -> None:
-    turns = Load()
+    turns = AdmissionControl()
 
     async def piece() -> None:
         await turns.turn(LARGE)
@@ -84,7 +84,7 @@ async def test_a_waiting_one_that_is_cancelled_does_not_stop_the_others() -> Non
 
 @virtual
 async def test_what_is_small_takes_no_turn_unless_somebody_waits_for_one() -> None:
-    turns = Load()
+    turns = AdmissionControl()
     assert turns.spare(LARGE)
     work(1.1 * SLICE_SECONDS)
     assert turns.spare(SMALL_BYTES)

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from shared.domain.errors import LogUnavailable
-from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
-from shared.log.doubts import Doubts
+from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, hash64
+from shared.log.doubts import Doubts, Witness
 from shared.log.identity import Evidence, Generation, LogIdentity, Mismatch, compare
 
 COUNTS = {COMMANDS: 16, IDENTITY: 4, DELETIONS: 1, DEAD: 1}
@@ -115,6 +115,29 @@ def test_a_log_that_became_shorter_is_doubted_and_one_that_grew_since_is_not() -
     assert doubts.floor(COMMANDS, 0) == 7
     doubts.heads([Position(COMMANDS, 0, 6)], doubts.seen())
     assert doubts.pending
+
+
+def test_what_a_process_has_seen_stays_its_witness_when_a_doubt_is_explained() -> None:
+    doubts = Doubts()
+    doubts.heads([Position(COMMANDS, 0, -1), Position(COMMANDS, 1, 5)], doubts.seen())
+    doubts.raised(Position(COMMANDS, 0, 3), b"mine")
+    doubts.raised(Position(COMMANDS, 0, 2), b"older")
+    doubts.add()
+    assert doubts.trust(1)
+    assert doubts.witnesses(COMMANDS) == {
+        0: Witness(Position(COMMANDS, 0, 3), b"mine"),
+        1: Witness(Position(COMMANDS, 1, 5), None),
+    }
+    assert [witness.record for witness in doubts.witnesses(COMMANDS).values()] == [hash64(b"mine"), 0]
+    assert doubts.witnesses(IDENTITY) == {}
+
+
+def test_a_log_that_lacks_what_this_process_has_seen_is_an_older_copy() -> None:
+    start, seen = Position(COMMANDS, 0, 0), Position(COMMANDS, 0, 9)
+    for head, found in ((Position(COMMANDS, 0, 8), None), (Position(COMMANDS, 0, 12), 2)):
+        check(compare(None, None, [Evidence(seen, 1, start, head, found, process=True)]), "older")
+    later = Position(COMMANDS, 0, 20)
+    assert compare(None, None, [Evidence(seen, 1, later, later, process=True)]) is None, "others went on, and retention"
 
 
 def check(mismatch: Mismatch | None, kind: str) -> None:

@@ -63,7 +63,7 @@ _MERGES: dict[str, tuple[str, MergeMode]] = {
 }
 
 
-class Scene(msgspec.Struct, frozen=True, kw_only=True):
+class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     """What all events of a request share. Times in microseconds; `skew` is sender's clock minus
     ours; `unnamed` is what an event without a name is called."""
 
@@ -88,62 +88,62 @@ def token_of(event: Any) -> str | None:
     return token if isinstance(token, str) and token else None
 
 
-def commands_of(event: Any, at: int, scene: Scene) -> list[Command]:
+def commands_of(event: Any, at: int, context: RequestContext) -> list[Command]:
     """The commands of one event, in the order of the log; BadInput, with `attr` below the event,
     when it is wrong."""
     if not isinstance(event, dict):
         raise BadInput("An event must be an object.", attr="")
-    sent = event.get("properties")
-    if sent is None:
-        sent = {}
-    if not isinstance(sent, dict):
+    sent_properties = event.get("properties")
+    if sent_properties is None:
+        sent_properties = {}
+    if not isinstance(sent_properties, dict):
         raise BadInput("properties must be an object.", attr="properties")
-    properties, raw = _cleaned(sent)
-    name = scene.unnamed if event.get("event") is None else event["event"]
+    properties, raw = _clean_properties(sent_properties)
+    name = context.unnamed if event.get("event") is None else event["event"]
     if not isinstance(name, str) or not name.strip():
         raise BadInput("An event needs a name.", attr="event")
     name = clean_text(name)[:EVENT_NAME_CHARS_MAX]
-    sent_id = sent_id_of(event, sent)
+    sent_id = sent_id_of(event, sent_properties)
     distinct_id = kept_id(sent_id)
-    uuid = uuid_of(event.get("uuid"), scene)
+    uuid = uuid_of(event.get("uuid"), context)
     person = properties.get("$process_person_profile") is not False
     if not person and (name in _MERGES or name == "$groupidentify"):
         return []  # dropped, as the original does: a merge without a person means nothing
     capture = Capture(
-        id=scene.mint(),
-        project=scene.project,
+        id=context.mint(),
+        project=context.project,
         at=at,
         actor="capture",
-        fragment=fragment_id(scene.project, distinct_id),
+        fragment=fragment_id(context.project, distinct_id),
         distinct_id=distinct_id,
         uuid=uuid,
         event=name,
-        timestamp=event_time(event, properties, scene),
+        timestamp=event_time(event, properties, context),
         properties=msgspec.Raw(raw),
         person=person,
-        historical=scene.historical,
+        historical=context.historical,
         **(_operations(event, properties, name) if person else {}),
     )
     return (
-        [capture, *_merge(capture, sent_id, sent, scene)]
+        [capture, *_merge(capture, sent_id, sent_properties, context)]
         if name in _MERGES
         else [capture]
     )
 
 
-def _cleaned(sent: Properties) -> tuple[Properties, bytes]:
+def _clean_properties(properties: Properties) -> tuple[Properties, bytes]:
     """Properties that can be stored, and their JSON. Nearly all are as they came, and their JSON
     shows it."""
     try:
-        raw = orjson.dumps(sent)
+        raw = orjson.dumps(properties)
     except (
         orjson.JSONEncodeError
     ):  # an integer beyond 64 bits, or deeper than any that we take
         raw = _NUL
     if _NUL in raw or raw.count(b"{") + raw.count(b"[") > DEPTH_MAX:
-        sent = clean(sent, "properties")
-        raw = orjson.dumps(sent)
-    return sent, raw
+        properties = clean(properties, "properties")
+        raw = orjson.dumps(properties)
+    return properties, raw
 
 
 def time_of(value: Any) -> int | None:
@@ -182,35 +182,37 @@ def _iso(text: str) -> int | None:
     return (aware - _EPOCH) // timedelta(microseconds=1)
 
 
-def event_time(event: dict[str, Any], properties: Properties, scene: Scene) -> int:
+def event_time(
+    event: dict[str, Any], properties: Properties, context: RequestContext
+) -> int:
     """offset beats timestamp; a timestamp is corrected by the sender's skew; what cannot be, is
     now."""
-    now, offset = scene.received_at, event.get("offset")
+    now, offset = context.received_at, event.get("offset")
     if (
         isinstance(offset, int | float)
         and not isinstance(offset, bool)
         and 0 <= offset < 1e12
     ):
         return now - int(offset * 1_000)
-    sent = time_of(event.get("timestamp"))
-    if sent is None:
+    timestamp = time_of(event.get("timestamp"))
+    if timestamp is None:
         return now
     own = time_of(
         event.get("sent_at")
     )  # of an event outside a batch, such as an element of an array
-    skew = scene.skew if own is None else own - now
-    time = sent - (0 if properties.get("$ignore_sent_at") is True else skew)
+    skew = context.skew if own is None else own - now
+    time = timestamp - (0 if properties.get("$ignore_sent_at") is True else skew)
     if time > now + AHEAD_US_MAX:
         return now
     return min(max(time, STORED_US_MIN), STORED_US_MAX)
 
 
-def sent_id_of(event: dict[str, Any], sent: Properties) -> str:
+def sent_id_of(event: dict[str, Any], properties: Properties) -> str:
     """The distinct id of an event, as it was sent."""
     for value in (
         event.get("distinct_id"),
         event.get("$distinct_id"),
-        sent.get("distinct_id"),
+        properties.get("distinct_id"),
     ):
         if value is not None and (text := _id_text(value, "distinct_id")).strip():
             return text
@@ -231,10 +233,10 @@ def kept_id(sent_id: str) -> str:
     return clean_text(sent_id[:CAPTURED_ID_CHARS_MAX])
 
 
-def uuid_of(value: Any, scene: Scene) -> UUID:
+def uuid_of(value: Any, context: RequestContext) -> UUID:
     """The uuid of an event; one that has none gets one."""
     if value is None or value == "":
-        return scene.mint()
+        return context.mint()
     try:
         return UUID(value)
     except (ValueError, AttributeError, TypeError):
@@ -268,14 +270,17 @@ def _operations(
         operations["set"] = sets
     if once:
         operations["set_once"] = once
-    names = [name for named in operations.values() for name in named]
+    names = [name for operands in operations.values() for name in operands]
     if names and (
         len(names) > PROPERTIES_MAX
         or "" in names
         or len(max(names, key=len)) > NAME_CHARS_MAX
     ):
-        limits = f"At most {PROPERTIES_MAX} properties, with names of 1 to {NAME_CHARS_MAX} characters."
-        raise BadInput(limits, attr="properties")
+        raise BadInput(
+            f"At most {PROPERTIES_MAX} properties, "
+            f"with names of 1 to {NAME_CHARS_MAX} characters.",
+            attr="properties",
+        )
     return operations
 
 
@@ -284,7 +289,9 @@ def _unset(event: dict[str, Any], properties: Properties) -> tuple[str, ...]:
     for place in (event, properties):
         value = place.get("$unset")
         if isinstance(value, list | dict):
-            unset += [clean_text(one) for one in value if isinstance(one, str) and one]
+            unset += [
+                clean_text(name) for name in value if isinstance(name, str) and name
+            ]
         elif value is not None:
             raise BadInput("$unset must be a list of names.", attr="$unset")
     return tuple(dict.fromkeys(unset))
@@ -303,7 +310,7 @@ def _object(event: dict[str, Any], properties: Properties, key: str) -> Properti
 
 
 def _merge(
-    capture: Capture, sent_id: str, sent: Properties, scene: Scene
+    capture: Capture, sent_id: str, properties: Properties, context: RequestContext
 ) -> list[Command]:
     """An empty write, so that an id known only from a merge is born, and the merge.
 
@@ -311,17 +318,17 @@ def _merge(
     although what is kept of it would not be; one character more than is legal says enough.
     """
     field, mode = _MERGES.get(capture.event, ("", "identify"))
-    other = sent.get(field)
+    other = properties.get(field)
     if not field or other is None:
         return []
     from_id = _id_text(other, f"properties.{field}")
     source_id = kept_id(from_id)
     if source_id == capture.distinct_id:
         return []
-    source = fragment_id(scene.project, source_id)
+    source = fragment_id(context.project, source_id)
     key = hash64(f"merge:{capture.uuid}")
     common: dict[str, Any] = {
-        "project": scene.project,
+        "project": context.project,
         "at": capture.at,
         "actor": "capture",
         "key": key,
@@ -329,7 +336,7 @@ def _merge(
     enough = DISTINCT_ID_CHARS_MAX + 1
     since = imported_at(capture)
     merge = Merge(
-        id=scene.mint(),
+        id=context.mint(),
         into=capture.fragment,
         source=source,
         into_id=sent_id[:enough],
@@ -341,7 +348,7 @@ def _merge(
     if not is_legal(from_id):
         return [merge]
     birth = Write(
-        id=scene.mint(),
+        id=context.mint(),
         fragment=source,
         distinct_id=source_id,
         since=since,

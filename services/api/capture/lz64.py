@@ -43,9 +43,12 @@ def expand(body: bytes, units_max: int) -> bytes:
 
 
 def _words(bits: bytes, end: int, units_max: int) -> list[str]:
-    """What each code stands for. What is known is what was said and a unit each, so that the bound
-    holds for it too."""
-    known, said, last, units, at = ["", "", ""], [""], "", 0, 0
+    """The words that the codes stand for, in order. Each word of the dictionary is a word of the
+    text and one unit more, so that the bound holds for the dictionary too."""
+    dictionary = ["", "", ""]
+    words = [""]
+    last = ""
+    units = at = 0
 
     def take(width: int) -> int:
         nonlocal at
@@ -56,23 +59,23 @@ def _words(bits: bytes, end: int, units_max: int) -> list[str]:
             start & 7
         ) & ((1 << width) - 1)
 
-    while (code := take(len(known).bit_length())) != _END:
+    while (code := take(len(dictionary).bit_length())) != _END:
         if code < _END:
-            code, unit = len(known), chr(take(16 if code else 8))
-            known.append(unit)
-        if code > len(known) or (code == len(known) and not last):
+            code, unit = len(dictionary), chr(take(16 if code else 8))
+            dictionary.append(unit)
+        if code > len(dictionary) or (code == len(dictionary) and not last):
             raise _broken()
-        word = known[code] if code < len(known) else last + last[0]
+        word = dictionary[code] if code < len(dictionary) else last + last[0]
         units += len(word)
         if units > units_max:
             raise errors.too_large(units_max)
-        said.append(word)
+        words.append(word)
         if last:
-            known.append(last + word[0])
+            dictionary.append(last + word[0])
         last = word
     if end - at > 6:  # the end fills up its digit, or adds one
         raise _broken()
-    return said
+    return words
 
 
 def _broken() -> BadInput:

@@ -1,11 +1,13 @@
-"""OpenAPI operations of capture, recordings and what SDKs look for beside them."""
+"""OpenAPI operations of capture, recordings and what SDKs look for beside them; their ids are the
+names of the routes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from services.api.http.documents.openapi import (
+from services.api.http.documents.rest_operations import (
     ALWAYS,
+    ERROR,
     QUOTA,
     WITH_BODY,
     path_parameters,
@@ -13,7 +15,7 @@ from services.api.http.documents.openapi import (
 from services.api.http.rendering import JSON
 
 
-def capture(path: str) -> dict[str, Any]:
+def capture() -> dict[str, Any]:
     event = {
         "type": "object",
         "properties": {
@@ -35,8 +37,8 @@ def capture(path: str) -> dict[str, Any]:
         ],
     }
     return {
-        "operationId": f"capture {path}",
-        "summary": "What SDKs send: one event, an array, or `{api_key, batch: […]}`; JSON, gzip, base64 or a form.",
+        "summary": "What SDKs send: one event, an array, or `{api_key, batch: […]}`; "
+        "JSON, gzip, base64 or a form.",
         "security": [],
         "tags": ["capture"],
         "requestBody": {"required": True, "content": {JSON: {"schema": event}}},
@@ -44,7 +46,7 @@ def capture(path: str) -> dict[str, Any]:
     }
 
 
-def capture_by_query(path: str) -> dict[str, Any]:
+def capture_by_query() -> dict[str, Any]:
     data = {
         "name": "data",
         "in": "query",
@@ -53,7 +55,6 @@ def capture_by_query(path: str) -> dict[str, Any]:
         "schema": {"type": "string", "format": "event"},
     }
     return {
-        "operationId": f"capture by query {path}",
         "summary": "The same in the query.",
         "security": [],
         "tags": ["capture"],
@@ -62,103 +63,95 @@ def capture_by_query(path: str) -> dict[str, Any]:
     }
 
 
-def capture_v1() -> dict[str, Any]:
-    text: dict[str, Any] = {"type": "string"}
-    event = {
-        "type": "object",
-        "required": ["event", "uuid", "distinct_id", "timestamp"],
-        "properties": {
-            "event": text,
-            "uuid": text | {"format": "uuid"},
-            "distinct_id": text,
-            "timestamp": text | {"format": "date-time"},
-            "session_id": text,
-            "window_id": text,
-            "options": {"type": "object"},
-            "properties": {"type": "object"},
-        },
-    }
-    batch = {
-        "created_at": text | {"format": "date-time"},
+_TEXT: dict[str, Any] = {"type": "string"}
+
+_V1_EVENT = {
+    "type": "object",
+    "required": ["event", "uuid", "distinct_id", "timestamp"],
+    "properties": {
+        "event": _TEXT,
+        "uuid": _TEXT | {"format": "uuid"},
+        "distinct_id": _TEXT,
+        "timestamp": _TEXT | {"format": "date-time"},
+        "session_id": _TEXT,
+        "window_id": _TEXT,
+        "options": {"type": "object"},
+        "properties": {"type": "object"},
+    },
+}
+_V1_BATCH = {
+    "type": "object",
+    "required": ["batch"],
+    "properties": {
+        "created_at": _TEXT | {"format": "date-time"},
         "historical_migration": {"type": "boolean"},
-        "batch": {"type": "array", "minItems": 1, "items": event},
-    }
-    result = {
-        "type": "object",
-        "required": ["result"],
-        "properties": {
-            "result": {"enum": ["ok", "warning", "drop", "retry"]},
-            "details": text,
-        },
-    }
-    results = {"type": "object", "additionalProperties": result}
-    named: tuple[tuple[str, str, dict[str, Any]], ...] = (
-        ("PostHog-Sdk-Info", "Who sends: name/version.", {"minLength": 1}),
-        ("PostHog-Attempt", "From 1 on.", {"pattern": "^[1-9][0-9]{0,9}$"}),
-        ("PostHog-Request-Id", "The same for all attempts.", {"format": "uuid"}),
-        (
-            "PostHog-Request-Timestamp",
-            "The sender's clock: its skew is taken off all times.",
-            {"format": "date-time"},
-        ),
-    )
-    said = dict.fromkeys(("error", "error_description", "error_uri"), text)
-    error = {
-        JSON: {"schema": {"type": "object", "properties": said, "required": list(said)}}
-    }
-    told = {
-        400: "A header, the batch or a uuid is wrong: nothing is stored.",
-        401: "No project has this token.",
-        408: WITH_BODY[408],
-        413: WITH_BODY[413],
-        415: "Another Content-Type or Content-Encoding.",
-        429: QUOTA,
-        503: "The log is away: send it again.",
-    }
+        "batch": {"type": "array", "minItems": 1, "items": _V1_EVENT},
+    },
+}
+_V1_RESULT = {
+    "type": "object",
+    "required": ["result"],
+    "properties": {
+        "result": {"enum": ["ok", "warning", "drop", "retry"]},
+        "details": _TEXT,
+    },
+}
+_V1_RESULTS = {
+    "type": "object",
+    "properties": {
+        "results": {"type": "object", "additionalProperties": _V1_RESULT},
+    },
+    "required": ["results"],
+}
+_V1_ERROR = {
+    "type": "object",
+    "properties": {"error": _TEXT, "error_description": _TEXT, "error_uri": _TEXT},
+    "required": ["error", "error_description", "error_uri"],
+}
+_V1_HEADERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("PostHog-Sdk-Info", "Who sends: name/version.", {"minLength": 1}),
+    ("PostHog-Attempt", "From 1 on.", {"pattern": "^[1-9][0-9]{0,9}$"}),
+    ("PostHog-Request-Id", "The same for all attempts.", {"format": "uuid"}),
+    (
+        "PostHog-Request-Timestamp",
+        "The sender's clock: its skew is taken off all times.",
+        {"format": "date-time"},
+    ),
+)
+_V1_REFUSALS = {
+    400: "A header, the batch or a uuid is wrong: nothing is stored.",
+    401: "No project has this token.",
+    408: WITH_BODY[408],
+    413: WITH_BODY[413],
+    415: "Another Content-Type or Content-Encoding.",
+    429: QUOTA,
+    503: "The log is away: send it again.",
+}
+
+
+def capture_v1() -> dict[str, Any]:
+    parameters = [
+        {
+            "name": name,
+            "in": "header",
+            "required": True,
+            "description": description,
+            "schema": _TEXT | schema,
+        }
+        for name, description, schema in _V1_HEADERS
+    ]
     return {
-        "operationId": "capture v1",
         "summary": "What newer SDKs send, with an answer for each event.",
         "security": [{"token": []}],
         "tags": ["capture"],
-        "parameters": [
-            {
-                "name": name,
-                "in": "header",
-                "required": True,
-                "description": says,
-                "schema": text | kind,
-            }
-            for name, says, kind in named
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {
-                JSON: {
-                    "schema": {
-                        "type": "object",
-                        "required": ["batch"],
-                        "properties": batch,
-                    }
-                }
-            },
-        },
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": {JSON: {"schema": _V1_BATCH}}},
         "responses": {
             "200": {
                 "description": "By uuid, what became of each event.",
-                "content": {
-                    JSON: {
-                        "schema": {
-                            "type": "object",
-                            "properties": {"results": results},
-                            "required": ["results"],
-                        }
-                    }
-                },
+                "content": {JSON: {"schema": _V1_RESULTS}},
             },
-            **{
-                str(status): {"description": says, "content": error}
-                for status, says in told.items()
-            },
+            **_refusals(_V1_REFUSALS, _V1_ERROR),
         },
     }
 
@@ -187,8 +180,8 @@ def record() -> dict[str, Any]:
         ],
     }
     return {
-        "operationId": "record /s/",
-        "summary": "Session recordings as posthog-js sends them: `$snapshot` events, alone, in an array or a batch.",
+        "summary": "Session recordings as posthog-js sends them: "
+        "`$snapshot` events, alone, in an array or a batch.",
         "security": [],
         "tags": ["capture"],
         "requestBody": {"required": True, "content": {JSON: {"schema": event}}},
@@ -197,17 +190,12 @@ def record() -> dict[str, Any]:
 
 
 def _capture_responses() -> dict[str, Any]:
-    error = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
-    ok = {
-        JSON: {
-            "schema": {
-                "type": "object",
-                "properties": {"status": {"const": "Ok"}},
-                "required": ["status"],
-            }
-        }
+    body = {
+        "type": "object",
+        "properties": {"status": {"const": "Ok"}},
+        "required": ["status"],
     }
-    told = {
+    refusals = {
         400: ALWAYS[400],
         401: "No project has this token.",
         408: WITH_BODY[408],
@@ -216,21 +204,29 @@ def _capture_responses() -> dict[str, Any]:
         503: "The log or the object store is away: send it again.",
     }
     return {
-        "200": {"description": "Every event is durable.", "content": ok},
-        "204": {"description": "The same, to a beacon."},
-        **{
-            str(status): {"description": says, "content": error}
-            for status, says in told.items()
+        "200": {
+            "description": "Every event is durable.",
+            "content": {JSON: {"schema": body}},
         },
+        "204": {"description": "The same, to a beacon."},
+        **_refusals(refusals, ERROR),
     }
 
 
-def stub(path: str, method: str, says: str) -> dict[str, Any]:
+def _refusals(refusals: dict[int, str], error: dict[str, Any]) -> dict[str, Any]:
+    """The responses of these statuses, with bodies of one schema."""
+    content = {JSON: {"schema": error}}
+    return {
+        str(status): {"description": description, "content": content}
+        for status, description in refusals.items()
+    }
+
+
+def stub(path: str, says: str) -> dict[str, Any]:
     content: dict[str, Any] = {
         "text/javascript" if path.endswith(".js/") else JSON: {"schema": {}}
     }
     return {
-        "operationId": f"{method.lower()} stub {path}",
         "summary": f"What SDKs ask. {says}",
         "security": [],
         "tags": ["capture"],
@@ -240,9 +236,7 @@ def stub(path: str, method: str, says: str) -> dict[str, Any]:
 
 
 def static() -> dict[str, Any]:
-    missing = {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {
-        "operationId": "static",
         "summary": "posthog-js's own files, from the folder PERSONLOG_STATIC.",
         "security": [],
         "tags": ["capture"],
@@ -252,14 +246,13 @@ def static() -> dict[str, Any]:
                 "description": "The file.",
                 "content": {"text/javascript": {"schema": {}}},
             },
-            "404": {"description": "No such file, or no folder.", "content": missing},
+            **_refusals({404: "No such file, or no folder."}, ERROR),
         },
     }
 
 
 def preflight(path: str) -> dict[str, Any]:
     return {
-        "operationId": f"preflight {path}",
         "summary": "Any origin may send.",
         "security": [],
         "tags": ["capture"],

@@ -44,27 +44,27 @@ _MILLISECONDS = re.compile(r"(1[6-9]|[2-9][0-9])[0-9]{11}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
-class Captured(msgspec.Struct, frozen=True, kw_only=True):
+class CaptureBatch(msgspec.Struct, frozen=True, kw_only=True):
     """The events of a request, as sent, and what it says of all of them."""
 
     events: list[Any]
     token: str | None = None
     sent_at: Any = None
     historical: bool = False
-    batch: bool = False
+    is_batch: bool = False
     size: int = 0
     """Bytes of its JSON, unpacked."""
 
 
 def decode(
     body: bytes, content_type: str, query: Mapping[str, str], encoding: str = ""
-) -> Captured:
+) -> CaptureBatch:
     """The events of a request. Raises ApiError or BadInput in the documented shapes."""
-    body = plain(body, content_type, query, encoding)
-    return shape(parse(body), query, len(body))
+    body = decompress(body, content_type, query, encoding)
+    return batch_of(parse(body), query, len(body))
 
 
-def plain(
+def decompress(
     body: bytes, content_type: str, query: Mapping[str, str], encoding: str = ""
 ) -> bytes:
     """The JSON of a request, out of form, base64 and compression.
@@ -148,48 +148,48 @@ def _clean(value: Any, attr: str, depth: int) -> Any:
     return value
 
 
-def shape(value: Any, query: Mapping[str, str], size: int) -> Captured:
+def batch_of(value: Any, query: Mapping[str, str], size: int) -> CaptureBatch:
     """The events of a decoded body, whichever of the three shapes it has."""
     sent_at = _sent_at(query)
     if isinstance(value, list):
-        captured = Captured(events=value, sent_at=sent_at, batch=True, size=size)
+        batch = CaptureBatch(events=value, sent_at=sent_at, is_batch=True, size=size)
     elif isinstance(value, dict) and isinstance(value.get("batch"), list):
         token = next(
             (value[key] for key in TOKEN_PLACES if isinstance(value.get(key), str)),
             None,
         )
-        captured = Captured(
+        batch = CaptureBatch(
             events=value["batch"],
             token=token,
             sent_at=value.get("sent_at", sent_at),
             historical=value.get("historical_migration") is True,
-            batch=True,
+            is_batch=True,
             size=size,
         )
     elif isinstance(value, dict):
         historical = value.get("historical_migration") is True
-        captured = Captured(
+        batch = CaptureBatch(
             events=[value], sent_at=sent_at, historical=historical, size=size
         )
     else:
         raise errors.parse_error(
             "The body must be an event, a list of events, or a batch."
         )
-    if not captured.events:
+    if not batch.events:
         raise BadInput("The batch is empty.", attr="batch")
-    if len(captured.events) > EVENTS_MAX:
+    if len(batch.events) > EVENTS_MAX:
         raise BadInput(f"At most {EVENTS_MAX} events at once.", attr="batch")
-    return captured
+    return batch
 
 
 def _sent_at(query: Mapping[str, str]) -> str | None:
     """When a request says it was sent, in milliseconds; a smaller number is a cache buster and
     would move all times."""
-    sent = query.get("sent_at", "")
-    if sent and not sent.isdigit():
-        return sent
-    sent = sent or query.get("_", "")
-    return sent if _MILLISECONDS.fullmatch(sent) else None
+    moment = query.get("sent_at", "")
+    if moment and not moment.isdigit():
+        return moment
+    moment = moment or query.get("_", "")
+    return moment if _MILLISECONDS.fullmatch(moment) else None
 
 
 def _form(body: bytes) -> dict[str, str]:
@@ -220,7 +220,9 @@ def _base64(body: bytes) -> bytes | None:
 def _replace_lone_surrogates(text: str) -> bytes:
     """`\\ud83d` without its other half becomes U+FFFD; whole pairs stay."""
     pair = re.compile(
-        r"\\(?:\\|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[dD][89a-fA-F][0-9a-fA-F]{2})"
+        r"\\(?:\\"
+        r"|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+        r"|u[dD][89a-fA-F][0-9a-fA-F]{2})"
     )
     fixed = pair.sub(lambda match: match[0] if len(match[0]) != 6 else "\\ufffd", text)
     return fixed.encode("utf-8", "replace")

@@ -18,28 +18,34 @@ from msgspec import Raw
 from services.api.calls import CaptureCall
 from services.api.capture import operations
 from services.api.capture.events import (
-    Scene,
+    RequestContext,
     event_time,
     kept_id,
     sent_id_of,
     time_of,
     uuid_of,
 )
-from services.api.capture.payload import Captured, clean_text, parse, plain, shape
+from services.api.capture.payload import (
+    CaptureBatch,
+    batch_of,
+    clean_text,
+    decompress,
+    parse,
+)
 from services.api.capture.v0 import (
     BODY_BYTES_MAX,
-    capturing,
+    capture_route,
     conclusion,
     preflight,
     project_of,
     refusal_of,
-    scene_of,
+    request_context_of,
 )
 from services.api.context import Context
 from services.api.http import errors
 from services.api.http.messages import Request, Response
 from services.api.http.routing import Route
-from services.api.writes.block_writer import INLINE_BYTES_MAX, Block, packed
+from services.api.writes.block_writer import INLINE_BYTES_MAX, Block, pack
 from shared.domain.errors import BadInput
 from shared.domain.ids import fragment_id
 from shared.runtime import telemetry
@@ -65,7 +71,7 @@ class _Timed(msgspec.Struct):
 async def record(call: CaptureCall) -> Response:
     """One request of `$snapshot` events: the good ones are stored, the first bad one is named."""
     context = call.context
-    good, refused, refusal = await _judged(call.request, context)
+    good, refused, refusal = await _decode_blocks(call.request, context)
     positions = await context.blocks.store(good) if good else []
     telemetry.RECORDED.labels("stored").inc(len(good))
     telemetry.RECORDED.labels("refused").inc(refused)
@@ -73,41 +79,43 @@ async def record(call: CaptureCall) -> Response:
 
 
 ROUTES: tuple[Route, ...] = (
-    capturing(
+    capture_route(
         "POST",
         PATH + "{slash}",
         record,
         body_bytes_max=BODY_BYTES_MAX,
         operation=operations.record(),
+        name="record_sessions",
     ),
-    capturing(
+    capture_route(
         "OPTIONS",
         PATH + "{slash}",
         preflight,
         gated=False,
         operation=operations.preflight("/s/"),
+        name="preflight_record_sessions",
     ),
 )
 
 
-async def _judged(
+async def _decode_blocks(
     request: Request, context: Context
 ) -> tuple[list[Block], int, errors.ApiError | None]:
     """The good blocks, how many are refused, and what is said of it. The body and what it became
     end here: they are large, and the store may let us wait for seconds."""
     body = request.body
     encoding = request.headers.get("Content-Encoding", "")
-    captured = await _aside(
+    batch = await _aside(
         body,
         lambda: decode(
-            plain(body, request.content_type, request.query, encoding), request
+            decompress(body, request.content_type, request.query, encoding), request
         ),
     )
-    project = project_of(context, captured)
-    context.quotas.take(project.id, len(captured.events), captured.size)
-    scene = scene_of(context, captured, project)
-    good, refused = await _aside(body, lambda: _blocks(captured, scene))
-    return good, len(refused), refusal_of(captured, refused, len(good))
+    project = project_of(context, batch)
+    context.quotas.take(project.id, len(batch.events), batch.size)
+    request_context = request_context_of(context, batch, project)
+    good, refused = await _aside(body, lambda: _blocks(batch, request_context))
+    return good, len(refused), refusal_of(batch, refused, len(good))
 
 
 async def _aside(body: bytes, work: Callable[[], T]) -> T:
@@ -115,7 +123,7 @@ async def _aside(body: bytes, work: Callable[[], T]) -> T:
     return await asyncio.to_thread(work) if len(body) > INLINE_BYTES_MAX else work()
 
 
-def decode(body: bytes, request: Request) -> Captured:
+def decode(body: bytes, request: Request) -> CaptureBatch:
     """The events of a body of any shape, all but their snapshots decoded."""
     try:
         body.decode()
@@ -123,14 +131,14 @@ def decode(body: bytes, request: Request) -> Captured:
         body = body.decode("utf-8", "replace").encode()
     value: Any = _members(body)
     if isinstance(value, list):
-        value = [_event(one) for one in value]
+        value = [_event(raw) for raw in value]
     elif isinstance(value, dict) and _is_list(value.get("batch")):
-        value = {name: parse(one) for name, one in value.items() if name != "batch"} | {
-            "batch": [_event(one) for one in _members(value["batch"])]
+        value = {name: parse(raw) for name, raw in value.items() if name != "batch"} | {
+            "batch": [_event(raw) for raw in _members(value["batch"])]
         }
     else:
         value = _event(body)
-    return shape(value, request.query, len(body))
+    return batch_of(value, request.query, len(body))
 
 
 def _members(raw: bytes) -> Any:
@@ -140,9 +148,9 @@ def _members(raw: bytes) -> Any:
     if kind is Any:
         return value
     return (
-        [bytes(one) for one in value]
+        [bytes(item) for item in value]
         if isinstance(value, list)
-        else {n: bytes(one) for n, one in value.items()}
+        else {name: bytes(item) for name, item in value.items()}
     )
 
 
@@ -156,29 +164,29 @@ def _event(raw: bytes) -> Any:
     if not isinstance(event, dict):
         return None
     properties = _members(event.pop("properties", b"null"))
-    decoded = {name: parse(one) for name, one in event.items()}
+    decoded = {name: parse(value) for name, value in event.items()}
     if isinstance(properties, dict):
         properties = {
-            name: one if name == DATA else parse(one)
-            for name, one in properties.items()
+            name: value if name == DATA else parse(value)
+            for name, value in properties.items()
         }
     return decoded | {"properties": properties}
 
 
 def _blocks(
-    captured: Captured, scene: Scene
+    batch: CaptureBatch, request_context: RequestContext
 ) -> tuple[list[Block], list[tuple[int, BadInput]]]:
     good: list[Block] = []
     refused: list[tuple[int, BadInput]] = []
-    for index, event in enumerate(captured.events):
+    for index, event in enumerate(batch.events):
         try:
-            good.append(block_of(event, scene))
+            good.append(block_of(event, request_context))
         except BadInput as error:
             refused.append((index, error))
     return good, refused
 
 
-def block_of(event: Any, scene: Scene) -> Block:
+def block_of(event: Any, request_context: RequestContext) -> Block:
     """The block of one `$snapshot` event; BadInput, with `attr` below the event, when it is none or
     wrong."""
     if not isinstance(event, dict):
@@ -188,11 +196,11 @@ def block_of(event: Any, scene: Scene) -> Block:
             "Only $snapshot events are recorded here; others are captured by /e/.",
             attr="event",
         )
-    sent = event["properties"]
-    if not isinstance(sent, dict):
+    properties = event["properties"]
+    if not isinstance(properties, dict):
         raise BadInput("properties must be an object.", attr="properties")
-    distinct_id = kept_id(sent_id_of(event, sent))
-    session, window = sent.get("$session_id"), sent.get("$window_id")
+    distinct_id = kept_id(sent_id_of(event, properties))
+    session, window = properties.get("$session_id"), properties.get("$window_id")
     if not isinstance(session, str) or _SESSION.fullmatch(session) is None:
         raise BadInput(
             "A session id has 1 to 70 letters, digits or hyphens.",
@@ -205,21 +213,27 @@ def block_of(event: Any, scene: Scene) -> Block:
             attr="properties.$window_id",
         )
     window = clean_text(window)
-    uuid = uuid_of(event.get("uuid"), scene)
-    lines, times = _snapshots(sent.get(DATA), window)
+    uuid = uuid_of(event.get("uuid"), request_context)
+    if not uuid.int:  # the nil uuid names no event
+        uuid = request_context.mint()
+    lines, times = _snapshots(properties.get(DATA), window)
     moments = [
-        event_time({"timestamp": time, "sent_at": event.get("sent_at")}, sent, scene)
+        event_time(
+            {"timestamp": time, "sent_at": event.get("sent_at")},
+            properties,
+            request_context,
+        )
         for time in ((min(times), max(times)) if times else (event.get("timestamp"),))
     ]
     return Block(
-        project=scene.project,
-        fragment=fragment_id(scene.project, distinct_id),
-        uuid=uuid if uuid.int else scene.mint(),  # the nil uuid names no event
+        project=request_context.project,
+        fragment=fragment_id(request_context.project, distinct_id),
+        uuid=uuid,
         session=session,
         window=window,
         started_at=moments[0],
         ended_at=moments[-1],
-        content=packed(lines),
+        content=pack(lines),
     )
 
 
@@ -230,19 +244,20 @@ def _snapshots(data: Any, window: str) -> tuple[list[bytes], list[int | float]]:
     )
     if not isinstance(data, bytes):
         raise wrong
-    sent: list[bytes] = _members(data) if _is_list(data) else [data]
-    if not sent or any(one[:1] != b"{" for one in sent):
+    snapshots: list[bytes] = _members(data) if _is_list(data) else [data]
+    if not snapshots or any(snapshot[:1] != b"{" for snapshot in snapshots):
         raise wrong
-    ending = (
-        b'"windowId":' + msgspec.json.encode(window) + b"}"
-    )  # at the end: of two members a reader takes the last
+    # at the end: of two members a reader takes the last
+    ending = b'"windowId":' + msgspec.json.encode(window) + b"}"
     lines = []
     times = []
-    for one in sent:
-        if b"\n" in one or b"\r" in one:  # between tokens only, and a line must be one
-            one = msgspec.json.format(one, indent=-1)
-        time = parse(one, _Timed).timestamp
+    for snapshot in snapshots:
+        line = snapshot
+        # line breaks are between tokens only, and a line must have none
+        if b"\n" in line or b"\r" in line:
+            line = msgspec.json.format(line, indent=-1)
+        time = parse(line, _Timed).timestamp
         if time_of(time) is not None and not isinstance(time, str):
             times.append(time)
-        lines.append(one[:-1] + (b"," if one[1:-1].strip() else b"") + ending)
+        lines.append(line[:-1] + (b"," if line[1:-1].strip() else b"") + ending)
     return lines, times

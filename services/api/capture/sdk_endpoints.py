@@ -20,7 +20,7 @@ from services.api.calls import CaptureCall
 from services.api.capture import operations
 from services.api.capture.events import token_of
 from services.api.capture.payload import decode
-from services.api.capture.v0 import capturing, preflight
+from services.api.capture.v0 import capture_route, preflight
 from services.api.context import Context
 from services.api.http import errors
 from services.api.http.messages import Request, Response
@@ -72,23 +72,30 @@ NO_FLAGS: dict[str, Any] = {
 }
 """`flags` is what SDKs of today read, the next two what older ones do."""
 
-_SCRIPT = b"(window._POSTHOG_REMOTE_CONFIG=window._POSTHOG_REMOTE_CONFIG||{})[%b]={config:%b,siteApps:[]};"
+_SCRIPT = (
+    b"(window._POSTHOG_REMOTE_CONFIG=window._POSTHOG_REMOTE_CONFIG||{})[%b]"
+    b"={config:%b,siteApps:[]};"
+)
 PACKED = {"br": ".br", "gzip": ".gz"}
 """How a file may lie packed beside itself, the smallest first."""
+
+VERBS = {"GET": "get", "POST": "evaluate"}
+"""How the operations of a stub begin."""
 
 _KINDS = {".js": "text/javascript", ".map": JSON}
 STATIC = "/static/{file}"
 
-Endpoint = Callable[[CaptureCall], Response | Awaitable[Response]]
+StubEndpoint = Callable[[CaptureCall], Response | Awaitable[Response]]
 
 
 class Stub(NamedTuple):
-    """One thing that SDKs look for."""
+    """One thing that SDKs look for. `name` is the noun of its operations."""
 
+    name: str
     path: str
     methods: tuple[str, ...]
     summary: str
-    endpoint: Endpoint
+    endpoint: StubEndpoint
 
 
 def config(call: CaptureCall) -> Response:
@@ -118,7 +125,7 @@ def flags(call: CaptureCall) -> Response:
     return _json(answer)
 
 
-def _fixed(answer: Any) -> Endpoint:
+def _fixed(answer: Any) -> StubEndpoint:
     return lambda call: _json(answer)
 
 
@@ -140,52 +147,74 @@ def _token(request: Request) -> str:
     """The token that a body names, in any form that capture takes; none is no error here."""
     encoding = request.headers.get("Content-Encoding", "")
     try:
-        captured = decode(request.body, request.content_type, request.query, encoding)
+        batch = decode(request.body, request.content_type, request.query, encoding)
     except (errors.ApiError, BadInput):
         return ""
-    return captured.token or token_of(captured.events[0]) or ""
+    return batch.token or token_of(batch.events[0]) or ""
 
 
 STUBS = (
     Stub(
+        "config",
         "/array/{token}/config",
         ("GET",),
         "The configuration of posthog-js: everything optional is off.",
         config,
     ),
-    Stub("/array/{token}/config.js", ("GET",), "The same as a script.", config_script),
-    Stub("/flags", ("GET", "POST"), "There are no flags.", flags),
     Stub(
+        "config_script",
+        "/array/{token}/config.js",
+        ("GET",),
+        "The same as a script.",
+        config_script,
+    ),
+    Stub("flags", "/flags", ("GET", "POST"), "There are no flags.", flags),
+    Stub(
+        "flags_decide",
         "/decide",
         ("GET", "POST"),
         "What older SDKs ask: the configuration, and no flags.",
         flags,
     ),
     *(
-        Stub(path, ("GET",), says, _fixed(answer))
-        for path, says, answer in (
+        Stub(name, path, ("GET",), says, _fixed(answer))
+        for name, path, says, answer in (
             (
+                "flag_definitions",
                 "/flags/definitions",
                 "No flags to evaluate.",
                 {"flags": [], "group_type_mapping": {}, "cohorts": {}},
             ),
             (
+                "flag_definitions_legacy",
                 "/api/feature_flag/local_evaluation",
                 "The same for older SDKs.",
                 {"flags": [], "group_type_mapping": {}, "cohorts": {}},
             ),
             (
+                "surveys",
                 "/api/surveys",
                 "There are no surveys.",
                 {"surveys": [], "survey_config": None},
             ),
             (
+                "early_access_features",
                 "/api/early_access_features",
                 "There are none.",
                 {"earlyAccessFeatures": []},
             ),
-            ("/api/web_experiments", "There are none.", {"experiments": []}),
-            ("/api/product_tours", "There are none.", {"product_tours": []}),
+            (
+                "web_experiments",
+                "/api/web_experiments",
+                "There are none.",
+                {"experiments": []},
+            ),
+            (
+                "product_tours",
+                "/api/product_tours",
+                "There are none.",
+                {"product_tours": []},
+            ),
         )
     ),
 )
@@ -201,10 +230,10 @@ class StaticFiles:
     def __init__(self, folder: Path | None) -> None:
         self._files: dict[str, Path] = {}
         if folder is not None:
-            found = [
+            paths = [
                 path for depth in ("*.js*", "*/*.js*") for path in folder.glob(depth)
             ]
-            self._files = {path.relative_to(folder).as_posix(): path for path in found}
+            self._files = {path.relative_to(folder).as_posix(): path for path in paths}
 
     async def find(self, call: CaptureCall) -> Response:
         """A file; 304 for a client that has it."""
@@ -212,18 +241,20 @@ class StaticFiles:
         name = call.request.parameters["file"]
         path = self._files.get(name) or self._files.get(name.rpartition("/")[2])
         if path is None:
-            missing = errors.not_found(
+            refusal = errors.not_found(
                 "No such file: PERSONLOG_STATIC names the folder with posthog-js's files."
             )
-            missing.headers |= anyone
-            raise missing
+            refusal.headers |= anyone
+            raise refusal
         return await asyncio.to_thread(_file, path, call.request.headers, anyone)
 
 
-def _file(path: Path, asked: Mapping[str, str], headers: dict[str, str]) -> Response:
+def _file(
+    path: Path, request_headers: Mapping[str, str], headers: dict[str, str]
+) -> Response:
     """A file as it is now, packed where that lies beside it and the client takes it."""
     kind = f"{_KINDS[path.suffix]}; charset=utf-8"
-    accepted = asked.get("Accept-Encoding", "").lower()
+    accepted = request_headers.get("Accept-Encoding", "").lower()
     for encoding, ending in PACKED.items():
         packed = path.with_name(path.name + ending)
         if encoding in accepted and packed.is_file():
@@ -235,15 +266,15 @@ def _file(path: Path, asked: Mapping[str, str], headers: dict[str, str]) -> Resp
             break
     status = path.stat()
     etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
-    kept = {"Cache-Control": f"public, max-age={STATIC_SECONDS}", "ETag": etag}
+    caching = {"Cache-Control": f"public, max-age={STATIC_SECONDS}", "ETag": etag}
     headers = (
-        headers | kept | {"Last-Modified": formatdate(status.st_mtime, usegmt=True)}
+        headers | caching | {"Last-Modified": formatdate(status.st_mtime, usegmt=True)}
     )
-    known = [
+    client_tags = [
         text.strip().removeprefix("W/")
-        for text in asked.get("If-None-Match", "").split(",")
+        for text in request_headers.get("If-None-Match", "").split(",")
     ]
-    if "*" in known or etag in known:
+    if "*" in client_tags or etag in client_tags:
         return Response(status=304, headers=headers)
     return Response(headers=headers | {"Content-Type": kind}, body=path.read_bytes())
 
@@ -261,8 +292,17 @@ def routes(static: str = "") -> tuple[Route, ...]:
             access="open",
             gated=False,
             operation=operations.static(),
+            name="get_static_file",
         ),
-        Route("HEAD", STATIC, "", files.find, access="open", gated=False),
+        Route(
+            "HEAD",
+            STATIC,
+            "",
+            files.find,
+            access="open",
+            gated=False,
+            name="head_static_file",
+        ),
     )
 
 
@@ -270,21 +310,23 @@ def _rows(stub: Stub) -> tuple[Route, ...]:
     path = stub.path + "/"
     return (
         *(
-            capturing(
+            capture_route(
                 method,
                 stub.path + "{slash}",
                 stub.endpoint,
                 gated=False,
                 body_bytes_max=FLAGS_BYTES_MAX if method == "POST" else None,
-                operation=operations.stub(path, method, stub.summary),
+                operation=operations.stub(path, stub.summary),
+                name=f"{VERBS[method]}_{stub.name}",
             )
             for method in stub.methods
         ),
-        capturing(
+        capture_route(
             "OPTIONS",
             stub.path + "{slash}",
             preflight,
             gated=False,
             operation=operations.preflight(path),
+            name=f"preflight_{stub.name}",
         ),
     )

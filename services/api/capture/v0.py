@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from services.api.calls import CaptureCall
 from services.api.capture import operations
-from services.api.capture.events import Scene, commands_of, time_of, token_of
-from services.api.capture.payload import Captured, decode
+from services.api.capture.events import RequestContext, commands_of, time_of, token_of
+from services.api.capture.payload import CaptureBatch, decode
 from services.api.context import Context, position_header
 from services.api.http import errors
 from services.api.http.decompression import INFLATED_BYTES_MAX
@@ -23,12 +25,20 @@ from shared.domain.ids import Position
 from shared.log.port import Entry
 from shared.runtime import telemetry
 
-PATHS = ("/batch", "/capture", "/e", "/i/v0/e", "/track", "/engage")
+PATHS = {
+    "/capture": "events",
+    "/batch": "batch",
+    "/e": "events_e",
+    "/i/v0/e": "events_i_v0_e",
+    "/track": "events_track",
+    "/engage": "events_engage",
+}
+"""The paths of one and the same endpoint, and what their operations are called by."""
 
 BODY_BYTES_MAX = INFLATED_BYTES_MAX
 """Of a body as sent; after decompression the same limit holds."""
 
-Outcome = list[Entry] | BadInput
+EventOutcome = list[Entry] | BadInput
 """Of one event: what to append, or why it is refused."""
 
 OK = b'{"status":"Ok"}'
@@ -47,44 +57,42 @@ def capture(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
     named."""
     context, request = call.context, call.request
     encoding = request.headers.get("Content-Encoding", "")
-    captured = decode(request.body, request.content_type, request.query, encoding)
-    project = project_of(context, captured)
-    context.quotas.take(project.id, len(captured.events), captured.size)
-    outcomes = outcomes_of(context, captured, project, unnamed=unnamed_at(request.path))
+    batch = decode(request.body, request.content_type, request.query, encoding)
+    project = project_of(context, batch)
+    context.quotas.take(project.id, len(batch.events), batch.size)
+    outcomes = outcomes_of(context, batch, project, unnamed=unnamed_at(request.path))
     refused = [
         (index, outcome)
         for index, outcome in enumerate(outcomes)
         if isinstance(outcome, BadInput)
     ]
     refusal = (
-        refusal_of(captured, refused, sum(map(is_stored, outcomes)))
-        if refused
-        else None
+        refusal_of(batch, refused, sum(map(is_stored, outcomes))) if refused else None
     )
-    return appended(
+    return append_outcomes(
         context, outcomes, lambda positions: conclusion(request, refusal, positions)
     )
 
 
-def appended(
+def append_outcomes(
     context: Context,
-    outcomes: list[Outcome],
+    outcomes: list[EventOutcome],
     conclude: Callable[[list[Position]], Response],
 ) -> Response | Deferred[list[Position], Response]:
     """Append what there is, in one piece; `conclude` answers once it is durable."""
     entries: list[Entry] = []
-    stored = refused = 0
+    stored_count = refused_count = 0
     for outcome in outcomes:
         if isinstance(outcome, BadInput):
-            refused += 1
+            refused_count += 1
         elif outcome:
-            stored += 1
+            stored_count += 1
             entries += outcome
 
     def finish(positions: list[Position]) -> Response:
-        _STORED.inc(stored)
-        if refused:
-            _REFUSED.inc(refused)
+        _STORED.inc(stored_count)
+        if refused_count:
+            _REFUSED.inc(refused_count)
         return conclude(positions)
 
     if not entries:
@@ -113,19 +121,21 @@ def conclusion(
 
 def outcomes_of(
     context: Context,
-    captured: Captured,
+    batch: CaptureBatch,
     project: Project,
     *,
     unnamed: str | None = None,
-) -> list[Outcome]:
+) -> list[EventOutcome]:
     """What becomes of each event, in their order: what to append, or why it is refused."""
-    scene = scene_of(context, captured, project, unnamed)
-    first = context.stamps.reserve(len(captured.events))
-    outcomes: list[Outcome] = []
+    request_context = request_context_of(context, batch, project, unnamed)
+    first = context.stamps.reserve(len(batch.events))
+    outcomes: list[EventOutcome] = []
     counts = context.log.partitions()
-    for at, event in enumerate(captured.events, first):
+    for at, event in enumerate(batch.events, first):
         try:
-            outcomes.append(context.entries(commands_of(event, at, scene), counts))
+            outcomes.append(
+                context.entries(commands_of(event, at, request_context), counts)
+            )
         except BadInput as error:
             outcomes.append(error.with_traceback(None))  # which holds the whole request
     return outcomes
@@ -136,53 +146,51 @@ def unnamed_at(path: str) -> str | None:
     return "$identify" if path.startswith("/engage") else None
 
 
-def is_stored(outcome: Outcome) -> bool:
+def is_stored(outcome: EventOutcome) -> bool:
     """Neither refused nor, as a merge without person processing is, dropped by rule."""
     return not isinstance(outcome, BadInput) and bool(outcome)
 
 
-def scene_of(
-    context: Context, captured: Captured, project: Project, unnamed: str | None = None
-) -> Scene:
+def request_context_of(
+    context: Context, batch: CaptureBatch, project: Project, unnamed: str | None = None
+) -> RequestContext:
     """What the events of this request share, received now."""
     received_at = context.clock.now_us()
-    sent_at = time_of(captured.sent_at)
-    return Scene(
+    sent_at = time_of(batch.sent_at)
+    return RequestContext(
         project=project.id,
         received_at=received_at,
         skew=0 if sent_at is None else sent_at - received_at,
-        historical=captured.historical,
+        historical=batch.historical,
         mint=context.mint,
         unnamed=unnamed,
     )
 
 
-def project_of(context: Context, captured: Captured) -> Project:
+def project_of(context: Context, batch: CaptureBatch) -> Project:
     """The project of a batch's token; without one every event must carry the same."""
     tokens: list[Any] = (
-        [captured.token]
-        if captured.token
-        else [token_of(event) for event in captured.events]
+        [batch.token] if batch.token else [token_of(event) for event in batch.events]
     )
     return project_of_tokens(context.access, tokens)
 
 
 def refusal_of(
-    captured: Captured, refused: list[tuple[int, BadInput]], stored: int
+    batch: CaptureBatch, refused: list[tuple[int, BadInput]], stored_count: int
 ) -> errors.ApiError | None:
     """The first bad event by its place, and how many are stored all the same; None when none was
     refused."""
     if not refused:
         return None
     index, error = refused[0]
-    if not captured.batch:
+    if not batch.is_batch:
         return errors.of(error)
-    attr = ".".join(part for part in (f"batch[{index}]", error.attr) if part)
-    detail = f"{error.detail} {stored} stored, {len(refused)} refused."
+    attr = ".".join(filter(None, (f"batch[{index}]", error.attr)))
+    detail = f"{error.detail} {stored_count} stored, {len(refused)} refused."
     return errors.ApiError(400, "validation_error", error.slug, detail, attr=attr)
 
 
-def capturing(
+def capture_route(
     method: str, path: str, endpoint: Callable[[CaptureCall], Any], **more: Any
 ) -> Route:
     """A row of the route table for what any page may send."""
@@ -191,34 +199,42 @@ def capturing(
     )
 
 
-ROUTES = tuple(
+_WITH_SLASH = tuple(
     route
-    for path in PATHS
+    for path, noun in PATHS.items()
     for route in (
-        capturing(
+        capture_route(
             "POST",
             f"{path}/",
             capture,
             body_bytes_max=BODY_BYTES_MAX,
-            operation=operations.capture(f"{path}/"),
+            operation=operations.capture(),
+            name=f"capture_{noun}",
         ),
-        capturing(
+        capture_route(
             "OPTIONS",
             f"{path}/",
             preflight,
             gated=False,
             operation=operations.preflight(f"{path}/"),
+            name=f"preflight_capture_{noun}",
         ),
-        capturing(
+        capture_route(
             "GET",
             f"{path}/",
             capture,
             body_bytes_max=BODY_BYTES_MAX,
-            operation=operations.capture_by_query(f"{path}/"),
+            operation=operations.capture_by_query(),
+            name=f"capture_{noun}_by_query",
         ),
-        capturing("POST", path, capture, body_bytes_max=BODY_BYTES_MAX),
-        capturing("OPTIONS", path, preflight, gated=False),
-        capturing("GET", path, capture, body_bytes_max=BODY_BYTES_MAX),
+    )
+)
+ROUTES = tuple(
+    replace(route, path=path, operation=operation)
+    for route in _WITH_SLASH
+    for path, operation in (
+        (route.path, route.operation),
+        (route.path.removesuffix("/"), None),
     )
 )
 """With and without the slash, each a text of its own: no pattern is tried for each request."""

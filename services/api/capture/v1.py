@@ -17,12 +17,12 @@ import orjson
 from services.api.calls import CaptureCall
 from services.api.capture import operations
 from services.api.capture.events import EVENT_NAME_CHARS_MAX, time_of
-from services.api.capture.payload import EVENTS_MAX, Captured, parse
+from services.api.capture.payload import EVENTS_MAX, CaptureBatch, parse
 from services.api.capture.v0 import (
     BODY_BYTES_MAX,
-    Outcome,
-    appended,
-    capturing,
+    EventOutcome,
+    append_outcomes,
+    capture_route,
     outcomes_of,
     preflight,
 )
@@ -106,17 +106,17 @@ def events(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
     shaped: list[dict[str, Any] | BadInput] = []
     for event, uuid in zip(batch["batch"], uuids, strict=True):
         try:
-            shaped.append(_shaped(event, uuid, sdk))
+            shaped.append(_v0_event(event, uuid, sdk))
         except BadInput as error:
             shaped.append(error)
-    captured = Captured(
+    capture_batch = CaptureBatch(
         events=[event for event in shaped if not isinstance(event, BadInput)],
         sent_at=request.headers["PostHog-Request-Timestamp"].strip(),
         historical=batch.get("historical_migration") is True,
     )
-    judged = iter(outcomes_of(context, captured, call.project))
+    remaining = iter(outcomes_of(context, capture_batch, call.project))
     outcomes = [
-        event if isinstance(event, BadInput) else next(judged) for event in shaped
+        event if isinstance(event, BadInput) else next(remaining) for event in shaped
     ]
     results = {
         event["uuid"]: _result(event, outcome)
@@ -127,7 +127,7 @@ def events(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
         headers = position_header(positions) | {"Content-Type": JSON}
         return Response(headers=headers, body=orjson.dumps({"results": results}))
 
-    return appended(context, outcomes, conclude)
+    return append_outcomes(context, outcomes, conclude)
 
 
 def error_body(refusal: errors.ApiError) -> bytes:
@@ -143,19 +143,19 @@ def error_body(refusal: errors.ApiError) -> bytes:
 
 def judge_headers(request: Request) -> None:
     """Raise for headers that are missing or malformed, or say that the body cannot be read."""
-    sent = {name: request.headers.get(name, "").strip() for name in REQUIRED}
-    missing = ", ".join(name for name, value in sent.items() if not value)
-    if missing:
+    values = {name: request.headers.get(name, "").strip() for name in REQUIRED}
+    absent = ", ".join(name for name, value in values.items() if not value)
+    if absent:
         raise _wrong(
             "missing_required_headers",
-            f"The request is missing required headers: {missing}.",
+            f"The request is missing required headers: {absent}.",
         )
-    at = sent["PostHog-Request-Timestamp"]
-    if not _ATTEMPT.fullmatch(sent["PostHog-Attempt"]):
+    at = values["PostHog-Request-Timestamp"]
+    if not _ATTEMPT.fullmatch(values["PostHog-Attempt"]):
         raise _wrong(
             "invalid_header_value", "PostHog-Attempt must be a positive integer."
         )
-    if _uuid(sent["PostHog-Request-Id"]) is None:
+    if _uuid(values["PostHog-Request-Id"]) is None:
         raise _wrong("invalid_header_value", "PostHog-Request-Id must be a uuid.")
     if not _is_time(at):
         raise _wrong(
@@ -170,9 +170,9 @@ def judge_headers(request: Request) -> None:
             "The Content-Type must be application/json.",
         )
     if _encoding(request) not in ("", *ENCODINGS):
-        known = ", ".join(ENCODINGS)
+        encodings = ", ".join(ENCODINGS)
         raise errors.ApiError(
-            415, "", "unsupported_encoding", f"The Content-Encoding may be {known}."
+            415, "", "unsupported_encoding", f"The Content-Encoding may be {encodings}."
         )
 
 
@@ -229,12 +229,14 @@ def _is_time(value: Any) -> bool:
 
 def _sdk(info: str) -> dict[str, str]:
     """`$lib` and `$lib_version`, which SDKs leave out because the header says them."""
-    name, _, version = (part.strip() for part in info.rpartition("/"))
-    known = name and version and len(info) <= SDK_INFO_CHARS_MAX and info.isascii()
-    return {"$lib": name, "$lib_version": version} if known else {}
+    name, _, version = map(str.strip, info.rpartition("/"))
+    is_complete = (
+        name and version and len(info) <= SDK_INFO_CHARS_MAX and info.isascii()
+    )
+    return {"$lib": name, "$lib_version": version} if is_complete else {}
 
 
-def _shaped(event: dict[str, Any], uuid: UUID, sdk: dict[str, str]) -> dict[str, Any]:
+def _v0_event(event: dict[str, Any], uuid: UUID, sdk: dict[str, str]) -> dict[str, Any]:
     """The event as v0 knows it; BadInput, with v1's word for it as slug, for what v1 is stricter
     about."""
     name, distinct_id, properties = (
@@ -254,43 +256,45 @@ def _shaped(event: dict[str, Any], uuid: UUID, sdk: dict[str, str]) -> dict[str,
         raise _dropped("invalid_event_timestamp")
     if not isinstance(properties, dict | None):
         raise _dropped("malformed_event_properties")
-    sent = {
+    session = {
         f"${name}": event[name]
         for name in ("session_id", "window_id")
         if event.get(name) is not None
     }
-    made = (properties or {}) | sent | _options(event.get("options")) | sdk
+    v0_properties = (properties or {}) | session | _options(event.get("options")) | sdk
     if _is_nobodys(distinct_id):
-        made["$process_person_profile"] = False
-    kept = {name: event[name] for name in _OPERATIONS if name in event}
+        v0_properties["$process_person_profile"] = False
+    operations_on_person = {name: event[name] for name in _OPERATIONS if name in event}
     return {
         "event": name,
         "distinct_id": distinct_id,
         "uuid": str(uuid),
         "timestamp": event["timestamp"],
-        "properties": made,
-        **kept,
+        "properties": v0_properties,
+        **operations_on_person,
     }
 
 
 def _options(options: Any) -> dict[str, Any]:
     if not isinstance(options, dict | None):
         raise _dropped("invalid_options")
-    sent = {
+    settings = {
         name: value
         for name, value in (options or {}).items()
         if name in _OPTIONS and value is not None
     }
-    if not all(isinstance(value, _OPTIONS[name][0]) for name, value in sent.items()):
+    if not all(
+        isinstance(value, _OPTIONS[name][0]) for name, value in settings.items()
+    ):
         raise _dropped("invalid_options")
-    return {_OPTIONS[name][1]: value for name, value in sent.items()}
+    return {_OPTIONS[name][1]: value for name, value in settings.items()}
 
 
 def _is_nobodys(distinct_id: str) -> bool:
     return distinct_id.strip().lower() in NOBODYS_IDS or not is_legal(distinct_id)
 
 
-def _result(event: dict[str, Any], outcome: Outcome) -> dict[str, str]:
+def _result(event: dict[str, Any], outcome: EventOutcome) -> dict[str, str]:
     if isinstance(outcome, BadInput):
         return {"result": "drop", "details": _DETAILS.get(outcome.slug, outcome.slug)}
     if not outcome:  # a merge without person processing
@@ -309,7 +313,7 @@ def _wrong(tag: str, detail: str) -> errors.ApiError:
 
 
 ROUTES: tuple[Route, ...] = (
-    capturing(
+    capture_route(
         "POST",
         PATH + "{slash}",
         events,
@@ -318,12 +322,14 @@ ROUTES: tuple[Route, ...] = (
         judge=judge_headers,
         error_body=error_body,
         operation=operations.capture_v1(),
+        name="capture_events_v1",
     ),
-    capturing(
+    capture_route(
         "OPTIONS",
         PATH + "{slash}",
         preflight,
         gated=False,
         operation=operations.preflight(f"{PATH}/"),
+        name="preflight_capture_events_v1",
     ),
 )

@@ -1,5 +1,4 @@
-"""POST bulk_delete: many persons by one call, and what is held of ids that nobody is. Never deletes
-anything itself."""
+"""POST bulk_delete: many persons in one call, and the remains of ids without a person."""
 
 from __future__ import annotations
 
@@ -7,82 +6,76 @@ import asyncio
 from typing import Any
 from uuid import UUID, uuid5
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.deletions.dry_run import preview
 from services.api.deletions.ledger import LedgerRow, requests_naming
 from services.api.deletions.remains import covering, remains, without_profile
 from services.api.deletions.schemas import Bulk, BulkDelete, DryRun
 from services.api.http import errors
-from services.api.http.guards.costly import given
+from services.api.http.guards.costly import with_any
 from services.api.http.parameters import DRY_RUN
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
+from services.api.reads.lookup import fragment_of
 from services.api.writes.idempotency import REPLAYED
-from shared.domain.commands import Command, Delete, Request, Scope
+from services.api.writes.submission import append_and_wait
+from shared.domain.commands import Delete, Request, Scope
 from shared.domain.errors import BadInput, NotFound
-from shared.domain.ids import fragment_id, hash64
+from shared.domain.ids import DELETIONS, fragment_id, hash64
 from shared.store.person import Person
 
 _PERSON, _STRAY = "bulk", "bulk stray"
 """What the requests of a call with a key are named by: of persons, and of ids that nobody is."""
 
 
-async def bulk_delete(call: Call) -> Answer:
+async def bulk_delete(call: RestCall) -> EndpointResult:
     """Delete up to 1,000 persons by id or distinct id, each with its own deletion request."""
     body = call.read(BulkDelete)
-    asked, fragments = await _named(call, body)
-    sent = Scope(
+    identifiers, fragments = await _fragments_of(call, body)
+    request_scope = Scope(
         profile=not body.keep_person,
         events=body.delete_events,
         recordings=body.delete_recordings,
     )
-    scope = covering(call, sent)
+    scope = covering(call, request_scope)
     text = call.request.headers.get("Idempotency-Key")
     key = hash64(f"{call.project.id}:bulk_delete:{text}") if text is not None else 0
-    dry = call.asked(DRY_RUN)
+    dry = call.parameter(DRY_RUN)
     if (
         key
         and not dry
-        and (before := await _bulk_before(call, list(fragments.values()), key))
+        and (rows := await _bulk_requests(call, list(fragments.values()), key))
     ):
-        return _bulk_again(
-            before,
+        return _bulk_replay(
+            rows,
             key,
-            (sent, scope),
-            [(one, fragments.get(str(one))) for one in asked],
+            (request_scope, scope),
+            [
+                (identifier, fragments.get(str(identifier)))
+                for identifier in identifiers
+            ],
         )
-    found, nobody = await _persons_named(call, asked, fragments)
-    named = {
-        one: fragment
-        for one in map(str, nobody)
-        if (fragment := fragments.get(one)) is not None
+    persons, without_person = await _persons_of(call, identifiers, fragments)
+    unowned = {
+        identifier: fragment
+        for identifier in map(str, without_person)
+        if (fragment := fragments.get(identifier)) is not None
     }
-    strays = await remains(call, list(named.values()), scope)
-    reached = set(strays)
-    unmatched = [one for one in nobody if named.get(str(one)) not in reached]
-    if dry:
-        return await preview(call, found, scope, unmatched, strays)
-    at = call.context.stamps.reserve(len(found) + len(strays))
-    commands: list[Command] = []
-    for person in found if scope != Scope() else ():
-        common = _bulk_envelope(call, at + len(commands), person.uuid, key)
-        members = tuple(member.fragment for member in person.members)
-        if scope.profile:
-            commands.append(Delete(**common, scope=scope, key=key, digest=key))
-        else:
-            commands.append(Request(**common, scope=scope, members=members))
-    for fragment in strays:
-        common = _bulk_envelope(call, at + len(commands), fragment, key, _STRAY)
-        commands.append(
-            Request(**common, scope=without_profile(scope), members=(fragment,))
-        )
-    positions = (await call.write(commands))[0] if commands else None
-    requests = [
-        str(one.request) for one in commands if isinstance(one, Delete | Request)
+    strays = await remains(call, list(unowned.values()), scope)
+    with_remains = set(strays)
+    unmatched = [
+        identifier
+        for identifier in without_person
+        if unowned.get(str(identifier)) not in with_remains
     ]
-    return Answer(
+    if dry:
+        return await preview(call, persons, scope, unmatched, strays)
+    commands = _commands(call, scope, persons, strays, key)
+    positions = (await append_and_wait(call, commands))[0] if commands else None
+    requests = [str(command.request) for command in commands]
+    return EndpointResult(
         status=202,
         positions=positions,
-        body=_bulk_answer(scope, len(found), requests, unmatched),
+        body=_bulk_answer(scope, len(persons), requests, unmatched),
     )
 
 
@@ -98,56 +91,87 @@ COLLECTION_ROUTES = (
         Bulk,
         202,
         preview=DryRun,
-        costly=given(DRY_RUN.name),
+        costly=with_any(DRY_RUN.name),
+        name="bulk_delete_persons",
     ),
 )
 
 
-async def _persons_named(
-    call: Call, asked: list[Any], fragments: dict[str, UUID]
+async def _persons_of(
+    call: RestCall, identifiers: list[Any], fragments: dict[str, UUID]
 ) -> tuple[list[Person], list[Any]]:
-    """(the persons that hold these fragments, each once; what was asked for and is nobody)."""
-    held = (
+    """(the persons that hold these fragments, each once; the identifiers without a person)."""
+    holders = (
         await call.context.reads.by_fragments(call.project.id, list(fragments.values()))
         if fragments
         else []
     )
-    holders = dict(zip(fragments, held, strict=True))
-    found = {person.uuid: person for person in held if person is not None}
-    return list(found.values()), [one for one in asked if holders.get(str(one)) is None]
+    by_identifier = dict(zip(fragments, holders, strict=True))
+    persons = {person.uuid: person for person in holders if person is not None}
+    return list(persons.values()), [
+        identifier
+        for identifier in identifiers
+        if by_identifier.get(str(identifier)) is None
+    ]
 
 
-async def _named(call: Call, body: BulkDelete) -> tuple[list[Any], dict[str, UUID]]:
-    """(what was asked for, the fragment of each that can be one), of `ids` or of `distinct_ids`,
-    never both."""
+async def _fragments_of(
+    call: RestCall, body: BulkDelete
+) -> tuple[list[Any], dict[str, UUID]]:
+    """(the identifiers of the body, the fragment of each that is an id), of `ids` or of
+    `distinct_ids`, never both."""
     if (body.ids is None) == (body.distinct_ids is None):
         raise BadInput("Give either ids or distinct_ids.", attr="ids")
     if body.distinct_ids is not None:
         return body.distinct_ids, {
-            one: fragment_id(call.project.id, one) for one in body.distinct_ids
+            identifier: fragment_id(call.project.id, identifier)
+            for identifier in body.distinct_ids
         }
-    asked = body.ids or []
-    texts = list(dict.fromkeys(map(str, asked)))
-    found = await asyncio.gather(
-        *(call.fragment(one or "-") for one in texts), return_exceptions=True
+    identifiers = body.ids or []
+    texts = list(dict.fromkeys(map(str, identifiers)))
+    outcomes = await asyncio.gather(
+        *(fragment_of(call, identifier or "-") for identifier in texts),
+        return_exceptions=True,
     )
-    for one, fragment in zip(texts, found, strict=True):
+    for identifier, fragment in zip(texts, outcomes, strict=True):
         if isinstance(fragment, BadInput):
-            raise BadInput(f"Not an id: {one[:100]}", attr="ids")
+            raise BadInput(f"Not an id: {identifier[:100]}", attr="ids")
         if isinstance(fragment, BaseException) and not isinstance(fragment, NotFound):
             raise fragment
-    return asked, {
-        one: fragment
-        for one, fragment in zip(texts, found, strict=True)
+    return identifiers, {
+        identifier: fragment
+        for identifier, fragment in zip(texts, outcomes, strict=True)
         if isinstance(fragment, UUID)
     }
 
 
+def _commands(
+    call: RestCall, scope: Scope, persons: list[Person], strays: list[UUID], key: int
+) -> list[Delete | Request]:
+    """One command for each person, and one for each fragment without a person of which something
+    remains."""
+    at = call.context.stamps.reserve(len(persons) + len(strays))
+    commands: list[Delete | Request] = []
+    for person in persons if scope != Scope() else ():
+        common = _bulk_envelope(call, at + len(commands), person.uuid, key)
+        members = tuple(member.fragment for member in person.members)
+        if scope.profile:
+            commands.append(Delete(**common, scope=scope, key=key, digest=key))
+        else:
+            commands.append(Request(**common, scope=scope, members=members))
+    for fragment in strays:
+        common = _bulk_envelope(call, at + len(commands), fragment, key, _STRAY)
+        commands.append(
+            Request(**common, scope=without_profile(scope), members=(fragment,))
+        )
+    return commands
+
+
 def _bulk_envelope(
-    call: Call, at: int, person: UUID, key: int, kind: str = _PERSON
+    call: RestCall, at: int, person: UUID, key: int, kind: str = _PERSON
 ) -> dict[str, Any]:
-    """What each command of a bulk_delete says; with an Idempotency-Key its request's id is made of
-    it."""
+    """Fields that all commands of a bulk_delete have. With an Idempotency-Key the request's id is
+    derived from it."""
     request = uuid5(person, f"{kind} {key}") if key else call.context.mint()
     return {
         "id": call.context.mint(),
@@ -160,11 +184,11 @@ def _bulk_envelope(
 
 
 def _bulk_answer(
-    scope: Scope, found: int, requests: list[str], unmatched: list[Any]
+    scope: Scope, persons: int, requests: list[str], unmatched: list[Any]
 ) -> dict[str, Any]:
-    deleted = found if scope.profile else 0
+    deleted = persons if scope.profile else 0
     return {
-        "persons_found": found,
+        "persons_found": persons,
         "persons_deleted": deleted,
         "events_queued_for_deletion": bool(requests and scope.events),
         "recordings_queued_for_deletion": bool(requests and scope.recordings),
@@ -177,10 +201,12 @@ def _bulk_answer(
     }
 
 
-async def _bulk_before(call: Call, fragments: list[UUID], key: int) -> list[LedgerRow]:
-    """The requests that an earlier bulk_delete with this key made for these fragments: their ids
-    are made of it."""
-    await call.until_recorded()
+async def _bulk_requests(
+    call: RestCall, fragments: list[UUID], key: int
+) -> list[LedgerRow]:
+    """The requests that an earlier bulk_delete with this key made for these fragments, by their
+    derived ids."""
+    await call.context.wait_for_heads(DELETIONS)
     rows = await requests_naming(call, fragments, former=True)
     return [
         row
@@ -190,30 +216,32 @@ async def _bulk_before(call: Call, fragments: list[UUID], key: int) -> list[Ledg
 
 
 def _is_made_of(row: LedgerRow, kind: str, key: int) -> bool:
-    """Whether a request's id was made of this key."""
+    """Whether a request's id was derived from this key."""
     return row.request == uuid5(row.person, f"{kind} {key}")
 
 
-def _bulk_again(
-    before: list[LedgerRow],
+def _bulk_replay(
+    rows: list[LedgerRow],
     key: int,
     scopes: tuple[Scope, Scope],
-    asked: list[tuple[Any, UUID | None]],
-) -> Answer:
-    """What the first request with this key was told. `scopes`: what the repeat asks for, and what
-    that covers now."""
-    persons = [row for row in before if _is_made_of(row, _PERSON, key)]
-    strays = [row for row in before if row not in persons]
+    identifiers: list[tuple[Any, UUID | None]],
+) -> EndpointResult:
+    """The answer to the first request with this key. `scopes`: the repeat's own, and what that
+    covers now."""
+    persons = [row for row in rows if _is_made_of(row, _PERSON, key)]
+    strays = [row for row in rows if row not in persons]
     covered = {row.scope for row in persons}
     alone = {without_profile(row.scope) for row in strays}
     if not covered <= {*scopes} or not alone <= {
-        without_profile(one) for one in scopes
+        without_profile(allowed) for allowed in scopes
     }:
         raise errors.key_reused()
     scope = next(iter(covered), scopes[1])
-    reached = {member for row in before for member in (row.person, *row.members)}
-    unmatched = [one for one, fragment in asked if fragment not in reached]
-    told = _bulk_answer(
-        scope, len(persons), [str(row.request) for row in before], unmatched
+    fragments = {member for row in rows for member in (row.person, *row.members)}
+    unmatched = [
+        identifier for identifier, fragment in identifiers if fragment not in fragments
+    ]
+    body = _bulk_answer(
+        scope, len(persons), [str(row.request) for row in rows], unmatched
     )
-    return Answer(status=202, body=told, headers=REPLAYED)
+    return EndpointResult(status=202, body=body, headers=REPLAYED)

@@ -1,5 +1,4 @@
-"""dry_run=true on a deletion: what it would reach, counted by the deleter's own conditions. Deletes
-nothing."""
+"""dry_run=true on a deletion: what it would reach, counted with the deleter's own conditions."""
 
 from __future__ import annotations
 
@@ -7,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.deletions.remains import without_profile
-from services.api.http.routing import Answer
+from services.api.http.routing import EndpointResult
 from shared.domain.commands import Scope
 from shared.store.person import Person
 from shared.store.targets import (
@@ -27,15 +26,15 @@ EVERYTHING = "all"
 
 
 async def preview(
-    call: Call,
+    call: RestCall,
     persons: Sequence[Person],
     scope: Scope,
     unmatched: Sequence[Any] = (),
     strays: Sequence[UUID] = (),
-) -> Answer:
+) -> EndpointResult:
     """Rows, months and bytes by target. `bytes` are those of the partitions that erasing rewrites;
     `strays` are fragments without a person, of which something remains."""
-    found: dict[str, dict[str, Any]] = {}
+    targets: dict[str, dict[str, Any]] = {}
     members = [member.fragment for person in persons for member in person.members]
     roots = [person.uuid for person in persons]
     of_persons = _targets(scope)
@@ -47,26 +46,25 @@ async def preview(
             rows, partitions, files = await _count(call, fragments, roots, target)
             size = await bytes_of(call.context.store, target.table, partitions)
             months = len(partitions - {EVERYTHING})
-            found[target.name] = {
+            targets[target.name] = {
                 "rows": rows,
                 "months": months,
                 "bytes": size,
                 "objects": files,
             }
-    return Answer(
+    return EndpointResult(
         body={
             "dry_run": True,
             "persons_found": len(persons),
             "unmatched": list(unmatched),
-            "rows": sum(one["rows"] for one in found.values()),
-            "targets": found,
+            "rows": sum(reach["rows"] for reach in targets.values()),
+            "targets": targets,
         }
     )
 
 
 def _targets(scope: Scope) -> set[str]:
-    """What a request of this scope reaches; names of events stay beside nothing once the profile
-    goes."""
+    """The targets of a request of this scope. Names of events go with the profile."""
     names = {"fragments", "timeline", "search"} if scope.profile else set()
     names |= (
         {"captured_events"} | (set() if scope.profile else {"causes"})
@@ -77,7 +75,7 @@ def _targets(scope: Scope) -> set[str]:
 
 
 async def _count(
-    call: Call, fragments: Sequence[UUID], roots: Sequence[UUID], target: Target
+    call: RestCall, fragments: Sequence[UUID], roots: Sequence[UUID], target: Target
 ) -> tuple[int, set[str], int]:
     """(rows, partitions, objects) of these fragments, and of the persons with these roots, in a
     target."""
@@ -88,9 +86,9 @@ async def _count(
             fragments[start : start + FRAGMENTS_MAX],
             roots if start == 0 else [],
         )
-        for one in await count(call.context.store, target, reach, hidden=False):
-            rows += one.rows
-            partitions.add(one.partition)
+        for partition in await count(call.context.store, target, reach, hidden=False):
+            rows += partition.rows
+            partitions.add(partition.partition)
         files += (
             await objects(call.context.store, reach)
             if target.name == "recordings"

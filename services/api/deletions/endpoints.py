@@ -1,4 +1,4 @@
-"""Deletion requests over REST: make them and list them. Never deletes anything itself."""
+"""Deletion requests over REST: make them and list them. The deleter carries them out."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
-import orjson
-
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.deletions.dry_run import preview
-from services.api.deletions.ledger import ANY, LedgerRow, requests_in, requests_naming
+from services.api.deletions.ledger import (
+    LedgerRow,
+    documents_of,
+    location,
+    requests_in,
+    requests_naming,
+)
 from services.api.deletions.remains import covering
 from services.api.deletions.schemas import (
-    DeletionRequest,
+    DeletionRequestBody,
     DeletionRequests,
     DeletionStatus,
     DryRun,
 )
 from services.api.http import errors
-from services.api.http.guards.costly import always, given
+from services.api.http.guards.costly import always, with_any
 from services.api.http.parameters import DRY_RUN, LIMIT, OFFSET, Choice, Flag, Uuid
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
+from services.api.reads.lookup import fragment_of, holder_of, person_of
 from services.api.writes.idempotency import (
     REPLAYED,
     Keyed,
@@ -30,9 +35,11 @@ from services.api.writes.idempotency import (
     envelope,
     keyed,
 )
+from services.api.writes.preconditions import check_if_match
+from services.api.writes.submission import append_and_wait
 from shared.domain.commands import Command, Delete, Request, Scope
 from shared.domain.errors import NotFound
-from shared.domain.ids import IDENTITY
+from shared.domain.ids import DELETIONS, IDENTITY
 from shared.store.person import iso
 
 STAYS = "Deletion-Stays"
@@ -67,82 +74,84 @@ class StatusRow(NamedTuple):
         return self.state == "verified"
 
 
-async def delete(call: Call) -> Answer:
-    """Delete a person. Reads no longer return it; its rows are erased in the next deletion
-    window."""
-    events, recordings = call.asked(DELETE_EVENTS), call.asked(DELETE_RECORDINGS)
-    keep = call.asked(KEEP_PERSON)
+async def delete(call: RestCall) -> EndpointResult:
+    """Delete a person. Reads no longer return it; rows are erased in the next deletion window."""
+    events = call.parameter(DELETE_EVENTS)
+    recordings = call.parameter(DELETE_RECORDINGS)
+    keep = call.parameter(KEEP_PERSON)
     scope = covering(
         call, Scope(profile=not keep, events=events, recordings=recordings)
     )
-    if call.asked(DRY_RUN):
+    if call.parameter(DRY_RUN):
         return await _preview_of(call, scope)
-    sent = keyed(call, await call.fragment(), "delete", events, recordings, keep)
+    keyed_write = keyed(
+        call, await fragment_of(call), "delete", events, recordings, keep
+    )
     if keep and not events and not recordings:
-        await call.holder(sent.fragment)
-        return Answer(status=204)
+        await holder_of(call, keyed_write.fragment)
+        return EndpointResult(status=204)
     if keep:
-        answer = await _request(call, sent, scope)
+        answer = await _request(call, keyed_write, scope)
         answer.headers |= _staying(scope)
-        return Answer(
+        return EndpointResult(
             status=answer.status if answer.status == 202 else 204,
             positions=answer.positions,
             headers=answer.headers,
         )
-    request = _request_id(call, sent)
-    outcome = await earlier(call, IDENTITY, sent)
+    request = _request_id(call, keyed_write)
+    outcome = await earlier(call, IDENTITY, keyed_write)
     if outcome is None:
-        person = await call.holder(sent.fragment)
-        call.tags(person)
+        person = await holder_of(call, keyed_write.fragment)
+        check_if_match(call.request, person)
         command = Delete(
-            **envelope(call, sent),
-            person=sent.fragment,
+            **envelope(call, keyed_write),
+            person=keyed_write.fragment,
             request=request,
             scope=scope,
         )
         outcome = await carry_out(
-            call, sent, [command], [person.uuid] if sent.key else []
+            call, keyed_write, [command], [person.uuid] if keyed_write.key else []
         )
-    return Answer(
+    return EndpointResult(
         status=204 if outcome.visible else 202,
         positions=outcome.positions,
         headers=outcome.headers | location(call, request) | _staying(scope),
     )
 
 
-async def delete_events(call: Call) -> Answer:
+async def delete_events(call: RestCall) -> EndpointResult:
     """Delete the captured events of a person, and keep the person."""
     return await _delete_of(call, "delete_events", Scope(events=True))
 
 
-async def delete_recordings(call: Call) -> Answer:
+async def delete_recordings(call: RestCall) -> EndpointResult:
     """Delete the session recordings of a person, and keep the person."""
     return await _delete_of(call, "delete_recordings", Scope(recordings=True))
 
 
-async def requests(call: Call) -> Answer:
+async def requests(call: RestCall) -> EndpointResult:
     """List all deletion requests of the project, newest first."""
-    limit, offset = call.asked(LIMIT), call.asked(OFFSET)
-    await call.until_recorded()
+    limit, offset = call.parameter(LIMIT), call.parameter(OFFSET)
+    await call.context.wait_for_heads(DELETIONS)
     rows = await requests_in(call, limit=limit, offset=offset)
-    return Answer(body={"results": await _shown(call, rows)})
+    return EndpointResult(body={"results": await documents_of(call, rows)})
 
 
-async def request(call: Call) -> Answer:
+async def request(call: RestCall) -> EndpointResult:
     """Get one deletion request, with its receipt once it is verified."""
-    return Answer(body=(await _shown(call, [await found(call)]))[0])
+    return EndpointResult(body=(await documents_of(call, [await request_row(call)]))[0])
 
 
-async def status(call: Call) -> Answer:
+async def status(call: RestCall) -> EndpointResult:
     """List deletion requests that include captured events, newest first."""
-    asked = call.asked(STATUS)
-    limit, offset = call.asked(LIMIT), call.asked(OFFSET)
-    await call.until_recorded()
+    state = call.parameter(STATUS)
+    limit, offset = call.parameter(LIMIT), call.parameter(OFFSET)
+    await call.context.wait_for_heads(DELETIONS)
     ledger = await call.context.store.rows(
         call.context.reads.queries["deletion_status"],
         project=call.project.id,
-        state=STATUSES[asked],
-        person=call.asked(PERSON_UUID),
+        state=STATUSES[state],
+        person=call.parameter(PERSON_UUID),
         limit=limit,
         offset=offset,
     )
@@ -162,7 +171,7 @@ async def status(call: Call) -> Answer:
         str(url.update_query(offset=offset + limit)) if offset + limit < total else None
     )
     previous = str(url.update_query(offset=max(0, offset - limit))) if offset else None
-    return Answer(
+    return EndpointResult(
         body={
             "count": total,
             "next": following,
@@ -182,14 +191,16 @@ ROUTES = (
         status=204,
         errors=(412,),
         preview=DryRun,
-        costly=given(DRY_RUN.name),
+        costly=with_any(DRY_RUN.name),
         headers=(
             ("Location", "The deletion request."),
             (
                 STAYS,
-                "The parts that stay, of `profile`, `events` and `recordings`. Absent when nothing stays.",
+                "The parts that stay, of `profile`, `events` and `recordings`. "
+                "Absent when nothing stays.",
             ),
         ),
+        name="delete_person",
     ),
     Route(
         "POST",
@@ -197,9 +208,10 @@ ROUTES = (
         "person:write",
         delete_events,
         (DRY_RUN,),
-        answers=(DeletionRequest, DryRun),
+        answers=(DeletionRequestBody, DryRun),
         errors=(412,),
-        costly=given(DRY_RUN.name),
+        costly=with_any(DRY_RUN.name),
+        name="delete_person_events",
     ),
     Route(
         "POST",
@@ -207,9 +219,10 @@ ROUTES = (
         "person:write",
         delete_recordings,
         (DRY_RUN,),
-        answers=(DeletionRequest, DryRun),
+        answers=(DeletionRequestBody, DryRun),
         errors=(412,),
-        costly=given(DRY_RUN.name),
+        costly=with_any(DRY_RUN.name),
+        name="delete_person_recordings",
     ),
 )
 COLLECTION_ROUTES = (
@@ -221,6 +234,7 @@ COLLECTION_ROUTES = (
         (STATUS, PERSON_UUID, LIMIT, OFFSET),
         answers=DeletionStatus,
         costly=always,
+        name="get_deletion_status",
     ),
     Route(
         "GET",
@@ -230,46 +244,48 @@ COLLECTION_ROUTES = (
         (LIMIT, OFFSET),
         answers=DeletionRequests,
         costly=always,
+        name="list_deletion_requests",
     ),
     Route(
         "GET",
         "/deletion_requests/{request}",
         "person:read",
         request,
-        answers=DeletionRequest,
+        answers=DeletionRequestBody,
+        name="get_deletion_request",
     ),
 )
 
 
-async def _preview_of(call: Call, scope: Scope) -> Answer:
-    person = await call.person()
-    call.tags(person)
+async def _preview_of(call: RestCall, scope: Scope) -> EndpointResult:
+    person = await person_of(call)
+    check_if_match(call.request, person)
     return await preview(call, [person], scope)
 
 
-async def _delete_of(call: Call, action: str, scope: Scope) -> Answer:
-    if call.asked(DRY_RUN):
+async def _delete_of(call: RestCall, action: str, scope: Scope) -> EndpointResult:
+    if call.parameter(DRY_RUN):
         return await _preview_of(call, scope)
-    return await _request(call, keyed(call, await call.fragment(), action), scope)
+    return await _request(call, keyed(call, await fragment_of(call), action), scope)
 
 
-async def _request(call: Call, sent: Keyed, scope: Scope) -> Answer:
+async def _request(call: RestCall, keyed_write: Keyed, scope: Scope) -> EndpointResult:
     """Make a deletion request for the person that holds the addressed fragment."""
 
-    async def addressed(request: UUID) -> tuple[list[Command], bool]:
-        person = await call.holder(sent.fragment)
-        call.tags(person)
+    async def commands_of(request: UUID) -> tuple[list[Command], bool]:
+        person = await holder_of(call, keyed_write.fragment)
+        check_if_match(call.request, person)
         members = tuple(member.fragment for member in person.members)
         at = call.context.stamps.reserve(1)
         return [
             request_of(call, request, at, scope, person=person.uuid, members=members)
         ], True
 
-    return await ask(call, sent, scope, addressed)
+    return await make_request(call, keyed_write, scope, commands_of)
 
 
 def request_of(
-    call: Call, request: UUID, at: int, scope: Scope, **whom: Any
+    call: RestCall, request: UUID, at: int, scope: Scope, **fields: Any
 ) -> Request:
     """The command that makes a deletion request with the cut-off `at`."""
     return Request(
@@ -279,54 +295,59 @@ def request_of(
         actor=call.actor,
         request=request,
         scope=scope,
-        **whom,
+        **fields,
     )
 
 
-async def ask(
-    call: Call,
-    sent: Keyed,
+async def make_request(
+    call: RestCall,
+    keyed_write: Keyed,
     scope: Scope,
     commands_of: Callable[[UUID], Awaitable[tuple[list[Command], bool]]],
-) -> Answer:
-    """Make a deletion request, by the commands that its id is turned into; with them stands whether
-    they are all that there is to do. The ledger takes each id once."""
-    request = _request_id(call, sent)
-    if sent.key and (rows := await requests_in(call, request=request)):
+) -> EndpointResult:
+    """Make a deletion request with the commands that `commands_of` builds for its id, and answer
+    with its row. `commands_of` also says whether they are complete; the answer is 202 if not. The
+    ledger takes each id once."""
+    request = _request_id(call, keyed_write)
+    if keyed_write.key and (rows := await requests_in(call, request=request)):
         if any(row.scope != scope for row in rows):
             raise errors.key_reused()
-        return Answer(
-            body=(await _shown(call, rows))[0],
+        return EndpointResult(
+            body=(await documents_of(call, rows))[0],
             headers=REPLAYED | location(call, request),
         )
     commands, whole = await commands_of(request)
-    positions, visible = await call.write(commands)
+    positions, visible = await append_and_wait(call, commands)
     if not visible or not whole:
-        return Answer(status=202, positions=positions, headers=location(call, request))
+        return EndpointResult(
+            status=202, positions=positions, headers=location(call, request)
+        )
     rows = await requests_in(call, request=request)
-    return Answer(
-        body=(await _shown(call, rows))[0],
+    return EndpointResult(
+        body=(await documents_of(call, rows))[0],
         positions=positions,
         headers=location(call, request),
     )
 
 
-def _request_id(call: Call, sent: Keyed) -> UUID:
-    """A new id, or the one that belongs to the Idempotency-Key."""
+def _request_id(call: RestCall, keyed_write: Keyed) -> UUID:
+    """A new id, or the one derived from the Idempotency-Key."""
     return (
-        uuid5(sent.fragment, f"deletion {sent.key}")
-        if sent.key
+        uuid5(keyed_write.fragment, f"deletion {keyed_write.key}")
+        if keyed_write.key
         else call.context.mint()
     )
 
 
-async def requests_of(call: Call, fragments: list[UUID]) -> list[dict[str, Any]]:
+async def requests_of(call: RestCall, fragments: list[UUID]) -> list[dict[str, Any]]:
     """The deletion requests that name any of these fragments in its present life, newest first."""
-    await call.until_recorded()
-    return await _shown(call, await requests_naming(call, fragments, former=False))
+    await call.context.wait_for_heads(DELETIONS)
+    return await documents_of(
+        call, await requests_naming(call, fragments, former=False)
+    )
 
 
-async def found(call: Call) -> LedgerRow:
+async def request_row(call: RestCall) -> LedgerRow:
     """The ledger's row of the request that the path names, or NotFound."""
     try:
         request = UUID(call.request.parameters["request"])
@@ -334,57 +355,13 @@ async def found(call: Call) -> LedgerRow:
         raise NotFound("Not found.") from None
     rows = await requests_in(call, request=request)
     if not rows:
-        await call.until_recorded()
+        await call.context.wait_for_heads(DELETIONS)
         rows = await requests_in(call, request=request)
     for row in rows:
         return row
     raise NotFound("Not found.")
 
 
-async def _shown(call: Call, rows: list[LedgerRow]) -> list[dict[str, Any]]:
-    """Requests as readers see them, each with its receipt once there is one."""
-    query = call.context.reads.queries["receipts"]
-    verified = [row.request for row in rows if row.state == "verified"]
-    held: dict[UUID, str] = {}
-    if verified:
-        held = dict(
-            await call.context.store.rows(
-                query, project=call.project.id, requests=verified
-            )
-        )
-    receipts = {request: orjson.loads(body) for request, body in held.items()}
-    return [_row(row) | {"receipt": receipts.get(row.request)} for row in rows]
-
-
-def _row(row: LedgerRow) -> dict[str, Any]:
-    document, scope = row.document, row.scope
-    return {
-        "id": str(row.request),
-        "state": row.state,
-        "created_at": iso(row.created_at),
-        "updated_at": iso(row.updated_at),
-        "person_uuid": str(row.person) if row.person != ANY else None,
-        "scope": {
-            "profile": scope.profile,
-            "events": scope.events,
-            "recordings": scope.recordings,
-        }
-        | ({"purge": row.purge} if row.purge else {}),
-        "stays": [] if row.purge else scope.stays,
-        "phases": document.get("phases", {}),
-        "partition": document.get("partition"),
-        "window": document.get("window"),
-        "cancel_refused": document.get("cancels", {}).get("refusal") or None,
-    }
-
-
 def _staying(scope: Scope) -> dict[str, str]:
-    """The header that says what a deletion leaves."""
+    """The header that names the parts that a deletion leaves."""
     return {STAYS: ", ".join(scope.stays)} if scope.stays else {}
-
-
-def location(call: Call, request: UUID) -> dict[str, str]:
-    """Where the request is shown."""
-    return {
-        "Location": f"/api/environments/{call.project.id}/persons/deletion_requests/{request}/"
-    }

@@ -1,4 +1,4 @@
-"""The ledger of deletion requests as the API reads it. Never writes a row: the deleter does."""
+"""The ledger of deletion requests as the API reads it. The deleter writes it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from shared.domain.commands import Scope
+from shared.store.person import iso
 
 ANY = UUID(int=0)
 """Of a purge of the whole project: no person."""
@@ -48,7 +49,7 @@ class LedgerRow(NamedTuple):
 
 
 async def requests_in(
-    call: Call, *, request: UUID = ANY, limit: int = 1, offset: int = 0
+    call: RestCall, *, request: UUID = ANY, limit: int = 1, offset: int = 0
 ) -> list[LedgerRow]:
     """The requests of the project, newest first; or one of them."""
     rows = await call.context.store.rows(
@@ -62,10 +63,10 @@ async def requests_in(
 
 
 async def requests_naming(
-    call: Call, fragments: Sequence[UUID], *, former: bool
+    call: RestCall, fragments: Sequence[UUID], *, former: bool
 ) -> list[LedgerRow]:
-    """The requests that name any of these fragments, newest first: in its present life, or in
-    former ones too."""
+    """The requests that name any of these fragments, newest first: those of its present life, with
+    `former` those of earlier lives too."""
     rows = await call.context.store.rows(
         call.context.reads.queries["requests_of"],
         project=call.project.id,
@@ -73,3 +74,47 @@ async def requests_naming(
         every=int(former),
     )
     return [LedgerRow._make(row) for row in rows]
+
+
+async def documents_of(call: RestCall, rows: list[LedgerRow]) -> list[dict[str, Any]]:
+    """Requests as readers see them, each with its receipt once there is one."""
+    query = call.context.reads.queries["receipts"]
+    verified = [row.request for row in rows if row.state == "verified"]
+    bodies: dict[UUID, str] = {}
+    if verified:
+        bodies = dict(
+            await call.context.store.rows(
+                query, project=call.project.id, requests=verified
+            )
+        )
+    receipts = {request: orjson.loads(body) for request, body in bodies.items()}
+    return [_row(row) | {"receipt": receipts.get(row.request)} for row in rows]
+
+
+def location(call: RestCall, request: UUID) -> dict[str, str]:
+    """The header with the URL of a request."""
+    return {
+        "Location": f"/api/environments/{call.project.id}/persons/deletion_requests/{request}/"
+    }
+
+
+def _row(row: LedgerRow) -> dict[str, Any]:
+    document, scope = row.document, row.scope
+    return {
+        "id": str(row.request),
+        "state": row.state,
+        "created_at": iso(row.created_at),
+        "updated_at": iso(row.updated_at),
+        "person_uuid": str(row.person) if row.person != ANY else None,
+        "scope": {
+            "profile": scope.profile,
+            "events": scope.events,
+            "recordings": scope.recordings,
+        }
+        | ({"purge": row.purge} if row.purge else {}),
+        "stays": [] if row.purge else scope.stays,
+        "phases": document.get("phases", {}),
+        "partition": document.get("partition"),
+        "window": document.get("window"),
+        "cancel_refused": document.get("cancels", {}).get("refusal") or None,
+    }

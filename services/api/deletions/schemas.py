@@ -1,4 +1,4 @@
-"""What requests and answers of deletions look like. Never says what a deletion does."""
+"""Bodies of requests and answers of deletions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Bulk(Struct):
     deletion_requests: list[UUID]
 
 
-class Reached(Struct):
+class DryRunTarget(Struct):
     """The rows of one target that a deletion reaches; `bytes` are those of the partitions that
     erasing rewrites."""
 
@@ -70,7 +70,7 @@ class DryRun(Struct):
     persons_found: int
     unmatched: list[Any]
     rows: int
-    targets: dict[str, Reached]
+    targets: dict[str, DryRunTarget]
 
 
 class DeletionScope(Struct):
@@ -82,7 +82,7 @@ class DeletionScope(Struct):
     purge: str | UnsetType = UNSET
 
 
-class DeletionRequest(Struct):
+class DeletionRequestBody(Struct):
     """A row of the ledger; `person_uuid` is null for a purge of all persons."""
 
     id: UUID
@@ -102,7 +102,7 @@ class DeletionRequest(Struct):
 
 
 class DeletionRequests(Struct):
-    results: list[DeletionRequest]
+    results: list[DeletionRequestBody]
 
 
 class DeletionState(Struct):

@@ -9,18 +9,20 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http.guards.costly import always
 from services.api.http.parameters import PAGE_MAX, Integer
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
+from services.api.reads.lookup import person_of
 from services.api.writes.schemas import ActivityPage
-from services.api.writes.size_warnings import told
+from services.api.writes.size_warnings import left_out_of
+from shared.domain.ids import DELETIONS
 from shared.domain.person.cells import UNSET
 from shared.store.person import iso
 from shared.store.timeline import PURGE
 
-LIMIT = Integer("limit", "Items on a page.", absent=10, most=PAGE_MAX)
-PAGE = Integer("page", "The number of the page, from 1.", absent=1, most=10_000)
+LIMIT = Integer("limit", "Items on a page.", absent=10, maximum=PAGE_MAX)
+PAGE = Integer("page", "The number of the page, from 1.", absent=1, maximum=10_000)
 
 _ACTIVITIES = {
     "person.merged": "merged",
@@ -55,13 +57,13 @@ class ActivityRow(NamedTuple):
     left_out: str
 
 
-async def of_person(call: Call) -> Answer:
+async def of_person(call: RestCall) -> EndpointResult:
     """List edits, merges, splits and deletions of a person, newest first."""
-    person = await call.person()
+    person = await person_of(call)
     return await _activity(call, [member.fragment for member in person.members])
 
 
-async def of_project(call: Call) -> Answer:
+async def of_project(call: RestCall) -> EndpointResult:
     """List edits, merges, splits and deletions of all persons, newest first."""
     return await _activity(call, [])
 
@@ -75,6 +77,7 @@ COLLECTION_ROUTES = (
         (LIMIT, PAGE),
         answers=ActivityPage,
         costly=always,
+        name="list_project_activity",
     ),
 )
 ROUTES = (
@@ -86,34 +89,37 @@ ROUTES = (
         (LIMIT, PAGE),
         answers=ActivityPage,
         costly=always,
+        name="list_person_activity",
     ),
 )
 
 
-async def _activity(call: Call, fragments: list[UUID]) -> Answer:
-    limit = call.asked(LIMIT)
-    page = call.asked(PAGE)
-    await call.until_recorded()
-    found = await call.context.store.rows(
+async def _activity(call: RestCall, fragments: list[UUID]) -> EndpointResult:
+    limit = call.parameter(LIMIT)
+    page = call.parameter(PAGE)
+    await call.context.wait_for_heads(DELETIONS)
+    facts = await call.context.store.rows(
         call.context.reads.queries["activity"],
         project=call.project.id,
         fragments=fragments,
         limit=limit,
         offset=(page - 1) * limit,
     )
-    rows = [ActivityRow._make(row) for row in found]
-    about = [row.fragment for row in rows]
+    items = [ActivityRow._make(row) for row in facts]
+    subjects = [row.fragment for row in items]
     persons = (
-        await call.context.reads.by_fragments(call.project.id, about) if rows else []
+        await call.context.reads.by_fragments(call.project.id, subjects)
+        if items
+        else []
     )
     names = [person.name() if person is not None else "" for person in persons]
-    numbers = await call.context.reads.numbers_of(call.project.id, about)
-    total = rows[0].total if rows else 0
+    numbers = await call.context.reads.numbers_of(call.project.id, subjects)
+    total = items[0].total if items else 0
     url = call.request.url
-    return Answer(
+    return EndpointResult(
         body={
             "results": [
-                _item(call, *each) for each in zip(rows, names, numbers, strict=True)
+                _item(call, *each) for each in zip(items, names, numbers, strict=True)
             ],
             "next": str(url.update_query(page=page + 1))
             if page * limit < total
@@ -125,12 +131,12 @@ async def _activity(call: Call, fragments: list[UUID]) -> Answer:
 
 
 def _item(
-    call: Call, row: ActivityRow, name: str, number: int | None
+    call: RestCall, row: ActivityRow, name: str, number: int | None
 ) -> dict[str, Any]:
     activity = _ACTIVITIES.get(row.topic) or (
         row.topic if row.source == "request" else _EDITS[row.source]
     )
-    left_out = told(row.left_out)
+    left_out = left_out_of(row.left_out)
     changes = []
     if row.keys:
         after = zip(row.keys, row.kinds, row.after, strict=True)

@@ -1,9 +1,9 @@
 """properties_timeline?source=changes: every effective change of a person, with its cause
 (docs/contract.md §5).
 
-Never guesses: the person's own facts and those of everybody it was ever one with are replayed by
-the events' own folds; a point is a record after which the person shows something else, or is
-another set of distinct ids, or of which something was left out because there was no room.
+The facts of the person, and of everybody it was ever one with, are replayed by the events' own
+folds. A point is a record after which the person has other properties or distinct ids, or that left
+something out for want of room.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from uuid import UUID
 
 import msgspec
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http.parameters import LIMIT, Text
-from services.api.http.routing import Answer
+from services.api.http.routing import EndpointResult
 from services.api.reads.as_of import check_size, facts
-from services.api.writes.size_warnings import told
+from services.api.reads.lookup import fragment_of, person_until
+from services.api.writes.size_warnings import left_out_of
 from shared.domain.errors import BadInput
 from shared.domain.ids import format_positions
 from shared.domain.person.cells import same
@@ -42,13 +43,13 @@ ROUNDS_MAX = 8
 KEYS = Text(
     "keys",
     "With source=changes: only changes of these properties (`a,b`).",
-    most=4_000,
+    chars_max=4_000,
     example="plan",
 )
 STEP = Text(
     "cursor",
     "With source=changes: the place to continue from. Use the URL in `next`.",
-    most=100,
+    chars_max=100,
     form="step",
 )
 
@@ -76,29 +77,30 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     left_out: str = ""
 
 
-async def changes(call: Call, span: tuple[int, int]) -> Answer:
+async def changes(call: RestCall, span: tuple[int, int]) -> EndpointResult:
     """The page of points whose stamps lie within the span (microseconds)."""
-    limit = call.asked(LIMIT)
-    keys = [key for key in call.asked(KEYS).split(",") if key]
-    after = _cursor(call.asked(STEP))
-    addressed = await call.fragment()
-    await call.person_seen()
-    until = await call.as_of()
-    related = await _related(call, addressed, FOREVER if until is None else until)
-    found = await asyncio.to_thread(
-        lambda: list(replay(call.project.id, addressed, related))
+    limit = call.parameter(LIMIT)
+    keys = [key for key in call.parameter(KEYS).split(",") if key]
+    after = _cursor(call.parameter(STEP))
+    addressed = await fragment_of(call)
+    _, until = await person_until(call)
+    person_facts = await _related_facts(
+        call, addressed, FOREVER if until is None else until
     )
-    wanted = [
+    timeline = await asyncio.to_thread(
+        lambda: list(replay(call.project.id, addressed, person_facts))
+    )
+    selection = [
         change
-        for change in found
+        for change in timeline
         if span[0] <= change.fact.stamp <= span[1]
         and (change.fact.stamp, change.fact.version) > after
         and (not keys or set(keys) & set(change.keys))
     ]
-    page, more = wanted[:limit], len(wanted) > limit
+    page, more = selection[:limit], len(selection) > limit
     url = call.request.url
     following = f"{page[-1].fact.stamp}.{page[-1].fact.version}" if more else ""
-    return Answer(
+    return EndpointResult(
         body={
             "points": [_point(call, change) for change in page],
             "crucial_property_keys": sorted(keys),
@@ -122,51 +124,56 @@ def replay(project: int, addressed: UUID, facts: Iterable[Fact]) -> Iterator[Cha
         first = None
         for fact in record:
             first = first or fact
-            event = event_of(fact)
-            if isinstance(
-                event, FragmentPurged
-            ):  # what it left has its own place in this order
-                event = at_moment(event, event.timestamp)
-            if event is not None:
-                told = _replay_of(replays, project, fact.fragment)
-                told.fragment.version = told.membership.version = (
-                    0  # by stamps, an import comes before older versions
-                )
-                told.apply(event)
-                if isinstance(event, FragmentEvent):
-                    sizes[fact.fragment] = size_of(told.fragment)
-        mine = _replay_of(replays, project, addressed).membership
-        root = _replay_of(replays, project, mine.root).membership
+            _apply(_replay_of(replays, project, fact.fragment), fact, sizes)
+        membership = _replay_of(replays, project, addressed).membership
+        root = _replay_of(replays, project, membership.root).membership
         members = (
-            _replay_of(replays, project, one).fragment for one in members_of(mine, root)
+            _replay_of(replays, project, member).fragment
+            for member in members_of(membership, root)
         )
-        group = [one for one in members if one.alive]
-        shown = shown_of(group, sizes)
-        names = ordered_distinct_ids(one.distinct_id for one in group)
+        group = [member for member in members if member.alive]
+        properties = shown_of(group, sizes)
+        names = ordered_distinct_ids(member.distinct_id for member in group)
         changed = [
             key
-            for key in sorted(before.keys() | shown.keys())
-            if _differ(before, shown, key)
+            for key in sorted(before.keys() | properties.keys())
+            if _differ(before, properties, key)
         ]
         left_out = (
             first.left_out
-            if first is not None and any(one.id == first.fragment for one in group)
+            if first is not None
+            and any(member.id == first.fragment for member in group)
             else ""
         )
         if first is not None and (changed or names != ids or left_out):
             yield Change(
                 fact=first,
                 before=before,
-                after=shown,
+                after=properties,
                 keys=changed,
                 distinct_ids=names,
                 left_out=left_out,
             )
-        before, ids = shown, names
+        before, ids = properties, names
+
+
+def _apply(past: Replay, fact: Fact, sizes: dict[UUID, int]) -> None:
+    """Fold a fact into its fragment, in the order of stamps; note the fragment's size."""
+    event = event_of(fact)
+    if isinstance(event, FragmentPurged):
+        # what it left has its own place in this order
+        event = at_moment(event, event.timestamp)
+    if event is None:
+        return
+    # by stamps, an import comes before older versions
+    past.fragment.version = past.membership.version = 0
+    past.apply(event)
+    if isinstance(event, FragmentEvent):
+        sizes[fact.fragment] = size_of(past.fragment)
 
 
 def _record(fact: Fact) -> tuple[int, bool, int, UUID]:
-    """What the facts of one record have in common, in the order of their stamps."""
+    """The sort key that all facts of one record share, in the order of stamps."""
     return fact.stamp, fact.of_person, fact.version, fact.command
 
 
@@ -176,33 +183,33 @@ def _replay_of(replays: dict[UUID, Replay], project: int, fragment: UUID) -> Rep
     return replays[fragment]
 
 
-async def _related(call: Call, addressed: UUID, until: int) -> list[Fact]:
+async def _related_facts(call: RestCall, addressed: UUID, until: int) -> list[Fact]:
     """The facts of a fragment, and of all that were ever one person with it."""
-    found: list[Fact] = []
-    known: set[UUID] = set()
-    wanted = {addressed}
+    related: list[Fact] = []
+    visited: set[UUID] = set()
+    frontier = {addressed}
     size = 0
     for _ in range(ROUNDS_MAX):
-        known |= wanted
-        related: set[UUID] = set()
-        async for page in facts(call.context, call.project.id, sorted(wanted), until):
+        visited |= frontier
+        neighbours: set[UUID] = set()
+        async for page in facts(call.context, call.project.id, sorted(frontier), until):
             early = [fact for fact in page if fact.stamp <= until]
-            found += early
+            related += early
             size = check_size(early, size)
             for fact in early:
                 if fact.topic in MOVES:
-                    related |= {fact.root, fact.peer, *fact.members}
-            if len(found) > FACTS_MAX or len(known) > 2 * MEMBERS_MAX:
+                    neighbours |= {fact.root, fact.peer, *fact.members}
+            if len(related) > FACTS_MAX or len(visited) > 2 * MEMBERS_MAX:
                 raise BadInput(
                     f"More than {FACTS_MAX} changes: too many for one timeline."
                 )
-        wanted = related - known - {UUID(int=0)}
-        if not wanted:
-            return found
-    return found
+        frontier = neighbours - visited - {UUID(int=0)}
+        if not frontier:
+            return related
+    return related
 
 
-def _point(call: Call, change: Change) -> dict[str, Any]:
+def _point(call: RestCall, change: Change) -> dict[str, Any]:
     fact = change.fact
     captured = not fact.of_person and fact.actor == "capture"
     return {
@@ -224,7 +231,7 @@ def _point(call: Call, change: Change) -> dict[str, Any]:
             key: change.before[key] for key in change.keys if key in change.before
         },
         "after": {key: change.after[key] for key in change.keys if key in change.after},
-        **({"left_out": told(change.left_out)} if change.left_out else {}),
+        **({"left_out": left_out_of(change.left_out)} if change.left_out else {}),
     }
 
 

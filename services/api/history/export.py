@@ -15,14 +15,15 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.history.property_history import OPERATIONS
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF
 from services.api.http.rendering import ZIP, Archive
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.as_of import facts
-from services.api.writes.size_warnings import told
+from services.api.reads.lookup import person_until
+from services.api.writes.size_warnings import left_out_of
 from shared.domain.ids import format_positions
 from shared.domain.person.fragment import FragmentPurged
 from shared.domain.person.replay import ENDS, FOREVER
@@ -49,18 +50,18 @@ class ExportedEvent(NamedTuple):
 
 
 class Holdings(NamedTuple):
-    """Parts of an export that other rooms read: sessions and their snapshots until a stamp, and
-    deletion requests."""
+    """Readers of what other rooms hold: sessions and their snapshots until a stamp, and deletion
+    requests."""
 
-    sessions: Callable[[Call, Person, int], AsyncIterator[list[Any]]]
-    snapshots: Callable[[Call, Person, int], AsyncIterator[list[Any]]]
-    requests: Callable[[Call, list[UUID]], Awaitable[list[dict[str, Any]]]]
+    sessions: Callable[[RestCall, Person, int], AsyncIterator[list[Any]]]
+    snapshots: Callable[[RestCall, Person, int], AsyncIterator[list[Any]]]
+    requests: Callable[[RestCall, list[UUID]], Awaitable[list[dict[str, Any]]]]
 
 
 def routes(holdings: Holdings) -> tuple[Route, ...]:
     """The row of the route table."""
 
-    async def export(call: Call) -> Answer:
+    async def export(call: RestCall) -> EndpointResult:
         """Export everything held about a person, as a ZIP of JSON and NDJSON files."""
         return await _export(call, holdings)
 
@@ -73,46 +74,49 @@ def routes(holdings: Holdings) -> tuple[Route, ...]:
             (AS_OF,),
             produces=ZIP,
             costly=always,
+            name="export_person",
         ),
     )
 
 
-async def _export(call: Call, holdings: Holdings) -> Answer:
-    person = await call.person_seen()
-    cut = await call.as_of()
+async def _export(call: RestCall, holdings: Holdings) -> EndpointResult:
+    person, cut = await person_until(call)
     until = FOREVER if cut is None else cut
-    named = {member.fragment: member.distinct_id for member in person.members}
-    about = {
+    distinct_ids = {member.fragment: member.distinct_id for member in person.members}
+    manifest = {
         "project": call.project.id,
         "person": str(person.uuid),
         "exported_at": iso(call.context.clock.now_us()),
         "as_of": None if cut is None else iso(cut),
     }
-    return Answer(
+    return EndpointResult(
         body=Archive(
             f"person-{person.uuid}.zip",
-            about,
+            manifest,
             {
-                "person": _one([person.shown()]),
+                "person": _page([person.shown()]),
                 "distinct_ids": _distinct_ids(call, person),
-                "changes": _changes(call, named, until),
-                "events": _events(call, list(named), until),
+                "changes": _changes(call, distinct_ids, until),
+                "events": _events(call, list(distinct_ids), until),
                 "recordings": holdings.sessions(call, person, until),
                 "snapshots": holdings.snapshots(call, person, until),
-                "deletion_requests": _one(await holdings.requests(call, list(named))),
+                "deletion_requests": _page(
+                    await holdings.requests(call, list(distinct_ids))
+                ),
             },
         )
     )
 
 
-async def _one(rows: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
+async def _page(rows: list[dict[str, Any]]) -> AsyncIterator[list[dict[str, Any]]]:
     yield rows
 
 
 async def _distinct_ids(
-    call: Call, person: Person
+    call: RestCall, person: Person
 ) -> AsyncIterator[list[dict[str, Any]]]:
-    """What was set through each, of those that the person has no room to show too."""
+    """Each distinct id with the properties that were set through it, those included that the person
+    has no room to show."""
     for member in person.members:
         properties = member.properties
         if not properties:
@@ -132,20 +136,22 @@ async def _distinct_ids(
 
 
 async def _changes(
-    call: Call, named: dict[UUID, str], until: int
+    call: RestCall, distinct_ids: dict[UUID, str], until: int
 ) -> AsyncIterator[list[dict[str, Any]]]:
     """Every fact of the present life, by distinct id, in order."""
-    async for page in facts(call.context, call.project.id, named, until):
+    async for page in facts(call.context, call.project.id, distinct_ids, until):
         yield [
-            _change(call, named, fact)
+            _change(call, distinct_ids, fact)
             for fact in page
             if fact.stamp <= until and fact.topic not in ENDS
         ]
 
 
-def _change(call: Call, named: dict[UUID, str], fact: Fact) -> dict[str, Any]:
+def _change(
+    call: RestCall, distinct_ids: dict[UUID, str], fact: Fact
+) -> dict[str, Any]:
     return {
-        "distinct_id": named[fact.fragment],
+        "distinct_id": distinct_ids[fact.fragment],
         "fact": fact.topic,
         "timestamp": iso(fact.stamp),
         "received_at": iso(fact.at),
@@ -158,12 +164,12 @@ def _change(call: Call, named: dict[UUID, str], fact: Fact) -> dict[str, Any]:
         "members": [str(member) for member in fact.members],
         "peer": str(fact.peer) if fact.of_person else None,
         "reason": fact.reason,
-        "left_out": told(fact.left_out),
+        "left_out": left_out_of(fact.left_out),
     }
 
 
 def operations(fact: Fact) -> list[dict[str, Any]]:
-    """What a fact did to each property. What a purge left is no change."""
+    """The operation of a fact on each property. What a purge left is no change."""
     purge = fact.topic == FragmentPurged.TOPIC
     return [
         {
@@ -179,7 +185,7 @@ def operations(fact: Fact) -> list[dict[str, Any]]:
 
 
 async def _events(
-    call: Call, fragments: list[UUID], until: int
+    call: RestCall, fragments: list[UUID], until: int
 ) -> AsyncIterator[list[dict[str, Any]]]:
     cursor: dict[str, Any] = {"after": UUID(int=0), "uuid": UUID(int=0)}
     for _ in range(PAGES_MAX):

@@ -1,5 +1,5 @@
-"""Provenance: every value that a property had, where each came from, and why the one that shows
-does. Reads only."""
+"""Provenance of a property: all its values, the cause of each, and why the visible one is
+visible."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF, LIMIT, OFFSET
 from services.api.http.property_limits import NAME_CHARS_MAX
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
+from services.api.reads.lookup import person_until
 from services.api.writes.schemas import PropertyHistory
 from shared.domain.errors import BadInput
 from shared.domain.ids import format_positions
@@ -25,7 +26,7 @@ from shared.domain.person.identity import (
     PersonDeleted,
 )
 from shared.domain.person.replay import FOREVER
-from shared.domain.person.view import decisive
+from shared.domain.person.view import Decisive, decisive
 from shared.store.person import Person, cells_of, iso
 
 STEPS_MAX = 4 * MEMBERS_MAX
@@ -72,17 +73,16 @@ class StepRow(NamedTuple):
     peer: UUID
 
 
-async def of_property(call: Call) -> Answer:
+async def of_property(call: RestCall) -> EndpointResult:
     """List all values of a property, newest first, each with its cause and merge path."""
     key = call.request.parameters["key"]
     if len(key) > NAME_CHARS_MAX:
         raise BadInput(
             f"A property's name has 1 to {NAME_CHARS_MAX} characters.", attr="key"
         )
-    limit = call.asked(LIMIT)
-    offset = call.asked(OFFSET)
-    person = await call.person_seen()
-    until = await call.as_of()
+    limit = call.parameter(LIMIT)
+    offset = call.parameter(OFFSET)
+    person, until = await person_until(call)
     scope: dict[str, Any] = {
         "project": call.project.id,
         "fragments": [member.fragment for member in person.members],
@@ -101,7 +101,7 @@ async def of_property(call: Call) -> Answer:
     winner = decisive(cells_of(person.members)).get(key)
     shows = winner is not None and winner.kind != UNSET
     url = call.request.url
-    return Answer(
+    return EndpointResult(
         body={
             "key": key,
             "shows": shows,
@@ -114,14 +114,8 @@ async def of_property(call: Call) -> Answer:
             "results": [
                 _value(call, person, value)
                 | {
-                    "wins": winner is not None
-                    and (value.fragment, value.stamp) == (winner.fragment, winner.stamp)
-                }
-                | {
-                    "merge_path": _path(
-                        call,
-                        [step for step in steps if step.fragment == value.fragment],
-                    )
+                    "wins": _is_of(value, winner),
+                    "merge_path": _path(call, steps, value.fragment),
                 }
                 for value in values
             ],
@@ -139,11 +133,12 @@ ROUTES = (
         query=(LIMIT, OFFSET, AS_OF),
         answers=PropertyHistory,
         costly=always,
+        name="get_property_history",
     ),
 )
 
 
-def _value(call: Call, person: Person, value: ValueRow) -> dict[str, Any]:
+def _value(call: RestCall, person: Person, value: ValueRow) -> dict[str, Any]:
     return {
         "operation": "purge" if value.purged else OPERATIONS[value.kind],
         "value": orjson.loads(value.after) if value.after else None,
@@ -164,11 +159,19 @@ def _value(call: Call, person: Person, value: ValueRow) -> dict[str, Any]:
     }
 
 
-def _path(call: Call, steps: list[StepRow]) -> list[dict[str, Any]]:
+def _is_of(value: ValueRow, winner: Decisive | None) -> bool:
+    """Whether a value is that of the cell that shows."""
+    return winner is not None and (value.fragment, value.stamp) == (
+        winner.fragment,
+        winner.stamp,
+    )
+
+
+def _path(call: RestCall, steps: list[StepRow], fragment: UUID) -> list[dict[str, Any]]:
     """The merges that brought a fragment to its person, since it last stood alone."""
     generations = call.context.generations
     path: list[dict[str, Any]] = []
-    for step in steps:
+    for step in [step for step in steps if step.fragment == fragment]:
         if step.topic in (FragmentLeft.TOPIC, PersonDeleted.TOPIC):
             path = []
         elif step.topic in (FragmentJoined.TOPIC, FragmentRerooted.TOPIC):

@@ -53,9 +53,9 @@ def struct_of(value: dict[str, Any], kind: type[B]) -> B:
 
 def _wrong_field(text: str) -> BadInput:
     """msgspec's words as ours: the field is in the path that they end with."""
-    missing = _MISSING.search(text)
-    if missing is not None:
-        return BadInput("This field is required.", attr=missing[1], slug="required")
+    match = _MISSING.search(text)
+    if match is not None:
+        return BadInput("This field is required.", attr=match[1], slug="required")
     detail, _, path = text.partition(" - at ")
     field = _FIELD.search(path)
     return BadInput(

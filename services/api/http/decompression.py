@@ -41,12 +41,12 @@ def inflate(
     """One gzip member (or zlib stream) within the limits; anything else is a BadInput or too
     large."""
     inflater = zlib.decompressobj(header)  # 32: either header
-    most = inflated_bytes_max(body, bytes_max)
+    bytes_max = inflated_bytes_max(body, bytes_max)
     try:
-        plain = inflater.decompress(body, most + 1)
+        plain = inflater.decompress(body, bytes_max + 1)
     except zlib.error:
         raise BadInput("The gzip data is broken.") from None
-    return _whole(plain, most, inflater.eof and not inflater.unused_data)
+    return _whole(plain, bytes_max, inflater.eof and not inflater.unused_data)
 
 
 def unpack(body: bytes, encoding: str) -> bytes:
@@ -57,9 +57,11 @@ def unpack(body: bytes, encoding: str) -> bytes:
         return inflate(
             body, header=zlib.MAX_WBITS if body.startswith(ZLIB) else -zlib.MAX_WBITS
         )
-    most = inflated_bytes_max(body, INFLATED_BYTES_MAX)
+    bytes_max = inflated_bytes_max(body, INFLATED_BYTES_MAX)
     try:
-        return _zstd(body, most) if encoding == "zstd" else _brotli(body, most)
+        return (
+            _zstd(body, bytes_max) if encoding == "zstd" else _brotli(body, bytes_max)
+        )
     except (zstandard.ZstdError, brotli.error):
         raise BadInput(f"The {encoding} data is broken.") from None
 
@@ -69,32 +71,32 @@ def inflated_bytes_max(body: bytes, bytes_max: int) -> int:
     return min(bytes_max, max(INFLATED_BYTES_FREE, len(body) * INFLATE_RATIO_MAX))
 
 
-def _whole(plain: bytes, most: int, ended: bool) -> bytes:
-    if len(plain) > most:
-        raise errors.too_large(most)
+def _whole(plain: bytes, bytes_max: int, ended: bool) -> bytes:
+    if len(plain) > bytes_max:
+        raise errors.too_large(bytes_max)
     if not ended:
         raise BadInput("The compressed data is cut off, or has more than one member.")
     return plain
 
 
-def _zstd(body: bytes, most: int) -> bytes:
+def _zstd(body: bytes, bytes_max: int) -> bytes:
     inflater = zstandard.ZstdDecompressor(
         max_window_size=ZSTD_WINDOW_BYTES_MAX
     ).decompressobj()
     plain = bytearray()
     for at in range(0, len(body), ZSTD_STEP_BYTES):
         plain += inflater.decompress(body[at : at + ZSTD_STEP_BYTES])
-        if inflater.eof or len(plain) > most:
+        if inflater.eof or len(plain) > bytes_max:
             ended = (
                 inflater.eof
                 and not inflater.unused_data
                 and at + ZSTD_STEP_BYTES >= len(body)
             )
-            return _whole(bytes(plain), most, ended)
-    return _whole(bytes(plain), most, False)
+            return _whole(bytes(plain), bytes_max, ended)
+    return _whole(bytes(plain), bytes_max, False)
 
 
-def _brotli(body: bytes, most: int) -> bytes:
+def _brotli(body: bytes, bytes_max: int) -> bytes:
     inflater = brotli.Decompressor()
-    plain: bytes = inflater.process(body, output_buffer_limit=most + 1)
-    return _whole(plain, most, inflater.is_finished())
+    plain: bytes = inflater.process(body, output_buffer_limit=bytes_max + 1)
+    return _whole(plain, bytes_max, inflater.is_finished())

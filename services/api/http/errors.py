@@ -137,7 +137,10 @@ def method_not_allowed(method: str, path: str, allowed: str) -> ApiError:
     """Whoever would make a person by POST is told how persons are made."""
     detail = f'Method "{method}" not allowed.'
     if method == "POST" and _PERSONS.fullmatch(path):
-        detail += " Persons are made by capturing an event: POST /capture/ with the project's token."
+        detail += (
+            " Persons are made by capturing an event: "
+            "POST /capture/ with the project's token."
+        )
     return ApiError(405, "invalid_request", "method_not_allowed", detail, Allow=allowed)
 
 
@@ -161,8 +164,8 @@ def conflict(detail: str) -> ApiError:
     return ApiError(409, "invalid_request", "conflict", detail)
 
 
-def too_large(most: int) -> ApiError:
-    return ApiError(413, "invalid_request", "too_large", f"At most {most} bytes.")
+def too_large(bytes_max: int) -> ApiError:
+    return ApiError(413, "invalid_request", "too_large", f"At most {bytes_max} bytes.")
 
 
 def key_reused() -> ApiError:

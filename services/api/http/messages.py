@@ -62,7 +62,7 @@ class Request(msgspec.Struct, kw_only=True, eq=False):
     """The RateLimit headers of the answer, whatever that will be."""
 
     began: float = 0.0
-    held: int = 0
+    body_bytes: int = 0
     """Bytes that the bodies' guard counts for this request."""
 
     _query: Mapping[str, str] | None = None

@@ -16,13 +16,13 @@ _WEIGHT = re.compile(r"[01](\.\d{0,3})?")
 def format_of(request: Request, only: str) -> Format:
     """The format that a request asks for; a route that produces something else has nothing but
     that."""
-    wanted = request.parameters.get("suffix", "").lstrip(".") or request.query.get(
+    name = request.parameters.get("suffix", "").lstrip(".") or request.query.get(
         "format", ""
     )
-    if wanted:
-        if wanted not in ("json", "csv") or only:
+    if name:
+        if name not in ("json", "csv") or only:
             raise errors.not_found("Not found.")
-        return "csv" if wanted == "csv" else "json"
+        return "csv" if name == "csv" else "json"
     accept = request.headers.get("Accept", "*/*")
     if accept == "*/*":
         return "json"
@@ -30,17 +30,17 @@ def format_of(request: Request, only: str) -> Format:
         {only: "json"} if only else {"application/json": "json", "text/csv": "csv"}
     )
     for kind in _accepted(accept):
-        for produced, name in takes.items():
+        for produced, format_name in takes.items():
             if kind in ("", "*/*", produced, produced.partition("/")[0] + "/*"):
-                return name
+                return format_name
     raise errors.not_acceptable(" or ".join(takes))
 
 
 def _accepted(header: str) -> list[str]:
-    """The types that `Accept` allows, the most wanted first."""
+    """The types that `Accept` allows, the most preferred first."""
     weighed = []
-    for part in header.split(","):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    for entry in header.split(","):
+        kind, *parameters = (piece.strip().lower() for piece in entry.split(";"))
         weight = next((text[2:] for text in parameters if text.startswith("q=")), "1")
         weighed.append((float(weight) if _WEIGHT.fullmatch(weight) else 1.0, kind))
     return [

@@ -74,22 +74,24 @@ class Integer(Parameter[int]):
     blank_is_none = False
 
     def __init__(
-        self, name: str, says: str, *, absent: int, most: int, least: int = 1
+        self, name: str, says: str, *, absent: int, maximum: int, minimum: int = 1
     ) -> None:
         super().__init__(name, says, absent=absent)
-        self.most, self.least = most, least
+        self.maximum, self.minimum = maximum, minimum
 
     def read(self, text: str) -> int:
         digits = text.isascii() and text.isdigit()
-        if not digits or not self.least <= int(text[:12]) <= self.most:
-            raise self.wrong(f"must be an integer from {self.least} to {self.most}.")
+        if not digits or not self.minimum <= int(text[:12]) <= self.maximum:
+            raise self.wrong(
+                f"must be an integer from {self.minimum} to {self.maximum}."
+            )
         return int(text)
 
     def schema(self) -> dict[str, Any]:
         return {
             "type": "integer",
-            "minimum": self.least,
-            "maximum": self.most,
+            "minimum": self.minimum,
+            "maximum": self.maximum,
             "default": self.absent,
         }
 
@@ -116,7 +118,7 @@ class Flag(Parameter[bool]):
 
 
 class Text(Parameter[str]):
-    """A text of at most `most` characters; `form` names what it must look like, as OpenAPI's
+    """A text of at most `chars_max` characters; `form` names what it must look like, as OpenAPI's
     formats do."""
 
     def __init__(
@@ -124,24 +126,24 @@ class Text(Parameter[str]):
         name: str,
         says: str,
         *,
-        most: int = TEXT_CHARS_MAX,
+        chars_max: int = TEXT_CHARS_MAX,
         example: Any = None,
         required: bool = False,
         form: str = "",
     ) -> None:
         super().__init__(name, says, absent="", example=example, required=required)
-        self.most, self.form = most, form
+        self.chars_max, self.form = chars_max, form
 
     def read(self, text: str) -> str:
-        if len(text) > self.most:
-            raise self.wrong(f"may have {self.most} characters.")
+        if len(text) > self.chars_max:
+            raise self.wrong(f"may have {self.chars_max} characters.")
         return text
 
     def schema(self) -> dict[str, Any]:
         return (
             {"type": "string", "format": self.form}
             if self.form
-            else {"type": "string", "maxLength": self.most}
+            else {"type": "string", "maxLength": self.chars_max}
         )
 
 
@@ -197,45 +199,45 @@ def _or_blank(schema: dict[str, Any], absent: Any) -> dict[str, Any]:
     return {"anyOf": [schema, {"const": ""}], "default": absent}
 
 
-LIMIT = Integer("limit", "Rows on a page.", absent=PAGE_DEFAULT, most=PAGE_MAX)
+LIMIT = Integer("limit", "Rows on a page.", absent=PAGE_DEFAULT, maximum=PAGE_MAX)
 OFFSET = Integer(
     "offset",
     "Rows to skip. Prefer the URL in `next`.",
     absent=0,
-    most=OFFSET_MAX,
-    least=0,
+    maximum=OFFSET_MAX,
+    minimum=0,
 )
 CURSOR = Text(
     "cursor",
     "The place to continue from. Use the URL in `next`.",
-    most=100,
+    chars_max=100,
     form="cursor",
 )
 DISTINCT_ID = Text(
-    "distinct_id", "One of the person's distinct ids.", most=DISTINCT_ID_CHARS_MAX
+    "distinct_id", "One of the person's distinct ids.", chars_max=DISTINCT_ID_CHARS_MAX
 )
 DRY_RUN = Flag("dry_run", "Show the result without doing anything.")
 AS_OF = Moment(
     "as_of",
     "A past moment: a time (ISO 8601; UTC without an offset), or a `Position`.",
-    most=20_000,
+    chars_max=20_000,
     example="2026-11-20T10:00:00Z",
     form="moment",
 )
 DATE_FROM = Text(
     "date_from",
     "A date, a time (ISO 8601) or a span back, `-7d`.",
-    most=40,
+    chars_max=40,
     example="-7d",
     form="day",
 )
 DATE_TO = Text(
-    "date_to", "The same. A date includes its whole day.", most=40, form="day"
+    "date_to", "The same. A date includes its whole day.", chars_max=40, form="day"
 )
 EVENTS = Text(
     "events",
     "JSON: a list of `{id, properties?}`, the captured events that count.",
-    most=JSON_CHARS_MAX,
+    chars_max=JSON_CHARS_MAX,
     example='[{"id": "sign up"}]',
     form="series",
 )

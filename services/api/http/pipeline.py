@@ -7,9 +7,8 @@ endpoint answers at once or with an awaitable; no task is made where nothing wai
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -19,24 +18,24 @@ from prometheus_client import Histogram
 from services.api.http import errors
 from services.api.http.guards import authorisation
 from services.api.http.guards.access import Access
+from services.api.http.guards.admission import AdmissionControl, unfolded
 from services.api.http.guards.authorisation import Caller
 from services.api.http.guards.cors import cors
 from services.api.http.guards.costly import Gate, step, while_connected
-from services.api.http.guards.load import Load, unfolded
-from services.api.http.guards.rate_limit import Limits
+from services.api.http.guards.head import has_body, judge_head, judge_parameters
+from services.api.http.guards.rate_limit import RateLimiter
 from services.api.http.messages import Deferred, Request, Response
-from services.api.http.negotiation import format_of
 from services.api.http.rendering import (
     CSV,
     JSON,
     Archive,
     Lines,
-    Rows,
+    RowStream,
     csv_body,
     json_body,
     streamed,
 )
-from services.api.http.routing import BODY_BYTES_MAX, Answer, Route, Router
+from services.api.http.routing import BODY_BYTES_MAX, EndpointResult, Route, Router
 from services.api.http.spool import Spools
 from shared.domain.errors import BadInput, LogMismatch, NotFound
 from shared.domain.ids import Position, format_positions, parse_positions
@@ -48,14 +47,6 @@ POSITION_HEADER = "Position"
 METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"))
 """Methods that metrics tell apart: a client may send any word, and every word would be a series."""
 
-KEY_CHARS_MAX = 255
-"""An Idempotency-Key: a uuid has 36."""
-
-KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
-"""Printable ASCII, as headers have it."""
-
-_TAGS = re.compile(r'\*|(W/)?"[!#-~]*"(\s*,\s*(W/)?"[!#-~]*")*')
-
 
 class Positions(Protocol):
     """How far the log and the reads are."""
@@ -66,7 +57,7 @@ class Positions(Protocol):
     def reflected(self) -> str:
         """The token of the positions that an answer reflects at least."""
 
-    async def reached(self, positions: Sequence[Position]) -> None:
+    async def wait_for(self, positions: Sequence[Position]) -> None:
         """Return once reads see these positions; NotYet after the usual time."""
 
 
@@ -74,20 +65,20 @@ class Guards(msgspec.Struct, frozen=True, kw_only=True):
     """What requests of one API process share."""
 
     access: Access
-    limits: Limits
+    limits: RateLimiter
     gate: Gate
-    load: Load
+    admission: AdmissionControl
     spools: Spools
     clock: Clock
 
 
-class Call(Protocol):
+class EndpointCall(Protocol):
     """A call of a REST endpoint, as far as the pipeline knows it."""
 
     request: Request
 
 
-Called = Callable[[Request], Any]
+CallFactory = Callable[[Request], Any]
 """Makes the object that an endpoint is called with."""
 
 
@@ -95,13 +86,17 @@ class Pipeline:
     """The one way from a request to its response."""
 
     def __init__(
-        self, router: Router, guards: Guards, positions: Positions, called: Called
+        self,
+        router: Router,
+        guards: Guards,
+        positions: Positions,
+        call_factory: CallFactory,
     ) -> None:
         self.router = router
-        self.load = guards.load
+        self.admission = guards.admission
         self._guards = guards
         self._positions = positions
-        self._called = called
+        self._call_of = call_factory
 
     def refuse(self, request: Request, error: Exception) -> Response:
         """The response to a request that failed."""
@@ -109,7 +104,7 @@ class Pipeline:
         response = refusal.response()
         if request.route is not None and request.route.error_body is not None:
             response.body = request.route.error_body(refusal)
-        return self._finished(request, response)
+        return self._finish(request, response)
 
     def admit(self, request: Request) -> Response | None:
         """Judge what the head alone decides. A refusal, or None: then the body is read, and
@@ -160,18 +155,18 @@ class Pipeline:
         """The response to an admitted request whose body is here."""
         try:
             size = unfolded(request.body)
-            if not self.load.spare(size):
+            if not self.admission.spare(size):
                 return self._complete(request, self._in_turn(request, size))
-            outcome = self._carried_out(request)
+            outcome = self._carry_out(request)
         except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
             return self.refuse(request, error)
-        return self._concluded(request, outcome)
+        return self._conclude_outcome(request, outcome)
 
-    def _concluded(
+    def _conclude_outcome(
         self, request: Request, outcome: Any
     ) -> Response | Awaitable[Response]:
         if type(outcome) is Response:
-            return self._finished(request, outcome)
+            return self._finish(request, outcome)
         if type(outcome) is Deferred:
             return Deferred(
                 outcome.future, lambda future: self._conclude(request, outcome, future)
@@ -185,7 +180,7 @@ class Pipeline:
             response = deferred.finish(future)
         except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
             return self.refuse(request, error)
-        return self._finished(request, response)
+        return self._finish(request, response)
 
     async def _complete(self, request: Request, outcome: Awaitable[Any]) -> Response:
         try:
@@ -193,12 +188,12 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001  # ours, or the last line of defence
             return self.refuse(request, error)
         finally:
-            self.load.release(request)
-        return self._finished(request, response)
+            self.admission.release(request)
+        return self._finish(request, response)
 
     async def _in_turn(self, request: Request, size: int) -> Response:
-        await self.load.turn(size)
-        outcome = self._carried_out(request)
+        await self.admission.turn(size)
+        outcome = self._carry_out(request)
         return outcome if type(outcome) is Response else await outcome
 
     def _admit_key(self, request: Request, route: Route) -> None:
@@ -208,7 +203,7 @@ class Pipeline:
         self._authorise(
             request, route, text or request.query.get(authorisation.BODY_KEY, "")
         )
-        _judge_head(request, route)
+        judge_head(request, route)
 
     def _authorise(self, request: Request, route: Route, text: str) -> None:
         guards = self._guards
@@ -219,75 +214,75 @@ class Pipeline:
             guards.access, request, key, route.scope
         )
 
-    def _carried_out(self, request: Request) -> Any:
+    def _carry_out(self, request: Request) -> Any:
         """The response, at once or as an awaitable of one."""
         route = request.route
         assert route is not None
         if route.access != "key":
-            return route.handler(self._called(request))
+            return route.handler(self._call_of(request))
         if request.caller is None:
-            self._authorise(request, route, authorisation.key_sent(request))
-            _judge_head(request, route)
-        call = self._called(request)
+            self._authorise(request, route, authorisation.key_text_of(request))
+            judge_head(request, route)
+        call = self._call_of(request)
         if "Min-Position" in request.headers:
             return self._at_position(
                 call, route, parse_positions(request.headers["Min-Position"])
             )
-        return self._called_now(call, route)
+        return self._call_endpoint(call, route)
 
     async def _at_position(
-        self, call: Call, route: Route, positions: list[Position]
+        self, call: EndpointCall, route: Route, positions: list[Position]
     ) -> Response:
-        await self._positions.reached(positions)
-        outcome = self._called_now(call, route)
+        await self._positions.wait_for(positions)
+        outcome = self._call_endpoint(call, route)
         return outcome if type(outcome) is Response else await outcome
 
-    def _called_now(self, call: Call, route: Route) -> Any:
+    def _call_endpoint(self, call: EndpointCall, route: Route) -> Any:
         request = call.request
         if route.costly(request.query):
-            return while_connected(request.is_connected, self._admitted(call, route))
+            return while_connected(request.is_connected, self._run_costly(call, route))
         try:
-            outcome = _begun(call, route)
+            outcome = _begin(call, route)
         except (BadInput, NotFound) as error:
             return self._respond(call, _plain(route, error))
-        if type(outcome) is Answer:
+        if type(outcome) is EndpointResult:
             return self._respond(call, outcome)
         if type(outcome) is Deferred:
             return Deferred(
                 outcome.future,
                 lambda future: self._respond(call, outcome.finish(future)),
             )
-        return self._awaited(call, route, outcome)
+        return self._await_result(call, route, outcome)
 
-    async def _awaited(
-        self, call: Call, route: Route, outcome: Awaitable[Answer]
+    async def _await_result(
+        self, call: EndpointCall, route: Route, outcome: Awaitable[EndpointResult]
     ) -> Response:
-        answer = await _waited(route, outcome)
+        answer = await _await_answer(route, outcome)
         return (
-            await self._streamed(call, answer)
+            await self._stream(call, answer)
             if _is_long(answer)
             else self._respond(call, answer)
         )
 
-    async def _admitted(self, call: Call, route: Route) -> Response:
+    async def _run_costly(self, call: EndpointCall, route: Route) -> Response:
         """A costly call: its rows are read while it holds a place, and sent while it holds none."""
         gate = self._guards.gate
         assert call.request.caller is not None
         project = call.request.caller.project.id
         async with gate.place(project):
-            answer = await _answered(call, route)
+            answer = await _run_route(call, route)
         if not _is_long(answer):
             return self._respond(call, answer)
         answer.body.step_by(step(gate, project))
-        return await self._streamed(call, answer)
+        return await self._stream(call, answer)
 
-    async def _streamed(self, call: Call, answer: Answer) -> Response:
+    async def _stream(self, call: EndpointCall, answer: EndpointResult) -> Response:
         as_csv = call.request.format == "csv"
         return await streamed(
             answer.body, self._headers(call, answer), self._guards.spools, as_csv=as_csv
         )
 
-    def _respond(self, call: Call, answer: Answer) -> Response:
+    def _respond(self, call: EndpointCall, answer: EndpointResult) -> Response:
         headers = self._headers(call, answer)
         if answer.body is None:
             return Response(status=answer.status, headers=headers)
@@ -301,7 +296,7 @@ class Pipeline:
         )
         return Response(status=answer.status, headers=headers, body=body)
 
-    def _headers(self, call: Call, answer: Answer) -> dict[str, str]:
+    def _headers(self, call: EndpointCall, answer: EndpointResult) -> dict[str, str]:
         positions = answer.positions
         token = (
             self._positions.reflected()
@@ -315,10 +310,10 @@ class Pipeline:
             headers["Content-Disposition"] = 'attachment; filename="persons.csv"'
         return headers
 
-    def _finished(self, request: Request, response: Response) -> Response:
+    def _finish(self, request: Request, response: Response) -> Response:
         """The response with the headers that all have, once it is counted."""
-        if request.held:
-            self.load.release(request)
+        if request.body_bytes:
+            self.admission.release(request)
         headers = response.headers
         if request.limits:
             headers |= request.limits
@@ -335,69 +330,48 @@ class Pipeline:
         return response
 
 
-def has_body(headers: Mapping[str, str]) -> bool:
-    """Whether a request with these headers has a body."""
-    return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
-
-
-def _judge_head(request: Request, route: Route) -> None:
-    """Judge headers and parameters: each, whether the call has a use for it or not."""
-    request.format = format_of(request, route.produces)
-    headers = request.headers
-    key = headers.get("Idempotency-Key") if route.writes else None
-    if key is not None and (
-        len(key) > KEY_CHARS_MAX or not re.fullmatch(KEY_PATTERN, key)
-    ):
-        raise BadInput(
-            f"An Idempotency-Key has 1 to {KEY_CHARS_MAX} printable characters."
-        )
-    if 412 in route.errors and not _TAGS.fullmatch(headers.get("If-Match", "*")):
-        raise BadInput('If-Match must be * or entity tags: "3-1f".')
-    if not route.plain_errors:
-        _judge_parameters(request, route)
-
-
-def _judge_parameters(request: Request, route: Route) -> None:
-    for parameter in route.query:
-        parameter.of(request.query)
-
-
-def _begun(call: Call, route: Route) -> Any:
+def _begin(call: EndpointCall, route: Route) -> Any:
     if route.plain_errors:
-        _judge_parameters(call.request, route)
+        judge_parameters(call.request, route)
     return route.handler(call)
 
 
-async def _answered(call: Call, route: Route) -> Answer:
+async def _run_route(call: EndpointCall, route: Route) -> EndpointResult:
     try:
-        outcome = _begun(call, route)
+        outcome = _begin(call, route)
     except (BadInput, NotFound) as error:
         return _plain(route, error)
-    return outcome if isinstance(outcome, Answer) else await _waited(route, outcome)
+    return (
+        outcome
+        if isinstance(outcome, EndpointResult)
+        else await _await_answer(route, outcome)
+    )
 
 
-async def _waited(route: Route, outcome: Awaitable[Answer]) -> Answer:
+async def _await_answer(
+    route: Route, outcome: Awaitable[EndpointResult]
+) -> EndpointResult:
     """The endpoint's answer, begun if its rows are read while it is sent."""
     try:
         answer = await outcome
     except (BadInput, NotFound) as error:
         answer = _plain(route, error)
     if isinstance(
-        answer.body, Rows | Lines
+        answer.body, RowStream | Lines
     ):  # before the position is read: it must not be newer than the rows
         await answer.body.start()
     return answer
 
 
-def _plain(route: Route, error: BadInput | NotFound) -> Answer:
+def _plain(route: Route, error: BadInput | NotFound) -> EndpointResult:
     """A refusal where a route has them without a type. Raises it elsewhere."""
     if not route.plain_errors:
         raise error
-    return Answer(status=errors.of(error).status, body={"error": error.detail})
+    return EndpointResult(status=errors.of(error).status, body={"error": error.detail})
 
 
-def _is_long(answer: Answer) -> bool:
-    return isinstance(answer.body, Archive | Lines | Rows)
+def _is_long(answer: EndpointResult) -> bool:
+    return isinstance(answer.body, Archive | Lines | RowStream)
 
 
 @cache

@@ -33,7 +33,7 @@ WRITE_BYTES = 262_144
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-class Rows:
+class RowStream:
     """A list that is made while it is sent: rows in batches, fields before them, and fields known
     only after them."""
 
@@ -92,8 +92,8 @@ class Lines:
 
     async def parts(self) -> AsyncGenerator[bytes, None]:
         yield self._first
-        async for part in self._parts:
-            yield part
+        async for chunk in self._parts:
+            yield chunk
 
 
 class Archive(msgspec.Struct):
@@ -112,7 +112,7 @@ class Archive(msgspec.Struct):
 
 
 async def streamed(
-    body: Archive | Lines | Rows,
+    body: Archive | Lines | RowStream,
     headers: dict[str, str],
     spools: Spools,
     *,
@@ -124,12 +124,12 @@ async def streamed(
     if isinstance(body, Archive):
         disposition = f'attachment; filename="{body.filename}"'
         headers = headers | {"Content-Type": ZIP, "Content-Disposition": disposition}
-        parts = await _begun(_archive_parts(body, spools, headers))
+        parts = await _begin(_archive_parts(body, spools, headers))
         return Response(headers=headers, body=parts)
     if as_csv:
         return Response(
             headers=headers | {"Content-Type": CSV},
-            body=await _begun(_csv_parts(body, spools)),
+            body=await _begin(_csv_parts(body, spools)),
         )
     headers = headers | {"Content-Type": JSON}
     if body.whole:
@@ -137,14 +137,14 @@ async def streamed(
     return Response(headers=headers, body=_json_parts(body))
 
 
-async def _begun(parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def _begin(parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     """The same parts, once all that can go wrong has been done: the first one is empty, and says
     so."""
     await anext(parts)
     return parts
 
 
-async def _json_parts(rows: Rows) -> AsyncGenerator[bytes, None]:
+async def _json_parts(rows: RowStream) -> AsyncGenerator[bytes, None]:
     yield json_body(rows.head)[:-1] + (b"," if rows.head else b"") + b'"results":['
     comma = b""
     async for batch in rows.batches():
@@ -153,7 +153,7 @@ async def _json_parts(rows: Rows) -> AsyncGenerator[bytes, None]:
     yield b"]," + json_body(rows.tail())[1:]
 
 
-async def _csv_parts(rows: Rows, spools: Spools) -> AsyncGenerator[bytes, None]:
+async def _csv_parts(rows: RowStream, spools: Spools) -> AsyncGenerator[bytes, None]:
     """All rows are there before the first byte is sent: an error is a proper answer, and the header
     knows them all."""
     names: set[str] = set()
@@ -196,8 +196,8 @@ async def _archive_parts(
         headers["Content-Length"] = str(spool.file.tell())
         spool.file.seek(0)
         yield b""
-        while part := spool.file.read(WRITE_BYTES):
-            yield part
+        while chunk := spool.file.read(WRITE_BYTES):
+            yield chunk
 
 
 def json_body(value: Any) -> bytes:

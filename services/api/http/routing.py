@@ -28,7 +28,7 @@ _SEGMENT = r"[^{}/]+"
 _ENDING = {"suffix": r"(?:\.json|\.csv)?", "slash": r"/?"}
 
 
-class Answer(msgspec.Struct, kw_only=True):
+class EndpointResult(msgspec.Struct, kw_only=True):
     """The outcome of a REST endpoint. `body` None: no body; bytes: JSON as it is sent.
 
     `positions` None: nothing was written, so the answer names what it reflects.
@@ -41,9 +41,9 @@ class Answer(msgspec.Struct, kw_only=True):
 
 
 Endpoint = Callable[[Any], Any]
-"""From a call to an Answer or a Response, at once or as an awaitable of one."""
+"""From a call to an EndpointResult or a Response, at once or as an awaitable of one."""
 
-Access = Literal["key", "token", "open"]
+Authentication = Literal["key", "token", "open"]
 """A personal key with the route's scope; a project's token as Bearer; nothing that the head must
 have."""
 
@@ -74,7 +74,7 @@ class Route(msgspec.Struct, frozen=True):
     preview: type | None = None
     headers: tuple[tuple[str, str], ...] = ()
     costly: Costly = never
-    access: Access = "key"
+    access: Authentication = "key"
     gated: bool = True
     """Whether it takes or tells something of persons: then it waits until the log is known to be
     the tables' own."""
@@ -91,6 +91,9 @@ class Route(msgspec.Struct, frozen=True):
 
     error_body: Callable[[ApiError], bytes] | None = None
     """The body of a refusal where it is not the standard one."""
+
+    name: str = ""
+    """The id of its operation: a method's name for those who generate clients."""
 
     operation: Mapping[str, Any] | None = None
     """The OpenAPI operation of a route outside REST; None for one that the document does not
@@ -128,15 +131,15 @@ class Resource:
 
     def match(self, path: str) -> dict[str, str] | None:
         """The values of the path's parameters; None for another path."""
-        found = self._pattern.fullmatch(path)
-        if found is None:
+        match = self._pattern.fullmatch(path)
+        if match is None:
             return None
         if "%" not in path:
-            return found.groupdict()
-        return {name: _unquoted(value) for name, value in found.groupdict().items()}
+            return match.groupdict()
+        return {name: _unquoted(value) for name, value in match.groupdict().items()}
 
 
-class Found(NamedTuple):
+class RouteMatch(NamedTuple):
     """The resource of a path, its route for a method, if it has one, and the values of the path's
     parameters."""
 
@@ -148,46 +151,48 @@ class Found(NamedTuple):
 class Router:
     """Finds the route of a path and a method among the rows of the route table."""
 
-    def __init__(self, rest: Sequence[Route], others: Sequence[Route] = ()) -> None:
+    def __init__(
+        self, rest_routes: Sequence[Route], other_routes: Sequence[Route] = ()
+    ) -> None:
         self.resources: list[Resource] = []
         self._by_template: dict[str, Resource] = {}
         self._fixed: dict[str, Resource] = {}
         self._dynamic: dict[tuple[str, ...], list[Resource]] = {}
         literals = {
             first
-            for route in rest
+            for route in rest_routes
             if (first := _first(route.path)) and "{" not in first
         }
         # a name is no id, for any method
         person = rf"(?!(?:{'|'.join(sorted(literals)) or '$'})(?:\.\w+)?/?$)[^/]+?"
-        for route in others:
+        for route in other_routes:
             self._add(route.path, route, person)
         for prefix in PREFIXES:
-            for route in rest:
+            for route in rest_routes:
                 self._add(prefix + route.path + "{suffix}{slash}", route, person)
         for resources in (
             self._dynamic.values()
         ):  # the most frequent one first; no path fits two of one length
             resources.sort(key=lambda resource: "{id}" not in resource.template)
 
-    def find(self, method: str, path: str) -> Found | None:
+    def find(self, method: str, path: str) -> RouteMatch | None:
         """What a path and a method lead to; None for a path that is nobody's."""
         fixed = self._fixed.get(path)
         if fixed is not None:
-            return Found(fixed, fixed.routes.get(method), {})
+            return RouteMatch(fixed, fixed.routes.get(method), {})
         for resource in self._dynamic.get(_shape(path), ()):
             parameters = resource.match(path)
             if parameters is not None:
-                return Found(resource, resource.routes.get(method), parameters)
+                return RouteMatch(resource, resource.routes.get(method), parameters)
         return None
 
     def resolve(self, request: Request) -> Route:
         """The same, entered into the request. 404 for no such path, 405 for no such method
         there."""
-        found = self.find(request.method, request.path)
-        if found is None:
+        match = self.find(request.method, request.path)
+        if match is None:
             raise not_found("Endpoint not found.")
-        resource, route, parameters = found
+        resource, route, parameters = match
         request.cross_origin = resource.cross_origin
         if route is None:
             raise method_not_allowed(

@@ -39,9 +39,9 @@ class Spool:
         size = self.file.tell()
         self._spools.bytes += size - self._bytes
         self._bytes = size
-        if size > self._spools.most:
-            raise BadInput(f"More than {self._spools.most} bytes: ask for less.")
-        if self._spools.bytes > self._spools.most:
+        if size > self._spools.bytes_max:
+            raise BadInput(f"More than {self._spools.bytes_max} bytes: ask for less.")
+        if self._spools.bytes > self._spools.bytes_max:
             telemetry.REFUSED.labels("space").inc()
             raise Transient(FULL)
 
@@ -52,8 +52,8 @@ class Spool:
 class Spools:
     """All temporary files of one API process. Not thread-safe."""
 
-    def __init__(self, most: int = EXPORT_BYTES_MAX) -> None:
-        self.most = most
+    def __init__(self, bytes_max: int = EXPORT_BYTES_MAX) -> None:
+        self.bytes_max = bytes_max
         self.bytes = 0
 
     @contextmanager

@@ -1,5 +1,4 @@
-"""Persons: retrieve, batch reads, update, delete_property. Never folds anything: writes are
-commands."""
+"""One person over REST: get, update, unset. Writes are commands; the projector folds them."""
 
 from __future__ import annotations
 
@@ -10,48 +9,50 @@ from uuid import UUID
 import msgspec
 import orjson
 
-from services.api.calls import ANSWER_SECONDS_MAX, Call, uuid_in
-from services.api.context import Context
+from services.api.calls import RestCall
 from services.api.http import errors
-from services.api.http.guards.costly import given
+from services.api.http.decoding import struct_of
+from services.api.http.guards.costly import with_any
 from services.api.http.messages import Deferred
 from services.api.http.parameters import AS_OF, Text
 from services.api.http.property_limits import NAME_CHARS_MAX, check_properties
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
+from services.api.reads.lookup import addressed_by, person_until, uuid_in
 from services.api.writes.idempotency import (
     Keyed,
-    Outcome,
+    WriteOutcome,
     carry_out,
     earlier,
     keyed,
     person_after,
 )
+from services.api.writes.preconditions import check_if_match
 from services.api.writes.schemas import (
-    Batch,
     DeleteProperty,
-    DistinctIds,
+    PersonBody,
     Success,
     Update,
     Updated,
     UpdatedProperty,
     UpdateProperty,
-    Uuids,
 )
-from services.api.writes.schemas import Person as PersonBody
 from services.api.writes.size_warnings import warnings_of
+from services.api.writes.submission import ANSWER_SECONDS_MAX, patience
 from shared.domain.commands import Write
 from shared.domain.errors import BadInput
-from shared.domain.ids import COMMANDS, Position, fragment_id
+from shared.domain.ids import COMMANDS, Position
 from shared.domain.person.view import Member
 from shared.runtime import telemetry
 from shared.store.person import living_of
 
 UNSET = Text(
-    "$unset", "The name to unset, for requests without a body.", most=NAME_CHARS_MAX
+    "$unset",
+    "The name to unset, for requests without a body.",
+    chars_max=NAME_CHARS_MAX,
 )
 
 
-def retrieve(call: Call) -> Answer | Awaitable[Answer]:
+def retrieve(call: RestCall) -> EndpointResult | Awaitable[EndpointResult]:
     """Get a person by integer id or uuid, now or `as_of` a moment."""
     if not call.request.query_string and call.request.format == "json":
         fragment = uuid_in(call.request.parameters["id"])
@@ -62,102 +63,80 @@ def retrieve(call: Call) -> Answer | Awaitable[Answer]:
         )
         if rendered is not None:
             telemetry.KNOWN.inc()
-            return Answer(body=rendered.body, headers={"ETag": rendered.etag})
+            return EndpointResult(body=rendered.body, headers={"ETag": rendered.etag})
     return _retrieve(call)
 
 
-async def _retrieve(call: Call) -> Answer:
-    person = await call.person_seen()
-    return Answer(
-        body=person.shown(), headers={} if call.asked(AS_OF) else {"ETag": person.etag}
-    )
+async def _retrieve(call: RestCall) -> EndpointResult:
+    person, until = await person_until(call)
+    headers = {"ETag": person.etag} if until is None else {}
+    return EndpointResult(body=person.shown(), headers=headers)
 
 
-async def batch_by_distinct_ids(call: Call) -> Answer:
-    """Look up to 200 persons by distinct id. Unknown ids are omitted."""
-    asked = call.read(DistinctIds).distinct_ids
-    return await _batch_answer(
-        call, {one: fragment_id(call.project.id, one) for one in asked}
-    )
-
-
-async def batch_by_uuids(call: Call) -> Answer:
-    """Look up to 200 persons by uuid. Unknown ids are omitted."""
-    asked = call.read(Uuids).uuids
-    try:
-        fragments = {one: UUID(one) for one in asked}
-    except ValueError:
-        raise BadInput("uuids must be a list of uuids.", attr="uuids") from None
-    return await _batch_answer(call, fragments)
-
-
-def update(call: Call) -> Deferred[list[Position], Answer] | Awaitable[Answer]:
+def update(
+    call: RestCall,
+) -> Deferred[list[Position], EndpointResult] | Awaitable[EndpointResult]:
     """Set properties of a person. The answer is the person after the write."""
-    sent = call.body()
-    if "properties" not in sent:
+    body = call.body()
+    if "properties" not in body:
         raise errors.field_required("properties")
-    properties = call.converted(sent, Update).properties
+    properties = struct_of(body, Update).properties
     check_properties(properties, "properties")
-    return _submitted(call, properties) or _update(call, properties)
+    return _submit(call, properties) or _update(call, properties)
 
 
-def _submitted(
-    call: Call, properties: dict[str, Any]
-) -> Deferred[list[Position], Answer] | None:
-    """A write that nothing but the log is waited for; None when more is asked for, or more must be
-    read."""
+def _submit(
+    call: RestCall, properties: dict[str, Any]
+) -> Deferred[list[Position], EndpointResult] | None:
+    """Submit a write that need not be visible when it is answered. None when the client prefers to
+    wait, or something must be read first."""
     headers = call.request.headers
     if (
         "Idempotency-Key" in headers
         or "If-Match" in headers
-        or call.patience(ANSWER_SECONDS_MAX) is not None
+        or patience(call.request, ANSWER_SECONDS_MAX) is not None
     ):
         return None
     fragment = uuid_in(call.request.parameters["id"])
-    known = (
-        call.context.reads.rows_known(call.project.id, fragment)
+    rows = (
+        call.context.reads.cached_rows(call.project.id, fragment)
         if fragment is not None
         else None
     )
-    members = living_of(known[1]) if known is not None else []
+    members = living_of(rows[1]) if rows is not None else []
     if fragment is None or not members:
         return None
     member = member_named(members, fragment)
-    command = update_of(
-        call.context,
-        call.project.id,
-        call.actor,
-        member,
-        Keyed(fragment=fragment),
-        properties,
-    )
+    command = update_of(call, member, Keyed(fragment=fragment), properties)
     future = call.context.log.submit(call.context.entries([command]))
-    return Deferred(future, lambda done: Answer(status=202, positions=done.result()))
+    return Deferred(
+        future, lambda done: EndpointResult(status=202, positions=done.result())
+    )
 
 
-async def _update(call: Call, properties: dict[str, Any]) -> Answer:
+async def _update(call: RestCall, properties: dict[str, Any]) -> EndpointResult:
     outcome, fragment = await _set(call, properties)
     if not outcome.visible:
         return _answer(outcome, None)
     after = await person_after(call, fragment, outcome)
     etag = {} if outcome.first else {"ETag": after.etag}
-    warned = await warnings_of(
+    warnings = await warnings_of(
         call, fragment, outcome, properties, member_named(after.members, fragment)
     )
-    return Answer(
-        body=after.shown() | warned,
+    return EndpointResult(
+        body=after.shown() | warnings,
         positions=outcome.positions,
         headers=outcome.headers | etag,
     )
 
 
-async def update_property(call: Call) -> Answer:
+async def update_property(call: RestCall) -> EndpointResult:
     """Set one property of a person. `null` is a value."""
-    sent = call.body()
+    fields = call.body()
     for field in ("value", "key"):
-        if field not in sent:
+        if field not in fields:
             raise errors.field_required(field)
-    body = call.read(UpdateProperty)
+    body = struct_of(fields, UpdateProperty)
     check_properties({body.key: body.value}, "value")
     properties = {body.key: body.value}
     outcome, fragment = await _set(call, properties)
@@ -172,35 +151,35 @@ async def update_property(call: Call) -> Answer:
     )
 
 
-async def delete_property(call: Call) -> Answer:
+async def delete_property(call: RestCall) -> EndpointResult:
     """Unset properties on every distinct id of a person that shows them."""
     body = call.read(DeleteProperty)
     unset = (
-        call.asked(UNSET) if isinstance(body.unset, msgspec.UnsetType) else body.unset
+        call.parameter(UNSET)
+        if isinstance(body.unset, msgspec.UnsetType)
+        else body.unset
     )
     if not unset:
         raise BadInput("This field is required.", attr="$unset", slug="required")
     names = unset if isinstance(unset, list) else [unset]
-    sent = keyed(call, await call.fragment(), "delete_property", names)
-    outcome = await earlier(call, COMMANDS, sent)
+    addressed = await addressed_by(call)
+    keyed_write = keyed(call, addressed.fragment, "delete_property", names)
+    outcome = await earlier(call, COMMANDS, keyed_write)
     if outcome is None:
-        person = await call.holder(sent.fragment)
-        call.tags(person)
+        person = addressed.person
+        check_if_match(call.request, person)
         showing = [member for member in person.members if _may_show(member, names)]
         targets = {
-            one.fragment: one
-            for one in (member_named(person.members, sent.fragment), *showing)
+            member.fragment: member
+            for member in (member_named(person.members, keyed_write.fragment), *showing)
         }
-        at, command = (
-            call.context.stamps.reserve(len(targets)),
-            call.context.mint(),
-        )  # one id: it is one act
+        at = call.context.stamps.reserve(len(targets))
+        command = call.context.mint()  # one id: it is one act
         commands = [
             write_of(
-                call.project.id,
-                call.actor,
+                call,
                 member,
-                sent,
+                keyed_write,
                 id=command,
                 at=at + index,
                 unset=tuple(names),
@@ -208,7 +187,7 @@ async def delete_property(call: Call) -> Answer:
             )
             for index, member in enumerate(targets.values())
         ]
-        outcome = await carry_out(call, sent, commands)
+        outcome = await carry_out(call, keyed_write, commands)
     return _answer(outcome, {"success": True})
 
 
@@ -220,7 +199,8 @@ ROUTES = (
         retrieve,
         (AS_OF,),
         answers=PersonBody,
-        costly=given(AS_OF.name),
+        costly=with_any(AS_OF.name),
+        name="get_person",
     ),
     Route(
         "PATCH",
@@ -230,6 +210,7 @@ ROUTES = (
         body=Update,
         answers=Updated,
         errors=(412,),
+        name="update_person",
     ),
     Route(
         "POST",
@@ -239,6 +220,7 @@ ROUTES = (
         body=UpdateProperty,
         answers=UpdatedProperty,
         errors=(412,),
+        name="update_property",
     ),
     Route(
         "POST",
@@ -249,68 +231,46 @@ ROUTES = (
         DeleteProperty,
         Success,
         errors=(412,),
+        name="delete_property",
     ),
 )
-COLLECTION_ROUTES = (
-    Route(
-        "POST",
-        "/batch_by_distinct_ids",
-        "person:read",
-        batch_by_distinct_ids,
-        (AS_OF,),
-        DistinctIds,
-        Batch,
-        costly=given(AS_OF.name),
-    ),
-    Route(
-        "POST",
-        "/batch_by_uuids",
-        "person:read",
-        batch_by_uuids,
-        (AS_OF,),
-        Uuids,
-        Batch,
-        costly=given(AS_OF.name),
-    ),
-)
+COLLECTION_ROUTES = ()
 
 
-async def _set(call: Call, properties: dict[str, Any]) -> tuple[Outcome, UUID]:
-    """Set properties on the addressed fragment; the first that came with the Idempotency-Key
-    counts."""
-    sent = keyed(call, await call.fragment(), "update", properties)
-    outcome = await earlier(call, COMMANDS, sent)
+async def _set(call: RestCall, properties: dict[str, Any]) -> tuple[WriteOutcome, UUID]:
+    """Set properties on the addressed fragment. Of several requests with one Idempotency-Key the
+    first counts."""
+    addressed = await addressed_by(call)
+    keyed_write = keyed(call, addressed.fragment, "update", properties)
+    outcome = await earlier(call, COMMANDS, keyed_write)
     if outcome is None:
-        person = await call.holder(sent.fragment)
-        tags = call.tags(person)
-        member = member_named(person.members, sent.fragment)
-        expect = None if "*" in tags else member.effect
-        command = update_of(
-            call.context, call.project.id, call.actor, member, sent, properties, expect
-        )
+        person = addressed.person
+        member = member_named(person.members, addressed.fragment)
+        expect = member.effect if check_if_match(call.request, person) else None
+        command = update_of(call, member, keyed_write, properties, expect)
         outcome = await carry_out(
-            call, sent, [command], [sent.fragment] if expect is not None else []
+            call,
+            keyed_write,
+            [command],
+            [keyed_write.fragment] if expect is not None else [],
         )
-    return outcome, sent.fragment
+    return outcome, keyed_write.fragment
 
 
 def update_of(
-    context: Context,
-    project: int,
-    actor: str,
+    call: RestCall,
     member: Member,
-    sent: Keyed,
+    keyed_write: Keyed,
     properties: dict[str, Any],
     expect: int | None = None,
 ) -> Write:
-    """The command of a PATCH, received now."""
-    at, command = context.stamps.reserve(1), context.mint()
+    """Build the command of a PATCH, received now."""
+    at = call.context.stamps.reserve(1)
     return write_of(
-        project,
-        actor,
+        call,
         member,
-        sent,
-        id=command,
+        keyed_write,
+        id=call.context.mint(),
         at=at,
         set=properties,
         expect=expect,
@@ -319,14 +279,14 @@ def update_of(
 
 
 def write_of(
-    project: int, actor: str, member: Member, sent: Keyed, **changes: Any
+    call: RestCall, member: Member, keyed_write: Keyed, **changes: Any
 ) -> Write:
-    """The command of a change to one member of a person."""
+    """Build the command that changes one member of a person."""
     return Write(
-        key=sent.key,
-        digest=sent.digest,
-        project=project,
-        actor=actor,
+        key=keyed_write.key,
+        digest=keyed_write.digest,
+        project=call.project.id,
+        actor=call.actor,
         fragment=member.fragment,
         distinct_id=member.distinct_id,
         **changes,
@@ -334,43 +294,31 @@ def write_of(
 
 
 def member_named(members: Sequence[Member], fragment: UUID) -> Member:
-    """Whom a write to a person goes to: the member that was named, while it lives."""
+    """The member that a write goes to: the addressed one while it lives, else the first."""
     return next(
         (
-            one
-            for one in members
-            if one.fragment is fragment or one.fragment == fragment
+            member
+            for member in members
+            if member.fragment is fragment or member.fragment == fragment
         ),
         members[0],
     )
 
 
 def _may_show(member: Member, names: Sequence[str]) -> bool:
-    """Whether a member shows any of these names; of one that the person has no room to show it is
-    not known."""
+    """Whether a member may show any of these names. True when the person has no room for its
+    properties, for they are not read then."""
     return not member.properties or not orjson.loads(
         member.properties
     ).keys().isdisjoint(names)
 
 
-def _answer(outcome: Outcome, body: Any) -> Answer:
-    """The body once reads see the write; 202 before."""
+def _answer(outcome: WriteOutcome, body: Any) -> EndpointResult:
+    """The body once reads see the write; 202 without one before."""
     visible = outcome.visible
-    return Answer(
+    return EndpointResult(
         status=200 if visible else 202,
         body=body if visible else None,
         positions=outcome.positions,
         headers=outcome.headers,
-    )
-
-
-async def _batch_answer(call: Call, fragments: dict[str, UUID]) -> Answer:
-    persons = await call.seen(list(fragments.values())) if fragments else []
-    found = zip(fragments, persons, strict=True)
-    return Answer(
-        body={
-            "results": {
-                asked: person.shown() for asked, person in found if person is not None
-            }
-        }
     )

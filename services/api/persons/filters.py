@@ -1,9 +1,9 @@
-"""Filters of lists, as conditions on the search table (docs/contract.md §3). Never puts a client's
-text into SQL.
+"""Filters of lists, as conditions on the search table (docs/contract.md §3).
 
-A condition is put together from the texts here; names, values and patterns are bound parameters.
-Regular expressions run in the engine (RE2) and nowhere else. A value is compared as text: 5 and "5"
-are equal, as in the original; an absent property and null are the same.
+A condition is put together from the texts here; names, values and patterns are bound parameters: no
+text of a client's becomes SQL. Regular expressions run in the engine (RE2) and nowhere else. A
+value is compared as text: 5 and "5" are equal, as in the original; an absent property and null are
+the same.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Filter:
 
     @property
     def patterns(self) -> list[str]:
-        """The regular expressions in it; whether they are any only the engine can say."""
+        """The regular expressions in it. Only the engine can tell whether they are valid."""
         return [pattern for _, pattern in self._patterns]
 
     def column(self, key: str) -> str:
@@ -114,26 +114,27 @@ class Filter:
         )
 
     def search(self, text: str) -> None:
-        """Part of email, name, uuid or any distinct id, whatever the case."""
+        """Add a condition: a part of email, name, uuid or any distinct id, ignoring case."""
         bound = self._bind("String", text)
         places = [
             _text(self._path("email")),
             _text(self._path("name")),
             "toString(fragment)",
         ]
-        found = [
+        matches = [
             f"ifNull(positionCaseInsensitiveUTF8({place}, {bound}), 0) > 0"
             for place in places
         ]
-        found.append(
+        matches.append(
             f"arrayExists(one -> positionCaseInsensitiveUTF8(one, {bound}) > 0, distinct_ids)"
         )
-        self._conditions.append(f"({' OR '.join(found)})")
+        self._conditions.append(f"({' OR '.join(matches)})")
 
-    def properties(self, sent: str) -> None:
-        """The `properties` parameter: a JSON list of filters, or an AND/OR group."""
+    def properties(self, text: str) -> None:
+        """Add the conditions of the `properties` parameter: a JSON list of filters, or an AND/OR
+        group."""
         try:
-            value = orjson.loads(sent)
+            value = orjson.loads(text)
         except orjson.JSONDecodeError:
             raise _bad("properties must be JSON.") from None
         if isinstance(value, dict) and "values" not in value and "key" in value:
@@ -146,26 +147,26 @@ class Filter:
         if depth > DEPTH_MAX:
             raise _bad(f"Groups may be nested {DEPTH_MAX} deep.")
         if isinstance(value, list):
-            parts, joiner = value, "AND"
+            members, joiner = value, "AND"
         elif isinstance(value, dict) and "values" in value:
-            parts, joiner = value["values"], str(value.get("type", "AND")).upper()
-            if joiner not in ("AND", "OR") or not isinstance(parts, list):
+            members, joiner = value["values"], str(value.get("type", "AND")).upper()
+            if joiner not in ("AND", "OR") or not isinstance(members, list):
                 raise _bad("A group has a type, AND or OR, and a list of values.")
         elif isinstance(value, dict):
             return self._leaf(value, "properties")
         else:
             raise _bad("A filter is an object with key, value, operator and type.")
-        conditions = [self._group(part, depth + 1) for part in parts]
+        conditions = [self._group(condition, depth + 1) for condition in members]
         return f"({f' {joiner} '.join(conditions)})" if conditions else "1"
 
-    def _leaf(self, sent: dict[str, Any], attr: str) -> str:
+    def _leaf(self, leaf: dict[str, Any], attr: str) -> str:
         self._count += 1
         if self._count > FILTERS_MAX:
             raise _bad(f"At most {FILTERS_MAX} filters.")
-        key, operator = sent.get("key"), sent.get("operator") or "exact"
+        key, operator = leaf.get("key"), leaf.get("operator") or "exact"
         if not isinstance(key, str) or not key:
             raise _bad("A filter has a key, a text.")
-        if sent.get("type") not in (None, "person"):
+        if leaf.get("type") not in (None, "person"):
             raise _bad("Only filters of type person.")
         if operator not in OPERATORS:
             raise _bad(f"Unknown operator {str(operator)[:100]}.")
@@ -174,7 +175,7 @@ class Filter:
         kind_of, read = _VALUES[kind]
         text = _text(self._path(key))
         if kind_of:
-            value = read(self, sent.get("value"), operator)
+            value = read(self, leaf.get("value"), operator)
             if kind == "pattern":
                 self._patterns.append((key, value))
             bound = self._bind(kind_of, value)
@@ -200,7 +201,7 @@ class Filter:
         values = value if isinstance(value, list) else [value]
         if len(values) > VALUES_MAX:
             raise _bad(f"At most {VALUES_MAX} values.")
-        return [_plain(one, operator) for one in values]
+        return [_plain(element, operator) for element in values]
 
     def text(self, value: Any, operator: str) -> str:
         return _plain(value, operator)

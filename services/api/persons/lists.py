@@ -1,9 +1,8 @@
-"""Lists of persons: pages, filters and totals (docs/contract.md §3). The search table judges
-persons, not this module.
+"""Lists of persons: pages, filters and totals (docs/contract.md §3).
 
-Without a filter the page comes from the fragments, as they are now. With one, or with a total, it
-comes from the search table, once that is fed with everything that reads can see: so a list reflects
-a write that has answered.
+Without a filter the page comes from the fragments, as they are now. With a filter or a total it
+comes from the search table, once that has everything that reads can see: so a list reflects a write
+that has been answered.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.context import Context
 from services.api.http.guards.costly import always
 from services.api.http.parameters import (
@@ -30,12 +29,18 @@ from services.api.http.parameters import (
     Text,
 )
 from services.api.http.property_limits import NAME_CHARS_MAX
-from services.api.http.rendering import Rows
-from services.api.http.routing import Answer, Route
+from services.api.http.rendering import RowStream
+from services.api.http.routing import EndpointResult, Route
 from services.api.persons.filters import Filter
 from services.api.reads.as_of import candidates_at, persons_at
-from services.api.reads.cursors import format_cursor, parse_cursor
-from services.api.reads.persons import CURSOR_START, Candidates, Cursor, Walk, page_of
+from services.api.reads.cursors import (
+    CURSOR_START,
+    Cursor,
+    format_cursor,
+    parse_cursor,
+)
+from services.api.reads.lookup import persons_until, until_of
+from services.api.reads.pagination import Candidates, Walk, page_of
 from services.api.writes.schemas import PersonPage, Values
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id, position_of
@@ -55,7 +60,7 @@ SEARCH = Text(
 PROPERTIES = Text(
     "properties",
     "JSON: a list of filters `{key, value, operator, type}`, or groups of them.",
-    most=JSON_CHARS_MAX,
+    chars_max=JSON_CHARS_MAX,
     example='[{"key": "plan", "value": "pro", "operator": "exact", "type": "person"}]',
     form="filters",
 )
@@ -63,7 +68,7 @@ TOTAL = Flag("include_total", "Add `count`, the number of rows on all pages.")
 KEY = Text(
     "key",
     "The property. Without it the list is empty.",
-    most=NAME_CHARS_MAX,
+    chars_max=NAME_CHARS_MAX,
     example="plan",
 )
 PART = Text("value", "Part of the value, ignoring case.")
@@ -78,64 +83,69 @@ CANNOT_COMPILE = 427
 """The engine's error code for a regular expression that is none."""
 
 
-async def page(call: Call) -> Answer:
-    """List persons, newest first. Filters are combined with AND. As CSV without `limit`, all
-    persons."""
+async def page(call: RestCall) -> EndpointResult:
+    """List persons, newest first. Filters are combined with AND. CSV without `limit` lists all."""
     query = call.request.query
-    limit, skip, total = call.asked(LIMIT), call.asked(OFFSET), call.asked(TOTAL)
-    cursor, backwards = parse_cursor(call.asked(CURSOR), CURSOR_START, UUID)
-    chosen = _filter(call)
-    until = await call.as_of()
-    distinct_id = call.asked(DISTINCT_ID)
-    if distinct_id and len(chosen) == 1 and not total:
-        persons = await call.seen([fragment_id(call.project.id, distinct_id)])
-        found = (
+    limit = call.parameter(LIMIT)
+    skip = call.parameter(OFFSET)
+    total = call.parameter(TOTAL)
+    cursor, backwards = parse_cursor(call.parameter(CURSOR), CURSOR_START, UUID)
+    conditions = _conditions(call)
+    until = await until_of(call)
+    distinct_id = call.parameter(DISTINCT_ID)
+    if distinct_id and len(conditions) == 1 and not total:
+        persons = await persons_until(
+            call, [fragment_id(call.project.id, distinct_id)], until
+        )
+        rows = (
             [] if skip else [_row(person) for person in persons if person is not None]
         )
-        return Answer(body={"results": found, "next": None, "previous": None})
-    if until is None and (total or len(chosen)):
-        await _fed(call.context)
-    await _compiled(call.context, chosen)
+        return EndpointResult(body={"results": rows, "next": None, "previous": None})
+    if until is None and (total or len(conditions)):
+        await _wait_until_indexed(call.context)
+    await _check_patterns(call.context, conditions)
     if backwards:
         cursor = await _start_of_page_before(
-            _candidates(call, chosen, until, backwards=True), cursor, limit
+            _candidates(call, conditions, until, backwards=True), cursor, limit
         )
-    walk = _walk(call, chosen, until)
-    unlimited = call.request.format == "csv" and not query.get("limit")
-    head = {"count": await _count(call, chosen, until)} if total else {}
-    batches = _rows(walk.batches(cursor, None if unlimited else limit + skip), skip)
-    judged = until is not None and bool(
-        chosen
+    walk = _walk(call, conditions, until)
+    is_unlimited = call.request.format == "csv" and not query.get("limit")
+    head = {"count": await _count(call, conditions, until)} if total else {}
+    batches = _rows(walk.batches(cursor, None if is_unlimited else limit + skip), skip)
+    is_filtered_past = until is not None and bool(
+        conditions
     )  # then candidates are not persons, and a page before would overlap
-    start = None if cursor == CURSOR_START or judged else cursor
-    return Answer(body=Rows(batches, head, lambda: _links(call, start, walk.after)))
+    start = None if cursor == CURSOR_START or is_filtered_past else cursor
+    return EndpointResult(
+        body=RowStream(batches, head, lambda: _links(call, start, walk.after))
+    )
 
 
-async def values(call: Call) -> Answer:
+async def values(call: RestCall) -> EndpointResult:
     """List the 20 most frequent values of a property, with counts."""
-    key, part = call.asked(KEY), call.asked(PART)
-    found: list[tuple[str, int]] = []
+    key, text = call.parameter(KEY), call.parameter(PART)
+    rows: list[tuple[str, int]] = []
     if key:
-        await _fed(call.context)
-        chosen = Filter(datetime.fromtimestamp(0, UTC))
+        await _wait_until_indexed(call.context)
+        conditions = Filter(datetime.fromtimestamp(0, UTC))
         query = call.context.reads.queries["property_values"].filled(
-            column=chosen.column(key)
+            column=conditions.column(key)
         )
-        found = await call.context.store.rows(
+        rows = await call.context.store.rows(
             query,
             project=call.project.id,
-            part=part,
+            part=text,
             limit=VALUES_MAX,
-            **chosen.parameters,
+            **conditions.parameters,
         )
-    results = [{"name": name, "count": count} for name, count in found]
-    return Answer(body={"results": results, "refreshing": False})
+    results = [{"name": name, "count": count} for name, count in rows]
+    return EndpointResult(body={"results": results, "refreshing": False})
 
 
 def _is_costly(query: Mapping[str, str]) -> bool:
-    """All but looking up one distinct id, which scripts do before they write."""
-    asked = {name for name, text in query.items() if text} - PLAIN
-    return asked != {DISTINCT_ID.name}
+    """Whether a query does more than look up one distinct id, as scripts do before they write."""
+    names = {name for name, text in query.items() if text} - PLAIN
+    return names != {DISTINCT_ID.name}
 
 
 COLLECTION_ROUTES = (
@@ -158,6 +168,7 @@ COLLECTION_ROUTES = (
         ),
         costly=_is_costly,
         streams=True,
+        name="list_persons",
     ),
     Route(
         "GET",
@@ -167,61 +178,60 @@ COLLECTION_ROUTES = (
         answers=Values,
         query=(KEY, PART),
         costly=always,
+        name="list_property_values",
     ),
 )
 ROUTES = ()
 
 
-def _filter(call: Call) -> Filter:
-    chosen = Filter(datetime.fromtimestamp(call.context.clock.now_us() / 1e6, UTC))
+def _conditions(call: RestCall) -> Filter:
+    conditions = Filter(datetime.fromtimestamp(call.context.clock.now_us() / 1e6, UTC))
     for parameter, add in (
-        (EMAIL, chosen.email),
-        (DISTINCT_ID, chosen.distinct_id),
-        (SEARCH, chosen.search),
-        (PROPERTIES, chosen.properties),
+        (EMAIL, conditions.email),
+        (DISTINCT_ID, conditions.distinct_id),
+        (SEARCH, conditions.search),
+        (PROPERTIES, conditions.properties),
     ):
-        if text := call.asked(parameter):
+        if text := call.parameter(parameter):
             add(text)
-    return chosen
+    return conditions
 
 
-def _walk(call: Call, chosen: Filter, until: int | None) -> Walk:
-    """Over the persons of now or of a moment."""
+def _walk(call: RestCall, conditions: Filter, until: int | None) -> Walk:
+    """The walk over the persons of now, or of a moment."""
     context, project = call.context, call.project.id
-    candidates = _candidates(call, chosen, until)
+    candidates = _candidates(call, conditions, until)
     if until is None:
         return Walk(
             candidates, lambda roots: context.reads.by_fragments(project, roots)
         )
 
-    async def judge(persons: Sequence[Person]) -> list[bool]:
-        return await _judged(context, chosen, persons)
+    async def matches(persons: Sequence[Person]) -> list[bool]:
+        return await _matches(context, conditions, persons)
 
     build = partial(persons_at, context, project, until=until)
-    return Walk(candidates, build, judge if chosen else None)
+    return Walk(candidates, build, matches if conditions else None)
 
 
 def _candidates(
-    call: Call, chosen: Filter, until: int | None, *, backwards: bool = False
+    call: RestCall, conditions: Filter, until: int | None, *, backwards: bool = False
 ) -> Candidates:
     """Roots of the past, of the fragments, or of the search table."""
-    context, parameters = (
-        call.context,
-        {"project": call.project.id, **chosen.parameters},
-    )
+    context = call.context
+    parameters = {"project": call.project.id, **conditions.parameters}
     if until is not None:
         return candidates_at(context, call.project.id, until, backwards=backwards)
-    named = (
-        _with(context, "search_page", chosen)
-        if chosen
+    roots = (
+        _with(context, "search_page", conditions)
+        if conditions
         else context.reads.queries["roots_page"]
     )
-    query = page_of(named, backwards=backwards)
+    query = page_of(roots, backwards=backwards)
 
     async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
-        created, person = cursor
+        created_at, person = cursor
         return await context.store.rows(
-            query, created=created, person=person, limit=limit, **parameters
+            query, created=created_at, person=person, limit=limit, **parameters
         )
 
     return candidates
@@ -230,45 +240,47 @@ def _candidates(
 async def _start_of_page_before(
     candidates: Candidates, cursor: Cursor, limit: int
 ) -> Cursor:
-    """Where the page begins that ends at a cursor: the row before its first one."""
+    """The cursor at which the page begins that ends at this cursor."""
     rows = await candidates(cursor, limit + 1)
-    for root, created in rows[limit:]:
-        return created, str(root)
+    for root, created_at in rows[limit:]:
+        return created_at, str(root)
     return CURSOR_START
 
 
-async def _judged(
-    context: Context, chosen: Filter, persons: Sequence[Person]
+async def _matches(
+    context: Context, conditions: Filter, persons: Sequence[Person]
 ) -> list[bool]:
-    """Whether each person of the past is found: the very conditions that judge the search table's
-    rows."""
+    """Whether each person of the past matches, by the conditions that the search table's rows are
+    selected with."""
     if not persons:
         return []
     rows = [
         orjson.dumps(
             {
-                "fragment": one.uuid,
-                "distinct_ids": one.distinct_ids,
-                "properties": document_of(one.document()),
+                "fragment": person.uuid,
+                "distinct_ids": person.distinct_ids,
+                "properties": document_of(person.document()),
             }
         ).decode()
-        for one in persons
+        for person in persons
     ]
-    query = _with(context, "search_given", chosen)
-    found = {
-        one
-        for (one,) in await context.store.rows(query, rows=rows, **chosen.parameters)
+    query = _with(context, "search_given", conditions)
+    matches = {
+        uuid
+        for (uuid,) in await context.store.rows(
+            query, rows=rows, **conditions.parameters
+        )
     }
-    return [person.uuid in found for person in persons]
+    return [person.uuid in matches for person in persons]
 
 
 async def _rows(
     batches: AsyncIterator[list[Person]], skip: int
 ) -> AsyncIterator[list[dict[str, Any]]]:
     async for batch in batches:
-        kept, skip = batch[skip:], max(0, skip - len(batch))
-        if kept:
-            yield [_row(person) for person in kept]
+        remainder, skip = batch[skip:], max(0, skip - len(batch))
+        if remainder:
+            yield [_row(person) for person in remainder]
 
 
 def _row(person: Person) -> dict[str, Any]:
@@ -279,46 +291,49 @@ def _row(person: Person) -> dict[str, Any]:
     }
 
 
-def _links(call: Call, start: Cursor | None, after: Cursor | None) -> dict[str, Any]:
-    url, offset = call.request.url, call.asked(OFFSET)
+def _links(
+    call: RestCall, start: Cursor | None, after: Cursor | None
+) -> dict[str, Any]:
+    url, offset = call.request.url, call.parameter(OFFSET)
     following = previous = None
     if after is not None:
         following = str(
             url.without_query_params("offset").update_query(cursor=format_cursor(after))
         )
     if offset:
-        previous = str(url.update_query(offset=max(0, offset - call.asked(LIMIT))))
+        previous = str(url.update_query(offset=max(0, offset - call.parameter(LIMIT))))
     elif start is not None:
         previous = str(url.update_query(cursor=format_cursor(start, backwards=True)))
     return {"next": following, "previous": previous}
 
 
-async def _count(call: Call, chosen: Filter, until: int | None) -> int:
+async def _count(call: RestCall, conditions: Filter, until: int | None) -> int:
     if until is not None:
         return sum(
             [
                 len(batch)
-                async for batch in _walk(call, chosen, until).batches(
+                async for batch in _walk(call, conditions, until).batches(
                     CURSOR_START, None
                 )
             ]
         )
-    query = _with(call.context, "search_count", chosen)
+    query = _with(call.context, "search_count", conditions)
     ((count,),) = await call.context.store.rows(
-        query, project=call.project.id, **chosen.parameters
+        query, project=call.project.id, **conditions.parameters
     )
     return int(count)
 
 
-def _with(context: Context, name: str, chosen: Filter) -> Query:
-    return context.reads.queries[name].filled(filter=chosen.sql)
+def _with(context: Context, name: str, conditions: Filter) -> Query:
+    return context.reads.queries[name].filled(filter=conditions.sql)
 
 
-async def _fed(context: Context) -> None:
-    """Wait until the search table has all that reads can see now; NotYet after the usual time."""
+async def _wait_until_indexed(context: Context) -> None:
+    """Wait until the search table has everything that reads can see now; NotYet after the usual
+    time."""
     await context.watermarks.refresh()
     counts = context.log.partitions()
-    await context.fed.wait(
+    await context.search_watermarks.wait(
         [
             position_of(topic, partition, version)
             for (topic, partition), version in context.watermarks.versions().items()
@@ -327,11 +342,11 @@ async def _fed(context: Context) -> None:
     )
 
 
-async def _compiled(context: Context, chosen: Filter) -> None:
-    if chosen.patterns:
+async def _check_patterns(context: Context, conditions: Filter) -> None:
+    if conditions.patterns:
         try:
             await context.store.rows(
-                context.reads.queries["patterns"], patterns=chosen.patterns
+                context.reads.queries["patterns"], patterns=conditions.patterns
             )
         except StoreError as error:
             if error.code != CANNOT_COMPILE:

@@ -1,7 +1,6 @@
-"""Who is one person: split and merge by REST. Never moves a property: membership changes, and
-nothing else.
+"""Merge and split over REST. Both change memberships only, never a property.
 
-A dry run folds the command on a copy of what was read, with the very fold that would do it.
+A dry run folds the command on a copy of the rows that were read, with the fold of the real run.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http.parameters import DRY_RUN
-from services.api.http.routing import Answer, Route
+from services.api.http.routing import EndpointResult, Route
 from services.api.reads.as_of import persons_at, stamp_of
+from services.api.reads.lookup import addressed_by, fragment_of, holder_of
 from services.api.writes.idempotency import (
-    Outcome,
+    WriteOutcome,
     carry_out,
     earlier,
     envelope,
@@ -24,10 +24,15 @@ from services.api.writes.idempotency import (
     person_after,
     raise_refusal,
 )
-from services.api.writes.schemas import Merge as MergeBody
-from services.api.writes.schemas import MergePreview, ResetDistinctId, SplitDone
-from services.api.writes.schemas import Person as PersonBody
-from services.api.writes.schemas import Split as SplitBody
+from services.api.writes.preconditions import check_if_match
+from services.api.writes.schemas import (
+    MergeBody,
+    MergePreview,
+    PersonBody,
+    ResetDistinctId,
+    SplitBody,
+    SplitDone,
+)
 from shared.domain.commands import IdentityCommand, Merge, Split
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.ids import IDENTITY, fragment_id
@@ -48,24 +53,23 @@ _NO_DELETES: Deletes = {}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def split(call: Call) -> Answer:
+async def split(call: RestCall) -> EndpointResult:
     """Move distinct ids out of a person. Each gets back the properties that were set through it."""
     body = call.read(SplitBody)
-    dry = call.asked(DRY_RUN)
-    chosen = _chosen(body)
-    sent = keyed(call, await call.fragment(), "split", chosen)
-    outcome = None if dry else await earlier(call, IDENTITY, sent)
-    person = await (
-        call.holder(sent.fragment)
-        if outcome is None
-        else _before(call, sent.fragment, outcome)
-    )
+    dry = call.parameter(DRY_RUN)
+    choice = _choice_of(body)
+    addressed = await addressed_by(call)
+    keyed_write = keyed(call, addressed.fragment, "split", choice)
+    outcome = None if dry else await earlier(call, IDENTITY, keyed_write)
     if outcome is None:
-        call.tags(person)
-    keep, leave = _split_of(chosen, person)
+        person = addressed.person
+        check_if_match(call.request, person)
+    else:
+        person = await _before(call, addressed.fragment, outcome)
+    keep, leave = _split_of(choice, person)
     command = Split(
-        **envelope(call, sent),
-        person=sent.fragment,
+        **envelope(call, keyed_write),
+        person=keyed_write.fragment,
         keep=keep,
         leave=leave,
     )
@@ -73,32 +77,35 @@ async def split(call: Call) -> Answer:
         member.fragment for member in person.members if member.fragment not in leave
     )
     if dry:
-        return Answer(
-            body={"success": True, "persons": _shown(_tried(command, [person]), stays)}
+        return EndpointResult(
+            body={
+                "success": True,
+                "persons": _summaries(_trial_of(command, [person]), stays),
+            }
         )
-    outcome = outcome or await carry_out(call, sent, [command], [person.uuid])
+    outcome = outcome or await carry_out(call, keyed_write, [command], [person.uuid])
     return await _split_answer(
         call, outcome, [member.fragment for member in person.members], stays
     )
 
 
-async def merge(call: Call) -> Answer:
+async def merge(call: RestCall) -> EndpointResult:
     """Merge another person into this one, including identified persons."""
     body = call.read(MergeBody)
-    dry = call.asked(DRY_RUN)
-    into = await call.fragment()
+    dry = call.parameter(DRY_RUN)
+    into = await fragment_of(call)
     source = await _source(call, body)
     since = _since(body)
-    sent = keyed(call, into, "merge", str(source), *([since] if since else []))
-    outcome = None if dry else await earlier(call, IDENTITY, sent)
+    keyed_write = keyed(call, into, "merge", str(source), *([since] if since else []))
+    outcome = None if dry else await earlier(call, IDENTITY, keyed_write)
     if outcome is None:
         (survivor, into_erase), (absorbed, source_erase) = (
-            await _found(call, into),
-            await _found(call, source),
+            await _person_and_erase(call, into),
+            await _person_and_erase(call, source),
         )
-        call.tags(survivor)
+        check_if_match(call.request, survivor)
         command = Merge(
-            **envelope(call, sent),
+            **envelope(call, keyed_write),
             into=into,
             source=source,
             mode="operator",
@@ -110,20 +117,20 @@ async def merge(call: Call) -> Answer:
             deletes = await _deletes_of(call, [into, source]) if since else {}
             return _merge_preview(command, survivor, absorbed, deletes)
         outcome = await carry_out(
-            call, sent, [command], [survivor.uuid, source, absorbed.uuid]
+            call, keyed_write, [command], [survivor.uuid, source, absorbed.uuid]
         )
     if not outcome.visible:
-        return Answer(status=202, positions=outcome.positions)
+        return EndpointResult(status=202, positions=outcome.positions)
     after = await person_after(call, into, outcome)
-    return Answer(
+    return EndpointResult(
         body=after.shown(), positions=outcome.positions, headers=outcome.headers
     )
 
 
-async def reset_person_distinct_id(call: Call) -> Answer:
+async def reset_person_distinct_id(call: RestCall) -> EndpointResult:
     """Always answers 202. Distinct ids need no reset here."""
     call.read(ResetDistinctId)
-    return Answer(status=202)
+    return EndpointResult(status=202)
 
 
 COLLECTION_ROUTES = (
@@ -134,6 +141,7 @@ COLLECTION_ROUTES = (
         reset_person_distinct_id,
         body=ResetDistinctId,
         status=202,
+        name="reset_person_distinct_id",
     ),
 )
 ROUTES = (
@@ -146,6 +154,7 @@ ROUTES = (
         SplitBody,
         SplitDone,
         errors=(412,),
+        name="split_person",
     ),
     Route(
         "POST",
@@ -156,12 +165,13 @@ ROUTES = (
         MergeBody,
         (PersonBody, MergePreview),
         errors=(412,),
+        name="merge_person",
     ),
 )
 
 
-def _chosen(body: SplitBody) -> tuple[str | None, list[str] | None]:
-    """What the body asks for: (main_distinct_id, distinct_ids_to_split), at most one of them."""
+def _choice_of(body: SplitBody) -> tuple[str | None, list[str] | None]:
+    """(main_distinct_id, distinct_ids_to_split) of the body, at most one of them."""
     if body.distinct_ids_to_split is not None and body.main_distinct_id is not None:
         raise BadInput(
             "Not together with main_distinct_id.", attr="distinct_ids_to_split"
@@ -170,34 +180,38 @@ def _chosen(body: SplitBody) -> tuple[str | None, list[str] | None]:
 
 
 def _split_of(
-    chosen: tuple[str | None, list[str] | None], person: Person
+    choice: tuple[str | None, list[str] | None], person: Person
 ) -> tuple[UUID | None, tuple[UUID, ...]]:
     """(the fragment that stays alone or None, the fragments that leave)."""
     fragments = {member.distinct_id: member.fragment for member in person.members}
-    main, leaving = chosen
-    if leaving is not None:
-        if unknown := [one for one in leaving if one not in fragments]:
+    main, to_leave = choice
+    if to_leave is not None:
+        if unknown := [
+            distinct_id for distinct_id in to_leave if distinct_id not in fragments
+        ]:
             raise BadInput(
                 f"Not of this person: {unknown[0][:400]}", attr="distinct_ids_to_split"
             )
-        if len(set(leaving)) == len(fragments):
+        if len(set(to_leave)) == len(fragments):
             raise BadInput(
                 "At least one distinct id must stay.", attr="distinct_ids_to_split"
             )
-        return None, tuple(fragments[one] for one in dict.fromkeys(leaving))
+        return None, tuple(
+            fragments[distinct_id] for distinct_id in dict.fromkeys(to_leave)
+        )
     main = person.distinct_ids[0] if main is None else main
     if main not in fragments:
         raise BadInput("Not a distinct id of this person.", attr="main_distinct_id")
     return fragments[main], ()
 
 
-async def _source(call: Call, body: MergeBody) -> UUID:
+async def _source(call: RestCall, body: MergeBody) -> UUID:
     if (body.source is None) == (body.distinct_id is None):
         raise BadInput("Either source (an id or uuid) or distinct_id.", attr="source")
     if body.distinct_id is not None:
         return fragment_id(call.project.id, body.distinct_id)
     try:
-        return await call.fragment(str(body.source))
+        return await fragment_of(call, str(body.source))
     except BadInput:
         raise BadInput(
             "source must be an integer id or a uuid.", attr="source"
@@ -205,8 +219,8 @@ async def _source(call: Call, body: MergeBody) -> UUID:
 
 
 def _since(body: MergeBody) -> int:
-    """The time of an imported merge in microseconds, at least 1; 0 for one of now. Without a zone
-    it is UTC."""
+    """The time of an imported merge in microseconds, at least 1; 0 for a merge of now. A time
+    without a zone is UTC."""
     if body.timestamp is None:
         return 0
     moment = (
@@ -217,21 +231,21 @@ def _since(body: MergeBody) -> int:
     return max((moment - _EPOCH) // timedelta(microseconds=1), 1)
 
 
-async def _found(call: Call, fragment: UUID) -> tuple[Person, int]:
-    """The living person that holds a fragment, and the delete behind the life that was found;
-    NotFound."""
-    person = await call.holder(fragment)
+async def _person_and_erase(call: RestCall, fragment: UUID) -> tuple[Person, int]:
+    """The living person that holds a fragment, and the version of the delete before its present
+    life. NotFound when there is none."""
+    person = await holder_of(call, fragment)
     for member in person.members:
         if member.fragment == fragment:
             return person, member.erased
     erase, _ = (await _deletes_of(call, [fragment])).get(fragment, (0, 0))
-    return await call.holder(
-        fragment
+    return await holder_of(
+        call, fragment
     ), erase  # a delete between the two leaves nobody here, a later one is seen
 
 
-async def _before(call: Call, fragment: UUID, outcome: Outcome) -> Person:
-    """The person that an earlier split dissolved, as it was."""
+async def _before(call: RestCall, fragment: UUID, outcome: WriteOutcome) -> Person:
+    """The person as it was before an earlier split dissolved it."""
     until = await stamp_of(call.context, call.project.id, outcome.positions)
     before = (await persons_at(call.context, call.project.id, [fragment], until - 1))[0]
     if before is None:
@@ -240,37 +254,41 @@ async def _before(call: Call, fragment: UUID, outcome: Outcome) -> Person:
 
 
 async def _split_answer(
-    call: Call, outcome: Outcome, members: Sequence[UUID], stays: UUID
-) -> Answer:
+    call: RestCall, outcome: WriteOutcome, members: Sequence[UUID], stays: UUID
+) -> EndpointResult:
     """All persons involved, the remaining one first: as they are now, or as they were after the
     first request."""
     if not outcome.visible:
-        return Answer(status=202, positions=outcome.positions)
+        return EndpointResult(status=202, positions=outcome.positions)
     if outcome.first is None:
         after = await call.context.reads.by_fragments(call.project.id, members)
     else:
         until = await stamp_of(call.context, call.project.id, [outcome.first])
         after = await persons_at(call.context, call.project.id, members, until)
-    shown = _shown([one for one in after if one is not None], stays)
-    return Answer(
-        body={"success": True, "persons": shown},
+    summaries = _summaries([person for person in after if person is not None], stays)
+    return EndpointResult(
+        body={"success": True, "persons": summaries},
         positions=outcome.positions,
         headers=outcome.headers,
     )
 
 
-def _shown(persons: Iterable[Person], stays: UUID) -> list[dict[str, Any]]:
-    involved = list({one.uuid: one for one in persons}.values())
+def _summaries(persons: Iterable[Person], stays: UUID) -> list[dict[str, Any]]:
+    involved = list({person.uuid: person for person in persons}.values())
     involved.sort(
-        key=lambda one: all(member.fragment != stays for member in one.members)
+        key=lambda person: all(member.fragment != stays for member in person.members)
     )
     return [
-        {"uuid": str(one.uuid), "id": one.number, "distinct_ids": one.distinct_ids}
-        for one in involved
+        {
+            "uuid": str(person.uuid),
+            "id": person.number,
+            "distinct_ids": person.distinct_ids,
+        }
+        for person in involved
     ]
 
 
-async def _deletes_of(call: Call, fragments: Sequence[UUID]) -> Deletes:
+async def _deletes_of(call: RestCall, fragments: Sequence[UUID]) -> Deletes:
     rows = await call.context.store.rows(
         call.context.reads.queries["deletes_of"],
         project=call.project.id,
@@ -281,44 +299,45 @@ async def _deletes_of(call: Call, fragments: Sequence[UUID]) -> Deletes:
 
 def _merge_preview(
     command: Merge, survivor: Person, absorbed: Person, deletes: Deletes
-) -> Answer:
-    """Who would survive, who would be absorbed, and the properties on which they differ."""
-    (result, *_) = _tried(command, [survivor, absorbed], deletes)
-    ours, theirs, both = survivor.document(), absorbed.document(), result.document()
+) -> EndpointResult:
+    """The survivor, the absorbed person, and the properties on which they differ."""
+    (result, *_) = _trial_of(command, [survivor, absorbed], deletes)
+    survivor_properties = survivor.document()
+    absorbed_properties = absorbed.document()
+    merged = result.document()
     conflicts = [
         {
             "key": key,
-            "survivor": ours[key],
-            "absorbed": theirs[key],
-            "result": both.get(key),
+            "survivor": survivor_properties[key],
+            "absorbed": absorbed_properties[key],
+            "result": merged.get(key),
         }
-        for key in sorted(ours.keys() & theirs.keys())
-        if ours[key] != theirs[key] and survivor.uuid != absorbed.uuid
+        for key in sorted(survivor_properties.keys() & absorbed_properties.keys())
+        if survivor_properties[key] != absorbed_properties[key]
+        and survivor.uuid != absorbed.uuid
     ]
-    shown = {
+    persons = {
         "survivor": survivor.shown(),
         "absorbed": absorbed.shown(),
         "result": result.shown(),
     }
-    return Answer(body=shown | {"conflicts": conflicts})
+    return EndpointResult(body=persons | {"conflicts": conflicts})
 
 
-def _tried(
+def _trial_of(
     command: IdentityCommand, persons: Sequence[Person], deletes: Deletes = _NO_DELETES
 ) -> list[Person]:
-    """The persons that the command would leave, folded on copies. Raises what it would be refused
-    for."""
+    """The persons that the command would leave, folded on copies. Raises the reason of a
+    refusal."""
     book: dict[UUID, Membership] = {}
     for person in persons:
         for member in person.members:
             book[member.fragment] = membership = Membership(
                 command.project, member.fragment
             )
-            membership.root, membership.identified, membership.members = (
-                person.uuid,
-                member.identified,
-                (),
-            )
+            membership.root = person.uuid
+            membership.identified = member.identified
+            membership.members = ()
             membership.erase, membership.erased_at = deletes.get(
                 member.fragment, (0, 0)
             )
@@ -331,9 +350,13 @@ def _tried(
     members = {
         member.fragment: member for person in persons for member in person.members
     }
-    roots = [one for one in book.values() if one.root == one.id]
-    found = [
-        assemble(command.project, root.id, [members[one] for one in root.members])
+    roots = [
+        membership for membership in book.values() if membership.root == membership.id
+    ]
+    results = [
+        assemble(
+            command.project, root.id, [members[fragment] for fragment in root.members]
+        )
         for root in roots
     ]
-    return [person for person in found if person is not None]
+    return [person for person in results if person is not None]

@@ -78,8 +78,8 @@ def judge(patterns: Sequence[tuple[str, str]], attr: str) -> None:
     if sum(costs) > COST_MAX:
         key, _ = patterns[costs.index(max(costs))]
         raise BadInput(
-            f"The regular expressions cost {sum(costs)}, at most {COST_MAX} together, and most of all the filter of "
-            f"{key[:100]}: repeat less.",
+            f"The regular expressions cost {sum(costs)}, at most {COST_MAX} together, "
+            f"and most of all the filter of {key[:100]}: repeat less.",
             attr=attr,
         )
 
@@ -129,8 +129,8 @@ def _open(pattern: str, at: int, groups: list[_Group]) -> int:
 
 
 def _copies(repeat: re.Match[str]) -> int:
-    least, most = int(repeat[1]), int(repeat[3] or 0)
-    copies = max(least + 1 if repeat[2] and not repeat[3] else least, most, 1)
+    minimum, maximum = int(repeat[1]), int(repeat[3] or 0)
+    copies = max(minimum + 1 if repeat[2] and not repeat[3] else minimum, maximum, 1)
     return min(copies, COPIES_MAX + 1)
 
 
@@ -144,11 +144,11 @@ def _atom(pattern: str, at: int, *, folds: bool) -> tuple[int, int]:
     if pattern.startswith("\\Q", at):
         end = pattern.find("\\E", at + 2)
         text = pattern[at + 2 : end if end >= 0 else None]
-        return sum(_literal(one, folds=folds) for one in text), len(
+        return sum(_literal(letter, folds=folds) for letter in text), len(
             pattern
         ) if end < 0 else end + 2
-    if char == "\\" and (known := _UNICODE.match(pattern, at)) is not None:
-        return UNICODE, known.end()
+    if char == "\\" and (match := _UNICODE.match(pattern, at)) is not None:
+        return UNICODE, match.end()
     if char == "\\" and pattern[at + 1 : at + 2] in _ESCAPED:
         return _escaped(pattern[at + 1], folds=folds), at + 2
     point, at = _point(pattern, at)
@@ -161,10 +161,10 @@ def _class(pattern: str, at: int, *, folds: bool) -> tuple[int, int]:
     at += negated
     cost, first = 1, at
     while at < len(pattern) and (at == first or pattern[at] != "]"):
-        if (named := _NAMED.match(pattern, at)) is not None:
-            cost, at = cost + ANY + 5, named.end()
-        elif (known := _UNICODE.match(pattern, at)) is not None:
-            cost, at = cost + UNICODE, known.end()
+        if (posix := _NAMED.match(pattern, at)) is not None:
+            cost, at = cost + ANY + 5, posix.end()
+        elif (unicode := _UNICODE.match(pattern, at)) is not None:
+            cost, at = cost + UNICODE, unicode.end()
         elif pattern[at] == "\\" and pattern[at + 1 : at + 2] in _ESCAPED:
             cost, at = cost + _escaped(pattern[at + 1], folds=folds), at + 2
         else:

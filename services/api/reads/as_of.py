@@ -1,8 +1,5 @@
-"""Reading persons as of a moment: the timeline replayed up to it, by the folds that made the
-present.
-
-Never reads the present's tables: one cut through all partitions, by stamp.
-"""
+"""Reading persons as of a moment: the timeline replayed up to a stamp, by the folds that made the
+present. The tables of the present are not read."""
 
 from __future__ import annotations
 
@@ -15,7 +12,8 @@ from uuid import UUID
 import orjson
 
 from services.api.context import Context
-from services.api.reads.persons import Candidates, Cursor, page_of
+from services.api.reads.cursors import Cursor
+from services.api.reads.pagination import Candidates, page_of
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, Position, parse_positions
 from shared.domain.person.replay import Replay, members_of
@@ -46,34 +44,32 @@ async def moment(context: Context, project: int, text: str, attr: str = "as_of")
     """The stamp of an ISO time or of a position; BadInput when it is neither, or lies in the
     future.
 
-    A moment that commands may still be on their way to is waited for, so that asking again gives
+    Commands that may still be written with an earlier stamp are waited for, so that a repeat gets
     the same answer.
     """
     if _POSITION.match(text):
         return await stamp_of(context, project, parse_positions(text, attr), attr)
     try:
-        parsed = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        time = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
     except ValueError:
         raise BadInput(
             f"{attr} must be a time (ISO 8601) or a position (c.17.123456).", attr=attr
         ) from None
-    until = (
-        (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)) - _EPOCH
-    ) // timedelta(microseconds=1)
+    until = ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(
+        microseconds=1
+    )
     now = max(context.clock.now_us(), context.stamps.highest)
     if until > now:
         raise BadInput(f"{attr} lies in the future.", attr=attr)
     if until > now - UNSETTLED_US:
-        heads = [*await context.log.heads(COMMANDS), *await context.log.heads(IDENTITY)]
-        await context.watermarks.wait([head for head in heads if head.offset >= 0])
+        await context.wait_for_heads(COMMANDS, IDENTITY)
     return until
 
 
 async def persons_at(
     context: Context, project: int, fragments: Sequence[UUID], until: int
 ) -> list[Person | None]:
-    """The persons that held these fragments at a moment, in their order; None where nobody is to be
-    seen."""
+    """The persons that held these fragments at a moment, in their order; None for nobody."""
     pasts: dict[UUID, Replay] = {}
     await _replay(context, project, fragments, (until, pasts))
     await _replay(
@@ -108,7 +104,7 @@ async def persons_at(
 def candidates_at(
     context: Context, project: int, until: int, *, backwards: bool = False
 ) -> Candidates:
-    """The roots of a moment."""
+    """Candidates for a list as of a moment: its roots."""
     query = page_of(context.reads.queries["roots_page_at"], backwards=backwards)
 
     async def candidates(cursor: Cursor, limit: int) -> list[tuple[UUID, int]]:
@@ -153,9 +149,9 @@ async def facts(
     raise BadInput("This history is too long to be read at once.")
 
 
-def check_size(page: Sequence[Fact], held: int) -> int:
-    """How many bytes are held with these facts; BadInput when they are too many."""
-    size = held + bytes_of(page)
+def check_size(page: Sequence[Fact], size_before: int) -> int:
+    """The bytes of all facts so far, with these; BadInput when they are too many."""
+    size = size_before + bytes_of(page)
     if size > FACTS_BYTES_MAX:
         raise BadInput(
             f"More than {FACTS_BYTES_MAX} bytes of changes: too many for one timeline."
@@ -218,7 +214,7 @@ async def stamp_of(
 
 
 def _member(past: Replay) -> Member:
-    """As the present's rows would have it. When somebody was last seen is no part of the
+    """A member as the rows of the present would have it. The time it was last seen is not in the
     timeline."""
     fragment, membership = past.fragment, past.membership
     properties, cells = orjson.dumps(fragment.properties), orjson.dumps(fragment.cells)

@@ -6,12 +6,17 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-from services.api.reads.persons import Cursor
 from shared.domain.errors import BadInput
+
+Cursor = tuple[int, str]
+"""The place of a row: its time, and its name as text."""
+
+CURSOR_START = (2**63 - 1, "g")
+"""Before the newest person: the highest time, and a text above every uuid."""
 
 
 def format_cursor(cursor: Cursor, *, backwards: bool = False) -> str:
-    """Where a list goes on, or back to, as `next` and `previous` have it."""
+    """The text of a cursor, for the page after it or (`backwards`) before it."""
     text = f"{'<' if backwards else ''}{cursor[0]}:{cursor[1]}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -19,7 +24,7 @@ def format_cursor(cursor: Cursor, *, backwards: bool = False) -> str:
 def parse_cursor(
     text: str, start: Cursor, name: Callable[[str], Any] = str
 ) -> tuple[Cursor, bool]:
-    """(where to go on, whether to the page before); `name` raises ValueError for a text that can
+    """(cursor, whether the page before it is meant). `name` raises ValueError for a text that can
     name no row."""
     if not text:
         return start, False

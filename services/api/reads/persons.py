@@ -1,24 +1,20 @@
 """Reading persons: the addressed fragments and identities in one coalesced round, members in more
-where needed.
-
-Never decides what a person is: that is the domain's merged view.
-"""
+where needed. The domain's merged view decides what a person is."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 from services.api.reads.query_batcher import Coalesced
-from services.api.reads.row_cache import Key, Miss, RowCache
+from services.api.reads.row_cache import Miss, RowCache, RowKey
 from shared.domain.errors import NotFound
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_integer, position_key
 from shared.store.clickhouse.client import Store
-from shared.store.clickhouse.queries import Query
 from shared.store.lives import load_with_lives
 from shared.store.person import (
     PERSON_QUERIES,
@@ -36,55 +32,35 @@ from shared.store.person import (
 )
 from shared.store.shared_memory.segment import SharedMemory
 
-CANDIDATES_MIN, CANDIDATES_MAX = 100, 10_000
-"""Roots asked for at once: the query behind them costs the same for few and for many, and each
-takes 24 bytes."""
-
-ROWS_AT_ONCE = 100
-"""Persons put together at once: what a list of any length holds in memory."""
-
-ROUNDS_MAX = 100_000
-"""Rounds of candidates for one list: a thousand million persons."""
-
 ATTEMPTS_MAX = 3
 """A merge may land between the rounds of a read, which is then done again; not for ever."""
 
-MEMBERS_KNOWN_MAX = 20
+MEMBERS_CACHED_MAX = 20
 """Fragments of a person that is put together without a turn of its own; more take too long to look
 up one by one."""
 
-CURSOR_START = (2**63 - 1, "g")
-"""Before the newest person: the highest time, and a text above every uuid."""
-
-Rows = tuple[FragmentRow | None, IdentityRow | None]
+RowPair = tuple[FragmentRow | None, IdentityRow | None]
 """A fragment's row and that of its identity, as far as there are any."""
 
-NO_ROWS: Rows = (None, None)
+NO_PAIR: RowPair = (None, None)
 
 R = TypeVar("R", FragmentRow, IdentityRow)
 
 Places = dict[int, tuple[str, int]]
 """(topic, partition) by the integer of its position row's key."""
 
-KnownRows = tuple[UUID, list[Loaded]]
-Cursor = tuple[int, str]
-
-
-Candidates = Callable[[Cursor, int], Awaitable[list[tuple[UUID, int]]]]
-"""(root, created_at) of at most so many persons after a cursor, newest first."""
-
-Build = Callable[[Sequence[UUID]], Awaitable[list[Person | None]]]
-Judge = Callable[[Sequence[Person]], Awaitable[Sequence[bool]]]
+CachedRows = tuple[UUID, list[Loaded]]
 
 
 class Reads:
-    """All reads of persons of one API process. `seen` is told the stamps of position rows."""
+    """All reads of persons of one API process. `observe_stamp` is called with the stamps of
+    position rows."""
 
     def __init__(
         self,
         store: Store,
         partitions: Callable[[], dict[str, int]],
-        seen: Callable[[int], None],
+        observe_stamp: Callable[[int], None],
         memory: SharedMemory | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -92,14 +68,18 @@ class Reads:
         cached."""
         self._fragments: RowCache[FragmentRow] = RowCache(COMMANDS, memory, monotonic)
         self._identities: RowCache[IdentityRow] = RowCache(IDENTITY, memory, monotonic)
-        self._store, self._partitions, self._seen = store, partitions, seen
+        self._store = store
+        self._partitions = partitions
+        self._observe_stamp = observe_stamp
         self.queries = load_with_lives(Path(__file__).with_name("persons.sql"))
-        self._rows: Coalesced[Key, Rows] = Coalesced(self._load_rows)
-        self._whole: Coalesced[Key, FragmentRow] = Coalesced(self._load_whole)
+        self._rows: Coalesced[RowKey, RowPair] = Coalesced(self._load_rows)
+        self._whole: Coalesced[RowKey, FragmentRow] = Coalesced(self._load_whole)
         self._numbers: Coalesced[tuple[int, int], UUID] = Coalesced(self._load_numbers)
-        self.reached: dict[tuple[str, int], int] = {}
+        self.versions: dict[tuple[str, int], int] = {}
+        """How far reads reach, by (topic, partition): of the position rows that came with rows."""
+
         self.loads = 0
-        """How often the store was asked: `reached` is the same as long as this is."""
+        """How often the store was asked: `versions` are the same as long as this is."""
 
     @property
     def generation(self) -> int:
@@ -115,7 +95,7 @@ class Reads:
         return (await self.by_fragments(project, [fragment]))[0]
 
     async def holder(self, project: int, fragment: UUID) -> Person:
-        """The same, or NotFound."""
+        """The living person that holds a fragment, or NotFound."""
         person = await self.by_fragment(project, fragment)
         if person is None:
             raise NotFound("Not found.")
@@ -133,10 +113,10 @@ class Reads:
             root.int: (root, group_of(root, _identity(rows, root))) for root in roots
         }
         if unread := {
-            one.int: one
+            member.int: member
             for _, group in groups.values()
-            for one in group
-            if one.int not in rows
+            for member in group
+            if member.int not in rows
         }:
             rows |= await self._round(project, unread.values())
         if attempts > 1 and any(
@@ -145,15 +125,15 @@ class Reads:
             return await self.by_fragments(
                 project, fragments, attempts - 1
             )  # merged between two rounds
-        loaded = {
-            key: (root, [(one, *rows[one.int]) for one in group])
+        members = {
+            key: (root, [(member, *rows[member.int]) for member in group])
             for key, (root, group) in groups.items()
         }
-        built = {
+        persons = {
             key: person_of(project, root, await self._with_texts(project, group))
-            for key, (root, group) in loaded.items()
+            for key, (root, group) in members.items()
         }
-        return [built[root.int] for root in roots]
+        return [persons[root.int] for root in roots]
 
     async def row_of(self, project: int, fragment: UUID) -> FragmentRow | None:
         """The row of a fragment, whole, however large it is."""
@@ -165,10 +145,10 @@ class Reads:
             unread = unread_of(group)
             if not unread:
                 break
-            read = await self._whole.ask(
+            rows = await self._whole.ask(
                 [(project, fragment.int) for fragment in unread]
             )
-            whole = dict(zip(unread, read, strict=True))
+            whole = dict(zip(unread, rows, strict=True))
             group = [
                 (fragment, whole.get(fragment) or row, identity)
                 for fragment, row, identity in group
@@ -179,30 +159,32 @@ class Reads:
         self, project: int, fragments: Sequence[UUID]
     ) -> list[int | None]:
         """The integer ids of fragments, of erased ones too; None for one that never lived."""
-        rows = await self._round(project, fragments)
-        found = (row for row, _ in (rows[fragment.int] for fragment in fragments))
-        return [row.number if row is not None else None for row in found]
+        by_fragment = await self._round(project, fragments)
+        rows = (row for row, _ in (by_fragment[fragment.int] for fragment in fragments))
+        return [row.number if row is not None else None for row in rows]
 
-    async def _round(self, project: int, fragments: Iterable[UUID]) -> dict[int, Rows]:
+    async def _round(
+        self, project: int, fragments: Iterable[UUID]
+    ) -> dict[int, RowPair]:
         """The rows of fragments by their integers: those proven to be the newest, and the others
         asked for together."""
-        rows: dict[int, Rows] = {}
-        unread: list[Key] = []
+        rows: dict[int, RowPair] = {}
+        unread: list[RowKey] = []
         for fragment in fragments:
-            found = self._find(project, fragment)
-            if found is None:
+            pair = self._find(project, fragment)
+            if pair is None:
                 unread.append((project, fragment.int))
             else:
-                rows[fragment.int] = found
+                rows[fragment.int] = pair
         if not unread:
             return rows
-        read = await self._rows.ask(unread)
+        pairs = await self._rows.ask(unread)
         rows |= {
-            key[1]: pair or NO_ROWS for key, pair in zip(unread, read, strict=True)
+            key[1]: pair or NO_PAIR for key, pair in zip(unread, pairs, strict=True)
         }
         return rows
 
-    def _find(self, project: int, fragment: UUID) -> Rows | None:
+    def _find(self, project: int, fragment: UUID) -> RowPair | None:
         """A fragment's rows, when both are proven to be the newest."""
         key = project, fragment.int
         row, identity = self._fragments.get(key), self._identities.get(key)
@@ -212,32 +194,32 @@ class Reads:
             else (row, identity)
         )
 
-    def rows_known(self, project: int, fragment: UUID) -> KnownRows | None:
+    def cached_rows(self, project: int, fragment: UUID) -> CachedRows | None:
         """The root of the person that holds a fragment, and (member, fragment row, identity row) of
-        each member, when all are known to be the newest."""
-        named = self._find(project, fragment)
-        if named is None:
+        each member, when all are proven to be the newest."""
+        addressed = self._find(project, fragment)
+        if addressed is None:
             return None
-        _, identity = named
+        _, identity = addressed
         root = root_of(fragment, identity)
-        head = named if root is fragment else self._find(project, root)
+        head = addressed if root is fragment else self._find(project, root)
         if head is None:
             return None
         _, identity = head
         if root_of(root, identity) != root:
             return None
-        group = group_of(root, identity)
-        if len(group) > MEMBERS_KNOWN_MAX:
+        fragments = group_of(root, identity)
+        if len(fragments) > MEMBERS_CACHED_MAX:
             return None
-        found: list[Loaded] = []
-        for member in group:
+        members: list[Loaded] = []
+        for member in fragments:
             rows = head if member is root else self._find(project, member)
             if rows is None:
                 return None
-            found.append((member, *rows))
-        return root, found
+            members.append((member, *rows))
+        return root, members
 
-    async def _load_rows(self, keys: Sequence[Key]) -> dict[Key, Rows]:
+    async def _load_rows(self, keys: Sequence[RowKey]) -> dict[RowKey, RowPair]:
         results = await asyncio.gather(
             self._load_fragments(keys, ROW_BYTES_WHOLE),
             self._load_identities(keys),
@@ -254,12 +236,12 @@ class Reads:
             for key in fragments.keys() | identities.keys()
         }
 
-    async def _load_whole(self, keys: Sequence[Key]) -> dict[Key, FragmentRow]:
+    async def _load_whole(self, keys: Sequence[RowKey]) -> dict[RowKey, FragmentRow]:
         return await self._load_fragments(keys, ROW_BYTES_ANY)
 
     async def _load_fragments(
-        self, keys: Sequence[Key], row_bytes_max: int
-    ) -> dict[Key, FragmentRow]:
+        self, keys: Sequence[RowKey], row_bytes_max: int
+    ) -> dict[RowKey, FragmentRow]:
         snapshot = self._fragments.version_snapshot(keys)
         count = self._partitions()[COMMANDS]
         places = _places(
@@ -268,27 +250,29 @@ class Reads:
         rows = await self._newest(
             "fragments", places, keys, row_bytes_max=row_bytes_max
         )
-        found = self._by_key(map(FragmentRow._make, rows), places)
+        by_key = self._by_key(map(FragmentRow._make, rows), places)
         # a row without its texts is of no use to the next reader
         snapshot = {
             key: at
             for key, at in snapshot.items()
-            if key not in found or not is_cut(found[key])
+            if key not in by_key or not is_cut(by_key[key])
         }
-        self._fragments.put(snapshot, found, self.reached)
-        return found
+        self._fragments.put(snapshot, by_key, self.versions)
+        return by_key
 
-    async def _load_identities(self, keys: Sequence[Key]) -> dict[Key, IdentityRow]:
+    async def _load_identities(
+        self, keys: Sequence[RowKey]
+    ) -> dict[RowKey, IdentityRow]:
         snapshot = self._identities.version_snapshot(keys)
         count = self._partitions()[IDENTITY]
         places = _places(IDENTITY, {project % count for project, _ in keys})
         rows = await self._newest("identities", places, keys)
-        found = self._by_key(map(IdentityRow._make, rows), places)
-        self._identities.put(snapshot, found, self.reached)
-        return found
+        by_key = self._by_key(map(IdentityRow._make, rows), places)
+        self._identities.put(snapshot, by_key, self.versions)
+        return by_key
 
     async def _newest(
-        self, query: str, places: Places, keys: Sequence[Key], **bounds: int
+        self, query: str, places: Places, keys: Sequence[RowKey], **bounds: int
     ) -> list[tuple[Any, ...]]:
         """The newest rows of these keys, and the position rows of these places."""
         rows = await self._store.rows(
@@ -303,16 +287,16 @@ class Reads:
         self.loads += 1
         return rows
 
-    def _by_key(self, rows: Iterable[R], places: Places) -> dict[Key, R]:
+    def _by_key(self, rows: Iterable[R], places: Places) -> dict[RowKey, R]:
         """The rows by project and fragment; of the position rows, how far reads reach."""
-        found: dict[Key, R] = {}
+        by_key: dict[RowKey, R] = {}
         for row in rows:
             if row.project != 0:
-                found[row.project, row.fragment.int] = row
+                by_key[row.project, row.fragment.int] = row
             elif (place := places.get(row.fragment.int)) is not None:
-                self.reached[place] = row.version
-                self._seen(row.stamp)
-        return found
+                self.versions[place] = row.version
+                self._observe_stamp(row.stamp)
+        return by_key
 
     async def _load_numbers(
         self, keys: Sequence[tuple[int, int]]
@@ -325,7 +309,7 @@ class Reads:
         return {(project, number): fragment for project, number, fragment in rows}
 
 
-def _identity(rows: dict[int, Rows], fragment: UUID) -> IdentityRow | None:
+def _identity(rows: dict[int, RowPair], fragment: UUID) -> IdentityRow | None:
     _, identity = rows[fragment.int]
     return identity
 
@@ -335,70 +319,3 @@ def _places(topic: str, partitions: Iterable[int]) -> Places:
         position_key(topic, partition).int: (topic, partition)
         for partition in partitions
     }
-
-
-def page_of(query: Query, *, backwards: bool = False) -> Query:
-    """A query of roots in the direction of a list, or from its cursor back to the beginning."""
-    beyond, order = (">=", "ASC") if backwards else ("<", "DESC")
-    return query.filled(beyond=beyond, order=order)
-
-
-class Walk:
-    """The persons after a cursor, newest first, nothing twice and nothing missed while others
-    write: each step goes on after the last row (created_at, uuid), not at a count. `after` is where
-    the next walk goes on; None: nowhere."""
-
-    def __init__(
-        self, candidates: Candidates, build: Build, judge: Judge | None = None
-    ) -> None:
-        self._candidates, self._build, self._judge = candidates, build, judge
-        self.after: Cursor | None = None
-
-    async def batches(
-        self, cursor: Cursor, limit: int | None
-    ) -> AsyncIterator[list[Person]]:
-        """At most `limit` persons (None: all), ROWS_AT_ONCE or fewer at a time."""
-        left = limit
-        for _ in range(ROUNDS_MAX):
-            ask = CANDIDATES_MAX if left is None else min(left + 1, CANDIDATES_MAX)
-            ask = max(ask, CANDIDATES_MIN) if self._judge is not None else ask
-            rows = await self._candidates(cursor, ask)
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                found: list[Person] = []
-                for (root, created), person in await self._persons(
-                    rows[start : start + ROWS_AT_ONCE]
-                ):
-                    if person is not None:
-                        if left is not None and len(found) == left:
-                            self.after = cursor
-                            yield found
-                            return
-                        found.append(person)
-                    cursor = created, str(root)
-                left = None if left is None else left - len(found)
-                if found:
-                    yield found
-            if len(rows) < ask:
-                return
-
-    async def _persons(
-        self, rows: Sequence[tuple[UUID, int]]
-    ) -> list[tuple[tuple[UUID, int], Person | None]]:
-        """Each candidate, and its person if that is still its root and was judged right."""
-        built = await self._build([root for root, _ in rows])
-        pairs = [
-            (
-                (root, created),
-                person if person is not None and person.uuid == root else None,
-            )
-            for (root, created), person in zip(rows, built, strict=True)
-        ]
-        if self._judge is None:
-            return pairs
-        right = iter(
-            await self._judge([person for _, person in pairs if person is not None])
-        )
-        return [
-            (row, person if person is not None and next(right) else None)
-            for row, person in pairs
-        ]

@@ -1,7 +1,7 @@
-"""Coalescing: one query in flight for many readers, and the keys that are asked for meanwhile join
-the next.
+"""Coalescing: one query in flight for many readers; keys that are requested meanwhile join the
+next.
 
-Caches nothing: a read sees what the store holds after it was asked.
+Caches nothing: a read sees what the store holds after it began.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Coalesced(Generic[K, V]):
 
     async def _call(self, group: list[Pending[Sequence[K], list[V | None]]]) -> None:
         keys = list(dict.fromkeys([key for pending in group for key in pending.item]))
-        found: dict[K, V] = {}
+        values: dict[K, V] = {}
         for start in range(0, len(keys), KEYS_MAX):
-            found |= await self._many(keys[start : start + KEYS_MAX])
-        for keys_asked, _, future in group:
+            values |= await self._many(keys[start : start + KEYS_MAX])
+        for requested_keys, _, future in group:
             if not future.done():
-                future.set_result([found.get(key) for key in keys_asked])
+                future.set_result([values.get(key) for key in requested_keys])

@@ -1,4 +1,4 @@
-"""Bodies of persons whose rows are known to be the newest: rendered once, shown while the rows are
+"""Rendered bodies of persons whose rows are proven to be the newest, valid as long as the rows are
 the same."""
 
 from __future__ import annotations
@@ -38,23 +38,22 @@ class RenderedPersons:
         self._generation = 0
 
     def find(self, project: int, fragment: UUID) -> Rendered | None:
-        """The person that holds a fragment; None when the store must be asked, or there is
-        nobody."""
-        known = self._reads.rows_known(project, fragment)
-        if known is None:
+        """The person that holds a fragment; None for nobody, and when the store must be read."""
+        person_rows = self._reads.cached_rows(project, fragment)
+        if person_rows is None:
             return None
-        rows = [part for member in known[1] for part in member[1:]]
+        rows = [row for member in person_rows[1] for row in member[1:]]
         if (
             self._generation != self._reads.generation
         ):  # its rows are forgotten, so they are too
             self._generation = self._reads.generation
             self._bodies.clear()
-        found = self._bodies.get(fragment.int)
-        if found is not None:
-            former, rendered = found
+        cached = self._bodies.get(fragment.int)
+        if cached is not None:
+            former, rendered = cached
             if len(former) == len(rows) and all(map(is_, former, rows)):
                 return rendered
-        person = person_of(project, *known)
+        person = person_of(project, *person_rows)
         if person is None:
             return None
         rendered = Rendered(json_body(person.shown()), person.etag)

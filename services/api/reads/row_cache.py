@@ -23,7 +23,7 @@ again."""
 ROW_BYTES = 600
 """Of a row besides its texts: the tuple, its key and its place."""
 
-Key = tuple[int, int]
+RowKey = tuple[int, int]
 """A project and a fragment's integer: uuids take ten times as long to hash."""
 
 K = TypeVar("K")
@@ -46,11 +46,11 @@ class LruCache(Generic[K, V]):
         self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def get(self, key: K) -> V | None:
-        found = self._values.get(key)
-        if found is None:
+        entry = self._values.get(key)
+        if entry is None:
             return None
         self._values.move_to_end(key)
-        value, _ = found
+        value, _ = entry
         return value
 
     def put(self, key: K, value: V, size: int) -> None:
@@ -62,9 +62,9 @@ class LruCache(Generic[K, V]):
             self._bytes -= evicted
 
     def drop(self, key: K) -> None:
-        found = self._values.pop(key, None)
-        if found is not None:
-            _, size = found
+        entry = self._values.pop(key, None)
+        if entry is not None:
+            _, size = entry
             self._bytes -= size
 
     def clear(self) -> None:
@@ -83,11 +83,11 @@ class RowCache(Generic[R]):
         self.generation = 0
         """How often the cache was cleared."""
 
-        self._rows: LruCache[Key, tuple[R | None, int, int]] = LruCache(
+        self._rows: LruCache[RowKey, tuple[R | None, int, int]] = LruCache(
             CACHE_BYTES_MAX
         )  # row, slot, version
 
-    def get(self, key: Key) -> R | Miss | None:
+    def get(self, key: RowKey) -> R | Miss | None:
         """The row as it is in the table now; None when the table has none; MISS when the table must
         be read."""
         if self._memory is None:
@@ -96,16 +96,16 @@ class RowCache(Generic[R]):
             self._until = self._monotonic() + CACHE_SECONDS_MAX
             self._rows.clear()
             self.generation += 1
-        found = self._rows.get(key)
-        if found is None:
+        entry = self._rows.get(key)
+        if entry is None:
             return MISS
-        row, slot, version = found
+        row, slot, version = entry
         if self._memory.versions.read_version(slot) != version:
             self._rows.drop(key)
             return MISS
         return row
 
-    def version_snapshot(self, keys: Sequence[Key]) -> dict[Key, tuple[int, int]]:
+    def version_snapshot(self, keys: Sequence[RowKey]) -> dict[RowKey, tuple[int, int]]:
         """(slot, version) of the keys that may be cached, for `put`. Call it before the table is
         read."""
         if self._memory is None:
@@ -120,18 +120,19 @@ class RowCache(Generic[R]):
 
     def put(
         self,
-        snapshot: dict[Key, tuple[int, int]],
-        rows: dict[Key, R],
-        reached: dict[tuple[str, int], int],
+        snapshot: dict[RowKey, tuple[int, int]],
+        rows: dict[RowKey, R],
+        table_versions: dict[tuple[str, int], int],
     ) -> None:
-        """Cache the rows read; `reached` is the table's version in each partition, by (topic,
-        partition)."""
+        """Cache the rows read; `table_versions` is how far the table is, by (topic, partition)."""
         if self._memory is None:
             return
         topic, versions, board = self._topic, self._memory.versions, self._memory.board
         for key, (slot, version) in snapshot.items():
             partition = versions.partition(topic, *key)
-            if reached.get((topic, partition), 0) > board.published(topic, partition):
+            if table_versions.get((topic, partition), 0) > board.published(
+                topic, partition
+            ):
                 continue  # a writer that marks nothing
             row = rows.get(key)
             size = ROW_BYTES + sum(

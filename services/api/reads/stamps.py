@@ -1,4 +1,4 @@
-"""What a command is stamped with: its id and its time. Never goes back."""
+"""Ids and stamps of commands. Stamps never go back."""
 
 from __future__ import annotations
 
@@ -36,5 +36,6 @@ class Stamps:
         self.highest = first + max(count, 1) - 1
         return first
 
-    def seen(self, stamp: int) -> None:
+    def observe(self, stamp: int) -> None:
+        """Issue no stamp below this one from now on."""
         self.highest = max(self.highest, stamp)

@@ -1,5 +1,4 @@
-"""Waiting for positions: one poller per process, and only while somebody waits. Never answers stale
-as fresh."""
+"""Waiting for positions: one poller per process, running only while somebody waits."""
 
 from __future__ import annotations
 
@@ -34,12 +33,13 @@ class Watermarks:
         self,
         store: Store,
         query: Query,
-        seen: Callable[[int], None],
+        observe_stamp: Callable[[int], None],
         board: PositionBoard | None = None,
     ) -> None:
         """`board` where writers confirm what they wrote; the store is asked all the same, less
         often."""
-        self._store, self._query, self._seen, self._board = store, query, seen, board
+        self._store, self._query, self._board = store, query, board
+        self._observe_stamp = observe_stamp
         self._versions: dict[tuple[str, int], int] = {}
         self._waiters: dict[asyncio.Future[None], Sequence[Position]] = {}
         self._poller: asyncio.Task[None] | None = None
@@ -51,9 +51,9 @@ class Watermarks:
     ) -> None:
         """Return once every position is visible to reads; NotYet after `seconds`. A missing row
         means stale."""
-        if not self.passed(positions):
+        if not self.covers(positions):
             self._look()
-        if self.passed(positions):
+        if self.covers(positions):
             return
         if len(self._waiters) >= WAITERS_MAX:
             raise NotYet("Too many requests wait for the projection.")
@@ -76,7 +76,7 @@ class Watermarks:
         for key, version, stamp in rows:
             if (place := partition_of_key(key)) is not None:
                 self._versions[place] = max(version, self._versions.get(place, 0))
-                self._seen(stamp)
+                self._observe_stamp(stamp)
 
     async def close(self) -> None:
         if self._poller is not None:
@@ -84,11 +84,11 @@ class Watermarks:
             await asyncio.gather(self._poller, return_exceptions=True)
 
     def versions(self) -> dict[tuple[str, int], int]:
-        """As of the last poll."""
+        """The versions of the last poll, by (topic, partition)."""
         return dict(self._versions)
 
-    def passed(self, positions: Sequence[Position]) -> bool:
-        """Whether the last poll saw them all."""
+    def covers(self, positions: Sequence[Position]) -> bool:
+        """Whether reads saw all these positions at the last poll."""
         return all(
             self._versions.get((position.topic, position.partition), 0)
             >= position.version
@@ -96,7 +96,7 @@ class Watermarks:
         )
 
     def _must_ask(self) -> bool:
-        """Whether only the store can tell: of deletions nobody confirms anything."""
+        """Whether only the store can tell: no writer confirms here, or none confirms deletions."""
         return self._board is None or any(
             position.topic == DELETIONS
             for positions in self._waiters.values()
@@ -110,12 +110,12 @@ class Watermarks:
         ):
             if version > self._versions.get((topic, partition), 0):
                 self._versions[topic, partition] = version
-                self._seen(stamp)
+                self._observe_stamp(stamp)
                 self.polls += 1
 
     async def _poll(self) -> None:
-        """Until nobody waits: ask the store, ever less often; where writers confirm, look at that
-        in between."""
+        """Poll until nobody waits: the store ever less often, and between two polls what writers
+        confirm."""
         loop = asyncio.get_running_loop()
         pause = POLL_SECONDS_MIN if self._must_ask() else POLL_SECONDS_MAX
         asked_at = float("-inf") if self._must_ask() else loop.time()
@@ -136,6 +136,6 @@ class Watermarks:
                 )
             self._look()
             for future, positions in self._waiters.items():
-                if not future.done() and self.passed(positions):
+                if not future.done() and self.covers(positions):
                     future.set_result(None)
             await asyncio.sleep(pause if self._must_ask() else LOOK_SECONDS)

@@ -10,13 +10,14 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http.guards.costly import always
 from services.api.http.parameters import LIMIT, Text
 from services.api.http.rendering import NDJSON, Lines
-from services.api.http.routing import Answer, Route
-from services.api.reads.cursors import format_cursor, parse_cursor
-from services.api.reads.persons import Cursor, page_of
+from services.api.http.routing import EndpointResult, Route
+from services.api.reads.cursors import Cursor, format_cursor, parse_cursor
+from services.api.reads.lookup import person_of
+from services.api.reads.pagination import page_of
 from services.api.writes.block_writer import Copy
 from services.api.writes.schemas import RecordingPage
 from shared.domain.errors import NotFound
@@ -26,7 +27,7 @@ from shared.store.person import Person, iso
 CURSOR = Text(
     "cursor",
     "The place to continue from. Use the URL in `next`.",
-    most=140,
+    chars_max=140,
     form="cursor",
 )
 
@@ -68,11 +69,11 @@ class SessionBlock(NamedTuple):
     copies: list[Copy]
 
 
-async def recordings(call: Call) -> Answer:
+async def recordings(call: RestCall) -> EndpointResult:
     """List the recorded sessions of a person, newest first."""
-    limit = call.asked(LIMIT)
-    cursor, backwards = parse_cursor(call.asked(CURSOR), START)
-    person = await call.person()
+    limit = call.parameter(LIMIT)
+    cursor, backwards = parse_cursor(call.parameter(CURSOR), START)
+    person = await person_of(call)
     if backwards:
         rows = await _page(call, person, cursor, limit + 1, backwards=True)
         cursor = rows[limit].cursor if len(rows) > limit else START
@@ -80,23 +81,23 @@ async def recordings(call: Call) -> Answer:
     url = call.request.url
     following = format_cursor(rows[limit - 1].cursor) if len(rows) > limit else None
     previous = format_cursor(cursor, backwards=True) if cursor != START else None
-    return Answer(
+    return EndpointResult(
         body={
-            "results": _shown(person, rows[:limit]),
+            "results": _items(person, rows[:limit]),
             "next": str(url.update_query(cursor=following)) if following else None,
             "previous": str(url.update_query(cursor=previous)) if previous else None,
         }
     )
 
 
-async def recording(call: Call) -> Answer:
+async def recording(call: RestCall) -> EndpointResult:
     """Get the snapshots of a recorded session as NDJSON, in the order of time."""
-    person = await call.person()
+    person = await person_of(call)
     pages = _places(call, person, call.request.parameters["session"])
     first = await anext(pages)
     if not first:
         raise NotFound("Not found.")
-    return Answer(body=Lines(_lines(call, first, pages)))
+    return EndpointResult(body=Lines(_lines(call, first, pages)))
 
 
 COLLECTION_ROUTES = ()
@@ -109,6 +110,7 @@ ROUTES = (
         (LIMIT, CURSOR),
         answers=RecordingPage,
         costly=always,
+        name="list_recordings",
     ),
     Route(
         "GET",
@@ -117,29 +119,30 @@ ROUTES = (
         recording,
         produces=NDJSON,
         costly=always,
+        name="get_recording",
     ),
 )
 
 
 async def archived_sessions(
-    call: Call, person: Person, until: int
+    call: RestCall, person: Person, until: int
 ) -> AsyncIterator[list[dict[str, Any]]]:
     """All sessions, for an archive."""
     cursor = START
     for _ in range(PAGES_MAX):
         rows = await _page(call, person, cursor, SESSIONS_AT_ONCE, until=until)
-        yield _shown(person, rows)
+        yield _items(person, rows)
         if len(rows) < SESSIONS_AT_ONCE:
             return
         cursor = rows[-1].cursor
 
 
 async def archived_snapshots(
-    call: Call, person: Person, until: int
+    call: RestCall, person: Person, until: int
 ) -> AsyncIterator[list[orjson.Fragment]]:
     """The snapshots of all sessions, block by block, each with its session."""
     async for sessions in archived_sessions(call, person, until):
-        for session in (one["session_id"] for one in sessions):
+        for session in (item["session_id"] for item in sessions):
             beginning = b'{"session_id":"' + session.encode() + b'","snapshot":'
             async for places in _places(call, person, session, until):
                 for copies in places:
@@ -148,7 +151,7 @@ async def archived_snapshots(
 
 
 async def _page(
-    call: Call,
+    call: RestCall,
     person: Person,
     cursor: Cursor,
     limit: int,
@@ -165,7 +168,7 @@ async def _page(
 
 
 async def _places(
-    call: Call, person: Person, session: str, until: int = FOREVER
+    call: RestCall, person: Person, session: str, until: int = FOREVER
 ) -> AsyncIterator[list[list[Copy]]]:
     """Where the blocks of a session lie, in the order of their time, each with its copies; a page
     at least."""
@@ -189,16 +192,16 @@ async def _places(
 
 
 async def _lines(
-    call: Call, first: list[list[Copy]], rest: AsyncIterator[list[list[Copy]]]
+    call: RestCall, first: list[list[Copy]], others: AsyncIterator[list[list[Copy]]]
 ) -> AsyncIterator[bytes]:
     for copies in first:
         yield await call.context.blocks.read(copies)
-    async for places in rest:
+    async for places in others:
         for copies in places:
             yield await call.context.blocks.read(copies)
 
 
-def _reach(call: Call, person: Person, until: int) -> dict[str, Any]:
+def _reach(call: RestCall, person: Person, until: int) -> dict[str, Any]:
     return {
         "project": call.project.id,
         "fragments": [member.fragment for member in person.members],
@@ -206,7 +209,7 @@ def _reach(call: Call, person: Person, until: int) -> dict[str, Any]:
     }
 
 
-def _shown(person: Person, rows: list[SessionRow]) -> list[dict[str, Any]]:
+def _items(person: Person, rows: list[SessionRow]) -> list[dict[str, Any]]:
     names = {member.fragment: member.distinct_id for member in person.members}
     return [
         {

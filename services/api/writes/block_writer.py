@@ -64,7 +64,7 @@ Copy = tuple[str, int, int]
 """(object, start, length): where a block lies, or should."""
 
 
-class Blocks:
+class BlockStore:
     """All blocks that one API process writes and reads. `append` puts commands into the log."""
 
     def __init__(
@@ -192,7 +192,7 @@ class Blocks:
         return positions
 
 
-def packed(lines: Sequence[bytes]) -> bytes:
+def pack(lines: Sequence[bytes]) -> bytes:
     """The content of a block."""
     return zlib.compress(b"".join(line + b"\n" for line in lines), COMPRESSION)
 

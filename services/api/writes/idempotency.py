@@ -13,9 +13,10 @@ from uuid import UUID
 
 import msgspec
 
-from services.api.calls import Call
+from services.api.calls import RestCall
 from services.api.http import errors
 from services.api.reads.as_of import persons_at, stamp_of
+from services.api.writes.submission import append_and_wait
 from shared.domain.commands import Command
 from shared.domain.errors import BadInput, NotFound, PreconditionFailed
 from shared.domain.ids import COMMANDS, Position, hash64
@@ -42,7 +43,7 @@ class Keyed(msgspec.Struct, frozen=True, kw_only=True):
     digest: int = 0
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class WriteOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a write did. `visible` is False while reads do not see it; `first` is another request's
     position."""
 
@@ -55,65 +56,68 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return REPLAYED if self.first is not None else {}
 
 
-def keyed(call: Call, fragment: UUID, *asked: Any) -> Keyed:
+def keyed(call: RestCall, fragment: UUID, *operands: Any) -> Keyed:
     """The key of this call, whose scope is the project, the addressed fragment and the key.
 
-    `asked` is what a repeat must ask for too.
+    `operands` are what a repeat must ask for too.
     """
-    sent = call.request.headers.get("Idempotency-Key")
-    if sent is None:
+    text = call.request.headers.get("Idempotency-Key")
+    if text is None:
         return Keyed(fragment=fragment)
     return Keyed(
         fragment=fragment,
-        key=hash64(f"{call.project.id}:{fragment}:{sent}"),
-        digest=hash64(msgspec.json.encode(asked, order="sorted").decode()),
+        key=hash64(f"{call.project.id}:{fragment}:{text}"),
+        digest=hash64(msgspec.json.encode(operands, order="sorted").decode()),
     )
 
 
-def envelope(call: Call, sent: Keyed) -> dict[str, Any]:
+def envelope(call: RestCall, write: Keyed) -> dict[str, Any]:
     """What a command says of the request that it comes with, received now."""
     return {
         "id": call.context.mint(),
-        "key": sent.key,
-        "digest": sent.digest,
+        "key": write.key,
+        "digest": write.digest,
         "project": call.project.id,
         "at": call.context.stamps.reserve(1),
         "actor": call.actor,
     }
 
 
-async def earlier(call: Call, topic: str, sent: Keyed) -> Outcome | None:
+async def earlier(call: RestCall, topic: str, write: Keyed) -> WriteOutcome | None:
     """The outcome of the request that came with this key before; None if there was none.
 
     Raises what that one was refused for, and 422 when it asked for something else.
     """
-    position = await _first(call, topic, sent)
+    position = await _first(call, topic, write)
     if position is None:
         return None
-    await _check(call, position, [sent.fragment] if topic == COMMANDS else [])
-    return Outcome(positions=[position], visible=True, first=position)
+    await _check(call, position, [write.fragment] if topic == COMMANDS else [])
+    return WriteOutcome(positions=[position], visible=True, first=position)
 
 
 async def carry_out(
-    call: Call, sent: Keyed, commands: Sequence[Command], refusable: Sequence[UUID] = ()
-) -> Outcome:
+    call: RestCall,
+    write: Keyed,
+    commands: Sequence[Command],
+    refusable: Sequence[UUID] = (),
+) -> WriteOutcome:
     """Append, wait, and see whether it counted. `refusable` are the fragments that a refusal would
     be recorded on."""
-    positions, visible = await call.write(commands)
+    positions, visible = await append_and_wait(call, commands)
     if not visible:
-        return Outcome(positions=positions, visible=False)
+        return WriteOutcome(positions=positions, visible=False)
     own = positions[0]
-    counts = await _first(call, own.topic, sent) or own
-    if refusable or sent.key:
-        await _check(call, counts, [sent.fragment, *refusable])
-    return Outcome(
+    counts = await _first(call, own.topic, write) or own
+    if refusable or write.key:
+        await _check(call, counts, [write.fragment, *refusable])
+    return WriteOutcome(
         positions=[counts] if counts != own else positions,
         visible=True,
         first=counts if counts != own else None,
     )
 
 
-async def person_after(call: Call, fragment: UUID, outcome: Outcome) -> Person:
+async def person_after(call: RestCall, fragment: UUID, outcome: WriteOutcome) -> Person:
     """The person that holds a fragment: as it is now, or as it was right after the first request.
     NotFound if gone."""
     reads, project = call.context.reads, call.project.id
@@ -129,29 +133,29 @@ async def person_after(call: Call, fragment: UUID, outcome: Outcome) -> Person:
     return person
 
 
-async def _first(call: Call, topic: str, sent: Keyed) -> Position | None:
-    if not sent.key:
+async def _first(call: RestCall, topic: str, write: Keyed) -> Position | None:
+    if not write.key:
         return None
     rows = await call.context.store.rows(
         call.context.reads.queries[
             "fragment_keys" if topic == COMMANDS else "identity_keys"
         ],
         project=call.project.id,
-        fragment=sent.fragment,
+        fragment=write.fragment,
     )
     generations = call.context.generations
     recent = [each for columns in rows for each in zip(*columns, strict=False)]
     for key, digest, version in recent:
-        if key == sent.key:
-            if digest != sent.digest:
+        if key == write.key:
+            if digest != write.digest:
                 raise errors.key_reused()
             if topic == COMMANDS:
-                return generations.of_fragment(sent.fragment, version)
+                return generations.of_fragment(write.fragment, version)
             return generations.of_project(call.project.id, version)
     return None
 
 
-async def _check(call: Call, position: Position, fragments: Sequence[UUID]) -> None:
+async def _check(call: RestCall, position: Position, fragments: Sequence[UUID]) -> None:
     """Raise what the record at a position was refused for."""
     rows = await call.context.store.rows(
         call.context.reads.queries["refusals"],

@@ -16,7 +16,7 @@ BATCH_MAX = 200
 """Persons of one batch read; more is refused, never cut."""
 
 PropertyName = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
-Properties = Annotated[dict[PropertyName, Any], Meta(max_length=PROPERTIES_MAX)]
+PropertyMap = Annotated[dict[PropertyName, Any], Meta(max_length=PROPERTIES_MAX)]
 DistinctId = Annotated[str, Meta(max_length=DISTINCT_ID_CHARS_MAX)]
 UuidText = Annotated[str, Meta(max_length=100, extra_json_schema={"format": "uuid"})]
 PersonId = (
@@ -28,7 +28,7 @@ PersonId = (
 class Update(Struct):
     """Properties to set."""
 
-    properties: Annotated[Properties, Meta(examples=[{"plan": "pro"}])]
+    properties: Annotated[PropertyMap, Meta(examples=[{"plan": "pro"}])]
 
 
 class UpdateProperty(Struct):
@@ -51,7 +51,7 @@ class DeleteProperty(Struct, rename={"unset": "$unset"}):
     ) = UNSET
 
 
-class Split(Struct):
+class SplitBody(Struct):
     """At most one of both fields. Without either, the first distinct id stays alone."""
 
     main_distinct_id: DistinctId | None = None
@@ -60,7 +60,7 @@ class Split(Struct):
     ) = None
 
 
-class Merge(Struct):
+class MergeBody(Struct):
     """Exactly one of `source` and `distinct_id`, the person to absorb. `timestamp` is for imports:
     since when both are one person. If one of the two ids was deleted after it, nothing is merged
     (404)."""
@@ -97,7 +97,7 @@ class Distinct(Struct):
     distinct_ids: int
 
 
-class Person(Struct):
+class PersonBody(Struct):
     """A person, now or at a past moment. `properties_left_out` is there when it holds more than one
     person can show."""
 
@@ -112,7 +112,7 @@ class Person(Struct):
     properties_left_out: Distinct | UnsetType = UNSET
 
 
-class LeftOut(Struct):
+class LeftOutBody(Struct):
     """Properties beyond the limits: the number of names, their bytes with the values, the first few
     names."""
 
@@ -121,18 +121,18 @@ class LeftOut(Struct):
     first: list[str]
 
 
-class Warned(LeftOut):
+class Warned(LeftOutBody):
     field: Literal["properties"]
     why: str
 
 
-class Updated(Person, kw_only=True):
+class Updated(PersonBody, kw_only=True):
     """The person after a write, with `warnings` when part of it was left out."""
 
     warnings: list[Warned] | UnsetType = UNSET
 
 
-class PersonRow(Person, kw_only=True):
+class PersonRow(PersonBody, kw_only=True):
     """A person in a list."""
 
     type: Literal["person"]
@@ -184,16 +184,16 @@ class Conflict(Struct):
 class MergePreview(Struct):
     """The result of a merge that was not carried out."""
 
-    survivor: Person
-    absorbed: Person
-    result: Person
+    survivor: PersonBody
+    absorbed: PersonBody
+    result: PersonBody
     conflicts: list[Conflict]
 
 
-class Batch(Struct):
+class PersonBatch(Struct):
     """Persons by the ids of the request. Unknown ids are omitted."""
 
-    results: dict[str, Person]
+    results: dict[str, PersonBody]
 
 
 class Value(Struct):
@@ -216,7 +216,7 @@ class PointInTime(Struct):
     distinct_ids_count: int
 
 
-class PersonAtTime(Person, kw_only=True):
+class PersonAtTime(PersonBody, kw_only=True):
     point_in_time_metadata: PointInTime
 
 
@@ -242,7 +242,7 @@ class Point(Struct):
     keys: list[str] | UnsetType = UNSET
     before: dict[str, Any] | UnsetType = UNSET
     after: dict[str, Any] | UnsetType = UNSET
-    left_out: LeftOut | UnsetType = UNSET
+    left_out: LeftOutBody | UnsetType = UNSET
 
 
 class Timeline(Struct):

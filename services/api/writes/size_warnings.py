@@ -8,24 +8,24 @@ from uuid import UUID
 
 import orjson
 
-from services.api.calls import Call
-from services.api.writes.idempotency import Outcome
+from services.api.calls import RestCall
+from services.api.writes.idempotency import WriteOutcome
 from shared.domain.person.cells import same
 from shared.domain.person.view import Member
 
 WHY = "This distinct id holds as much as one can: 512 KiB of properties, 2,000 names."
 
 
-def told(text: str) -> dict[str, Any] | None:
+def left_out_of(text: str) -> dict[str, Any] | None:
     """What a fact left out; None for nothing."""
     return orjson.loads(text) if text else None
 
 
 async def warnings_of(
-    call: Call,
+    call: RestCall,
     fragment: UUID,
-    outcome: Outcome,
-    sent: dict[str, Any],
+    outcome: WriteOutcome,
+    properties: dict[str, Any],
     member: Member | None,
 ) -> dict[str, Any]:
     """`warnings` for the answer of a write that set properties; nothing when there was room for
@@ -34,9 +34,10 @@ async def warnings_of(
     `member` is the fragment afterwards: where it shows what was sent, nobody needs to be asked.
     """
     if outcome.first is None and member is not None:
-        shown = orjson.loads(member.properties) if member.properties else {}
+        visible = orjson.loads(member.properties) if member.properties else {}
         if all(
-            name in shown and same(shown[name], value) for name, value in sent.items()
+            name in visible and same(visible[name], value)
+            for name, value in properties.items()
         ):
             return {}
     rows = await call.context.store.rows(

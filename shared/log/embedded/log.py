@@ -103,7 +103,7 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
             linger=Linger(cycle=CYCLE_SECONDS),
             name="log commits",
         )
-        self._waiting = Waiting(self._appends.drop)
+        self._waiting = Waiting(self._appends.drop, self._trouble)
         self._commits: SimpleQueue[_Commit | None] = SimpleQueue()
         self._writer: threading.Thread | None = None
         self._executor = ThreadPoolExecutor(1, "log-heads")
@@ -431,7 +431,8 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
             db.execute(frames.TOUCH)
         for part, base, count, *_ in rows:
             offsets[part] = base + count
-            self._doubts.raised(firsts[part]._replace(offset=base + count - 1))
+            last = firsts[part]._replace(offset=base + count - 1)
+            self._doubts.raised(last, gathered[part][-1][1])
         return positions
 
     def _forget(self, before_us: int) -> int:

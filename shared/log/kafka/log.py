@@ -33,6 +33,7 @@ from shared.log.kafka.seal import is_sealed, seal
 from shared.log.port import HEADS_SECONDS_MAX, RETENTION_SECONDS, Entry, Record
 from shared.log.record_accumulator import BATCH_BYTES_MAX, Lanes
 from shared.log.waiting import Appended
+from shared.runtime.trouble import Trouble
 
 START_ATTEMPTS_MAX = 5
 """A broker that is just starting answers within a few; then the supervisor starts us again."""
@@ -70,7 +71,9 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         self._node: int | None = None
         self._producer: AIOKafkaProducer | None = None
         self._watcher: AIOKafkaConsumer | None = None
-        self._lanes = Lanes(self._send, generation)
+        self._trouble = Trouble("log")
+        self._lanes = Lanes(self._send, generation, self._trouble)
+        self._failing: set[tuple[str, int]] = set()
         self._renewing: asyncio.Lock = asyncio.Lock()
         self._reading: asyncio.Lock = asyncio.Lock()
 
@@ -209,7 +212,25 @@ class KafkaLog(Doubtful[LogIdentity | None]):
     async def _send(
         self, topic: str, partition: int, records: list[tuple[bytes, bytes]]
     ) -> list[int]:
-        """One batch from the front of `records`: the offsets it got; raises LogUnavailable."""
+        """Send one batch from the front of `records`; return its offsets, or raise LogUnavailable.
+
+        The log tells once why appends fail, and once that none does any longer.
+        """
+        try:
+            offsets = await self._send_batch(topic, partition, records)
+        except LogUnavailable as error:
+            self._failing.add((topic, partition))
+            self._trouble.is_now(error.detail)
+            raise
+        if self._trouble.detail:
+            self._failing.discard((topic, partition))
+            if not self._failing:
+                self._trouble.is_now("")
+        return offsets
+
+    async def _send_batch(
+        self, topic: str, partition: int, records: list[tuple[bytes, bytes]]
+    ) -> list[int]:
         producer = self._producer
         if producer is None:
             raise LogUnavailable
@@ -244,9 +265,8 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         ):  # nothing was seen of this partition
             self._doubts.add()
         self._doubts.rises(Position(topic, partition, base, self.generation), floor)
-        self._doubts.raised(
-            Position(topic, partition, base + taken - 1, self.generation)
-        )
+        last = Position(topic, partition, base + taken - 1, self.generation)
+        self._doubts.raised(last, records[taken - 1][1])
         return list(range(base, base + taken))
 
     async def _ends(

@@ -18,12 +18,15 @@ def page_of(described: dict[str, Any]) -> str:
         for method, operation in operations.items()
     ]
     style = (
-        "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}code,pre{background:#f3f3f3}"
+        "body{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "code,pre{background:#f3f3f3}"
         "h2{font-size:1.1rem;border-top:1px solid #ccc;padding-top:1rem}"
-        "td{text-align:left;padding:.1rem .8rem .1rem 0;vertical-align:top}pre{padding:.6rem;overflow:auto}"
+        "td{text-align:left;padding:.1rem .8rem .1rem 0;vertical-align:top}"
+        "pre{padding:.6rem;overflow:auto}"
     )
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>personlog</title><style>{style}</style>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>personlog</title>'
+        f"<style>{style}</style>"
         f"<h1>personlog</h1><p>{html.escape(described['info']['description'])}</p>"
         f'<p><a href="/openapi.json">/openapi.json</a></p>{"".join(rows)}</html>'
     )
@@ -31,28 +34,28 @@ def page_of(described: dict[str, Any]) -> str:
 
 def _section(path: str, method: str, operation: dict[str, Any]) -> str:
     escape = html.escape
+    anchor = escape(operation["operationId"])
     parts = [
-        f'<h2 id="{escape(operation["operationId"])}"><code>{method.upper()} {escape(path)}</code></h2>',
+        f'<h2 id="{anchor}"><code>{method.upper()} {escape(path)}</code></h2>',
         f"<p>{escape(operation['summary'])} {escape(operation.get('description', ''))}</p>",
         _table(
             (
-                one["name"],
-                one["in"],
-                one["description"],
-                _limits(one["schema"]),
-                one.get("example", ""),
+                parameter["name"],
+                parameter["in"],
+                parameter["description"],
+                _limits(parameter["schema"]),
+                parameter.get("example", ""),
             )
-            for one in operation.get("parameters", ())
+            for parameter in operation.get("parameters", ())
         ),
     ]
     if "requestBody" in operation:
-        parts.append(
-            f"<p>Body:</p><pre>{escape(json_body(operation['requestBody']['content'][JSON]).decode())}</pre>"
-        )
+        body = json_body(operation["requestBody"]["content"][JSON]).decode()
+        parts.append(f"<p>Body:</p><pre>{escape(body)}</pre>")
     parts.append(
         _table(
-            (status, one["description"])
-            for status, one in operation["responses"].items()
+            (status, response["description"])
+            for status, response in operation["responses"].items()
         )
     )
     return "".join(parts)

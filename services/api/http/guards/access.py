@@ -30,7 +30,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     delete_everything: bool = False
 
 
-class Key(msgspec.Struct, frozen=True, kw_only=True):
+class PersonalKey(msgspec.Struct, frozen=True, kw_only=True):
     """A personal key. `projects` empty means all; `expires_at` in microseconds, 0 for never."""
 
     id: UUID
@@ -50,7 +50,7 @@ class Access:
         self._store, self._clock = store, clock
         self._projects: dict[int, Project] = {}
         self._tokens: dict[str, Project] = {}
-        self._keys: dict[str, Key] = {}
+        self._keys: dict[str, PersonalKey] = {}
         self._names: dict[str, str] = {}
         self._poller: asyncio.Task[None] | None = None
 
@@ -81,7 +81,7 @@ class Access:
         self._tokens = {project.token: project for project in projects}
         self._names = {_actor(row.id): row.name for row in keys}
         self._keys = {
-            row.hash: Key(
+            row.hash: PersonalKey(
                 id=row.id,
                 name=row.name,
                 scopes=frozenset(row.scopes),
@@ -103,7 +103,7 @@ class Access:
         """How activity names an actor: by its key's name, revoked ones too."""
         return self._names.get(actor, actor)
 
-    def key(self, plain: str) -> Key | None:
+    def key(self, plain: str) -> PersonalKey | None:
         """The living key with this text."""
         key = self._keys.get(
             hashlib.sha256(plain.encode("utf-8", "surrogatepass")).hexdigest()

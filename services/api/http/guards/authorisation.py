@@ -10,7 +10,7 @@ import msgspec
 
 from services.api.http import errors
 from services.api.http.decoding import json_of
-from services.api.http.guards.access import Access, Key, Project
+from services.api.http.guards.access import Access, PersonalKey, Project
 from services.api.http.messages import Request
 
 BODY_KEY = "personal_api_key"
@@ -22,7 +22,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     token is enough."""
 
     project: Project
-    key: Key | None = None
+    key: PersonalKey | None = None
 
 
 def bearer_of(headers: Mapping[str, str]) -> str:
@@ -31,7 +31,7 @@ def bearer_of(headers: Mapping[str, str]) -> str:
     return text.strip() if scheme.lower() == "bearer" else ""
 
 
-def key_of(access: Access, text: str) -> Key:
+def key_of(access: Access, text: str) -> PersonalKey:
     """The living key with this text. 401 without one."""
     if not text:
         raise errors.not_authenticated()
@@ -41,20 +41,20 @@ def key_of(access: Access, text: str) -> Key:
     return key
 
 
-def key_sent(request: Request) -> str:
+def key_text_of(request: Request) -> str:
     """The key's text in the body or in the query; empty without one. What else is wrong with the
     body is said later."""
     try:
         body = json_of(request)
     except errors.ApiError:
         body = None
-    sent = body.get(BODY_KEY) if isinstance(body, dict) else None
-    return sent if isinstance(sent, str) and sent else request.query.get(BODY_KEY, "")
+    text = body.get(BODY_KEY) if isinstance(body, dict) else None
+    return text if isinstance(text, str) and text else request.query.get(BODY_KEY, "")
 
 
-def caller_of(access: Access, request: Request, key: Key, scope: str) -> Caller:
+def caller_of(access: Access, request: Request, key: PersonalKey, scope: str) -> Caller:
     """The caller, if its key covers the project and has the scope. 403 or 404 otherwise."""
-    project = _project_named(access, request, key)
+    project = _project_of(access, request, key)
     if project is None:
         raise errors.not_found("Project not found.")
     if not covers(key, project.id):
@@ -64,7 +64,7 @@ def caller_of(access: Access, request: Request, key: Key, scope: str) -> Caller:
     return Caller(project=project, key=key)
 
 
-def may(key: Key, scope: str) -> bool:
+def may(key: PersonalKey, scope: str) -> bool:
     """Whether a key has a scope: `write` includes `read`, `*` everything."""
     return (
         scope in key.scopes
@@ -76,7 +76,7 @@ def may(key: Key, scope: str) -> bool:
     )
 
 
-def covers(key: Key, project: int) -> bool:
+def covers(key: PersonalKey, project: int) -> bool:
     """Whether a key is one of this project; a key without projects is one of all."""
     return not key.projects or project in key.projects
 
@@ -88,10 +88,10 @@ def project_of_bearer(access: Access, headers: Mapping[str, str]) -> Project:
 
 def project_of_tokens(access: Access, tokens: Iterable[Any]) -> Project:
     """The project of the one token that all events of a request carry. 401 for none, or several."""
-    found = set(tokens)
-    if len(found) > 1:
+    distinct = set(tokens)
+    if len(distinct) > 1:
         raise errors.authentication_failed("The events carry different tokens.")
-    token = found.pop()
+    token = distinct.pop()
     if not token:
         raise errors.not_authenticated()
     project = access.by_token(token)
@@ -100,16 +100,16 @@ def project_of_tokens(access: Access, tokens: Iterable[Any]) -> Project:
     return project
 
 
-def _project_named(access: Access, request: Request, key: Key) -> Project | None:
+def _project_of(access: Access, request: Request, key: PersonalKey) -> Project | None:
     """The project that the path names, or the query's token, or the lowest one that the key
     covers."""
-    named = request.parameters.get("project")
+    name = request.parameters.get("project")
     token = request.query.get("token")
-    if named is None and token:
+    if name is None and token:
         return access.by_token(token)
-    if named is None or named == "@current":
+    if name is None or name == "@current":
         return next(
             (project for project in access.projects() if covers(key, project.id)), None
         )
-    is_number = named.isascii() and named.isdigit() and len(named) < 11
-    return access.project(int(named)) if is_number else None
+    is_number = name.isascii() and name.isdigit() and len(name) < 11
+    return access.project(int(name)) if is_number else None

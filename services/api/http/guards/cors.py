@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+EXPOSED = "Position, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
+"""Headers that a page may read."""
+
 
 def cors(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers of an answer to these headers: origin and requested headers are mirrored."""
@@ -18,6 +21,6 @@ def cors(headers: Mapping[str, str]) -> dict[str, str]:
         "Access-Control-Allow-Credentials": "true",
         "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
         "Access-Control-Allow-Headers": requested,
-        "Access-Control-Expose-Headers": "Position, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset",
+        "Access-Control-Expose-Headers": EXPOSED,
         "Vary": "Origin",
     }

@@ -60,7 +60,7 @@ def always(query: Mapping[str, str]) -> bool:
     return True
 
 
-def given(*names: str) -> Costly:
+def with_any(*names: str) -> Costly:
     """When one of these parameters asks for more: a moment of the past, a dry run."""
 
     def costly(query: Mapping[str, str]) -> bool:
@@ -97,11 +97,11 @@ class Gate:
         await self._enter(
             project, STEP_SECONDS_MAX if begun else WAIT_SECONDS_MAX, behind_any=begun
         )
-        held = _HELD.set((self, project))
+        token = _HELD.set((self, project))
         try:
             yield
         finally:
-            _HELD.reset(held)
+            _HELD.reset(token)
             self._leave(project)
 
     @asynccontextmanager
@@ -115,12 +115,12 @@ class Gate:
             raise
 
     async def _enter(self, project: int, seconds: float, *, behind_any: bool) -> None:
-        mine = self._waiting.get(project, ())
-        if not mine and self._may(project):
+        siblings = self._waiting.get(project, ())
+        if not siblings and self._may(project):
             self._running[project] += 1
             return
         if not behind_any and (
-            len(mine) >= PROJECT_WAITING_MAX or self.waiting >= WAITING_MAX
+            len(siblings) >= PROJECT_WAITING_MAX or self.waiting >= WAITING_MAX
         ):
             raise self._full(project)
         future = asyncio.get_running_loop().create_future()
@@ -146,9 +146,7 @@ class Gate:
 
     def _grant(self) -> None:
         """Give what is free to who waits, a place for each project in turn."""
-        while (
-            project := next((one for one in self._waiting if self._may(one)), None)
-        ) is not None:
+        while (project := next(filter(self._may, self._waiting), None)) is not None:
             future = self._waiting[project].popleft()
             self._waiting.move_to_end(project)
             self._forget(project, future)
@@ -180,8 +178,11 @@ class Gate:
 def aside() -> AbstractAsyncContextManager[None]:
     """While a costly call waits for something else than its own rows, others have its place. Else
     nothing."""
-    held = _HELD.get()
-    return nullcontext() if held is None else held[0]._aside(held[1])  # noqa: SLF001  # of this module
+    place = _HELD.get()
+    if place is None:
+        return nullcontext()
+    gate, project = place
+    return gate._aside(project)  # noqa: SLF001  # of this module
 
 
 async def stepped(items: AsyncIterator[T], place: Place) -> AsyncIterator[T]:

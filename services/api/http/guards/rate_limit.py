@@ -25,8 +25,8 @@ States = tuple[int, int]
 """Of a project: when nothing is owed any more, of events and of bytes."""
 
 
-class Limits:
-    """When each key owes nothing any more. Off unless the settings say otherwise."""
+class RateLimiter:
+    """Rate limits of keys: when each owes nothing any more. Off without settings."""
 
     def __init__(self, rate: float, burst: int) -> None:
         self._quota = Quota(rate, max(burst, 1)) if rate > 0 else None

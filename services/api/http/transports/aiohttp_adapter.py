@@ -23,7 +23,7 @@ WRITE_SECONDS_MAX = 60.0
 others need."""
 
 
-class Progress(Protocol):
+class RequestObserver(Protocol):
     """A connection that is told when a request of it is under way."""
 
     def begin(self) -> None: ...
@@ -36,10 +36,14 @@ class Handler(web.RequestHandler):
     shape."""
 
     def __init__(
-        self, server: web.Server, *, progress: Progress | None = None, **settings: Any
+        self,
+        server: web.Server,
+        *,
+        observer: RequestObserver | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(server, **settings)
-        self.progress = progress
+        self.observer = observer
 
     def handle_error(
         self,
@@ -63,12 +67,12 @@ class Adapter:
 
     async def handle(self, incoming: web.BaseRequest) -> web.StreamResponse:
         """Read the body within its bounds, and write what the pipeline answers."""
-        progress = getattr(incoming.protocol, "progress", None)
-        if progress is None:
+        observer = getattr(incoming.protocol, "observer", None)
+        if observer is None:
             return await self._respond(incoming)
-        progress.begin()
+        observer.begin()
         response = await self._respond(incoming)
-        response.progress = progress  # until it is written
+        response.observer = observer  # until it is written
         return response
 
     async def _respond(self, incoming: web.BaseRequest) -> Written:
@@ -76,18 +80,20 @@ class Adapter:
         try:
             response = pipeline.admit(request)
             if response is None:
-                response = await self._admitted(incoming, request)
+                response = await self._read_and_answer(incoming, request)
         finally:
-            pipeline.load.release(request)
+            pipeline.admission.release(request)
         return Written(response, incoming)
 
-    async def _admitted(self, incoming: web.BaseRequest, request: Request) -> Response:
+    async def _read_and_answer(
+        self, incoming: web.BaseRequest, request: Request
+    ) -> Response:
         pipeline = self._pipeline
         try:
             await _expect(incoming)
             bytes_max = pipeline.bytes_max(request)
             if bytes_max is not None and incoming.can_read_body:
-                await pipeline.load.receive(
+                await pipeline.admission.receive(
                     request, incoming.content, incoming.content_length, bytes_max
                 )
         except (HttpProcessingError, web.RequestPayloadError) as error:
@@ -118,7 +124,7 @@ class Written(web.StreamResponse):
             and not upgrades
             and (sized or self._version == "1.1")
         )
-        self.progress: Progress | None = None
+        self.observer: RequestObserver | None = None
 
     @property
     def keep_alive(self) -> bool:
@@ -131,8 +137,8 @@ class Written(web.StreamResponse):
         try:
             await self._write(self._incoming.writer)
         finally:
-            if self.progress is not None:
-                self.progress.end()
+            if self.observer is not None:
+                self.observer.end()
 
     async def _write(self, writer: AbstractStreamWriter) -> None:
         response = self._response
@@ -152,7 +158,7 @@ class Written(web.StreamResponse):
                 await while_connected(
                     self._is_connected, self._write_parts(writer, body, chunked=chunked)
                 )
-        except Exception as error:  # noqa: BLE001  # the status is sent; a broken connection is all that is left to say
+        except Exception as error:  # noqa: BLE001  # the status is sent: the connection ends
             structlog.get_logger().error(
                 "an answer broke off",
                 route=self._incoming.path,
@@ -172,11 +178,11 @@ class Written(web.StreamResponse):
     ) -> None:
         """Send a body as it comes. What goes wrong ends the connection: half a body never looks
         whole."""
-        async for part in body:
-            if part:
+        async for chunk in body:
+            if chunk:
                 async with asyncio.timeout(WRITE_SECONDS_MAX):
                     await writer.write(
-                        b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
+                        b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk
                     )
                     await writer.drain()
         if chunked:

@@ -2,30 +2,31 @@
 routes.
 
 Anything else goes to aiohttp, with all bytes that have come, and the connection for good. A request
-is ours only when its head is plain, its route direct, and nothing lies behind it: the parser tells
-no offsets, so of two requests in one piece neither can be taken. Carries requests through the
-pipeline, and no rule.
+is ours only when its head is plain, its route direct, and nothing lies behind it. Carries requests
+through the pipeline, and no rule.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable
 from functools import partial
 from typing import Any, cast
 
 import structlog
 from aiohttp import web
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from yarl import URL
 
 from services.api.http import errors
-from services.api.http.guards.load import BODY_SECONDS_MAX
+from services.api.http.guards.admission import BODY_SECONDS_MAX
 from services.api.http.messages import Deferred, Request, Response
 from services.api.http.pipeline import Pipeline
 from services.api.http.transports.aiohttp_adapter import Adapter, Handler
 from services.api.http.transports.headers import Headers
+from services.api.http.transports.message_parser import (
+    HEAD_BYTES_MAX,
+    MessageParser,
+)
 from services.api.http.transports.wire import head_of
 from shared.domain.errors import Transient
 from shared.runtime.process.connections import (
@@ -40,21 +41,6 @@ from shared.runtime.process.lifecycle import (
     Listener,
     listen,
 )
-
-HEAD_BYTES_MAX = 8_190
-"""A longer head is aiohttp's: it bounds each field by that."""
-
-HEADERS_MAX = 100
-"""Fields of a head; with more it is aiohttp's, which allows a few more."""
-
-BODY_BYTES_MAX = 262_144
-"""What is gathered of a body here; a longer one is aiohttp's, which reads it piece by piece."""
-
-ODD = frozenset((b"expect", b"transfer-encoding", b"upgrade", b"sec-websocket-key1"))
-"""Headers that ask for more than an answer."""
-
-_PLAIN_TARGET = re.compile(rb"/(?!/)[!-\"$-~]*")
-"""A path as all clients send it: no host, no fragment, ASCII."""
 
 
 class Front:
@@ -90,7 +76,7 @@ class Front:
             "keepalive_timeout": KEEPALIVE_SECONDS,
             **AIOHTTP,
         }
-        return Handler(self._adapter, progress=connection, **settings)
+        return Handler(self._adapter, observer=connection, **settings)
 
     async def end(self) -> None:
         """Let requests under way end, and close all connections."""
@@ -116,23 +102,7 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._writing_paused = False
         self._closing = False
-        self._parser = HttpRequestParser(self)
-        self._expect_request()
-
-    def _expect_request(self) -> None:
-        self._sent: list[bytes] = []  # all bytes of the request that is coming
-        self._bytes = 0
-        self._begun = 0
-        self._target = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._fields = 0
-        self._head_whole = False
-        self._method = b""
-        self._version = ""
-        self._stays = True
-        self._whole = False
-        self._pieces: list[bytes] = []
-        self._body_bytes = 0
+        self._message = MessageParser()
         self._request: Request | None = None
 
     # what asyncio calls
@@ -188,33 +158,7 @@ class Connection(asyncio.Protocol):
         if self._handler is not None:
             self._handler.connection_lost(error)
         elif self._request is not None and not self._under_way:
-            front.pipeline.load.release(self._request)
-
-    # what the parser calls
-
-    def on_message_begin(self) -> None:
-        self._begun += 1
-
-    def on_url(self, target: bytes) -> None:
-        self._target += target
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
-        self._fields += 1
-
-    def on_headers_complete(self) -> None:
-        parser = self._parser
-        self._head_whole = True
-        self._method = parser.get_method()
-        self._version = parser.get_http_version()
-        self._stays = parser.should_keep_alive()
-
-    def on_body(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._body_bytes += len(piece)
-
-    def on_message_complete(self) -> None:
-        self._whole = True
+            front.pipeline.admission.release(self._request)
 
     # what aiohttp's side calls
 
@@ -236,69 +180,55 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def _feed(self, data: bytes) -> None:
-        self._sent.append(data)
-        self._bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade):  # aiohttp says what is wrong
+        message = self._message
+        if not message.feed(data):  # aiohttp says what is wrong
             self._hand_over()
             return
-        if self._head_whole and self._request is None:
+        if message.head_is_whole and self._request is None:
             self._request = self._plain_request()
             if self._request is None:
                 self._hand_over()
                 return
-        if self._begun > 1:
+        if message.count > 1:
             self._hand_over()
-        elif self._whole:
+        elif message.is_whole:
             self._answer()
-        elif self._head_whole:
+        elif message.head_is_whole:
             self._front.connections.begins(self)
             self._front.bodies.begin(self)
-        elif self._bytes > HEAD_BYTES_MAX:
+        elif message.bytes > HEAD_BYTES_MAX:
             self._hand_over()
         else:
             self._front.connections.receives(self)
 
     def _plain_request(self) -> Request | None:
         """The request that begins with this head; None when it is not ours."""
-        front, headers, target = self._front, self._headers, self._target
-        length = headers.get(b"content-length", b"0")
-        if (
-            self._bytes - self._body_bytes > HEAD_BYTES_MAX
-            or self._fields > HEADERS_MAX
-            or self._fields != len(headers)
-            or not ODD.isdisjoint(headers)
-            or b"host" not in headers
-            or self._version != "1.1"
-            or not (target in front.fixed or _PLAIN_TARGET.fullmatch(target))
-            or not (length.isdigit() and len(length) < 8)
-            or int(length) > BODY_BYTES_MAX
-        ):
+        front, message = self._front, self._message
+        if not message.is_plain(front.fixed):
             return None
-        path, _, query = target.decode().partition("?")
-        method = self._method.decode()
+        path, _, query = message.target.decode().partition("?")
+        method = message.method.decode()
         plain = (
             path if "%" not in path else URL.build(path=path, encoded=True).path_safe
         )
-        found = front.pipeline.router.find(method, plain)
-        if found is None or found.route is None or not found.route.is_direct:
+        match = front.pipeline.router.find(method, plain)
+        if match is None or match.route is None or not match.route.is_direct:
             return None
         request = Request(
             method=method,
             path=plain,
             path_sent=path,
             query_string=query,
-            headers=Headers(headers),
-            authority=headers[b"host"].decode("utf-8", "surrogateescape"),
+            headers=Headers(message.headers),
+            authority=message.headers[b"host"].decode("utf-8", "surrogateescape"),
             remote=self._remote,
             is_connected=self.is_connected,
-            route=found.route,
-            template=found.resource.template,
-            parameters=found.parameters,
+            route=match.route,
+            template=match.resource.template,
+            parameters=match.parameters,
         )
         try:
-            front.pipeline.load.hold(request, int(length))
+            front.pipeline.admission.hold(request, message.length)
         except Transient:  # aiohttp's way says so
             return None
         return request
@@ -310,26 +240,24 @@ class Connection(asyncio.Protocol):
         front.bodies.discard(self)
         front.connections.receives(self)
         if self._request is not None:
-            front.pipeline.load.release(self._request)
-        sent = self._sent
+            front.pipeline.admission.release(self._request)
+        chunks = self._message.chunks
         assert self._transport is not None
         handler = self._handler = front.handler(self)
-        del self._sent, self._headers, self._pieces, self._parser
+        self._message.close()
+        del self._message
         self._request = None
         handler.connection_made(self._transport)
         if self._writing_paused:
             handler.pause_writing()
-        for piece in (
-            sent
-        ):  # one by one: of a piece whose end is broken aiohttp answers no request
-            handler.data_received(piece)
+        # one by one: of a chunk whose end is broken aiohttp answers no request
+        for chunk in chunks:
+            handler.data_received(chunk)
 
     def _answer(self) -> None:
         request, front = self._request, self._front
         assert request is not None
-        request.body = (
-            self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        )
+        request.body = self._message.body
         front.connections.begins(self)
         front.bodies.discard(self)
         self._under_way = True
@@ -342,7 +270,7 @@ class Connection(asyncio.Protocol):
             else:
                 answer.future.add_done_callback(partial(self._finish, answer))
         else:
-            task = front.loop.create_task(_awaited(answer))
+            task = front.loop.create_task(_await_response(answer))
             front.tasks.add(task)
             task.add_done_callback(front.tasks.discard)
             task.add_done_callback(self._finish_task)
@@ -370,16 +298,17 @@ class Connection(asyncio.Protocol):
                 "unexpected", error=type(error).__name__, exc_info=error
             )
         if self._request is not None:
-            self._front.pipeline.load.release(self._request)
+            self._front.pipeline.admission.release(self._request)
         self.abort()
 
     def _write(self, response: Response) -> None:
         front = self._front
         front.answered += 1
-        closes = self._closing or front.ending or not self._stays
-        is_head = self._method == b"HEAD"
+        closes = self._closing or front.ending or not self._message.keeps_alive
+        is_head = self._message.method == b"HEAD"
         self._under_way = False
-        self._expect_request()
+        self._message.expect_message()
+        self._request = None
         if self._transport is None:
             return
         body = response.body
@@ -421,7 +350,7 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
 
-async def _awaited(answer: Awaitable[Response]) -> Response:
+async def _await_response(answer: Awaitable[Response]) -> Response:
     return await answer
 
 

@@ -23,23 +23,23 @@ class Headers(Mapping[str, str]):
     """The headers of a request, each of which came once. Their values are decoded when they are
     asked for."""
 
-    __slots__ = ("_sent",)
+    __slots__ = ("_fields",)
 
-    def __init__(self, sent: dict[bytes, bytes]) -> None:
-        self._sent = sent
+    def __init__(self, fields: dict[bytes, bytes]) -> None:
+        self._fields = fields
 
     def __getitem__(self, name: str) -> str:
-        return self._sent[_NAMES[name]].decode("utf-8", "surrogateescape")
+        return self._fields[_NAMES[name]].decode("utf-8", "surrogateescape")
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and _NAMES[name] in self._sent
+        return isinstance(name, str) and _NAMES[name] in self._fields
 
     def get(self, name: str, default: Any = None) -> Any:
-        value = self._sent.get(_NAMES[name])
+        value = self._fields.get(_NAMES[name])
         return default if value is None else value.decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        return (name.decode("latin-1") for name in self._sent)
+        return (name.decode("latin-1") for name in self._fields)
 
     def __len__(self) -> int:
-        return len(self._sent)
+        return len(self._fields)

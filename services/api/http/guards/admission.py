@@ -1,4 +1,4 @@
-"""What one API process takes on at once: bytes of bodies, and time of the loop. Never waits for the
+"""Admission control of one API process: bytes of bodies, and time of the loop. Never waits for the
 log.
 
 Beyond a bound the client is told 503 with Retry-After, before memory grows or others wait.
@@ -50,8 +50,8 @@ class Incoming(Protocol):
         """The next piece; nothing at the end."""
 
 
-class Load:
-    """The bodies that are held, and whose turn it is."""
+class AdmissionControl:
+    """The bodies in memory, and whose turn it is. Not thread-safe."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -63,12 +63,12 @@ class Load:
         beside the others."""
         self._judge(size)
         self.bytes += size
-        request.held += size
+        request.body_bytes += size
 
     def release(self, request: Request) -> None:
         """The request is answered."""
-        self.bytes -= request.held
-        request.held = 0
+        self.bytes -= request.body_bytes
+        request.body_bytes = 0
         request.body = b""
 
     async def receive(
@@ -96,7 +96,7 @@ class Load:
     ) -> bytes:
         pieces: list[bytes] = []
         while piece := await content.readany():
-            if request.held + len(piece) > bytes_max:
+            if request.body_bytes + len(piece) > bytes_max:
                 raise errors.too_large(bytes_max)
             self.hold(request, len(piece))
             pieces.append(piece)

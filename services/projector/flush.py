@@ -11,10 +11,10 @@ from contextlib import suppress
 from services.projector.batch import Batch
 from services.projector.fold import Folder
 from services.projector.partition import OwnedPartitions
-from services.projector.progress import Progress
+from services.projector.progress import WorkerProgress
 from services.projector.tables.clickhouse import Tables
 from services.projector.tables.marks import Vouched
-from services.projector.tables.rows import State, failure_row
+from services.projector.tables.rows import StateRow, failure_row
 from shared.domain.commands import encode, route
 from shared.domain.errors import LogClosed
 from shared.domain.ids import DEAD
@@ -38,7 +38,7 @@ class FlushWriter:
         reader: Reader,
         tables: Tables,
         consumer: Consumer[Vouched],
-        observe: Callable[[Progress], None],
+        observe: Callable[[WorkerProgress], None],
     ) -> None:
         self._topic = topic
         self._log = log
@@ -48,7 +48,7 @@ class FlushWriter:
         self._observe = observe
 
     async def write(
-        self, batch: Batch, state: list[State], vouched: Sequence[Vouched]
+        self, batch: Batch, state: list[StateRow], vouched: Sequence[Vouched]
     ) -> None:
         """Follow-ups, then facts, then state with positions: each step may be repeated, none may
         come earlier. Raises Transient, and Fenced."""
@@ -133,8 +133,8 @@ class FlushInFlight:
             await asyncio.gather(task, return_exceptions=True)
 
 
-def _progress(topic: str, batch: Batch, rows: int) -> Progress:
-    return Progress(
+def _progress(topic: str, batch: Batch, rows: int) -> WorkerProgress:
+    return WorkerProgress(
         topic=topic,
         records=sum(batch.outcomes.values()) + len(batch.dead),
         outcomes={

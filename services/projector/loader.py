@@ -8,9 +8,15 @@ from collections.abc import Collection, Sequence
 
 from services.projector.fold import Folder
 from services.projector.partition import OwnedPartitions
-from services.projector.shares import Decoded, Key, affordable
-from services.projector.tables.clickhouse import LOAD_IDS_MAX, Closed, Loaded, Tables
+from services.projector.shares import Decoded, affordable
+from services.projector.tables.clickhouse import (
+    LOAD_IDS_MAX,
+    Closed,
+    LoadedState,
+    Tables,
+)
 from services.projector.tables.marks import BEFORE_THE_FIRST
+from services.projector.tables.rows import StateKey
 from shared.domain.errors import Corrupt, Fenced
 
 LOAD_ROUNDS_MAX = 8
@@ -28,17 +34,19 @@ class Loader:
         self._folder = folder
         self._partitions = partitions
 
-    async def load(self, decoded: Sequence[Decoded]) -> Collection[Key]:
+    async def load(self, decoded: Sequence[Decoded]) -> Collection[StateKey]:
         """Load the rows that these commands need; of large ones only what the partitions' shares
         allow. The keys that were not loaded. Raises Fenced when a partition was moved on by
         somebody else, and Transient."""
         partitions = sorted({record.partition for record, _ in decoded})
         commands = [command for _, command in decoded if command is not None]
-        large: dict[Key, int] = {}
-        keys = self._folder.missing(commands)
+        large: dict[StateKey, int] = {}
+        keys = self._folder.keys_to_load(commands)
         for _ in range(LOAD_ROUNDS_MAX + len(decoded)):
             large |= await self._load(partitions, keys[:LOAD_IDS_MAX])
-            keys = [key for key in self._folder.missing(commands) if key not in large]
+            keys = [
+                key for key in self._folder.keys_to_load(commands) if key not in large
+            ]
             if not keys:
                 break
         else:
@@ -47,7 +55,7 @@ class Loader:
             )
         for chunk in affordable(decoded, large) if large else ():
             await self._load(partitions, chunk, whole=True)
-        return set(self._folder.missing(commands)) if large else ()
+        return set(self._folder.keys_to_load(commands)) if large else ()
 
     async def open(self, closed: Closed) -> None:
         """Load a closed life. Raises NewerVersion for one with facts of a newer version, and
@@ -55,8 +63,8 @@ class Loader:
         self._folder.open(closed, await self._tables.life(closed))
 
     async def _load(
-        self, partitions: list[int], keys: list[Key], *, whole: bool = False
-    ) -> dict[Key, int]:
+        self, partitions: list[int], keys: list[StateKey], *, whole: bool = False
+    ) -> dict[StateKey, int]:
         loaded = await self._tables.load(
             self._folder.topic, partitions, keys, whole=whole
         )
@@ -66,7 +74,7 @@ class Loader:
         )
         return loaded.large
 
-    def _check(self, partitions: list[int], loaded: Loaded) -> None:
+    def _check(self, partitions: list[int], loaded: LoadedState) -> None:
         """The tables must stand where we left them, or where the flush in flight will leave them,
         and be the same."""
         for number in partitions:

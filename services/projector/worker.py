@@ -19,7 +19,7 @@ from services.projector.fold import Folder
 from services.projector.loader import Loader
 from services.projector.lookout import Lookout
 from services.projector.partition import OwnedPartitions, Partition
-from services.projector.progress import Progress, moved
+from services.projector.progress import WorkerProgress, moved
 from services.projector.shares import Decoded, Shares, loaded
 from services.projector.tables.clickhouse import Closed, Tables
 from shared.domain.commands import Command, Revive, decode
@@ -41,7 +41,7 @@ class Worker:
         tables: Tables,
         folder: Folder,
         monotonic: Callable[[], float],
-        observe: Callable[[Progress], None] = lambda progress: None,
+        observe: Callable[[WorkerProgress], None] = lambda progress: None,
     ) -> None:
         self._reader = reader
         self._folder = folder
@@ -194,7 +194,7 @@ class Worker:
                 deferred.append(record)
                 continue
             if record.value == EMPTY:
-                batch.passed(record, 0)
+                batch.conclude(record, 0)
                 continue
             if newer and record.position in newer:  # nearly never
                 self._stop(
@@ -258,7 +258,7 @@ class Worker:
             self._stop(partition, TOO_MANY_DEAD)
             return
         batch.dead.append((record, partition.set_aside[record.position]))
-        batch.passed(record, 0)
+        batch.conclude(record, 0)
 
     async def _reset(self, error: Fenced | Transient) -> None:
         """Forget everything but the tables; the flush in flight must end first, or it could land

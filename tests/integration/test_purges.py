@@ -97,7 +97,7 @@ async def verified(world: World) -> None:
     report = await Rebuild(world.store, world.log.partitions(), world.clock.now_us, lambda report: None).run(
         verify=True
     )
-    assert (report.state, report.differences, report.corrupt) == ("swapped", 0, 0), report.named
+    assert (report.state, report.differences, report.corrupt) == ("swapped", 0, 0), report.findings
 
 
 async def test_a_purge_takes_the_values_of_one_person_from_every_table(world: World) -> None:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from services.projector import batch, fetcher, fold, shares
 from services.projector.tables import clickhouse as tables
-from services.projector.tables.clickhouse import Closed, Facts, Loaded
+from services.projector.tables.clickhouse import Closed, Facts, LoadedState
 from services.projector.tables.marks import Vouched
 from services.projector.tables.memory import MemoryTables
 from shared.domain import operations
@@ -70,10 +70,10 @@ class GatedTables:
         self.tables, self.gate, self.expected = tables, gate, expected
 
     async def load(
-        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
-    ) -> Loaded:
+        self, topic: str, partitions: Sequence[int], keys: Sequence[tuple[int, UUID]], *, whole: bool = False
+    ) -> LoadedState:
         await self.gate.before(StoreUnavailable)
-        loaded = await self.tables.load(topic, partitions, wanted, whole=whole)
+        loaded = await self.tables.load(topic, partitions, keys, whole=whole)
         await self.gate.after(StoreUnavailable)
         return loaded
 

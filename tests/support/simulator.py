@@ -18,7 +18,7 @@ from uuid import UUID
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.loader import Loader
-from services.projector.tables.clickhouse import Loaded
+from services.projector.tables.clickhouse import LoadedState
 from services.projector.tables.marks import BEFORE_THE_FIRST
 from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Worker
@@ -55,7 +55,7 @@ class CountingLoader(Loader):
 
     counts: Counter[str]
 
-    def _check(self, partitions: list[int], loaded: Loaded) -> None:
+    def _check(self, partitions: list[int], loaded: LoadedState) -> None:
         try:
             super()._check(partitions, loaded)
         except Fenced:

@@ -17,7 +17,7 @@ from services.deleter import app, purges
 from services.deleter.app import Deleter
 from services.projector.fold import FragmentFolder
 from services.projector.lookout import LOOK_SECONDS, LOOKS_MAX
-from services.projector.progress import Progress
+from services.projector.progress import WorkerProgress
 from services.projector.search import LOOK_SECONDS as FEED_SECONDS
 from services.projector.search import SHARED_LOOK_SECONDS, Duty, Feeder
 from services.projector.tables import rows as r
@@ -150,7 +150,7 @@ async def test_a_feeder_that_nobody_wakes_feeds_all_the_same(duty: Duty, seconds
 
 @virtual
 async def test_a_worker_tells_its_feeder_when_partitions_come_and_go() -> None:
-    log, told = MemoryLog(PARTITIONS), list[Progress]()
+    log, told = MemoryLog(PARTITIONS), list[WorkerProgress]()
     worker = Worker(
         log=log, reader=(reader := log.reader(COMMANDS, "g")), tables=MemoryTables(), folder=FragmentFolder(),
         monotonic=asyncio.get_running_loop().time, observe=told.append,

@@ -1,5 +1,5 @@
-"""The rows that open requests still have: what lies within reach, counted and hidden. Never rewrites
-a partition.
+"""The rows that open requests still have: what lies within reach, counted and hidden. Never
+rewrites a partition.
 """
 
 from __future__ import annotations

@@ -18,12 +18,13 @@ from uuid import UUID
 
 import msgspec
 
-from services.projector.rebuild.derive import END, START, Derived, Key, Report
+from services.projector.rebuild.derive import END, START, Derived, RebuildReport
 from services.projector.rebuild.shadows import HOLD_SECONDS, Marks, Shadows
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import ClickHouseTables
 from services.projector.tables.facts import FactReader
 from services.projector.tables.marks import BEFORE_THE_FIRST
+from services.projector.tables.rows import StateKey
 from shared.domain.errors import Corrupt, Rejected, Transient
 from shared.domain.ids import (
     COMMANDS,
@@ -61,8 +62,8 @@ HOLDS_MAX = 5
 
 
 async def rebuild(
-    settings: Settings, *, verify: bool, tell: Callable[[Report], None]
-) -> Report:
+    settings: Settings, *, verify: bool, tell: Callable[[RebuildReport], None]
+) -> RebuildReport:
     """One rebuild on the configured log and store; `tell` is called after every page. Raises
     Rejected when another one runs on this machine, and LogMismatch."""
     store = await connect_store(settings, "migrator")
@@ -86,7 +87,7 @@ class Rebuild:
         store: Store,
         partitions: dict[str, int],
         now_us: Callable[[], int],
-        tell: Callable[[Report], None],
+        tell: Callable[[RebuildReport], None],
     ) -> None:
         self._store = store
         self._partitions = partitions
@@ -98,9 +99,9 @@ class Rebuild:
         self._saved = 0
         self._since: dict[str, list[int]] = {}
         self._erased_again = False
-        self.report = Report()
+        self.report = RebuildReport()
 
-    async def run(self, *, verify: bool) -> Report:
+    async def run(self, *, verify: bool) -> RebuildReport:
         """Derive, compare, and swap when nothing forbids it: a corrupt row, or a difference that
         `verify` looks for.
 
@@ -142,7 +143,7 @@ class Rebuild:
         newest = await self._store.rows(self._queries["epochs"])
         if newest:
             ((self._shadows.epoch, self._saved, document),) = newest
-            self.report = msgspec.json.decode(document, type=Report)
+            self.report = msgspec.json.decode(document, type=RebuildReport)
         begun = self.report.state == "deriving" and self.report.cursor != START
         marks = await self._marks()
         generation = _generation(marks)
@@ -159,7 +160,7 @@ class Rebuild:
         ]
         self._shadows.epoch = max(self._shadows.epoch, *epochs, 0) + 1
         self._saved = 0
-        self.report = Report(generation=generation)
+        self.report = RebuildReport(generation=generation)
         self.report.positions = _versions(marks, self._partitions)
         self.report.total = (await self._store.rows(self._queries["facts"]))[0][0]
         # before the shadows: nobody may take empty ones for those of an older rebuild
@@ -175,7 +176,7 @@ class Rebuild:
         self._since = since
         count, cursor = 0, START
         while True:
-            keys: list[Key] = await self._store.rows(
+            keys: list[StateKey] = await self._store.rows(
                 self._queries["changed"],
                 commands=since[COMMANDS],
                 identity=since[IDENTITY],
@@ -197,8 +198,8 @@ class Rebuild:
         """Fill the shadows with everybody behind the cursor, or with these fragments, page by
         page."""
         after = self.report.cursor if fragments is None else START
-        current: tuple[Key, Derived] | None = None
-        finished: list[tuple[Key, Derived]] = []
+        current: tuple[StateKey, Derived] | None = None
+        finished: list[tuple[StateKey, Derived]] = []
         reader = FactReader(self._store, self._queries, self.report.positions[COMMANDS])
         async for page in reader.pages(fragments, after):
             for row in page.rows:
@@ -220,7 +221,7 @@ class Rebuild:
                 await self._save()
             self._tell(self.report)
 
-    def _blank(self, key: Key) -> Derived:
+    def _blank(self, key: StateKey) -> Derived:
         project, fragment = key
         partition = partition_of(fragment, self._partitions[COMMANDS])
         return Derived(
@@ -233,13 +234,13 @@ class Rebuild:
 
     async def _settle(
         self,
-        finished: list[tuple[Key, Derived]],
-        span: tuple[Key, Key],
+        finished: list[tuple[StateKey, Derived]],
+        span: tuple[StateKey, StateKey],
         fragments: Sequence[UUID] | None,
     ) -> None:
         """Compare what was derived with the live rows of the same keys, and write it to the
         shadows."""
-        (after, upto), found = span, dict(finished)
+        (after, upto), derived_by_key = span, dict(finished)
         scope: dict[str, Any] = {
             "project": after[0],
             "fragment": after[1],
@@ -260,16 +261,19 @@ class Rebuild:
                     f"Between {after} and {upto} the live table has far more rows than the timeline"
                     " has facts."
                 )
-            by_key = {
+            live_rows = {
                 (row.project, row.fragment): row
                 for row in (r.state_of(topic, row) for row in live)
             }
-            state: list[r.State] = []
-            for key in [*found, *(key for key in by_key if key not in found)]:
-                derived = found.get(key) or self._blank(key)
+            state: list[r.StateRow] = []
+            for key in [
+                *derived_by_key,
+                *(key for key in live_rows if key not in derived_by_key),
+            ]:
+                derived = derived_by_key.get(key) or self._blank(key)
                 if (
                     not derived.corrupt
-                    and (row := derived.settled(topic, by_key.get(key), self.report))
+                    and (row := derived.settled(topic, live_rows.get(key), self.report))
                     is not None
                 ):
                     state.append(row)
@@ -282,7 +286,7 @@ class Rebuild:
             since = self._since[COMMANDS]
             self._erased_again |= any(
                 derived.erased_by > since[partition_of(key[1], len(since))]
-                for key, derived in found.items()
+                for key, derived in derived_by_key.items()
             )
 
     async def _finish(self, verify: bool) -> bool:
@@ -342,8 +346,8 @@ def _generation(marks: Marks) -> int:
     """That of the log which the tables were projected from; 0 without any row."""
     rows = [
         (topic, partition, mark)
-        for topic, found in marks.items()
-        for partition, mark in found.items()
+        for topic, partitions in marks.items()
+        for partition, mark in partitions.items()
     ]
     return max(
         (

@@ -59,13 +59,13 @@ class Shadows:
             await self.command(f"epoch_of_{table}", epoch=self.epoch)
         await self._store.learn_columns()
 
-    async def write(self, topic: str, state: Sequence[r.State]) -> int:
+    async def write(self, topic: str, state: Sequence[r.StateRow]) -> int:
         """Write rows, unless the table was swapped already; how many were written."""
         if topic not in self._unswapped:
             return 0
         names = r.FRAGMENTS if topic == COMMANDS else r.IDENTITY
         table = f"{TABLES[topic]}_rebuild"
-        batch: list[r.State] = []
+        batch: list[r.StateRow] = []
         size = 0
         for row in state:
             batch.append(row)

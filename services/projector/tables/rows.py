@@ -78,7 +78,10 @@ class IdentityState(NamedTuple):
     erased_at: int
 
 
-State = FragmentState | IdentityState
+StateRow = FragmentState | IdentityState
+
+StateKey = tuple[int, UUID]
+"""The key of such a row: project and fragment."""
 
 
 class NumberRow(NamedTuple):
@@ -232,51 +235,51 @@ def membership_of(row: IdentityState) -> Membership:
     return membership
 
 
-def state_of(topic: str, row: Row) -> State:
+def state_of(topic: str, row: Row) -> StateRow:
     """A row of the topic's table with its names, of one that has its columns first."""
     if topic == COMMANDS:
         return FragmentState._make(row[: len(FRAGMENTS)])
     return IdentityState._make(row[: len(IDENTITY)])
 
 
-class Found(NamedTuple):
+class SelectedRows(NamedTuple):
     """What one SELECT of a table's newest rows has found."""
 
     marks: dict[UUID, Mark]
     """Position rows, by the key of their partition."""
-    rows: list[State]
-    large: dict[tuple[int, UUID], int]
+    rows: list[StateRow]
+    large: dict[StateKey, int]
     """Rows that came without their texts for their size, and their bytes."""
 
 
-def found_of(topic: str, answer: Sequence[Row]) -> Found:
+def selected_rows(topic: str, answer: Sequence[Row]) -> SelectedRows:
     """Rows of `load_fragments` or `load_identity`: the table's columns, of fragments the bytes of a
     large row, and the columns of position rows."""
-    found = Found({}, [], {})
+    selected = SelectedRows({}, [], {})
     for row in answer:
         if row[0] == 0:
-            found.marks[row[1]] = mark_of(topic, row)
+            selected.marks[row[1]] = mark_of(topic, row)
         elif topic == COMMANDS and row[len(FRAGMENTS)]:
-            found.large[row[0], row[1]] = row[len(FRAGMENTS)]
+            selected.large[row[0], row[1]] = row[len(FRAGMENTS)]
         else:
-            found.rows.append(state_of(topic, row))
-    return found
+            selected.rows.append(state_of(topic, row))
+    return selected
 
 
 def state_columns(
-    topic: str, state: Sequence[State], vouched: Sequence[Vouched]
+    topic: str, state: Sequence[StateRow], vouched: Sequence[Vouched]
 ) -> dict[str, list[Any]]:
     """One INSERT block of a table: rows of state, and behind them the position rows of its
     partitions."""
     names = FRAGMENTS if topic == COMMANDS else IDENTITY
-    positions = [position_row(*one) for one in vouched]
-    found = columns(names, [*state, *(row[: len(names)] for row in positions)])
-    missing: dict[str, Any] = {"kind": ""}
+    positions = [position_row(*mark) for mark in vouched]
+    block = columns(names, [*state, *(row[: len(names)] for row in positions)])
+    defaults: dict[str, Any] = {"kind": ""}
     for place, name in enumerate(POSITION if positions else (), start=len(names)):
-        found[name] = [missing.get(name, 0)] * len(state) + [
+        block[name] = [defaults.get(name, 0)] * len(state) + [
             row[place] for row in positions
         ]
-    return found
+    return block
 
 
 def failure_row(record: Record, reason: str) -> Row:
@@ -365,10 +368,14 @@ def _text_of(purged: dict[str, int]) -> str:
 
 
 def _columns_of(keys: list[Remembered]) -> tuple[list[int], list[int], list[int]]:
-    return [one[0] for one in keys], [one[1] for one in keys], [one[2] for one in keys]
+    return (
+        [key for key, _, _ in keys],
+        [digest for _, digest, _ in keys],
+        [version for _, _, version in keys],
+    )
 
 
-def _remembered(row: State) -> list[Remembered]:
+def _remembered(row: StateRow) -> list[Remembered]:
     """Rows of before the second and third column were there have them empty."""
     return list(zip_longest(row.keys, row.key_digests, row.key_versions, fillvalue=0))
 

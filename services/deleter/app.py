@@ -112,7 +112,7 @@ class Deleter:
             history=TimelineHistory(store),
             ledger=self.ledger,
             lock=partial(self.lock, "ledger"),
-            projected=self._passed,
+            projected=self._caught_up,
             now_us=self.now_us,
         )
         self.purges = Purges(log, store, self.ledger, self.now_us, self._projected)
@@ -139,12 +139,12 @@ class Deleter:
             )
             run = Sweep(self._store, self._objects, self.ledger, self.now_us, options)
             try:
-                await run.settled()
+                await run.wait_for_late_blocks()
                 purged = await self.purges.spread(again=True)
                 projected = await self._projected()
                 ended = await run.run(
                     projected=projected,
-                    purged=purged if await self._fed(purged) else (),
+                    purged=purged if await self._search_caught_up(purged) else (),
                 )
             except StoreError as error:
                 await run.fail(error.detail[:REASON_CHARS_MAX])
@@ -245,16 +245,16 @@ class Deleter:
         return await self._projected()
 
     async def _projected(self) -> bool:
-        return await self._passed(
+        return await self._caught_up(
             [*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)]
         )
 
-    async def _fed(self, purged: Collection[UUID]) -> bool:
+    async def _search_caught_up(self, purged: Collection[UUID]) -> bool:
         """Whether the search table has passed what was purged; without purges nobody waits for
         it."""
-        return not purged or await _in_time(self.purges.passed)
+        return not purged or await _in_time(self.purges.search_caught_up)
 
-    async def _passed(self, heads: Sequence[Position]) -> bool:
+    async def _caught_up(self, heads: Sequence[Position]) -> bool:
         """Wait until the projector has passed these positions; False when it takes too long."""
         run = Sweep(self._store, self._objects, self.ledger, self.now_us)
         return await _in_time(lambda: run.projected(heads))
@@ -279,7 +279,7 @@ async def run(settings: Settings) -> None:
                 ledger=deleter.ledger,
                 lock=partial(deleter.lock, "ledger"),
                 now_us=deleter.now_us,
-                taken=deleter.woken.taken,
+                on_commands=deleter.woken.on_commands,
             )
             telemetry.STOPPED.labels(DELETIONS).set_function(
                 lambda: int(bool(intake.stopped))
@@ -308,8 +308,8 @@ async def _run(
     deleter: Deleter, intake: Intake, *watches: Coroutine[None, None, None]
 ) -> None:
     async with asyncio.TaskGroup() as group:
-        for one in watches:
-            group.create_task(one, name="watch")
+        for coroutine in watches:
+            group.create_task(coroutine, name="watch")
         group.create_task(intake.run(), name="intake")
         group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
         group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
@@ -334,20 +334,20 @@ async def run_once(
         async with right_log(settings, store) as (log, _):
             deleter = Deleter(settings, log, store)
             ended = await deleter.sweep(None, tell)
-            left = sum(
+            open_count = sum(
                 count
                 for state, count in (await deleter.ledger.states()).items()
                 if state in OPEN
             )
     finally:
         await store.close()
-    return ended, left
+    return ended, open_count
 
 
-async def _in_time(passed: Callable[[], Awaitable[bool]]) -> bool:
+async def _in_time(condition: Callable[[], Awaitable[bool]]) -> bool:
     """Ask until it has passed; False when it takes too long."""
     deadline = time.monotonic() + PROJECTED_SECONDS_MAX
-    while not await passed():
+    while not await condition():
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(0.1)

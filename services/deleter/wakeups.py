@@ -19,7 +19,7 @@ class Wakeups:
             Wakeup(),
         )
 
-    def taken(self, commands: Sequence[DeletionCommand]) -> None:
+    def on_commands(self, commands: Sequence[DeletionCommand]) -> None:
         """These are in the ledger now; none of them says that this process has become the owner.
         Requests do not wake the sweep: those that come while the window is open share one."""
         if not commands:

@@ -89,7 +89,7 @@ async def window(world: World) -> list[Any]:
         if len(ready) == len(await world.ledger.purges()):
             break
     await Feeder(world.store, world.log.partitions()).feed()
-    assert await purges.passed()
+    assert await purges.search_caught_up()
     return await sweep.run(projected=True, purged=ready)
 
 

@@ -241,12 +241,12 @@ def a_run_beside_a_restore(patch: pytest.MonkeyPatch) -> None:
 
 def waiting_for_revivals(patch: pytest.MonkeyPatch) -> None:
     """A request is cancelled as soon as the identity is restored."""
-    passed = Restores._passed
+    passed = Restores._caught_up
 
     async def hasty(self: Restores, topic: str, partitions: Any) -> bool:
         return topic != IDENTITY or await passed(self, topic, partitions)
 
-    patch.setattr(Restores, "_passed", hasty)
+    patch.setattr(Restores, "_caught_up", hasty)
 
 
 def purge_tombstone(patch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 from uuid import UUID
 
 from services.projector import batch, fetcher, fold, shares
+from services.projector.loader import Loader
 from services.projector.tables import clickhouse as tables
 from services.projector.tables.clickhouse import Closed, Facts, LoadedState
 from services.projector.tables.marks import Vouched
 from services.projector.tables.memory import MemoryTables
 from shared.domain import operations
-from shared.domain.errors import LogUnavailable, StoreUnavailable
+from shared.domain.errors import Fenced, LogUnavailable, StoreUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
 from shared.domain.person.fragment import Fragment
 from shared.log.doubts import Doubts
@@ -97,6 +98,19 @@ class GatedTables:
         await self.tables.write_state(topic, state, positions)
         self.expected.visible(self.tables, topic, [position for position, *_ in positions])
         await self.gate.after(StoreUnavailable)
+
+
+class CountingLoader(Loader):
+    """Counts how often a worker was fenced."""
+
+    counts: Counter[str]
+
+    def _check(self, partitions: list[int], loaded: LoadedState) -> None:
+        try:
+            super()._check(partitions, loaded)
+        except Fenced:
+            self.counts["fenced"] += 1
+            raise
 
 
 class GatedLog(MemoryLog):

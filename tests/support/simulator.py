@@ -17,20 +17,18 @@ from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
-from services.projector.loader import Loader
-from services.projector.tables.clickhouse import LoadedState
 from services.projector.tables.marks import BEFORE_THE_FIRST
 from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Worker
 from shared.domain.commands import Cancel, Command, Merge, Purge, Reader, Request, decode, encode, route
-from shared.domain.errors import Fenced, LogClosed, LogMismatch, LogUnavailable, Superseded
+from shared.domain.errors import LogClosed, LogMismatch, LogUnavailable, Superseded
 from shared.domain.ids import COMMANDS, DELETIONS
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from tests.support.deleting import MemoryLedger, SimulatedDeleter, check_cancels, sweep
 from tests.support.door import let_in
 from tests.support.episodes import TOPICS, Episode, Step, episode, shrink
-from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables, limits
+from tests.support.gates import PARTITIONS, CountingLoader, Gate, GatedLog, GatedReader, GatedTables, limits
 from tests.support.invariants import Expected, check_episode, rebuilt
 from tests.support.renewing import Renewals, Renewing, judge
 from tests.support.swapping import looked, put_back, swap
@@ -48,19 +46,6 @@ FORGETFUL, UPGRADED = 5, 4
 that does not know purges yet."""
 
 OLDER = Reader(reduce(or_, (kind for kind in get_args(Command) if kind is not Purge)), {})
-
-
-class CountingLoader(Loader):
-    """Counts how often a worker was fenced."""
-
-    counts: Counter[str]
-
-    def _check(self, partitions: list[int], loaded: LoadedState) -> None:
-        try:
-            super()._check(partitions, loaded)
-        except Fenced:
-            self.counts["fenced"] += 1
-            raise
 
 
 class Member(NamedTuple):

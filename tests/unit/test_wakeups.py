@@ -233,7 +233,7 @@ async def test_every_task_of_the_deleter_works_as_soon_as_it_is_the_owner(delete
     await asyncio.sleep(1)
     assert all(times == [] for times in deleter.worked.values()), "it stands by"
     owned = True
-    deleter.woken.taken([])
+    deleter.woken.on_commands([])
     await asyncio.sleep(AT_ONCE)
     assert {name: len(times) for name, times in deleter.worked.items()} == dict.fromkeys(deleter.worked, 1)
     await stopped(task)
@@ -275,7 +275,7 @@ async def test_what_is_taken_over_wakes_whoever_has_to_do_with_it(
     task = asyncio.create_task(deleter.run(lambda: True))
     await asyncio.sleep(1)
     before = {name: len(times) for name, times in deleter.worked.items()}
-    deleter.woken.taken(commands)
+    deleter.woken.on_commands(commands)
     await asyncio.sleep(AT_ONCE)
     assert {name for name, times in deleter.worked.items() if len(times) > before[name]} == names
     await stopped(task)
@@ -354,7 +354,7 @@ async def ended(deleter: IdleDeleter) -> set[str]:
     await asyncio.sleep(1)
     owned = True
     woken.set()
-    deleter.woken.taken([])
+    deleter.woken.on_commands([])
     await asyncio.sleep(max(FALLBACKS.values()) + 1)
     await stopped(task)
     await stopped(feeding)

@@ -69,22 +69,24 @@ class Sweep:
             for head in heads
             if head.topic in (COMMANDS, IDENTITY)
         }
-        passed: dict[UUID, int] = dict(
+        versions: dict[UUID, int] = dict(
             await self._store.rows(self._queries["positions"], keys=list(keys))
         )
-        return all(passed.get(key, 0) >= head.version for key, head in keys.items())
+        return all(versions.get(key, 0) >= head.version for key, head in keys.items())
 
-    async def settled(self) -> None:
+    async def wait_for_late_blocks(self) -> None:
         """Wait until no block within reach can come any more of whom stays without recordings: that
         reach ends at the request's time, and a block has its own before it is in the log. (A life
         ends at a place in the log.)"""
-        asked = await self._ledger.open("pending", "failed")
+        requests = await self._ledger.open("pending", "failed")
         cutoffs = [
-            one.cutoff
-            for one in asked
-            if one.scope.recordings and not one.scope.profile
+            request.cutoff
+            for request in requests
+            if request.scope.recordings and not request.scope.profile
         ]
-        await recordings.settled(max(cutoffs, default=0), self._now_us(), self.in_time)
+        await recordings.wait_for_objects(
+            max(cutoffs, default=0), self._now_us(), self.in_time
+        )
 
     async def run(
         self, *, projected: bool, purged: Collection[UUID] = ()

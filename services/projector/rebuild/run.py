@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -265,29 +265,33 @@ class Rebuild:
                 (row.project, row.fragment): row
                 for row in (r.state_of(topic, row) for row in live)
             }
-            state: list[r.StateRow] = []
-            for key in [
-                *derived_by_key,
-                *(key for key in live_rows if key not in derived_by_key),
-            ]:
-                derived = derived_by_key.get(key) or self._blank(key)
-                if (
-                    not derived.corrupt
-                    and (row := derived.settled(topic, live_rows.get(key), self.report))
-                    is not None
-                ):
-                    state.append(row)
-            count = await self._shadows.write(topic, state)
-            if topic == COMMANDS:
-                self.report.fragments += count
-            else:
-                self.report.identities += count
+            await self._write(topic, derived_by_key, live_rows)
         if fragments is not None:
             since = self._since[COMMANDS]
             self._erased_again |= any(
                 derived.erased_by > since[partition_of(key[1], len(since))]
                 for key, derived in derived_by_key.items()
             )
+
+    async def _write(
+        self,
+        topic: str,
+        derived_by_key: Mapping[StateKey, Derived],
+        live_rows: Mapping[StateKey, r.StateRow],
+    ) -> None:
+        state: list[r.StateRow] = []
+        for key in dict.fromkeys((*derived_by_key, *live_rows)):
+            derived = derived_by_key.get(key) or self._blank(key)
+            if derived.corrupt:
+                continue
+            row = derived.settled(topic, live_rows.get(key), self.report)
+            if row is not None:
+                state.append(row)
+        count = await self._shadows.write(topic, state)
+        if topic == COMMANDS:
+            self.report.fragments += count
+        else:
+            self.report.identities += count
 
     async def _finish(self, verify: bool) -> bool:
         """Hold projection, derive the last changes, swap. False when it has to be tried again."""

@@ -215,7 +215,7 @@ def _migrate(settings: Settings, options: argparse.Namespace, new_keys: bool) ->
 
 def _rebuild(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from services.projector.app import COLLECTED_OBJECTS
-    from services.projector.rebuild.derive import Report
+    from services.projector.rebuild.derive import RebuildReport
     from services.projector.rebuild.run import rebuild
     from shared.runtime.process.lifecycle import collect_seldom
 
@@ -223,12 +223,12 @@ def _rebuild(settings: Settings, options: argparse.Namespace, new_keys: bool) ->
     began = time.monotonic()
     progress = ProgressBar(terminal=sys.stdout.isatty(), began=began)
 
-    def report_progress(report: Report) -> None:
+    def report_progress(report: RebuildReport) -> None:
         progress.tell(report.facts, report.total, f"{report.differences} differences")
 
     report = asyncio.run(rebuild(settings, verify=options.verify, tell=report_progress))
     seconds = time.monotonic() - began
-    print("\n".join(report.named), end="\n" if report.named else "")
+    print("\n".join(report.findings), end="\n" if report.findings else "")
     print(
         f"{report.state}: {report.facts:,} facts into {report.fragments:,} fragments"
         f" and {report.identities:,} identities in {seconds:.1f} s;"

@@ -11,35 +11,33 @@ changes a request. The kernel lets go of both when their holder dies.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import time
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
     Coroutine,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from pathlib import Path
 from uuid import UUID
 
 import structlog
 from aiohttp import web
 
-from services.deleter.guard import Guard
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
+from services.deleter.locks import LOCK_SECONDS_MAX, locked
 from services.deleter.purges import Purges
 from services.deleter.receipts import Receipts
 from services.deleter.restores import Restores, TimelineHistory
-from services.deleter.run_options import RunOptions, Tell, quiet
-from services.deleter.sweep import Sweep
+from services.deleter.sweep.guard import Guard
+from services.deleter.sweep.run import Sweep
+from services.deleter.sweep.run_options import RunOptions, Tell, quiet
+from services.deleter.wakeups import Wakeups
 from services.deleter.window import Window
-from shared.domain.commands import Cancel, DeletionCommand, RequestDeletion
 from shared.domain.deletion import OPEN, DeletionRequest
 from shared.domain.errors import NewerVersion, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, Position
@@ -51,7 +49,6 @@ from shared.runtime.process.ops import add_ops
 from shared.runtime.process.processes import announced
 from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import clock_of, watch
-from shared.runtime.wakeup import Wakeup
 from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.connect import connect_store, judge_of
 from shared.store.clickhouse.failures import StoreError
@@ -79,10 +76,6 @@ left something."""
 CANCELLING_RETRY_SECONDS = 1.0
 """The same while something is, and the projector or the store is behind."""
 
-LOCK_SECONDS_MAX = 30.0
-"""How long to wait for the other process: taking requests over lasts milliseconds, a sweep may last
-the window."""
-
 FORGET_SECONDS, FORGET_RETRY_SECONDS = 86_400.0, 3_600.0
 """The embedded log forgets once a day; an hour later when the projector is behind."""
 
@@ -92,32 +85,6 @@ NICE = 10
 """Erasing gives way to reading. The engine's own threads for it have a nice value in engine.xml."""
 
 HOUR_US, DAY_US = 3_600_000_000, 86_400_000_000
-
-
-class Wakeups:
-    """What ends the waits of the process's tasks, each of which looks by itself as well."""
-
-    def __init__(self) -> None:
-        self.sweep, self.restore, self.purge, self.forget = (
-            Wakeup(),
-            Wakeup(),
-            Wakeup(),
-            Wakeup(),
-        )
-
-    def taken(self, commands: Sequence[DeletionCommand]) -> None:
-        """These are in the ledger now; none of them says that this process has become the owner.
-        Requests do not wake the sweep: those that come while the window is open share one."""
-        if not commands:
-            for wakeup in (self.sweep, self.restore, self.purge, self.forget):
-                wakeup.set()
-        if any(isinstance(command, Cancel) for command in commands):
-            self.restore.set()
-        if any(
-            isinstance(command, RequestDeletion) and command.scope.purge
-            for command in commands
-        ):
-            self.purge.set()
 
 
 class Deleter:
@@ -145,7 +112,7 @@ class Deleter:
             history=TimelineHistory(store),
             ledger=self.ledger,
             lock=partial(self.lock, "ledger"),
-            projected=self._passed,
+            projected=self._caught_up,
             now_us=self.now_us,
         )
         self.purges = Purges(log, store, self.ledger, self.now_us, self._projected)
@@ -172,12 +139,12 @@ class Deleter:
             )
             run = Sweep(self._store, self._objects, self.ledger, self.now_us, options)
             try:
-                await run.settled()
+                await run.wait_for_late_blocks()
                 purged = await self.purges.spread(again=True)
                 projected = await self._projected()
                 ended = await run.run(
                     projected=projected,
-                    purged=purged if await self._fed(purged) else (),
+                    purged=purged if await self._search_caught_up(purged) else (),
                 )
             except StoreError as error:
                 await run.fail(error.detail[:REASON_CHARS_MAX])
@@ -278,16 +245,16 @@ class Deleter:
         return await self._projected()
 
     async def _projected(self) -> bool:
-        return await self._passed(
+        return await self._caught_up(
             [*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)]
         )
 
-    async def _fed(self, purged: Collection[UUID]) -> bool:
+    async def _search_caught_up(self, purged: Collection[UUID]) -> bool:
         """Whether the search table has passed what was purged; without purges nobody waits for
         it."""
-        return not purged or await _in_time(self.purges.passed)
+        return not purged or await _in_time(self.purges.search_caught_up)
 
-    async def _passed(self, heads: Sequence[Position]) -> bool:
+    async def _caught_up(self, heads: Sequence[Position]) -> bool:
         """Wait until the projector has passed these positions; False when it takes too long."""
         run = Sweep(self._store, self._objects, self.ledger, self.now_us)
         return await _in_time(lambda: run.projected(heads))
@@ -312,7 +279,7 @@ async def run(settings: Settings) -> None:
                 ledger=deleter.ledger,
                 lock=partial(deleter.lock, "ledger"),
                 now_us=deleter.now_us,
-                taken=deleter.woken.taken,
+                on_commands=deleter.woken.on_commands,
             )
             telemetry.STOPPED.labels(DELETIONS).set_function(
                 lambda: int(bool(intake.stopped))
@@ -341,8 +308,8 @@ async def _run(
     deleter: Deleter, intake: Intake, *watches: Coroutine[None, None, None]
 ) -> None:
     async with asyncio.TaskGroup() as group:
-        for one in watches:
-            group.create_task(one, name="watch")
+        for coroutine in watches:
+            group.create_task(coroutine, name="watch")
         group.create_task(intake.run(), name="intake")
         group.create_task(deleter.sweep_in_windows(intake.owns), name="sweep")
         group.create_task(deleter.restore_cancelled(intake.owns), name="restore")
@@ -367,43 +334,21 @@ async def run_once(
         async with right_log(settings, store) as (log, _):
             deleter = Deleter(settings, log, store)
             ended = await deleter.sweep(None, tell)
-            left = sum(
+            open_count = sum(
                 count
                 for state, count in (await deleter.ledger.states()).items()
                 if state in OPEN
             )
     finally:
         await store.close()
-    return ended, left
+    return ended, open_count
 
 
-async def _in_time(passed: Callable[[], Awaitable[bool]]) -> bool:
+async def _in_time(condition: Callable[[], Awaitable[bool]]) -> bool:
     """Ask until it has passed; False when it takes too long."""
     deadline = time.monotonic() + PROJECTED_SECONDS_MAX
-    while not await passed():
+    while not await condition():
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(0.1)
     return True
-
-
-@asynccontextmanager
-async def locked(path: Path, seconds: float) -> AsyncIterator[None]:
-    """Hold the file's lock. Raises Transient when another process keeps it for so long."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + seconds
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Transient(
-                        f"{path.name} is held by another process."
-                    ) from None
-                await asyncio.sleep(0.02)
-        yield
-    finally:
-        os.close(descriptor)

@@ -41,7 +41,7 @@ BATCH_RECORDS_MAX = 500
 FETCH_SECONDS = 0.5
 
 
-class Partition:
+class IntakePartition:
     """One partition that the intake holds. `position`: where the ledger is in it; None while that
     must be read."""
 
@@ -63,24 +63,26 @@ class Intake:
         ledger: Ledger,
         lock: Callable[[], AbstractAsyncContextManager[None]],
         now_us: Callable[[], int],
-        taken: Callable[[Sequence[DeletionCommand]], None] = lambda commands: None,
+        on_commands: Callable[[Sequence[DeletionCommand]], None] = lambda commands: (
+            None
+        ),
     ) -> None:
-        """`taken` hears of what is in the ledger since; of nothing when the partition was taken
-        over."""
-        self._taken = taken
+        """`on_commands` is called with what is in the ledger since; with nothing when the partition
+        was taken over."""
+        self._on_commands = on_commands
         self._log = log
         self._reader = reader
         self._ledger = ledger
         self._lock = lock
         self._now_us = now_us
         self._consumer = Consumer(log, reader, DELETIONS, ledger)
-        self._partitions: dict[int, Partition] = {}
+        self._partitions: dict[int, IntakePartition] = {}
         self.stopped = ""
         """Why nothing more is taken over, until somebody takes the partition over. Nothing is
         erased either: who knows what the rest would say of it."""
 
     def owns(self) -> bool:
-        return bool(self._held()) and not self.stopped
+        return bool(self._held_partitions()) and not self.stopped
 
     async def run(self) -> None:
         """Take requests over until cancelled."""
@@ -99,12 +101,12 @@ class Intake:
     async def turn(self) -> None:
         """One fetch: partition by partition into the ledger."""
         await self._take_over()
-        held = self._held()
+        partitions = self._held_partitions()
         try:
             records = await self._consumer.fetch(BATCH_RECORDS_MAX, FETCH_SECONDS)
         except Corrupt as error:
-            await self._consumer.explain(error, held)
-        for partition in {record.partition for record in records} & held:
+            await self._consumer.explain(error, partitions)
+        for partition in {record.partition for record in records} & partitions:
             if self.stopped:
                 return
             try:
@@ -118,30 +120,30 @@ class Intake:
         assigned = self._reader.assigned()
         for lost in self._partitions.keys() - assigned:
             del self._partitions[lost]
-        held = self._held()
-        gained = sorted(assigned - held)
+        partitions = self._held_partitions()
+        gained = sorted(assigned - partitions)
         if not gained:
             return
         for partition, standing in (
-            await self._consumer.take_over(gained, holding=bool(held))
+            await self._consumer.take_over(gained, holding=bool(partitions))
         ).items():
             if partition not in self._partitions:
-                self._partitions[partition] = Partition()
+                self._partitions[partition] = IntakePartition()
                 self.stopped = ""
             self._partitions[partition].position = standing.position
             self._reader.seek(standing.position)
-        self._taken([])
+        self._on_commands([])
 
     def _reset(self) -> None:
         """Forget where the ledger is. Records that are read again do not count again."""
-        for one in self._partitions.values():
-            one.position = None
+        for partition in self._partitions.values():
+            partition.position = None
 
-    def _held(self) -> set[int]:
+    def _held_partitions(self) -> set[int]:
         return {
             number
-            for number, one in self._partitions.items()
-            if one.position is not None
+            for number, partition in self._partitions.items()
+            if partition.position is not None
         }
 
     async def _take(self, records: list[Record]) -> None:
@@ -184,7 +186,7 @@ class Intake:
             await self._ledger.take(commands, self._now_us())
             await self._ledger.advance(last.position, hash64(last.value))
         partition.position = last.position
-        self._taken(commands)
+        self._on_commands(commands)
         await self._reader.commit([last.position])
 
     def _stop(self, why: str) -> None:

@@ -42,10 +42,10 @@ class Ledger:
         """Take commands over from the log. Twice is as good as once."""
         if not commands:
             return
-        known = await self.find(
+        present = await self.find(
             {(command.project, command.request) for command in commands}
         )
-        changed = decide(commands, known)
+        changed = decide(commands, present)
         await self.save(changed, now_us)
 
     async def find(
@@ -101,8 +101,10 @@ class Ledger:
 
     async def oldest(self) -> int | None:
         """When the oldest request that is not ended was made; None without one."""
-        ((made,),) = await self._store.rows(self._queries["oldest"], states=list(OPEN))
-        return int(made) or None
+        ((requested_at,),) = await self._store.rows(
+            self._queries["oldest"], states=list(OPEN)
+        )
+        return int(requested_at) or None
 
     async def position(self, partition: int) -> Position:
         """Where to go on reading the deletions topic."""
@@ -144,11 +146,11 @@ class Ledger:
 
 
 def decide(
-    commands: Sequence[DeletionCommand], known: Mapping[UUID, DeletionRequest]
+    commands: Sequence[DeletionCommand], present: Mapping[UUID, DeletionRequest]
 ) -> list[DeletionRequest]:
     """The requests that the commands make or change. A cancel that comes too late, or for nobody,
     changes nothing."""
-    requests, changed = dict(known), {}
+    requests, changed = dict(present), {}
     for command in commands:
         request = requests.get(command.request)
         if isinstance(command, RequestDeletion):

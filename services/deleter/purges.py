@@ -79,7 +79,7 @@ class Purges:
     async def round(self) -> bool:
         """Send what is left to send; whether some of it is left."""
         requests = await self._ledger.purges()
-        return bool({one.id for one in requests} - await self.spread())
+        return bool({request.id for request in requests} - await self.spread())
 
     async def spread(self, *, again: bool = False) -> set[UUID]:
         """Send what is left to send; the purges of which nothing is. `again`: look at those of
@@ -87,7 +87,9 @@ class Purges:
         if again:
             self._spread.clear()
         requests = [
-            one for one in await self._ledger.purges() if one.id not in self._spread
+            request
+            for request in await self._ledger.purges()
+            if request.id not in self._spread
         ]
         if not requests or not await self._projected():
             return set(self._spread)
@@ -95,11 +97,13 @@ class Purges:
             await self._send(request)
         if await self._projected():
             self._spread |= {
-                one.id for one in requests if not await self._left(one, limit=1)
+                request.id
+                for request in requests
+                if not await self._untouched(request, limit=1)
             }
         return set(self._spread)
 
-    async def passed(self) -> bool:
+    async def search_caught_up(self) -> bool:
         """Whether the search table is fed with all that is in the log now: only then are older rows
         superseded."""
         heads = [*await self._log.heads(COMMANDS), *await self._log.heads(IDENTITY)]
@@ -110,21 +114,24 @@ class Purges:
 
     async def _send(self, request: DeletionRequest) -> None:
         after = NOBODY
-        while left := await self._left(request, after=after):
+        while fragments := await self._untouched(request, after=after):
             commands = [
-                purge_of(request, fragment, self._now_us()) for fragment in left
+                purge_of(request, fragment, self._now_us()) for fragment in fragments
             ]
             counts = self._log.partitions()
             for start in range(0, len(commands), COMMANDS_AT_ONCE):
-                part = commands[start : start + COMMANDS_AT_ONCE]
+                chunk = commands[start : start + COMMANDS_AT_ONCE]
                 await self._log.append(
-                    [Entry(*route(one, counts), encode(one)) for one in part]
+                    [
+                        Entry(*route(command, counts), encode(command))
+                        for command in chunk
+                    ]
                 )
-            after = left[-1]
-            if request.members or len(left) < FRAGMENTS_AT_ONCE:
+            after = fragments[-1]
+            if request.members or len(fragments) < FRAGMENTS_AT_ONCE:
                 return
 
-    async def _left(
+    async def _untouched(
         self,
         request: DeletionRequest,
         *,
@@ -135,10 +142,10 @@ class Purges:
         it."""
         key, cutoff = request.scope.purge, request.cutoff
         if request.members:
-            taken = await cuts(
+            purged = await cuts(
                 self._store, request.project, key, cutoff, request.members
             )
-            return [member for member in request.members if member not in taken]
+            return [member for member in request.members if member not in purged]
         return await unpurged(
             self._store.rows_with_hidden,
             request.project,

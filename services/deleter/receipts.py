@@ -74,7 +74,7 @@ class Receipts:
             return
         await self._adopt()
         projects = sorted({request.project for request in requests})
-        known: dict[UUID, str] = dict(
+        present: dict[UUID, str] = dict(
             await self._store.rows(
                 self._queries["of_requests"],
                 projects=projects,
@@ -87,32 +87,22 @@ class Receipts:
             key = signing_key(self._folder)
         except OSError as error:
             raise Transient(f"The signing key cannot be read: {error}") from error
-        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-        made: dict[UUID, bytes] = {
-            request: body.encode() for request, body in known.items()
-        }
+        rows: list[tuple[Any, ...]] = []
+        bodies = {request: body.encode() for request, body in present.items()}
         for request in requests:
-            if request.id in known:
+            if request.id in present:
                 continue
             sequence, previous = ends.get(request.project, (0, FIRST))
-            said = statement(request, now_us) | {
+            content = statement(request, now_us) | {
                 "sequence": sequence + 1,
                 "previous": previous,
             }
-            made[request.id] = sign(said, key)
-            ends[request.project] = (sequence + 1, digest(said))
-            row = (
-                request.project,
-                sequence + 1,
-                request.id,
-                digest(said),
-                made[request.id].decode(),
-            )
-            for column, value in zip(columns.values(), row, strict=True):
-                column.append(value)
-        await self._store.insert("receipts", columns)
+            bodies[request.id] = sign(content, key)
+            ends[request.project] = (sequence + 1, digest(content))
+            rows.append(_row_of(content, bodies[request.id]))
+        await self._insert(rows)
         try:
-            for request_id, body in made.items():
+            for request_id, body in bodies.items():
                 write_whole(self._folder / f"{request_id}.json", body, 0o600)
         except OSError as error:
             raise Transient(f"A receipt cannot be written: {error}") from error
@@ -121,7 +111,7 @@ class Receipts:
         """Files that the table does not have: it was restored from an older copy. The chain goes on
         behind them, and what is erased once more keeps the receipt that it has."""
         names = {path.stem: path for path in self._folder.glob("*.json")}
-        kept = (
+        present = (
             {
                 str(request)
                 for (request,) in await self._store.rows(self._queries["all"])
@@ -129,32 +119,30 @@ class Receipts:
             if names
             else set()
         )
-        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        rows = []
         key = signing_key(self._folder).public_key()
-        for name in sorted(names.keys() - kept):
+        for name in sorted(names.keys() - present):
             body = names[name].read_bytes()
             try:
-                said = check(body, key)
+                content = check(body, key)
             except Corrupt as error:  # somebody's file: erasing goes on without it
                 structlog.get_logger(service="deleter").warning(
                     "no receipt", file=names[name].name, why=error.detail
                 )
                 continue
-            row = (
-                said["project"],
-                said["sequence"],
-                UUID(said["request"]),
-                digest(said),
-                body.decode(),
-            )
-            for column, value in zip(columns.values(), row, strict=True):
-                column.append(value)
+            rows.append(_row_of(content, body))
+        await self._insert(rows)
+
+    async def _insert(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        columns = {
+            name: [row[place] for row in rows] for place, name in enumerate(COLUMNS)
+        }
         await self._store.insert("receipts", columns)
 
 
 def statement(request: DeletionRequest, now_us: int) -> dict[str, Any]:
     """What a receipt says of a request whose rows were all counted as zero. Pure."""
-    kept = RETENTION_SECONDS + SEGMENT_SECONDS
+    log_seconds = RETENTION_SECONDS + SEGMENT_SECONDS
     return {
         "format": FORMAT,
         "request": str(request.id),
@@ -180,27 +168,42 @@ def statement(request: DeletionRequest, now_us: int) -> dict[str, Any]:
             for target in targets_of(request.scope)
         },
         "objects": {"erased": request.hidden.get(OBJECTS, 0), "left": 0},
-        "log": {"how": "retention", "until": iso(request.cutoff + kept * 1_000_000)},
+        "log": {
+            "how": "retention",
+            "until": iso(request.cutoff + log_seconds * 1_000_000),
+        },
     }
 
 
-def canonical(said: Mapping[str, Any]) -> bytes:
+def _row_of(content: Mapping[str, Any], body: bytes) -> tuple[Any, ...]:
+    """A row of `receipts`, as COLUMNS."""
+    request = UUID(content["request"])
+    return (
+        content["project"],
+        content["sequence"],
+        request,
+        digest(content),
+        body.decode(),
+    )
+
+
+def canonical(content: Mapping[str, Any]) -> bytes:
     """The bytes that are signed: JSON with sorted keys and no spaces."""
-    return orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
+    return orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
 
 
-def digest(said: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical(said)).hexdigest()
+def digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(content)).hexdigest()
 
 
-def sign(said: Mapping[str, Any], key: Ed25519PrivateKey) -> bytes:
+def sign(content: Mapping[str, Any], key: Ed25519PrivateKey) -> bytes:
     """The whole receipt: what is said, its hash, the signature and the public key it is made
     with."""
     public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     whole = {
-        "said": said,
-        "sha256": digest(said),
-        "ed25519": base64.b64encode(key.sign(canonical(said))).decode(),
+        "said": content,
+        "sha256": digest(content),
+        "ed25519": base64.b64encode(key.sign(canonical(content))).decode(),
         "public_key": base64.b64encode(public).decode(),
     }
     return (
@@ -215,35 +218,37 @@ def check(raw: bytes, key: Ed25519PublicKey) -> dict[str, Any]:
         raise Corrupt("It is no receipt: too large.")
     try:
         whole = orjson.loads(raw)
-        said, signature = (
+        content, signature = (
             whole["said"],
             base64.b64decode(whole["ed25519"], validate=True),
         )
-        if whole["sha256"] != digest(said) or said["format"] != FORMAT:
+        if whole["sha256"] != digest(content) or content["format"] != FORMAT:
             raise Corrupt("It was changed: its hash is another one.")
-        key.verify(signature, canonical(said))
+        key.verify(signature, canonical(content))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"It is no receipt: {type(error).__name__}.") from None
     except InvalidSignature:
         raise Corrupt("Its signature is not by this key.") from None
-    return dict(said)
+    return dict(content)
 
 
-def broken_links(found: Iterable[Mapping[str, Any]]) -> list[str]:
+def broken_links(receipts: Iterable[Mapping[str, Any]]) -> list[str]:
     """What is wrong between neighbours of the chains that these receipts belong to; gaps are no
     fault of a receipt."""
-    by_place = {(said["project"], said["sequence"]): said for said in found}
+    by_place = {
+        (content["project"], content["sequence"]): content for content in receipts
+    }
     wrong = []
-    for (project, sequence), said in sorted(by_place.items()):
+    for (project, sequence), content in sorted(by_place.items()):
         before = by_place.get((project, sequence - 1))
         expected = (
             FIRST
             if sequence == 1
             else digest(before)
             if before is not None
-            else said["previous"]
+            else content["previous"]
         )
-        if said["previous"] != expected:
+        if content["previous"] != expected:
             wrong.append(
                 f"project {project}: receipt {sequence} does not follow receipt {sequence - 1}"
             )
@@ -255,11 +260,11 @@ def signing_key(folder: Path) -> Ed25519PrivateKey:
     checks."""
     path = folder / "signing-key.pem"
     if not path.exists():
-        made = Ed25519PrivateKey.generate()
+        fresh = Ed25519PrivateKey.generate()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(
             path,
-            made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            fresh.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
             0o600,
         )
     key = load_pem_private_key(path.read_bytes(), None)

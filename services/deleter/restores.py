@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from uuid import UUID, uuid5
 
 from services.deleter.ledger import Ledger
-from services.deleter.planner import Tombstone, delete_of
+from services.deleter.sweep.planner import Tombstone, delete_of
 from shared.domain.commands import Restore, Restored, encode, route
 from shared.domain.deletion import DeletionRequest
 from shared.domain.ids import COMMANDS, IDENTITY, Position, hash64, partition_of
@@ -39,7 +39,7 @@ ALONE: Before = (False, 0, 0)
 """Of a fragment without a fact."""
 
 
-class Outcome(NamedTuple):
+class RestoreOutcome(NamedTuple):
     """What the identity fold said of a restore: the fact's topic, and why it was refused."""
 
     topic: str
@@ -55,7 +55,9 @@ class IdentityHistory(Protocol):
     async def before(self, request: DeletionRequest, iver: int) -> dict[UUID, Before]:
         """The members' identities before the delete of this version, of those that had one."""
 
-    async def outcome(self, request: DeletionRequest, command: UUID) -> Outcome | None:
+    async def outcome(
+        self, request: DeletionRequest, command: UUID
+    ) -> RestoreOutcome | None:
         """What became of a restore; None while nothing has."""
 
 
@@ -75,26 +77,26 @@ class Restores:
     ) -> None:
         self._log, self._history, self._ledger = log, history, ledger
         self._lock, self._projected, self._now_us = lock, projected, now_us
-        self._sent: dict[UUID, Position] = {}
+        self._positions: dict[UUID, Position] = {}
 
     async def round(self) -> bool:
         """Go on with everything that is being cancelled; whether some of it is left. Raises
         Transient."""
-        left, requests = False, await self._ledger.open("cancelling")
+        remaining, requests = False, await self._ledger.open("cancelling")
         for start in range(0, len(requests), AT_ONCE_MAX):
-            part = requests[start : start + AT_ONCE_MAX]
+            chunk = requests[start : start + AT_ONCE_MAX]
             for done in await asyncio.gather(
-                *map(self._settle, part), return_exceptions=True
+                *map(self._settle, chunk), return_exceptions=True
             ):
                 if isinstance(done, BaseException):
                     raise done
-                left |= not done
-        return left
+                remaining |= not done
+        return remaining
 
     async def _settle(self, request: DeletionRequest) -> bool:
         """As far as it goes now; whether the request has come to its end, or goes on."""
         here = request.project % self._log.partitions()[IDENTITY]
-        if not await self._passed(
+        if not await self._caught_up(
             IDENTITY, [here]
         ):  # else its delete may not be told yet
             return False
@@ -103,11 +105,11 @@ class Restores:
         if outcome is None:
             command = await self._command(request, identity)
             if command is None:
-                return await self._end(request, Outcome("", DELETE_NOT_FOUND))
+                return await self._end(request, RestoreOutcome("", DELETE_NOT_FOUND))
             if not await self._projected([await self._send(command)]):
                 return False
             outcome = await self._history.outcome(request, identity)
-        self._sent.pop(identity, None)
+        self._positions.pop(identity, None)
         if outcome is None:  # it was set aside: try again
             return False
         commands = self._log.partitions()[COMMANDS]
@@ -115,8 +117,8 @@ class Restores:
             partition_of(member, commands) for member in request.members
         }  # what follows is in the log by now
         if not (
-            await self._passed(IDENTITY, [here])
-            and await self._passed(COMMANDS, touched)
+            await self._caught_up(IDENTITY, [here])
+            and await self._caught_up(COMMANDS, touched)
         ):
             return False
         return await self._end(request, outcome)
@@ -132,31 +134,31 @@ class Restores:
         )
 
     async def _send(self, command: Restore) -> Position:
-        if command.id not in self._sent:
+        if command.id not in self._positions:
             entry = Entry(*route(command, self._log.partitions()), encode(command))
-            (self._sent[command.id],) = await self._log.append([entry])
-        return self._sent[command.id]
+            (self._positions[command.id],) = await self._log.append([entry])
+        return self._positions[command.id]
 
-    async def _passed(self, topic: str, partitions: Iterable[int]) -> bool:
+    async def _caught_up(self, topic: str, partitions: Iterable[int]) -> bool:
         """Whether all that these partitions hold now is projected."""
         chosen = set(partitions)
         return await self._projected(
             [head for head in await self._log.heads(topic) if head.partition in chosen]
         )
 
-    async def _end(self, request: DeletionRequest, outcome: Outcome) -> bool:
+    async def _end(self, request: DeletionRequest, outcome: RestoreOutcome) -> bool:
         async with self._lock():
-            found = (await self._ledger.find([(request.project, request.id)]))[
+            current = (await self._ledger.find([(request.project, request.id)]))[
                 request.id
             ]
             if (
-                found.state == "cancelling" and found.cancels == request.cancels
+                current.state == "cancelling" and current.cancels == request.cancels
             ):  # else another deleter was here
                 if outcome.topic == PersonRestored.TOPIC:
-                    found.restored(self._now_us())
+                    current.restored(self._now_us())
                 else:
-                    found.refuse(outcome.reason, self._now_us())
-                await self._ledger.save([found], self._now_us())
+                    current.refuse(outcome.reason, self._now_us())
+                await self._ledger.save([current], self._now_us())
         return True
 
 
@@ -166,8 +168,8 @@ def delete_version(request: DeletionRequest, tombstones: Sequence[Tombstone]) ->
     ends: dict[UUID, list[Tombstone]] = {member: [] for member in request.members}
     for tombstone in tombstones:
         ends[tombstone.fragment].append(tombstone)
-    found = {delete_of(request, told) for told in ends.values()}
-    return found.pop() if len(found) == 1 else 0
+    versions = {delete_of(request, member_ends) for member_ends in ends.values()}
+    return versions.pop() if len(versions) == 1 else 0
 
 
 def restore(
@@ -199,7 +201,7 @@ class TimelineHistory:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._queries = {
-            **load_queries(Path(__file__).with_name("sweep.sql")),
+            **load_queries(Path(__file__).with_name("sweep") / "sweep.sql"),
             **load_queries(Path(__file__).with_suffix(".sql")),
         }
 
@@ -218,9 +220,14 @@ class TimelineHistory:
             fragments=list(request.members),
             iver=iver,
         )
-        return {fragment: (bool(told[0]), told[1], told[2]) for fragment, told in rows}
+        return {
+            fragment: (bool(identity[0]), identity[1], identity[2])
+            for fragment, identity in rows
+        }
 
-    async def outcome(self, request: DeletionRequest, command: UUID) -> Outcome | None:
+    async def outcome(
+        self, request: DeletionRequest, command: UUID
+    ) -> RestoreOutcome | None:
         rows = await self._store.rows(
             self._queries["outcome"],
             project=request.project,
@@ -228,5 +235,5 @@ class TimelineHistory:
             command=command,
         )
         for row in rows:
-            return Outcome(*row)
+            return RestoreOutcome(*row)
         return None

@@ -13,7 +13,7 @@ from functools import partial
 from aiohttp import web
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
-from services.projector.progress import Progress
+from services.projector.progress import WorkerProgress
 from services.projector.search import Duty, Feeder
 from services.projector.tables.clickhouse import AnnouncedTables, ClickHouseTables
 from services.projector.worker import Worker
@@ -51,7 +51,7 @@ async def run(settings: Settings) -> None:
         async with right_log(settings, store) as (log, log_watch):
             flushed = Wakeup()
 
-            def observe(progress: Progress) -> None:
+            def observe(progress: WorkerProgress) -> None:
                 _observe(progress)
                 flushed.set()
 
@@ -83,7 +83,7 @@ def workers_on(
     settings: Settings,
     log: Log,
     store: Store,
-    observe: Callable[[Progress], None] = lambda progress: None,
+    observe: Callable[[WorkerProgress], None] = lambda progress: None,
 ) -> list[Worker]:
     """The workers of one process, which are members of the projectors' groups."""
     tables = ClickHouseTables(store)
@@ -116,12 +116,14 @@ async def _project(
         for worker in workers:
             group.create_task(worker.run(), name="worker")
         duty = partial(_duty, workers, log.partitions())
-        feeding = feeder.run(flushed, duty, lambda: any(one.behind for one in workers))
+        feeding = feeder.run(
+            flushed, duty, lambda: any(worker.behind for worker in workers)
+        )
         group.create_task(feeding, name="feeder")
         group.create_task(_watch(log, workers), name="watch")
 
 
-def _observe(progress: Progress) -> None:
+def _observe(progress: WorkerProgress) -> None:
     for outcome, count in progress.outcomes.items():
         telemetry.PROJECTED.labels(progress.topic, outcome).inc(count)
     telemetry.FLUSHED_ROWS.labels(progress.topic).inc(progress.rows)
@@ -133,11 +135,17 @@ def _observe(progress: Progress) -> None:
 def _duty(workers: list[Worker], counts: Mapping[str, int]) -> Duty:
     """One process feeds for all: it that holds the first partition. Two that both believe so do no
     harm."""
-    held = [one for worker in workers for one in worker.positions.values()]
-    if not any(one.topic == COMMANDS and one.partition == 0 for one in held):
+    positions = [
+        position for worker in workers for position in worker.positions.values()
+    ]
+    if not any(
+        position.topic == COMMANDS and position.partition == 0 for position in positions
+    ):
         return Duty.OTHERS
     return (
-        Duty.ALONE if len(held) == counts[COMMANDS] + counts[IDENTITY] else Duty.SHARED
+        Duty.ALONE
+        if len(positions) == counts[COMMANDS] + counts[IDENTITY]
+        else Duty.SHARED
     )
 
 
@@ -173,15 +181,15 @@ async def _watch(log: Log, workers: list[Worker]) -> None:
 async def measure_lag(log: Log, workers: list[Worker]) -> None:
     """Set the metric for the partitions that are held here, and drop it for all others. Raises
     Transient."""
-    found: dict[tuple[str, int], int] = {}
+    lags: dict[tuple[str, int], int] = {}
     for worker in workers:
         positions = worker.positions
         for topic in {position.topic for position in positions.values()}:
             for head in await log.heads(topic):
                 if head.partition in positions:
-                    found[topic, head.partition] = max(
+                    lags[topic, head.partition] = max(
                         0, head.offset - positions[head.partition].offset
                     )
     telemetry.LAG.clear()
-    for labels, records in found.items():
+    for labels, records in lags.items():
         telemetry.LAG.labels(*labels).set(records)

@@ -22,7 +22,7 @@ STATE_ROWS_MAX = 100_000
 Foldable = tuple[Record, Command]
 
 
-class Reached(NamedTuple):
+class LastRecord(NamedTuple):
     """The last record of a partition that has its outcome, and the highest stamp that one gave."""
 
     record: Record
@@ -42,14 +42,14 @@ class Batch:
         self.outcomes: Counter[FoldOutcome] = Counter()
         self.bytes = 0
         self.left_out = 0
-        self.last: dict[int, Reached] = {}
+        self.last: dict[int, LastRecord] = {}
         """By partition."""
 
     @property
     def full(self) -> bool:
         return self.bytes >= STATE_BYTES_MAX or len(self.touched) >= STATE_ROWS_MAX
 
-    def passed(self, record: Record, stamp: int) -> None:
+    def conclude(self, record: Record, stamp: int) -> None:
         """This record has its outcome; `stamp` is the highest it gave. A redelivered one takes no
         position back."""
         before = self.last.get(record.partition)
@@ -58,4 +58,4 @@ class Batch:
                 record = before.record
             if stamp < before.stamp:
                 stamp = before.stamp
-        self.last[record.partition] = Reached(record, stamp)
+        self.last[record.partition] = LastRecord(record, stamp)

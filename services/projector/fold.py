@@ -11,12 +11,16 @@ from services.projector.batch import Batch, Foldable
 from services.projector.shares import FRAGMENT_COMMANDS
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Closed
-from services.projector.tables.rows import FragmentState, IdentityState, State
+from services.projector.tables.rows import (
+    FragmentState,
+    IdentityState,
+    StateKey,
+    StateRow,
+)
 from shared.domain.commands import (
     Capture,
     Command,
     MergePersons,
-    RecordBlock,
     Restore,
     Revive,
     SplitPerson,
@@ -50,18 +54,16 @@ UNSEEN = frozenset((FoldOutcome.DUPLICATE, FoldOutcome.DROPPED, FoldOutcome.SKIP
 WRITTEN = frozenset((FoldOutcome.CHANGED, FoldOutcome.REMEMBERED, FoldOutcome.REFUSED))
 """Outcomes that may have written the row."""
 
-Key = tuple[int, UUID]
-
 
 class Folder(Protocol):
     """How the records of one topic become rows."""
 
     topic: str
 
-    def missing(self, commands: Iterable[Command]) -> list[Key]:
+    def keys_to_load(self, commands: Iterable[Command]) -> list[StateKey]:
         """What must be loaded before `fold`; ask again after `admit`, until there is nothing."""
 
-    def admit(self, wanted: list[Key], rows: Sequence[State]) -> None:
+    def admit(self, keys: list[StateKey], rows: Sequence[StateRow]) -> None:
         """Take loaded rows; what was wanted and has no row was never written."""
 
     def cut(self, commands: Sequence[Command | None]) -> int:
@@ -83,7 +85,7 @@ class Folder(Protocol):
         """Keep the cache within its bound. Called when nothing is in flight: what was flushed can
         be loaded again, but what this batch touched cannot."""
 
-    def state(self, batch: Batch) -> list[State]: ...
+    def state(self, batch: Batch) -> list[StateRow]: ...
 
     def drop(self) -> None:
         """Forget everything loaded: the tables are the truth again."""
@@ -96,34 +98,36 @@ class FragmentFolder:
     topic = COMMANDS
 
     def __init__(self) -> None:
-        self._cache: OrderedDict[int, _Held] = OrderedDict()  # by the uuid's integer
+        self._cache: OrderedDict[int, _CacheEntry] = (
+            OrderedDict()
+        )  # by the uuid's integer
         self._bytes = 0
         self._lives: dict[
             tuple[int, int], Fragment
         ] = {}  # by the uuid's integer and the version that opens it
 
-    def missing(self, commands: Iterable[Command]) -> list[Key]:
+    def keys_to_load(self, commands: Iterable[Command]) -> list[StateKey]:
         cache = self._cache
-        wanted: dict[UUID, int] = {}
+        projects: dict[UUID, int] = {}
         for command in commands:
             if isinstance(command, FRAGMENT_COMMANDS):
                 key = command.fragment.int
                 if key in cache:
                     cache.move_to_end(key)
                 else:
-                    wanted[command.fragment] = command.project
-        return [(project, fragment) for fragment, project in wanted.items()]
+                    projects[command.fragment] = command.project
+        return [(project, fragment) for fragment, project in projects.items()]
 
-    def admit(self, wanted: list[Key], rows: Sequence[State]) -> None:
+    def admit(self, keys: list[StateKey], rows: Sequence[StateRow]) -> None:
         for row in rows:
             assert isinstance(row, FragmentState)
-            self._cache[row.fragment.int] = held = _Held(
+            self._cache[row.fragment.int] = entry = _CacheEntry(
                 r.fragment_of(row), row.characters
             )
-            self._bytes += held.size
-        for project, fragment in wanted:
+            self._bytes += entry.size
+        for project, fragment in keys:
             if fragment.int not in self._cache:
-                self._cache[fragment.int] = _Held(
+                self._cache[fragment.int] = _CacheEntry(
                     Fragment(project, fragment), ROW_BYTES
                 )
                 self._bytes += ROW_BYTES
@@ -131,19 +135,19 @@ class FragmentFolder:
     def cut(self, commands: Sequence[Command | None]) -> int:
         if not any(type(command) is Revive for command in commands):  # nearly always
             return len(commands)
-        named: set[UUID] = set()
+        fragments: set[UUID] = set()
         revived = 0
         for index, command in enumerate(commands):
             if isinstance(command, Revive):
                 revived += 1
-                if command.fragment in named or revived > REVIVED_MAX:
+                if command.fragment in fragments or revived > REVIVED_MAX:
                     return index
             if isinstance(command, FRAGMENT_COMMANDS):
-                named.add(command.fragment)
+                fragments.add(command.fragment)
         return len(commands)
 
     def closed(self, commands: Iterable[tuple[Command | None, Record]]) -> list[Closed]:
-        found = []
+        lives = []
         for command, record in commands:
             if isinstance(command, Revive):
                 fragment, version = (
@@ -151,16 +155,16 @@ class FragmentFolder:
                     record.version,
                 )
                 if fragment.version < version and fragment.erased == command.iver:
-                    found.append(
+                    lives.append(
                         Closed(command.project, command.fragment, command.iver, version)
                     )
-        return found
+        return lives
 
     def open(self, closed: Closed, life: Fragment) -> None:
         self._lives[closed.fragment.int, closed.version] = life
 
     def fold(self, pairs: Iterable[Foldable], batch: Batch) -> None:
-        cache, lives, passed = self._cache, self._lives, batch.passed
+        cache, lives, conclude = self._cache, self._lives, batch.conclude
         timeline, captured, numbers = (
             batch.facts.timeline,
             batch.facts.captured,
@@ -173,8 +177,8 @@ class FragmentFolder:
                 continue
             version = record.version
             key = command.fragment.int
-            held = cache[key]
-            fragment = held.fragment
+            entry = cache[key]
+            fragment = entry.fragment
             life = lives.pop((key, version), None) if lives else None
             outcome = fragment.handle(command, version, record.partition, life)
             if fragment.facts:
@@ -191,12 +195,12 @@ class FragmentFolder:
                 captured.append(r.captured_row(command, version, fragment.purged))
             if outcome in WRITTEN and fragment.version == version:
                 size = len(record.value) if life is None else _size(life)
-                held.size += size
+                entry.size += size
                 self._bytes += size
-                batch.bytes += size if key in touched else held.size
+                batch.bytes += size if key in touched else entry.size
                 touched[key] = fragment
             outcomes[outcome] += 1
-            passed(record, fragment.stamp)
+            conclude(record, fragment.stamp)
 
     def _fold_other(self, record: Record, command: Command, batch: Batch) -> None:
         """What concerns no fragment: a block of a recording, whose row is a function of the record
@@ -207,7 +211,7 @@ class FragmentFolder:
             )
         batch.facts.blocks.append(r.block_row(command, record.version))
         batch.outcomes[FoldOutcome.RECORDED] += 1
-        batch.passed(record, 0)
+        batch.conclude(record, 0)
 
     def trim(self, batch: Batch) -> None:
         cache = self._cache
@@ -216,7 +220,7 @@ class FragmentFolder:
                 return
             self._bytes -= cache.popitem(last=False)[1].size
 
-    def state(self, batch: Batch) -> list[State]:
+    def state(self, batch: Batch) -> list[StateRow]:
         rows = [
             r.fragment_row(fragment)
             for fragment in batch.touched.values()
@@ -225,9 +229,9 @@ class FragmentFolder:
         for key, row in zip(
             batch.touched, rows, strict=True
         ):  # what was only added up until now is known again
-            held, size = self._cache[key], row.characters + ROW_BYTES
-            self._bytes += size - held.size
-            held.size = size
+            entry, size = self._cache[key], row.characters + ROW_BYTES
+            self._bytes += size - entry.size
+            entry.size = size
         return list(rows)
 
     def drop(self) -> None:
@@ -236,7 +240,7 @@ class FragmentFolder:
         self._lives.clear()
 
 
-class _Held:
+class _CacheEntry:
     """A cached fragment, and how many bytes its row has at most."""
 
     __slots__ = ("fragment", "size")
@@ -253,20 +257,20 @@ class IdentityFolder:
     def __init__(self) -> None:
         self._cache: dict[UUID, Membership] = {}
 
-    def missing(self, commands: Iterable[Command]) -> list[Key]:
-        wanted: dict[UUID, int] = {}
+    def keys_to_load(self, commands: Iterable[Command]) -> list[StateKey]:
+        projects: dict[UUID, int] = {}
         for command in commands:
             if isinstance(command, IDENTITY_COMMANDS):
                 for fragment in addressed(command):
                     for needed in self._needed(fragment):
-                        wanted[needed] = command.project
-        return [(project, fragment) for fragment, project in wanted.items()]
+                        projects[needed] = command.project
+        return [(project, fragment) for fragment, project in projects.items()]
 
-    def admit(self, wanted: list[Key], rows: Sequence[State]) -> None:
+    def admit(self, keys: list[StateKey], rows: Sequence[StateRow]) -> None:
         for row in rows:
             assert isinstance(row, IdentityState)
             self._cache[row.fragment] = r.membership_of(row)
-        for project, fragment in wanted:
+        for project, fragment in keys:
             if fragment not in self._cache:
                 self._cache[fragment] = Membership(project, fragment)
 
@@ -295,7 +299,7 @@ class IdentityFolder:
                 batch.bytes += 100 + 16 * len(membership.members)
             batch.followups.extend(decision.followups)
             batch.outcomes[decision.outcome] += 1
-            batch.passed(
+            batch.conclude(
                 record,
                 max((membership.stamp for membership in decision.touched), default=0),
             )
@@ -303,12 +307,12 @@ class IdentityFolder:
     def trim(self, batch: Batch) -> None:
         if len(self._cache) > CACHE_MAX:
             self._cache = {
-                one.id: one
-                for one in batch.touched.values()
-                if isinstance(one, Membership)
+                membership.id: membership
+                for membership in batch.touched.values()
+                if isinstance(membership, Membership)
             }
 
-    def state(self, batch: Batch) -> list[State]:
+    def state(self, batch: Batch) -> list[StateRow]:
         return [
             r.membership_row(member)
             for member in batch.touched.values()
@@ -322,10 +326,10 @@ class IdentityFolder:
         """What is not loaded yet of the person that holds `fragment`: itself, then its root, then
         all members."""
         cache = self._cache
-        if (named := cache.get(fragment)) is None:
+        if (membership := cache.get(fragment)) is None:
             return [fragment]
-        if (root := cache.get(named.root)) is None:
-            return [named.root]
+        if (root := cache.get(membership.root)) is None:
+            return [membership.root]
         return [member for member in root.members if member not in cache]
 
 

@@ -1,9 +1,11 @@
-"""One partition that a worker holds: where the table is in it, what is on its way there, what is
+"""The partitions that a worker holds: where the table is in each, what is on its way there, what is
 set aside. Pure."""
 
 from __future__ import annotations
 
-from services.projector.tables.rows import Vouched
+from collections.abc import Collection, Iterator
+
+from services.projector.tables.marks import Vouched
 from shared.domain.ids import Position
 from shared.log.dead import DeadRun
 from shared.log.port import Record
@@ -20,8 +22,8 @@ class Partition:
         "confirmed",
         "dead",
         "epoch",
-        "flying",
         "holding",
+        "in_flight",
         "number",
         "set_aside",
         "stamp",
@@ -34,7 +36,7 @@ class Partition:
         self.holding = False
         """Whether it is known where the table is."""
         self.confirmed = before_the_first
-        self.flying: Position | None = None
+        self.in_flight: Position | None = None
         """Where the table will be once the flush on its way has landed."""
         self.stamp = 0
         """The highest that a fact here was given."""
@@ -53,9 +55,9 @@ class Partition:
         return self.holding and not self.stopped
 
     @property
-    def reached(self) -> Position:
+    def newest(self) -> Position:
         """Behind which position records are expected, when none have come since the last batch."""
-        return self.flying or self.confirmed
+        return self.in_flight or self.confirmed
 
     def take_over(self, table: Vouched) -> None:
         """The table is there."""
@@ -64,17 +66,17 @@ class Partition:
         self.stamp = table.stamp
         self.epoch = table.epoch
 
-    def vouched(self, record: Record, stamp: int, digest: int) -> Vouched:
+    def vouch(self, record: Record, stamp: int, digest: int) -> Vouched:
         """What a flush says whose last record this is, with the highest stamp of the batch."""
         self.stamp = max(stamp, self.stamp)
         return Vouched(record.position, self.stamp, self.epoch, digest)
 
     def land(self) -> None:
         """The flush on its way has ended well."""
-        if self.flying is None:
+        if self.in_flight is None:
             return
-        self.confirmed = self.flying
-        self.flying = None
+        self.confirmed = self.in_flight
+        self.in_flight = None
         if self.set_aside:
             self.set_aside = {
                 at: why for at, why in self.set_aside.items() if at > self.confirmed
@@ -82,5 +84,61 @@ class Partition:
 
     def reset(self) -> None:
         self.holding = False
-        self.flying = None
+        self.in_flight = None
         self.waiting = False
+
+
+class OwnedPartitions:
+    """The partitions of one worker."""
+
+    def __init__(self) -> None:
+        self.by_number: dict[int, Partition] = {}
+
+    def __getitem__(self, number: int) -> Partition:
+        return self.by_number[number]
+
+    def __iter__(self) -> Iterator[Partition]:
+        return iter(self.by_number.values())
+
+    @property
+    def positions(self) -> dict[int, Position]:
+        """The confirmed position of every partition of which it is known."""
+        return {
+            partition.number: partition.confirmed
+            for partition in self
+            if partition.holding
+        }
+
+    @property
+    def stopped(self) -> dict[int, str]:
+        """Why nothing more is folded, of partitions of which that is so."""
+        return {
+            partition.number: partition.stopped
+            for partition in self
+            if partition.stopped
+        }
+
+    @property
+    def waiting(self) -> set[int]:
+        return {partition.number for partition in self if partition.waiting}
+
+    def take_over(self, number: int, table: Vouched) -> Partition:
+        """The table of this partition is there."""
+        if number not in self.by_number:
+            self.by_number[number] = Partition(number, table.position)
+        partition = self.by_number[number]
+        partition.take_over(table)
+        return partition
+
+    def drop(self, numbers: Collection[int]) -> None:
+        for number in numbers:
+            del self.by_number[number]
+
+    def land(self) -> None:
+        """The flush on its way has ended well."""
+        for partition in self:
+            partition.land()
+
+    def reset(self) -> None:
+        for partition in self:
+            partition.reset()

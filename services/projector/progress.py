@@ -8,7 +8,7 @@ from typing import NamedTuple
 from shared.domain.ids import Position
 
 
-class Progress(NamedTuple):
+class WorkerProgress(NamedTuple):
     """What the worker tells whoever watches it: of a flush, or with nothing in it of partitions
     that came or went."""
 
@@ -21,6 +21,6 @@ class Progress(NamedTuple):
     left_out: int = 0
 
 
-def moved(topic: str) -> Progress:
+def moved(topic: str) -> WorkerProgress:
     """Partitions came or went."""
-    return Progress(topic=topic, records=0, outcomes={}, dead=(), rows=0)
+    return WorkerProgress(topic=topic, records=0, outcomes={}, dead=(), rows=0)

@@ -17,7 +17,8 @@ from uuid import UUID
 import orjson
 
 from services.projector.tables.clickhouse import ClickHouseTables
-from services.projector.tables.rows import BEFORE_THE_FIRST
+from services.projector.tables.marks import BEFORE_THE_FIRST
+from services.projector.tables.rows import StateKey
 from shared.domain.errors import Transient
 from shared.domain.ids import COMMANDS, IDENTITY, position_key
 from shared.runtime.wakeup import Wakeup
@@ -62,8 +63,6 @@ LOOK_SECONDS, SHARED_LOOK_SECONDS = 2.0, 0.5
 """Between two looks when nothing was told: alone, and where other projectors flush too, whose
 flushes nobody tells of. A look at which nothing has changed reads two sets of position rows."""
 
-Key = tuple[int, UUID]
-
 
 class Duty(Enum):
     """Who feeds: another projector; this one, for all that flush; this one, which is alone."""
@@ -80,7 +79,7 @@ class Feeder:
         self._store, self._partitions, self._table = store, partitions, table
         self._tables = ClickHouseTables(store)
         self._queries = load_queries(Path(__file__).with_name("search.sql"))
-        self._fed: dict[str, list[int]] | None = None
+        self._watermarks: dict[str, list[int]] | None = None
 
     async def run(
         self, woken: Wakeup, duty: Callable[[], Duty], behind: Callable[[], bool]
@@ -100,31 +99,33 @@ class Feeder:
             began = time()
             try:
                 if duty() is Duty.OTHERS:
-                    self._fed = None
+                    self._watermarks = None
                 else:
                     await self.feed()
                 await asyncio.sleep(
                     min(max(PAUSE_SECONDS, 2 * (time() - began)), PAUSE_SECONDS_MAX)
                 )
             except Transient:
-                self._fed = None
+                self._watermarks = None
                 woken.set()
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def feed(self) -> int:
         """One round: everybody who changed since the last one; how many rows were written. Raises
         Transient."""
-        if self._fed is None:
-            self._fed = await self._read_fed()
-        reached = {topic: await self._reached(topic) for topic in (COMMANDS, IDENTITY)}
-        if reached == self._fed:
+        if self._watermarks is None:
+            self._watermarks = await self._read_watermarks()
+        versions = {
+            topic: await self._versions(topic) for topic in (COMMANDS, IDENTITY)
+        }
+        if versions == self._watermarks:
             return 0
         cursor, written = (0, UUID(int=0)), 0
         while True:
             keys: list[Any] = await self._store.rows(
                 self._queries["changed"],
-                commands=self._fed[COMMANDS],
-                identity=self._fed[IDENTITY],
+                commands=self._watermarks[COMMANDS],
+                identity=self._watermarks[IDENTITY],
                 partitions=self._partitions[COMMANDS],
                 identities=self._partitions[IDENTITY],
                 project=cursor[0],
@@ -136,106 +137,122 @@ class Feeder:
                 cursor = keys[-1]
             if len(keys) < CHUNK_FRAGMENTS_MAX:
                 break
-        await self._store.insert_json(self._table, position_lines(reached))
-        self._fed = reached
+        await self._store.insert_json(self._table, position_lines(versions))
+        self._watermarks = versions
         return written
 
-    async def _reached(self, topic: str) -> list[int]:
+    async def _versions(self, topic: str) -> list[int]:
         count = self._partitions[topic]
         marks = (await self._tables.load(topic, range(count), [])).positions
         return [
             marks.get(partition, BEFORE_THE_FIRST).version for partition in range(count)
         ]
 
-    async def _read_fed(self) -> dict[str, list[int]]:
+    async def _read_watermarks(self) -> dict[str, list[int]]:
         sql = self._queries["fed"]
-        found = dict(await self._store.rows(sql)) if self._table == "search" else {}
+        versions = dict(await self._store.rows(sql)) if self._table == "search" else {}
         return {
             topic: [
-                int(found.get(position_key(topic, one), 0))
-                for one in range(self._partitions[topic])
+                int(versions.get(position_key(topic, partition), 0))
+                for partition in range(self._partitions[topic])
             ]
             for topic in (COMMANDS, IDENTITY)
         }
 
-    async def _lines(self, keys: Sequence[Key]) -> AsyncIterator[bytes]:
+    async def _lines(self, keys: Sequence[StateKey]) -> AsyncIterator[bytes]:
         """The rows of the persons that hold these fragments now, and of those of the fragments that
         are no root."""
-        identities = await self._identities(keys)
-        asked = set(
-            keys
-        )  # who had no row then has none in this round: a merge that came since would lend its version
-        roots = dict.fromkeys(
-            (key[0], root_of(key[1], identities.get(key))) for key in keys
-        )
-        identities |= await self._identities(
-            [root for root in roots if root not in asked]
-        )
-        asked |= roots.keys()
-        groups = {
-            root: group_of(root[1], identities.get(root))
-            for root in roots
-            if root_of(root[1], identities.get(root))
-            == root[
-                1
-            ]  # or it was absorbed between two readings: the next round has its root
-        }
-        members = dict.fromkeys(
-            (root[0], one) for root, group in groups.items() for one in group
-        )
-        identities |= await self._identities(
-            [one for one in members if one not in asked]
-        )
-        rows = await self._fragments(members, ROW_BYTES_WHOLE)
+        groups, identities = await self._groups(keys)
+        members = [
+            (project, member)
+            for (project, _), group in groups.items()
+            for member in group
+        ]
+        rows = await self._fragments(dict.fromkeys(members), ROW_BYTES_WHOLE)
         for (project, root), group in groups.items():
-            found = [
-                (one, rows.get((project, one)), identities.get((project, one)))
-                for one in group
+            fragments = [
+                (member, rows.get((project, member)), identities.get((project, member)))
+                for member in group
             ]
-            if unread := unread_of(
-                found
-            ):  # one person's at a time: it may have megabytes
+            if unread := unread_of(fragments):
+                # one person's at a time: it may have megabytes
                 whole = await self._fragments(
-                    [(project, one) for one in unread], ROW_BYTES_ANY
+                    [(project, member) for member in unread], ROW_BYTES_ANY
                 )
-                found = [
-                    (one, whole.get((project, one), row), identity)
-                    for one, row, identity in found
+                fragments = [
+                    (member, whole.get((project, member), row), identity)
+                    for member, row, identity in fragments
                 ]
             identity = identities.get((project, root))
             version = (identity.version if identity else 0) << 64 | sum(
-                row.version for _, row, _ in found if row
+                row.version for _, row, _ in fragments if row
             )
-            yield _line(project, root, version, person_of(project, root, found))
-        absorbed = [
-            key for key in dict.fromkeys((*keys, *roots)) if key not in groups
-        ]  # as a root it is no more
-        for key in absorbed:
-            yield _line(*key, identities[key].version << 64, None)
+            yield _line(project, root, version, person_of(project, root, fragments))
+        roots = [
+            (project, root_of(fragment, identities.get((project, fragment))))
+            for project, fragment in keys
+        ]
+        for key in dict.fromkeys((*keys, *roots)):
+            if key not in groups:  # as a root it is no more
+                yield _line(*key, identities[key].version << 64, None)
+
+    async def _groups(
+        self, keys: Sequence[StateKey]
+    ) -> tuple[dict[StateKey, Sequence[UUID]], dict[StateKey, IdentityRow]]:
+        """The members of the persons that hold these fragments, by their roots; and the identity
+        rows of all of them."""
+        identities = await self._identities(keys)
+        # who had no row then has none in this round: a merge that came since would lend its version
+        read_keys = set(keys)
+        roots = dict.fromkeys(
+            (project, root_of(fragment, identities.get((project, fragment))))
+            for project, fragment in keys
+        )
+        identities |= await self._identities(
+            [root for root in roots if root not in read_keys]
+        )
+        read_keys |= roots.keys()
+        groups = {}
+        for root in roots:
+            identity = identities.get(root)
+            # else it was absorbed between two readings: the next round has its root
+            if root_of(root[1], identity) == root[1]:
+                groups[root] = group_of(root[1], identity)
+        members = dict.fromkeys(
+            (project, member)
+            for (project, _), group in groups.items()
+            for member in group
+        )
+        identities |= await self._identities(
+            [member for member in members if member not in read_keys]
+        )
+        return groups, identities
 
     async def _fragments(
-        self, keys: Iterable[Key], row_bytes_max: int
-    ) -> dict[Key, FragmentRow]:
+        self, keys: Iterable[StateKey], row_bytes_max: int
+    ) -> dict[StateKey, FragmentRow]:
         rows = map(
             FragmentRow._make,
             await self._newest("fragments", keys, row_bytes_max=row_bytes_max),
         )
         return {(row.project, row.fragment): row for row in rows}
 
-    async def _identities(self, keys: Iterable[Key]) -> dict[Key, IdentityRow]:
+    async def _identities(
+        self, keys: Iterable[StateKey]
+    ) -> dict[StateKey, IdentityRow]:
         rows = map(IdentityRow._make, await self._newest("identities", keys))
         return {(row.project, row.fragment): row for row in rows}
 
     async def _newest(
-        self, query: str, keys: Iterable[Key], **bounds: int
+        self, query: str, keys: Iterable[StateKey], **bounds: int
     ) -> list[tuple[Any, ...]]:
-        wanted = list(keys)
-        if not wanted:
+        pairs = list(keys)
+        if not pairs:
             return []
         return await self._store.rows(
             PERSON_QUERIES[query],
-            projects=sorted({project for project, _ in wanted}),
-            fragments=[fragment for _, fragment in wanted],
+            projects=sorted({project for project, _ in pairs}),
+            fragments=[fragment for _, fragment in pairs],
             **bounds,
         )
 
@@ -269,11 +286,11 @@ def _line(project: int, fragment: UUID, version: int, person: Person | None) -> 
     return orjson.dumps(row)
 
 
-def position_lines(reached: dict[str, list[int]]) -> list[bytes]:
+def position_lines(versions: dict[str, list[int]]) -> list[bytes]:
     """Rows that say how far the table is fed: the versions reached, by topic and partition."""
     return [
         _line(0, position_key(topic, partition), version, None)
-        for topic, versions in reached.items()
-        for partition, version in enumerate(versions)
+        for topic, row_versions in versions.items()
+        for partition, version in enumerate(row_versions)
         if version
     ]

@@ -9,8 +9,8 @@ and always by one record at least.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from uuid import UUID
 
+from services.projector.tables.rows import StateKey
 from shared.domain.commands import Capture, Command, Erase, Purge, Revive, Write
 from shared.log.port import Record
 
@@ -32,16 +32,15 @@ LOAD_BYTES_MAX = 32_000_000
 FRAGMENT_COMMANDS = (Capture, Write, Erase, Revive, Purge)
 
 Decoded = tuple[Record, Command | None]
-Key = tuple[int, UUID]
 
 
 class Shares:
     """What the partitions have taken of one batch. `over` are those that have had their share."""
 
-    def __init__(self, records: Iterable[Record] = (), most: int = 0) -> None:
+    def __init__(self, records: Iterable[Record] = (), limit: int = 0) -> None:
         self.over: set[int] = set()
-        self._taken: dict[int, int] = {}
-        self._most = most or SHARE_BYTES
+        self._bytes: dict[int, int] = {}
+        self._limit = limit or SHARE_BYTES
         self.take_all(records)
 
     def take_all(self, records: Iterable[Record]) -> None:
@@ -53,8 +52,8 @@ class Shares:
         beyond = size - RECORD_BYTES_USUAL
         if beyond <= 0:
             return
-        taken = self._taken[partition] = self._taken.get(partition, 0) + beyond
-        if taken >= self._most:
+        total = self._bytes[partition] = self._bytes.get(partition, 0) + beyond
+        if total >= self._limit:
             self.over.add(partition)
 
 
@@ -76,13 +75,15 @@ def divided(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     return now, later
 
 
-def affordable(decoded: Iterable[Decoded], large: Mapping[Key, int]) -> list[list[Key]]:
+def affordable(
+    decoded: Iterable[Decoded], large: Mapping[StateKey, int]
+) -> list[list[StateKey]]:
     """Which large rows are loaded for this batch, in SELECTs of LOAD_BYTES_MAX: of each partition
     ROWS_BYTES."""
-    taken: dict[int, int] = {}
+    sizes: dict[int, int] = {}
     blocked: set[int] = set()
-    parts: list[list[Key]] = [[]]
-    chosen: set[Key] = set()
+    parts: list[list[StateKey]] = [[]]
+    chosen: set[StateKey] = set()
     size = 0
     for record, command in decoded:
         key = key_of(command)
@@ -93,10 +94,10 @@ def affordable(decoded: Iterable[Decoded], large: Mapping[Key, int]) -> list[lis
             or record.partition in blocked
         ):
             continue
-        if taken.get(record.partition, 0) >= ROWS_BYTES:
+        if sizes.get(record.partition, 0) >= ROWS_BYTES:
             blocked.add(record.partition)
             continue
-        taken[record.partition] = taken.get(record.partition, 0) + large[key]
+        sizes[record.partition] = sizes.get(record.partition, 0) + large[key]
         chosen.add(key)
         if parts[-1] and size + large[key] > LOAD_BYTES_MAX:
             parts.append([])
@@ -106,7 +107,7 @@ def affordable(decoded: Iterable[Decoded], large: Mapping[Key, int]) -> list[lis
     return parts if parts[0] else []
 
 
-def key_of(command: Command | None) -> Key | None:
+def key_of(command: Command | None) -> StateKey | None:
     """The fragment whose row a command needs."""
     return (
         (command.project, command.fragment)
@@ -116,7 +117,7 @@ def key_of(command: Command | None) -> Key | None:
 
 
 def loaded(
-    decoded: Sequence[Decoded], unloaded: Collection[Key]
+    decoded: Sequence[Decoded], unloaded: Collection[StateKey]
 ) -> tuple[list[Decoded], list[Decoded]]:
     """(what can be folded, what waits): from the first record of a partition on whose row was not
     loaded."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from services.projector.search import Feeder, position_lines
 from services.projector.tables.clickhouse import ClickHouseTables
-from services.projector.tables.rows import BEFORE_THE_FIRST, Mark, Vouched
+from services.projector.tables.marks import BEFORE_THE_FIRST, Mark, Vouched
 from shared.domain.ids import (
     COMMANDS,
     DELETIONS,

@@ -13,9 +13,9 @@ from functools import partial
 from typing import NamedTuple
 
 from services.deleter.app import GROUP as DELETERS
-from services.deleter.app import LOCK_SECONDS_MAX, locked
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
+from services.deleter.locks import LOCK_SECONDS_MAX, locked
 from services.deleter.window import Window
 from services.projector.app import workers_on
 from services.renewing.books import StoreBooks

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.deleter.ledger import Ledger
-from services.deleter.sweep import Sweep
+from services.deleter.sweep.run import Sweep
 from services.projector.search import Feeder
 from shared.domain.commands import Cancel, MergePersons, RequestDeletion, Scope, SplitPerson
 from shared.domain.errors import Transient

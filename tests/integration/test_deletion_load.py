@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.deleter import sweep as sweeping
-from services.deleter.guard import Guard
+from services.deleter.sweep import rewriting
+from services.deleter.sweep.guard import Guard
 from shared.domain.errors import StoreUnavailable
 from shared.store.clickhouse.queries import Query
 from tests.support.erasing import World, life
@@ -41,7 +41,7 @@ async def test_a_foreign_mutation_that_hangs_is_waited_for_and_never_stopped(
     hangs = "ALTER TABLE timeline UPDATE source = toString(throwIf(1, 'foreign')) WHERE 1 SETTINGS mutations_sync = 0"
     await world.store.command(statement(hangs))
     with monkeypatch.context() as patch, pytest.raises(StoreUnavailable, match="1 mutations do not end"):
-        patch.setattr(sweeping, "MUTATION_SECONDS_MAX", 0.5)
+        patch.setattr(rewriting, "MUTATION_SECONDS_MAX", 0.5)
         await world.sweep().run(projected=True)
     ((name, done, killed),) = await world.store.rows(MUTATIONS)
     assert (done, killed) == (0, 0)

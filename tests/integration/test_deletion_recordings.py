@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.deleter import recordings
+from services.deleter.sweep import recordings
 from shared.domain.commands import Scope
 from shared.domain.errors import Transient
 from shared.runtime.clock import ManualClock
@@ -224,12 +224,12 @@ async def test_a_window_that_closes_while_an_object_is_waited_for_leaves_it_to_t
 async def test_a_reach_that_ends_at_a_time_waits_until_nothing_older_can_come(world: World, waits: Waits) -> None:
     await life(world, "ann")
     await asked(world, "ann", scope=Scope(events=True))
-    await world.sweep().settled()
+    await world.sweep().wait_for_late_blocks()
     assert waits.seconds == 0  # nobody's recordings are asked for
     await asked(world, "ann")
     world.clock.us = world.at
-    await world.sweep().settled()
+    await world.sweep().wait_for_late_blocks()
     assert waits.seconds == pytest.approx(SETTLED_SECONDS)
     world.clock.us += int(SETTLED_SECONDS * 1e6)
-    await world.sweep().settled()
+    await world.sweep().wait_for_late_blocks()
     assert waits.seconds == pytest.approx(SETTLED_SECONDS)

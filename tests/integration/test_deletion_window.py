@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from services.deleter.app import DAY_US, HOUR_US, Deleter, locked
-from services.deleter.guard import Guard
+from services.deleter.app import DAY_US, HOUR_US, Deleter
+from services.deleter.locks import locked
 from services.deleter.receipts import Receipts, broken_links, check, public_key
-from services.deleter.run_options import RunOptions
-from services.deleter.sweep import Sweep
+from services.deleter.sweep.guard import Guard
+from services.deleter.sweep.run import Sweep
+from services.deleter.sweep.run_options import RunOptions
 from shared.domain.deletion import DeletionRequest
 from shared.domain.errors import StoreUnavailable, Transient
 from shared.runtime import telemetry

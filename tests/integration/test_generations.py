@@ -11,7 +11,7 @@ import pytest
 from services.deleter.ledger import Ledger
 from services.deleter.window import Window
 from services.projector.tables.clickhouse import ClickHouseTables
-from services.projector.tables.rows import Vouched
+from services.projector.tables.marks import Vouched
 from shared.domain.errors import LogMismatch, LogUnavailable, Superseded
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, hash64
 from shared.log.embedded.log import EmbeddedLog

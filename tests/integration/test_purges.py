@@ -89,7 +89,7 @@ async def window(world: World) -> list[Any]:
         if len(ready) == len(await world.ledger.purges()):
             break
     await Feeder(world.store, world.log.partitions()).feed()
-    assert await purges.passed()
+    assert await purges.search_caught_up()
     return await sweep.run(projected=True, purged=ready)
 
 
@@ -97,7 +97,7 @@ async def verified(world: World) -> None:
     report = await Rebuild(world.store, world.log.partitions(), world.clock.now_us, lambda report: None).run(
         verify=True
     )
-    assert (report.state, report.differences, report.corrupt) == ("swapped", 0, 0), report.named
+    assert (report.state, report.differences, report.corrupt) == ("swapped", 0, 0), report.findings
 
 
 async def test_a_purge_takes_the_values_of_one_person_from_every_table(world: World) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from services.projector.fold import FragmentFolder, IdentityFolder
-from services.projector.rebuild.derive import Report
+from services.projector.rebuild.derive import RebuildReport
 from services.projector.rebuild.run import Rebuild
+from services.projector.rebuild.shadows import Shadows
 from services.projector.search import Feeder
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import ClickHouseTables
@@ -56,14 +57,16 @@ async def state(store: Store) -> tuple[list[Any], list[Any]]:
     return fragments, identity
 
 
-async def rebuilt(store: Store, log: MemoryLog, *, verify: bool = True, tell: Any = lambda report: None) -> Report:
+async def rebuilt(
+    store: Store, log: MemoryLog, *, verify: bool = True, tell: Any = lambda report: None
+) -> RebuildReport:
     return await Rebuild(store, log.partitions(), lambda: time.time_ns() // 1_000, tell).run(verify=verify)
 
 
 async def test_a_rebuild_gives_the_same_tables_and_projection_goes_on(store: Store, log: MemoryLog) -> None:
     before = await state(store)
     report = await rebuilt(store, log)
-    assert (report.state, report.differences, report.corrupt, report.named) == ("swapped", 0, 0, [])
+    assert (report.state, report.differences, report.corrupt, report.findings) == ("swapped", 0, 0, [])
     assert report.compared >= len(before[0]) + len(before[1]) > 100
     assert report.facts == (await rows(store, "SELECT count() FROM timeline FINAL"))[0][0] > 1_000
     assert await state(store) == before
@@ -76,7 +79,7 @@ async def test_a_rebuild_gives_the_same_tables_and_projection_goes_on(store: Sto
     await history.append(log, *history.commands(4, 200, PERSONS, START + COUNT * 1_000))
     await history.projected(store, log)
     third = await rebuilt(store, log)
-    assert (third.state, third.differences, third.named) == ("swapped", 0, [])
+    assert (third.state, third.differences, third.findings) == ("swapped", 0, [])
 
 
 async def test_an_empty_store_is_rebuilt_too(store: Store) -> None:
@@ -103,7 +106,7 @@ async def test_rows_that_were_changed_lost_or_invented_are_each_a_difference(sto
     damaged = await state(store)
     report = await rebuilt(store, log, verify=True)
     assert (report.state, report.differences, report.corrupt) == ("failed", 4, 0)
-    assert sorted(text.partition(" ")[2] for text in report.named) == sorted(
+    assert sorted(text.partition(" ")[2] for text in report.findings) == sorted(
         [
             f"fragments project 1 fragment {changed} differs in properties, cells",
             f"fragments project 1 fragment {lost} has no live row",
@@ -147,7 +150,7 @@ async def test_a_corrupt_row_is_named_and_counted_and_leaves_the_live_tables_alo
     report = await rebuilt(store, log, verify=False)
     topic = broken[TIMELINE.index("topic")]
     assert (report.state, report.corrupt) == ("failed", 1)
-    assert f"corrupt: timeline project 1 fragment {row[1]} version {row[2]} topic {topic}: {why}" in report.named
+    assert f"corrupt: timeline project 1 fragment {row[1]} version {row[2]} topic {topic}: {why}" in report.findings
     assert await state(store) == before
 
 
@@ -158,7 +161,7 @@ async def test_a_rebuild_that_was_cut_off_goes_on_where_it_was(
     before = await state(store)
     pages: list[int] = []
 
-    def cut(report: Report) -> None:
+    def cut(report: RebuildReport) -> None:
         pages.append(report.facts)
         if len(pages) == 3:
             raise KeyboardInterrupt
@@ -171,7 +174,7 @@ async def test_a_rebuild_that_was_cut_off_goes_on_where_it_was(
     seen: list[int] = []
     report = await rebuilt(store, log, tell=lambda report: seen.append(report.facts))
     assert seen[0] > pages[-1] - 200 and len(pages) == 3  # it did not start again from nothing
-    assert (report.state, report.differences, report.named) == ("swapped", 0, [])
+    assert (report.state, report.differences, report.findings) == ("swapped", 0, [])
     assert await state(store) == before
 
 
@@ -189,7 +192,7 @@ async def test_the_search_table_is_made_again_and_compared(store: Store, log: Me
         f"ALTER TABLE search UPDATE created_at = 7 WHERE fragment = '{wrong}' SETTINGS mutations_sync = 2"
     )
     damaged = await rebuilt(store, log)
-    assert (damaged.differences, damaged.named) == (1, ["difference: search, 1 rows of the same version differ"])
+    assert (damaged.differences, damaged.findings) == (1, ["difference: search, 1 rows of the same version differ"])
     assert [row for row in await rows(store, sql) if row[1]] == [row for row in before if row[1]]
     assert (await rebuilt(store, log)).differences == 0
 
@@ -277,10 +280,10 @@ async def test_projection_runs_beside_a_rebuild_and_nothing_is_lost(
         assert not task.done()
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert (report.state, report.differences, report.named) == ("swapped", 0, [])
+    assert (report.state, report.differences, report.findings) == ("swapped", 0, [])
     await history.projected(store, log)
     fresh = await rebuilt(store, log)
-    assert (fresh.state, fresh.differences, fresh.named) == ("swapped", 0, [])
+    assert (fresh.state, fresh.differences, fresh.findings) == ("swapped", 0, [])
     assert history.same_as_oracle(log, await state(store))
 
 
@@ -310,21 +313,21 @@ async def test_deleted_data_stays_deleted_and_an_id_keeps_its_number(store: Stor
     after = await state(store)
     assert {row[1]: row[4] for row in after[0]} == {row[1]: row[4] for row in before[0]}  # numbers
     assert all(row[11] == "{}" for row in after[0] if row[1] in {one[1] for one in erased})
-    wrong = [text for text in report.named if text.startswith("difference: fragments")]
-    assert wrong == [], report.named
+    wrong = [text for text in report.findings if text.startswith("difference: fragments")]
+    assert wrong == [], report.findings
 
 
 async def test_a_write_waits_for_a_hold_and_a_hold_ends_by_itself(store: Store, log: MemoryLog) -> None:
     tables = ClickHouseTables(store)
     marks = (await tables.load(COMMANDS, [0], [])).positions[0]
-    made = Rebuild(store, log.partitions(), lambda: time.time_ns() // 1_000, lambda report: None)
-    ((now_ms,),) = await store.rows(made._queries["now"])
-    await made._command("hold", table="fragments", until=now_ms + 1_000 * SECONDS_MAX)
+    shadows = Shadows(store, log.partitions())
+    ((now_ms,),) = await store.rows(shadows.queries["now"])
+    await shadows.command("hold", table="fragments", until=now_ms + 1_000 * SECONDS_MAX)
     here = Position(COMMANDS, 0, marks.version & (1 << 48) - 1)
     with pytest.raises(StoreUnavailable):
         await tables.write_state(COMMANDS, [], [(here, marks.stamp, marks.epoch)])
-    await made._command("release", table="fragments")
-    await made._command("hold", table="fragments", until=now_ms + 500)
+    await shadows.command("release", table="fragments")
+    await shadows.command("hold", table="fragments", until=now_ms + 500)
     async with asyncio.timeout(SECONDS_MAX):
         while True:
             try:

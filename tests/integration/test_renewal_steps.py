@@ -75,7 +75,7 @@ class World:
         report = await Rebuild(self.store, self.logs[-1].partitions(), self.now_us, lambda report: None).run(
             verify=True
         )
-        assert (report.state, report.differences, report.corrupt, report.named) == ("swapped", 0, 0, [])
+        assert (report.state, report.differences, report.corrupt, report.findings) == ("swapped", 0, 0, [])
 
 
 class Cut:

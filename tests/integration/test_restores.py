@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from services.deleter.restores import Restores, TimelineHistory
-from services.deleter.run_options import unlocked
+from services.deleter.sweep.run_options import unlocked
 from services.projector.rebuild import run as rebuild
 from services.projector.rebuild.run import Rebuild
 from services.projector.tables import clickhouse as tables
@@ -99,7 +99,7 @@ async def test_a_rebuild_leaves_out_what_was_taken_back_and_knows_nothing_beyond
     assert not await restores(world).round()
     rebuilding = Rebuild(world.store, world.log.partitions(), world.clock.now_us, lambda report: None)
     report = await rebuilding.run(verify=True)
-    assert (report.state, report.differences, report.corrupt, report.named) == ("swapped", 0, 0, [])
+    assert (report.state, report.differences, report.corrupt, report.findings) == ("swapped", 0, 0, [])
     sql = "SELECT topic, version FROM timeline WHERE topic LIKE 'fragment.%' ORDER BY version"
     topics = Query(name="topics", sql=sql)
     facts = dict(await world.store.rows(topics))

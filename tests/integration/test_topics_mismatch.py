@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from services.projector.tables.clickhouse import ClickHouseTables
-from services.projector.tables.rows import Vouched
+from services.projector.tables.marks import Vouched
 from shared.domain.errors import LogMismatch, LogUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, hash64
 from shared.log.evidence import Standing, check

@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.deleter.planner import plan
 from services.deleter.restores import Restores
+from services.deleter.sweep.planner import plan
 from services.projector import worker as worker_module
 from services.projector.fold import FragmentFolder
+from services.projector.loader import Loader
 from services.projector.lookout import Lookout
 from services.projector.shares import key_of
 from services.projector.tables.clickhouse import Closed, Facts
@@ -124,7 +125,7 @@ def erase_dedup(patch: pytest.MonkeyPatch) -> None:
 
 def position_check_on_load(patch: pytest.MonkeyPatch) -> None:
     """A worker goes on although somebody else has moved the partition on."""
-    patch.setattr(Worker, "_check", lambda self, partitions, loaded: None)
+    patch.setattr(Loader, "_check", lambda self, partitions, loaded: None)
 
 
 def imports_before_a_delete(patch: pytest.MonkeyPatch) -> None:
@@ -206,7 +207,7 @@ def landing_before_a_restore(patch: pytest.MonkeyPatch) -> None:
 
     async def early(self: Worker, decoded: Any) -> None:
         for closed in self._folder.closed((command, record) for record, command in decoded):
-            self._folder.open(closed, await self._tables.life(closed))
+            await self._loader.open(closed)
 
     patch.setattr(Worker, "_open", early)
 
@@ -234,12 +235,12 @@ def a_run_beside_a_restore(patch: pytest.MonkeyPatch) -> None:
 
 def waiting_for_revivals(patch: pytest.MonkeyPatch) -> None:
     """A request is cancelled as soon as the identity is restored."""
-    passed = Restores._passed
+    passed = Restores._caught_up
 
     async def hasty(self: Restores, topic: str, partitions: Any) -> bool:
         return topic != IDENTITY or await passed(self, topic, partitions)
 
-    patch.setattr(Restores, "_passed", hasty)
+    patch.setattr(Restores, "_caught_up", hasty)
 
 
 def purge_tombstone(patch: pytest.MonkeyPatch) -> None:

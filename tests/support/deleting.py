@@ -13,9 +13,9 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from services.deleter.ledger import decide
-from services.deleter.planner import Boundary, Tombstone, plan
-from services.deleter.restores import Before, Outcome, Restores
-from services.projector.tables import rows as r
+from services.deleter.restores import Before, RestoreOutcome, Restores
+from services.deleter.sweep.planner import Boundary, Tombstone, plan
+from services.projector.tables.marks import BEFORE_THE_FIRST
 from services.projector.tables.memory import MemoryTables
 from shared.domain.commands import Cancel, RequestDeletion, decode
 from shared.domain.deletion import DeletionRequest, RequestState, load
@@ -115,13 +115,13 @@ class GatedHistory:
                 found[row[1]] = (bool(row[18]), row[19], row[23])
         return found
 
-    async def outcome(self, request: DeletionRequest, command: UUID) -> Outcome | None:
+    async def outcome(self, request: DeletionRequest, command: UUID) -> RestoreOutcome | None:
         await self.gate.before(StoreUnavailable)
         rows = [
             row for row in self.tables.timeline.values()
             if row[1] == request.person and row[6] == command and row[3].startswith("person.restore")
         ]  # fmt: skip
-        return Outcome(row[3], row[21]) if (row := min(rows, key=lambda row: row[2], default=None)) else None
+        return RestoreOutcome(row[3], row[21]) if (row := min(rows, key=lambda row: row[2], default=None)) else None
 
 
 class SimulatedDeleter:
@@ -167,7 +167,7 @@ class SimulatedDeleter:
 
 async def passed(tables: MemoryTables, position: Position) -> bool:
     loaded = await tables.load(position.topic, [position.partition], [])
-    return loaded.positions.get(position.partition, r.BEFORE_THE_FIRST)[0] >= position.version
+    return loaded.positions.get(position.partition, BEFORE_THE_FIRST)[0] >= position.version
 
 
 def tombstones(tables: MemoryTables, project: int, members: Sequence[UUID]) -> list[Tombstone]:

@@ -12,11 +12,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.deleter import sweep
 from services.deleter.intake import Intake
 from services.deleter.ledger import Ledger
-from services.deleter.run_options import RunOptions, unlocked
-from services.deleter.sweep import Sweep
+from services.deleter.sweep import rewriting
+from services.deleter.sweep.run import Sweep
+from services.deleter.sweep.run_options import RunOptions, unlocked
 from services.deleter.window import Window
 from services.projector.fold import FragmentFolder, IdentityFolder
 from services.projector.tables.clickhouse import ClickHouseTables
@@ -181,7 +181,7 @@ async def working(store: Store, objects: Objects, log: Log | None = None) -> Asy
 
 @pytest.fixture
 async def world(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(rewriting, "POLL_SECONDS", 0.02)
     async with (
         databases.empty(CleaningStore, clean_when_told) as store,
         working(store, Objects(str(tmp_path / "objects"))) as world,

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from services.projector import batch, fold, shares, worker
+from services.projector import batch, fetcher, fold, shares
+from services.projector.loader import Loader
 from services.projector.tables import clickhouse as tables
-from services.projector.tables.clickhouse import Closed, Facts, Loaded
+from services.projector.tables.clickhouse import Closed, Facts, LoadedState
+from services.projector.tables.marks import Vouched
 from services.projector.tables.memory import MemoryTables
-from services.projector.tables.rows import Vouched
 from shared.domain import operations
-from shared.domain.errors import LogUnavailable, StoreUnavailable
+from shared.domain.errors import Fenced, LogUnavailable, StoreUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position
 from shared.domain.person.fragment import Fragment
 from shared.log.doubts import Doubts
@@ -70,10 +71,10 @@ class GatedTables:
         self.tables, self.gate, self.expected = tables, gate, expected
 
     async def load(
-        self, topic: str, partitions: Sequence[int], wanted: Sequence[tuple[int, UUID]], *, whole: bool = False
-    ) -> Loaded:
+        self, topic: str, partitions: Sequence[int], keys: Sequence[tuple[int, UUID]], *, whole: bool = False
+    ) -> LoadedState:
         await self.gate.before(StoreUnavailable)
-        loaded = await self.tables.load(topic, partitions, wanted, whole=whole)
+        loaded = await self.tables.load(topic, partitions, keys, whole=whole)
         await self.gate.after(StoreUnavailable)
         return loaded
 
@@ -97,6 +98,19 @@ class GatedTables:
         await self.tables.write_state(topic, state, positions)
         self.expected.visible(self.tables, topic, [position for position, *_ in positions])
         await self.gate.after(StoreUnavailable)
+
+
+class CountingLoader(Loader):
+    """Counts how often a worker was fenced."""
+
+    counts: Counter[str]
+
+    def _check(self, partitions: list[int], loaded: LoadedState) -> None:
+        try:
+            super()._check(partitions, loaded)
+        except Fenced:
+            self.counts["fenced"] += 1
+            raise
 
 
 class GatedLog(MemoryLog):
@@ -162,7 +176,7 @@ def limits(seed: int) -> Iterator[None]:
     are heavy and rows large, every other one such that fragments are full; else they are the real ones."""
     small: list[tuple[Any, str, int]] = []
     if seed % 3 == 0:
-        small += [(fold, "CACHE_MAX", 2), (batch, "STATE_ROWS_MAX", 3), (worker, "BATCH_RECORDS_MAX", 5)]
+        small += [(fold, "CACHE_MAX", 2), (batch, "STATE_ROWS_MAX", 3), (fetcher, "BATCH_RECORDS_MAX", 5)]
     if seed % 5 == 0:
         small += [(shares, "SHARE_BYTES", 300), (shares, "RECORD_BYTES_USUAL", 200), (shares, "ROWS_BYTES", 1)]
         small += [(tables, "LOAD_ROW_BYTES_MAX", 30), (fold, "CACHE_BYTES_MAX", 300)]

@@ -12,7 +12,7 @@ import orjson
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
 from services.projector.tables.clickhouse import ClickHouseTables
-from services.projector.tables.rows import BEFORE_THE_FIRST
+from services.projector.tables.marks import BEFORE_THE_FIRST
 from services.projector.worker import Worker
 from shared.domain.commands import (
     Capture,

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
-from services.projector.rebuild.derive import Derived, Report
+from services.projector.rebuild.derive import Derived, RebuildReport
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import Closed
+from services.projector.tables.marks import BEFORE_THE_FIRST, mark_of, position_row
 from services.projector.tables.memory import MemoryTables, life_of
 from shared.domain.commands import Capture, Erase, Purge, RecordBlock, Revive, Write, decode
 from shared.domain.errors import BadRecord
@@ -153,12 +154,12 @@ def check_episode(logs: Sequence[MemoryLog], tables: MemoryTables, expected: Exp
     _check_ghosts(state)
     _check_erasures(expected, tables, state)
     for when, timeline in (("", tables.timeline), (", after the purged values left it", swept(tables.timeline))):
-        report = Report()
+        report = RebuildReport()
         derived = _derived(timeline, _limits(log), report)
         for key, one in derived.items():
             for topic in (COMMANDS, IDENTITY):
                 one.settled(topic, state[topic].get(key), report)
-        assert (report.differences, report.corrupt) == (0, 0), f"I9{when}: {report.named}"
+        assert (report.differences, report.corrupt) == (0, 0), f"I9{when}: {report.findings}"
 
 
 def swept(timeline: dict[Any, Row]) -> dict[Any, Row]:
@@ -195,7 +196,7 @@ def rebuilt(tables: MemoryTables, partitions: dict[str, int]) -> None:
             if project == 0:
                 marks[topic][key.int >> 64] = row[2]
     limits = {topic: [marks[topic].get(one, 0) for one in range(partitions[topic])] for topic in marks}
-    report = Report()
+    report = RebuildReport()
     derived = _derived(tables.timeline, limits, report)
     for topic, rows in tables.state.items():
         fresh: dict[tuple[int, UUID], Row] = {}
@@ -211,14 +212,16 @@ def rebuilt(tables: MemoryTables, partitions: dict[str, int]) -> None:
                 (row for (project, key), row in rows.items() if not project and key.int >> 64 == partition), None
             )
             position = position_of(topic, partition, version)
-            mark = r.mark_of(topic, held) if held else r.BEFORE_THE_FIRST
-            row = r.position_row(position, mark.stamp, tables.epochs[topic], mark.record)
+            mark = mark_of(topic, held) if held else BEFORE_THE_FIRST
+            row = position_row(position, mark.stamp, tables.epochs[topic], mark.record)
             fresh[row[0], row[1]] = row
         tables.state[topic] = fresh
-    assert (report.differences, report.corrupt) == (0, 0), f"I9, in a running store: {report.named}"
+    assert (report.differences, report.corrupt) == (0, 0), f"I9, in a running store: {report.findings}"
 
 
-def _derived(timeline: dict[Any, Row], limits: dict[str, list[int]], report: Report) -> dict[tuple[int, UUID], Derived]:
+def _derived(
+    timeline: dict[Any, Row], limits: dict[str, list[int]], report: RebuildReport
+) -> dict[tuple[int, UUID], Derived]:
     found: dict[tuple[int, UUID], Derived] = {}
     taken_back = {
         (row[1], row[19])

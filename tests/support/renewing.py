@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from services.projector.tables import rows as r
+from services.projector.tables.marks import BEFORE_THE_FIRST, Vouched
 from services.projector.tables.memory import MemoryTables
-from services.projector.tables.rows import Vouched
 from services.renewing.books import before_the_first
 from shared.domain.errors import LogMismatch, LogUnavailable, Rejected, StoreUnavailable, Transient
 from shared.domain.ids import COMMANDS, DELETIONS, IDENTITY, PARTITIONS_MAX, Position, position_of
@@ -60,7 +59,7 @@ class MemoryBooks:
         await self.gate.before(StoreUnavailable)
         marks = (await self.tables.load(topic, range(PARTITIONS_MAX), [])).positions
         stamp = max((mark.stamp for mark in marks.values()), default=0)
-        ahead = [one for one in positions if one.version > marks.get(one.partition, r.BEFORE_THE_FIRST).version]
+        ahead = [one for one in positions if one.version > marks.get(one.partition, BEFORE_THE_FIRST).version]
         vouched = [Vouched(one, stamp, self.tables.epochs[topic]) for one in ahead]
         await self.tables.write_state(topic, [], vouched)
         await self.gate.after(StoreUnavailable)

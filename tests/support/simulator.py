@@ -17,8 +17,7 @@ from typing import Any, NamedTuple, get_args
 from uuid import UUID
 
 from services.projector.fold import Folder, FragmentFolder, IdentityFolder
-from services.projector.tables import rows as r
-from services.projector.tables.clickhouse import Loaded
+from services.projector.tables.marks import BEFORE_THE_FIRST
 from services.projector.tables.memory import MemoryTables
 from services.projector.worker import Worker
 from shared.domain.commands import (
@@ -32,14 +31,14 @@ from shared.domain.commands import (
     encode,
     route,
 )
-from shared.domain.errors import Fenced, LogClosed, LogMismatch, LogUnavailable, Superseded
+from shared.domain.errors import LogClosed, LogMismatch, LogUnavailable, Superseded
 from shared.domain.ids import COMMANDS, DELETIONS
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry
 from tests.support.deleting import MemoryLedger, SimulatedDeleter, check_cancels, sweep
 from tests.support.door import let_in
 from tests.support.episodes import TOPICS, Episode, Step, episode, shrink
-from tests.support.gates import PARTITIONS, Gate, GatedLog, GatedReader, GatedTables, limits
+from tests.support.gates import PARTITIONS, CountingLoader, Gate, GatedLog, GatedReader, GatedTables, limits
 from tests.support.invariants import Expected, check_episode, rebuilt
 from tests.support.renewing import Renewals, Renewing, judge
 from tests.support.swapping import looked, put_back, swap
@@ -59,24 +58,12 @@ that does not know purges yet."""
 OLDER = CommandDecoder(reduce(or_, (kind for kind in get_args(Command) if kind is not Purge)), {})
 
 
-class CountingWorker(Worker):
-    """Counts how often it was fenced."""
-
-    counts: Counter[str]
-
-    def _check(self, partitions: list[int], loaded: Loaded) -> None:
-        try:
-            super()._check(partitions, loaded)
-        except Fenced:
-            self.counts["fenced"] += 1
-            raise
-
-
 class Member(NamedTuple):
     worker: Worker
     task: asyncio.Task[None]
     gate: Gate
     reader: GatedReader
+    log: GatedLog
 
 
 class Deleting(NamedTuple):
@@ -194,19 +181,21 @@ class Simulation(Renewals):
         gate.calm = calm
         reader = GatedReader(self.log, topic, gate)
         folder: Folder = FragmentFolder() if topic == COMMANDS else IdentityFolder()
-        made = CountingWorker(
-            log=GatedLog(self.log, gate),
+        log, tables = GatedLog(self.log, gate), GatedTables(self.tables, gate, self.expected)
+        made = Worker(
+            log=log,
             reader=reader,
-            tables=GatedTables(self.tables, gate, self.expected),
+            tables=tables,
             folder=folder,
             monotonic=asyncio.get_running_loop().time,
         )
-        made.counts = self.counts
+        made._loader = loader = CountingLoader(tables, folder, made._partitions)
+        loader.counts = self.counts
         reader.forgetful = calm and self.forgetful
         if self.upgraded and not calm and self.decide.random() < 0.5:
             self.counts["older workers"] += 1
             made.read = OLDER.decode
-        self.members.append(Member(made, asyncio.create_task(made.run()), gate, reader))
+        self.members.append(Member(made, asyncio.create_task(made.run()), gate, reader, log))
 
     async def _cancel(self, number: int) -> None:
         """Somebody cancels a deletion, and a deleter is there."""
@@ -250,7 +239,7 @@ class Simulation(Renewals):
 
     async def _stop(self, member: Member) -> None:
         self.counts["kills"] += 1
-        flight = member.worker._flight
+        flight = member.worker._flight.task
         if flight is not None:
             flight.cancel()
         member.task.cancel()
@@ -360,7 +349,7 @@ class Simulation(Renewals):
     async def _at_head(self, topic: str) -> bool:
         heads = self.log._heads(topic)
         loaded = await self.tables.load(topic, range(len(heads)), [])
-        return all(loaded.positions.get(head.partition, r.BEFORE_THE_FIRST)[0] == head.version for head in heads)
+        return all(loaded.positions.get(head.partition, BEFORE_THE_FIRST)[0] == head.version for head in heads)
 
     def _settled(self) -> bool:
         """Whether the ledger knows all of the topic, and nothing is being cancelled."""
@@ -376,8 +365,8 @@ class Simulation(Renewals):
             deleting.task.cancel()
         await asyncio.gather(*(deleting.task for deleting in self.deleters), return_exceptions=True)
         for member in self.members:
-            if member.worker._flight is not None:
-                member.worker._flight.cancel()
+            if member.worker._flight.task is not None:
+                member.worker._flight.task.cancel()
             member.task.cancel()
         await asyncio.gather(*(member.task for member in self.members), return_exceptions=True)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Any, NamedTuple
 
-from services.projector.tables import rows as r
+from services.projector.tables.marks import BEFORE_THE_FIRST
 from services.projector.tables.memory import MemoryTables
 from shared.domain.ids import COMMANDS, IDENTITY, position_of
 from shared.log.doubts import Doubts
@@ -62,7 +62,7 @@ async def standings(tables: MemoryTables) -> dict[tuple[str, int], Standing]:
     for topic in (COMMANDS, IDENTITY):
         loaded = await tables.load(topic, range(PARTITIONS[topic]), [])
         for partition in range(PARTITIONS[topic]):
-            mark = loaded.positions.get(partition, r.BEFORE_THE_FIRST)
+            mark = loaded.positions.get(partition, BEFORE_THE_FIRST)
             found[topic, partition] = Standing(position_of(topic, partition, mark.version), mark.record)
     return found
 
@@ -107,7 +107,7 @@ async def put_back(simulation: Any) -> None:
         await simulation._stop(member)
     simulation.expected.right = None
     simulation.wary = {member.task for member in simulation.members}
-    for log in (simulation.log, *(member.worker._log for member in simulation.members)):
+    for log in (simulation.log, *(member.log for member in simulation.members)):
         log.doubt()  # as of the mismatch, and of whatever was seen of the other log
         await log.identity()
         log.trust(log.doubts)

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
+from services.projector.tables.marks import Vouched
 from services.projector.tables.memory import MemoryTables
-from services.projector.tables.rows import Vouched
 from shared.domain.errors import Corrupt, Fenced, LogMismatch, LogUnavailable, StoreUnavailable, Transient
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, GENERATION_FIRST, Position, hash64
 from shared.log.consumer import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN, Consumer

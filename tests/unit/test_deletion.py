@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from services.deleter.ledger import decide
-from services.deleter.planner import Boundary, Tombstone, plan
+from services.deleter.sweep.planner import Boundary, Tombstone, plan
 from services.deleter.window import Window
 from shared.domain.commands import Cancel, RequestDeletion, Scope
 from shared.domain.deletion import DeletionRequest, load

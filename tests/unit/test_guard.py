@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from services.deleter.guard import PAUSE_SECONDS, PAUSED_SECONDS_MAX, PROBES, Guard
+from services.deleter.sweep.guard import PAUSE_SECONDS, PAUSED_SECONDS_MAX, PROBES, Guard
 from shared.domain.errors import StoreUnavailable
 from shared.runtime import telemetry
 from shared.store.clickhouse.client import Store

@@ -10,7 +10,7 @@ import orjson
 
 from services.api.history.export import operations
 from services.api.history.properties_timeline import CapturedEvent, points
-from services.projector.rebuild.derive import Derived, Report
+from services.projector.rebuild.derive import Derived, RebuildReport
 from services.projector.tables import rows as r
 from shared.domain.commands import Capture, Purge, Write, decode, encode
 from shared.domain.ids import version_of
@@ -38,11 +38,11 @@ def derived(events: list[Any]) -> Fragment:
     """The fragment that the facts make, as a rebuild does."""
     cuts = cuts_of(event for event in events if isinstance(event, FragmentPurged))
     one = Derived(Replay(1, KEY), (2**63, 2**63), cuts)
-    report = Report()
+    report = RebuildReport()
     for event in events:
         cause = purge(before=event.at if isinstance(event, FragmentErased) else event.timestamp)
         one.fold(timeline_row(event, cause), report)
-    assert report.corrupt == 0, report.named
+    assert report.corrupt == 0, report.findings
     return one.replay.fragment
 
 

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.deleter.ledger import decide
-from services.deleter.planner import Tombstone
 from services.deleter.restores import delete_version, restore
+from services.deleter.sweep.planner import Tombstone
 from shared.domain.commands import (
     Cancel,
     Capture,

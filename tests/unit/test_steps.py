@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.deleter.sweep import STEP_BYTES_MAX, STEP_PARTITIONS_MAX, Step, steps
+from services.deleter.sweep.rewriting import STEP_BYTES_MAX, STEP_PARTITIONS_MAX, Step, steps
 
 
 def test_small_partitions_of_a_table_are_one_step_and_the_smallest_step_is_first() -> None:

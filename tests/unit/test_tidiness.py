@@ -70,7 +70,7 @@ INDEX_HOSTS = tuple(
 
 
 TELLERS_OF_LIVES = {
-    "services/deleter/sweep.sql": "plans where a life ends that is to be erased",
+    "services/deleter/sweep/sweep.sql": "plans where a life ends that is to be erased",
     "shared/store/targets.sql": "erases a life, and leaves the two facts of its end",
     "services/projector/tables/flush.sql": "opens the life that an erasure closed, when that is taken back",
     "services/projector/rebuild/rebuild.sql": "derives rows from all facts, erasures among them",

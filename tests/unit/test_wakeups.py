@@ -17,11 +17,12 @@ from services.deleter import app, purges
 from services.deleter.app import Deleter
 from services.projector.fold import FragmentFolder
 from services.projector.lookout import LOOK_SECONDS, LOOKS_MAX
+from services.projector.progress import WorkerProgress
 from services.projector.search import LOOK_SECONDS as FEED_SECONDS
 from services.projector.search import SHARED_LOOK_SECONDS, Duty, Feeder
 from services.projector.tables import rows as r
 from services.projector.tables.memory import MemoryTables
-from services.projector.worker import Progress, Worker
+from services.projector.worker import Worker
 from shared.domain.commands import Cancel, DeletionCommand, RequestDeletion, Scope, Write, encode, route
 from shared.domain.errors import Corrupt, StoreUnavailable
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id, position_key
@@ -149,7 +150,7 @@ async def test_a_feeder_that_nobody_wakes_feeds_all_the_same(duty: Duty, seconds
 
 @virtual
 async def test_a_worker_tells_its_feeder_when_partitions_come_and_go() -> None:
-    log, told = MemoryLog(PARTITIONS), list[Progress]()
+    log, told = MemoryLog(PARTITIONS), list[WorkerProgress]()
     worker = Worker(
         log=log, reader=(reader := log.reader(COMMANDS, "g")), tables=MemoryTables(), folder=FragmentFolder(),
         monotonic=asyncio.get_running_loop().time, observe=told.append,
@@ -232,7 +233,7 @@ async def test_every_task_of_the_deleter_works_as_soon_as_it_is_the_owner(delete
     await asyncio.sleep(1)
     assert all(times == [] for times in deleter.worked.values()), "it stands by"
     owned = True
-    deleter.woken.taken([])
+    deleter.woken.on_commands([])
     await asyncio.sleep(AT_ONCE)
     assert {name: len(times) for name, times in deleter.worked.items()} == dict.fromkeys(deleter.worked, 1)
     await stopped(task)
@@ -274,7 +275,7 @@ async def test_what_is_taken_over_wakes_whoever_has_to_do_with_it(
     task = asyncio.create_task(deleter.run(lambda: True))
     await asyncio.sleep(1)
     before = {name: len(times) for name, times in deleter.worked.items()}
-    deleter.woken.taken(commands)
+    deleter.woken.on_commands(commands)
     await asyncio.sleep(AT_ONCE)
     assert {name for name, times in deleter.worked.items() if len(times) > before[name]} == names
     await stopped(task)
@@ -353,7 +354,7 @@ async def ended(deleter: IdleDeleter) -> set[str]:
     await asyncio.sleep(1)
     owned = True
     woken.set()
-    deleter.woken.taken([])
+    deleter.woken.on_commands([])
     await asyncio.sleep(max(FALLBACKS.values()) + 1)
     await stopped(task)
     await stopped(feeding)

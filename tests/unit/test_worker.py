@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from services.projector.fold import FragmentFolder, IdentityFolder
+from services.projector.progress import WorkerProgress
 from services.projector.shares import ROWS_BYTES, SHARE_BYTES
 from services.projector.tables import rows as r
-from services.projector.tables.clickhouse import Loaded
+from services.projector.tables.clickhouse import LoadedState
 from services.projector.tables.memory import MemoryTables
-from services.projector.worker import Progress, Worker
+from services.projector.worker import Worker
 from shared.domain.commands import Command, Delete, MergePersons, Write, decode, encode, route
 from shared.domain.ids import COMMANDS, DEAD, DELETIONS, IDENTITY, Position, fragment_id, partition_of
 from shared.log.dead import CORRUPT, DEAD_IN_A_ROW_MAX, letters
@@ -28,10 +29,13 @@ TURNS_MAX = 4_000
 """Event-loop turns until a worker must have caught up: hundreds of times what it needs."""
 
 
-def worker(log: MemoryLog, tables: MemoryTables, topic: str) -> Worker:
+def worker(
+    log: MemoryLog, tables: MemoryTables, topic: str, observe: Callable[[WorkerProgress], None] = lambda progress: None
+) -> Worker:
     folder = FragmentFolder() if topic == COMMANDS else IdentityFolder()
     monotonic = asyncio.get_running_loop().time
-    return Worker(log=log, reader=log.reader(topic, "g"), tables=tables, folder=folder, monotonic=monotonic)
+    reader = log.reader(topic, "g")
+    return Worker(log=log, reader=reader, tables=tables, folder=folder, monotonic=monotonic, observe=observe)
 
 
 async def append(log: MemoryLog, *commands: Command) -> list[Position]:
@@ -174,9 +178,8 @@ async def test_a_record_whose_bytes_are_spoilt_goes_to_the_dead_letters_though_i
     await append(log, write("a", 1, set={"x": 1}), write("a", 2, set={"x": 2}), write("a", 3, set={"y": 3}))
     records = log._records[COMMANDS, 0]
     records[1] = records[1]._replace(fault=SPOILT)
-    told: list[Progress] = []
-    one = worker(log, tables, COMMANDS)
-    one._observe = told.append
+    told: list[WorkerProgress] = []
+    one = worker(log, tables, COMMANDS, told.append)
     task = asyncio.create_task(one.run())
     await caught_up(log, tables, COMMANDS)
     await stop(task)
@@ -280,7 +283,7 @@ async def test_large_rows_are_loaded_by_shares_and_small_ones_beside_them_at_onc
     loads: list[int] = []
     original = tables.load
 
-    async def spy(*args: Any, whole: bool = False) -> Loaded:
+    async def spy(*args: Any, whole: bool = False) -> LoadedState:
         found = await original(*args, whole=whole)
         loads.append(sum(len(row[11]) for row in found.rows))
         return found

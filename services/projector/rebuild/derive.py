@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 from services.projector.tables import rows as r
-from services.projector.tables.rows import State
+from services.projector.tables.rows import StateKey, StateRow
 from shared.domain.errors import NewerVersion
 from shared.domain.ids import COMMANDS, IDENTITY
 from shared.domain.person.fragment_events import FragmentErased
@@ -22,13 +22,11 @@ from shared.domain.person.replay import Replay
 from shared.domain.purged import Cut, without
 from shared.store.timeline import Row, event_of
 
-NAMED_MAX = 20
+FINDINGS_MAX = 20
 """Differences and corrupt rows that are named; all are counted."""
 
 START = (0, UUID(int=0))
 END = (2**32 - 1, UUID(int=2**128 - 1))
-
-Key = tuple[int, UUID]
 
 _CARRIED = {
     COMMANDS: ("version", "seen_at", "keys", "key_digests", "key_versions", "events"),
@@ -38,14 +36,14 @@ _CARRIED = {
 row's is kept."""
 
 
-class Report(msgspec.Struct, kw_only=True):
+class RebuildReport(msgspec.Struct, kw_only=True):
     """What a rebuild found; kept in `rebuilds`, so that one that was killed goes on where it
     was."""
 
     state: str = "deriving"
     generation: int = 0
     positions: dict[str, list[int]] = {}
-    cursor: Key = START
+    cursor: StateKey = START
     total: int = 0
     facts: int = 0
     fragments: int = 0
@@ -54,10 +52,10 @@ class Report(msgspec.Struct, kw_only=True):
     differences: int = 0
     corrupt: int = 0
     invented: int = 0
-    named: list[str] = []
+    findings: list[str] = msgspec.field(default_factory=list, name="named")
     updated_at: int = 0
 
-    def differ(self, topic: str, row: State, how: str) -> None:
+    def differ(self, topic: str, row: StateRow, how: str) -> None:
         self.differences += 1
         table = "fragments" if topic == COMMANDS else "identity"
         self.name(
@@ -65,8 +63,8 @@ class Report(msgspec.Struct, kw_only=True):
         )
 
     def name(self, text: str) -> None:
-        if len(self.named) < NAMED_MAX:
-            self.named.append(text)
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(text)
 
 
 class Derived(msgspec.Struct):
@@ -79,7 +77,7 @@ class Derived(msgspec.Struct):
     corrupt: bool = False
     erased_by: int = 0
 
-    def fold(self, row: Row, report: Report) -> None:
+    def fold(self, row: Row, report: RebuildReport) -> None:
         """Apply one fact; a row that is none is named and counted, and its key derived no
         further."""
         report.facts += 1
@@ -101,51 +99,53 @@ class Derived(msgspec.Struct):
         except Exception as error:  # noqa: BLE001  # whatever a broken row raises: it is named, counted and left out
             self.corrupt = True
             report.corrupt += 1
-            said = type(error) in (
-                ValueError,
-                NewerVersion,
-            )  # other texts may carry values
-            kind = str(error) if said else type(error).__name__
+            # other texts may carry values
+            harmless = type(error) in (ValueError, NewerVersion)
+            kind = str(error) if harmless else type(error).__name__
             project, fragment, version, topic, *_ = row
-            place = f"timeline project {project} fragment {fragment} version {version} topic {topic}"
-            report.name(f"corrupt: {place}: {kind}")
+            place = (
+                f"project {project} fragment {fragment} version {version} topic {topic}"
+            )
+            report.name(f"corrupt: timeline {place}: {kind}")
 
-    def settled(self, topic: str, live: State | None, report: Report) -> State | None:
+    def settled(
+        self, topic: str, live: StateRow | None, report: RebuildReport
+    ) -> StateRow | None:
         """The row for the shadow, None for no row. Counts a difference from the live row, unless
         that has moved on."""
         commands = topic == COMMANDS
-        ours = (
+        row = (
             r.fragment_row(self.replay.fragment)
             if commands
             else r.membership_row(self.replay.membership)
         )
-        known = ours.version > 0
+        exists = row.version > 0
         if live is None or live.version > self.limits[0 if commands else 1]:
-            if live is None and known:
-                report.differ(topic, ours, "has no live row")
-            return ours if known else None
-        merged = ours._replace(
-            **{name: getattr(live, name) for name in _CARRIED[topic]}
-        )
+            if live is None and exists:
+                report.differ(topic, row, "has no live row")
+            return row if exists else None
+        merged = row._replace(**{name: getattr(live, name) for name in _CARRIED[topic]})
         wrong = [
             name
-            for name in ours._fields
+            for name in row._fields
             if not _equal(getattr(merged, name), getattr(live, name))
         ]
         report.compared += 1
-        if wrong or ours.version > live.version:
+        if wrong or row.version > live.version:
             report.differ(
                 topic,
-                ours,
+                row,
                 f"differs in {', '.join(wrong) or 'version'}"
-                if known
+                if exists
                 else "has no fact",
             )
-            if not known:
+            if not exists:
                 report.invented += 1
                 return None
-        return merged._replace(version=max(ours.version, live.version))
+        return merged._replace(version=max(row.version, live.version))
 
 
-def _equal(mine: Any, theirs: Any) -> bool:
-    return bool(mine == theirs or (isinstance(mine, list) and mine == list(theirs)))
+def _equal(derived: Any, live: Any) -> bool:
+    return bool(
+        derived == live or (isinstance(derived, list) and derived == list(live))
+    )

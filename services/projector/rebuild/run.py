@@ -3,16 +3,14 @@ an outcome.
 
 Shadow tables are filled in the order of keys, page by page, while projection goes on; then whoever
 changed meanwhile is derived again, round by round, the last one while projection is held. The swap
-is one EXCHANGE a table. A shadow is of a new epoch, and refuses every batch that was folded on the
-table before it: so a swap is to a projector as if an older copy of the database had been restored,
-which it is made for.
+is one EXCHANGE a table.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,11 +18,13 @@ from uuid import UUID
 
 import msgspec
 
-from services.projector.rebuild.derive import END, START, Derived, Key, Report
-from services.projector.search import Feeder
+from services.projector.rebuild.derive import END, START, Derived, RebuildReport
+from services.projector.rebuild.shadows import HOLD_SECONDS, Marks, Shadows
 from services.projector.tables import rows as r
 from services.projector.tables.clickhouse import ClickHouseTables
 from services.projector.tables.facts import FactReader
+from services.projector.tables.marks import BEFORE_THE_FIRST
+from services.projector.tables.rows import StateKey
 from shared.domain.errors import Corrupt, Rejected, Transient
 from shared.domain.ids import (
     COMMANDS,
@@ -39,12 +39,8 @@ from shared.runtime.settings import Settings
 from shared.runtime.timekeeping import clock_of
 from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.connect import connect_store
-from shared.store.clickhouse.queries import load as load_queries
 from shared.store.logwatch import right_log
 from shared.store.shared_memory.segment import all_rewritten, memory_of
-
-WRITE_BYTES_MAX = 32_000_000
-"""Rows of a shadow that are written together."""
 
 CHUNK_FRAGMENTS_MAX = 2_000
 """Fragments of one step of a later round; as parameters of a query they take 80 KB."""
@@ -61,21 +57,13 @@ ROUND_FRAGMENTS_MAX = 20_000
 """A round of at most so many fragments lasts a second or two: then projection is held for the last
 one."""
 
-HOLD_SECONDS = 20.0
-"""A hold ends by itself: a rebuild that is killed must not stop projection for good. Writers wait,
-nothing is lost."""
-
 HOLDS_MAX = 5
 """Attempts to finish within a hold."""
 
-TABLES = {COMMANDS: "fragments", IDENTITY: "identity"}
-
-Marks = dict[str, dict[int, r.Mark]]
-
 
 async def rebuild(
-    settings: Settings, *, verify: bool, tell: Callable[[Report], None]
-) -> Report:
+    settings: Settings, *, verify: bool, tell: Callable[[RebuildReport], None]
+) -> RebuildReport:
     """One rebuild on the configured log and store; `tell` is called after every page. Raises
     Rejected when another one runs on this machine, and LogMismatch."""
     store = await connect_store(settings, "migrator")
@@ -99,23 +87,21 @@ class Rebuild:
         store: Store,
         partitions: dict[str, int],
         now_us: Callable[[], int],
-        tell: Callable[[Report], None],
+        tell: Callable[[RebuildReport], None],
     ) -> None:
-        self._store, self._partitions, self._now_us, self._tell = (
-            store,
-            partitions,
-            now_us,
-            tell,
-        )
+        self._store = store
+        self._partitions = partitions
+        self._now_us = now_us
+        self._tell = tell
         self._tables = ClickHouseTables(store)
-        self._queries = load_queries(Path(__file__).with_name("rebuild.sql"))
-        self._epoch, self._saved = 0, 0
+        self._shadows = Shadows(store, partitions)
+        self._queries = self._shadows.queries
+        self._saved = 0
         self._since: dict[str, list[int]] = {}
         self._erased_again = False
-        self._left = dict(TABLES)
-        self.report = Report()
+        self.report = RebuildReport()
 
-    async def run(self, *, verify: bool) -> Report:
+    async def run(self, *, verify: bool) -> RebuildReport:
         """Derive, compare, and swap when nothing forbids it: a corrupt row, or a difference that
         `verify` looks for.
 
@@ -134,17 +120,17 @@ class Rebuild:
                 break
             if self._erased_again:
                 self._erased_again = False
-                await self._command("compact", table="fragments_rebuild")
-                await self._round(
-                    await self._marks()
-                )  # compacting took its time, and the hold should be short
+                await self._shadows.command("compact", table="fragments_rebuild")
+                # compacting took its time, and the hold should be short
+                await self._round(await self._marks())
             if await self._finish(verify):
                 await self._refill_search()
                 await self._end("swapped")
                 return self.report
         if not self._forbidden(verify):
             raise Transient(
-                "Projection could not be held long enough; run the rebuild again, it goes on from here."
+                "Projection could not be held long enough; run the rebuild again, it goes on from"
+                " here."
             )
         await self._end("failed")
         return self.report
@@ -156,47 +142,30 @@ class Rebuild:
         """Go on with a rebuild that was cut off, or begin a new one."""
         newest = await self._store.rows(self._queries["epochs"])
         if newest:
-            ((self._epoch, self._saved, document),) = newest
-            self.report = msgspec.json.decode(document, type=Report)
+            ((self._shadows.epoch, self._saved, document),) = newest
+            self.report = msgspec.json.decode(document, type=RebuildReport)
         begun = self.report.state == "deriving" and self.report.cursor != START
         marks = await self._marks()
         generation = _generation(marks)
-        same = (
-            generation == self.report.generation
-        )  # else its positions are of other partitions
+        # else its positions are of other partitions
+        same = generation == self.report.generation
         resumed = begun and same and self._store.has_table("fragments_rebuild")
         if not resumed:
-            epochs = [
-                mark.epoch
-                for partitions in marks.values()
-                for mark in partitions.values()
-            ]
-            self._epoch, self._saved, self.report = (
-                max(self._epoch, *epochs, 0) + 1,
-                0,
-                Report(generation=generation),
-            )
-            self.report.positions = _versions(marks, self._partitions)
-            self.report.total = (await self._store.rows(self._queries["facts"]))[0][0]
-            # before the shadows: nobody may take empty ones for those of an older rebuild
-            await self._save()
-            await self._drop_shadows()
-        else:  # what a rebuild had swapped when it was cut off stays as it is: its shadow is the old table now
-            swapped = {
-                topic
-                for topic in TABLES
-                if any(mark.epoch == self._epoch for mark in marks[topic].values())
-            }
-            self._left = {
-                topic: table for topic, table in TABLES.items() if topic not in swapped
-            }
-        for table in self._left.values():
-            await self._command(f"shadow_{table}")
-            await self._command("release", table=f"{table}_rebuild")
-            if not resumed:
-                await self._command("forget_epoch", table=f"{table}_rebuild")
-            await self._command(f"epoch_of_{table}", epoch=self._epoch)
-        await self._store.learn_columns()
+            await self._begin(marks, generation)
+        await self._shadows.open(resumed=resumed, marks=marks)
+
+    async def _begin(self, marks: Marks, generation: int) -> None:
+        epochs = [
+            mark.epoch for partitions in marks.values() for mark in partitions.values()
+        ]
+        self._shadows.epoch = max(self._shadows.epoch, *epochs, 0) + 1
+        self._saved = 0
+        self.report = RebuildReport(generation=generation)
+        self.report.positions = _versions(marks, self._partitions)
+        self.report.total = (await self._store.rows(self._queries["facts"]))[0][0]
+        # before the shadows: nobody may take empty ones for those of an older rebuild
+        await self._save()
+        await self._shadows.drop()
 
     async def _round(self, marks: Marks) -> int:
         """Derive again who has changed since the last positions; how many that were."""
@@ -207,7 +176,7 @@ class Rebuild:
         self._since = since
         count, cursor = 0, START
         while True:
-            keys: list[Key] = await self._store.rows(
+            keys: list[StateKey] = await self._store.rows(
                 self._queries["changed"],
                 commands=since[COMMANDS],
                 identity=since[IDENTITY],
@@ -229,8 +198,8 @@ class Rebuild:
         """Fill the shadows with everybody behind the cursor, or with these fragments, page by
         page."""
         after = self.report.cursor if fragments is None else START
-        current: tuple[Key, Derived] | None = None
-        finished: list[tuple[Key, Derived]] = []
+        current: tuple[StateKey, Derived] | None = None
+        finished: list[tuple[StateKey, Derived]] = []
         reader = FactReader(self._store, self._queries, self.report.positions[COMMANDS])
         async for page in reader.pages(fragments, after):
             for row in page.rows:
@@ -252,7 +221,7 @@ class Rebuild:
                 await self._save()
             self._tell(self.report)
 
-    def _blank(self, key: Key) -> Derived:
+    def _blank(self, key: StateKey) -> Derived:
         project, fragment = key
         partition = partition_of(fragment, self._partitions[COMMANDS])
         return Derived(
@@ -265,13 +234,13 @@ class Rebuild:
 
     async def _settle(
         self,
-        finished: list[tuple[Key, Derived]],
-        span: tuple[Key, Key],
+        finished: list[tuple[StateKey, Derived]],
+        span: tuple[StateKey, StateKey],
         fragments: Sequence[UUID] | None,
     ) -> None:
         """Compare what was derived with the live rows of the same keys, and write it to the
         shadows."""
-        (after, upto), found = span, dict(finished)
+        (after, upto), derived_by_key = span, dict(finished)
         scope: dict[str, Any] = {
             "project": after[0],
             "fragment": after[1],
@@ -289,132 +258,67 @@ class Rebuild:
         for topic, live in zip((COMMANDS, IDENTITY), lives, strict=True):
             if len(live) == LIVE_ROWS_MAX:
                 raise Corrupt(
-                    f"Between {after} and {upto} the live table has far more rows than the timeline has facts."
+                    f"Between {after} and {upto} the live table has far more rows than the timeline"
+                    " has facts."
                 )
-            by_key = {
+            live_rows = {
                 (row.project, row.fragment): row
                 for row in (r.state_of(topic, row) for row in live)
             }
-            state: list[r.State] = []
-            for key in [*found, *(key for key in by_key if key not in found)]:
-                derived = found.get(key) or self._blank(key)
-                if (
-                    not derived.corrupt
-                    and (row := derived.settled(topic, by_key.get(key), self.report))
-                    is not None
-                ):
-                    state.append(row)
-            await self._write(topic, state)
+            await self._write(topic, derived_by_key, live_rows)
         if fragments is not None:
             since = self._since[COMMANDS]
             self._erased_again |= any(
                 derived.erased_by > since[partition_of(key[1], len(since))]
-                for key, derived in found.items()
+                for key, derived in derived_by_key.items()
             )
 
-    async def _write(self, topic: str, state: list[r.State]) -> None:
-        if topic not in self._left:
-            return
-        names, table = (
-            r.FRAGMENTS if topic == COMMANDS else r.IDENTITY,
-            f"{TABLES[topic]}_rebuild",
-        )
-        batch: list[r.State] = []
-        size = 0
-        for row in state:
-            batch.append(row)
-            size += 300 + (
-                row.characters
-                if isinstance(row, r.FragmentState)
-                else 16 * len(row.members)
-            )
-            if size > WRITE_BYTES_MAX:
-                await self._store.insert(table, r.columns(names, batch))
-                batch, size = [], 0
-        if batch:
-            await self._store.insert(table, r.columns(names, batch))
+    async def _write(
+        self,
+        topic: str,
+        derived_by_key: Mapping[StateKey, Derived],
+        live_rows: Mapping[StateKey, r.StateRow],
+    ) -> None:
+        state: list[r.StateRow] = []
+        for key in dict.fromkeys((*derived_by_key, *live_rows)):
+            derived = derived_by_key.get(key) or self._blank(key)
+            if derived.corrupt:
+                continue
+            row = derived.settled(topic, live_rows.get(key), self.report)
+            if row is not None:
+                state.append(row)
+        count = await self._shadows.write(topic, state)
         if topic == COMMANDS:
-            self.report.fragments += len(state)
+            self.report.fragments += count
         else:
-            self.report.identities += len(state)
+            self.report.identities += count
 
     async def _finish(self, verify: bool) -> bool:
         """Hold projection, derive the last changes, swap. False when it has to be tried again."""
-        began = time.monotonic()
+        deadline = time.monotonic() + HOLD_SECONDS / 2
         try:
-            ((now_ms,),) = await self._store.rows(
-                self._queries["now"]
-            )  # the engine's clock ends the hold, not ours
-            for table in self._left.values():
-                await self._command("release", table=table)
-                await self._command(
-                    "hold", table=table, until=now_ms + int(HOLD_SECONDS * 1_000)
-                )
-            while (await self._store.rows(self._queries["inserting"]))[0][0]:
-                if time.monotonic() - began > HOLD_SECONDS / 2:
-                    return False
-                await asyncio.sleep(0.01)
+            if not await self._shadows.hold(deadline):
+                return False
             marks = await self._marks()
             await self._round(marks)
-            for table in self._left.values():
-                await self._complete(table)
-            late = time.monotonic() - began > HOLD_SECONDS / 2
-            if (
-                late
-                or self._erased_again
-                or self._forbidden(verify)
-                or await self._marks() != marks
-            ):
+            await self._shadows.assure_complete(self.report.invented)
+            late = time.monotonic() > deadline
+            wrong = self._erased_again or self._forbidden(verify)
+            if late or wrong or await self._marks() != marks:
                 return False
-            for topic, table in self._left.items():
-                await self._vouch(topic, table, marks[topic])
-                await self._command("swap", table=table, shadow=f"{table}_rebuild")
+            await self._shadows.swap(marks)
             return True
         finally:
-            for table in TABLES.values():
-                await self._command("release", table=table)
+            await self._shadows.release()
 
     async def _refill_search(self) -> None:
-        """The search table anew from the swapped tables; who changes meanwhile is fed from its
-        positions on."""
-        await self._command("drop", table="search_rebuild")
-        await self._command("shadow_search")
-        await self._store.learn_columns()
-        await Feeder(self._store, self._partitions, "search_rebuild").feed()
-        ((compared, differences),) = await self._store.rows(
-            self._queries["compare_search"]
-        )
+        compared, differences = await self._shadows.refill_search()
         self.report.compared += compared
         self.report.differences += differences
         if differences:
             self.report.name(
                 f"difference: search, {differences} rows of the same version differ"
             )
-        await self._command("swap", table="search", shadow="search_rebuild")
-
-    async def _complete(self, table: str) -> None:
-        """The last guard before a swap: no key may be missing, but those that no fact explains."""
-        live, shadow = [
-            (await self._store.rows(self._queries[f"count_{name}"]))[0][0]
-            for name in (table, f"{table}_rebuild")
-        ]
-        if shadow + self.report.invented < live:
-            raise Corrupt(
-                f"{table}_rebuild has {shadow} keys, {table} {live}: nothing is swapped."
-            )
-
-    async def _vouch(self, topic: str, table: str, marks: dict[int, r.Mark]) -> None:
-        """Position rows for every partition, of this epoch: what no worker of the table before it
-        can write. Those that a former generation had more stay too, for the generation after this
-        one may have them again."""
-        vouched = []
-        for partition in sorted({*range(self._partitions[topic]), *marks}):
-            mark = marks.get(partition, r.BEFORE_THE_FIRST)
-            position = position_of(topic, partition, mark.version)
-            vouched.append(r.Vouched(position, mark.stamp, self._epoch, mark.record))
-        await self._store.insert(
-            f"{table}_rebuild", r.state_columns(topic, [], vouched)
-        )
 
     async def _marks(self) -> Marks:
         return {
@@ -424,13 +328,9 @@ class Rebuild:
 
     async def _end(self, state: str) -> None:
         """What is not live any more goes, and with it whatever of persons it held."""
-        await self._drop_shadows()
+        await self._shadows.drop()
         self.report.state = state
         await self._save()
-
-    async def _drop_shadows(self) -> None:
-        for table in (*TABLES.values(), "search"):
-            await self._command("drop", table=f"{table}_rebuild")
 
     async def _save(self) -> None:
         self._saved += 1
@@ -438,19 +338,20 @@ class Rebuild:
         document = msgspec.json.encode(self.report).decode()
         await self._store.insert(
             "rebuilds",
-            {"epoch": [self._epoch], "version": [self._saved], "document": [document]},
+            {
+                "epoch": [self._shadows.epoch],
+                "version": [self._saved],
+                "document": [document],
+            },
         )
-
-    async def _command(self, name: str, **parameters: Any) -> None:
-        await self._store.command(self._queries[name], **parameters)
 
 
 def _generation(marks: Marks) -> int:
     """That of the log which the tables were projected from; 0 without any row."""
     rows = [
         (topic, partition, mark)
-        for topic, found in marks.items()
-        for partition, mark in found.items()
+        for topic, partitions in marks.items()
+        for partition, mark in partitions.items()
     ]
     return max(
         (
@@ -464,7 +365,7 @@ def _generation(marks: Marks) -> int:
 def _versions(marks: Marks, partitions: dict[str, int]) -> dict[str, list[int]]:
     return {
         topic: [
-            marks[topic].get(partition, r.BEFORE_THE_FIRST).version
+            marks[topic].get(partition, BEFORE_THE_FIRST).version
             for partition in range(partitions[topic])
         ]
         for topic in (COMMANDS, IDENTITY)

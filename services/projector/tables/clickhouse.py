@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from services.projector.tables import rows as r
-from services.projector.tables.rows import Mark, State, Vouched
+from services.projector.tables.marks import BEFORE_THE_FIRST, Mark, Vouched
+from services.projector.tables.rows import StateKey, StateRow
 from shared.domain.ids import COMMANDS, position_key
 from shared.domain.person.fragment import Fragment
 from shared.domain.person.fragment_events import FragmentEvent
@@ -45,19 +46,21 @@ class Closed(NamedTuple):
     version: int
 
 
-class Loaded(NamedTuple):
+class LoadedState(NamedTuple):
     """One consistent answer: what each partition's position row says, and the rows asked for."""
 
     positions: dict[int, Mark]
-    rows: list[State]
-    large: dict[tuple[int, UUID], int]
+    rows: list[StateRow]
+    large: dict[StateKey, int]
     """The rows that were left out for their size, and their bytes."""
 
     def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
         """Where each of these partitions is."""
         return {
-            one: self.positions.get(one, r.BEFORE_THE_FIRST).vouched(topic, one)
-            for one in partitions
+            partition: self.positions.get(partition, BEFORE_THE_FIRST).vouched(
+                topic, partition
+            )
+            for partition in partitions
         }
 
 
@@ -77,11 +80,11 @@ class Tables(Protocol):
         self,
         topic: str,
         partitions: Sequence[int],
-        wanted: Sequence[tuple[int, UUID]],
+        keys: Sequence[StateKey],
         *,
         whole: bool = False,
-    ) -> Loaded:
-        """The position rows of `partitions` and the newest rows of `wanted` (project, fragment), in
+    ) -> LoadedState:
+        """The position rows of `partitions` and the newest rows of `keys` (project, fragment), in
         one SELECT.
 
         Rows above LOAD_ROW_BYTES_MAX are left out, and told, unless `whole` asks for them: 10,000
@@ -102,7 +105,7 @@ class Tables(Protocol):
     async def write_facts(self, facts: Facts) -> None: ...
 
     async def write_state(
-        self, topic: str, state: list[State], positions: Sequence[Vouched]
+        self, topic: str, state: list[StateRow], positions: Sequence[Vouched]
     ) -> None:
         """Rows and the position rows in one INSERT block: all or nothing.
 
@@ -122,26 +125,26 @@ class ClickHouseTables:
         self,
         topic: str,
         partitions: Sequence[int],
-        wanted: Sequence[tuple[int, UUID]],
+        keys: Sequence[StateKey],
         *,
         whole: bool = False,
-    ) -> Loaded:
-        keys = {position_key(topic, partition): partition for partition in partitions}
+    ) -> LoadedState:
+        by_key = {position_key(topic, partition): partition for partition in partitions}
         answer = await self._store.rows(
             self._queries["load_fragments" if topic == COMMANDS else "load_identity"],
-            projects=sorted({0, *(project for project, _ in wanted)}),
-            fragments=[*keys, *(fragment for _, fragment in wanted)],
+            projects=sorted({0, *(project for project, _ in keys)}),
+            fragments=[*by_key, *(fragment for _, fragment in keys)],
             **(
                 {"row_bytes_max": UNBOUNDED if whole else LOAD_ROW_BYTES_MAX}
                 if topic == COMMANDS
                 else {}
             ),
         )
-        found = r.found_of(topic, answer)
+        selected = r.selected_rows(topic, answer)
         positions = {
-            keys[key]: mark for key, mark in found.marks.items() if key in keys
+            by_key[key]: mark for key, mark in selected.marks.items() if key in by_key
         }
-        return Loaded(positions, found.rows, found.large)
+        return LoadedState(positions, selected.rows, selected.large)
 
     async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
         return (await self.load(topic, partitions, [])).stand(topic, partitions)
@@ -188,7 +191,7 @@ class ClickHouseTables:
                 raise outcome
 
     async def write_state(
-        self, topic: str, state: list[State], positions: Sequence[Vouched]
+        self, topic: str, state: list[StateRow], positions: Sequence[Vouched]
     ) -> None:
         table = "fragments" if topic == COMMANDS else "identity"
         await self._store.insert(table, r.state_columns(topic, state, positions))
@@ -208,19 +211,19 @@ class AnnouncedTables:
         self,
         topic: str,
         partitions: Sequence[int],
-        wanted: Sequence[tuple[int, UUID]],
+        keys: Sequence[StateKey],
         *,
         whole: bool = False,
-    ) -> Loaded:
-        return await self._tables.load(topic, partitions, wanted, whole=whole)
+    ) -> LoadedState:
+        return await self._tables.load(topic, partitions, keys, whole=whole)
 
     async def stand(self, topic: str, partitions: Sequence[int]) -> dict[int, Vouched]:
-        found = await self._tables.stand(topic, partitions)
+        tables = await self._tables.stand(topic, partitions)
         self._memory.board.publish(
             topic,
-            [(partition, one.position.version) for partition, one in found.items()],
+            [(partition, mark.position.version) for partition, mark in tables.items()],
         )
-        return found
+        return tables
 
     async def life(self, closed: Closed) -> Fragment:
         return await self._tables.life(closed)
@@ -229,7 +232,7 @@ class AnnouncedTables:
         await self._tables.write_facts(facts)
 
     async def write_state(
-        self, topic: str, state: list[State], positions: Sequence[Vouched]
+        self, topic: str, state: list[StateRow], positions: Sequence[Vouched]
     ) -> None:
         memory = self._memory
         slots = [
@@ -237,7 +240,8 @@ class AnnouncedTables:
         ]
         memory.versions.begin_write(slots, self._nonce)
         memory.board.publish(
-            topic, [(one.position.partition, one.position.version) for one in positions]
+            topic,
+            [(mark.position.partition, mark.position.version) for mark in positions],
         )
         await self._tables.write_state(topic, state, positions)
         self._nonce = self._nonce + 2 & _EVEN
@@ -245,8 +249,8 @@ class AnnouncedTables:
         memory.board.confirm(
             topic,
             [
-                (one.position.partition, one.position.version, one.stamp)
-                for one in positions
+                (mark.position.partition, mark.position.version, mark.stamp)
+                for mark in positions
             ],
         )
 

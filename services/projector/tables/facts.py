@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from services.projector.rebuild.derive import Key
+from services.projector.tables.rows import StateKey
 from shared.domain.purged import Cut
 from shared.store import purged
 from shared.store.clickhouse.client import Store
@@ -25,7 +25,7 @@ class Page(NamedTuple):
     has any."""
 
     rows: list[Row]
-    cuts: dict[Key, list[Cut]]
+    cuts: dict[StateKey, list[Cut]]
     last: bool
 
 
@@ -34,17 +34,17 @@ class FactReader:
     partition of commands: what was taken back or purged later does not count."""
 
     def __init__(
-        self, store: Store, queries: Mapping[str, Query], reached: Sequence[int]
+        self, store: Store, queries: Mapping[str, Query], versions: Sequence[int]
     ) -> None:
         self._store, self._facts = store, queries["page"]
         self._cuts = queries["cuts"].filled(cuts=purged.cuts())
-        self._reached = {"commands": list(reached), "partitions": len(reached)}
+        self._versions = {"commands": list(versions), "partitions": len(versions)}
 
     async def pages(
-        self, fragments: Sequence[UUID] | None, after: Key
+        self, fragments: Sequence[UUID] | None, after: StateKey
     ) -> AsyncIterator[Page]:
         """The pages behind a key; the next one is read while this one is folded."""
-        scope = self._reached | {
+        scope = self._versions | {
             "everybody": int(fragments is None),
             "fragments": list(fragments or ()),
         }
@@ -82,7 +82,7 @@ class FactReader:
         if not rows:
             return Page(rows, {}, last=True)
         (project, fragment, *_), (last_project, last_fragment, *_) = rows[0], rows[-1]
-        found = await self._store.rows(
+        purged_rows = await self._store.rows(
             self._cuts,
             **scope,
             project=project,
@@ -91,7 +91,7 @@ class FactReader:
             last_fragment=last_fragment,
         )
         cuts = {
-            (project, fragment): [Cut(*cut) for cut in made]
-            for project, fragment, made in found
+            (project, fragment): [Cut(*cut) for cut in fragment_cuts]
+            for project, fragment, fragment_cuts in purged_rows
         }
         return Page(rows, cuts, last=len(rows) < limit)

@@ -14,14 +14,14 @@ from uuid import UUID
 import orjson
 
 from services.projector.tables import clickhouse as tables
-from services.projector.tables import rows as r
-from services.projector.tables.clickhouse import Closed, Facts, Loaded, events_of
+from services.projector.tables.clickhouse import Closed, Facts, LoadedState, events_of
+from services.projector.tables.marks import Vouched, mark_of, position_row
 from services.projector.tables.rows import (
     BlockRow,
     CapturedRow,
     FragmentState,
-    State,
-    Vouched,
+    StateKey,
+    StateRow,
 )
 from shared.domain.errors import StoreUnavailable
 from shared.domain.ids import COMMANDS, IDENTITY, partition_of_key
@@ -39,7 +39,7 @@ class MemoryTables:
     """Rows by key; the highest version wins, the later of equal ones."""
 
     def __init__(self) -> None:
-        self.state: dict[str, dict[tuple[int, UUID], Any]] = {
+        self.state: dict[str, dict[StateKey, Any]] = {
             COMMANDS: {},
             IDENTITY: {},
         }
@@ -53,25 +53,25 @@ class MemoryTables:
         self,
         topic: str,
         partitions: Sequence[int],
-        wanted: Sequence[tuple[int, UUID]],
+        keys: Sequence[StateKey],
         *,
         whole: bool = False,
-    ) -> Loaded:
+    ) -> LoadedState:
         table = self.state[topic]
-        held = {
+        position_rows = {
             at[1]: row
             for (project, key), row in table.items()
             if not project and (at := partition_of_key(key))
         }
         positions = {
-            partition: r.mark_of(topic, row)
-            for partition, row in held.items()
+            partition: mark_of(topic, row)
+            for partition, row in position_rows.items()
             if partition in partitions
         }
-        rows: list[State] = [table[key] for key in wanted if key in table]
+        rows: list[StateRow] = [table[key] for key in keys if key in table]
         if topic != COMMANDS or whole:
-            return Loaded(positions, rows, {})
-        large: dict[tuple[int, UUID], int] = {}
+            return LoadedState(positions, rows, {})
+        large: dict[StateKey, int] = {}
         for row in rows:
             size = (
                 len(row.properties.encode()) + len(row.cells.encode())
@@ -80,7 +80,7 @@ class MemoryTables:
             )
             if size > tables.LOAD_ROW_BYTES_MAX:
                 large[row.project, row.fragment] = size
-        return Loaded(
+        return LoadedState(
             positions,
             [row for row in rows if (row.project, row.fragment) not in large],
             large,
@@ -106,12 +106,12 @@ class MemoryTables:
             self.timeline[project, fragment, version, topic] = row
 
     async def write_state(
-        self, topic: str, state: list[State], positions: Sequence[Vouched]
+        self, topic: str, state: list[StateRow], positions: Sequence[Vouched]
     ) -> None:
         table = self.state[topic]
-        if any(one.epoch != self.epochs[topic] for one in positions):
+        if any(mark.epoch != self.epochs[topic] for mark in positions):
             raise StoreUnavailable("The table is of another epoch.")
-        for row in [*state, *(r.position_row(*position) for position in positions)]:
+        for row in [*state, *(position_row(*position) for position in positions)]:
             project, fragment, version, *_ = row
             _, _, newest, *_ = table.get((project, fragment), (0, 0, 0))
             if version >= newest:
@@ -132,18 +132,23 @@ def life_of(
     former.sort(key=lambda fact: fact.version)
     events = events_of(former)
     ends = [
-        one
-        for one in events
-        if isinstance(one, FragmentErased | FragmentRestored | FragmentPurged)
+        event
+        for event in events
+        if isinstance(event, FragmentErased | FragmentRestored | FragmentPurged)
     ]
     life = ClosedLife(*key, closed.iver, ends)
     for event in events:
         if event.originator_version >= life.since:
             life.replay(event)
-    for seen in map(CapturedRow._make, captured):
+    for captured_event in map(CapturedRow._make, captured):
         person = (
-            orjson.loads(seen.properties).get("$process_person_profile") is not False
+            orjson.loads(captured_event.properties).get("$process_person_profile")
+            is not False
         )
-        if seen[:2] == key and life.since < seen.version < closed.version and person:
-            life.observe_event(seen.timestamp)
+        if (
+            captured_event[:2] == key
+            and life.since < captured_event.version < closed.version
+            and person
+        ):
+            life.observe_event(captured_event.timestamp)
     return life.fragment

@@ -13,8 +13,15 @@ from uuid import UUID
 
 import orjson
 
+from services.projector.tables.marks import (
+    POSITION,
+    Mark,
+    Vouched,
+    mark_of,
+    position_row,
+)
 from shared.domain.commands import Capture, RecordBlock, imported_at
-from shared.domain.ids import COMMANDS, Position, position_key, position_of
+from shared.domain.ids import COMMANDS, position_key
 from shared.domain.operations import Weight
 from shared.domain.person.fragment import Fragment
 from shared.domain.person.identity import Membership
@@ -70,7 +77,10 @@ class IdentityState(NamedTuple):
     erased_at: int
 
 
-State = FragmentState | IdentityState
+StateRow = FragmentState | IdentityState
+
+StateKey = tuple[int, UUID]
+"""The key of such a row: project and fragment."""
 
 
 class NumberRow(NamedTuple):
@@ -150,45 +160,6 @@ CHARACTER_BYTES_MAX = 4
 """Of UTF-8."""
 
 
-POSITION = ("kind", "epoch", "generation", "record")
-"""Columns of position rows alone."""
-
-POSITION_KIND = "position"
-
-
-class Mark(NamedTuple):
-    """A position row: how far the table is in a partition, the highest stamp given there, the
-    table's epoch, and the hash of the last record's bytes (0: not known)."""
-
-    version: int
-    stamp: int
-    epoch: int
-    record: int = 0
-
-    def vouched(self, topic: str, partition: int) -> Vouched:
-        """What it says, with the partition's name."""
-        return Vouched(
-            position_of(topic, partition, self.version),
-            self.stamp,
-            self.epoch,
-            self.record,
-        )
-
-
-BEFORE_THE_FIRST = Mark(0, 0, 0)
-
-
-class Vouched(NamedTuple):
-    """What a flush vouches for in a partition: the last record whose outcome is visible, the
-    highest stamp given there, the epoch of the table that it was folded on, and the hash of that
-    record's bytes."""
-
-    position: Position
-    stamp: int
-    epoch: int
-    record: int = 0
-
-
 def fragment_row(fragment: Fragment) -> FragmentState:
     return FragmentState(
         fragment.project,
@@ -263,92 +234,51 @@ def membership_of(row: IdentityState) -> Membership:
     return membership
 
 
-def state_of(topic: str, row: Row) -> State:
+def state_of(topic: str, row: Row) -> StateRow:
     """A row of the topic's table with its names, of one that has its columns first."""
     if topic == COMMANDS:
         return FragmentState._make(row[: len(FRAGMENTS)])
     return IdentityState._make(row[: len(IDENTITY)])
 
 
-class Found(NamedTuple):
+class SelectedRows(NamedTuple):
     """What one SELECT of a table's newest rows has found."""
 
     marks: dict[UUID, Mark]
     """Position rows, by the key of their partition."""
-    rows: list[State]
-    large: dict[tuple[int, UUID], int]
+    rows: list[StateRow]
+    large: dict[StateKey, int]
     """Rows that came without their texts for their size, and their bytes."""
 
 
-def found_of(topic: str, answer: Sequence[Row]) -> Found:
+def selected_rows(topic: str, answer: Sequence[Row]) -> SelectedRows:
     """Rows of `load_fragments` or `load_identity`: the table's columns, of fragments the bytes of a
     large row, and the columns of position rows."""
-    found = Found({}, [], {})
+    selected = SelectedRows({}, [], {})
     for row in answer:
         if row[0] == 0:
-            found.marks[row[1]] = mark_of(topic, row)
+            selected.marks[row[1]] = mark_of(topic, row)
         elif topic == COMMANDS and row[len(FRAGMENTS)]:
-            found.large[row[0], row[1]] = row[len(FRAGMENTS)]
+            selected.large[row[0], row[1]] = row[len(FRAGMENTS)]
         else:
-            found.rows.append(state_of(topic, row))
-    return found
-
-
-def position_row(position: Position, stamp: int, epoch: int, record: int = 0) -> Row:
-    """The row that vouches for a partition: project 0, in the table that its topic is folded into;
-    with POSITION.
-
-    `epoch` counts the rebuilds of the table: a table refuses what was folded on another one.
-    """
-    head = (0, position_key(position.topic, position.partition), position.version)
-    tail = (POSITION_KIND, epoch, position.generation, record)
-    if position.topic == COMMANDS:
-        return (
-            *head,
-            "",
-            0,
-            0,
-            0,
-            stamp,
-            0,
-            0,
-            0,
-            "",
-            "",
-            [],
-            [],
-            [],
-            [],
-            0,
-            "",
-            *tail,
-        )
-    return (*head, NOBODY, [], 0, 0, stamp, [], [], [], 0, *tail)
-
-
-def mark_of(topic: str, row: Row) -> Mark:
-    """What a position row says. One of before POSITION was there has its epoch in `number` or
-    `erase`."""
-    _, epoch, _, record = row[-len(POSITION) :]
-    return Mark(
-        row[2], row[7], epoch or (row[4] if topic == COMMANDS else row[6]), record
-    )
+            selected.rows.append(state_of(topic, row))
+    return selected
 
 
 def state_columns(
-    topic: str, state: Sequence[State], vouched: Sequence[Vouched]
+    topic: str, state: Sequence[StateRow], vouched: Sequence[Vouched]
 ) -> dict[str, list[Any]]:
     """One INSERT block of a table: rows of state, and behind them the position rows of its
     partitions."""
     names = FRAGMENTS if topic == COMMANDS else IDENTITY
-    positions = [position_row(*one) for one in vouched]
-    found = columns(names, [*state, *(row[: len(names)] for row in positions)])
-    missing: dict[str, Any] = {"kind": ""}
+    positions = [position_row(*mark) for mark in vouched]
+    block = columns(names, [*state, *(row[: len(names)] for row in positions)])
+    defaults: dict[str, Any] = {"kind": ""}
     for place, name in enumerate(POSITION if positions else (), start=len(names)):
-        found[name] = [missing.get(name, 0)] * len(state) + [
+        block[name] = [defaults.get(name, 0)] * len(state) + [
             row[place] for row in positions
         ]
-    return found
+    return block
 
 
 def failure_row(record: Record, reason: str) -> Row:
@@ -437,10 +367,14 @@ def _text_of(purged: dict[str, int]) -> str:
 
 
 def _columns_of(keys: list[Remembered]) -> tuple[list[int], list[int], list[int]]:
-    return [one[0] for one in keys], [one[1] for one in keys], [one[2] for one in keys]
+    return (
+        [key for key, _, _ in keys],
+        [digest for _, digest, _ in keys],
+        [version for _, _, version in keys],
+    )
 
 
-def _remembered(row: State) -> list[Remembered]:
+def _remembered(row: StateRow) -> list[Remembered]:
     """Rows of before the second and third column were there have them empty."""
     return list(zip_longest(row.keys, row.key_digests, row.key_versions, fillvalue=0))
 

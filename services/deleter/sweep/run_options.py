@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
 
-from services.deleter.guard import Guard
+from services.deleter.sweep.guard import Guard
 from shared.domain.deletion import DeletionRequest
 
 Lock = Callable[[], AbstractAsyncContextManager[None]]

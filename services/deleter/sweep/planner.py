@@ -59,7 +59,7 @@ class Boundary:
                 )
 
 
-Purges = Mapping[UUID, list[Cut]]
+CutsByFragment = Mapping[UUID, list[Cut]]
 """What a request purges, by fragment."""
 
 
@@ -70,7 +70,7 @@ class Plan:
     requests: list[DeletionRequest] = field(default_factory=list)
     waiting: list[DeletionRequest] = field(default_factory=list)
     boundaries: dict[UUID, Boundary] = field(default_factory=dict)
-    purges: Mapping[UUID, Purges] = field(default_factory=dict)
+    purges: Mapping[UUID, CutsByFragment] = field(default_factory=dict)
 
     def members(self, request: DeletionRequest) -> Iterable[UUID]:
         """Whose rows are the request's."""
@@ -81,31 +81,31 @@ class Plan:
         cuts: dict[UUID, list[Cut]] = {}
         projects: dict[UUID, int] = {}
         for request in self.requests:
-            for fragment, made in self.purges.get(request.id, {}).items():
-                cuts.setdefault(fragment, []).extend(made)
+            for fragment, fragment_cuts in self.purges.get(request.id, {}).items():
+                cuts.setdefault(fragment, []).extend(fragment_cuts)
                 projects[fragment] = request.project
         everyone = sorted(cuts)
         for start in range(0, len(everyone), FRAGMENTS_MAX):
-            part = everyone[start : start + FRAGMENTS_MAX]
+            chunk = everyone[start : start + FRAGMENTS_MAX]
             yield {
-                "projects": sorted({projects[fragment] for fragment in part}),
-                "fragments": part,
-                "cuts": [text_of(cuts[fragment]) for fragment in part],
+                "projects": sorted({projects[fragment] for fragment in chunk}),
+                "fragments": chunk,
+                "cuts": [text_of(cuts[fragment]) for fragment in chunk],
             }
 
     def statements(self) -> Iterator[dict[str, Any]]:
         """The parameters of each statement that a target needs."""
         everyone = list(self.boundaries.items())
         for start in range(0, len(everyone), FRAGMENTS_MAX):
-            part = everyone[start : start + FRAGMENTS_MAX]
+            chunk = everyone[start : start + FRAGMENTS_MAX]
             columns: dict[str, Any] = {
-                limit.name: [getattr(boundary, limit.name) for _, boundary in part]
+                limit.name: [getattr(boundary, limit.name) for _, boundary in chunk]
                 for limit in fields(Boundary)
             }
             projects = sorted(set(columns.pop("project")))
             yield {
                 "projects": projects,
-                "fragments": [fragment for fragment, _ in part],
+                "fragments": [fragment for fragment, _ in chunk],
                 **columns,
             }
 
@@ -117,7 +117,7 @@ def plan(
     *,
     projected: bool,
     cancelling: Iterable[DeletionRequest] = (),
-    purges: Mapping[UUID, Purges] = MappingProxyType({}),
+    purges: Mapping[UUID, CutsByFragment] = MappingProxyType({}),
 ) -> Plan:
     """Sort out who is ready. `erased` is what each fragment's row says; `projected`: the projector
     has passed all that the log held when the run began, without which captured events received
@@ -127,7 +127,7 @@ def plan(
     Who shares a member with a request that is being cancelled waits: of a restore that came before
     its own delete, it would erase the outcome, which the deleter has not read yet.
     """
-    held = {member for request in cancelling for member in request.members}
+    restoring = {member for request in cancelling for member in request.members}
     ends: dict[UUID, list[Tombstone]] = {}
     for tombstone in tombstones:
         ends.setdefault(tombstone.fragment, []).append(tombstone)
@@ -143,7 +143,7 @@ def plan(
             for member in request.members
         }
         late = not projected and (request.scope.events or request.scope.recordings)
-        if late or None in reach.values() or not held.isdisjoint(request.members):
+        if late or None in reach.values() or not restoring.isdisjoint(request.members):
             result.waiting.append(request)
             continue
         result.requests.append(request)

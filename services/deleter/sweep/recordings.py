@@ -30,7 +30,7 @@ REASON_CHARS_MAX = 300
 
 
 @dataclass(slots=True, kw_only=True)
-class Outcome:
+class ErasureOutcome:
     """Objects erased in by fragment, why others were not, and whether there was time for all of
     them."""
 
@@ -45,16 +45,22 @@ async def erase(
     statements: Sequence[dict[str, Any]],
     now_us: int,
     in_time: Callable[[], bool],
-) -> Outcome:
+) -> ErasureOutcome:
     """Erase what these statements reach, object by object; each for itself, so that one that fails
     stops no other."""
-    outcome = Outcome()
-    found = _together(
-        [one for parameters in statements for one in await blocks(store, parameters)]
+    outcome = ErasureOutcome()
+    groups = _together(
+        [
+            group
+            for parameters in statements
+            for group in await blocks(store, parameters)
+        ]
     )
-    if not found:
+    if not groups:
         return outcome
-    if not await settled(max(one.newest for one in found), now_us, in_time):
+    if not await wait_for_objects(
+        max(group.newest for group in groups), now_us, in_time
+    ):
         outcome.complete = False
         return outcome
     try:
@@ -62,19 +68,19 @@ async def erase(
         await objects.tidy()
     except PersonlogError as error:
         outcome.failed = {
-            fragment: error.detail for one in found for fragment in one.fragments
+            fragment: error.detail for group in groups for fragment in group.fragments
         }
         return outcome
-    for start in range(0, len(found), OBJECTS_AT_ONCE):
+    for start in range(0, len(groups), OBJECTS_AT_ONCE):
         if not in_time():
             outcome.complete = False
             break
-        part = found[start : start + OBJECTS_AT_ONCE]
+        chunk = groups[start : start + OBJECTS_AT_ONCE]
         reasons = await asyncio.gather(
-            *(_erase_one(objects, home, one) for one in part)
+            *(_erase_object(objects, home, group) for group in chunk)
         )
-        for one, reason in zip(part, reasons, strict=True):
-            for fragment in set(one.fragments):
+        for group, reason in zip(chunk, reasons, strict=True):
+            for fragment in set(group.fragments):
                 if reason:
                     outcome.failed[fragment] = reason
                 else:
@@ -82,7 +88,9 @@ async def erase(
     return outcome
 
 
-async def settled(newest: int, now_us: int, in_time: Callable[[], bool]) -> bool:
+async def wait_for_objects(
+    newest: int, now_us: int, in_time: Callable[[], bool]
+) -> bool:
     """Wait until every object with blocks of up to this moment has come, or never will; False when
     time ran out.
 
@@ -92,34 +100,34 @@ async def settled(newest: int, now_us: int, in_time: Callable[[], bool]) -> bool
     until = time.monotonic() + min(
         SETTLED_SECONDS, SETTLED_SECONDS + (newest - now_us) / 1e6
     )
-    while (rest := until - time.monotonic()) > 0:
+    while (seconds := until - time.monotonic()) > 0:
         if not in_time():
             return False
-        await asyncio.sleep(min(rest, LOOK_SECONDS))
+        await asyncio.sleep(min(seconds, LOOK_SECONDS))
     return True
 
 
-def _together(found: Sequence[ObjectBlocks]) -> list[ObjectBlocks]:
+def _together(groups: Sequence[ObjectBlocks]) -> list[ObjectBlocks]:
     """One entry an object: two statements may reach into the same one."""
     by_object: dict[str, ObjectBlocks] = {}
-    for one in found:
-        known = by_object.get(one.object, ObjectBlocks(one.object, [], [], [], 0))
-        by_object[one.object] = ObjectBlocks(
-            one.object,
-            known.fragments + one.fragments,
-            known.starts + one.starts,
-            known.lengths + one.lengths,
-            max(known.newest, one.newest),
+    for group in groups:
+        earlier = by_object.get(group.object, ObjectBlocks(group.object, [], [], [], 0))
+        by_object[group.object] = ObjectBlocks(
+            group.object,
+            earlier.fragments + group.fragments,
+            earlier.starts + group.starts,
+            earlier.lengths + group.lengths,
+            max(earlier.newest, group.newest),
         )
     return list(by_object.values())
 
 
-async def _erase_one(objects: Objects, home: str, one: ObjectBlocks) -> str:
+async def _erase_object(objects: Objects, home: str, group: ObjectBlocks) -> str:
     """Why it could not be done; empty when it was."""
-    if not one.object.startswith(f"{home}/"):
-        return f"The object {one.object} lies in another store than {home}."
+    if not group.object.startswith(f"{home}/"):
+        return f"The object {group.object} lies in another store than {home}."
     try:
-        done = await objects.erase(one.object, map(Span, one.starts, one.lengths))
+        done = await objects.erase(group.object, map(Span, group.starts, group.lengths))
     except PersonlogError as error:
         return error.detail[:REASON_CHARS_MAX]
     telemetry.ERASED_OBJECTS.labels("deleted" if done.deleted else "rewritten").inc()

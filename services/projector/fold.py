@@ -21,6 +21,7 @@ from shared.domain.commands import (
     Capture,
     Command,
     MergePersons,
+    RecordBlock,
     Restore,
     Revive,
     SplitPerson,

@@ -20,7 +20,10 @@ TOPICS = tuple(TOPIC_LETTERS)
 """The topics whose positions the tables keep. Nothing reads dead letters, so theirs may be made
 anew."""
 
-REMEDY = "put the right log back, or run `personlog log renew` (docs/operations.md, A log that is not the right one)"
+REMEDY = (
+    "put the right log back, or run `personlog log renew`"
+    " (docs/operations.md, A log that is not the right one)"
+)
 
 
 class LogIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,10 +135,14 @@ def _generations(one: Evidence) -> Mismatch | None:
     one."""
     tables, log = one.position.generation, one.head.generation
     if tables > log:
-        line = f"Generation {log} of the log has ended: it is being renewed, or `personlog log renew` must go on."
+        line = (
+            f"Generation {log} of the log has ended: it is being renewed,"
+            " or `personlog log renew` must go on."
+        )
         return Mismatch("ended", line)
     if tables < log:
-        what = f"The tables are of generation {tables} in {one.head.topic}/{one.head.partition}, the log is of {log}"
+        place = f"{one.head.topic}/{one.head.partition}"
+        what = f"The tables are of generation {tables} in {place}, the log is of {log}"
         return Mismatch("behind", f"{what}: {REMEDY}.")
     return None
 
@@ -161,7 +168,10 @@ def _passed(one: Evidence) -> Mismatch | None:
     if one.process or one.offset + 1 >= one.start.offset:
         return None
     gone = f"{one.offset + 1} to {one.start.offset - 1} of {one.start.topic}/{one.start.partition}"
-    what = f"The log forgot records {gone} before they were projected: lengthen its retention, and run"
+    what = (
+        f"The log forgot records {gone} before they were projected:"
+        " lengthen its retention, and run"
+    )
     return Mismatch(
         "passed",
         f"{what} `personlog log renew` (docs/operations.md, A log that is not the right one).",

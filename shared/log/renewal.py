@@ -53,7 +53,8 @@ class Lost(NamedTuple):
         if self.until is None:
             return f"{where}: projected up to {self.after}; what was written after it is lost"
         count = self.until - self.after
-        return f"{where}: {count} records are lost, {self.after + 1} to {self.until}: the log has forgotten them"
+        lost = f"{self.after + 1} to {self.until}"
+        return f"{where}: {count} records are lost, {lost}: the log has forgotten them"
 
 
 class Books(Protocol):
@@ -189,7 +190,8 @@ class Renewal:
                 moved_at, last = loop.time(), missing
             if loop.time() - moved_at > STALLED_SECONDS_MAX:
                 raise Rejected(
-                    f"{missing} records of the log are not projected, and nothing moves: see `doctor`."
+                    f"{missing} records of the log are not projected, and nothing moves:"
+                    " see `doctor`."
                 )
             await asyncio.sleep(POLL_SECONDS)
 

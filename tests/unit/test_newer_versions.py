@@ -383,10 +383,9 @@ async def test_a_ledger_that_a_newer_version_wrote_stops_an_older_deleter() -> N
     ledger.documents[UUID(int=1)] = orjson.dumps(document)
     with pytest.raises(NewerVersion, match="upgrade the deleter first"):
         load(UUID(int=1), ledger.documents[UUID(int=1)])
-    cancel = Cancel(id=uuid4(), project=1, at=9, request=UUID(int=1))
-    await log.append([Entry(DELETIONS, 0, b"1", encode(cancel))])
-    one = intake(log, ledger)
-    await ran(one, lambda: bool(one.stopped))
+    cancel = encode(Cancel(id=uuid4(), project=1, at=9, request=UUID(int=1)))
+    await log.append([Entry(DELETIONS, 0, b"1", cancel)])
+    await ran(one := intake(log, ledger), lambda: bool(one.stopped))
     assert (one.owns(), ledger.at.position.offset) == (False, -1)
 
 

@@ -6,6 +6,9 @@ from __future__ import annotations
 import fcntl
 from pathlib import Path
 
+LOCK = "write.lock"
+"""The file in the log's folder by which writers take turns."""
+
 
 class Flock:
     """Writers of all processes take turns. For one thread."""

@@ -29,10 +29,12 @@ SYNC_PRAGMAS = (
 )
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, partitions INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS topics (
+    name TEXT PRIMARY KEY, number INTEGER NOT NULL UNIQUE, partitions INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS frames (
-    part INTEGER NOT NULL, base INTEGER NOT NULL, count INTEGER NOT NULL, at INTEGER NOT NULL, data BLOB NOT NULL,
-    sums BLOB, UNIQUE (part, base)
+    part INTEGER NOT NULL, base INTEGER NOT NULL, count INTEGER NOT NULL, at INTEGER NOT NULL,
+    data BLOB NOT NULL, sums BLOB, UNIQUE (part, base)
 );
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -144,7 +146,10 @@ def failures(topic: str) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         raise LogUnavailable(f"The log cannot be read: {error}") from error
     except sqlite3.DatabaseError as error:
-        text = f"The file of the log is damaged where {topic} is read ({error}); restore it from a backup."
+        text = (
+            f"The file of the log is damaged where {topic} is read ({error});"
+            " restore it from a backup."
+        )
         raise Corrupt(text) from error
 
 
@@ -162,7 +167,8 @@ def record_at(
     """Append time, key, value and fault of the record at an offset; None for one that is not
     there."""
     row = db.execute(
-        "SELECT base, count, at, data, sums FROM frames WHERE part = ? AND base <= ? ORDER BY base DESC LIMIT 1",
+        "SELECT base, count, at, data, sums FROM frames"
+        " WHERE part = ? AND base <= ? ORDER BY base DESC LIMIT 1",
         (part, offset),
     ).fetchone()
     if row is None:

@@ -22,8 +22,9 @@ from uuid import uuid4
 from shared.domain.errors import LogClosed, LogUnavailable, Transient
 from shared.domain.ids import GENERATION_FIRST, Position
 from shared.log.doubts import Doubtful
-from shared.log.embedded import frames
-from shared.log.embedded.flock import Flock
+from shared.log.embedded import frames, retention
+from shared.log.embedded.flock import LOCK, Flock
+from shared.log.embedded.inserter import Inserter, Outcomes
 from shared.log.embedded.reader import EmbeddedReader
 from shared.log.identity import LogIdentity
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
@@ -44,13 +45,7 @@ CLOSE_SECONDS_MAX = 5.0
 """The writer may hang on a disk or on the lock of a frozen process; what is pending then was never
 acknowledged."""
 
-LOCK = "write.lock"
-
 T = TypeVar("T")
-
-Outcomes = list[list[Position] | LogUnavailable]
-"""Of the appends of one commit."""
-
 
 Appends = list[Pending[Sequence[Entry], list[Position]]]
 """The appends of one commit."""
@@ -89,7 +84,9 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
         self._numbers = {
             topic: number for number, topic in enumerate(sorted(partitions))
         }
-        self._clock = clock or SystemClock()
+        self._inserter = Inserter(
+            generation, self._part, self._doubts, (clock or SystemClock()).now_us
+        )
         self._trouble = Trouble("log")
         self.refused = False
         self._closing = False
@@ -382,76 +379,17 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
         offsets: dict[int, int],
         closed: set[str],
     ) -> Outcomes:
-        gathered: dict[int, list[tuple[bytes, bytes]]] = {}
-        positions: Outcomes = []
-        firsts: dict[int, Position] = {}
-        for entries, _, _ in appends:
-            if closed and not closed.isdisjoint(entry.topic for entry in entries):
-                self.refused = True
-                positions.append(LogClosed())
-                continue
-            mine: list[Position] = []
-            for topic, partition, key, value in entries:
-                part = self._part(topic, partition)
-                frame = gathered.get(part)
-                if frame is None:
-                    if part not in offsets:
-                        offsets[part] = frames.next_offset(db, part)
-                    frame = gathered[part] = []
-                    firsts[part] = Position(
-                        topic, partition, offsets[part], self.generation
-                    )
-                    self._doubts.rises(
-                        firsts[part], self._doubts.floor(topic, partition)
-                    )
-                mine.append(
-                    Position(
-                        topic,
-                        partition,
-                        firsts[part].offset + len(frame),
-                        self.generation,
-                    )
-                )
-                frame.append((key, value))
-            positions.append(mine)
-        at = self._clock.now_us()
-        rows = [
-            (part, firsts[part].offset, len(frame), at, *frames.packed(frame))
-            for part, frame in gathered.items()
-        ]
-        # one statement, so one transaction, and one wait for the interpreter's lock: each row had
-        # one
-        if rows:
-            values = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(rows))
-            db.execute(
-                f"INSERT INTO frames VALUES {values}",
-                [value for row in rows for value in row],
-            )
-        else:
-            db.execute(frames.TOUCH)
-        for part, base, count, *_ in rows:
-            offsets[part] = base + count
-            last = firsts[part]._replace(offset=base + count - 1)
-            self._doubts.raised(last, gathered[part][-1][1])
-        return positions
+        outcomes = self._inserter.insert(
+            db, [entries for entries, _, _ in appends], offsets, closed
+        )
+        self.refused |= any(isinstance(outcome, LogClosed) for outcome in outcomes)
+        return outcomes
 
     def _forget(self, before_us: int) -> int:
         self._check_file()
         with self._session() as db:
-            dropped = _forget_in(self._path, db, before_us)
-        for number in range(GENERATION_FIRST, self.generation):
-            former = frames.folder_of(self._root, number)
-            if frames.file_of(former) is not None:
-                with closing(frames.connect(former)) as db:
-                    dropped += _forget_in(former, db, before_us)
-        return dropped
-
-
-def _forget_in(path: Path, db: sqlite3.Connection, before_us: int) -> int:
-    with closing(Flock(path / LOCK)) as turn, turn, db:
-        dropped = frames.forget(db, before_us)
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return dropped
+            dropped = retention.forget(self._path, db, before_us)
+        return dropped + retention.forget_former(self._root, self.generation, before_us)
 
 
 def _close(*parts: sqlite3.Connection | Flock | None) -> None:

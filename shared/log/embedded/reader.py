@@ -146,7 +146,8 @@ class EmbeddedReader:
             "SELECT max(base) FROM frames WHERE part = ? AND base <= ?", (part, offset)
         ).fetchone()[0]
         rows = self._db.execute(
-            "SELECT base, count, at, data, sums FROM frames WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
+            "SELECT base, count, at, data, sums FROM frames"
+            " WHERE part = ? AND base >= ? ORDER BY base LIMIT ?",
             (part, first or 0, most + 1),
         )
         found: list[Record] = []
@@ -154,7 +155,8 @@ class EmbeddedReader:
         for base, count, at, data, sums in rows:
             if base > offset + len(found) or (not data and base + count > offset):
                 raise Corrupt(
-                    f"The records of {self._topic}/{partition} from {offset + len(found)} on are gone."
+                    f"The records of {self._topic}/{partition}"
+                    f" from {offset + len(found)} on are gone."
                 )
             for index, (key, value, fault) in enumerate(
                 frames.checked(data, count, sums), start=base

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Generic, NoReturn, Protocol, TypeVar
 
 from shared.domain.errors import Corrupt, Fenced, Transient
-from shared.log.evidence import Riddle, Stand, check
+from shared.log.evidence import MissingRecords, Stand, check
 from shared.log.port import Log, Reader, Record
 
 BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX = 0.05, 2.0
@@ -21,7 +21,7 @@ back."""
 S = TypeVar("S", bound=Stand, covariant=True)
 
 
-class Target(Protocol[S]):
+class ReadModel(Protocol[S]):
     """The tables that a topic is read into."""
 
     async def stand(self, topic: str, partitions: Sequence[int]) -> Mapping[int, S]:
@@ -32,12 +32,14 @@ class Consumer(Generic[S]):
     """One member of a group that reads a topic into tables, which must be of this log, or nothing
     may be written."""
 
-    def __init__(self, log: Log, reader: Reader, topic: str, target: Target[S]) -> None:
+    def __init__(
+        self, log: Log, reader: Reader, topic: str, read_model: ReadModel[S]
+    ) -> None:
         self._log = log
         self._reader = reader
         self._topic = topic
-        self._target = target
-        self._riddle = Riddle()
+        self._read_model = read_model
+        self._missing_records = MissingRecords()
         self._backoff = BACKOFF_SECONDS_MIN
         self._doubts = log.doubts
         """Those of the log as of when the first of the partitions held was taken over."""
@@ -59,7 +61,7 @@ class Consumer(Generic[S]):
         records = await self._reader.fetch(
             records_max=records_max, wait_seconds=wait_seconds, without=without
         )
-        self._riddle.solved()
+        self._missing_records.solved()
         return records
 
     async def explain(self, error: Corrupt, held: Collection[int]) -> NoReturn:
@@ -67,7 +69,7 @@ class Consumer(Generic[S]):
         partitions held are of. Else Transient, for the right one may have come back just now; and
         the error itself when that was so the last time as well."""
         await self._compared(sorted(held))
-        self._riddle.pose(error)
+        self._missing_records.pose(error)
 
     async def back_off(self, error: Fenced | Transient) -> None:
         """Wait before the next turn, longer each time; not at all when somebody else has only gone
@@ -91,6 +93,6 @@ class Consumer(Generic[S]):
             return {}
         doubts = self._log.doubts
         starts = await self._log.starts(self._topic)
-        found = await self._target.stand(self._topic, partitions)
+        found = await self._read_model.stand(self._topic, partitions)
         await check(self._log, self._topic, found, starts, doubts)
         return found

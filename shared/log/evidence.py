@@ -91,7 +91,7 @@ async def check(
         raise mismatch.error
 
 
-class Riddle:
+class MissingRecords:
     """Records are gone, and the log is the tables' own all the same."""
 
     def __init__(self) -> None:

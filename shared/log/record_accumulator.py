@@ -14,8 +14,8 @@ from typing import Any
 
 from shared.domain.errors import LogUnavailable
 from shared.domain.ids import Position
+from shared.log.pending_appends import Appended, PendingAppends
 from shared.log.port import PENDING_BYTES_MAX, Entry
-from shared.log.waiting import Appended, Waiting
 from shared.runtime.group_commit import Capacity, GroupCommit, Pending
 from shared.runtime.trouble import Trouble
 
@@ -29,7 +29,7 @@ Send = Callable[[str, int, list[tuple[bytes, bytes]]], Awaitable[list[int]]]
 """(topic, partition, records) to the offsets of a batch from their front; raises LogUnavailable."""
 
 
-Lane = GroupCommit["_Part", list[Position]]
+PartitionQueue = GroupCommit["_Part", list[Position]]
 """One partition's appends in order: a part of an append is an item, with the append's future.
 
 A batch in flight is never given up: the producer repeats it until a broker says yes. What waits
@@ -37,7 +37,7 @@ behind it is dropped when its append has failed or nobody waits for it.
 """
 
 
-class Lanes:
+class RecordAccumulator:
     """Every partition that something was appended to, and the appends that are not durable yet."""
 
     def __init__(self, send: Send, generation: int, trouble: Trouble) -> None:
@@ -46,9 +46,9 @@ class Lanes:
         self._capacity = Capacity(
             PENDING_BYTES_MAX, lambda: LogUnavailable("The log does not keep up.")
         )
-        self._lanes: dict[tuple[str, int], Lane] = {}
+        self._accumulator: dict[tuple[str, int], PartitionQueue] = {}
         self._appends: dict[Appended, _Append] = {}
-        self._waiting = Waiting(self._drop, trouble)
+        self._waiting = PendingAppends(self._drop, trouble)
 
     def submit(self, entries: Sequence[Entry]) -> Appended:
         """As the log's."""
@@ -64,7 +64,9 @@ class Lanes:
         self._waiting.add(future)
         append = self._appends[future] = _Append(future, len(entries))
         for index, (topic, partition, key, value) in enumerate(entries):
-            lane = self._lanes.get((topic, partition)) or self._lane(topic, partition)
+            lane = self._accumulator.get((topic, partition)) or self._lane(
+                topic, partition
+            )
             part = append.parts.get(lane)
             if part is None:
                 part = append.parts[lane] = _Part(append)
@@ -82,17 +84,17 @@ class Lanes:
     @property
     def waiting(self) -> bool:
         """Whether there is a part of an append that is not in flight yet."""
-        return any(lane.waiting for lane in self._lanes.values())
+        return any(lane.waiting for lane in self._accumulator.values())
 
     async def close(self) -> None:
-        for lane in self._lanes.values():
+        for lane in self._accumulator.values():
             await lane.close()
-        self._lanes.clear()
+        self._accumulator.clear()
         self._waiting.close()
         self._appends.clear()
 
-    def _lane(self, topic: str, partition: int) -> Lane:
-        lane = self._lanes[topic, partition] = GroupCommit(
+    def _lane(self, topic: str, partition: int) -> PartitionQueue:
+        lane = self._accumulator[topic, partition] = GroupCommit(
             partial(self._send_group, topic, partition),
             size_max=BATCH_BYTES_MAX,
             capacity=self._capacity,
@@ -174,6 +176,6 @@ class _Append:
 
     def __init__(self, future: Appended, count: int) -> None:
         self.future = future
-        self.parts: dict[Lane, _Part] = {}
+        self.parts: dict[PartitionQueue, _Part] = {}
         self.positions: list[Any] = [None] * count
         self.missing = count

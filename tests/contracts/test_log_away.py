@@ -82,7 +82,7 @@ async def on_its_way(log: Any, text: str) -> asyncio.Task[list[Position]]:
 
 def waits(log: Any) -> bool:
     """Whether there are appends that are not on their way yet."""
-    return bool(log.waiting if isinstance(log, EmbeddedLog) else log._lanes.waiting)
+    return bool(log.waiting if isinstance(log, EmbeddedLog) else log._accumulator.waiting)
 
 
 async def test_what_waits_for_a_log_is_bounded_in_bytes_and_then_acknowledged(
@@ -116,7 +116,7 @@ async def test_an_append_ends_while_the_log_is_away_and_leaves_nothing_waiting(
     log, frozen = log_and_frozen
     with frozen():
         with monkeypatch.context() as patch:
-            patch.setattr("shared.log.waiting.APPEND_SECONDS_MAX", 0.5)
+            patch.setattr("shared.log.pending_appends.APPEND_SECONDS_MAX", 0.5)
             first = await on_its_way(log, "on its way")
             more = await appending(log, *["y" * LARGE] * 20)
         async with asyncio.timeout(SECONDS_MAX):

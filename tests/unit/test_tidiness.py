@@ -241,6 +241,15 @@ def test_names_are_nouns_and_verbs() -> None:
     assert sum(fillers.values()) <= FILLERS_SHARE_MAX * given.total(), fillers
 
 
+def test_a_public_class_name_stands_once() -> None:
+    places: dict[str, list[str]] = {}
+    for path in python(*SOURCES):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(shown(path))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
 def test_no_module_is_named_for_nothing() -> None:
     assert [shown(path) for path in python(*FOLDERS) if path.stem in MODULE_NAMES_BANNED] == []
 

@@ -16,7 +16,7 @@ BATCH_MAX = 200
 """Persons of one batch read; more is refused, never cut."""
 
 PropertyName = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
-PropertyMap = Annotated[dict[PropertyName, Any], Meta(max_length=PROPERTIES_MAX)]
+PropertiesBody = Annotated[dict[PropertyName, Any], Meta(max_length=PROPERTIES_MAX)]
 DistinctId = Annotated[str, Meta(max_length=DISTINCT_ID_CHARS_MAX)]
 UuidText = Annotated[str, Meta(max_length=100, extra_json_schema={"format": "uuid"})]
 PersonId = (
@@ -28,7 +28,7 @@ PersonId = (
 class Update(Struct):
     """Properties to set."""
 
-    properties: Annotated[PropertyMap, Meta(examples=[{"plan": "pro"}])]
+    properties: Annotated[PropertiesBody, Meta(examples=[{"plan": "pro"}])]
 
 
 class UpdateProperty(Struct):

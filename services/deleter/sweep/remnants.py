@@ -18,7 +18,7 @@ from shared.store.clickhouse.queries import load as load_queries
 from shared.store.purging import PURGED, PURGED_SEARCH, cuts, search_reach, targets_of
 from shared.store.targets import FRAGMENTS_MAX, TARGETS, Target, count, hide
 
-RowCounts = dict[str, dict[UUID, Counter[str]]]
+CountsByTarget = dict[str, dict[UUID, Counter[str]]]
 """Rows by target, fragment and partition."""
 
 
@@ -68,9 +68,9 @@ class Remnants:
             purges=await self._purges(requests, projected),
         )
 
-    async def count(self, reach: Plan) -> RowCounts:
+    async def count(self, reach: Plan) -> CountsByTarget:
         """Count the rows within reach, hidden ones too."""
-        counts: RowCounts = {target.name: {} for target in (*TARGETS, *PURGED)}
+        counts: CountsByTarget = {target.name: {} for target in (*TARGETS, *PURGED)}
         for target, parameters in _statements(reach):
             for group in await count(
                 self._store, target, await self._reach(target, parameters), hidden=True
@@ -80,7 +80,7 @@ class Remnants:
                 partitions[group.partition] += group.rows
         return counts
 
-    async def hide(self, reach: Plan, counts: RowCounts, plan_id: UUID) -> None:
+    async def hide(self, reach: Plan, counts: CountsByTarget, plan_id: UUID) -> None:
         """Hide the rows within reach, of the targets that have any."""
         for target, parameters in _statements(reach):
             if counts[target.name]:
@@ -88,7 +88,7 @@ class Remnants:
                 await hide(self._store, target, scope, plan_id)
 
     def share(
-        self, request: DeletionRequest, reach: Plan, counts: RowCounts
+        self, request: DeletionRequest, reach: Plan, counts: CountsByTarget
     ) -> Partitions:
         """The request's own rows, of each of its targets by partition."""
         members = set(reach.members(request))

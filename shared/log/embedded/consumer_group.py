@@ -18,7 +18,7 @@ REBALANCE_SECONDS = 0.5
 them."""
 
 
-class Membership:
+class GroupMember:
     """One member of a group over `count` partitions."""
 
     def __init__(self, folder: Path, group: str, count: int) -> None:

@@ -27,8 +27,8 @@ from shared.log.embedded.flock import LOCK, Flock
 from shared.log.embedded.inserter import Inserter, Outcomes
 from shared.log.embedded.reader import EmbeddedReader
 from shared.log.identity import LogIdentity
+from shared.log.pending_appends import Appended, PendingAppends
 from shared.log.port import HEADS_SECONDS_MAX, PENDING_BYTES_MAX, Entry, Record
-from shared.log.waiting import Appended, Waiting
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.group_commit import Capacity, GroupCommit, Linger, Pending
 from shared.runtime.trouble import Trouble, full
@@ -100,7 +100,7 @@ class EmbeddedLog(Doubtful[tuple[int, int] | None]):
             linger=Linger(cycle=CYCLE_SECONDS),
             name="log commits",
         )
-        self._waiting = Waiting(self._appends.drop, self._trouble)
+        self._waiting = PendingAppends(self._appends.drop, self._trouble)
         self._commits: SimpleQueue[_Commit | None] = SimpleQueue()
         self._writer: threading.Thread | None = None
         self._executor = ThreadPoolExecutor(1, "log-heads")

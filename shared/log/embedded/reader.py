@@ -12,7 +12,7 @@ from pathlib import Path
 from shared.domain.errors import Corrupt, LogUnavailable
 from shared.domain.ids import Position
 from shared.log.embedded import frames
-from shared.log.embedded.consumer_group import Membership
+from shared.log.embedded.consumer_group import GroupMember
 from shared.log.port import Record
 
 FETCH_BYTES_MAX = 4_000_000
@@ -38,7 +38,7 @@ class EmbeddedReader:
     ) -> None:
         self._path, self._topic, self._generation = path, topic, generation
         self._number, count = numbered
-        self._membership = Membership(path / "groups", f"{group}.{topic}", count)
+        self._member = GroupMember(path / "groups", f"{group}.{topic}", count)
         self._next: dict[int, int] = {}
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -49,19 +49,19 @@ class EmbeddedReader:
 
     async def start(self) -> None:
         self._check_file()
-        self._membership.join()
+        self._member.join()
 
     async def close(self) -> None:
-        self._membership.leave()
+        self._member.leave()
         self._executor.shutdown()
         if self._db is not None:
             self._db.close()
 
     def assigned(self) -> frozenset[int]:
-        return self._membership.assigned
+        return self._member.assigned
 
     def seek(self, position: Position) -> None:
-        if position.partition in self._membership.assigned:
+        if position.partition in self._member.assigned:
             self._next[position.partition] = position.next
             self._more = True
 
@@ -72,11 +72,11 @@ class EmbeddedReader:
         pause = POLL_SECONDS_MIN
         while True:
             self._check_file()
-            if self._membership.rebalance(time.monotonic()):
+            if self._member.rebalance(time.monotonic()):
                 self._next = {
                     part: at
                     for part, at in self._next.items()
-                    if part in self._membership.assigned
+                    if part in self._member.assigned
                 }
                 return []
             with frames.failures(self._topic):

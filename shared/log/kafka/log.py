@@ -30,9 +30,9 @@ from shared.log.kafka.reader import (
     stop,
 )
 from shared.log.kafka.seal import is_sealed, seal
+from shared.log.pending_appends import Appended
 from shared.log.port import HEADS_SECONDS_MAX, RETENTION_SECONDS, Entry, Record
-from shared.log.record_accumulator import BATCH_BYTES_MAX, Lanes
-from shared.log.waiting import Appended
+from shared.log.record_accumulator import BATCH_BYTES_MAX, RecordAccumulator
 from shared.runtime.trouble import Trouble
 
 START_ATTEMPTS_MAX = 5
@@ -72,7 +72,7 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         self._producer: AIOKafkaProducer | None = None
         self._watcher: AIOKafkaConsumer | None = None
         self._trouble = Trouble("log")
-        self._lanes = Lanes(self._send, generation, self._trouble)
+        self._accumulator = RecordAccumulator(self._send, generation, self._trouble)
         self._failing: set[tuple[str, int]] = set()
         self._renewing: asyncio.Lock = asyncio.Lock()
         self._reading: asyncio.Lock = asyncio.Lock()
@@ -109,7 +109,7 @@ class KafkaLog(Doubtful[LogIdentity | None]):
                 await asyncio.sleep(0.2 * attempt)
 
     async def close(self) -> None:
-        await self._lanes.close()
+        await self._accumulator.close()
         producer, self._producer = self._producer, None
         watcher, self._watcher = self._watcher, None
         for part in (producer, watcher):
@@ -120,10 +120,10 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         return dict(self._partitions)
 
     def submit(self, entries: Sequence[Entry]) -> Appended:
-        return self._lanes.submit(entries)
+        return self._accumulator.submit(entries)
 
     async def append(self, entries: Sequence[Entry]) -> list[Position]:
-        return await self._lanes.append(entries)
+        return await self._accumulator.append(entries)
 
     async def trouble(self) -> str:
         """A broker that cannot write gives its partitions away, or has no heads to tell of."""

@@ -14,7 +14,7 @@ from shared.runtime.trouble import Trouble
 Appended = asyncio.Future[list[Position]]
 
 
-class Waiting:
+class PendingAppends:
     """Pending appends with one shared timer: each fails after APPEND_SECONDS_MAX, and `dropped` is
     called with it. Not thread-safe: use it on the event loop."""
 

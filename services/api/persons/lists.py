@@ -28,7 +28,6 @@ from services.api.http.parameters import (
     Flag,
     Text,
 )
-from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.rendering import RowStream
 from services.api.http.routing import EndpointResult, Route
 from services.api.persons.filters import Filter
@@ -44,6 +43,7 @@ from services.api.reads.pagination import Candidates, Walk, page_of
 from services.api.writes.schemas import PersonPage, Values
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, fragment_id, position_of
+from shared.inputs.names import NAME_CHARS_MAX
 from shared.store.clickhouse.failures import StoreError
 from shared.store.clickhouse.queries import Query
 from shared.store.person import Person

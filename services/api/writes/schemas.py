@@ -9,8 +9,8 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from services.api.http.property_limits import NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.domain.ids import DISTINCT_ID_CHARS_MAX
+from shared.inputs.names import NAME_CHARS_MAX, PROPERTIES_MAX
 
 BATCH_MAX = 200
 """Persons of one batch read; more is refused, never cut."""

@@ -9,9 +9,9 @@ import msgspec
 
 from services.api.http.guards.head import KEY_CHARS_MAX, KEY_PATTERN
 from services.api.http.parameters import Parameter
-from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.rendering import JSON
 from services.api.http.routing import PREFIXES, Route
+from shared.inputs.names import NAME_CHARS_MAX
 
 PREFIX = PREFIXES[0].replace("{project}", "{project_id}")
 

@@ -1,0 +1,38 @@
+"""Distinct ids as clients send them: one reading for capture, REST and import. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from shared.domain.ids import CAPTURED_ID_CHARS_MAX
+
+COOKIELESS = "$posthog_cookieless"
+"""What posthog-js sends for every visitor without consent: never a person."""
+
+HASH_CHARS = 16
+"""Of the hash at the end of an id that was cut: 64 bits, so that two long ids stay two."""
+
+
+def id_text(value: Any) -> str | None:
+    """A distinct id as it was sent, of a number or a boolean its JSON text; None for what is no id:
+    nothing, blanks, objects and lists."""
+    if isinstance(value, str):
+        text = str(value)
+    elif isinstance(value, bool | int | float):
+        text = msgspec.json.encode(value).decode()
+    else:
+        return None
+    return text if text.strip() else None
+
+
+def stored_id(text: str) -> str:
+    """A distinct id as it is stored: without NUL, and cut with a hash of the whole as its end."""
+    text = text.replace("\x00", "\ufffd")
+    if len(text) <= CAPTURED_ID_CHARS_MAX:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    kept_chars = CAPTURED_ID_CHARS_MAX - HASH_CHARS - 1
+    return f"{text[:kept_chars]}~{digest[:HASH_CHARS]}"

@@ -155,7 +155,10 @@ def test_a_log_that_is_away_costs_a_503_and_nothing_that_was_acknowledged(
                 while_away = len(flood.answers) - before
             reached = len(flood.answers) + 2 * CLIENTS
             began = time.monotonic()
-            wait_for(lambda: len(flood.answers) > reached or flood.wrong, SECONDS_MAX, "captures after the fault")  # noqa: B023
+            try:
+                wait_for(lambda: len(flood.answers) > reached or flood.wrong, SECONDS_MAX, "captures after the fault")  # noqa: B023
+            except AssertionError as error:
+                raise AssertionError(f"{error}; {_reasons(started.stack, flood)}") from error
             recovered = time.monotonic() - began
             flood.stopping.set()
             flood.join(timeout=SECONDS_MAX)
@@ -168,6 +171,13 @@ def test_a_log_that_is_away_costs_a_503_and_nothing_that_was_acknowledged(
         _kept_once(flood)
         assert growth.bytes <= RSS_BYTES_MAX, growth
     _told_and_over(started.stack)
+
+
+def _reasons(stack: Stack, flood: Flood) -> str:
+    """What the last refusals say, and the API's last lines."""
+    refusals = Counter(reply.body.decode(errors="replace")[:300] for reply in flood.refused[-CLIENTS:])
+    lines = [line for line in (stack.data / "up.log").read_text().splitlines() if line.startswith("api: ")]
+    return "\n".join([*(f"{count} times {body}" for body, count in refusals.items()), *lines[-40:]])
 
 
 def _told_and_over(stack: Stack) -> None:

@@ -4,16 +4,14 @@ committed offset."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
-    OffsetOutOfRangeError,
     TopicAlreadyExistsError,
 )
 
@@ -21,25 +19,22 @@ from shared.domain.errors import LogClosed, LogUnavailable
 from shared.domain.ids import GENERATION_FIRST, Position
 from shared.log.doubts import Doubtful
 from shared.log.identity import LogIdentity
-from shared.log.kafka.identity import IdentityRequest, identity_in
+from shared.log.kafka.queries import KafkaQueries
 from shared.log.kafka.reader import (
     CALL_SECONDS_MAX,
     KafkaReader,
     answering,
+    bounded,
     record_of,
-    stop,
 )
 from shared.log.kafka.seal import is_sealed, seal
 from shared.log.pending_appends import Appended
-from shared.log.port import HEADS_SECONDS_MAX, RETENTION_SECONDS, Entry, Record
+from shared.log.port import RETENTION_SECONDS, Entry, Record
 from shared.log.record_accumulator import BATCH_BYTES_MAX, RecordAccumulator
 from shared.runtime.trouble import Trouble
 
 START_ATTEMPTS_MAX = 5
 """A broker that is just starting answers within a few; then the supervisor starts us again."""
-
-NODE_SECONDS_MAX = 1.0
-"""One broker's answer to what any of them knows; then the next is asked."""
 
 SEGMENT_SECONDS = 86_400
 
@@ -68,14 +63,12 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         )
         self._partitions = dict(partitions)
         self.refused = False
-        self._node: int | None = None
+        self._queries = KafkaQueries(self._bootstrap)
         self._producer: AIOKafkaProducer | None = None
-        self._watcher: AIOKafkaConsumer | None = None
         self._trouble = Trouble("log")
         self._accumulator = RecordAccumulator(self._send, generation, self._trouble)
         self._failing: set[tuple[str, int]] = set()
         self._renewing: asyncio.Lock = asyncio.Lock()
-        self._reading: asyncio.Lock = asyncio.Lock()
 
     async def start(self) -> None:
         for attempt in range(1, START_ATTEMPTS_MAX + 1):
@@ -83,16 +76,9 @@ class KafkaLog(Doubtful[LogIdentity | None]):
                 async with asyncio.timeout(3 * CALL_SECONDS_MAX):
                     if self._create:
                         await self._create_topics()
-                    self._watcher = AIOKafkaConsumer(
-                        bootstrap_servers=self._bootstrap,
-                        group_id=None,
-                        enable_auto_commit=False,
-                        auto_offset_reset="none",
-                        request_timeout_ms=int(CALL_SECONDS_MAX * 1_000),
-                    )
-                    await self._watcher.start()
+                    await self._queries.start()
                     self._producer = await self._new_producer()
-                    identity = await self._identity_from(self._producer)
+                    identity = await self.identity()
                     missing = self._wanted.keys() - identity.partitions.keys()
                     if missing and (
                         self._create or attempt < START_ATTEMPTS_MAX
@@ -102,7 +88,7 @@ class KafkaLog(Doubtful[LogIdentity | None]):
                     if self._create:
                         self._partitions |= identity.partitions
                 return
-            except (KafkaError, OSError, TimeoutError) as error:
+            except (KafkaError, OSError, TimeoutError, LogUnavailable) as error:
                 await self.close()
                 if attempt == START_ATTEMPTS_MAX:
                     raise LogUnavailable(f"Kafka does not answer: {error}") from error
@@ -111,10 +97,9 @@ class KafkaLog(Doubtful[LogIdentity | None]):
     async def close(self) -> None:
         await self._accumulator.close()
         producer, self._producer = self._producer, None
-        watcher, self._watcher = self._watcher, None
-        for part in (producer, watcher):
-            if part is not None:
-                await stop(part)
+        if producer is not None:
+            await bounded(producer.stop())
+        await self._queries.close()
 
     def partitions(self) -> dict[str, int]:
         return dict(self._partitions)
@@ -131,46 +116,23 @@ class KafkaLog(Doubtful[LogIdentity | None]):
 
     async def heads(self, topic: str) -> list[Position]:
         seen = self._doubts.seen()
-        heads = await self._ends(
-            topic, lambda watcher, parts: watcher.end_offsets(parts), -1
-        )
+        ends = await self._queries.ends(self._parts(topic))
+        heads = self._positions(topic, [end - 1 for end in ends])
         self._doubts.heads(heads, seen)
         return heads
 
     async def starts(self, topic: str) -> list[Position]:
-        return await self._ends(
-            topic, lambda watcher, parts: watcher.beginning_offsets(parts), 0
-        )
+        return self._positions(topic, await self._queries.starts(self._parts(topic)))
 
     async def read(self, position: Position) -> Record | None:
         at = TopicPartition(self._name(position.topic), position.partition)
-        async with self._reading:
-            watcher = self._watching()
-            with answering():
-                async with asyncio.timeout(HEADS_SECONDS_MAX):
-                    if (
-                        position.offset < 0
-                        or position.offset >= (await watcher.end_offsets([at]))[at]
-                    ):
-                        return None
-                    watcher.assign([at])
-                    watcher.seek(at, position.offset)
-                    try:
-                        one = await watcher.getone(at)
-                    except OffsetOutOfRangeError:
-                        return None
-                    finally:
-                        watcher.assign([])
-        if one.offset != position.offset:
-            return None
-        return record_of(one, position.topic, self.generation)
+        one = await self._queries.record(at, position.offset)
+        return None if one is None else record_of(one, position.topic, self.generation)
 
     async def identity(self) -> LogIdentity:
-        if self._producer is None:
-            raise LogUnavailable
-        with answering():
-            async with asyncio.timeout(HEADS_SECONDS_MAX):
-                self._compared = await self._identity_from(self._producer)
+        self._compared = await self._queries.identity(
+            {self._name(topic): topic for topic in self._wanted}
+        )
         return self._compared
 
     async def assure(self, topic: str, since: int) -> None:
@@ -187,7 +149,7 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         try:
             await seal(self._bootstrap, producer, counts)
         finally:
-            await stop(producer)
+            await bounded(producer.stop())
 
     async def sealed(self, topic: str) -> bool:
         return await is_sealed(self._bootstrap, self._name(topic))
@@ -269,44 +231,17 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         self._doubts.raised(last, records[taken - 1][1])
         return list(range(base, base + taken))
 
-    async def _ends(
-        self, topic: str, ask: Callable[[Any, Any], Awaitable[Any]], less: int
-    ) -> list[Position]:
-        parts = [
+    def _parts(self, topic: str) -> list[TopicPartition]:
+        return [
             TopicPartition(self._name(topic), partition)
             for partition in range(self._partitions[topic])
         ]
-        with answering():
-            async with asyncio.timeout(HEADS_SECONDS_MAX):
-                ends = await ask(self._watching(), parts)
+
+    def _positions(self, topic: str, offsets: Sequence[int]) -> list[Position]:
         return [
-            Position(topic, part.partition, ends[part] + less, self.generation)
-            for part in parts
+            Position(topic, partition, offset, self.generation)
+            for partition, offset in enumerate(offsets)
         ]
-
-    def _watching(self) -> AIOKafkaConsumer:
-        if self._watcher is None:
-            raise LogUnavailable
-        return self._watcher
-
-    async def _identity_from(self, producer: AIOKafkaProducer) -> LogIdentity:
-        """As the first broker says that answers; that of last time is asked first, for one may
-        hang."""
-        names = {self._name(topic): topic for topic in self._wanted}
-        failure: Exception = LogUnavailable()
-        nodes = [broker.nodeId for broker in producer.client.cluster.brokers()]
-        for node in sorted(nodes, key=lambda node: node != self._node):
-            try:
-                async with asyncio.timeout(NODE_SECONDS_MAX):
-                    answer = await producer.client.send(
-                        node, IdentityRequest(list(names))
-                    )
-            except (KafkaError, OSError, TimeoutError) as error:
-                failure = error
-            else:
-                self._node = node
-                return identity_in(answer, names)
-        raise failure
 
     async def _renew(self, broken: AIOKafkaProducer, error: Exception) -> None:
         """After an error that is not retriable (lost sequence numbers, fencing) only a new producer
@@ -314,14 +249,16 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         if getattr(error, "retriable", False):
             return
         async with self._renewing:
-            if self._producer is broken:
-                try:
-                    self._producer = await self._new_producer()
-                except (KafkaError, OSError) as failure:
-                    raise LogUnavailable(
-                        f"Kafka does not answer: {type(failure).__name__}"
-                    ) from failure
-                await stop(broken)
+            renewed = self._producer is not broken
+            if renewed:
+                return
+            try:
+                self._producer = await self._new_producer()
+            except (KafkaError, OSError) as failure:
+                raise LogUnavailable(
+                    f"Kafka does not answer: {type(failure).__name__}"
+                ) from failure
+            await bounded(broken.stop())
 
     async def _new_producer(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
@@ -339,7 +276,7 @@ class KafkaLog(Doubtful[LogIdentity | None]):
         try:
             await producer.start()
         except BaseException:
-            await stop(producer)
+            await bounded(producer.stop())
             raise
         return producer
 

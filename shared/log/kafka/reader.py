@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,8 @@ from shared.log.record_accumulator import BATCH_BYTES_MAX
 
 CALL_SECONDS_MAX = 10.0
 """Administrative calls, and a request to a broker."""
+
+CLOSE_SECONDS_MAX = 3.0
 
 COMMIT_SECONDS_MIN, COMMIT_SECONDS_MAX = 1.0, 1.0
 """Between two commits to the group, and for one: lag tools need no more, and a flush must not wait
@@ -78,7 +80,7 @@ class KafkaReader:
         self._consumer.subscribe([self._name], listener=_Listener(self))
 
     async def close(self) -> None:
-        await stop(self._consumer)
+        await bounded(self._consumer.stop())
 
     def assigned(self) -> frozenset[int]:
         return self._assigned
@@ -201,10 +203,10 @@ def answering() -> Iterator[None]:
         ) from error
 
 
-async def stop(part: Any) -> None:
-    """Stop within a bound: a broker that is away must not keep a process from ending."""
+async def bounded(closing: Awaitable[Any]) -> None:
+    """Wait for it within a bound: a broker that is away must not keep a process from ending."""
     try:
-        async with asyncio.timeout(3.0):
-            await part.stop()
+        async with asyncio.timeout(CLOSE_SECONDS_MAX):
+            await closing
     except (KafkaError, OSError, TimeoutError):
         return

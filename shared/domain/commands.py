@@ -337,6 +337,14 @@ def route(command: Command, partitions: dict[str, int]) -> tuple[str, int, bytes
     return topic, command.project % partitions[topic], str(command.project).encode()
 
 
+def first_known_at(command: Capture | Write, since: int) -> int:
+    """The time from which a command shows its fragment to exist: of an event its own, where that is
+    before it came; of a write `since`, the time of an import, or 0."""
+    if isinstance(command, Write):
+        return since
+    return min(since or command.at, max(command.timestamp, 1))
+
+
 def imported_at(command: Capture | Write) -> int:
     """The time that an import brings with it, or that a replayed command was received at; 0 for
     what is of now."""

@@ -350,32 +350,20 @@ def _merge(
     The merge carries both ids as sent, because one with NUL or over 400 characters is illegal
     although what is kept of it would not be; one character more than is legal says enough.
     """
-    field, mode = _MERGES.get(capture.event, ("", "identify"))
-    other = properties.get(field)
-    if not field or other is None:
-        return []
-    from_id = id_text(other)
-    if from_id is None:
-        repairs.add("id_missing", f"properties.{field}")
+    field, mode = _MERGES[capture.event]
+    from_id = _source_of(properties.get(field), f"properties.{field}", repairs)
+    if from_id is None or stored_id(from_id) == capture.distinct_id:
         return []
     source_id = stored_id(from_id)
-    if source_id == COOKIELESS:
-        repairs.add("cookieless", f"properties.{field}")
-        return []
-    if len(from_id) > CAPTURED_ID_CHARS_MAX:
-        repairs.add("id_cut", f"properties.{field}")
-    if source_id == capture.distinct_id:
-        return []
-    source = fragment_id(context.project, source_id)
-    key = hash64(f"merge:{capture.uuid}")
     common: dict[str, Any] = {
         "project": context.project,
         "at": capture.at,
         "actor": "capture",
-        "key": key,
+        "key": hash64(f"merge:{capture.uuid}"),
+        "since": imported_at(capture),
     }
+    source = fragment_id(context.project, source_id)
     enough = DISTINCT_ID_CHARS_MAX + 1
-    since = imported_at(capture)
     merge = MergePersons(
         id=context.mint(),
         into=capture.fragment,
@@ -383,7 +371,6 @@ def _merge(
         into_id=sent_id[:enough],
         source_id=from_id[:enough],
         mode=mode,
-        since=since,
         **common,
     )
     if not is_legal(from_id):
@@ -392,8 +379,22 @@ def _merge(
         id=context.mint(),
         fragment=source,
         distinct_id=source_id,
-        since=since,
         reason="merge",
         **common,
     )
     return [birth, merge]
+
+
+def _source_of(sent: Any, field: str, repairs: Repairs) -> str | None:
+    """The id to be merged, as it was sent; None for what merges nothing."""
+    if sent is None:
+        return None
+    source = str(sent) if isinstance(sent, str) else id_text(sent)
+    if source is None:
+        repairs.add("id_missing", field)
+    elif source == COOKIELESS:
+        repairs.add("cookieless", field)
+        return None
+    elif len(source) > CAPTURED_ID_CHARS_MAX:
+        repairs.add("id_cut", field)
+    return source

@@ -83,6 +83,7 @@ def decompress(
     """
     compression = query.get("compression", "")
     field = None
+    body = body.removeprefix(BOM)
     if not body and "data" in query:
         field = query["data"].encode("utf-8", "replace")
     elif content_type == "application/x-www-form-urlencoded" and not body.startswith(
@@ -91,7 +92,6 @@ def decompress(
         form = _form(body)
         compression = compression or form.get("compression", "")
         field = form.get("data", "").encode("latin-1")
-    body = body.removeprefix(BOM)
     text = body if field is None else field
     if compression == "lz64" and not text.lstrip().startswith((b"{", b"[", GZIP)):
         body = lz64.expand(

@@ -117,7 +117,7 @@ async def _decode_blocks(
     )
     project = project_of(context, batch)
     context.quotas.take(project.id, len(batch.events), batch.size)
-    request_context = request_context_of(context, batch, project)
+    request_context = request_context_of(context, batch, project, request.arrived)
     good, refused = await _aside(body, lambda: _blocks(batch, request_context))
     return replace(batch, events=[]), good, refused
 

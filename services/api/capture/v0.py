@@ -3,6 +3,7 @@ projection."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -73,7 +74,7 @@ def capture(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
     project = project_of(context, batch)
     context.quotas.take(project.id, len(batch.events), batch.size)
     outcomes, repairs = outcomes_of(
-        context, batch, project, unnamed=unnamed_at(request.path)
+        context, batch, project, request.arrived, unnamed_at(request.path)
     )
     refused = [
         (index, outcome)
@@ -161,12 +162,12 @@ def outcomes_of(
     context: Context,
     batch: CaptureBatch,
     project: Project,
-    *,
+    arrived: float,
     unnamed: str | None = None,
 ) -> tuple[list[EventOutcome], dict[int, Repairs]]:
     """What becomes of each event, in their order: what to append, or why it is left out; and the
     repairs of those that needed any, by their place."""
-    request_context = request_context_of(context, batch, project, unnamed)
+    request_context = request_context_of(context, batch, project, arrived, unnamed)
     first = context.stamps.reserve(len(batch.events))
     outcomes: list[EventOutcome] = []
     repairs: dict[int, Repairs] = {}
@@ -188,7 +189,7 @@ def outcomes_of(
 
 def unnamed_at(path: str) -> str | None:
     """What an event without a name is called that was sent there."""
-    return "$identify" if path.startswith("/engage") else None
+    return "$identify" if path.lstrip("/").startswith("engage") else None
 
 
 def is_stored(outcome: EventOutcome) -> bool:
@@ -197,10 +198,15 @@ def is_stored(outcome: EventOutcome) -> bool:
 
 
 def request_context_of(
-    context: Context, batch: CaptureBatch, project: Project, unnamed: str | None = None
+    context: Context,
+    batch: CaptureBatch,
+    project: Project,
+    arrived: float,
+    unnamed: str | None = None,
 ) -> RequestContext:
-    """What the events of this request share, received now."""
-    received_at = context.clock.now_us()
+    """What the events of a request share that arrived then, by `time.perf_counter`."""
+    taken_us = int((time.perf_counter() - arrived) * 1_000_000)
+    received_at = context.clock.now_us() - taken_us
     sent_at = time_us_of(batch.sent_at)
     return RequestContext(
         project=project.id,

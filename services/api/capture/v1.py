@@ -113,7 +113,9 @@ def events(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
         historical=batch.get("historical_migration") is True,
         lenient=lenient,
     )
-    captured, repairs = outcomes_of(context, capture_batch, call.project)
+    captured, repairs = outcomes_of(
+        context, capture_batch, call.project, request.arrived
+    )
     remaining = iter(zip(captured, map(repairs.get, range(len(captured))), strict=True))
     outcomes: list[EventOutcome] = []
     results: dict[str, dict[str, str]] = {}

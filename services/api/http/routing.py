@@ -24,6 +24,7 @@ BODY_BYTES_MAX = 1_048_576
 """A REST body: the largest person fits twice."""
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
+_SLASHES = re.compile("//+")
 _SEGMENT = r"[^{}/]+"
 _ENDING = {"suffix": r"(?:\.json|\.csv)?", "slash": r"/?"}
 
@@ -184,7 +185,11 @@ class Router:
             parameters = resource.match(path)
             if parameters is not None:
                 return RouteMatch(resource, resource.routes.get(method), parameters)
-        return None
+        if "//" not in path:
+            return None
+        # a host that was configured with a slash at its end
+        match = self.find(method, _SLASHES.sub("/", path))
+        return match if match is not None and match.resource.cross_origin else None
 
     def resolve(self, request: Request) -> Route:
         """The same, entered into the request. 404 for no such path, 405 for no such method

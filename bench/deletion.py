@@ -21,10 +21,13 @@ from bench.reader import reading
 from bench.report import Row
 from services.projector.search import Feeder
 from shared.domain.commands import Scope
-from shared.domain.ids import fragment_id
+from shared.domain.ids import DEAD, fragment_id
+from shared.log.embedded.log import EmbeddedLog
+from shared.log.identity import TOPICS
 from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.migrate import migrate
 from shared.store.clickhouse.queries import Query
+from shared.store.generations import take_on
 from shared.store.objects import Objects
 from tests.support.engine import EngineProcess
 from tests.support.erasing import World, working
@@ -109,9 +112,16 @@ async def _measure(engine: EngineProcess, data: Path) -> list[Row]:
     await store.command(_PEOPLE)
     await store.close()
     store = await Store.connect(engine.url("deletions"))  # a store knows the tables that it has met
-    async with working(store, Objects(str(data / "objects"))) as world:
-        await _fill(world)
-        return await _turns(world, engine.url("deletions"), data)
+    # the run compares the log with the tables, so that both must be there
+    log = EmbeddedLog(data / "log", dict.fromkeys((*TOPICS, DEAD), 1))
+    await log.start()
+    try:
+        await take_on(log, store, time.time_ns() // 1_000)
+        async with working(store, Objects(str(data / "objects")), log) as world:
+            await _fill(world)
+            return await _turns(world, engine.url("deletions"), data)
+    finally:
+        await log.close()
 
 
 async def _fill(world: World) -> None:

@@ -51,7 +51,8 @@ async def test_a_client_that_answers_nothing_any_more_is_replaced(log: Any, harm
         await log.read(Position(COMMANDS, 0, 0))
     for _ in range(LOOKS_MAX):
         try:
-            record, identity, heads = await log.read(Position(COMMANDS, 0, 0)), await log.identity(), await log.heads(COMMANDS)
+            record, identity = await log.read(Position(COMMANDS, 0, 0)), await log.identity()
+            heads = await log.heads(COMMANDS)
         except LogUnavailable:
             continue
         break

@@ -56,7 +56,7 @@ class Capture(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="capt
 
     `lifted` are properties copied from the event by rule: equal values are no effect. `person` is
     False for an event without person processing. `historical` events carry their own time into the
-    stamp.
+    stamp. `repairs` say what had to be changed of the event as it was sent: kind, a blank, field.
     """
 
     fragment: UUID
@@ -71,6 +71,7 @@ class Capture(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="capt
     unset: tuple[str, ...] = ()
     person: bool = True
     historical: bool = False
+    repairs: tuple[str, ...] = ()
 
 
 class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"):

@@ -26,10 +26,10 @@ from services.api.capture.payload import (
     decode,
 )
 from services.api.http.decompression import (
+    GZIP_MEMBERS_MAX,
     INFLATE_RATIO_MAX,
     INFLATED_BYTES_FREE,
     INFLATED_BYTES_MAX,
-    GZIP_MEMBERS_MAX,
     ZSTD_STEP_BYTES,
     inflate,
     unpack,
@@ -43,9 +43,7 @@ JSON = orjson.dumps(EVENT)
 FORM, JSON_TYPE = "application/x-www-form-urlencoded", "application/json"
 PLAIN = base64.b64encode(JSON)
 assert b"+" in PLAIN, "a blank for a plus must be seen to be restored"
-LZ64 = (
-    b"N4IgpgbmB2AuIC5wgDQgCYEsDOtPQGNYB9TdRDVEABwCcB7asWvMbRUWMAD3iQHNaAH+gACAHyTRgWjlRgXg3AAHsgAvsqA="
-)
+LZ64 = b"N4IgpgbmB2AuIC5wgDQgCYEsDOtPQGNYB9TdRDVEABwCcB7asWvMbRUWMAD3iQHNaAH+gACAHyTRgWjlRgXg3AAHsgAvsqA="
 """{"event":"e","distinct_id":"d","properties":{"text":"grün >>> 中 😀"}} by lzstring."""
 assert b"+" in LZ64
 
@@ -158,9 +156,7 @@ def test_only_a_real_true_makes_a_historical_migration(truthy: Any) -> None:
     assert not decode(orjson.dumps({"batch": [EVENT], "historical_migration": truthy}), JSON_TYPE, {}).historical
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"17", b'"text"', b"null", b"hello", b"\xff\xfe", b'{"a":NaN', b"[1e999"]
-)
+@pytest.mark.parametrize("body", [b"", b"{", b"17", b'"text"', b"null", b"hello", b"\xff\xfe", b'{"a":NaN', b"[1e999"])
 def test_what_is_no_json_of_events_is_a_parse_error(body: bytes) -> None:
     with pytest.raises(ApiError) as caught:
         decode(body, JSON_TYPE, {})
@@ -309,10 +305,18 @@ def test_bytes_that_are_no_utf8_become_replacements() -> None:
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [("1e400", "1e400"), ("-1E+999", "-1E+999"), ("NaN", "NaN"), ("-Infinity", "-Infinity"), ("9" * 5_000, "9" * 5_000)],
+    [
+        ("1e400", "1e400"),
+        ("-1E+999", "-1E+999"),
+        ("NaN", "NaN"),
+        ("-Infinity", "-Infinity"),
+        ("9" * 5_000, "9" * 5_000),
+    ],
 )
 def test_a_number_beyond_every_float_is_told_from_a_text(number: str, text: str) -> None:
-    batch = decode(b'{"event":"e","distinct_id":"d","properties":{"n":%b,"t":"1e400"}}' % number.encode(), JSON_TYPE, {})
+    batch = decode(
+        b'{"event":"e","distinct_id":"d","properties":{"n":%b,"t":"1e400"}}' % number.encode(), JSON_TYPE, {}
+    )
     properties = batch.events[0]["properties"]
     assert batch.lenient and (properties["n"], properties["t"]) == (text, "1e400")
     assert isinstance(properties["n"], NumberText) and not isinstance(properties["t"], NumberText)

@@ -185,8 +185,7 @@ def test_no_constructor_takes_too_many_parameters() -> None:
         f"{shown(path)}:{node.lineno}": sorted(names)
         for path in python("services", "shared")
         for node in functions(path)
-        if node.name == "__init__"
-        and len(names := {one.arg for one in parameters(node)} - library) > PARAMETERS_MAX
+        if node.name == "__init__" and len(names := {one.arg for one in parameters(node)} - library) > PARAMETERS_MAX
     }
     assert long == {}
 

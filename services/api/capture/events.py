@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 import orjson
+from msgspec.structs import replace
 
 from services.api.capture.payload import TOKEN_PLACES
 from shared.domain.commands import (
@@ -139,9 +140,15 @@ def commands_of(
         historical=context.historical,
         **(_operations(event, properties, name, repairs) if person else {}),
     )
-    if name not in _MERGES or not person:
-        return [capture]
-    return [capture, *_merge(capture, sent_id, sent_properties, context, repairs)]
+    merge = (
+        _merge(capture, sent_id, sent_properties, context, repairs)
+        if person and name in _MERGES
+        else []
+    )
+    if repairs:
+        made = tuple(f"{repair.kind} {repair.field}" for repair in repairs)
+        capture = replace(capture, repairs=made)
+    return [capture, *merge]
 
 
 def event_name(event: dict[str, Any], context: RequestContext, repairs: Repairs) -> str:
@@ -292,7 +299,8 @@ def _operations(
 
 
 def _limited(operations: dict[str, Any], repairs: Repairs) -> dict[str, Any]:
-    """The operations without the names that cannot be stored; what was said first has room first."""
+    """The operations without the names that cannot be stored: `$set` has room first, what is
+    lifted last."""
     budget, limited = NameBudget(), {}
     for operation in ("set", "unset", "set_once", "lifted"):
         operands = operations.get(operation)

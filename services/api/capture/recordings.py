@@ -211,13 +211,7 @@ def block_of(event: Any, request_context: RequestContext) -> Block:
             "A session id has 1 to 70 letters, digits or hyphens.",
             attr="properties.$session_id",
         )
-    window = session if window in (None, "") else window
-    if not isinstance(window, str) or len(window) > WINDOW_CHARS_MAX:
-        raise BadInput(
-            f"A window id is a text of at most {WINDOW_CHARS_MAX} characters.",
-            attr="properties.$window_id",
-        )
-    window = text_without_nul(window, "properties.$window_id", repairs)
+    window = _window(session if window in (None, "") else window, repairs)
     data = properties.get(DATA)
     content = (sent_id, f"{session} {window}", data if isinstance(data, bytes) else b"")
     uuid = event_uuid(event, content, request_context, repairs)
@@ -243,6 +237,16 @@ def block_of(event: Any, request_context: RequestContext) -> Block:
         ended_at=moments[-1],
         content=pack(lines),
     )
+
+
+def _window(window: Any, repairs: Repairs) -> str:
+    field = "properties.$window_id"
+    if not isinstance(window, str) or len(window) > WINDOW_CHARS_MAX:
+        raise BadInput(
+            f"A window id is a text of at most {WINDOW_CHARS_MAX} characters.",
+            attr=field,
+        )
+    return text_without_nul(window, field, repairs)
 
 
 def _snapshots(data: Any, window: str) -> tuple[list[bytes], list[int | float]]:

@@ -113,6 +113,20 @@ ORDER BY received_at, version
 LIMIT 1 BY uuid
 LIMIT {limit:UInt32}
 
+-- name: ingestion_warnings
+-- workload: scans
+-- The newest events of present lives that were stored otherwise than they were sent. Those of an hour may lie anywhere in a
+-- month, so that all months since are looked through; the index leaves out what holds no such event.
+WITH
+    {{lives_of_project}}
+SELECT uuid, repairs, toUnixTimestamp64Micro(received_at)
+FROM captured_events LEFT JOIN lives ON captured_events.fragment = lives.fragment
+WHERE project = {project:UInt32} AND notEmpty(repairs) AND {{own}}
+    AND received_at >= fromUnixTimestamp64Micro({since:Int64})
+ORDER BY received_at DESC, version DESC
+LIMIT 1 BY uuid
+LIMIT {limit:UInt32}
+
 -- name: exported_events
 -- The captured events of these fragments' present lives, whole, page by page.
 WITH

@@ -10,10 +10,8 @@ import msgspec
 from services.api.http.guards.head import KEY_CHARS_MAX, KEY_PATTERN
 from services.api.http.parameters import Parameter
 from services.api.http.rendering import JSON
-from services.api.http.routing import PREFIXES, Route
+from services.api.http.routing import Route
 from shared.inputs.names import NAME_CHARS_MAX
-
-PREFIX = PREFIXES[0].replace("{project}", "{project_id}")
 
 EXAMPLE_PERSON = "55379864-2afb-5e1c-adf7-decb022461c5"
 
@@ -100,7 +98,8 @@ def answers_of(route: Route) -> tuple[type, ...]:
 
 def path_of(route: Route) -> str:
     """The path under the documented prefix."""
-    return f"{PREFIX}{route.path}/"
+    prefix = route.prefixes[0].replace("{project}", "{project_id}")
+    return f"{prefix}{route.path}/"
 
 
 def operation_of(

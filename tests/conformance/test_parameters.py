@@ -32,7 +32,7 @@ SENSIBLE = {"GET /properties_at_time": {"distinct_id": "ada", "timestamp": "2026
 MAKES_SENSE_WITH = {"cursor /{id}/properties_timeline": {"source": "changes"}}
 GARBAGE = {
     "cursor": "zzz", "step": "zzz", "moment": "soon", "day": "soon", "series": "[", "filters": "[",
-    "person-id": "a@b.c",
+    "breakdown": "[", "person-id": "a@b.c",
 }  # fmt: skip
 """Texts that are none of their format."""
 
@@ -223,8 +223,8 @@ def test_the_depth_of_properties_which_count_as_one(stack: Stack, depth: int, st
 @pytest.mark.parametrize(("over", "status"), [(0, 200), (200, 400)])
 def test_the_length_of_a_request_line(stack: Stack, over: int, status: int) -> None:
     """The HTTP library's own limit, and its own answer beyond: the one error that has another shape."""
-    length = REQUEST_LINE_BYTES_MAX + over - len(f"/api/projects/{stack.project}/persons/?limit=1&x=")
-    assert stack.persons(f"/?limit=1&x={'y' * length}").status == status
+    length = REQUEST_LINE_BYTES_MAX + over - len(f"/api/projects/{stack.project}/persons/?limit=1&token=")
+    assert stack.persons(f"/?limit=1&token={'y' * length}").status == status
 
 
 @pytest.mark.parametrize("key", ["k" * 255, "k" * 256, "", "ключ", "a b"])

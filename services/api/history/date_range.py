@@ -8,15 +8,18 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from services.api.calls import RestCall
-from services.api.http.parameters import DATE_FROM, DATE_TO, Text
+from services.api.http.parameters import DATE_FROM, DATE_TO, Choice, Text
 from shared.domain.errors import BadInput
 from shared.domain.person.replay import FOREVER
 
 DAYS_DEFAULT = 7
 """Days before now at which a timeline begins that names no date_from."""
 
-INTERVAL = Text(
-    "interval", "How far equal dates are moved apart: `hour`, `day` or `month`."
+INTERVAL = Choice(
+    "interval",
+    "How far equal dates are moved apart.",
+    absent="day",
+    choices=("minute", "hour", "day", "week", "month"),
 )
 
 _RELATIVE = re.compile(r"-(\d{1,4})([hdwmy])(Start|End)?")

@@ -9,10 +9,16 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
-import orjson
 
 from services.api.calls import RestCall
 from services.api.history.changes import KEYS, STEP, changes
+from services.api.history.crucial import (
+    BREAKDOWN_TYPES,
+    Breakdown,
+    PersonFilters,
+    Series,
+    leaves_of,
+)
 from services.api.history.date_range import INTERVAL, date_range, micros, span_of
 from services.api.http.guards.costly import always
 from services.api.http.parameters import (
@@ -20,7 +26,6 @@ from services.api.http.parameters import (
     DATE_FROM,
     DATE_TO,
     DISTINCT_ID,
-    EVENTS,
     JSON_CHARS_MAX,
     LIMIT,
     Choice,
@@ -49,24 +54,34 @@ SOURCE = Choice(
     absent="events",
     choices=("events", "changes"),
 )
-ACTIONS = Text(
+EVENTS = Series(
+    "events",
+    "JSON: a list of `{id, properties?}`, the captured events that count.",
+    chars_max=JSON_CHARS_MAX,
+    example='[{"id": "sign up"}]',
+    form="series",
+)
+ACTIONS = Series(
     "actions", "JSON: a list of `{id}`.", chars_max=JSON_CHARS_MAX, form="series"
 )
-PROPERTIES = Text(
+PROPERTIES = PersonFilters(
     "properties",
     "JSON: filters. Those of type `person` choose the crucial properties.",
     chars_max=JSON_CHARS_MAX,
     example='[{"key": "plan", "value": "pro", "type": "person"}]',
     form="filters",
 )
-BREAKDOWN = Text(
+BREAKDOWN = Breakdown(
     "breakdown",
     "A property, or a JSON list of them.",
     chars_max=JSON_CHARS_MAX,
     form="breakdown",
 )
-BREAKDOWN_TYPE = Text(
-    "breakdown_type", "With `person`, the breakdown chooses crucial properties."
+BREAKDOWN_TYPE = Choice(
+    "breakdown_type",
+    "With `person`, the breakdown chooses crucial properties.",
+    absent="",
+    choices=BREAKDOWN_TYPES,
 )
 DISPLAY = Text("display", "Accepted, without effect.")
 PERSON_ID = Text("person_id", "An integer id or a uuid.", form="person-id")
@@ -95,8 +110,8 @@ async def properties_timeline(call: RestCall) -> EndpointResult:
     if call.parameter(SOURCE) == "changes":
         return await changes(call, span_of(call))
     person, until_stamp = await person_until(call)
-    series = _list(call.parameter(EVENTS), "events")
-    actions = _list(call.parameter(ACTIONS), "actions")
+    series = EVENTS.decode(call.parameter(EVENTS))
+    actions = ACTIONS.decode(call.parameter(ACTIONS))
     crucial = _crucial(call, [*series, *actions])
     names = sorted(
         {str(entry["id"]) for entry in series if entry.get("id") is not None}
@@ -296,55 +311,14 @@ def _arrival(step: Fact | CapturedEvent) -> tuple[int, int, bool]:
 
 def _crucial(call: RestCall, series: list[dict[str, Any]]) -> list[str]:
     """Keys of person filters, global and per series, and of a person breakdown."""
-    filters = _flat(_json(call.parameter(PROPERTIES), "properties"))
+    filters = leaves_of(PROPERTIES.decode(call.parameter(PROPERTIES)))
     for entry in series:
-        filters += _flat(entry.get("properties"))
+        filters += leaves_of(entry.get("properties"))
     keys = {
         str(entry["key"])
         for entry in filters
         if entry.get("type") == "person" and entry.get("key") is not None
     }
-    breakdown = call.parameter(BREAKDOWN)
-    if breakdown and call.parameter(BREAKDOWN_TYPE) == "person":
-        if breakdown.startswith("["):
-            keys |= {str(key) for key in _json(breakdown, "breakdown")}
-        else:
-            keys.add(breakdown)
+    if call.parameter(BREAKDOWN_TYPE) == "person":
+        keys |= set(BREAKDOWN.decode(call.parameter(BREAKDOWN)))
     return sorted(keys)
-
-
-def _flat(filters: Any) -> list[dict[str, Any]]:
-    """The leaves of a list of filters, or of an AND/OR group object."""
-    level, leaves = [filters], []
-    for _ in range(32):
-        deeper: list[Any] = []
-        for node in level:
-            if isinstance(node, list):
-                deeper += node
-            elif isinstance(node, dict):
-                if isinstance(node.get("values"), list):
-                    deeper += node["values"]
-                elif "key" in node:
-                    leaves.append(node)
-        if not deeper:
-            return leaves
-        level = deeper
-    raise BadInput("Nested too deep.", attr="properties")
-
-
-def _json(text: str, attr: str) -> Any:
-    if not text:
-        return []
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        raise BadInput(f"{attr} must be JSON.", attr=attr) from None
-
-
-def _list(text: str, attr: str) -> list[dict[str, Any]]:
-    value = _json(text, attr)
-    if not isinstance(value, list) or not all(
-        isinstance(entry, dict) for entry in value
-    ):
-        raise BadInput(f"{attr} must be a JSON list of objects.", attr=attr)
-    return value

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+import orjson
+
 from shared.domain.errors import BadInput
 from shared.domain.ids import DISTINCT_ID_CHARS_MAX
 
@@ -147,6 +149,28 @@ class Text(Parameter[str]):
         )
 
 
+class Json(Text):
+    """A text that is JSON of a form. `decode` gives what it holds, an empty list for nothing."""
+
+    def read(self, text: str) -> str:
+        self.decode(super().read(text))
+        return text
+
+    def decode(self, text: str) -> Any:
+        """What the text holds. BadInput when it is no JSON, or of another form."""
+        if not text:
+            return []
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise self.wrong("must be JSON.") from None
+        return self.checked(value)
+
+    def checked(self, value: Any) -> Any:
+        """The value, if it has the form. BadInput otherwise."""
+        raise NotImplementedError
+
+
 class Moment(Text):
     """A moment of the past. An empty one is a mistake: to answer with the present would hide it."""
 
@@ -233,11 +257,4 @@ DATE_FROM = Text(
 )
 DATE_TO = Text(
     "date_to", "The same. A date includes its whole day.", chars_max=40, form="day"
-)
-EVENTS = Text(
-    "events",
-    "JSON: a list of `{id, properties?}`, the captured events that count.",
-    chars_max=JSON_CHARS_MAX,
-    example='[{"id": "sign up"}]',
-    form="series",
 )

@@ -18,6 +18,7 @@ import orjson
 from services.api.calls import RestCall
 from services.api.context import Context
 from services.api.http.guards.costly import always
+from services.api.http.guards.head import COMMON_PARAMETERS
 from services.api.http.parameters import (
     AS_OF,
     CURSOR,
@@ -76,7 +77,7 @@ PART = Text("value", "Part of the value, ignoring case.")
 VALUES_MAX = 20
 """Values of a property in one answer."""
 
-PLAIN = frozenset(("limit", "format", "token", "personal_api_key"))
+PLAIN = COMMON_PARAMETERS | {LIMIT.name}
 """Parameters that make nothing costly."""
 
 CANNOT_COMPILE = 427

@@ -70,12 +70,14 @@ async def bulk_delete(call: RestCall) -> EndpointResult:
     if dry:
         return await preview(call, persons, scope, unmatched, strays)
     commands = _commands(call, scope, persons, strays, key)
-    positions = (await append_and_wait(call, commands))[0] if commands else None
+    positions, visible = (
+        await append_and_wait(call, commands) if commands else (None, True)
+    )
     requests = [str(command.request) for command in commands]
     return EndpointResult(
         status=202,
         positions=positions,
-        body=_bulk_answer(scope, len(persons), requests, unmatched),
+        body=_bulk_answer(scope, len(persons), requests, unmatched, visible=visible),
     )
 
 
@@ -184,16 +186,23 @@ def _bulk_envelope(
 
 
 def _bulk_answer(
-    scope: Scope, persons: int, requests: list[str], unmatched: list[Any]
+    scope: Scope,
+    persons: int,
+    requests: list[str],
+    unmatched: list[Any],
+    *,
+    visible: bool = True,
 ) -> dict[str, Any]:
+    """The answer. Each person counts once: as deleted, or as queued while reads still return
+    it."""
     deleted = persons if scope.profile else 0
     return {
         "persons_found": persons,
-        "persons_deleted": deleted,
+        "persons_deleted": deleted if visible else 0,
         "events_queued_for_deletion": bool(requests and scope.events),
         "recordings_queued_for_deletion": bool(requests and scope.recordings),
         "deletion_errors": [],
-        "persons_queued_for_deletion": deleted,
+        "persons_queued_for_deletion": 0 if visible else deleted,
         "stays": scope.stays,
         "unmatched": unmatched,
         "deletion_request": requests[0] if requests else None,

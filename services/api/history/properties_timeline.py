@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -33,10 +34,9 @@ from services.api.http.parameters import (
 )
 from services.api.http.routing import EndpointResult, Route
 from services.api.reads.as_of import check_size, facts, moment, persons_at
-from services.api.reads.lookup import fragment_of, person_until
+from services.api.reads.lookup import fragment_of, fragments_named, person_until
 from services.api.writes.schemas import PersonAtTime, Timeline
 from shared.domain.errors import BadInput, NotFound
-from shared.domain.ids import fragment_id
 from shared.domain.person.fragment_events import FragmentEvent
 from shared.domain.person.replay import FOREVER, Replay
 from shared.store.person import Person, iso, shown_of, size_of
@@ -155,8 +155,9 @@ async def properties_timeline(call: RestCall) -> EndpointResult:
 
 async def properties_at_time(call: RestCall) -> EndpointResult:
     """Get a person as of a past time or position."""
-    fragment, until = await _fragment_and_moment(call)
-    person = (await persons_at(call.context, call.project.id, [fragment], until))[0]
+    fragments, until = await _fragments_and_moment(call)
+    persons = await persons_at(call.context, call.project.id, fragments, until)
+    person = next((person for person in persons if person is not None), None)
     if person is None:
         raise NotFound("No person with this id at that time.")
     by_id = bool(call.parameter(DISTINCT_ID))
@@ -226,8 +227,9 @@ async def _effects(call: RestCall, fragments: list[UUID], cut: int) -> list[Fact
     return effects
 
 
-async def _fragment_and_moment(call: RestCall) -> tuple[UUID, int]:
-    """(fragment, stamp): exactly one of distinct_id and person_id, and a timestamp."""
+async def _fragments_and_moment(call: RestCall) -> tuple[Sequence[UUID], int]:
+    """(fragments, the one to prefer first; stamp): exactly one of distinct_id and person_id, and a
+    timestamp."""
     distinct_id, person_id = call.parameter(DISTINCT_ID), call.parameter(PERSON_ID)
     if bool(distinct_id) == bool(person_id):
         raise BadInput("Exactly one of distinct_id and person_id is required.")
@@ -236,9 +238,9 @@ async def _fragment_and_moment(call: RestCall) -> tuple[UUID, int]:
     until = await moment(
         call.context, call.project.id, call.parameter(TIMESTAMP), "timestamp"
     )
-    return fragment_id(
-        call.project.id, distinct_id
-    ) if distinct_id else await fragment_of(call, person_id), until
+    if distinct_id:
+        return fragments_named(call.project.id, distinct_id), until
+    return [await fragment_of(call, person_id)], until
 
 
 def points(

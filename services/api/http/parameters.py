@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 
 from shared.domain.errors import BadInput
-from shared.domain.ids import DISTINCT_ID_CHARS_MAX
+from shared.inputs.ids import SENT_ID_CHARS_MAX
 
 TEXT_CHARS_MAX = 400
 """A text to look for: no name, email or distinct id that can be found is longer."""
@@ -238,7 +238,7 @@ CURSOR = Text(
     form="cursor",
 )
 DISTINCT_ID = Text(
-    "distinct_id", "One of the person's distinct ids.", chars_max=DISTINCT_ID_CHARS_MAX
+    "distinct_id", "One of the person's distinct ids.", chars_max=SENT_ID_CHARS_MAX
 )
 DRY_RUN = Flag("dry_run", "Show the result without doing anything.")
 AS_OF = Moment(

@@ -17,6 +17,7 @@ import orjson
 
 from services.api.persons.patterns import PATTERN_CHARS_MAX, judge
 from shared.domain.errors import BadInput
+from shared.inputs.ids import id_spellings
 from shared.store.search import path_of
 
 FILTERS_MAX = 50
@@ -109,9 +110,8 @@ class Filter:
         self._conditions.append(self._leaf({"key": "email", "value": email}, "email"))
 
     def distinct_id(self, distinct_id: str) -> None:
-        self._conditions.append(
-            f"has(distinct_ids, {self._bind('String', distinct_id)})"
-        )
+        spellings = self._bind("Array(String)", list(id_spellings(distinct_id)))
+        self._conditions.append(f"hasAny(distinct_ids, {spellings})")
 
     def search(self, text: str) -> None:
         """Add a condition: a part of email, name, uuid or any distinct id, ignoring case."""

@@ -39,11 +39,11 @@ from services.api.reads.cursors import (
     format_cursor,
     parse_cursor,
 )
-from services.api.reads.lookup import persons_until, until_of
+from services.api.reads.lookup import named_until, until_of
 from services.api.reads.pagination import Candidates, Walk, page_of
 from services.api.writes.schemas import PersonPage, Values
 from shared.domain.errors import BadInput
-from shared.domain.ids import COMMANDS, IDENTITY, fragment_id, position_of
+from shared.domain.ids import COMMANDS, IDENTITY, position_of
 from shared.inputs.names import NAME_CHARS_MAX
 from shared.store.clickhouse.failures import StoreError
 from shared.store.clickhouse.queries import Query
@@ -95,12 +95,8 @@ async def page(call: RestCall) -> EndpointResult:
     until = await until_of(call)
     distinct_id = call.parameter(DISTINCT_ID)
     if distinct_id and len(conditions) == 1 and not total:
-        persons = await persons_until(
-            call, [fragment_id(call.project.id, distinct_id)], until
-        )
-        rows = (
-            [] if skip else [_row(person) for person in persons if person is not None]
-        )
+        (persons,) = await named_until(call, [distinct_id], until)
+        rows = [_row(person) for person in persons[skip : skip + limit]]
         return EndpointResult(body={"results": rows, "next": None, "previous": None})
     if until is None and (total or len(conditions)):
         await _wait_until_indexed(call.context)

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -20,7 +18,7 @@ from services.api.history.crucial import (
     Series,
     leaves_of,
 )
-from services.api.history.date_range import INTERVAL, date_range, micros, span_of
+from services.api.history.date_range import INTERVAL, date_range, span_of
 from services.api.http.guards.costly import always
 from services.api.http.parameters import (
     AS_OF,
@@ -39,6 +37,7 @@ from services.api.writes.schemas import PersonAtTime, Timeline
 from shared.domain.errors import BadInput, NotFound
 from shared.domain.person.fragment_events import FragmentEvent
 from shared.domain.person.replay import FOREVER, Replay
+from shared.inputs.dates import micros
 from shared.store.person import Person, iso, shown_of, size_of
 from shared.store.timeline import Fact, event_of
 
@@ -116,9 +115,8 @@ async def properties_timeline(call: RestCall) -> EndpointResult:
     names = sorted(
         {str(entry["id"]) for entry in series if entry.get("id") is not None}
     )
-    zone = ZoneInfo(call.project.zone)
     end = call.context.clock.now_us() if until_stamp is None else until_stamp
-    since, until = date_range(call, zone, datetime.fromtimestamp(end / 1e6, zone))
+    since, until = date_range(call, end, person.created_at)
     fragments = [member.fragment for member in person.members]
     only_actions = not names and bool(actions)
     events = (

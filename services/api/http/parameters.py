@@ -250,7 +250,8 @@ AS_OF = Moment(
 )
 DATE_FROM = Text(
     "date_from",
-    "A date, a time (ISO 8601) or a span back, `-7d`.",
+    "A date, a time (ISO 8601), a span back (`-7d`), `mStart`, or `all`. Days are those of the "
+    "project's zone.",
     chars_max=40,
     example="-7d",
     form="day",

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import orjson
 
 from services.api.persons.patterns import PATTERN_CHARS_MAX, judge
 from shared.domain.errors import BadInput
+from shared.inputs.dates import DateReading, micros, read_date
 from shared.inputs.ids import id_spellings
 from shared.store.search import path_of
 
@@ -31,15 +32,9 @@ VALUES_MAX = 200
 
 _TEXT = "({path}::Nullable(String))"
 _NUMBER = "toFloat64OrNull({text})"
-_TIME = "parseDateTime64BestEffortOrNull({text}, 6, 'UTC')"
-_RELATIVE = re.compile(r"-(\d{1,4})([hdwmyM])")
+_TIME = "parseDateTime64BestEffortOrNull({text}, 6, {zone})"
+_MOMENT = "fromUnixTimestamp64Micro({value:Int64}, 'UTC')"
 _IDENTIFIER = re.compile(r"[\w$ %@:/+-]+")
-_UNITS = {
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-    "w": timedelta(weeks=1),
-    "M": timedelta(minutes=1),
-}
 
 _CONDITIONS: dict[str, tuple[str, str]] = {
     "exact": ("list", "{text} IN {value:Array(String)}"),
@@ -55,17 +50,12 @@ _CONDITIONS: dict[str, tuple[str, str]] = {
     ),
     "is_set": ("none", "isNotNull({text})"),
     "is_date_exact": (
-        "time",
-        f"{_TIME} = fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')",
+        "dates",
+        f"toUnixTimestamp64Micro({_TIME}) "
+        "BETWEEN {value:Array(Int64)}[1] AND {value:Array(Int64)}[2]",
     ),
-    "is_date_before": (
-        "time",
-        f"{_TIME} < fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')",
-    ),
-    "is_date_after": (
-        "time",
-        f"{_TIME} > fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')",
-    ),
+    "is_date_before": ("before", f"{_TIME} < {_MOMENT}"),
+    "is_date_after": ("after", f"{_TIME} > {_MOMENT}"),
 }
 _ALIASES = {"in": "exact", "min": "gte", "max": "lte"}
 _NEGATIONS = {
@@ -81,7 +71,7 @@ OPERATORS = (*_CONDITIONS, *_ALIASES, *_NEGATIONS)
 
 class Filter:
     """Conditions joined by AND, with their parameters. `now` is the moment that relative dates
-    count from."""
+    count from, in the zone of days and of times without one."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
@@ -181,6 +171,9 @@ class Filter:
             bound = self._bind(kind_of, value)
             name = bound[1:-1].partition(":")[0]
             condition = condition.replace("{value:", f"{{{name}:")
+        if "{zone}" in condition:
+            zone = self._bind("String", str(self._now.tzinfo))
+            condition = condition.replace("{zone}", zone)
         condition = condition.replace("{text}", text)
         return f"{'NOT ' if operator in _NEGATIONS else ''}ifNull({condition}, 0)"
 
@@ -231,22 +224,25 @@ class Filter:
             raise _bad(f"{operator}: the first number is above the second.")
         return [low, high]
 
-    def time(self, value: Any, operator: str) -> int:
-        """Microseconds of an ISO time (UTC without an offset) or of -7d, -10m (months), -10M
-        (minutes)."""
-        text = value if isinstance(value, str) else ""
-        relative = _RELATIVE.fullmatch(text)
-        try:
-            if relative is not None:
-                moment = _ago(self._now, int(relative[1]), relative[2])
-            else:
-                moment = datetime.fromisoformat(text)
-            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(
-                microseconds=1
+    def dates(self, value: Any, operator: str) -> list[int]:
+        """The first and the last microsecond of a date."""
+        reading = self._date(value, operator)
+        return [micros(reading.first), micros(reading.last)]
+
+    def before(self, value: Any, operator: str) -> int:
+        return micros(self._date(value, operator).before)
+
+    def after(self, value: Any, operator: str) -> int:
+        return micros(self._date(value, operator).after)
+
+    def _date(self, value: Any, operator: str) -> DateReading:
+        text = _plain(value, operator) if isinstance(value, str | int | float) else ""
+        reading = read_date(text, self._now)
+        if reading is None:
+            raise _bad(
+                f"{operator} needs a date, a time (ISO 8601) or a relative one (-7d)."
             )
-        except (ValueError, OverflowError):
-            raise _bad(f"{operator} needs a time, ISO 8601 or like -7d.") from None
+        return reading
 
 
 _VALUES: dict[str, tuple[str, Callable[[Filter, Any, str], Any]]] = {
@@ -255,7 +251,9 @@ _VALUES: dict[str, tuple[str, Callable[[Filter, Any, str], Any]]] = {
     "pattern": ("String", Filter.pattern),
     "number": ("Float64", Filter.number),
     "range": ("Array(Float64)", Filter.range),
-    "time": ("Int64", Filter.time),
+    "dates": ("Array(Int64)", Filter.dates),
+    "before": ("Int64", Filter.before),
+    "after": ("Int64", Filter.after),
     "none": ("", Filter.text),
 }
 
@@ -273,17 +271,6 @@ def _plain(value: Any, operator: str) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
-
-
-def _ago(now: datetime, count: int, unit: str) -> datetime:
-    if unit in _UNITS:
-        return now - count * _UNITS[unit]
-    months = now.year * 12 + now.month - 1 - count * (12 if unit == "y" else 1)
-    first = now.replace(year=months // 12, month=months % 12 + 1, day=1)
-    last = (first.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(
-        days=1
-    )
-    return first.replace(day=min(now.day, last.day))
 
 
 def _bad(detail: str) -> BadInput:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import orjson
 
@@ -182,7 +183,8 @@ ROUTES = ()
 
 
 def _conditions(call: RestCall) -> Filter:
-    conditions = Filter(datetime.fromtimestamp(call.context.clock.now_us() / 1e6, UTC))
+    zone = ZoneInfo(call.project.zone)
+    conditions = Filter(datetime.fromtimestamp(call.context.clock.now_us() / 1e6, zone))
     for parameter, add in (
         (EMAIL, conditions.email),
         (DISTINCT_ID, conditions.distinct_id),

@@ -156,8 +156,30 @@ def test_search_looks_into_email_name_uuid_and_distinct_ids(stack: Stack, text: 
         assert [row["distinct_ids"] for row in rows] == [[name]], found
     assert stack.persons("/?search=needle-xyz").json["results"] == []
     assert [row["uuid"] for row in stack.persons(f"/?email={name}@Example.org").json["results"]] == [stack.uuid(name)]
-    assert stack.persons(f"/?email={name}@example.org").json["results"] == []
+    assert stack.persons(f"/?email={name}@example.com").json["results"] == []
     assert stack.persons(f"/?email={name}@Example.org&distinct_id=ada").json["results"] == []
+
+
+@pytest.mark.parametrize("key", ["email", "Email", "$email"])
+@pytest.mark.parametrize("blanks", ["{}", " {}", "{}\t", "\r\n{} "])
+def test_an_address_is_found_by_email_and_search_whatever_its_name_case_and_blanks(
+    stack: Stack, key: str, blanks: str
+) -> None:
+    name = f"em-{uuid4().hex[:8]}"
+    sent(stack, name, **{"$set": {key: blanks.format(f"{name}@Exämple.org")}})
+    sent(stack, f"{name}-other", **{"$set": {key: f"x{name}@Exämple.org", "EMAIL": f"{name}@Exämple.org"}})
+    for address in (f"{name}@Exämple.org", f"{name}@exämple.ORG".upper(), f"  {name}@EXÄMPLE.org\n"):
+        rows = stack.persons(f"/?email={quote(address)}").json["results"]
+        assert [row["distinct_ids"] for row in rows] == [[name]], address
+        rows = stack.persons(f"/?search={quote(blanks.format(address))}").json["results"]
+        assert sorted(row["distinct_ids"][0] for row in rows) == [name, f"{name}-other"], address
+        answer = stack.persons(f"/?email={quote(address)}&include_total=true&search=%20{name}%20").json
+        assert (answer["count"], [row["distinct_ids"] for row in answer["results"]]) == (1, [[name]])
+
+
+def test_blanks_alone_search_for_nothing(stack: Stack) -> None:
+    every = stack.persons("/?include_total=true").json["count"]
+    assert stack.persons("/?include_total=true&search=%20%09").json["count"] == every
 
 
 def test_a_filter_judges_the_merged_person_and_a_list_sees_every_write_that_has_answered(stack: Stack) -> None:

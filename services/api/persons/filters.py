@@ -19,6 +19,7 @@ from services.api.persons.patterns import PATTERN_CHARS_MAX, judge
 from shared.domain.errors import BadInput
 from shared.inputs.dates import DateReading, micros, read_date
 from shared.inputs.ids import id_spellings
+from shared.store.person import EMAIL_NAMES
 from shared.store.search import path_of
 
 FILTERS_MAX = 50
@@ -34,6 +35,9 @@ _TEXT = "({path}::Nullable(String))"
 _NUMBER = "toFloat64OrNull({text})"
 _TIME = "parseDateTime64BestEffortOrNull({text}, 6, {zone})"
 _MOMENT = "fromUnixTimestamp64Micro({value:Int64}, 'UTC')"
+_BLANKS = r"' \t\r\n'"
+"""What people and files leave around an address, as the engine writes it."""
+
 _IDENTIFIER = re.compile(r"[\w$ %@:/+-]+")
 
 _CONDITIONS: dict[str, tuple[str, str]] = {
@@ -97,20 +101,25 @@ class Filter:
         return _text(self._path(key))
 
     def email(self, email: str) -> None:
-        self._conditions.append(self._leaf({"key": "email", "value": email}, "email"))
+        """Add a condition: the address, ignoring case and blanks around it."""
+        bound = self._bind("String", email.strip())
+        addresses = [
+            f"ifNull(lowerUTF8(trimBoth({_text(self._path(name))}, {_BLANKS}))"
+            f" = lowerUTF8({bound}), 0)"
+            for name in EMAIL_NAMES
+        ]
+        self._conditions.append(f"({' OR '.join(addresses)})")
 
     def distinct_id(self, distinct_id: str) -> None:
         spellings = self._bind("Array(String)", list(id_spellings(distinct_id)))
         self._conditions.append(f"hasAny(distinct_ids, {spellings})")
 
     def search(self, text: str) -> None:
-        """Add a condition: a part of email, name, uuid or any distinct id, ignoring case."""
-        bound = self._bind("String", text)
-        places = [
-            _text(self._path("email")),
-            _text(self._path("name")),
-            "toString(fragment)",
-        ]
+        """Add a condition: a part of email, name, uuid or any distinct id, ignoring case and blanks
+        around it."""
+        bound = self._bind("String", text.strip())
+        properties = [_text(self._path(name)) for name in (*EMAIL_NAMES, "name")]
+        places = [*properties, "toString(fragment)"]
         matches = [
             f"ifNull(positionCaseInsensitiveUTF8({place}, {bound}), 0) > 0"
             for place in places
@@ -143,13 +152,13 @@ class Filter:
             if joiner not in ("AND", "OR") or not isinstance(members, list):
                 raise _bad("A group has a type, AND or OR, and a list of values.")
         elif isinstance(value, dict):
-            return self._leaf(value, "properties")
+            return self._leaf(value)
         else:
             raise _bad("A filter is an object with key, value, operator and type.")
         conditions = [self._group(condition, depth + 1) for condition in members]
         return f"({f' {joiner} '.join(conditions)})" if conditions else "1"
 
-    def _leaf(self, leaf: dict[str, Any], attr: str) -> str:
+    def _leaf(self, leaf: dict[str, Any]) -> str:
         self._count += 1
         if self._count > FILTERS_MAX:
             raise _bad(f"At most {FILTERS_MAX} filters.")

@@ -52,11 +52,13 @@ from shared.store.person import Person
 from shared.store.search import document_of
 
 EMAIL = Text(
-    "email", "The exact value of the property `email`.", example="ada@example.com"
+    "email",
+    "The address under `email`, `Email` or `$email`, ignoring case and blanks around it.",
+    example="ada@example.com",
 )
 SEARCH = Text(
     "search",
-    "Part of the email, name, uuid or any distinct id, ignoring case.",
+    "Part of the email, name, uuid or any distinct id, ignoring case and blanks around it.",
     example="ada",
 )
 PROPERTIES = Text(

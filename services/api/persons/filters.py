@@ -19,6 +19,8 @@ from services.api.persons.patterns import PATTERN_CHARS_MAX, judge
 from shared.domain.errors import BadInput
 from shared.inputs.dates import DateReading, micros, read_date
 from shared.inputs.ids import id_spellings
+from shared.inputs.repairs import Repairs
+from shared.inputs.values import decode_lenient, storable
 from shared.store.person import EMAIL_NAMES
 from shared.store.search import path_of
 
@@ -41,7 +43,7 @@ _BLANKS = r"' \t\r\n'"
 _IDENTIFIER = re.compile(r"[\w$ %@:/+-]+")
 
 _CONDITIONS: dict[str, tuple[str, str]] = {
-    "exact": ("list", "{text} IN {value:Array(String)}"),
+    "exact": ("values", ""),
     "icontains": ("text", "positionCaseInsensitiveUTF8({text}, {value:String}) > 0"),
     "regex": ("pattern", "match({text}, {value:String})"),
     "gt": ("number", f"{_NUMBER} > {{value:Float64}}"),
@@ -132,10 +134,7 @@ class Filter:
     def properties(self, text: str) -> None:
         """Add the conditions of the `properties` parameter: a JSON list of filters, or an AND/OR
         group."""
-        try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            raise _bad("properties must be JSON.") from None
+        value = _decoded(text)
         if isinstance(value, dict) and "values" not in value and "key" in value:
             value = [value]
         if value not in ([], {}):
@@ -173,7 +172,9 @@ class Filter:
         kind, condition = _CONDITIONS[positive]
         kind_of, read = _VALUES[kind]
         text = _text(self._path(key))
-        if kind_of:
+        if positive == "exact":
+            condition = self._equal(text, leaf, operator)
+        elif kind_of:
             value = read(self, leaf.get("value"), operator)
             if kind == "pattern":
                 self._patterns.append((key, value))
@@ -199,11 +200,32 @@ class Filter:
         self.parameters[name] = value
         return f"{{{name}:{kind}}}"
 
-    def texts(self, value: Any, operator: str) -> list[str]:
+    def _equal(self, text: str, leaf: dict[str, Any], operator: str) -> str:
+        """That a property is any of the values. The engine writes floats itself, as it writes those
+        of the table; null is a property that is not there."""
+        if "value" not in leaf:
+            raise _bad(f"{operator} needs a value.")
+        value = leaf["value"]
         values = value if isinstance(value, list) else [value]
         if len(values) > VALUES_MAX:
             raise _bad(f"At most {VALUES_MAX} values.")
-        return [_plain(element, operator) for element in values]
+        floats = [each for each in values if isinstance(each, float)]
+        if 0 in floats:
+            floats += [0.0, -0.0]  # equal, and two texts
+        texts = [
+            _json_text(each)
+            for each in values
+            if each is not None and not isinstance(each, float)
+        ]
+        conditions = [f"{text} IN {self._bind('Array(String)', texts)}"]
+        if floats:
+            bound = self._bind("Array(Float64)", floats)
+            conditions.append(
+                f"has(arrayMap(number -> toString(number), {bound}), {text})"
+            )
+        if None in values:
+            conditions.append(f"isNull({text})")
+        return " OR ".join(f"ifNull({each}, 0)" for each in conditions)
 
     def text(self, value: Any, operator: str) -> str:
         return _plain(value, operator)
@@ -255,7 +277,7 @@ class Filter:
 
 
 _VALUES: dict[str, tuple[str, Callable[[Filter, Any, str], Any]]] = {
-    "list": ("Array(String)", Filter.texts),
+    "values": ("", Filter.text),
     "text": ("String", Filter.text),
     "pattern": ("String", Filter.pattern),
     "number": ("Float64", Filter.number),
@@ -269,6 +291,25 @@ _VALUES: dict[str, tuple[str, Callable[[Filter, Any, str], Any]]] = {
 
 def _text(path: str) -> str:
     return _TEXT.replace("{path}", path)
+
+
+def _decoded(text: str) -> Any:
+    """The JSON of the `properties` parameter, each value as capture would store it."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:
+            value = decode_lenient(text)  # numbers beyond every float
+        except (ValueError, RecursionError):
+            raise _bad("properties must be JSON.") from None
+    return storable(value, "properties", Repairs())
+
+
+def _json_text(value: Any) -> str:
+    """A value as the table's texts have it: a list or an object as its JSON."""
+    if isinstance(value, dict | list):
+        return orjson.dumps(value).decode()
+    return _plain(value, "exact")
 
 
 def _plain(value: Any, operator: str) -> str:

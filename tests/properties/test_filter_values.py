@@ -28,10 +28,13 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x0
     ["", " ", "5", "5.0", "1e3", "true", "null", "NULL", "None", "[1]", "{}", "2026-01-02", "\\N", "'", "{a:Int8}"]
 )
 NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
-SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
+SCALARS = st.booleans() | NUMBERS | TEXTS
+INNER = SCALARS | st.none()
 VALUES = st.recursive(
-    SCALARS, lambda deeper: st.lists(deeper, max_size=3) | st.dictionaries(TEXTS, deeper, max_size=3), max_leaves=6
-)
+    INNER, lambda deeper: st.lists(deeper, max_size=3) | st.dictionaries(TEXTS, deeper, max_size=3), max_leaves=6
+).filter(lambda value: value is not None)
+"""Null alone is no value: a property that is null and one that is absent are the same."""
+
 EXAMPLES = sized(dev=60, ci=400, soak=5_000)
 
 
@@ -77,7 +80,7 @@ def asked(value: Any) -> Any:
 @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(VALUES, min_size=1, max_size=8))
 @example([1e100, 1e300, -1e-7, 5e-324, 1.7976931348623157e308, 0.1, 1e16, 1e22, -0.0])
-@example([[1, "x"], {"a": 1}, [], {}, "", None, [None], [[]], {"": 0}])
+@example([[1, "x"], {"a": 1}, [], {}, "", [None], [[]], {"": 0}])
 @example([2**64 - 1, -(2**63), 2**53 + 1, 1, 1.0, "1", True, "true"])
 def test_a_value_is_found_by_exact_and_left_out_by_is_not(finder: Finder, values: list[Any]) -> None:
     for place, value in enumerate(values):
@@ -104,7 +107,7 @@ def test_numbers_are_found_by_themselves_and_as_bounds(finder: Finder, values: l
 
 
 def test_different_values_are_told_apart(finder: Finder) -> None:
-    values = ["a", "A", " a", "5", 6, 6.5, True, "yes", [1], [2], {"a": 1}, {"a": 2}, "", None]
+    values = ["a", "A", " a", "5", 6, 6.5, True, "yes", [1], [2], {"a": 1}, {"a": 2}, ""]
     for place, value in enumerate(values):
         assert finder.found(values, "exact", asked(value)) == {place}, value
 

@@ -202,29 +202,23 @@ class Filter:
 
     def _equal(self, text: str, leaf: dict[str, Any], operator: str) -> str:
         """That a property is any of the values. The engine writes floats itself, as it writes those
-        of the table; null is a property that is not there."""
-        if "value" not in leaf:
-            raise _bad(f"{operator} needs a value.")
-        value = leaf["value"]
+        of the table. Null is refused: it would find everybody who has no such property."""
+        value = leaf.get("value")
         values = value if isinstance(value, list) else [value]
+        if None in values:
+            raise _bad(f"{operator} needs a value; is_not_set finds who has none.")
         if len(values) > VALUES_MAX:
             raise _bad(f"At most {VALUES_MAX} values.")
         floats = [each for each in values if isinstance(each, float)]
         if 0 in floats:
             floats += [0.0, -0.0]  # equal, and two texts
-        texts = [
-            _json_text(each)
-            for each in values
-            if each is not None and not isinstance(each, float)
-        ]
+        texts = [_json_text(each) for each in values if not isinstance(each, float)]
         conditions = [f"{text} IN {self._bind('Array(String)', texts)}"]
         if floats:
             bound = self._bind("Array(Float64)", floats)
             conditions.append(
                 f"has(arrayMap(number -> toString(number), {bound}), {text})"
             )
-        if None in values:
-            conditions.append(f"isNull({text})")
         return " OR ".join(f"ifNull({each}, 0)" for each in conditions)
 
     def text(self, value: Any, operator: str) -> str:

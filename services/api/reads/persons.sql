@@ -258,11 +258,10 @@ LIMIT {limit:UInt32} OFFSET {offset:UInt32}
 -- Who left in these splits and lives still, the first so many of each.
 WITH
     {{lives_of_project}}
-SELECT command, timeline.fragment AS fragment
+SELECT DISTINCT command, timeline.fragment AS fragment
 FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
 WHERE project = {project:UInt32} AND topic = 'person.left' AND command IN {commands:Array(UUID)} AND {{present}}
 ORDER BY command, fragment
-LIMIT 1 BY command, fragment
 LIMIT {limit:UInt32} BY command
 
 -- name: deletion_requests

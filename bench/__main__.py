@@ -26,6 +26,7 @@ from bench.projection import projection
 from bench.readers import readers
 from bench.report import Row, keep, report
 from bench.scaling import scaling
+from bench.stages import stages
 
 QUESTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "appends": appends,  # acknowledged appends against a bare aiohttp handler
@@ -43,6 +44,7 @@ QUESTIONS: dict[str, Callable[[Path], list[Row]]] = {
     "scaling": scaling,  # two projectors against one, and up to 16 simulated
 }
 LONG: dict[str, Callable[[Path], list[Row]]] = {
+    "stages": stages,  # the processor time of an append, by the parts of the API
     "ten_million": ten_million,  # the curves of `persons` up to 10 M
 }
 """Measured by name only: `make bench` takes 15 minutes at most."""

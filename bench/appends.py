@@ -13,8 +13,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
+import psutil
 
 from bench.filling import settle
 from bench.load import load, post
@@ -42,21 +44,26 @@ def appends(data: Path) -> list[Row]:
         return on_both_logs(data, measure)
 
 
-def _measure(stack: Stack, bare: int, log: str) -> list[Row]:
+def _measure(stack: Stack, bare: Bare, log: str) -> list[Row]:
     single, batches, beside, limit, slow = [], [], [], [], []
+    costs: list[float] = []
+    bare_costs: list[float] = []
     for _ in range(TURNS):
         settle(stack)  # merges of the turn before would slow both sides
-        limit.append(_load(bare, _event, CONNECTIONS)[0])
+        with _costs(bare.pid, bare_costs, limit):
+            limit.append(_load(bare.port, request_of_event, CONNECTIONS)[0])
         with frozen(stack.pid("projector")):
-            rate, latencies = _load(stack.port, _event, CONNECTIONS)
-            batches.append(BATCH * _load(stack.port, _batch, BATCH_CONNECTIONS)[0])
-        single.append(rate)
+            with _costs(stack.pid("api"), costs, single):
+                rate, latencies = _load(stack.port, request_of_event, CONNECTIONS)
+                single.append(rate)
+            batches.append(BATCH * _load(stack.port, request_of_batch, BATCH_CONNECTIONS)[0])
         slow.append(latencies[int(len(latencies) * 0.99)] * 1_000)
-        beside.append(_load(stack.port, _event, CONNECTIONS)[0])
+        beside.append(_load(stack.port, request_of_event, CONNECTIONS)[0])
         wait_for(lambda: _drained(stack), DRAINED_SECONDS_MAX, "the projector to catch up")
     late = f"p99 {statistics.median(slow):.0f} ms, {log}"
     return [
         row("acknowledged append / bare handler, c = 64", single, limit, late),
+        _cost_row(costs, bare_costs, log),
         row("events of batches of 100 / bare handler's requests", batches, limit, log),
         row(
             "acknowledged append beside a busy projector and engine",
@@ -68,12 +75,38 @@ def _measure(stack: Stack, bare: int, log: str) -> list[Row]:
 
 
 @contextmanager
-def _bare() -> Iterator[int]:
+def _costs(pid: int, costs: list[float], rates: list[float]) -> Iterator[None]:
+    """Add the processor time of a process for each request of a load, whose rate is added to
+    `rates` meanwhile."""
+    process = psutil.Process(pid)
+    before = process.cpu_times()
+    yield
+    after = process.cpu_times()
+    seconds = after.user - before.user + after.system - before.system
+    costs.append(seconds / (rates[-1] * SECONDS))
+
+
+def _cost_row(costs: list[float], bare_costs: list[float], log: str) -> Row:
+    cost, bare_cost = statistics.median(costs), statistics.median(bare_costs)
+    name = "API's processor time of an acknowledged append / of a bare handler's request"
+    ratio = f"**{cost / bare_cost:.2f}**"
+    return name, f"{cost * 1e6:.0f} µs", f"{bare_cost * 1e6:.0f} µs", ratio, log
+
+
+class Bare(NamedTuple):
+    """The bare handler: where it listens, and its process."""
+
+    port: int
+    pid: int
+
+
+@contextmanager
+def _bare() -> Iterator[Bare]:
     port = free_port()
     process = subprocess.Popen([sys.executable, "-m", "bench.bare", str(port)], cwd=ROOT)
     try:
         wait_for(lambda: not _refused(port), 20, "the bare handler")
-        yield port
+        yield Bare(port, process.pid)
     finally:
         process.terminate()
         process.wait(timeout=10)
@@ -98,12 +131,12 @@ def _drained(stack: Stack) -> bool:
     return stack.persons("/?limit=1", Min_Position=answer.headers["Position"]).status == 200
 
 
-def _event(number: int) -> bytes:
+def request_of_event(number: int) -> bytes:
     body = orjson.dumps({"api_key": TOKEN, **_fields(number)})
     return post("/capture/", body, *_proxy_headers(number))
 
 
-def _batch(number: int) -> bytes:
+def request_of_batch(number: int) -> bytes:
     events = [_fields(number * BATCH + index) for index in range(BATCH)]
     body = orjson.dumps({"api_key": TOKEN, "batch": events})
     return post("/batch/", body, *_proxy_headers(number))

@@ -23,15 +23,18 @@ HEAD = (
 )
 
 GOALS = {
-    "acknowledged append / bare handler": "≥ 0.65; Kafka ≥ 0.60",
-    "events of batches of 100 / bare handler's requests": "≥ 7",
+    "acknowledged append / bare handler": "≥ 1.0",
+    "API's processor time of an acknowledged append": "≤ 1.1",
+    "events of batches of 100 / bare handler's requests": "≥ 5; Kafka ≥ 4",
     "PATCH, respond-async / PostgreSQL JSONB UPDATE": "≥ 3",
     "projected commands, state only / raw insert rows": "≥ 0.25; Kafka ≥ 0.30",
-    "projected commands, with timeline / raw insert rows": "≥ 0.16; Kafka ≥ 0.20",
+    "projected commands, with timeline / raw insert rows": "≥ 0.20; Kafka ≥ 0.22",
     "projected commands, with timeline / PostgreSQL batched UPDATE": "≥ 1.5",
     "coalesced GET / one query each, 64 in flight": "≥ 20",
     "the same, 2,000 in flight": "≥ 100",
+    "GET one, rows not read before / PostgreSQL point SELECT": "≥ 0.6",
     "GET one / PostgreSQL point SELECT, c = 16": "≥ 1",
+    "GET one / PostgreSQL point SELECT, c = 64": "≥ 5",
     "GET one / PostgreSQL point SELECT": "≥ 2.5",
     "GET /": "exponent ≤ 0.05",
     "batch_by_distinct_ids": "exponent ≤ 0.15",

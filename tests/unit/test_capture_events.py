@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.capture.events import DELIVERY_US_MAX, EVENT_NAME_CHARS_MAX, RequestContext, commands_of, skew_of
+from services.api.capture.event_times import DELIVERY_US_MAX, skew_of
+from services.api.capture.events import EVENT_NAME_CHARS_MAX, commands_of
+from services.api.capture.request_context import RequestContext
 from shared.domain.commands import Capture, Command, MergePersons, Write, decode, encode
 from shared.domain.errors import BadInput
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX, fragment_id
@@ -28,7 +30,7 @@ UUID_TEXT = "01a207c7-480a-7000-8000-000000000001"
 
 def scene(**changed: Any) -> RequestContext:
     numbers = count(1)
-    fields: dict[str, Any] = {"project": 1, "received_at": NOW, "skew": 0, "historical": False}
+    fields: dict[str, Any] = {"project": 1, "received_at": NOW, "arrived_at": NOW, "skew": 0, "historical": False}
     return RequestContext(mint=lambda: UUID(int=next(numbers)), **fields | changed)
 
 

@@ -7,7 +7,7 @@ A date without a time is the whole day, in the zone of `now`.
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import NamedTuple
 
 from shared.inputs.times import time_us_of
@@ -26,6 +26,9 @@ _LOCAL = re.compile(
 """A time of ISO 8601 without a zone."""
 
 _DAY = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(?![0-9])")
+_LOST_PLUS = re.compile(r"(T[0-9:.,]+) ([0-9]{2}:?[0-9]{2})$", re.IGNORECASE)
+"""An offset whose sign a query has made a blank."""
+
 _YEAR = re.compile(r"[0-9]{4}")
 """What every date has; JavaScript reads a 7 as July 2001."""
 
@@ -51,12 +54,21 @@ class DateReading(NamedTuple):
 
 def read_date(text: str, now: datetime) -> DateReading | None:
     """What a text means; None when it is no date. `now` has a zone."""
+    relative = _RELATIVE.fullmatch(text)
+    if relative is None:
+        return read_absolute(text, now.tzinfo or UTC)
     try:
-        relative = _RELATIVE.fullmatch(text)
-        if relative is not None:
-            return _relative(relative, now)
-        return _absolute(text.strip(), now)
+        return _relative(relative, now)
     except (ValueError, OverflowError):  # years that no calendar has
+        return None
+
+
+def read_absolute(text: str, zone: tzinfo) -> DateReading | None:
+    """What a day or a time means, one without an offset in this zone; None when it is neither."""
+    text = _LOST_PLUS.sub(r"\1+\2", text.strip())
+    try:
+        return _absolute(text, zone)
+    except (ValueError, OverflowError):  # days that no calendar has
         return None
 
 
@@ -104,7 +116,7 @@ def _relative(match: re.Match[str], now: datetime) -> DateReading | None:
     )
 
 
-def _absolute(text: str, now: datetime) -> DateReading | None:
+def _absolute(text: str, zone: tzinfo) -> DateReading | None:
     time_us = time_us_of(text) if _YEAR.search(text) else None
     if time_us is None:
         return None
@@ -112,12 +124,12 @@ def _absolute(text: str, now: datetime) -> DateReading | None:
         date(*map(int, day.groups()))  # 30 February is no day: ValueError
     moment = _EPOCH + timedelta(microseconds=time_us)
     if time_us % DAY_US == 0 and _WITH_TIME.search(text) is None:
-        first = moment.replace(tzinfo=now.tzinfo)
+        first = moment.replace(tzinfo=zone)
         last = end_of(first, "d")
         return DateReading(first, last, first, last, is_day=True)
     if _LOCAL.fullmatch(text):
-        moment = moment.replace(tzinfo=now.tzinfo)
-    moment = moment.astimezone(now.tzinfo)
+        moment = moment.replace(tzinfo=zone)
+    moment = moment.astimezone(zone)
     return DateReading(moment, moment, moment, moment, is_day=False)
 
 

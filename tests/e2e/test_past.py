@@ -102,6 +102,11 @@ def test_what_is_deleted_never_comes_back_from_the_past(stack: Stack, name: str)
         ("2020-01-01", 404),
         ("2020-01-01T00:00:00%2B02:00", 404),
         ("2020-01-01T00:00:00+02:00", 404),
+        ("2020-02-30", 400),
+        ("7", 400),
+        ("-7d", 400),
+        ("1577836800", 404),
+        ("Wed,%2001%20Jan%202020%2010:00:00%20GMT", 404),
     ],
 )
 def test_a_moment_that_cannot_be_read_is_refused_in_the_documented_shape(

@@ -1,7 +1,9 @@
-"""Ids of 201 to 400 characters that an older version stored whole: readable and erasable, and so is what came since."""
+"""Ids that are not stored as they were sent are readable and erasable: those that an older version stored whole, and what
+capture makes of any text."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +17,7 @@ from shared.domain.ids import fragment_id
 from shared.inputs.ids import stored_id
 from shared.store.clickhouse.client import Store
 from tests.support import api, history
+from tests.support.tier import sized
 
 LONG = "whole-" + "x" * 300
 
@@ -84,3 +87,39 @@ async def test_of_both_the_whole_one_is_preferred_and_both_are_listed_and_erased
     assert (answer["persons_found"], answer["unmatched"]) == (2, [])
     await world.settle()
     assert (await world.listed(query), await world.listed("")) == ([], [[f"{LONG}-other"]])
+
+
+PIECES = (
+    "a", "B", "é", "e\u0301", "字", "🦊", " ", "/", "%2F", "%", "+", "?", "&", "#", "\"", "'", "\\", "\n", "\x00", "{}",
+)  # fmt: skip
+
+
+def text(chosen: random.Random) -> str:
+    """Any text that is not blank, short or longer than is stored."""
+    count = chosen.choice([1, 3, 20, 180, 199, 200, 201, 400, 401, 1_500])
+    return "".join(chosen.choice(PIECES) for _ in range(count)) + str(chosen.getrandbits(32))
+
+
+@pytest.mark.parametrize("seed", range(sized(dev=1, ci=5, soak=30)))
+async def test_any_text_finds_its_person_by_every_route(world: World, seed: int) -> None:
+    chosen = random.Random(seed)
+    ids = list(dict.fromkeys(text(chosen) for _ in range(40)))
+    batch = [
+        {"event": "e", "distinct_id": name, "properties": {"$set": {"n": number}}} for number, name in enumerate(ids)
+    ]
+    answer = await world.api.client.post("/batch/", json={"api_key": api.TOKEN, "batch": batch})
+    assert answer.status == 200
+    await world.settle()
+    results = (await world.ask("POST", "/batch_by_distinct_ids/", {"distinct_ids": ids}))["results"]
+    assert {name: person["properties"]["n"] for name, person in results.items()} == {
+        name: number for number, name in enumerate(ids)
+    }
+    for name in ids:
+        query = f"distinct_id={quote(name, safe='')}"
+        rows = await world.listed(query)
+        assert rows == await world.listed(f"{query}&include_total=true") == [[stored_id(name)]]
+    kept, gone = ids[:10], ids[10:]
+    answer = await world.ask("POST", "/bulk_delete/", {"distinct_ids": gone})
+    assert (answer["persons_found"], answer["unmatched"]) == (len(gone), [])
+    await world.settle()
+    assert sorted(await world.listed("")) == sorted([stored_id(name)] for name in kept)

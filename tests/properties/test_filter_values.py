@@ -24,7 +24,7 @@ from tests.support.tier import sized
 
 GIVEN = load_with_lives(Path(services.api.reads.__path__[0]) / "persons.sql")["search_given"]
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12) | st.sampled_from(
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["", " ", "5", "5.0", "1e3", "true", "null", "NULL", "None", "[1]", "{}", "2026-01-02", "\\N", "'", "{a:Int8}"]
 )
 NUMBERS = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -119,4 +119,4 @@ def test_a_number_that_no_float_holds_is_found_by_its_text(finder: Finder) -> No
     assert ["1e400"] in conditions.parameters.values()
     conditions = Filter(datetime(2026, 5, 31, tzinfo=UTC))
     conditions.properties('[{"key": "k", "value": "a\\u0000b", "type": "person"}]')
-    assert ["a\ufffdb"] in conditions.parameters.values()
+    assert ["a\x00b", "a\ufffdb"] in conditions.parameters.values()

@@ -202,7 +202,8 @@ class Filter:
 
     def _equal(self, text: str, leaf: dict[str, Any], operator: str) -> str:
         """That a property is any of the values. The engine writes floats itself, as it writes those
-        of the table. Null is refused: it would find everybody who has no such property."""
+        of the table. Texts are looked for as they came, as REST keeps them, and as capture stores
+        them. Null is refused: it would find everybody who has no such property."""
         value = leaf.get("value")
         values = value if isinstance(value, list) else [value]
         if None in values:
@@ -212,8 +213,13 @@ class Filter:
         floats = [each for each in values if isinstance(each, float)]
         if 0 in floats:
             floats += [0.0, -0.0]  # equal, and two texts
-        texts = [_json_text(each) for each in values if not isinstance(each, float)]
-        conditions = [f"{text} IN {self._bind('Array(String)', texts)}"]
+        texts = dict.fromkeys(
+            _json_text(spelling)
+            for each in values
+            for spelling in (each, storable(each, "properties", Repairs()))
+            if not isinstance(spelling, float)
+        )
+        conditions = [f"{text} IN {self._bind('Array(String)', list(texts))}"]
         if floats:
             bound = self._bind("Array(Float64)", floats)
             conditions.append(
@@ -288,15 +294,14 @@ def _text(path: str) -> str:
 
 
 def _decoded(text: str) -> Any:
-    """The JSON of the `properties` parameter, each value as capture would store it."""
+    """The JSON of the `properties` parameter."""
     try:
-        value = orjson.loads(text)
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
         try:
-            value = decode_lenient(text)  # numbers beyond every float
+            return decode_lenient(text)  # numbers beyond every float
         except (ValueError, RecursionError):
             raise _bad("properties must be JSON.") from None
-    return storable(value, "properties", Repairs())
 
 
 def _json_text(value: Any) -> str:

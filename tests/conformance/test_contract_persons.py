@@ -342,8 +342,7 @@ def test_a_list_row_adds_three_fields_and_has_the_integer_id(stack: Stack, name:
         ({"Email": "a@b.c", "name": "Ada"}, "a@b.c"), ({"$email": "a@b.c", "name": "Ada"}, "a@b.c"),
         ({"email": "", "Email": "A@b.c", "$email": "a@b.c"}, "A@b.c"),
         ({"name": "Ada", "username": "ada"}, "Ada"), ({"username": "ada"}, "ada"),
-        ({"email": "", "name": None, "username": "ada"}, "ada"),
-        ({"plan": "pro"}, None),
+        ({"email": "", "name": None, "username": "ada"}, "ada"), ({"plan": "pro"}, None),
     ],
     ids=str,
 )  # fmt: skip

@@ -1,5 +1,7 @@
-"""Ids that are not stored as they were sent are readable and erasable: those that an older version stored whole, and what
-capture makes of any text."""
+"""Ids that are not stored as they were sent are readable and erasable.
+
+Those that an older version stored whole, and what capture makes of any text.
+"""
 
 from __future__ import annotations
 

@@ -52,11 +52,10 @@ def judge_head(request: Request, route: Route) -> None:
 def judge_parameters(request: Request, route: Route) -> None:
     """Judge each parameter that the route declares. BadInput for a wrong one, and for one that the
     route does not know: ignored, a filter would answer with everybody."""
-    if not request.query_string:
-        return
-    names = {parameter.name for parameter in route.query}
     for name in request.query:
-        if name not in names and name not in COMMON_PARAMETERS:
+        if name not in COMMON_PARAMETERS and all(
+            parameter.name != name for parameter in route.query
+        ):
             name = name[:UNKNOWN_NAME_CHARS_MAX]
             raise BadInput(f"This route has no parameter {name!r}.", attr=name)
     for parameter in route.query:

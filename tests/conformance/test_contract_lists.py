@@ -159,10 +159,11 @@ def test_offset_is_still_accepted(stack: Stack, name: str) -> None:
 # Filters
 
 
-def test_email_is_exact(stack: Stack, name: str) -> None:
+def test_email_is_exact_but_for_case(stack: Stack, name: str) -> None:
     sent(stack, name, **{"$set": {"email": f"{name}@Example.com"}})
-    assert ids(stack.persons(f"/?email={name}@Example.com")) == [name]
-    for other in (f"{name}@example.com", f"{name}@Example", f"{name}@Example.co%25"):
+    for same in (f"{name}@Example.com", f"{name}@eXAMPLE.com", f"%20{name}@example.com"):
+        assert ids(stack.persons(f"/?email={same}")) == [name]
+    for other in (f"{name}@example.org", f"{name}@Example", f"{name}@Example.co%25"):
         assert ids(stack.persons(f"/?email={other}")) == []
 
 
@@ -322,7 +323,7 @@ def test_the_header_is_the_sorted_union_of_flattened_keys(stack: Stack, name: st
         "created_at", "distinct_ids.0", "id", "is_identified", "last_seen_at", "name", "properties.$os",
         "properties.also", "properties.deep.b.0", "properties.deep.b.1.c", "type", "uuid", "value_at_data_point",
     ]  # fmt: skip
-    assert column(lines, "properties.deep.b.1.c") == ["", "2"]
+    assert sorted(column(lines, "properties.deep.b.1.c")) == ["", "2"]
 
 
 def test_null_is_empty_and_booleans_and_times_are_as_in_json(stack: Stack, name: str) -> None:

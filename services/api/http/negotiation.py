@@ -10,6 +10,9 @@ from services.api.http.messages import Request
 
 Format = Literal["json", "csv"]
 
+FORMAT_PARAMETER = "format"
+"""The parameter of a query that names the format."""
+
 _WEIGHT = re.compile(r"[01](\.\d{0,3})?")
 
 
@@ -17,7 +20,7 @@ def format_of(request: Request, only: str) -> Format:
     """The format that a request asks for; a route that produces something else has nothing but
     that."""
     name = request.parameters.get("suffix", "").lstrip(".") or request.query.get(
-        "format", ""
+        FORMAT_PARAMETER, ""
     )
     if name:
         if name not in ("json", "csv") or only:

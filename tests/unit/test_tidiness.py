@@ -80,7 +80,10 @@ EXCEPTIONS_EXPLAINED = {
 
 INDEX_HOSTS = tuple(
     ".".join(parts)
-    for parts in (("pypi", "org"), ("pythonhosted", "org"), ("proxy", "golang"), ("repo1", "maven"), ("npmjs", "org"))
+    for parts in (
+        ("pypi", "org"), ("pythonhosted", "org"), ("proxy", "golang"), ("repo1", "maven"), ("npmjs", "org"),
+        ("crates", "io"),
+    )
 )
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from shared.domain.errors import LogUnavailable
+from shared.domain.errors import LogClosed, LogUnavailable
 from shared.domain.ids import COMMANDS, Position
 from shared.log.port import Entry
+from tests.support.kafka import Cluster, empty
 
 pytestmark = pytest.mark.kafka
+
+SECONDS_MAX = 120.0
 
 LOOKS_MAX = 10
 """Each is bounded in time by itself; the second replaces the client, and the third is answered."""
@@ -60,3 +64,35 @@ async def test_a_client_that_answers_nothing_any_more_is_replaced(log: Any, harm
         pytest.fail("the client was not replaced")
     assert (record.value, identity, heads[0].offset) == (b"value", before, 0)
     assert await log.append([Entry(COMMANDS, 0, b"key", b"later")]) == [Position(COMMANDS, 0, 1)]
+
+
+@pytest.mark.fault
+async def test_topics_made_anew_take_records_also_after_a_kill(kafka_cluster: Cluster) -> None:
+    """Of a topic that was closed, deleted and made again, Kafka 4 has the old limit in force after a restart."""
+    from shared.log.kafka.log import KafkaLog
+
+    address = await asyncio.to_thread(empty, kafka_cluster)
+    closed = KafkaLog(address, {COMMANDS: 2})
+    await closed.start()
+    await closed.seal([COMMANDS])
+    await closed.close()
+    await asyncio.to_thread(empty, kafka_cluster)
+    anew = KafkaLog(address, {COMMANDS: 2})
+    await anew.start()
+    try:
+        await anew.append([Entry(COMMANDS, 0, b"key", b"before")])
+        kafka_cluster.kill(1)
+        kafka_cluster.restart(1)
+        await asyncio.to_thread(kafka_cluster.wait_whole)
+        async with asyncio.timeout(SECONDS_MAX):
+            while True:
+                try:
+                    positions = await anew.append([Entry(COMMANDS, 0, b"key", b"after")])
+                    break
+                except LogClosed:
+                    pytest.fail("the limit of the topic that was deleted is in force")
+                except LogUnavailable:
+                    await asyncio.sleep(0.1)
+        assert positions[0].offset >= 1
+    finally:
+        await anew.close()

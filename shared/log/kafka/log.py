@@ -38,6 +38,10 @@ START_ATTEMPTS_MAX = 5
 
 SEGMENT_SECONDS = 86_400
 
+MESSAGE_BYTES_MAX = BATCH_BYTES_MAX + 12
+"""Kafka's default. A topic is made with it, because Kafka 4 brings the settings of a topic that was
+deleted back to one of the same name when a broker starts: a closed one's limit is 0."""
+
 
 class KafkaLog(Doubtful[LogIdentity | None]):
     """The log on a cluster. Topics that are missing are created with the wanted partition counts,
@@ -309,5 +313,6 @@ class KafkaLog(Doubtful[LogIdentity | None]):
                 "retention.ms": str(RETENTION_SECONDS * 1_000),
                 "segment.ms": str(SEGMENT_SECONDS * 1_000),
                 "min.insync.replicas": str(max(1, self._replication - 1)),
+                "max.message.bytes": str(MESSAGE_BYTES_MAX),
             },
         )

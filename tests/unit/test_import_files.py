@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from clients.importing import files
-from clients.importing.files import File, SourceRow
+from clients.importing.sources import files, lines
+from clients.importing.sources.files import File, SourceRow
 from shared.domain.errors import BadInput
 from shared.runtime.settings import SettingsError
 
@@ -82,7 +82,7 @@ def test_a_line_that_is_no_json_costs_itself_only_and_numbers_are_lines(tmp_path
 
 
 def test_a_line_beyond_the_limit_costs_itself_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROW_BYTES_MAX", 50)
+    monkeypatch.setattr(lines, "ROW_BYTES_MAX", 50)
     assert values(rows(tmp_path, b'{"a":1}\n{"a":"' + b"x" * 200 + b'"}\n{"a":2}\n')) == [
         (1, {"a": 1}), (2, "refused"), (3, {"a": 2}),
     ]  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
+from shared.inputs.ids import stored_id
 from tests.support.asking import sent, shown
 from tests.support.lists import Listing, listing
 from tests.support.processes import Stack, wait_for
@@ -158,9 +159,11 @@ def test_bad_rows_are_told_one_by_one_and_cost_nobody_else(stack: Stack, name: s
     with path.open("a") as file:
         file.write(f'{{"a":\n{{"distinct_ids":["a"],"properties":{{"n":{10**30}}},"created_at":"{BORN}"}}\n')
     said = brought(stack, str(path), code=1)
-    assert "11 rows refused" in said and f"{path}.personlog-errors" in said
-    assert [one["row"] for one in errors(path)] == [2, 3, 4, 5, 6, 9, 10, 11, 12, 14, 15]
-    assert {one["row"]: one["attr"] for one in errors(path)}[12] == "uuid"
+    assert "8 rows refused" in said and f"{path}.personlog-errors" in said
+    assert "\n  events: 3\n" in said and "\n  refused: 4\n" in said
+    assert [one["row"] for one in errors(path)] == [2, 3, 4, 6, 9, 10, 11, 14]
+    assert {one["row"]: one["attr"] for one in errors(path)}[11] == "distinct_id"
+    came(stack, stored_id("x" * 201))
     for number in (1, 3, 4, 5, 6):
         came(stack, f"{name}-{number}")
     assert "Imported before" in brought(stack, str(path), code=1)
@@ -218,7 +221,7 @@ def test_from_one_stack_into_another_persons_are_equal(
     assert source.project == stack.project == other.project
     _history(source)
     everybody = source.persons("/?limit=1000").json["results"]
-    sheet = source.persons("/?format=csv").body
+    exports = {form: source.persons(f"/?format={form}").body for form in ("csv", "ndjson")}
     url = f"{source.url}/api/projects/{source.project}/persons/?limit=2"
     brought(stack, url, "--key", source.key, "--state", str(tmp_path / "s"))
     denied = brought(stack, url, "--key", "phx_wrong", code=2)
@@ -227,13 +230,19 @@ def test_from_one_stack_into_another_persons_are_equal(
     assert len(everybody) == 6
     for person in everybody:
         came(stack, person["distinct_ids"][0], **{key: person[key] for key in same})
-    (tmp_path / "persons.csv").write_bytes(sheet)
+    (tmp_path / "persons.csv").write_bytes(exports["csv"])
     brought(other, str(tmp_path / "persons.csv"))
     for person in everybody:
-        if not any(isinstance(value, dict | list) for value in person["properties"].values()):
-            flat = {key: value for key, value in person["properties"].items() if value is not None}
-            came(other, person["distinct_ids"][0], **{key: person[key] for key in same} | {"properties": flat})
-    assert len(list(csv.reader(io.StringIO(sheet.decode())))) == 7
+        came(other, person["distinct_ids"][0], **{key: person[key] for key in same})
+    assert len(list(csv.reader(io.StringIO(exports["csv"].decode())))) == 7
+    archives = [source.persons(f"/{person['uuid']}/export/").body for person in everybody]
+    for fresh, files in ((projects.fresh(), [exports["ndjson"]]), (projects.fresh(), archives)):
+        for number, content in enumerate(files):
+            path = tmp_path / f"{fresh.project}-{number}"
+            path.write_bytes(content)
+            brought(fresh, str(path), "--token", fresh.token, "--to", fresh.url, "--to-key", fresh.key)
+        for person in everybody:
+            came(fresh, person["distinct_ids"][0], **{key: person[key] for key in same if key != "uuid"})
 
 
 def _history(source: Stack) -> None:
@@ -248,7 +257,8 @@ def _history(source: Stack) -> None:
     sent(source, "four", **{"$set": {"deep": {"a": [1, {"b": None}]}, "text": "ü,\"\n'x"}})
     old = {"event": "e", "distinct_id": "five", "timestamp": BORN, "properties": {"$set": {"p": "then"}}}
     source.ask("POST", "/batch/", {"api_key": source.token, "historical_migration": True, "batch": [old]}, key=None)
-    sent(source, "six")
+    odd = {"a.b": 1, "a": {"b": 2}, "text": "5", "yes": "true", "big": 1e22, "none": [], "blank": "", "quoted": "'=x"}
+    sent(source, "six", **{"$set": odd})
     assert source.persons(f"/{source.uuid('six')}/", "PATCH", {"properties": {"set": "by hand"}}).status == 200
 
 

@@ -77,8 +77,17 @@ def test_an_empty_file_has_no_rows(tmp_path: Path, content: bytes) -> None:
 
 def test_a_line_that_is_no_json_costs_itself_only_and_numbers_are_lines(tmp_path: Path) -> None:
     found = rows(tmp_path, b'{"a":1}\n\n{"a":\n\xff{}\n{"a":"\xff"}\n{"a":NaN}\n{"a":2}')
-    assert [number for number, value in values(found) if value == "refused"] == [3, 4, 5, 6]
-    assert values(found)[-1] == (7, {"a": 2})
+    assert [number for number, value in values(found) if value == "refused"] == [3, 4, 5]
+    assert values(found)[-2:] == [(6, {"a": "NaN"}), (7, {"a": 2})]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e400", "1e400"), ("-1e999", "-1e999"), ("NaN", "NaN"), ("1e22", 1e22), ("1.5", 1.5)],
+)
+def test_a_number_is_read_as_capture_reads_it_in_lines_and_lists(tmp_path: Path, text: str, value: Any) -> None:
+    for content in (f'{{"a": {text}}}', f'[{{"a": {text}}}]'):
+        assert values(rows(tmp_path, content.encode())) == [(1, {"a": value})]
 
 
 def test_a_line_beyond_the_limit_costs_itself_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import codecs
 import gzip
 import io
-import json
 import re
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +24,8 @@ from clients.importing.sources import csv_files, parquet
 from clients.importing.sources.lines import ROW_BYTES_MAX, TOO_LONG, lines_of
 from clients.importing.sources.utf16 import as_utf8
 from shared.domain.errors import BadInput
+from shared.inputs.repairs import Repairs
+from shared.inputs.values import LENIENT, decode_lenient, storable
 from shared.runtime.settings import SettingsError
 
 CHUNK_BYTES = 1_048_576
@@ -161,7 +162,6 @@ def _objects(stream: io.BufferedReader[Any]) -> Iterator[tuple[int, Any]]:
 
 def _elements(stream: io.BufferedReader[Any]) -> Iterator[Any]:
     """Yield a list's elements as they are read; a partial one doubles the bytes to read."""
-    decoder = json.JSONDecoder(parse_constant=_no_value)
     utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     text, at, ended = "", 0, False
     while True:
@@ -169,11 +169,11 @@ def _elements(stream: io.BufferedReader[Any]) -> Iterator[Any]:
         if text.startswith("]", at):
             return
         try:
-            value, end = decoder.raw_decode(text, at)
+            value, end = LENIENT.raw_decode(text, at)
         except (ValueError, RecursionError):
             end = len(text)
         if end < len(text):  # a number at the end may have more digits
-            yield value
+            yield _storable(value)
             at = end
             continue
         if ended or len(text) - at > ROW_BYTES_MAX:
@@ -189,9 +189,13 @@ def _decoded(line: bytes) -> Any:
     try:
         return msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        return BadInput(f"The row is not JSON: {error}"[:300])
+        reason = f"The row is not JSON: {error}"[:300]
+    try:
+        return _storable(decode_lenient(line.decode()))
+    except (ValueError, RecursionError):
+        return BadInput(reason)
 
 
-def _no_value(name: str) -> object:
-    """Stand-in for NaN and Infinity, which JSON lacks: encoding it refuses the row."""
-    return object()
+def _storable(value: Any) -> Any:
+    """What capture makes of numbers that JSON readers differ about."""
+    return storable(value, "", Repairs(), depth=0)

@@ -156,7 +156,7 @@ async def _go(
         else:
             target = ImportTarget(client, *destination)
             manner = _manner(options, by_rest=target.has_key)
-            reader = await _reader(source, index, ledger.state, manner)
+            reader = await _reader(source, index, ledger.state, manner, progress)
             state = await _transfer(source, reader, target, ledger, progress)
     finally:
         progress.end()
@@ -185,6 +185,7 @@ async def _reader(
     index: SourceIndex,
     state: ImportState,
     manner: Manner,
+    progress: ProgressBar,
 ) -> RowReader:
     """Read a file once for the index; return the reader of the rows that are to be imported."""
     from clients.importing.run import RowReader
@@ -195,6 +196,7 @@ async def _reader(
     if isinstance(source, File):
         async for row in source.rows():
             index.add(row.value, row.number)
+            progress.tell(row.done, source.total, "reading the file")
         rows = source.rows()
     else:
         rows = source.rows(state.rows, state.page, state.index)

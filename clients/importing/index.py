@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,6 +23,8 @@ from shared.store.clickhouse.queries import load
 JOINED_ROWS_MAX = 100
 """Rows of one file that one id may join. More is a column that holds something else: a note, a
 constant, `null`."""
+
+MILLISECOND_US = 1_000
 
 _QUERIES = {
     name: query.sql for name, query in load(Path(__file__).with_suffix(".sql")).items()
@@ -37,6 +39,14 @@ _TABLES = (
     "create_states",
     "create_pairs",
 )
+
+
+class PropertyChanges(NamedTuple):
+    """What an event set and unset, and when: behind the person's event before."""
+
+    sets: dict[str, Any]
+    unset: list[str]
+    at: int
 
 
 class SourceIndex:
@@ -90,16 +100,20 @@ class SourceIndex:
 
     def changes(
         self, person: str, distinct_id: str, at: int, properties: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], list[str]]:
-        """What was set and what was unset since the person's event before.
+    ) -> PropertyChanges:
+        """Find what was set and unset since the person's event before.
 
         An event from before the latest, and the first of a distinct id, set everything they say.
+        Events of one millisecond are in the order of the file.
         """
         is_first = self.is_new_pair(person, distinct_id)
         state = self._run("state", person).fetchone()
-        if state is not None and at < state[0]:
-            return dict(properties), []
-        former = msgspec.json.decode(state[1]) if state is not None else {}
+        former: dict[str, Any] = {}
+        if state is not None:
+            latest, content = state
+            if at <= latest - MILLISECOND_US:
+                return PropertyChanges(dict(properties), [], at)
+            former, at = msgspec.json.decode(content), max(at, latest + 1)
         try:
             content = msgspec.json.encode(properties)
         except (TypeError, ValueError, RecursionError):
@@ -110,7 +124,9 @@ class SourceIndex:
             for name, value in properties.items()
             if is_first or name not in former or not _is_same(former[name], value)
         }
-        return sets, [name for name in former if name not in properties]
+        return PropertyChanges(
+            sets, [name for name in former if name not in properties], at
+        )
 
     def is_new_pair(self, first: str, second: str) -> bool:
         """Whether these two come together for the first time."""

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.alone
 
 BORN, SEEN = "2023-01-01T00:30:00Z", "2023-05-05T05:00:00Z"
 KILLED_ROWS = 6_000
+GOLDEN = Path(__file__).parents[1] / "golden" / "imports"
 
 
 def row(*ids: str, **fields: Any) -> dict[str, Any]:
@@ -282,9 +283,73 @@ def test_posthogs_pages_come_whole_though_it_asks_to_wait(stack: Stack, name: st
     assert "phx_theirs" not in (tmp_path / "s").read_text()
 
 
+BATCH = {"ada": ({"ada", "0187-device-ada"}, {"plan": "pro", "seats": 5}), "bob": ({"bob"}, {"code": "007"})}
+EVENTS = {"ada": ({"ada", "0187-device-ada"}, {"plan": "pro", "email": "ada@example.com", "$initial_os": "Mac OS X"})}
+SAMPLES: dict[str, dict[str, tuple[set[str], dict[str, Any]]]] = {
+    **{f"posthog-persons-batch.{form}": BATCH for form in ("csv", "ndjson", "parquet")},
+    **{f"posthog-events-batch.{form}": EVENTS for form in ("csv", "ndjson", "parquet")},
+    "posthog-persons-page.json": BATCH,
+    "posthog-persons-screen.csv": {
+        "ada": ({"ada", "0187-device-ada"}, {"seats": 5, "email_opt_in": True}),
+        "bob": ({"bob"}, {"code": "007"}), "cy": ({"cy"}, {"code": "1.10", "email_opt_in": False}),
+    },
+    "mixpanel-engage.json": {"ada": ({"ada"}, {"plan": "pro"}), "4": ({"4"}, {"plan": "free"})},
+    "mixpanel-events.ndjson": {"ada": ({"ada", "$device:d-1", "ada-old"}, {})},
+    "amplitude-events.ndjson": {"ada": ({"ada", "dev-1"}, {"plan": "pro"})},
+    "segment-calls.ndjson": {"ada": ({"ada", "anon-1", "anon-2", "ada-old"}, {"plan": "pro"})},
+}
+"""Of each sample who comes out of it: all ids, and some of the properties."""
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_every_documented_export_is_read_and_a_second_import_changes_nothing(
+    projects: Projects, tmp_path: Path, sample: str
+) -> None:
+    fresh, path = projects.fresh(), tmp_path / sample
+    path.write_bytes((GOLDEN / sample).read_bytes())
+    target = ("--token", fresh.token, "--to", fresh.url, "--to-key", fresh.key)
+    code = 1 if "screen" in sample else 0  # it has ten ids of a person at most, and says so
+
+    def everybody() -> list[dict[str, Any]]:
+        return list(fresh.persons("/").json["results"])
+
+    def as_expected() -> list[dict[str, Any]] | None:
+        persons = everybody()
+        by_ids = {frozenset(person["distinct_ids"]): person["properties"] for person in persons}
+        expected = {frozenset(ids): properties for ids, properties in SAMPLES[sample].values()}
+        equal = by_ids.keys() == expected.keys()
+        return persons if equal and all(by_ids[ids].items() >= some.items() for ids, some in expected.items()) else None
+
+    said = brought(fresh, str(path), *target, code=code)
+    try:
+        before = wait_for(as_expected, 60, "everybody")
+    except AssertionError:
+        raise AssertionError(f"{everybody()}\n{said}") from None
+    said = brought(fresh, str(path), *target, "--restart", code=code)
+    name = f"{sample}-after"
+    brought(fresh, put(tmp_path / "after", [row(name)]), *target)
+    came(fresh, name)
+    assert [person for person in everybody() if person["distinct_ids"] != [name]] == before
+
+
+def test_refusals_are_all_told_however_many_an_answer_has_room_for(stack: Stack, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    event = {"distinct_id": name, "timestamp": BORN}
+    good = [event | {"event": "e", "properties": {"n": number}} for number in range(200)]
+    bad = [event | {"event": " ", "properties": {"n": number}} for number in range(350)]
+    said = brought(stack, put(path, [*bad[:300], *good, *bad[300:]]), code=1)
+    assert "550 rows, 200 events sent" in said and "350 rows refused" in said
+    assert [one["row"] for one in errors(path)] == [*range(1, 301), *range(501, 551)]
+    count = f"SELECT count() FROM captured_events FINAL WHERE fragment = '{stack.uuid(name)}'"
+    assert wait_for(lambda: stack.query(count) == "200", 60, "the good ones, once")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["DOUBLE"],
+        ["OPEN"],
+        ["JOINED"],
         ["/no/such/file"],
         ["FILE", "--token", "phc_of_nobody"],
         ["FILE", "--at", "soon"],
@@ -297,7 +362,11 @@ def test_posthogs_pages_come_whole_though_it_asks_to_wait(stack: Stack, name: st
 def test_bad_usage_ends_with_2_and_one_line(stack: Stack, tmp_path: Path, arguments: list[str]) -> None:
     put(tmp_path / "p", [row("a")])
     (tmp_path / "page.html").write_text("<!doctype html>\n<html></html>")
-    files = {"FILE": str(tmp_path / "p"), "PAGE": str(tmp_path / "page.html")}
+    (tmp_path / "double.csv").write_text("distinct_id,distinct_id\na,b\n")
+    (tmp_path / "open.csv").write_text('distinct_id,"name\na,b\n')
+    put(tmp_path / "joined", [row(f"u{number}", "same") for number in range(101)])
+    files = {"FILE": str(tmp_path / "p"), "PAGE": str(tmp_path / "page.html"), "JOINED": str(tmp_path / "joined")}
+    files |= {"DOUBLE": str(tmp_path / "double.csv"), "OPEN": str(tmp_path / "open.csv")}
     done = stack.call("import", *(files.get(one, one) for one in arguments))
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.startswith("personlog: ") and done.stderr.count("\n") == 1

@@ -182,6 +182,14 @@ def test_an_event_out_of_order_says_all_that_was_true_then(tmp_path: Path) -> No
     assert [one.get("$set") for one in done.events] == [{"p": "w"}, {"p": "v"}, {"p": "v"}]
 
 
+def test_events_of_one_millisecond_count_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """Of equal times the first one wins in the fold."""
+    done = source(tmp_path, [event(1, {"p": value}) for value in ("a", "b", "b", "c")] + [event(2, {"p": "c"})])
+    assert [one.get("$set") for one in done.events] == [{"p": "a"}, {"p": "b"}, None, {"p": "c"}, None]
+    times = [one["timestamp"] for one in done.events if "$set" in one]
+    assert times == sorted(times) and len(set(times)) == 3 and times[-1] < "2023-01-01T00:00:00.001"
+
+
 def test_what_an_event_says_itself_goes_before_and_nothing_said_is_no_change(tmp_path: Path) -> None:
     rows = [
         event(1, {"a": 1}, properties={"$set": {"a": 0}}), event(2, {}), event(3, ""), event(4, None),

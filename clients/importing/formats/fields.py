@@ -62,7 +62,7 @@ def moment(value: Any, name: str) -> datetime | None:
     time_us = time_us_of(value)
     if time_us is None:
         raise BadInput(f"{name} is not a time.", attr=name)
-    return _EPOCH + timedelta(microseconds=time_us)
+    return moment_of(time_us)
 
 
 def time_of(row: Mapping[str, Any], *names: str) -> datetime:
@@ -72,6 +72,11 @@ def time_of(row: Mapping[str, Any], *names: str) -> datetime:
         if when is not None:
             return when
     raise BadInput(f"An event of the past needs a {names[0]}.", attr=names[0])
+
+
+def moment_of(time_us: int) -> datetime:
+    """The time that is so many microseconds after 1970."""
+    return _EPOCH + timedelta(microseconds=time_us)
 
 
 def micros_of(when: datetime) -> int:

@@ -13,6 +13,7 @@ from clients.importing.formats.fields import (
     id_of,
     initial_of,
     micros_of,
+    moment_of,
     object_of,
     time_of,
 )
@@ -111,9 +112,9 @@ def operations_of(
     distinct_id = id_of(event, "distinct_id", "$distinct_id")
     if distinct_id is None:
         return {}
-    at = micros_of(time_of(event, "timestamp"))
-    sets, unset = index.changes(
-        person or distinct_id, distinct_id, at, person_properties
+    time_us = micros_of(time_of(event, "timestamp"))
+    sets, unset, at = index.changes(
+        person or distinct_id, distinct_id, time_us, person_properties
     )
     changes = {
         "$set": initial_of(sets, once=False),
@@ -128,6 +129,8 @@ def operations_of(
         operations["$unset"] = list(
             dict.fromkeys([*unset, *_texts(properties), *_texts(event)])
         )
+    if operations and at != time_us:
+        operations["timestamp"] = moment_of(at).isoformat()
     return operations
 
 

@@ -138,7 +138,9 @@ def _texts(place: Mapping[str, Any]) -> list[str]:
     names = place.get("$unset")
     if isinstance(names, str):
         return [names]
-    return [name for name in names or () if isinstance(name, str)]
+    if not isinstance(names, list | dict):
+        return []
+    return [name for name in names if isinstance(name, str)]
 
 
 def _version(value: Any) -> int:

@@ -19,9 +19,9 @@ _TYPES = frozenset(("identify", "track", "page", "screen", "alias", "group"))
 
 def is_call(row: Mapping[str, Any]) -> bool:
     """Whether a row is a call of Segment's libraries."""
-    return row.get("type") in _TYPES and bool(
-        row.keys() & {"userId", "anonymousId", "previousId"}
-    )
+    kind = row.get("type")
+    ids = row.keys() & {"userId", "anonymousId", "previousId"}
+    return isinstance(kind, str) and kind in _TYPES and bool(ids)
 
 
 def events_of(row: Mapping[str, Any], index: SourceIndex) -> list[dict[str, Any]]:

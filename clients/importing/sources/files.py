@@ -197,5 +197,8 @@ def _decoded(line: bytes) -> Any:
 
 
 def _storable(value: Any) -> Any:
-    """What capture makes of numbers that JSON readers differ about."""
-    return storable(value, "", Repairs(), depth=0)
+    """What capture makes of numbers that JSON readers differ about, and of deep nesting."""
+    try:
+        return storable(value, "", Repairs(), depth=0)
+    except (ValueError, RecursionError):
+        return BadInput("The row is nested too deeply.")

@@ -49,7 +49,7 @@ def rows_of(file: io.BufferedReader[Any]) -> Iterator[dict[str, Any]]:
                 batch = batch.set_column(place, name, column)
             for row in batch.to_pylist():
                 yield {name: _plain(value) for name, value in row.items()}
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, OverflowError, ValueError) as error:
         text = str(error).partition("\n")[0][:300]
         raise BadInput(f"The Parquet file is broken: {text}.") from None
 

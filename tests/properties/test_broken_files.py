@@ -17,8 +17,8 @@ SAMPLES = sorted((Path(__file__).parents[1] / "golden" / "imports").iterdir())
 NAMES = (
     "event distinct_id $distinct_id distinct_ids person_id properties $properties $set $set_once $unset set set_once"
     " type uuid person_properties timestamp created_at last_seen_at is_identified is_deleted deleted person_version"
-    " event_type user_id device_id event_time event_properties user_properties userId anonymousId previousId messageId traits name"
-    " distinct_ids.total amplitude_id person_distinct_id_version"
+    " event_type user_id device_id event_time event_properties user_properties userId anonymousId previousId messageId"
+    " traits name distinct_ids.total amplitude_id person_distinct_id_version"
 ).split()
 INNER = "time distinct_id $insert_id $user_id $device_id $distinct_ids alias $set $unset".split()
 SCALARS = st.one_of(

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg  # type: ignore[import-untyped]
 import orjson
@@ -44,6 +45,24 @@ TUNED = (
 TABLE = """CREATE TABLE persons
     (id bigint PRIMARY KEY, distinct_id text NOT NULL UNIQUE, properties jsonb NOT NULL)"""
 UPDATE = "UPDATE persons SET properties = properties || $2::jsonb WHERE id = $1"
+EVENTS = """CREATE TABLE events (uuid uuid PRIMARY KEY, person bigint NOT NULL, event text NOT NULL,
+    at timestamptz NOT NULL, properties jsonb NOT NULL)"""
+HISTORY = """CREATE TABLE history (person bigint NOT NULL, at timestamptz NOT NULL, key text NOT NULL,
+    before jsonb, after jsonb, cause uuid NOT NULL)"""
+HISTORY_KEY = "CREATE INDEX ON history (person, at)"
+PROJECT = """
+WITH kept AS (
+        INSERT INTO events VALUES ($3, $1, 'order placed', now(), $2::jsonb)
+        ON CONFLICT (uuid) DO NOTHING RETURNING uuid),
+    told AS (
+        INSERT INTO history
+        SELECT $1, now(), change.key, persons.properties -> change.key, change.value, $3
+        FROM kept, jsonb_each($2::jsonb) AS change LEFT JOIN persons ON persons.id = $1
+        WHERE persons.properties -> change.key IS DISTINCT FROM change.value)
+INSERT INTO persons SELECT $1, 'person-' || $1, $2::jsonb FROM kept
+ON CONFLICT (id) DO UPDATE SET properties = persons.properties || excluded.properties"""
+"""What a projected command does: the event once, a row of history for each change, the state."""
+
 SELECT = "SELECT id, distinct_id, properties FROM persons WHERE id = $1"
 
 FILL = """INSERT INTO persons
@@ -115,7 +134,8 @@ async def fill(dsn: str, persons: int) -> None:
     try:
         await connection.execute(TABLE)
         await connection.execute(FILL, persons)
-        await connection.execute("VACUUM ANALYZE persons")
+        for statement in (EVENTS, HISTORY, HISTORY_KEY, "VACUUM ANALYZE persons"):
+            await connection.execute(statement)
     finally:
         await connection.close()
 
@@ -127,6 +147,18 @@ async def update_batches(dsn: str, changes: Sequence[tuple[int, str]], size: int
         for start in range(0, len(changes), size):
             async with connection.transaction():
                 await connection.executemany(UPDATE, changes[start : start + size])
+    finally:
+        await connection.close()
+
+
+async def project_batches(dsn: str, changes: Sequence[tuple[int, str]], size: int) -> None:
+    """Do all that the projector does for a captured event, `size` of them a transaction."""
+    events = [(*change, uuid4()) for change in changes]
+    connection = await asyncpg.connect(dsn)
+    try:
+        for start in range(0, len(events), size):
+            async with connection.transaction():
+                await connection.executemany(PROJECT, events[start : start + size])
     finally:
         await connection.close()
 

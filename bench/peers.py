@@ -13,7 +13,7 @@ import orjson
 
 from bench.load import capture, get, load
 from bench.logs import frozen
-from bench.peer import fill, postgres, serving, update_batches
+from bench.peer import fill, postgres, project_batches, serving, update_batches
 from bench.projection import COMMANDS_COUNT, WITH_TIMELINE, database, engine, projected
 from bench.projection import fill as fill_log
 from bench.report import Row, row
@@ -41,7 +41,7 @@ def peers(data: Path) -> list[Row]:
             rows = [_first_reads(stack, port)]
             rows += [_reads(stack, port, readers) for readers in READERS]
             rows.append(_writes(stack, port))
-        rows.append(_updates(dsn, data))
+        rows += _updates(dsn, data)
     return rows
 
 
@@ -108,27 +108,37 @@ def _writes(stack: Stack, port: int) -> Row:
     return row(name, rates, peer_rates, f"p99 {slow:.0f} ms, fsync on for both, projector paused")
 
 
-def _updates(dsn: str, data: Path) -> Row:
-    """Measure a projector with timeline, against UPDATEs in transactions of 1,000."""
+def _updates(dsn: str, data: Path) -> list[Row]:
+    """Measure a projector with timeline, against UPDATEs alone and against the same work, both in
+    transactions of 1,000."""
 
     def properties(number: int) -> str:
         values = {"a": number, "b": "some text", "c": number / 4, "d": [number]}
         return orjson.dumps(values).decode()
 
     changes = [(number % PERSONS, properties(number)) for number in range(UPDATES)]
-    rates, peer_rates = [], []
+    rates: list[float] = []
+    peer_rates: list[float] = []
+    same_rates: list[float] = []
     with engine(data / "projector") as stack:
         asyncio.run(fill_log(stack, COMMANDS_COUNT))
         for turn in range(TURNS):
             began = time.perf_counter()
             asyncio.run(update_batches(dsn, changes, TRANSACTION))
             peer_rates.append(UPDATES / (time.perf_counter() - began))
+            began = time.perf_counter()
+            asyncio.run(project_batches(dsn, changes, TRANSACTION))
+            same_rates.append(UPDATES / (time.perf_counter() - began))
             with database(stack, f"turn_{turn}") as turn_stack:
                 rates.append(projected(turn_stack, WITH_TIMELINE, COMMANDS_COUNT))
-    name = "projected commands, with timeline / PostgreSQL batched UPDATE"
-    updates = f"{UPDATES:,} UPDATEs, {TRANSACTION:,} a transaction"
-    note = f"{COMMANDS_COUNT:,} commands, cold; {updates}"
-    return row(name, rates, peer_rates, note)
+    name = "projected commands, with timeline / PostgreSQL"
+    commands, each = f"{COMMANDS_COUNT:,} commands, cold", f"{TRANSACTION:,} a transaction"
+    same_note = f"{commands}; event row, history rows and state of {UPDATES:,}, {each}"
+    note = f"{commands}; {UPDATES:,} UPDATEs, {each}"
+    return [
+        row(f"{name} doing the same work", rates, same_rates, same_note),
+        row(f"{name} batched UPDATE of the state alone", rates, peer_rates, note),
+    ]
 
 
 def _in_turns(

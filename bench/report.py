@@ -29,7 +29,7 @@ GOALS = {
     "PATCH, respond-async / PostgreSQL JSONB UPDATE": "≥ 3",
     "projected commands, state only / raw insert rows": "≥ 0.25; Kafka ≥ 0.30",
     "projected commands, with timeline / raw insert rows": "≥ 0.20; Kafka ≥ 0.22",
-    "projected commands, with timeline / PostgreSQL batched UPDATE": "≥ 1.5",
+    "projected commands, with timeline / PostgreSQL doing": "≥ 1.5",
     "coalesced GET / one query each, 64 in flight": "≥ 20",
     "the same, 2,000 in flight": "≥ 100",
     "GET one, rows not read before / PostgreSQL point SELECT": "≥ 0.6",

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.appends import CONNECTIONS, request_of_batch, request_of_event
 from bench.report import Row
-from services.api.app import build, pipeline_of
+from services.api.app import COLLECTED_OBJECTS, build, pipeline_of
 from services.api.capture.payload import decode
 from services.api.capture.v0 import outcomes_of
 from services.api.context import Context
@@ -30,6 +30,7 @@ from shared.log.identity import TOPICS
 from shared.log.memory import MemoryLog
 from shared.log.port import Entry, Log
 from shared.runtime.clock import SystemClock
+from shared.runtime.process.lifecycle import collect_seldom
 from shared.store.clickhouse.access import ensure_bootstrap
 from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.migrate import migrate
@@ -53,18 +54,38 @@ class InstantLog(MemoryLog):
         return future
 
 
-class Wire(asyncio.Transport):
-    """Where answers go that nobody reads; counts them."""
+class Answers:
+    """Counts answers, and tells when all that are due have come."""
 
     def __init__(self) -> None:
+        self._due = 0
+        self._all = asyncio.Event()
+
+    def expect(self, count: int) -> None:
+        self._due = count
+        self._all.clear()
+
+    def count(self) -> None:
+        self._due -= 1
+        if self._due == 0:
+            self._all.set()
+
+    async def wait(self) -> None:
+        await self._all.wait()
+
+
+class Wire(asyncio.Transport):
+    """Where answers go that nobody reads."""
+
+    def __init__(self, answers: Answers) -> None:
         super().__init__()
-        self.answers = 0
+        self._answers = answers
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("127.0.0.1", 1) if name == "peername" else default
 
     def write(self, data: Any) -> None:
-        self.answers += 1
+        self._answers.count()
 
     def is_closing(self) -> bool:
         return False
@@ -83,6 +104,7 @@ def stages(data: Path) -> list[Row]:
 
 
 async def _measure(engine: EngineProcess, data: Path) -> list[Row]:
+    collect_seldom(COLLECTED_OBJECTS)  # as the API does
     store = await Store.connect(engine.url("stages"))
     await migrate(store)
     await ensure_bootstrap(store, PERSONAL_KEY, TOKEN, SystemClock().now_us)
@@ -132,7 +154,7 @@ def _trivial(context: Context) -> Stage:
         access=context.access, limits=context.limits, gate=context.gate, spools=context.spools,
         clock=context.clock, admission=context.admission,
     )  # fmt: skip
-    pipeline = Pipeline(Router((), [route]), guards, context, lambda _, request: request)
+    pipeline = Pipeline(Router((), [route]), guards, context, lambda request: request)
     return _through(pipeline, request_of_event)
 
 
@@ -145,15 +167,15 @@ def _through(pipeline: Pipeline, request: Callable[[int], bytes]) -> Stage:
     messages = [request(number) for number in range(CONNECTIONS)]
 
     async def stage(calls: int) -> None:
-        wires = [Wire() for _ in messages]
+        answers = Answers()
         connections = [front.connect() for _ in messages]
-        for connection, wire in zip(connections, wires, strict=True):
-            connection.connection_made(wire)
-        for turn in range(1, calls // len(messages) + 1):
+        for connection in connections:
+            connection.connection_made(Wire(answers))
+        for _ in range(calls // len(messages)):
+            answers.expect(len(messages))
             for connection, message in zip(connections, messages, strict=True):
                 connection.data_received(message)
-            while any(wire.answers < turn for wire in wires):
-                await asyncio.sleep(0)
+            await answers.wait()
         for connection in connections:
             connection.connection_lost(None)
 

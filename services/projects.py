@@ -1,4 +1,4 @@
-"""`personlog projects`: create, list and switch projects. Imports wait until it runs."""
+"""`personlog projects`: create, list and set projects. Imports wait until it runs."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def add(commands: Any) -> None:
         action="store_true",
         help="let DELETE cover events and recordings",
     )
+    create.add_argument(
+        "--zone",
+        type=_zone,
+        default="UTC",
+        help="the time zone of its dates: Europe/Berlin (default: %(default)s)",
+    )
     create.set_defaults(command=_create, secrets=SECRETS_OF["operator"])
     for name, text in (
         ("recordings", "let browsers record sessions, or not"),
@@ -37,8 +43,12 @@ def add(commands: Any) -> None:
         switch.set_defaults(
             command=_switch, setting=name, secrets=SECRETS_OF["operator"]
         )
+    zone = projects.add_parser("zone", help="set the time zone of a project's dates")
+    zone.add_argument("id", type=int)
+    zone.add_argument("zone", type=_zone, help="Europe/Berlin")
+    zone.set_defaults(command=_set_zone, secrets=SECRETS_OF["operator"])
     listing = projects.add_parser(
-        "list", help="list projects with their tokens and switches"
+        "list", help="list projects with their tokens, switches and zones"
     )
     listing.set_defaults(command=_list, secrets=SECRETS_OF["operator"])
 
@@ -56,7 +66,9 @@ def _create(settings: Settings, options: argparse.Namespace, new_keys: bool) -> 
             "recordings": options.recordings,
             "delete_everything": options.delete_everything,
         }
-        row = await create_project(store, options.name, token, now, **flags)
+        row = await create_project(
+            store, options.name, token, now, options.zone, **flags
+        )
         print(f"{row.project} {row.token}")
 
     return with_store(settings, act)
@@ -79,6 +91,27 @@ def _switch(settings: Settings, options: argparse.Namespace, new_keys: bool) -> 
     return with_store(settings, act)
 
 
+def _set_zone(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
+    from shared.runtime.timekeeping import clock_of
+    from shared.store.clickhouse.access import set_zone
+
+    async def act(store: Any) -> None:
+        now = clock_of(settings).now_us()
+        row = await set_zone(store, options.id, options.zone, now)
+        print(f"zone of project {row.project}: {row.zone}")
+
+    return with_store(settings, act)
+
+
+def _zone(text: str) -> str:
+    """The name of a time zone, as the IANA database has it."""
+    from zoneinfo import available_timezones
+
+    if text not in available_timezones() or text in ("Factory", "localtime"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time zone")
+    return text
+
+
 def _list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> int:
     from shared.store.clickhouse.access import list_projects
 
@@ -87,6 +120,7 @@ def _list(settings: Settings, options: argparse.Namespace, new_keys: bool) -> in
             recordings = "on" if row.recordings else "off"
             everything = "on" if row.delete_everything else "off"
             switches = f"recordings {recordings}  delete-everything {everything}"
-            print(f"{row.project}  {row.token}  {switches}  {row.name}")
+            zone = row.zone or "UTC"
+            print(f"{row.project}  {row.token}  {switches}  zone {zone}  {row.name}")
 
     return with_store(settings, act)

@@ -54,14 +54,9 @@ def value_of(cell: str) -> Any:
 def inexact(properties: Mapping[str, Any]) -> dict[str, Any]:
     """Select the properties that cells of their own cannot hold without loss.
 
-    Lists and objects, null, texts that read as something else or are guarded, and names that look
-    like paths.
+    Lists and objects, null, and texts that read as something else or are guarded.
     """
-    return {
-        name: value
-        for name, value in properties.items()
-        if "." in name or not _is_exact(value)
-    }
+    return {name: value for name, value in properties.items() if not _is_exact(value)}
 
 
 def _is_exact(value: Any) -> bool:

@@ -28,6 +28,18 @@ def id_text(value: Any) -> str | None:
     return text if text.strip() else None
 
 
+SENT_ID_CHARS_MAX = 16_000
+"""Of a distinct id in a request of REST: capture cuts longer ones than it stores, and a token that
+serves as an id has thousands."""
+
+
+def id_spellings(text: str) -> tuple[str, ...]:
+    """The ids that a distinct id, as it was sent, may be stored under: whole, as an older version
+    or an import stored it, and as capture stores it."""
+    stored = stored_id(text)
+    return (text,) if stored == text else (text, stored)
+
+
 def stored_id(text: str) -> str:
     """A distinct id as it is stored: without NUL, and cut with a hash of the whole as its end."""
     text = text.replace("\x00", "\ufffd")

@@ -60,9 +60,9 @@ def storable(value: Any, field: str, repairs: Repairs, depth: int = 1) -> Any:
 
 
 def text_without_nul(text: str, field: str, repairs: Repairs) -> str:
-    """A text with NUL replaced: no store of texts takes it."""
+    """A text, or the text of a number, with NUL replaced: no store of texts takes it."""
     if "\x00" not in text:
-        return text
+        return str(text)
     repairs.add("nul_replaced", field)
     return text.replace("\x00", "\ufffd")
 

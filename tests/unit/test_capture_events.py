@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -11,52 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.capture.events import DELIVERY_US_MAX, EVENT_NAME_CHARS_MAX, RequestContext, commands_of, skew_of
+from services.api.capture.events import EVENT_NAME_CHARS_MAX, commands_of
 from shared.domain.commands import Capture, Command, MergePersons, Write, decode, encode
 from shared.domain.errors import BadInput
 from shared.domain.ids import CAPTURED_ID_CHARS_MAX, fragment_id
 from shared.inputs.ids import COOKIELESS, stored_id
-from shared.inputs.names import NAME_CHARS_MAX, PROPERTIES_MAX
 from shared.inputs.repairs import Repairs
-from shared.inputs.times import STORED_US_MAX, STORED_US_MIN, time_us_of
-from shared.inputs.values import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
-
-NOW = 1_795_426_700_000_000
-SECOND, HOUR = 1_000_000, 3_600_000_000
-UUID_TEXT = "01a207c7-480a-7000-8000-000000000001"
-
-
-def scene(**changed: Any) -> RequestContext:
-    numbers = count(1)
-    fields: dict[str, Any] = {"project": 1, "received_at": NOW, "skew": 0, "historical": False}
-    return RequestContext(mint=lambda: UUID(int=next(numbers)), **fields | changed)
-
-
-def commands(
-    event: Any = None, /, at: int = NOW, scenery: RequestContext | None = None, **fields: Any
-) -> list[Command]:
-    sent = {"event": "e", "distinct_id": "d"} | fields if event is None else event
-    return commands_of(sent, at, scenery or scene(), Repairs())
-
-
-def repaired(scenery: RequestContext | None = None, /, **fields: Any) -> tuple[Capture, list[tuple[str, str]]]:
-    """The event, and what was repaired of it: kinds and fields."""
-    repairs = Repairs()
-    command = commands_of({"event": "e", "distinct_id": "d"} | fields, NOW, scenery or scene(), repairs)[0]
-    assert isinstance(command, Capture)
-    return command, [tuple(repair) for repair in repairs]
-
-
-def captured(**fields: Any) -> Capture:
-    command = commands(**fields)[0]
-    assert isinstance(command, Capture)
-    return command
-
-
-def refusal(**fields: Any) -> str | None:
-    with pytest.raises(BadInput) as caught:
-        commands(**fields)
-    return caught.value.attr
+from tests.support.capturing import NOW, UUID_TEXT, captured, commands, refusal, repaired, scene
 
 
 def test_an_event_becomes_one_command_that_survives_the_log() -> None:
@@ -197,98 +157,6 @@ def test_an_event_must_be_an_object(wrong: Any) -> None:
         commands_of(wrong, NOW, scene(), Repairs())
 
 
-# When it was
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("1970-01-01T00:00:01Z", 1),
-        ("1970-01-01t00:00:01z", 1),
-        ("1970-01-01T03:00:01+03", 1),
-        ("1970-01-01T03:00:01.5+03:00", 1.5),
-        ("1969-12-31T23:59:59.5Z", -0.5),
-        ("1970-01-01T00:00:01.123456789Z", 1.123456),
-        ("1970-01-01 00:00:01", 1),
-        (1_795_426_830, 1_795_426_830),
-        (1_795_426_830_346, 1_795_426_830.346),
-        (1_795_426_830.346, 1_795_426_830.346),
-        ("1795426830346", 1_795_426_830.346),
-        ("Mon, 23 Nov 2026 09:40:30 +0000", 1_795_426_830),
-        ("23 Nov 2026 04:40:30 -0500", 1_795_426_830),
-        ("Mon, 23 Nov 2026 09:40:30 GMT", 1_795_426_830),
-        (0, 0),
-    ],
-)
-def test_times_are_rfc_3339_or_2822_or_numbers_of_seconds_or_milliseconds(text: Any, seconds: float) -> None:
-    assert time_us_of(text) == round(seconds * SECOND)
-
-
-@pytest.mark.parametrize(
-    "nonsense",
-    [
-        "", "soon", "²", "9" * 400, "1e5", 1e308, -1e308, 10**400, True, [], {}, "9" * 20, "2026-13-01",
-        "Mon, 32 Nov 2026 09:40:30 +0000", "0006-01-01T00:00:00Z", -1e19,
-    ],
-)  # fmt: skip
-def test_what_is_no_time_is_now_and_told(nonsense: Any) -> None:
-    assert time_us_of(nonsense) is None
-    command, repairs = repaired(timestamp=nonsense)
-    assert command.timestamp == NOW and repairs == [("time_ignored", "timestamp")]
-    assert captured(timestamp=None).timestamp == NOW
-
-
-def test_the_senders_skew_is_taken_off_the_timestamp() -> None:
-    event = {"event": "e", "distinct_id": "d", "timestamp": "1970-01-01T00:01:00Z"}
-    (command,) = commands(event, scenery=scene(skew=60 * SECOND - NOW + HOUR))
-    assert isinstance(command, Capture) and command.timestamp == NOW - HOUR
-
-
-def test_sent_at_of_an_array_element_counts_for_it_alone() -> None:
-    (command,) = commands(timestamp="1970-01-01T00:01:00Z", sent_at="1970-01-01T00:02:00Z", scenery=scene(skew=7))
-    assert isinstance(command, Capture) and command.timestamp == NOW - 60 * SECOND
-
-
-@pytest.mark.parametrize("late", [0, 1, 30 * SECOND, 149 * SECOND, DELIVERY_US_MAX])
-def test_a_slow_delivery_is_not_a_wrong_clock(late: int) -> None:
-    assert skew_of(NOW - late, NOW) == skew_of(NOW + late, NOW) == skew_of(None, NOW) == 0
-
-
-@pytest.mark.parametrize("wrong", [DELIVERY_US_MAX + 1, HOUR, 400 * 24 * HOUR])
-def test_a_clock_that_is_wrong_is_corrected(wrong: int) -> None:
-    assert (skew_of(NOW - wrong, NOW), skew_of(NOW + wrong, NOW)) == (-wrong, wrong)
-
-
-def test_ignore_sent_at_turns_the_correction_off() -> None:
-    fields: dict[str, Any] = {"timestamp": "2026-11-23T00:00:00Z", "properties": {"$ignore_sent_at": True}}
-    (command,) = commands(scenery=scene(skew=HOUR), **fields)
-    assert isinstance(command, Capture) and command.timestamp == time_us_of("2026-11-23T00:00:00Z")
-
-
-def test_an_offset_beats_the_timestamp() -> None:
-    assert captured(offset=1_500, timestamp="2020-01-01T00:00:00Z").timestamp == NOW - 1_500_000
-    assert captured(offset="x", timestamp="2020-01-01T00:00:00Z").timestamp == time_us_of("2020-01-01T00:00:00Z")
-
-
-def test_more_than_23_hours_ahead_is_now() -> None:
-    def at(seconds: int) -> int:
-        return captured(timestamp=NOW // SECOND + seconds).timestamp
-
-    assert at(23 * 3_600) == NOW + 23 * HOUR
-    assert at(23 * 3_600 + 1) == NOW
-    assert repaired(timestamp="2099-01-01T00:00:00Z")[1] == [("time_ignored", "timestamp")]
-
-
-def test_a_time_is_kept_within_what_the_store_holds() -> None:
-    (command,) = commands(timestamp="1900-01-01T00:00:00Z", scenery=scene(skew=HOUR))
-    assert isinstance(command, Capture) and command.timestamp == STORED_US_MIN
-    assert STORED_US_MIN < NOW < STORED_US_MAX
-
-
-def test_a_customers_own_property_called_timestamp_is_no_time() -> None:
-    assert captured(properties={"timestamp": "2020-01-01T00:00:00Z"}).timestamp == NOW
-
-
 # What it sets
 
 
@@ -328,105 +196,6 @@ def test_groupidentify_never_changes_a_person() -> None:
     command = captured(event="$groupidentify", properties={"$set": {"a": 1}, "$os": "L", "$unset": ["b"]})
     assert (command.set, command.lifted, command.set_once, command.unset) == ({}, {}, {}, ())
     assert command.person
-
-
-@pytest.mark.parametrize("mark", [{"distinct_id": COOKIELESS}, {"properties": {"$cookieless_mode": True, "$os": "x"}}])
-@pytest.mark.parametrize("event", ["e", "$identify", "$create_alias", "$merge_dangerously", "$groupidentify"])
-def test_a_cookieless_event_is_stored_without_a_person(event: str, mark: dict[str, Any]) -> None:
-    others = {"$anon_distinct_id": "x", "alias": "x", "$set": {"a": 1}}
-    fields: dict[str, Any] = {"event": event} | mark | {"properties": others | mark.get("properties", {})}
-    (command,) = commands(**fields)
-    assert isinstance(command, Capture) and not command.person
-    assert (command.set, command.lifted, command.set_once) == ({}, {}, {})
-    assert repaired(**fields)[1] == [("cookieless", "distinct_id")]
-
-
-@pytest.mark.parametrize(
-    ("fields", "repairs"),
-    [
-        ({"properties": {"$set": "x"}}, [("not_an_object", "properties.$set")]),
-        ({"$set": [1]}, [("not_an_object", "$set")]),
-        ({"$set_once": 7}, [("not_an_object", "$set_once")]),
-        ({"properties": {"$unset": 7}}, [("not_a_list", "$unset")]),
-        ({"$set": {"": 1}}, [("name_left_out", "$set")]),
-        ({"$set": {"n" * (NAME_CHARS_MAX + 1): 1}}, [("name_left_out", "$set")]),
-        ({"$set_once": {"n" * (NAME_CHARS_MAX + 1): 1}}, [("name_left_out", "$set_once")]),
-        ({"$unset": ["n" * (NAME_CHARS_MAX + 1)]}, [("name_left_out", "$unset")]),
-    ],
-)
-def test_operations_that_cannot_be_stored_are_left_out_and_the_rest_is_kept(
-    fields: dict[str, Any], repairs: list[tuple[str, str]]
-) -> None:
-    command, told = repaired(**fields)
-    assert (command.set, command.set_once, command.unset) == ({}, {}, ()) and told == repairs
-    name = next(name for name in ("$set", "$set_once") if name not in fields)
-    beside, told = repaired(**fields | {name: {"kept": 1}})
-    assert (beside.set or beside.set_once) == {"kept": 1} and told == repairs
-
-
-def test_a_text_to_unset_is_a_list_of_one() -> None:
-    command, repairs = repaired(**{"$unset": "name"})
-    assert command.unset == ("name",) and repairs == [("text_for_list", "$unset")]
-
-
-def test_names_beyond_the_limit_are_left_out_and_what_was_said_first_has_room() -> None:
-    sets = {f"n{index}": 1 for index in range(PROPERTIES_MAX + 1)}
-    command, repairs = repaired(properties={"$os": "L"}, **{"$set": sets, "$set_once": {"x": 1}})
-    assert list(command.set) == list(sets)[:PROPERTIES_MAX]
-    assert (command.set_once, command.lifted) == ({}, {})
-    assert {kind for kind, _ in repairs} == {"names_left_out"}
-    assert bytes(command.properties) == b'{"$os":"L"}'
-
-
-# Values that no store holds as they are
-
-
-def nested(depth: int) -> dict[str, Any]:
-    value: dict[str, Any] = {}
-    for _ in range(depth - 1):
-        value = {"a": value}
-    return value
-
-
-@pytest.mark.parametrize("number", [INTEGER_MIN, INTEGER_MAX, 0, 1.5, True, None])
-def test_integers_of_64_bits_are_kept_exactly(number: Any) -> None:
-    command, repairs = repaired(properties={"p": [number]}, **{"$set": {"a": [number]}})
-    assert (command.set["a"], orjson.loads(bytes(command.properties))["p"], repairs) == ([number], [number], [])
-
-
-@pytest.mark.parametrize("number", [INTEGER_MIN - 1, INTEGER_MAX + 1, 10**300])
-def test_wider_integers_become_floats_wherever_they_are(number: int) -> None:
-    for value, kept in ((number, float(number)), ([number], [float(number)]), ({"c": number}, {"c": float(number)})):
-        command, repairs = repaired(properties={"p": value}, **{"$set": {"a": value}})
-        assert command.set == {"a": kept} and orjson.loads(bytes(command.properties)) == {"p": kept}
-        assert repairs == [("integer_rounded", "properties"), ("integer_rounded", "$set")]
-
-
-def test_an_integer_beyond_every_float_becomes_text() -> None:
-    command, repairs = repaired(**{"$set": {"a": 10**400}})
-    assert command.set == {"a": str(10**400)} and repairs == [("number_as_text", "$set")]
-
-
-def test_depth_counts_the_properties_object_as_one_and_what_is_deeper_is_json_text() -> None:
-    kept = nested(DEPTH_MAX)
-    command, repairs = repaired(**{"$set": kept})
-    assert command.set == kept and repairs == []
-    command, repairs = repaired(**{"$set": nested(DEPTH_MAX + 2)})
-    assert repairs == [("too_deep", "$set")]
-    innermost: Any = command.set
-    while isinstance(innermost, dict):
-        innermost = innermost["a"]
-    assert innermost == '{"a":{}}'
-    lists = orjson.loads(b"[" * DEPTH_MAX + b"]" * DEPTH_MAX)
-    command, repairs = repaired(properties={"p": lists})
-    assert repairs == [("too_deep", "properties")] and b'"[]"' in bytes(command.properties)
-
-
-def test_nul_is_replaced_in_every_text() -> None:
-    command, repairs = repaired(properties={"p\0": "\0"}, **{"$set": {"a\0": ["\0", {"b": "x\0y"}], "c": 1}})
-    assert command.set == {"a�": ["�", {"b": "x�y"}], "c": 1}
-    assert orjson.loads(bytes(command.properties)) == {"p�": "�"}
-    assert repairs == [("nul_replaced", "properties"), ("nul_replaced", "$set")]
 
 
 # Whom it merges

@@ -31,6 +31,11 @@ def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ["projects", "recordings", "1", "maybe"],
         ["projects", "delete-everything"],
         ["projects", "delete-everything", "1", "yes"],
+        ["projects", "zone", "1"],
+        ["projects", "zone", "1", "Atlantis/Centre"],
+        ["projects", "zone", "1", "europe/berlin"],
+        ["projects", "zone", "one", "UTC"],
+        ["projects", "create", "shop", "--zone", "+02:00"],
     ],
 )
 def test_bad_usage_ends_with_2(arguments: list[str]) -> None:

@@ -156,6 +156,14 @@ def test_a_cell_has_the_type_that_is_written_back_the_same_and_only_documented_c
         assert type(row["properties"]["p"]) is type(value)
 
 
+def test_names_are_paths_as_the_export_writes_them_and_the_json_column_counts() -> None:
+    header = ["distinct_ids.0", "properties", *(f"properties.{path}" for path in ("a.b", r"a\.b", r"c\\", r"d\e"))]
+    row = row_of_cells(header, ["x", '{"a":{"b":[]}}', "1", "2", "3", "4"])
+    assert row["properties"] == {"a": {"b": []}, "a.b": 2, "c\\": 3, "d\\e": 4}
+    row = row_of_cells(["distinct_ids.0", "properties.a.b", "properties.tags.0"], ["x", "1", "y"])
+    assert row["properties"] == {"a.b": 1, "tags.0": "y"}
+
+
 def test_an_empty_cell_is_absent_and_a_record_of_another_length_is_refused() -> None:
     assert row_of_cells(["distinct_ids.0", "distinct_ids.1", "properties.p"], ["a", "", ""]) == {"distinct_ids": ["a"]}
     with pytest.raises(BadInput):

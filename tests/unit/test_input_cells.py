@@ -37,7 +37,7 @@ def test_a_text_that_a_spreadsheet_would_run_is_guarded_and_kept_beside(text: st
 
 
 def test_what_a_cell_cannot_hold_is_selected() -> None:
-    exact = {"a": "x", "b": 5, "c": 1.5, "d": True, "e": "'=x", "f": -5, "g": "007"}
-    lossy = {"h": "5", "i": "true", "j": None, "k": "", "l": [], "m": {"n": 1}, "o.p": 1, "q": "1.5", "r": "FALSE"}
+    exact = {"a": "x", "b": 5, "c": 1.5, "d": True, "e": "'=x", "f": -5, "g": "007", "o.p": 1}
+    lossy = {"h": "5", "i": "true", "j": None, "k": "", "l": [], "m": {"n": 1}, "q": "1.5", "r": "FALSE"}
     lossy["s"] = "=1+1"
     assert inexact(exact | lossy) == lossy

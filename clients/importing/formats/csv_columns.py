@@ -31,6 +31,7 @@ _JSON = frozenset(
 )
 _ID = re.compile(r"distinct_ids\.([0-9]{1,6})")
 _PROPERTY = "properties."
+_PIECE = re.compile(r"\\[\\.]|.", re.DOTALL)
 
 
 class CsvColumns:
@@ -44,6 +45,11 @@ class CsvColumns:
         self._names = [
             _column(name, prefix) for name in (stripped if prefix else header)
         ]
+        self._steps = {
+            name: _steps(name.removeprefix(_PROPERTY))
+            for name in self._names
+            if name.startswith(_PROPERTY)
+        }
         counts = Counter(header) | Counter(self._names)
         for name, count in counts.items():
             if count > 1 and name.strip():
@@ -65,7 +71,7 @@ class CsvColumns:
             if cell == "" or not name:
                 continue
             if name.startswith(_PROPERTY):
-                properties[name.removeprefix(_PROPERTY)] = value_of(cell)
+                properties[name] = value_of(cell)
             elif (place := _ID.fullmatch(name)) is not None:
                 ids[int(place[1])] = cell
             elif name == "distinct_id" and self._is_id_list:
@@ -77,8 +83,18 @@ class CsvColumns:
         if ids and "distinct_ids" not in row:
             row["distinct_ids"] = [ids[place] for place in sorted(ids)]
         if properties:
-            row["properties"] = _overlaid(properties, row.get("properties"))
+            row["properties"] = self._overlaid(properties, row.get("properties") or {})
         return row
+
+    def _overlaid(self, cells: dict[str, Any], exact: Any) -> dict[str, Any]:
+        """The properties of cells but those that the JSON column has, and parts of those."""
+        if not isinstance(exact, dict):
+            raise BadInput("properties must be an object.", attr="properties")
+        return {
+            ".".join(steps): value
+            for name, value in cells.items()
+            if (steps := self._steps[name])[0] not in exact
+        } | exact
 
 
 def _column(name: str, prefix: str) -> str:
@@ -96,17 +112,12 @@ def _column(name: str, prefix: str) -> str:
     return stripped if is_documented else ""
 
 
-def _overlaid(cells: dict[str, Any], exact: Any) -> dict[str, Any]:
-    """The properties of cells but those that the JSON column has, whole or in parts."""
-    if not exact:
-        return cells
-    if not isinstance(exact, dict):
-        raise BadInput("properties must be an object.", attr="properties")
-    return {
-        name: value for name, value in cells.items() if not _is_part(name, exact)
-    } | exact
-
-
-def _is_part(name: str, exact: dict[str, Any]) -> bool:
-    pieces = name.split(".")
-    return any(".".join(pieces[:end]) in exact for end in range(1, len(pieces) + 1))
+def _steps(path: str) -> list[str]:
+    """The keys on the way to a value. A backslash before a dot or another makes it a part of one."""
+    steps = [""]
+    for piece in _PIECE.findall(path):
+        if piece == ".":
+            steps.append("")
+        else:
+            steps[-1] += piece.removeprefix("\\") if len(piece) == 2 else piece
+    return steps

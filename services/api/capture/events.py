@@ -3,9 +3,6 @@ never appends."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +10,9 @@ import msgspec
 import orjson
 from msgspec.structs import replace
 
+from services.api.capture.event_times import event_time
 from services.api.capture.payload import TOKEN_PLACES
+from services.api.capture.request_context import RequestContext
 from shared.domain.commands import (
     Capture,
     Command,
@@ -35,17 +34,9 @@ from shared.domain.person.lifted import LIFTED
 from shared.inputs.ids import COOKIELESS, id_text, stored_id
 from shared.inputs.names import NAME_CHARS_MAX, PROPERTIES_MAX, NameBudget
 from shared.inputs.repairs import Repairs
-from shared.inputs.times import STORED_US_MAX, STORED_US_MIN, time_us_of
 from shared.inputs.values import DEPTH_MAX, storable, text_without_nul
 
 EVENT_NAME_CHARS_MAX = 200
-
-AHEAD_US_MAX = 23 * 3_600_000_000
-"""A clock that is wrong by more than that is not believed."""
-
-DELIVERY_US_MAX = 150_000_000
-"""A request that arrives so long after it says it was sent was slow on its way; its sender's clock
-is right."""
 
 _NUL = b"\\u0000"
 """NUL in JSON (or, seldom, a backslash and the text behind it)."""
@@ -55,31 +46,6 @@ _MERGES: dict[str, tuple[str, MergeMode]] = {
     "$create_alias": ("alias", "alias"),
     "$merge_dangerously": ("alias", "dangerous"),
 }
-
-
-class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What all events of a request share. Times in microseconds; `skew` is sender's clock minus
-    ours; `unnamed` is what an event without a name is called; `lenient` when the body holds numbers
-    beyond every float."""
-
-    project: int
-    received_at: int
-    skew: int
-    historical: bool
-    mint: Callable[[], UUID]
-    unnamed: str | None = None
-    lenient: bool = False
-    contents: Counter[bytes] = msgspec.field(default_factory=Counter)
-    """How often each content of an event without a uuid came in this request."""
-
-    def derive(self, content: bytes) -> UUID:
-        """A uuid of an event's content; equal events of one request are told apart by their
-        order."""
-        digest = hashlib.sha256(b"%d:" % self.project + content).digest()
-        self.contents[digest] += 1
-        if self.contents[digest] > 1:
-            digest = hashlib.sha256(digest + b"%d" % self.contents[digest]).digest()
-        return UUID(bytes=digest[:16], version=5)
 
 
 def token_of(event: Any) -> str | None:
@@ -111,19 +77,11 @@ def commands_of(
     distinct_id = stored_id(sent_id)
     if len(sent_id) > CAPTURED_ID_CHARS_MAX:
         repairs.add("id_cut", "distinct_id")
-    is_cookieless = (
-        distinct_id == COOKIELESS or properties.get("$cookieless_mode") is True
-    )
-    if is_cookieless:
+    person = properties.get("$process_person_profile") is not False
+    if distinct_id == COOKIELESS or properties.get("$cookieless_mode") is True:
         repairs.add("cookieless", "distinct_id")
-    person = (
-        not is_cookieless and properties.get("$process_person_profile") is not False
-    )
-    if (
-        not person
-        and not is_cookieless
-        and (name in _MERGES or name == "$groupidentify")
-    ):
+        person = False
+    elif not person and (name in _MERGES or name == "$groupidentify"):
         return []  # dropped, as the original does: a merge without a person means nothing
     capture = Capture(
         id=context.mint(),
@@ -134,7 +92,7 @@ def commands_of(
         distinct_id=distinct_id,
         uuid=event_uuid(event, (sent_id, name, raw), context, repairs),
         event=name,
-        timestamp=event_time(event, properties, context, repairs),
+        timestamp=event_time(event, properties, context, repairs, at),
         properties=msgspec.Raw(raw),
         person=person,
         historical=context.historical,
@@ -182,44 +140,6 @@ def _clean_properties(
         properties = storable(properties, "properties", repairs)
         raw = orjson.dumps(properties)
     return properties, raw
-
-
-def event_time(
-    event: dict[str, Any],
-    properties: PropertyMap,
-    context: RequestContext,
-    repairs: Repairs,
-) -> int:
-    """offset beats timestamp; a timestamp is corrected by the sender's skew; what cannot be, is
-    now."""
-    now, offset = context.received_at, event.get("offset")
-    if (
-        isinstance(offset, int | float)
-        and not isinstance(offset, bool)
-        and 0 <= offset < 1e12
-    ):
-        return now - int(offset * 1_000)
-    if event.get("timestamp") is None:
-        return now
-    timestamp = time_us_of(event["timestamp"])
-    if timestamp is None:
-        repairs.add("time_ignored", "timestamp")
-        return now
-    # of an event outside a batch, such as an element of an array
-    sent_at = time_us_of(event.get("sent_at"))
-    skew = context.skew if sent_at is None else skew_of(sent_at, now)
-    time = timestamp - (0 if properties.get("$ignore_sent_at") is True else skew)
-    if time > now + AHEAD_US_MAX:
-        repairs.add("time_ignored", "timestamp")
-        return now
-    return min(max(time, STORED_US_MIN), STORED_US_MAX)
-
-
-def skew_of(sent_at: int | None, received_at: int) -> int:
-    """By how much a sender's clock is ahead of ours. Up to two and a half minutes behind is a slow
-    delivery, and no wrong clock."""
-    skew = 0 if sent_at is None else sent_at - received_at
-    return 0 if abs(skew) <= DELIVERY_US_MAX else skew
 
 
 def sent_id_of(event: dict[str, Any], properties: PropertyMap) -> str:

@@ -119,9 +119,12 @@ def parse_lenient(body: bytes) -> tuple[Any, bool]:
             raise
         try:
             text = _replace_lone_surrogates(body.decode("utf-8", "replace")).decode()
-            return decode_lenient(text), True
+            value = decode_lenient(text)
         except (ValueError, RecursionError):
             raise error from None
+        if not isinstance(value, dict | list):
+            raise
+        return value, True
 
 
 def parse(body: bytes, kind: Any = Any) -> Any:

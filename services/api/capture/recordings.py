@@ -18,9 +18,8 @@ from msgspec.structs import replace
 
 from services.api.calls import CaptureCall
 from services.api.capture import operations
+from services.api.capture.event_times import event_time
 from services.api.capture.events import (
-    RequestContext,
-    event_time,
     event_uuid,
     sent_id_of,
 )
@@ -30,6 +29,7 @@ from services.api.capture.payload import (
     decompress,
     parse,
 )
+from services.api.capture.request_context import RequestContext
 from services.api.capture.v0 import (
     BODY_BYTES_MAX,
     capture_route,
@@ -224,6 +224,7 @@ def block_of(event: Any, request_context: RequestContext) -> Block:
             properties,
             request_context,
             repairs,
+            request_context.received_at,
         )
         for time in ((min(times), max(times)) if times else (event.get("timestamp"),))
     ]

@@ -13,13 +13,13 @@ from msgspec.structs import replace
 
 from services.api.calls import CaptureCall
 from services.api.capture import operations
+from services.api.capture.event_times import skew_of
 from services.api.capture.events import (
-    RequestContext,
     commands_of,
-    skew_of,
     token_of,
 )
 from services.api.capture.payload import CaptureBatch, decode
+from services.api.capture.request_context import RequestContext
 from services.api.context import Context, position_header
 from services.api.http import errors
 from services.api.http.decompression import INFLATED_BYTES_MAX
@@ -55,6 +55,8 @@ WARNINGS_MAX = 100
 """Warnings of one answer; a sender that makes one mistake makes it in every event."""
 
 OK = b'{"status":"Ok"}'
+
+NO_REPAIRS: Mapping[int, Repairs] = {}
 
 _STORED, _REFUSED = (
     telemetry.CAPTURED.labels(outcome) for outcome in ("stored", "refused")
@@ -164,16 +166,22 @@ def outcomes_of(
     project: Project,
     arrived: float,
     unnamed: str | None = None,
+    earlier: Mapping[int, Repairs] = NO_REPAIRS,
 ) -> tuple[list[EventOutcome], dict[int, Repairs]]:
     """What becomes of each event, in their order: what to append, or why it is left out; and the
-    repairs of those that needed any, by their place."""
+    repairs of those that needed any, by their place, with those that were made `earlier`. An event
+    may be a refusal already."""
     request_context = request_context_of(context, batch, project, arrived, unnamed)
     first = context.stamps.reserve(len(batch.events))
     outcomes: list[EventOutcome] = []
     repairs: dict[int, Repairs] = {}
     counts = context.log.partitions()
-    event_repairs = Repairs()
+    unused = Repairs()
     for index, event in enumerate(batch.events):
+        if isinstance(event, BadInput):
+            outcomes.append(event)
+            continue
+        event_repairs = earlier.get(index, unused)
         try:
             commands = commands_of(event, first + index, request_context, event_repairs)
             outcomes.append(context.entries(commands, counts))
@@ -181,7 +189,7 @@ def outcomes_of(
             outcomes.append(error.with_traceback(None))  # which holds the whole request
         if event_repairs:
             repairs[index] = event_repairs
-            event_repairs = Repairs()
+            unused = Repairs()
     for repair in (repair for made in repairs.values() for repair in made):
         telemetry.REPAIRED.labels(repair.kind).inc()
     return outcomes, repairs
@@ -205,13 +213,15 @@ def request_context_of(
     unnamed: str | None = None,
 ) -> RequestContext:
     """What the events of a request share that arrived then, by `time.perf_counter`."""
-    taken_us = int((time.perf_counter() - arrived) * 1_000_000)
-    received_at = context.clock.now_us() - taken_us
+    received_at = context.clock.now_us()
+    # whole seconds: a body takes some, or no time that matters beside a wrong clock
+    arrived_at = received_at - int(time.perf_counter() - arrived) * 1_000_000
     sent_at = time_us_of(batch.sent_at)
     return RequestContext(
         project=project.id,
         received_at=received_at,
-        skew=skew_of(sent_at, received_at),
+        arrived_at=arrived_at,
+        skew=skew_of(sent_at, arrived_at),
         historical=batch.historical,
         mint=context.mint,
         unnamed=unnamed,

@@ -16,6 +16,7 @@ import orjson
 
 from services.api.calls import CaptureCall
 from services.api.capture import operations
+from services.api.capture.events import object_of
 from services.api.capture.payload import EVENTS_MAX, CaptureBatch, parse_lenient
 from services.api.capture.v0 import (
     BODY_BYTES_MAX,
@@ -70,7 +71,7 @@ _TAGS = {
 }
 """The original's words for our own codes."""
 
-_DETAILS = {"invalid_input": "malformed_event_properties", "too_large": "event_too_big"}
+_DETAILS = {"too_large": "event_too_big"}
 """The same for what v0 refuses of an event that has passed here."""
 
 _OPTIONS: dict[str, tuple[type, str]] = {
@@ -101,30 +102,22 @@ def events(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
     uuids = _uuids(batch)
     context.quotas.take(call.project.id, len(uuids), len(body))
     sdk = _sdk(request.headers["PostHog-Sdk-Info"])
-    shaped: list[dict[str, Any] | BadInput] = []
-    for event, uuid in zip(batch["batch"], uuids, strict=True):
-        try:
-            shaped.append(_v0_event(event, uuid, sdk))
-        except BadInput as error:
-            shaped.append(error)
+    v0_events, earlier = _v0_events(batch["batch"], uuids, sdk)
     capture_batch = CaptureBatch(
-        events=[event for event in shaped if not isinstance(event, BadInput)],
+        events=v0_events,
         sent_at=request.headers["PostHog-Request-Timestamp"].strip(),
         historical=batch.get("historical_migration") is True,
         lenient=lenient,
     )
-    captured, repairs = outcomes_of(
-        context, capture_batch, call.project, request.arrived
+    outcomes, repairs_by_index = outcomes_of(
+        context, capture_batch, call.project, request.arrived, earlier=earlier
     )
-    remaining = iter(zip(captured, map(repairs.get, range(len(captured))), strict=True))
-    outcomes: list[EventOutcome] = []
-    results: dict[str, dict[str, str]] = {}
-    for sent, event in zip(batch["batch"], shaped, strict=True):
-        outcome, made = (
-            (event, None) if isinstance(event, BadInput) else next(remaining)
+    results = {
+        event["uuid"]: _result(event, outcome, repairs_by_index.get(index))
+        for index, (event, outcome) in enumerate(
+            zip(batch["batch"], outcomes, strict=True)
         )
-        outcomes.append(outcome)
-        results[sent["uuid"]] = _result(sent, outcome, made)
+    }
 
     def conclude(positions: list[Position]) -> Response:
         headers = position_header(positions) | {"Content-Type": JSON}
@@ -239,14 +232,30 @@ def _sdk(info: str) -> dict[str, str]:
     return {"$lib": name, "$lib_version": version} if is_complete else {}
 
 
-def _v0_event(event: dict[str, Any], uuid: UUID, sdk: dict[str, str]) -> dict[str, Any]:
-    """The event as v0 knows it; BadInput, with v1's word for it as slug, for one without a name or
-    a distinct id."""
-    name, distinct_id, properties = (
-        event.get("event"),
-        event.get("distinct_id"),
-        event.get("properties"),
-    )
+def _v0_events(
+    events: list[dict[str, Any]], uuids: list[UUID], sdk: dict[str, str]
+) -> tuple[list[dict[str, Any] | BadInput], dict[int, Repairs]]:
+    """The events as v0 knows them, or why one is left out; and repairs, by their place."""
+    v0_events: list[dict[str, Any] | BadInput] = []
+    repairs_by_index: dict[int, Repairs] = {}
+    for index, (event, uuid) in enumerate(zip(events, uuids, strict=True)):
+        try:
+            v0_event, repairs = _v0_event(event, uuid, sdk)
+        except BadInput as error:
+            v0_events.append(error)
+        else:
+            v0_events.append(v0_event)
+            if repairs:
+                repairs_by_index[index] = repairs
+    return v0_events, repairs_by_index
+
+
+def _v0_event(
+    event: dict[str, Any], uuid: UUID, sdk: dict[str, str]
+) -> tuple[dict[str, Any], Repairs]:
+    """The event as v0 knows it, and what had to be repaired for that; BadInput, with v1's word for
+    it as slug, for one without a name or a distinct id."""
+    name, distinct_id = event.get("event"), event.get("distinct_id")
     if not isinstance(name, str) or not name.strip():
         raise _dropped("missing_event_name")
     if id_text(distinct_id) is None:
@@ -256,12 +265,13 @@ def _v0_event(event: dict[str, Any], uuid: UUID, sdk: dict[str, str]) -> dict[st
         for name in ("session_id", "window_id")
         if event.get(name) is not None
     }
-    known = properties if isinstance(properties, dict) else {}
-    v0_properties = known | session | _options(event.get("options")) | sdk
+    repairs = Repairs()
+    properties = object_of(event.get("properties"), "properties", repairs)
+    v0_properties = properties | session | _options(event.get("options")) | sdk
     if _is_nobodys(distinct_id):
         v0_properties["$process_person_profile"] = False
     operations_on_person = {name: event[name] for name in _OPERATIONS if name in event}
-    return {
+    v0_event = {
         "event": name,
         "distinct_id": distinct_id,
         "uuid": str(uuid),
@@ -269,6 +279,7 @@ def _v0_event(event: dict[str, Any], uuid: UUID, sdk: dict[str, str]) -> dict[st
         "properties": v0_properties,
         **operations_on_person,
     }
+    return v0_event, repairs
 
 
 def _options(options: Any) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class RepairedRow(NamedTuple):
 
 
 async def ingestion_warnings(call: RestCall) -> EndpointResult:
-    """List what was repaired of captured events, newest first: kinds and fields, never values."""
+    """List repairs of captured events, newest first, by kind and field."""
     context = call.context
     rows = await context.store.rows(
         context.reads.queries["ingestion_warnings"],

@@ -12,6 +12,9 @@ Format = Literal["json", "csv", "ndjson"]
 
 NDJSON = "application/x-ndjson"
 
+FORMAT_PARAMETER = "format"
+"""The parameter of a query that names the format."""
+
 _WEIGHT = re.compile(r"[01](\.\d{0,3})?")
 
 
@@ -22,7 +25,7 @@ def format_of(request: Request, only: str, *, lines: bool = False) -> Format:
     if lines:
         types[NDJSON] = "ndjson"
     name = request.parameters.get("suffix", "").lstrip(".") or request.query.get(
-        "format", ""
+        FORMAT_PARAMETER, ""
     )
     if name:
         for format_name in types.values():

@@ -250,9 +250,12 @@ def _exact(row: Any) -> dict[str, str]:
 
 
 def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Columns of a value: a dot between steps. In a key a dot has a backslash before it, so that
+    `{"a.b": 1}` and `{"a": {"b": 1}}` are two columns."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _flatten(f"{name}.{key}" if name else key, item)
+            step = key.replace("\\", "\\\\").replace(".", "\\.")
+            yield from _flatten(f"{name}.{step}" if name else step, item)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _flatten(f"{name}.{index}" if name else str(index), item)

@@ -29,7 +29,7 @@ BODY_BYTES_MAX = 1_048_576
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _SLASHES = re.compile("//+")
-_SEGMENT = r"[^{}/]+"
+_SEGMENT = r"[^/]+"
 _ENDING = {"suffix": r"(?:\.json|\.csv)?", "slash": r"/?"}
 
 

@@ -253,6 +253,17 @@ WHERE stamp >= lives.asked
 ORDER BY moment DESC, version DESC
 LIMIT {limit:UInt32} OFFSET {offset:UInt32}
 
+-- name: departures
+-- workload: scans
+-- Who left in these splits and lives still, the first so many of each.
+WITH
+    {{lives_of_project}}
+SELECT DISTINCT command, timeline.fragment AS fragment
+FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
+WHERE project = {project:UInt32} AND topic = 'person.left' AND command IN {commands:Array(UUID)} AND {{present}}
+ORDER BY command, fragment
+LIMIT {limit:UInt32} BY command
+
 -- name: deletion_requests
 -- workload: scans
 -- The ledger of a project, newest first; or one request of it.

@@ -17,6 +17,9 @@ from shared.store.clickhouse.queries import load
 
 _QUERIES = Path(__file__).with_name("access.sql")
 
+UTC = "UTC"
+"""The zone of a project that has none of its own."""
+
 SCOPES = ("person:read", "person:write", "activity_log:read", "*")
 
 
@@ -61,7 +64,7 @@ async def list_keys(store: Store) -> list[KeyRow]:
 
 
 async def create_project(
-    store: Store, name: str, token: str, now_us: int, **switches: bool
+    store: Store, name: str, token: str, now_us: int, zone: str = UTC, **switches: bool
 ) -> ProjectRow:
     """A project with the next free integer; `switches` are `recordings` and `delete_everything`."""
     projects = await list_projects(store)
@@ -69,7 +72,7 @@ async def create_project(
         max((project.project for project in projects), default=0) + 1,
         name,
         token,
-        "UTC",
+        zone,
         **switches,
     )
     await _write_project(store, row, now_us)
@@ -92,10 +95,17 @@ async def set_delete_everything(
     return await _set(store, project, now_us, delete_everything=on)
 
 
-async def _set(store: Store, project: int, now_us: int, **switches: bool) -> ProjectRow:
+async def set_zone(store: Store, project: int, zone: str, now_us: int) -> ProjectRow:
+    """The time zone of a project's dates; NotFound as above."""
+    return await _set(store, project, now_us, zone=zone)
+
+
+async def _set(
+    store: Store, project: int, now_us: int, **settings: bool | str
+) -> ProjectRow:
     for row in await list_projects(store):
         if row.project == project:
-            changed = msgspec.structs.replace(row, **switches)
+            changed = msgspec.structs.replace(row, **settings)
             await _write_project(store, changed, now_us)
             return changed
     raise NotFound("No such project.")
@@ -125,7 +135,7 @@ async def ensure_bootstrap(
     at once."""
     if await list_keys(store):
         return
-    await _write_project(store, ProjectRow(1, "Default project", token, "UTC"), now())
+    await _write_project(store, ProjectRow(1, "Default project", token, UTC), now())
     identity = uuid5(NAMESPACE, "bootstrap key")
     await create_key(
         store, key, KeyRow(identity, "bootstrap", "", ["*"], [], 0, False), now()

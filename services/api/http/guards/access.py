@@ -25,7 +25,7 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     name: str
     token: str
-    zone: str = "UTC"
+    zone: str = tables.UTC
     recordings: bool = False
     delete_everything: bool = False
 
@@ -70,7 +70,7 @@ class Access:
                 id=row.project,
                 name=row.name,
                 token=row.token,
-                zone=row.zone or "UTC",
+                zone=row.zone or tables.UTC,
                 recordings=row.recordings,
                 delete_everything=row.delete_everything,
             )

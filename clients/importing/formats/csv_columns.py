@@ -113,7 +113,7 @@ def _column(name: str, prefix: str) -> str:
 
 
 def _steps(path: str) -> list[str]:
-    """The keys on the way to a value. A backslash before a dot or another makes it a part of one."""
+    """The keys on the way to a value. A backslash before a dot makes it a part of a key."""
     steps = [""]
     for piece in _PIECE.findall(path):
         if piece == ".":

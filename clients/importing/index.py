@@ -38,6 +38,7 @@ _TABLES = (
     "create_members",
     "create_states",
     "create_pairs",
+    "create_links",
 )
 
 
@@ -106,7 +107,7 @@ class SourceIndex:
         An event from before the latest, and the first of a distinct id, set everything they say.
         Events of one millisecond are in the order of the file.
         """
-        is_first = self.is_new_pair(person, distinct_id)
+        is_first = self._run("add_pair", person, distinct_id).rowcount == 1
         state = self._run("state", person).fetchone()
         former: dict[str, Any] = {}
         if state is not None:
@@ -128,9 +129,9 @@ class SourceIndex:
             sets, [name for name in former if name not in properties], at
         )
 
-    def is_new_pair(self, first: str, second: str) -> bool:
-        """Whether these two come together for the first time."""
-        return self._run("add_pair", first, second).rowcount == 1
+    def is_new_link(self, device: str) -> bool:
+        """Whether no user has this device so far."""
+        return self._run("add_link", device).rowcount == 1
 
     def close(self) -> None:
         self._tables.close()

@@ -25,8 +25,15 @@ CREATE TABLE members (person TEXT, distinct_id TEXT, version INTEGER, row INTEGE
 CREATE TABLE states (person TEXT PRIMARY KEY, at INTEGER, properties BLOB) WITHOUT ROWID;
 
 -- name: create_pairs
--- Pairs of ids that came before.
+-- Persons with the distinct ids that came of them so far.
 CREATE TABLE pairs (first TEXT, second TEXT, PRIMARY KEY (first, second)) WITHOUT ROWID;
+
+-- name: create_links
+-- Ids of devices that a user has.
+CREATE TABLE links (id TEXT PRIMARY KEY) WITHOUT ROWID;
+
+-- name: add_link
+INSERT OR IGNORE INTO links VALUES (?);
 
 -- name: add_join
 INSERT INTO joins VALUES (?, ?);

@@ -344,6 +344,20 @@ def test_segments_calls_are_events() -> None:
     assert done.joins() == {("ada", "anon-1"), ("ada", "anon-2"), ("ada", "ada-old")}
 
 
+def test_a_device_of_several_users_is_the_first_ones_and_joins_nobody(tmp_path: Path) -> None:
+    amplitude = {"event_type": "e", "device_id": "kiosk", "event_time": "2023-05-01"}
+    mixpanel = {"time": 1682935200, "$device_id": "kiosk"}
+    segment = {"type": "track", "event": "e", "anonymousId": "kiosk", "timestamp": "2023-05-01"}
+    for rows in (
+        [amplitude | {"user_id": user} for user in "abab"],
+        [{"event": "e", "properties": mixpanel | {"$user_id": user}} for user in "abab"],
+        [segment | {"userId": user} for user in "abab"],
+    ):
+        done = source(tmp_path, rows)
+        assert {into for into, _ in done.joins()} == {"a"} and len(done.joins()) == 1
+        assert sum(one["event"] == "$identify" for one in done.events) == 1
+
+
 def test_posthogs_page_is_read_and_every_sample_is_the_same_twice() -> None:
     assert sample("posthog-persons-page.json").joins() == {("ada", "0187-device-ada")}
     names = sorted(path.name for path in SAMPLES.iterdir())

@@ -35,7 +35,7 @@ def is_event(row: Mapping[str, Any]) -> bool:
 
 
 def events_of(row: Mapping[str, Any], index: SourceIndex) -> list[dict[str, Any]]:
-    """Build the event, and a link where it names a user and a device for the first time."""
+    """Build the event, and a link where it first names the user of a device."""
     user, device = id_of(row, "user_id"), id_of(row, "device_id")
     when = time_of(row, "event_time", "client_event_time")
     columns = {

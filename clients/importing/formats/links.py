@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 def link_of(
     user: str | None, anonymous: str | None, when: datetime, index: SourceIndex
 ) -> list[dict[str, Any]]:
-    """Build the `$identify` that joins the two, at the first row that names them together."""
+    """Build the `$identify` that joins the two, at the first row that names a user of the device.
+
+    A device of several users is the first one's, as it would be had they sent it.
+    """
     if user is None or anonymous is None or user == anonymous:
         return []
-    if not index.is_new_pair(user, anonymous):
+    if not index.is_new_link(anonymous):
         return []
     return [
         {

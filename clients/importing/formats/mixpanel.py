@@ -53,7 +53,7 @@ def person_of(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def events_of(row: Mapping[str, Any], index: SourceIndex) -> list[dict[str, Any]]:
-    """Build the event, and a link where it names a user and a device for the first time."""
+    """Build the event, and a link where it first names the user of a device."""
     properties = object_of(row, "properties")
     when = time_of(properties, "time")
     content = (row.get("event"), properties.get("time"), properties.get("$insert_id"))

@@ -1,6 +1,6 @@
-"""What real clients send: a test for each kind of captured input that lost or moved an event somewhere, on the real stack,
-from the request to what is read. The first inputs of each kind come from public reports, the others are more of their
-kind. Imports and REST have their own suites.
+"""What real clients send: a test for each kind of captured input that lost or moved an event somewhere, on the real
+stack, from the request to what is read. The first inputs of each kind come from public reports, the others are more
+of their kind. Imports and REST have their own suites.
 """
 
 from __future__ import annotations

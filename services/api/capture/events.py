@@ -12,6 +12,11 @@ from msgspec.structs import replace
 
 from services.api.capture.event_times import event_time
 from services.api.capture.payload import TOKEN_PLACES
+from services.api.capture.property_operations import (
+    Operations,
+    within_limits,
+    without,
+)
 from services.api.capture.request_context import RequestContext
 from shared.domain.commands import (
     Capture,
@@ -32,7 +37,6 @@ from shared.domain.ids import (
 from shared.domain.legal_ids import is_legal
 from shared.domain.person.lifted import LIFTED
 from shared.inputs.ids import COOKIELESS, id_text, stored_id
-from shared.inputs.names import NAME_CHARS_MAX, PROPERTIES_MAX, NameBudget
 from shared.inputs.repairs import Repairs
 from shared.inputs.values import DEPTH_MAX, storable, text_without_nul
 
@@ -96,13 +100,16 @@ def commands_of(
         properties=msgspec.Raw(raw),
         person=person,
         historical=context.historical,
-        **(_operations(event, properties, name, repairs) if person else {}),
+        **(_operations(event, properties, name, context, repairs) if person else {}),
     )
     merge = (
         _merge(capture, sent_id, sent_properties, context, repairs)
         if person and name in _MERGES
         else []
     )
+    if capture.event == "$merge_dangerously" and not context.merge_dangerously:
+        repairs.add("merge_not_allowed", "event")
+        merge = []
     if repairs:
         made = tuple(f"{repair.kind} {repair.field}" for repair in repairs)
         capture = replace(capture, repairs=made)
@@ -182,13 +189,17 @@ def _operands(event: dict[str, Any]) -> list[str]:
 
 
 def _operations(
-    event: dict[str, Any], properties: PropertyMap, name: str, repairs: Repairs
-) -> dict[str, Any]:
+    event: dict[str, Any],
+    properties: PropertyMap,
+    name: str,
+    context: RequestContext,
+    repairs: Repairs,
+) -> Operations:
     """set, lifted, set_once and unset, those that there are; top level beats properties, explicit
     beats lifted."""
     if name == "$groupidentify":
         return {}
-    operations: dict[str, Any] = {}
+    operations: Operations = {}
     sets = _object(event, properties, "$set", repairs)
     once = _object(event, properties, "$set_once", repairs)
     if not LIFTED.keys().isdisjoint(properties):
@@ -208,33 +219,9 @@ def _operations(
         operations["set_once"] = once
     if "$unset" in event or "$unset" in properties:
         operations["unset"] = _unset(event, properties, repairs)
-    names = [name for operands in operations.values() for name in operands]
-    if names and (
-        len(names) > PROPERTIES_MAX
-        or "" in names
-        or len(max(names, key=len)) > NAME_CHARS_MAX
-    ):
-        return _limited(operations, repairs)
-    return operations
-
-
-def _limited(operations: dict[str, Any], repairs: Repairs) -> dict[str, Any]:
-    """The operations without the names that cannot be stored: `$set` has room first, what is
-    lifted last."""
-    budget, limited = NameBudget(), {}
-    for operation in ("set", "unset", "set_once", "lifted"):
-        operands = operations.get(operation)
-        if not operands:
-            continue
-        field = "properties" if operation == "lifted" else f"${operation}"
-        names = budget.select(operands, field, repairs)
-        if names:
-            limited[operation] = (
-                {name: operands[name] for name in names}
-                if isinstance(operands, dict)
-                else tuple(names)
-            )
-    return limited
+    if context.server_only:
+        operations = without(operations, context.server_only, repairs)
+    return within_limits(operations, repairs)
 
 
 def _unset(

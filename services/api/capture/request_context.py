@@ -23,6 +23,8 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     skew: int
     historical: bool
     mint: Callable[[], UUID]
+    merge_dangerously: bool = True
+    server_only: frozenset[str] = frozenset()
     unnamed: str | None = None
     lenient: bool = False
     contents: Counter[bytes] = msgspec.field(default_factory=Counter)

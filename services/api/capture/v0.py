@@ -223,6 +223,8 @@ def request_context_of(
         arrived_at=arrived_at,
         skew=skew_of(sent_at, arrived_at),
         historical=batch.historical,
+        merge_dangerously=project.merge_dangerously,
+        server_only=project.server_only,
         mint=context.mint,
         unnamed=unnamed,
         lenient=batch.lenient,

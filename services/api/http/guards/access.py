@@ -28,6 +28,11 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     zone: str = tables.UTC
     recordings: bool = False
     delete_everything: bool = False
+    merge_dangerously: bool = True
+    """Whether the public token may merge identified persons."""
+
+    server_only: frozenset[str] = frozenset()
+    """Properties that the public token may not change."""
 
 
 class PersonalKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +78,8 @@ class Access:
                 zone=row.zone or tables.UTC,
                 recordings=row.recordings,
                 delete_everything=row.delete_everything,
+                merge_dangerously=row.merge_dangerously,
+                server_only=frozenset(row.server_only),
             )
             for row in await tables.list_projects(self._store)
         ]

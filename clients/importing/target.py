@@ -20,7 +20,13 @@ LOOKUP_IDS_MAX = 200
 WARNINGS_MAX = 100
 """Warnings of one answer at most; with so many, others may be left out."""
 
-_REPAIRED = frozenset(REASONS.values())
+LOSSES = frozenset(
+    "id_missing merge_not_allowed name_left_out names_left_out not_a_list not_an_object"
+    " server_only".split()
+)
+"""Repairs that leave something out: of a file they are refusals in part."""
+
+_REPAIRED = frozenset(why for kind, why in REASONS.items() if kind not in LOSSES)
 _COUNTS = re.compile(r" \d+ stored, \d+ refused\.$")
 _BAD_EVENT = re.compile(r"batch\[\d+\]\.?")
 
@@ -144,7 +150,7 @@ class ImportTarget:
 def _refusals(
     batch: Sequence[RowEvent], warnings: Sequence[Mapping[str, Any]]
 ) -> list[Refusal]:
-    """The events that a stored batch left out; what it repaired is stored."""
+    """What a stored batch left out, events or parts of one; what it repaired is stored."""
     return [
         Refusal(
             row=batch[warning["index"]][0],

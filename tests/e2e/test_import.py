@@ -332,6 +332,23 @@ def test_every_documented_export_is_read_and_a_second_import_changes_nothing(
     assert [person for person in everybody() if person["distinct_ids"] != [name]] == before
 
 
+def test_what_a_projects_protection_leaves_out_is_refused_in_part(
+    projects: Projects, name: str, tmp_path: Path
+) -> None:
+    fresh, path = projects.fresh(), tmp_path / "p"
+    limits = ("--dangerous", "off", "--server-only", "vip")
+    assert fresh.call("projects", "protect", str(fresh.project), *limits).returncode == 0
+    probe = {"event": "e", "distinct_id": "probe", "$set": {"vip": 1}}
+    wait_for(lambda: "warnings" in fresh.capture(**probe).json, 60, "the protection to be known")
+    rows = [row(name, f"{name}-2", properties={"vip": True, "plan": "pro"})]
+    rows.append(row(f"{name}-3", properties={"plan": "pro"}))
+    said = brought(fresh, put(path, rows), "--token", fresh.token, "--to", fresh.url, code=1)
+    assert "1 rows refused, in whole or in part" in said
+    assert {(one["row"], one["attr"]) for one in errors(path)} == {(1, "$set"), (1, "event")}
+    came(fresh, name, distinct_ids=[name], properties={"plan": "pro"})
+    came(fresh, f"{name}-3", properties={"plan": "pro"})
+
+
 def test_refusals_are_all_told_however_many_an_answer_has_room_for(stack: Stack, name: str, tmp_path: Path) -> None:
     path = tmp_path / "p"
     event = {"distinct_id": name, "timestamp": BORN}

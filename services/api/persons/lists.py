@@ -88,8 +88,7 @@ CANNOT_COMPILE = 427
 
 
 async def page(call: RestCall) -> EndpointResult:
-    """List persons, newest first. Filters are combined with AND. CSV and NDJSON without
-    `limit` list all."""
+    """List persons, newest first, by all filters. CSV and NDJSON without `limit` list all."""
     query = call.request.query
     limit = call.parameter(LIMIT)
     skip = call.parameter(OFFSET)

@@ -86,9 +86,9 @@ UV ?= uv
 UV_PIN = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 UV_COMPILE = $(UV_PIN) --extra fast --group build
 requirements:
-	$(UV_COMPILE) --extra embedded pyproject.toml -o requirements/run.txt
+	$(UV_COMPILE) --extra embedded --extra parquet pyproject.toml -o requirements/run.txt
 	$(UV_COMPILE) --constraint requirements/run.txt pyproject.toml -o requirements/server.txt
-	$(UV_COMPILE) --constraint requirements/run.txt --extra embedded --group test --group check --group bench pyproject.toml -o requirements/dev.txt
+	$(UV_COMPILE) --constraint requirements/run.txt --extra embedded --extra parquet --group test --group check --group bench pyproject.toml -o requirements/dev.txt
 	$(UV_PIN) --group s3 -o requirements/s3.txt
 
 # The same for the Rust SDK (needs cargo).

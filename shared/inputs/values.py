@@ -27,9 +27,7 @@ class NumberText(str):
 def decode_lenient(text: str) -> Any:
     """JSON in which numbers may be beyond every float, or NaN: those become NumberText. Raises
     ValueError and RecursionError."""
-    return json.loads(
-        text, parse_float=_float, parse_int=_integer, parse_constant=NumberText
-    )
+    return LENIENT.decode(text)
 
 
 def storable(value: Any, field: str, repairs: Repairs, depth: int = 1) -> Any:
@@ -87,3 +85,9 @@ def _float(text: str) -> float | NumberText:
 def _integer(text: str) -> int | NumberText:
     """Python refuses to read integers of more than some thousand digits."""
     return int(text) if len(text) <= 400 else NumberText(text)
+
+
+LENIENT = json.JSONDecoder(
+    parse_float=_float, parse_int=_integer, parse_constant=NumberText
+)
+"""What `decode_lenient` decodes with, for a text that holds more than one value."""

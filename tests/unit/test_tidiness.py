@@ -28,7 +28,7 @@ FOLDERS = (*SOURCES, "bench", "tests")
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = {"clients": 50, "services": 50, "shared": 50, "bench": 70, "tests": 70}
 FOLDER_MODULES_MAX = 12
-TOKENS_MAX = 205_000
+TOKENS_MAX = 212_000
 """Tokens of Python in clients, services and shared, without comments and docstrings; docs/adr/030 says why."""
 
 LINE_TOKENS_MAX = 8.0

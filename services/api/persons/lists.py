@@ -88,7 +88,7 @@ CANNOT_COMPILE = 427
 
 
 async def page(call: RestCall) -> EndpointResult:
-    """List persons, newest first. Filters are combined with AND. CSV without `limit` lists all."""
+    """List persons, newest first, by all filters. CSV and NDJSON without `limit` list all."""
     query = call.request.query
     limit = call.parameter(LIMIT)
     skip = call.parameter(OFFSET)
@@ -109,7 +109,7 @@ async def page(call: RestCall) -> EndpointResult:
             _candidates(call, conditions, until, backwards=True), cursor, limit
         )
     walk = _walk(call, conditions, until)
-    is_unlimited = call.request.format == "csv" and not query.get("limit")
+    is_unlimited = call.request.format != "json" and not query.get("limit")
     head = {"count": await _count(call, conditions, until)} if total else {}
     batches = _rows(walk.batches(cursor, None if is_unlimited else limit + skip), skip)
     is_filtered_past = until is not None and bool(

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from services.api.http.guards.head import KEY_CHARS_MAX, KEY_PATTERN
+from services.api.http.negotiation import NDJSON
 from services.api.http.parameters import Parameter
 from services.api.http.rendering import JSON
 from services.api.http.routing import Route
@@ -202,9 +203,9 @@ def _responses(route: Route, schema_of: dict[type, Any]) -> dict[str, Any]:
     done: dict[str, Any] = {"description": "Done.", "headers": headers}
     if answers := [schema_of[kind] for kind in answers_of(route)]:
         schema = answers[0] if len(answers) == 1 else {"anyOf": answers}
-        done["content"] = {
-            JSON: {"schema": schema},
-            "text/csv": {"schema": {"type": "string"}},
+        texts = ("text/csv", NDJSON) if route.streams else ("text/csv",)
+        done["content"] = {JSON: {"schema": schema}} | {
+            name: {"schema": {"type": "string"}} for name in texts
         }
     if route.produces:
         done["content"] = {

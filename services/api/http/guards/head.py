@@ -34,7 +34,7 @@ def has_body(headers: Mapping[str, str]) -> bool:
 
 def judge_head(request: Request, route: Route) -> None:
     """Judge headers and parameters, and note the format. BadInput, 404 or 406 for a wrong one."""
-    request.format = format_of(request, route.produces)
+    request.format = format_of(request, route.produces, lines=route.streams)
     headers = request.headers
     key = headers.get("Idempotency-Key") if route.writes else None
     if key is not None and (

@@ -253,11 +253,12 @@ def test_where_a_delete_means_everything_who_keeps_the_person_gets_what_it_asks_
 def test_the_switch_is_listed_and_turned_off_again(stack: Stack) -> None:
     made = stack.call("projects", "create", "thorough", "--delete-everything")
     project, token = made.stdout.split()
-    assert f"{project}  {token}  recordings off  delete-everything on  zone UTC  thorough\n" in stack.call(
+    rest = "zone UTC  dangerous on  server-only -  thorough\n"
+    assert f"{project}  {token}  recordings off  delete-everything on  {rest}" in stack.call(
         "projects", "list"
     ).stdout  # fmt: skip
     assert stack.call("projects", "delete-everything", project, "off").returncode == 0
-    assert f"{project}  {token}  recordings off  delete-everything off  zone UTC  thorough\n" in stack.call(
+    assert f"{project}  {token}  recordings off  delete-everything off  {rest}" in stack.call(
         "projects", "list"
     ).stdout  # fmt: skip
     nobody = stack.call("projects", "delete-everything", "99999", "on")

@@ -11,8 +11,10 @@ LEFT_OUT := kafka or sdk or browser or fault or alone
 DEEP := tests/unit tests/properties tests/faults tests/integration/test_as_of.py tests/conformance/test_capture_fuzz.py \
 	tests/conformance/test_openapi.py
 BIN := .venv/bin
-# PostHog's SDKs for Node and browsers, where there is npm; without them their tests skip.
-SDKS := $(if $(shell command -v npm 2>/dev/null),tests/sdk/node_modules/.stamp)
+# PostHog's SDKs for Node and browsers, Go and Rust, where there is npm, go or cargo; without them their tests skip.
+SDKS := $(if $(shell command -v npm 2>/dev/null),tests/sdk/node_modules/.stamp) \
+	$(if $(shell command -v go 2>/dev/null),tests/sdk/go/dist/story) \
+	$(if $(shell command -v cargo 2>/dev/null),tests/sdk/rust/dist/story tests/sdk/rust/dist/story-v1)
 
 .PHONY: up test test-all soak check bench requirements
 
@@ -63,12 +65,33 @@ tests/sdk/node_modules/.stamp: tests/sdk/package-lock.json
 	cd tests/sdk && npm ci --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved --silent
 	@touch $@
 
+tests/sdk/go/dist/story: $(addprefix tests/sdk/go/,main.go go.mod go.sum)
+	cd tests/sdk/go && GOTOOLCHAIN=local go build -buildvcs=false -o dist/story .
+
+# pins.lock is Cargo.lock without the address of the registry, which no committed file names: cargo says it here anew.
+tests/sdk/rust/Cargo.lock: $(addprefix tests/sdk/rust/,Cargo.toml pins.lock)
+	cd tests/sdk/rust && rm -f Cargo.lock && cargo generate-lockfile --quiet && \
+		awk -v source="$$(grep -m 1 '^source' Cargo.lock)" '/^checksum/ { print source } { print }' pins.lock > Cargo.lock.new && \
+		mv Cargo.lock.new Cargo.lock
+
+tests/sdk/rust/dist/story: tests/sdk/rust/src/main.rs tests/sdk/rust/Cargo.lock
+	cd tests/sdk/rust && cargo build --locked --quiet --target-dir dist && cp dist/debug/story dist/story
+
+# Its capture v1 is a choice at compile time. After the other, whose crates it shares.
+tests/sdk/rust/dist/story-v1: tests/sdk/rust/dist/story
+	cd tests/sdk/rust && cargo build --locked --quiet --target-dir dist --features v1 && cp dist/debug/story dist/story-v1
+
 # Pin anew (needs uv): hashes, and no address of any index. What containers run is a subset of the same pins.
 UV ?= uv
 UV_PIN = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 UV_COMPILE = $(UV_PIN) --extra fast --group build
 requirements:
-	$(UV_COMPILE) --extra embedded pyproject.toml -o requirements/run.txt
+	$(UV_COMPILE) --extra embedded --extra parquet pyproject.toml -o requirements/run.txt
 	$(UV_COMPILE) --constraint requirements/run.txt pyproject.toml -o requirements/server.txt
-	$(UV_COMPILE) --constraint requirements/run.txt --extra embedded --group test --group check --group bench pyproject.toml -o requirements/dev.txt
+	$(UV_COMPILE) --constraint requirements/run.txt --extra embedded --extra parquet --group test --group check --group bench pyproject.toml -o requirements/dev.txt
 	$(UV_PIN) --group s3 -o requirements/s3.txt
+
+# The same for the Rust SDK (needs cargo).
+.PHONY: rust-pins
+rust-pins:
+	cd tests/sdk/rust && rm -f Cargo.lock && cargo generate-lockfile && grep -v '^source' Cargo.lock > pins.lock

@@ -18,8 +18,11 @@ from shared.runtime.settings import BOOTSTRAP, Settings, SettingsError, with_key
 
 if TYPE_CHECKING:
     from clients.importing.client import Client
-    from clients.importing.files import File
-    from clients.importing.pages import Pages
+    from clients.importing.index import SourceIndex
+    from clients.importing.parcels import Manner
+    from clients.importing.run import RowReader
+    from clients.importing.sources.files import File
+    from clients.importing.sources.pages import Pages
     from clients.importing.state import ImportLedger, ImportState
     from clients.importing.target import ImportTarget
 
@@ -44,7 +47,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "source",
         metavar="FILE|URL",
-        help="NDJSON, JSON or CSV, gzipped or not; or a REST list",
+        help="an export as NDJSON, JSON, CSV or Parquet; or a REST list",
     )
     parser.add_argument(
         "--to",
@@ -81,6 +84,13 @@ def _add_handling(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="TIME",
         help="time at which the values of persons were true",
+    )
+    parser.add_argument(
+        "--joined-rows-max",
+        type=int,
+        default=100,
+        metavar="N",
+        help="rows of a file that one id may join to one person (default: 100)",
     )
     parser.add_argument(
         "--errors",
@@ -123,12 +133,14 @@ async def _go(
     settings: Settings, options: argparse.Namespace, codes: list[int]
 ) -> None:
     from clients.importing.client import Client
+    from clients.importing.index import SourceIndex
     from clients.importing.state import ImportLedger
     from clients.importing.target import ImportTarget
 
     destination = _destination(settings, options)
     client = Client()
     source: Any = None
+    index = SourceIndex(options.joined_rows_max)
     began = time.monotonic()
     progress = ProgressBar(terminal=sys.stdout.isatty(), began=began)
     try:
@@ -143,46 +155,76 @@ async def _go(
             print("Imported before; --restart begins again.", file=sys.stderr)
         else:
             target = ImportTarget(client, *destination)
-            state = await _transfer(source, target, ledger, options, progress)
+            manner = _manner(options, by_rest=target.has_key)
+            reader = await _reader(source, index, ledger.state, manner, progress)
+            state = await _transfer(source, reader, target, ledger, progress)
     finally:
         progress.end()
+        index.close()
         await client.close()
         if source is not None:
             await source.close()
-    seconds = time.monotonic() - began
+    _report(state, errors, time.monotonic() - began)
+    codes.append(1 if state.refused else 0)
+
+
+def _report(state: ImportState, errors: Path, seconds: float) -> None:
+    """Print the outcome, with the rows by what they were."""
     print(f"{state.rows:,} rows, {state.events:,} events sent in {seconds:.1f} s")
+    for kind, count in sorted(state.kinds.items()):
+        print(f"  {kind}: {count:,}")
     if state.unmarked:
         text = "persons of one id come without is_identified: only a merge marks"
         print(f"{state.unmarked:,} {text}")
     if state.refused:
         print(f"{state.refused:,} rows refused, in whole or in part: {errors}")
-    codes.append(1 if state.refused else 0)
+
+
+async def _reader(
+    source: Any,
+    index: SourceIndex,
+    state: ImportState,
+    manner: Manner,
+    progress: ProgressBar,
+) -> RowReader:
+    """Read a file once for the index; return the reader of the rows that are to be imported."""
+    from clients.importing.run import RowReader
+    from clients.importing.sources.files import File
+
+    if state.rows:
+        print(f"going on behind row {state.rows:,}", file=sys.stderr)
+    if isinstance(source, File):
+        async for row in source.rows():
+            index.add(row.value, row.number)
+            progress.tell(row.done, source.total, "reading the file")
+        rows = source.rows()
+    else:
+        rows = source.rows(state.rows, state.page, state.index)
+    index.close_rows()
+    return RowReader(rows, manner, index, state.rows)
+
+
+def _manner(options: argparse.Namespace, *, by_rest: bool) -> Manner:
+    from clients.importing.parcels import Manner
+
+    return Manner(kind=options.format, at=_at(options.at), by_rest=by_rest)
 
 
 async def _transfer(
     source: Any,
+    reader: RowReader,
     target: ImportTarget,
     ledger: ImportLedger,
-    options: argparse.Namespace,
     progress: ProgressBar,
 ) -> ImportState:
     """Import the rows that have not been imported yet; return the state after them."""
-    from clients.importing.rows import Manner
     from clients.importing.run import run
-
-    state = ledger.state
-    if state.rows:
-        print(f"going on behind row {state.rows:,}", file=sys.stderr)
-    remote = _remote(options.source)
-    place = (state.rows, state.page, state.index) if remote else (state.rows,)
-    rows = source.rows(*place)
-    manner = Manner(kind=options.format, at=_at(options.at), by_rest=target.has_key)
 
     def report_progress(done: int, state: ImportState) -> None:
         text = f"{state.rows:,} rows, {state.refused:,} refused"
         progress.tell(done, source.total, text)
 
-    return await run(rows, target, ledger, manner, report_progress)
+    return await run(reader, target, ledger, report_progress)
 
 
 def _destination(settings: Settings, options: argparse.Namespace) -> Destination:
@@ -195,8 +237,8 @@ def _destination(settings: Settings, options: argparse.Namespace) -> Destination
 
 
 def _source(client: Client, options: argparse.Namespace) -> File | Pages:
-    from clients.importing.files import File
-    from clients.importing.pages import Pages
+    from clients.importing.sources.files import File
+    from clients.importing.sources.pages import Pages
 
     if not _remote(options.source):
         return File(Path(options.source))
@@ -230,7 +272,7 @@ def _state_path(settings: Settings, source: str) -> Path:
 
 
 def _at(text: str) -> datetime | None:
-    from clients.importing.rows import moment
+    from clients.importing.formats.fields import moment
 
     try:
         when = moment(text, "--at")

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from itertools import chain
 
 import msgspec
 
-from clients.importing.files import SourceRow
-from clients.importing.rows import Manner, parcel_of
+from clients.importing.index import SourceIndex
+from clients.importing.parcels import Manner, Parcel, parcel_of
+from clients.importing.sources.files import SourceRow
 from clients.importing.state import ImportLedger, ImportState
 from clients.importing.target import ImportTarget, Refusal, RowEvent, RowMerge
+from clients.importing.translate import translate
 from shared.domain.errors import BadInput
 
 LANES = 4
@@ -28,6 +32,9 @@ WINDOW_EVENTS_MAX, WINDOW_BYTES_MAX = 1_000, 4 * 1_048_576
 A batch has at most 20 MiB, and SDKs send some hundred events in one.
 """
 
+WINDOW_ROWS_MAX = 100_000
+"""Rows of a window, for those that are left out make no events."""
+
 
 class ImportWindow(msgspec.Struct):
     """Rows that are sent and settled together."""
@@ -35,24 +42,82 @@ class ImportWindow(msgspec.Struct):
     lanes: list[list[RowEvent]]
     merges: list[RowMerge]
     refusals: list[Refusal]
+    kinds: Counter[str] = msgspec.field(default_factory=Counter)
     unmarked: int = 0
     events: int = 0
     last: SourceRow | None = None
 
 
+class RowReader:
+    """Rows of a source as parcels; those before `skip` only tell the index what they say."""
+
+    def __init__(
+        self,
+        rows: AsyncIterator[SourceRow],
+        manner: Manner,
+        index: SourceIndex,
+        skip: int,
+    ) -> None:
+        self._rows = rows
+        self._manner = manner
+        self._index = index
+        self._skip = skip
+
+    async def window(self) -> ImportWindow:
+        """Read the next window; the one behind the last row has no `last`."""
+        window = ImportWindow([[] for _ in range(LANES)], [], [])
+        size = 0
+        while (
+            window.events < WINDOW_EVENTS_MAX
+            and len(window.refusals) < WINDOW_EVENTS_MAX
+            and window.kinds.total() < WINDOW_ROWS_MAX
+            and size < WINDOW_BYTES_MAX
+        ):
+            row = await anext(self._rows, None)
+            if row is None:
+                return window
+            if row.number > self._skip:
+                size += self._pack(row, window)
+                window.last = row
+            else:
+                with suppress(BadInput):
+                    translate(row.value, row.number, self._manner.kind, self._index)
+        return window
+
+    def _pack(self, row: SourceRow, window: ImportWindow) -> int:
+        """Put one row into the window; return the bytes of its events."""
+        kind = "refused"
+        parcels: list[Parcel] = []
+        try:
+            if isinstance(row.value, BadInput):
+                raise row.value
+            kind, rows = translate(
+                row.value, row.number, self._manner.kind, self._index
+            )
+            parcels = [
+                parcel_of(row_kind, value, self._manner) for row_kind, value in rows
+            ]
+        except BadInput as error:
+            kind = "refused"
+            window.refusals.append(
+                Refusal(row=row.number, reason=error.detail, attr=error.attr)
+            )
+        window.kinds[kind] += 1
+        return sum(_add(row.number, parcel, window) for parcel in parcels)
+
+
 async def run(
-    rows: AsyncIterator[SourceRow],
+    reader: RowReader,
     target: ImportTarget,
     ledger: ImportLedger,
-    manner: Manner,
     report_progress: Callable[[int, ImportState], None],
 ) -> ImportState:
     """Import all rows; `report_progress` gets the bytes of the file and the state so far."""
-    window = await _read(rows, manner)
+    window = await reader.window()
     while window.last is not None:
         # an error of the reading is raised once the outcome of the window is settled
         refusals, following = await asyncio.gather(
-            _deliver(window, target), _read(rows, manner), return_exceptions=True
+            _deliver(window, target), reader.window(), return_exceptions=True
         )
         if isinstance(refusals, BaseException):
             raise refusals
@@ -66,41 +131,15 @@ async def run(
     return ledger.state
 
 
-async def _read(rows: AsyncIterator[SourceRow], manner: Manner) -> ImportWindow:
-    window = ImportWindow([[] for _ in range(LANES)], [], [])
-    size = 0
-    while (
-        window.events < WINDOW_EVENTS_MAX
-        and len(window.refusals) < WINDOW_EVENTS_MAX
-        and size < WINDOW_BYTES_MAX
-    ):
-        row = await anext(rows, None)
-        if row is None:
-            return window
-        size += _pack(row, manner, window)
-        window.last = row
-    return window
-
-
-def _pack(row: SourceRow, manner: Manner, window: ImportWindow) -> int:
-    """Put one row into the window; return the bytes of its events."""
-    try:
-        if isinstance(row.value, BadInput):
-            raise row.value
-        parcel = parcel_of(row.value, manner)
-    except BadInput as error:
-        window.refusals.append(
-            Refusal(row=row.number, reason=error.detail, attr=error.attr)
-        )
-        return 0
+def _add(number: int, parcel: Parcel, window: ImportWindow) -> int:
+    """Add the events and merges of a row's parcel; return the bytes of its events."""
     lane = zlib.crc32(parcel.lane.encode(errors="replace")) % LANES
-    window.lanes[lane] += [(row.number, event) for event in parcel.events]
+    window.lanes[lane] += [(number, event) for event in parcel.events]
     window.merges += [
-        RowMerge(row.number, into, source, parcel.when)
-        for into, source in parcel.merges
+        RowMerge(number, into, source, parcel.when) for into, source in parcel.merges
     ]
     window.refusals += [
-        Refusal(row=row.number, reason=reason, attr="distinct_ids")
+        Refusal(row=number, reason=reason, attr="distinct_ids")
         for reason in parcel.refusals
     ]
     window.unmarked += parcel.unmarked
@@ -122,6 +161,7 @@ def _settle(
     state.rows, state.page, state.index = last.number, last.page, last.index
     state.events += window.events - len(refusals)
     state.unmarked += window.unmarked
+    state.kinds = dict(Counter(state.kinds) + window.kinds)
     ledger.settle(
         sorted([*window.refusals, *refusals], key=lambda refusal: refusal.row)
     )

@@ -26,6 +26,7 @@ class ImportState(msgspec.Struct, kw_only=True):
     refused: int = 0  # rows
     refused_bytes: int = 0  # length of the file of refusals that belongs to `rows`
     unmarked: int = 0
+    kinds: dict[str, int] = {}  # rows by what they were
     ended: bool = False
 
 

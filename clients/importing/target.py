@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -11,13 +11,24 @@ import msgspec
 
 from clients.importing.client import Client, HttpAnswer, usable
 from shared.domain.ids import Position, format_positions, parse_positions
+from shared.inputs.repairs import REASONS
 from shared.runtime.settings import SettingsError
 
 LOOKUP_IDS_MAX = 200
 """Persons looked up in one request: the API's own limit."""
 
+WARNINGS_MAX = 100
+"""Warnings of one answer at most; with so many, others may be left out."""
+
+LOSSES = frozenset(
+    "id_missing merge_not_allowed name_left_out names_left_out not_a_list not_an_object"
+    " server_only".split()
+)
+"""Repairs that leave something out: of a file they are refusals in part."""
+
+_REPAIRED = frozenset(why for kind, why in REASONS.items() if kind not in LOSSES)
 _COUNTS = re.compile(r" \d+ stored, \d+ refused\.$")
-_BAD_EVENT = re.compile(r"batch\[(\d+)\]")
+_BAD_EVENT = re.compile(r"batch\[\d+\]\.?")
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,27 +70,22 @@ class ImportTarget:
     async def send(self, events: Sequence[RowEvent]) -> list[Refusal]:
         """Append events of the past; on return all but the refused ones are durable.
 
-        The API stores the good events of a refused batch, but names the first bad one only. The
-        events behind it are sent again, the same by their uuids: in halves, as all may be bad.
+        An answer has room for a hundred warnings, and a refused request names its first bad event
+        only: what it may have left out is sent again in halves, the same events by their uuids.
         """
         refusals: list[Refusal] = []
         waiting = [events]
         while waiting:
             batch = waiting.pop()
             answer, outcome = await self._batch(batch)
-            if answer.status == 200:
-                continue
-            attr = str(outcome.get("attr") or "")
-            bad_event = _BAD_EVENT.match(attr)
-            if bad_event is not None or len(batch) == 1:
-                index = int(bad_event[1]) if bad_event is not None else 0
-                field = attr.partition("].")[2] or None
-                refusals.append(
-                    Refusal(row=batch[index][0], reason=_reason(answer), attr=field)
-                )
-                batch = batch[index + 1 :]
-            middle = len(batch) // 2
-            waiting += [half for half in (batch[middle:], batch[:middle]) if half]
+            warnings = outcome.get("warnings") or []
+            if answer.status == 200 and len(warnings) < WARNINGS_MAX:
+                refusals += _refusals(batch, warnings)
+            elif len(batch) == 1:
+                refusals += _refusals(batch, warnings) or [_refusal(batch, answer)]
+            else:
+                middle = len(batch) // 2
+                waiting += [batch[middle:], batch[:middle]]
         return refusals
 
     async def merge(self, merges: Sequence[RowMerge]) -> list[Refusal]:
@@ -139,6 +145,30 @@ class ImportTarget:
             Min_Position=format_positions(self._positions),
             Prefer="respond-async",
         )
+
+
+def _refusals(
+    batch: Sequence[RowEvent], warnings: Sequence[Mapping[str, Any]]
+) -> list[Refusal]:
+    """What a stored batch left out, events or parts of one; what it repaired is stored."""
+    return [
+        Refusal(
+            row=batch[warning["index"]][0],
+            reason=warning["why"],
+            attr=warning["field"] or None,
+        )
+        for warning in warnings
+        if warning["why"] not in _REPAIRED
+    ]
+
+
+def _refusal(batch: Sequence[RowEvent], answer: HttpAnswer) -> Refusal:
+    """Why the one event of a request was refused."""
+    ((row, _),) = batch
+    error = answer.json()
+    attr = str((error or {}).get("attr") or "")
+    field = _BAD_EVENT.sub("", attr, count=1) or None
+    return Refusal(row=row, reason=_reason(answer), attr=field)
 
 
 def _reason(answer: HttpAnswer) -> str:

@@ -15,7 +15,7 @@ from services.api.capture import recordings, sdk_endpoints, v0, v1
 from services.api.context import Bounds, Context
 from services.api.deletions import bulk, cancels, purge
 from services.api.deletions import endpoints as deletions
-from services.api.history import activity, export
+from services.api.history import activity, export, ingestion_warnings
 from services.api.history import properties_timeline as timeline
 from services.api.history import property_history as history
 from services.api.http.documents import openapi
@@ -62,6 +62,7 @@ _NOUNS = (
     activity,
     timeline,
     history,
+    ingestion_warnings,
     sessions,
     bulk,
     deletions,

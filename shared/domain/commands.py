@@ -56,7 +56,7 @@ class Capture(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="capt
 
     `lifted` are properties copied from the event by rule: equal values are no effect. `person` is
     False for an event without person processing. `historical` events carry their own time into the
-    stamp.
+    stamp. `repairs` say what had to be changed of the event as it was sent: kind, a blank, field.
     """
 
     fragment: UUID
@@ -71,6 +71,7 @@ class Capture(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="capt
     unset: tuple[str, ...] = ()
     person: bool = True
     historical: bool = False
+    repairs: tuple[str, ...] = ()
 
 
 class Write(Envelope, frozen=True, kw_only=True, omit_defaults=True, tag="write"):
@@ -335,6 +336,14 @@ def route(command: Command, partitions: dict[str, int]) -> tuple[str, int, bytes
         )
     topic = IDENTITY if isinstance(command, IdentityCommand) else DELETIONS
     return topic, command.project % partitions[topic], str(command.project).encode()
+
+
+def first_known_at(command: Capture | Write, since: int) -> int:
+    """The time from which a command shows its fragment to exist: of an event its own, where that is
+    before it came; of a write `since`, the time of an import, or 0."""
+    if isinstance(command, Write):
+        return since
+    return min(since or command.at, max(command.timestamp, 1))
 
 
 def imported_at(command: Capture | Write) -> int:

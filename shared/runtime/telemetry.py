@@ -28,6 +28,11 @@ HTTP_SECONDS = Histogram(
 CAPTURED = Counter(
     "personlog_captured_events", "Captured events by outcome at the API.", ["outcome"]
 )
+REPAIRED = Counter(
+    "personlog_repaired_events",
+    "Captured events that were repaired, by kind of repair.",
+    ["kind"],
+)
 RECORDED = Counter(
     "personlog_recorded_blocks",
     "Blocks of recordings by outcome at the API.",

@@ -35,7 +35,10 @@ them. Of thousands of rows read together so much is held at most of each."""
 
 ROW_BYTES_ANY = 2**63 - 1
 
-DISPLAY_NAMES = ("email", "name", "username")
+EMAIL_NAMES = ("email", "Email", "$email")
+"""Properties that an address is kept under."""
+
+DISPLAY_NAMES = (*EMAIL_NAMES, "name", "username")
 """A person's name is the first of these properties that is truthy."""
 
 

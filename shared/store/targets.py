@@ -61,6 +61,7 @@ TARGETS = (
             "timestamp",
             "received_at",
             "uuid",
+            "repairs",
         ),
     ),
     Target(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gzip
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import orjson
 import posthog
 import pytest
 
+from shared.inputs.ids import stored_id
 from tests.support.processes import Stack, wait_for
 
 V1 = "/i/v1/analytics/events"
+UUID_OF_DROP = "6a86395a-0000-4000-8000-000000000009"
 TIME = "2026-11-23T09:38:20+00:00"
 
 
@@ -104,8 +107,11 @@ def test_the_sdk_is_told_of_a_drop_and_of_nothing_else(stack: Stack) -> None:
         stack.token, host=stack.url, capture_mode="v1", on_error=lambda error, _: failures.append(error)
     )
     client.capture("kept", distinct_id="told")
-    client.capture("dropped", distinct_id="x" * 300, uuid="6a86395a-0000-4000-8000-000000000009")
+    client.capture("cut", distinct_id="x" * 300)
+    without_person = {"$process_person_profile": False, "$anon_distinct_id": "x"}
+    client.capture("$identify", distinct_id="told", properties=without_person, uuid=UUID_OF_DROP)
     client.shutdown()
     (failure,) = failures
-    assert failure.drops == [("6a86395a-0000-4000-8000-000000000009", "distinct_id_too_large")]
-    wait_for(lambda: stack.persons("/?distinct_id=told").json["results"], 60, "the event that was kept")
+    assert failure.drops == [(UUID_OF_DROP, "person_processing_disabled")]
+    for kept in ("told", stored_id("x" * 300)):
+        wait_for(lambda: stack.persons(f"/?distinct_id={quote(kept)}").json["results"], 60, "what was kept")  # noqa: B023

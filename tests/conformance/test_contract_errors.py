@@ -188,7 +188,7 @@ def test_an_unknown_path_is_404(scene: Scene, path: str) -> None:
         ("POST", "/batch_by_distinct_ids/", {"distinct_ids": "x"}, "invalid_input", "distinct_ids"),
         ("POST", "/batch_by_uuids/", {}, "required", "uuids"),
         ("POST", "/batch_by_uuids/", {"uuids": ["x"]}, "invalid_input", "uuids"),
-        ("POST", "/bulk_delete/", {"ids": [], "delete_events": "false"}, "invalid_input", "delete_events"),
+        ("POST", "/bulk_delete/", {"ids": [1], "delete_events": "false"}, "invalid_input", "delete_events"),
         ("POST", "/reset_person_distinct_id/", {}, "required", "distinct_id"),
         ("GET", "/?include_total=yes", None, "invalid_input", "include_total"),
         ("GET", "/deletion_status/?status=done", None, "invalid_choice", "status"),

@@ -339,13 +339,13 @@ def test_a_list_row_adds_three_fields_and_has_the_integer_id(stack: Stack, name:
     ("properties", "shown"),
     [
         ({"email": "a@b.c", "name": "Ada", "username": "ada"}, "a@b.c"),
-        ({"name": "Ada", "username": "ada"}, "Ada"),
-        ({"username": "ada"}, "ada"),
-        ({"email": "", "name": None, "username": "ada"}, "ada"),
-        ({"plan": "pro"}, None),
+        ({"Email": "a@b.c", "name": "Ada"}, "a@b.c"), ({"$email": "a@b.c", "name": "Ada"}, "a@b.c"),
+        ({"email": "", "Email": "A@b.c", "$email": "a@b.c"}, "A@b.c"),
+        ({"name": "Ada", "username": "ada"}, "Ada"), ({"username": "ada"}, "ada"),
+        ({"email": "", "name": None, "username": "ada"}, "ada"), ({"plan": "pro"}, None),
     ],
-    ids=["email", "name", "username", "falsy ones are skipped", "the distinct id"],
-)
+    ids=str,
+)  # fmt: skip
 def test_the_name_is_the_first_truthy_display_property(
     stack: Stack, name: str, properties: dict[str, Any], shown: str | None
 ) -> None:

@@ -315,6 +315,40 @@ def test_a_merge_by_events_and_a_refused_one_make_items_on_both_persons(stack: S
     assert "already_identified" in str(activity(stack, name)["results"][0]["detail"])
 
 
+def moved(stack: Stack, name: str, kind: str) -> dict[str, Any]:
+    (item,) = [one for one in activity(stack, name)["results"] if one["activity"] == kind][:1]
+    return dict(item["detail"]["changes"][0]["after"])
+
+
+@pytest.mark.parametrize("odd", ["", " a/b", "%2F", "ünï 🦊"])
+def test_an_item_of_a_merge_and_of_a_split_names_the_distinct_ids(stack: Stack, name: str, odd: str) -> None:
+    other, third = f"{name}{odd}-other", f"{name}{odd}-third"
+    for one in (name, other, third):
+        sent(stack, one, **{"$set": {"a": 1}})
+    for one in (other, third):
+        assert stack.persons(f"/{stack.uuid(name)}/merge/", "POST", {"distinct_id": one}).status == 200
+    assert sorted(moved(stack, name, "merged")["distinct_ids"]) == sorted([name, other, third])
+    split = {"distinct_ids_to_split": [other, third]}
+    assert stack.persons(f"/{stack.uuid(name)}/split/", "POST", split).status == 200
+    after = moved(stack, name, "split_person")
+    assert (after["distinct_ids"], sorted(after["split_off"])) == ([name], sorted([other, third]))
+
+
+@pytest.mark.parametrize("reborn", [False, True])
+def test_an_item_of_a_split_never_names_who_was_deleted_since(stack: Stack, name: str, reborn: bool) -> None:
+    gone = f"{name}-gone"
+    for one in (name, gone):
+        sent(stack, one, **{"$set": {"a": 1}})
+    stack.persons(f"/{stack.uuid(name)}/merge/", "POST", {"distinct_id": gone})
+    stack.persons(f"/{stack.uuid(name)}/split/", "POST", {"distinct_ids_to_split": [gone]})
+    assert moved(stack, name, "split_person")["split_off"] == [gone]
+    assert stack.persons(f"/{stack.uuid(gone)}/", "DELETE").status == 204
+    if reborn:
+        sent(stack, gone, **{"$set": {"life": 2}})
+    assert moved(stack, name, "split_person")["split_off"] == []
+    assert moved(stack, name, "merged")["distinct_ids"] == [name]
+
+
 def test_captured_events_make_no_items(stack: Stack, name: str) -> None:
     sent(stack, name, **{"$set": {"a": 1}, "$unset": ["b"], "$set_once": {"c": 1}})
     assert activity(stack, name) == {"results": [], "next": None, "previous": None, "total_count": 0}

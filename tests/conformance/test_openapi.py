@@ -68,6 +68,8 @@ def test_the_document_has_every_route_of_the_router_and_no_other(spec: dict[str,
         path = re.sub(
             r"^/api/(projects/\{project_id\}/persons|person(?=/))", "/api/environments/{project_id}/persons", path
         )
+        if path.startswith("/api/environments/{project_id}/") and "/persons" not in path:  # documented once
+            path = path.replace("environments", "projects", 1)
         path += "/" if path in PATHS else ""  # capture's have one resource with the slash and one without
         served |= {(method, path) for method in resource.routes if method != "HEAD"}
     assert {(method, path) for method, path, _ in operations(spec)} == served

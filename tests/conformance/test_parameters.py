@@ -18,7 +18,7 @@ from services.api.http.parameters import Choice, Flag, Integer, Parameter, Text,
 from services.api.http.property_limits import DEPTH_MAX, NAME_CHARS_MAX, PROPERTIES_MAX
 from services.api.http.routing import BODY_BYTES_MAX, Route
 from services.api.writes import schemas as bodies
-from shared.domain.ids import DISTINCT_ID_CHARS_MAX
+from shared.inputs.ids import SENT_ID_CHARS_MAX
 from shared.runtime.process.lifecycle import REQUEST_LINE_BYTES_MAX
 from tests.conformance.test_access import BODIES
 from tests.support.asking import sent
@@ -32,7 +32,7 @@ SENSIBLE = {"GET /properties_at_time": {"distinct_id": "ada", "timestamp": "2026
 MAKES_SENSE_WITH = {"cursor /{id}/properties_timeline": {"source": "changes"}}
 GARBAGE = {
     "cursor": "zzz", "step": "zzz", "moment": "soon", "day": "soon", "series": "[", "filters": "[",
-    "person-id": "a@b.c",
+    "breakdown": "[", "person-id": "a@b.c",
 }  # fmt: skip
 """Texts that are none of their format."""
 
@@ -111,7 +111,7 @@ def test_a_parameter_is_judged_by_what_it_declares(stack: Stack, case: Case) -> 
         assert (answer.status, answer.json["code"], answer.json["attr"]) == (400, code, parameter.name), answer.body
 
 
-LONG = "x" * (DISTINCT_ID_CHARS_MAX + 1)
+LONG = "x" * (SENT_ID_CHARS_MAX + 1)
 KNOWN_ROUTES = {f"{route.method} {route.path}": route for route in ROUTES}
 MISSING, REQUIRED = "This field is required.", "required"
 FIELDS: list[tuple[str, Any, str, str]] = [
@@ -174,7 +174,7 @@ RIGHT_BODIES: list[tuple[str, Any]] = [
     ("POST /{id}/update_property", {"value": None, "key": "x" * NAME_CHARS_MAX}),
     ("POST /{id}/delete_property", {"$unset": [f"n{number}" for number in range(PROPERTIES_MAX)]}),
     ("POST /batch_by_distinct_ids", {"distinct_ids": [f"a{number}" for number in range(bodies.BATCH_MAX)]}),
-    ("POST /batch_by_distinct_ids", {"distinct_ids": ["x" * DISTINCT_ID_CHARS_MAX]}),
+    ("POST /batch_by_distinct_ids", {"distinct_ids": ["x" * SENT_ID_CHARS_MAX]}),
     ("POST /batch_by_distinct_ids", {"distinct_ids": []}),
     ("POST /batch_by_uuids", {"uuids": [NOBODY] * bodies.BATCH_MAX}),
     ("POST /bulk_delete", {"distinct_ids": [f"a{number}" for number in range(deletion_bodies.BULK_MAX)]}),
@@ -223,8 +223,8 @@ def test_the_depth_of_properties_which_count_as_one(stack: Stack, depth: int, st
 @pytest.mark.parametrize(("over", "status"), [(0, 200), (200, 400)])
 def test_the_length_of_a_request_line(stack: Stack, over: int, status: int) -> None:
     """The HTTP library's own limit, and its own answer beyond: the one error that has another shape."""
-    length = REQUEST_LINE_BYTES_MAX + over - len(f"/api/projects/{stack.project}/persons/?limit=1&x=")
-    assert stack.persons(f"/?limit=1&x={'y' * length}").status == status
+    length = REQUEST_LINE_BYTES_MAX + over - len(f"/api/projects/{stack.project}/persons/?limit=1&token=")
+    assert stack.persons(f"/?limit=1&token={'y' * length}").status == status
 
 
 @pytest.mark.parametrize("key", ["k" * 255, "k" * 256, "", "ключ", "a b"])

@@ -26,7 +26,7 @@ def test_persons_are_deleted_by_uuid_and_integer_id_and_strangers_are_named(stac
     body = answer.json
     assert len(body["deletion_requests"]) == 2
     assert body | {"deletion_requests": None} == {
-        "persons_found": 2, "persons_deleted": 2, "persons_queued_for_deletion": 2, "deletion_errors": [],
+        "persons_found": 2, "persons_deleted": 2, "persons_queued_for_deletion": 0, "deletion_errors": [],
         "events_queued_for_deletion": False, "recordings_queued_for_deletion": False,
         "stays": ["events", "recordings"], "unmatched": [stranger, 123_456_789],
         "deletion_request": body["deletion_requests"][0], "deletion_requests": None,
@@ -43,6 +43,21 @@ def test_two_ids_of_one_person_delete_it_once(stack: Stack, name: str) -> None:
     answer = stack.persons("/bulk_delete/", "POST", {"distinct_ids": [name, f"{name}-device", "nobody"]})
     assert (answer.json["persons_found"], answer.json["unmatched"]) == (1, ["nobody"])
     assert len(answer.json["deletion_requests"]) == 1
+
+
+def test_each_person_counts_once_as_deleted_or_as_queued(stack: Stack, name: str) -> None:
+    """However many of its ids are named, and whether reads have seen it yet or not."""
+    made(stack, *(f"{name}-{number}" for number in range(4)))
+    for number in (1, 2):
+        stack.persons(f"/{stack.uuid(f'{name}-0')}/merge/", "POST", {"distinct_id": f"{name}-{number}"})
+    body = stack.persons(
+        "/bulk_delete/", "POST", {"distinct_ids": [f"{name}-{number}" for number in (0, 1, 2, 1, 3)]}
+    ).json
+    assert (body["persons_found"], body["persons_deleted"], body["persons_queued_for_deletion"]) == (2, 2, 0)
+    made(stack, f"{name}-late")
+    uuid = stack.uuid(f"{name}-late")
+    body = stack.persons("/bulk_delete/", "POST", {"ids": [uuid, uuid]}, Prefer="respond-async").json
+    assert (body["persons_found"], body["persons_deleted"], body["persons_queued_for_deletion"]) == (1, 0, 1)
 
 
 def test_a_person_may_be_kept_while_its_events_go(stack: Stack, name: str) -> None:
@@ -76,7 +91,7 @@ def test_a_repeat_with_its_key_tells_the_first_outcome_and_spares_the_new_life(
 
 
 def test_nothing_matched_is_no_error(stack: Stack) -> None:
-    for body in ({"ids": []}, {"distinct_ids": []}, {"ids": [str(uuid4())]}):
+    for body in ({"distinct_ids": ["nobody-ever"]}, {"ids": [123_456_789]}, {"ids": [str(uuid4())]}):
         answer = stack.persons("/bulk_delete/", "POST", body)
         assert (answer.status, answer.json["persons_found"], answer.json["deletion_request"]) == (202, 0, None)
         assert answer.headers["Position"]  # what it has looked at
@@ -87,6 +102,9 @@ def test_nothing_matched_is_no_error(stack: Stack) -> None:
     [
         ({}, "ids"),
         ({"ids": [], "distinct_ids": []}, "ids"),
+        ({"ids": []}, "ids"),
+        ({"distinct_ids": []}, "distinct_ids"),
+        ({"ids": [], "delete_events": True}, "ids"),
         ({"ids": "x"}, "ids"),
         ({"ids": [True]}, "ids"),
         ({"ids": [1.5]}, "ids"),
@@ -95,9 +113,9 @@ def test_nothing_matched_is_no_error(stack: Stack) -> None:
         ({"ids": [str(uuid4())] * 1_001}, "ids"),
         ({"distinct_ids": [1]}, "distinct_ids"),
         ({"distinct_ids": ["x"] * 1_001}, "distinct_ids"),
-        ({"ids": [], "delete_events": "false"}, "delete_events"),
-        ({"ids": [], "delete_recordings": 1}, "delete_recordings"),
-        ({"ids": [], "keep_person": None}, "keep_person"),
+        ({"ids": [1], "delete_events": "false"}, "delete_events"),
+        ({"ids": [1], "delete_recordings": 1}, "delete_recordings"),
+        ({"ids": [1], "keep_person": None}, "keep_person"),
     ],
 )
 def test_what_is_asked_wrongly_deletes_nobody(stack: Stack, name: str, body: dict[str, Any], attr: str) -> None:

@@ -68,6 +68,7 @@ READS: dict[tuple[str, str], list[tuple[str, Any]] | str] = {
     ("GET", "/{id}/properties/{key}/history"): [
         ("/{uuid}/properties/diagnosis/history/", None), ("/{uuid}/properties/{mark}name/history/", None),
     ],
+    ("GET", "/ingestion_warnings"): [("/../ingestion_warnings/", None)],
     ("GET", "/{id}/recordings"): [("/{uuid}/recordings/", None)],
     ("GET", "/{id}/recordings/{session}"): [("/{uuid}/recordings/{session}/", None)],
 }  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 
+from shared.inputs.ids import stored_id
 from tests.support.asking import sent, shown
 from tests.support.lists import Listing, listing
 from tests.support.processes import Stack, wait_for
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.alone
 
 BORN, SEEN = "2023-01-01T00:30:00Z", "2023-05-05T05:00:00Z"
 KILLED_ROWS = 6_000
+GOLDEN = Path(__file__).parents[1] / "golden" / "imports"
 
 
 def row(*ids: str, **fields: Any) -> dict[str, Any]:
@@ -158,9 +160,11 @@ def test_bad_rows_are_told_one_by_one_and_cost_nobody_else(stack: Stack, name: s
     with path.open("a") as file:
         file.write(f'{{"a":\n{{"distinct_ids":["a"],"properties":{{"n":{10**30}}},"created_at":"{BORN}"}}\n')
     said = brought(stack, str(path), code=1)
-    assert "11 rows refused" in said and f"{path}.personlog-errors" in said
-    assert [one["row"] for one in errors(path)] == [2, 3, 4, 5, 6, 9, 10, 11, 12, 14, 15]
-    assert {one["row"]: one["attr"] for one in errors(path)}[12] == "uuid"
+    assert "8 rows refused" in said and f"{path}.personlog-errors" in said
+    assert "\n  events: 3\n" in said and "\n  refused: 4\n" in said
+    assert [one["row"] for one in errors(path)] == [2, 3, 4, 6, 9, 10, 11, 14]
+    assert {one["row"]: one["attr"] for one in errors(path)}[11] == "distinct_id"
+    came(stack, stored_id("x" * 201))
     for number in (1, 3, 4, 5, 6):
         came(stack, f"{name}-{number}")
     assert "Imported before" in brought(stack, str(path), code=1)
@@ -218,7 +222,7 @@ def test_from_one_stack_into_another_persons_are_equal(
     assert source.project == stack.project == other.project
     _history(source)
     everybody = source.persons("/?limit=1000").json["results"]
-    sheet = source.persons("/?format=csv").body
+    exports = {form: source.persons(f"/?format={form}").body for form in ("csv", "ndjson")}
     url = f"{source.url}/api/projects/{source.project}/persons/?limit=2"
     brought(stack, url, "--key", source.key, "--state", str(tmp_path / "s"))
     denied = brought(stack, url, "--key", "phx_wrong", code=2)
@@ -227,13 +231,19 @@ def test_from_one_stack_into_another_persons_are_equal(
     assert len(everybody) == 6
     for person in everybody:
         came(stack, person["distinct_ids"][0], **{key: person[key] for key in same})
-    (tmp_path / "persons.csv").write_bytes(sheet)
+    (tmp_path / "persons.csv").write_bytes(exports["csv"])
     brought(other, str(tmp_path / "persons.csv"))
     for person in everybody:
-        if not any(isinstance(value, dict | list) for value in person["properties"].values()):
-            flat = {key: value for key, value in person["properties"].items() if value is not None}
-            came(other, person["distinct_ids"][0], **{key: person[key] for key in same} | {"properties": flat})
-    assert len(list(csv.reader(io.StringIO(sheet.decode())))) == 7
+        came(other, person["distinct_ids"][0], **{key: person[key] for key in same})
+    assert len(list(csv.reader(io.StringIO(exports["csv"].decode())))) == 7
+    archives = [source.persons(f"/{person['uuid']}/export/").body for person in everybody]
+    for fresh, files in ((projects.fresh(), [exports["ndjson"]]), (projects.fresh(), archives)):
+        for number, content in enumerate(files):
+            path = tmp_path / f"{fresh.project}-{number}"
+            path.write_bytes(content)
+            brought(fresh, str(path), "--token", fresh.token, "--to", fresh.url, "--to-key", fresh.key)
+        for person in everybody:
+            came(fresh, person["distinct_ids"][0], **{key: person[key] for key in same if key != "uuid"})
 
 
 def _history(source: Stack) -> None:
@@ -248,7 +258,8 @@ def _history(source: Stack) -> None:
     sent(source, "four", **{"$set": {"deep": {"a": [1, {"b": None}]}, "text": "ü,\"\n'x"}})
     old = {"event": "e", "distinct_id": "five", "timestamp": BORN, "properties": {"$set": {"p": "then"}}}
     source.ask("POST", "/batch/", {"api_key": source.token, "historical_migration": True, "batch": [old]}, key=None)
-    sent(source, "six")
+    odd = {"a.b": 1, "a": {"b": 2}, "text": "5", "yes": "true", "big": 1e22, "none": [], "blank": "", "quoted": "'=x"}
+    sent(source, "six", **{"$set": odd})
     assert source.persons(f"/{source.uuid('six')}/", "PATCH", {"properties": {"set": "by hand"}}).status == 200
 
 
@@ -272,9 +283,90 @@ def test_posthogs_pages_come_whole_though_it_asks_to_wait(stack: Stack, name: st
     assert "phx_theirs" not in (tmp_path / "s").read_text()
 
 
+BATCH = {"ada": ({"ada", "0187-device-ada"}, {"plan": "pro", "seats": 5}), "bob": ({"bob"}, {"code": "007"})}
+EVENTS = {"ada": ({"ada", "0187-device-ada"}, {"plan": "pro", "email": "ada@example.com", "$initial_os": "Mac OS X"})}
+SAMPLES: dict[str, dict[str, tuple[set[str], dict[str, Any]]]] = {
+    **{f"posthog-persons-batch.{form}": BATCH for form in ("csv", "ndjson", "parquet")},
+    **{f"posthog-events-batch.{form}": EVENTS for form in ("csv", "ndjson", "parquet")},
+    "posthog-persons-page.json": BATCH,
+    "posthog-persons-screen.csv": {
+        "ada": ({"ada", "0187-device-ada"}, {"seats": 5, "email_opt_in": True}),
+        "bob": ({"bob"}, {"code": "007"}), "cy": ({"cy"}, {"code": "1.10", "email_opt_in": False}),
+    },
+    "mixpanel-engage.json": {"ada": ({"ada"}, {"plan": "pro"}), "4": ({"4"}, {"plan": "free"})},
+    "mixpanel-events.ndjson": {"ada": ({"ada", "$device:d-1", "ada-old"}, {})},
+    "amplitude-events.ndjson": {"ada": ({"ada", "dev-1"}, {"plan": "pro"})},
+    "segment-calls.ndjson": {"ada": ({"ada", "anon-1", "anon-2", "ada-old"}, {"plan": "pro"})},
+}
+"""Of each sample who comes out of it: all ids, and some of the properties."""
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_every_documented_export_is_read_and_a_second_import_changes_nothing(
+    projects: Projects, tmp_path: Path, sample: str
+) -> None:
+    fresh, path = projects.fresh(), tmp_path / sample
+    path.write_bytes((GOLDEN / sample).read_bytes())
+    target = ("--token", fresh.token, "--to", fresh.url, "--to-key", fresh.key)
+    code = 1 if "screen" in sample else 0  # it has ten ids of a person at most, and says so
+
+    def everybody() -> list[dict[str, Any]]:
+        return list(fresh.persons("/").json["results"])
+
+    def as_expected() -> list[dict[str, Any]] | None:
+        persons = everybody()
+        by_ids = {frozenset(person["distinct_ids"]): person["properties"] for person in persons}
+        expected = {frozenset(ids): properties for ids, properties in SAMPLES[sample].values()}
+        equal = by_ids.keys() == expected.keys()
+        return persons if equal and all(by_ids[ids].items() >= some.items() for ids, some in expected.items()) else None
+
+    said = brought(fresh, str(path), *target, code=code)
+    try:
+        before = wait_for(as_expected, 60, "everybody")
+    except AssertionError:
+        raise AssertionError(f"{everybody()}\n{said}") from None
+    said = brought(fresh, str(path), *target, "--restart", code=code)
+    name = f"{sample}-after"
+    brought(fresh, put(tmp_path / "after", [row(name)]), *target)
+    came(fresh, name)
+    assert [person for person in everybody() if person["distinct_ids"] != [name]] == before
+
+
+def test_what_a_projects_protection_leaves_out_is_refused_in_part(
+    projects: Projects, name: str, tmp_path: Path
+) -> None:
+    fresh, path = projects.fresh(), tmp_path / "p"
+    limits = ("--dangerous", "off", "--server-only", "vip")
+    assert fresh.call("projects", "protect", str(fresh.project), *limits).returncode == 0
+    probe = {"event": "e", "distinct_id": "probe", "$set": {"vip": 1}}
+    wait_for(lambda: "warnings" in fresh.capture(**probe).json, 60, "the protection to be known")
+    rows = [row(name, f"{name}-2", properties={"vip": True, "plan": "pro"})]
+    rows.append(row(f"{name}-3", properties={"plan": "pro"}))
+    said = brought(fresh, put(path, rows), "--token", fresh.token, "--to", fresh.url, code=1)
+    assert "1 rows refused, in whole or in part" in said
+    assert {(one["row"], one["attr"]) for one in errors(path)} == {(1, "$set"), (1, "event")}
+    came(fresh, name, distinct_ids=[name], properties={"plan": "pro"})
+    came(fresh, f"{name}-3", properties={"plan": "pro"})
+
+
+def test_refusals_are_all_told_however_many_an_answer_has_room_for(stack: Stack, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    event = {"distinct_id": name, "timestamp": BORN}
+    good = [event | {"event": "e", "properties": {"n": number}} for number in range(200)]
+    bad = [event | {"event": " ", "properties": {"n": number}} for number in range(350)]
+    said = brought(stack, put(path, [*bad[:300], *good, *bad[300:]]), code=1)
+    assert "550 rows, 200 events sent" in said and "350 rows refused" in said
+    assert [one["row"] for one in errors(path)] == [*range(1, 301), *range(501, 551)]
+    count = f"SELECT count() FROM captured_events FINAL WHERE fragment = '{stack.uuid(name)}'"
+    assert wait_for(lambda: stack.query(count) == "200", 60, "the good ones, once")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["DOUBLE"],
+        ["OPEN"],
+        ["JOINED"],
         ["/no/such/file"],
         ["FILE", "--token", "phc_of_nobody"],
         ["FILE", "--at", "soon"],
@@ -287,7 +379,11 @@ def test_posthogs_pages_come_whole_though_it_asks_to_wait(stack: Stack, name: st
 def test_bad_usage_ends_with_2_and_one_line(stack: Stack, tmp_path: Path, arguments: list[str]) -> None:
     put(tmp_path / "p", [row("a")])
     (tmp_path / "page.html").write_text("<!doctype html>\n<html></html>")
-    files = {"FILE": str(tmp_path / "p"), "PAGE": str(tmp_path / "page.html")}
+    (tmp_path / "double.csv").write_text("distinct_id,distinct_id\na,b\n")
+    (tmp_path / "open.csv").write_text('distinct_id,"name\na,b\n')
+    put(tmp_path / "joined", [row(f"u{number}", "same") for number in range(101)])
+    files = {"FILE": str(tmp_path / "p"), "PAGE": str(tmp_path / "page.html"), "JOINED": str(tmp_path / "joined")}
+    files |= {"DOUBLE": str(tmp_path / "double.csv"), "OPEN": str(tmp_path / "open.csv")}
     done = stack.call("import", *(files.get(one, one) for one in arguments))
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.startswith("personlog: ") and done.stderr.count("\n") == 1

@@ -62,6 +62,9 @@ def _as_then(status: int, body: Any) -> list[Any]:
     """An answer without the fields that it did not have then."""
     requests = body.get("results", []) if isinstance(body, dict) and status == 200 else []
     for one in requests if isinstance(requests, list) else ():
+        for change in one.get("detail", {}).get("changes", []):  # of an item of activity
+            for field in ("distinct_ids", "split_off"):
+                (change["after"] or {}).pop(field, None)
         if "receipt" in one:  # a deletion request
             for field in ("stays", "cancel_refused"):
                 del one[field]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -102,6 +103,11 @@ def test_what_is_deleted_never_comes_back_from_the_past(stack: Stack, name: str)
         ("2020-01-01", 404),
         ("2020-01-01T00:00:00%2B02:00", 404),
         ("2020-01-01T00:00:00+02:00", 404),
+        ("2020-02-30", 400),
+        ("7", 400),
+        ("-7d", 400),
+        ("1577836800", 404),
+        ("Wed,%2001%20Jan%202020%2010:00:00%20GMT", 404),
     ],
 )
 def test_a_moment_that_cannot_be_read_is_refused_in_the_documented_shape(
@@ -162,6 +168,16 @@ def test_properties_at_time_refuses_as_the_original_does(stack: Stack, query: st
     answer = stack.persons(f"/properties_at_time/?{query}")
     assert answer.status == status
     assert list(answer.json) == ["error"]
+
+
+@pytest.mark.parametrize("key", ["{", "a}b", "{{user.name}}", "a.b", "a/b", "%7B", "ü {x}", "a?b#c"])
+def test_every_property_name_has_a_history(stack: Stack, name: str, key: str) -> None:
+    sent(stack, name, **{"$set": {key: 1}})
+    stack.persons(f"/{stack.uuid(name)}/", "PATCH", {"properties": {key: 2}})
+    for ending in ("/history/", "/history", "/history.json"):
+        answer = stack.persons(f"/{stack.uuid(name)}/properties/{quote(key, safe='')}{ending}")
+        assert (answer.status, answer.json["key"], answer.json["value"]) == (200, key, 2)
+        assert [value["value"] for value in answer.json["results"]] == [2, 1]
 
 
 def test_a_propertys_history_says_where_each_value_came_from_and_why_one_wins(stack: Stack, name: str) -> None:

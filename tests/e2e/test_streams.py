@@ -90,6 +90,27 @@ def test_csv_without_a_limit_has_all_rows_and_with_one_a_page(stack: Stack) -> N
     assert len(stack.persons("/?format=csv&search=s01").body.splitlines()) == 101
 
 
+@pytest.mark.parametrize("how", [{"query": "format=ndjson"}, {"Accept": "application/x-ndjson"}])
+def test_ndjson_without_a_limit_has_all_rows_and_with_one_a_page(stack: Stack, how: dict[str, str]) -> None:
+    query, accept = how.get("query", ""), {"Accept": how["Accept"]} if "Accept" in how else {}
+    answer = stack.persons(f"/?{query}", **accept)
+    assert answer.headers["Content-Type"] == "application/x-ndjson"
+    rows = [orjson.loads(line) for line in answer.body.splitlines()]
+    assert sorted(row["distinct_ids"][0] for row in rows) == [f"s{number:04}" for number in range(COUNT)]
+    first = stack.persons("/?limit=7").json["results"]
+    assert [orjson.loads(line) for line in stack.persons(f"/?{query}&limit=7", **accept).body.splitlines()] == first
+    one = stack.persons(f"/?{query}&distinct_id=s0001", **accept).body
+    assert [orjson.loads(line)["distinct_ids"] for line in one.splitlines()] == [["s0001"]]
+
+
+def test_ndjson_is_for_the_list_alone(stack: Stack) -> None:
+    person = stack.persons("/?distinct_id=s0001").json["results"][0]["uuid"]
+    for path in (f"/{person}/", "/activity/", "/values/?key=n"):
+        mark = "&" if "?" in path else "?"
+        assert stack.persons(f"{path}{mark}format=ndjson").status == 404
+        assert stack.persons(path, Accept="application/x-ndjson").status == 406
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize("query", ["format=csv", "limit=1000"])
 def test_the_memory_of_a_long_list_is_constant(stack: Stack, query: str) -> None:

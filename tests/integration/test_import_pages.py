@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from clients.importing.client import Client, Later
-from clients.importing.files import SourceRow
-from clients.importing.pages import Pages
+from clients.importing.sources.files import SourceRow
+from clients.importing.sources.pages import Pages
 from clients.importing.target import ImportTarget
 from shared.domain.errors import Corrupt
 from shared.runtime.settings import SettingsError

@@ -6,8 +6,10 @@ const [host, token, personalApiKey] = process.argv.slice(2)
 const complaints = []
 for (const level of ['warn', 'error']) console[level] = (...said) => complaints.push(said.map(String).join(' '))
 
-const client = new PostHog(token, { host, personalApiKey: personalApiKey || undefined })
+const fetchRetryDelay = Number(process.env.STORY_RETRY_MS || 3000) // the default, unless told
+const client = new PostHog(token, { host, personalApiKey: personalApiKey || undefined, fetchRetryDelay })
 client.on('error', (error) => complaints.push(`error: ${error}`))
+const server = setInterval(() => {}, 1000) // over v1 its wait for a retry does not keep a process alive
 
 client.capture({ distinctId: 'anon-1', event: 'viewed', properties: { $process_person_profile: false } })
 client.identify({
@@ -27,4 +29,5 @@ const evaluated = await client.evaluateFlags('ada')
 const flags = { one: evaluated.getFlag('beta') ?? null, all: await client.getAllFlags('ada') }
 if (personalApiKey) await client.reloadFeatureFlags()
 await client.shutdown()
+clearInterval(server)
 process.stdout.write(JSON.stringify({ complaints, flags }) + '\n')

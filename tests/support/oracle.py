@@ -150,8 +150,11 @@ class Oracle:
         stamp = then if imported else max(command.at, one["stamp"] + 1)
         before = (len(one["ops"]), one["born"])
         self._operations(one, command, stamp)
-        if one["born"] is None or (imported and then < one["born"]):
-            one["born"], one["name"] = (then if imported else command.at), command.distinct_id
+        birth = then if imported else command.at
+        if isinstance(command, Capture):  # a person is as old as its oldest event
+            birth = min(birth, max(command.timestamp, 1))
+        if one["born"] is None or ((imported or isinstance(command, Capture)) and birth < one["born"]):
+            one["born"], one["name"] = birth, command.distinct_id
         if before != (len(one["ops"]), one["born"]):
             one["effect"], one["stamp"] = version, max(one["stamp"], stamp)
 

@@ -9,80 +9,55 @@ Everybody in the story is made up; what is kept of a machine is its operating sy
 from __future__ import annotations
 
 import base64
-import contextlib
-import http.client
 import json
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.support.between import Between, between
 from tests.support.chromium import browsing, shop
 from tests.support.processes import PERSONAL_KEY, ROOT, Stack, running, wait_for
-from tests.support.sdks import BUNDLES, SECONDS_MAX, captured, told_by_browser, told_by_node, told_by_python, write_shop
+from tests.support.sdks import (
+    BUNDLES,
+    SECONDS_MAX,
+    captured,
+    told_by_browser,
+    told_by_go,
+    told_by_node,
+    told_by_python,
+    told_by_rust,
+    write_shop,
+)
 
 RECORDINGS = ROOT / "tests" / "golden" / "sdk"
 HEADERS = ("authorization", "content-type", "content-encoding", "origin", "access-control-request-headers",
            "access-control-request-method", "posthog-")  # fmt: skip
 """What a request is understood by; the rest is the transport's."""
 
-HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
-FORWARD_SECONDS_MAX = 60.0
-
-
-class _Between(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    port = 0
+class _Recording(Between):
     kept: list[dict[str, Any]]
 
-    def handle_one_request(self) -> None:
-        self.raw_requestline = b""
-        with contextlib.suppress(ConnectionResetError):  # a browser lets go of what it does not need
-            self.raw_requestline = self.rfile.readline(65_537)
-        if not self.raw_requestline or not self.parse_request():
-            self.close_connection = True
-            return
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=FORWARD_SECONDS_MAX)
-        connection.request(self.command, self.path, body, dict(self.headers))
-        answer = connection.getresponse()
-        told = answer.read()
-        connection.close()
+    def serve(self, body: bytes) -> None:
+        reply = self.forward(body)
         if not self.path.startswith("/static/"):
             headers = {name: value for name, value in self.headers.items() if name.lower().startswith(HEADERS)}
             self.kept.append({
-                "method": self.command, "path": self.path, "headers": headers, "status": answer.status,
+                "method": self.command, "path": self.path, "headers": headers, "status": reply.status,
                 "body": base64.b64encode(body).decode(),
             })  # fmt: skip
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in HOP:
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(told)))
-        self.end_headers()
-        self.wfile.write(told)
-
-    def log_message(self, *values: Any) -> None:
-        """Say nothing."""
+        self.reply(reply)
 
 
 @contextmanager
 def recording(port: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The address of a server that passes everything on to a port, and what it keeps."""
     kept: list[dict[str, Any]] = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), type("Between", (_Between,), {"port": port, "kept": kept})) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", kept
-        finally:
-            server.shutdown()
-            thread.join()
+    with between(_Recording, port=port, kept=kept) as host:
+        yield host, kept
 
 
 def _browse(host: str, stack: Stack, folder: Path) -> None:
@@ -108,6 +83,9 @@ def main() -> None:
         "python-v1": lambda host, stack, folder: told_by_python(host, "v1"),
         "node": lambda host, stack, folder: told_by_node(host, key=PERSONAL_KEY),
         "node-v1": lambda host, stack, folder: told_by_node(host, "v1"),
+        "go": lambda host, stack, folder: told_by_go(host, key=PERSONAL_KEY),
+        "rust": lambda host, stack, folder: told_by_rust(host, key=PERSONAL_KEY),
+        "rust-v1": lambda host, stack, folder: told_by_rust(host, "v1"),
         "browser": _browse,
     }
     RECORDINGS.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import subprocess
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,18 @@ from tests.support.processes import ROOT, TOKEN, Stack, wait_for
 SDKS = ROOT / "tests" / "sdk"
 MODULES = SDKS / "node_modules"
 BUNDLES = MODULES / "posthog-js" / "dist"
-NODE_SECONDS_MAX = 120.0
+PROGRAMS = {
+    "go": ("go", SDKS / "go" / "dist" / "story"),
+    "rust": ("cargo", SDKS / "rust" / "dist" / "story"),
+    "rust-v1": ("cargo", SDKS / "rust" / "dist" / "story-v1"),
+}
+"""What compiles each story that is compiled, and where it then is."""
+
+STORY_SECONDS_MAX = 120.0
 """Two seconds on a quiet machine."""
+
+NODE_RETRY_MS = 50
+"""posthog-node waits 3 s before each retry, whatever it was told."""
 
 SECONDS_MAX = 60.0
 """For what is visible in tens of milliseconds on a quiet machine."""
@@ -42,13 +53,23 @@ def need_modules() -> None:
         pytest.skip(f"{MODULES} is missing: make tests/sdk/node_modules/.stamp")
 
 
-def told_by_python(host: str, mode: str = "v0", key: str | None = None) -> list[str]:
+def need_program(name: str) -> Path:
+    """A compiled story; skip where its language is absent, for `make test-all` compiles it elsewhere."""
+    compiler, program = PROGRAMS[name]
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} on this machine")
+    if not program.exists():
+        pytest.skip(f"{program} is missing: make {program.relative_to(ROOT)}")
+    return program
+
+
+def told_by_python(host: str, mode: str = "v0", key: str | None = None, token: str = TOKEN) -> list[str]:
     """Everything that the SDK complained about."""
     complaints: list[str] = []
     listener = _Listener(complaints)
     logging.getLogger("posthog").addHandler(listener)
     client = posthog.Posthog(
-        TOKEN, host=host, capture_mode=mode, secret_key=key, enable_local_evaluation=key is not None,
+        token, host=host, capture_mode=mode, secret_key=key, enable_local_evaluation=key is not None,
         on_error=lambda error, _: complaints.append(repr(error)),
     )  # fmt: skip
     try:
@@ -70,12 +91,29 @@ def told_by_python(host: str, mode: str = "v0", key: str | None = None) -> list[
     return complaints
 
 
-def told_by_node(host: str, mode: str = "v0", key: str | None = None) -> dict[str, Any]:
+def told_by_node(host: str, mode: str = "v0", key: str | None = None, token: str = TOKEN) -> dict[str, Any]:
     """What it complained about, and what it said of flags."""
     need_modules()
+    capture = {"POSTHOG_CAPTURE_MODE": "v1"} if mode == "v1" else {}
+    return _told(["node", "story.mjs"], host, key, token, **capture, STORY_RETRY_MS=str(NODE_RETRY_MS))
+
+
+def told_by_go(host: str, mode: str = "v0", key: str | None = None, token: str = TOKEN) -> dict[str, Any]:
+    """The same of posthog-go, which knows only v0."""
+    assert mode == "v0"
+    return _told([str(need_program("go"))], host, key, token)
+
+
+def told_by_rust(host: str, mode: str = "v0", key: str | None = None, token: str = TOKEN) -> dict[str, Any]:
+    """The same of posthog-rs, which is compiled for one of the two."""
+    return _told([str(need_program("rust" if mode == "v0" else "rust-v1"))], host, key, token)
+
+
+def _told(command: list[str], host: str, key: str | None, token: str, **settings: str) -> dict[str, Any]:
+    """What a program prints that tells the story."""
     ran = subprocess.run(
-        ["node", "story.mjs", host, TOKEN, key or ""], cwd=SDKS, capture_output=True, text=True, check=False,
-        timeout=NODE_SECONDS_MAX, env=os.environ | ({"POSTHOG_CAPTURE_MODE": "v1"} if mode == "v1" else {}),
+        [*command, host, token, key or ""], cwd=SDKS, capture_output=True, text=True, check=False,
+        timeout=STORY_SECONDS_MAX, env=os.environ | settings,
     )  # fmt: skip
     assert (ran.returncode, ran.stderr) == (0, ""), (ran.stdout, ran.stderr)
     return json.loads(ran.stdout)  # type: ignore[no-any-return]
@@ -105,6 +143,12 @@ def captured(stack: Stack, event: str) -> list[str]:
     return stack.query(f"SELECT distinct_id FROM captured_events FINAL WHERE event = '{event}'").split()
 
 
+def event_counts(stack: Stack) -> Counter[str]:
+    """How often each event of the stack's project is stored; the persons are to be waited for before."""
+    names = stack.query(f"SELECT event FROM captured_events FINAL WHERE project = {stack.project}")
+    return Counter(names.split())
+
+
 def _is_known(stack: Stack, name: str) -> bool:
     return bool(stack.persons(f"/?distinct_id={name}").json["results"])
 
@@ -123,9 +167,6 @@ class _Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._complaints.append(record.getMessage())
-
-
-
 
 
 SETUPS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -11,49 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.api.capture.events import (
-    CAPTURED_ID_CHARS_MAX,
-    EVENT_NAME_CHARS_MAX,
-    STORED_US_MAX,
-    STORED_US_MIN,
-    RequestContext,
-    commands_of,
-    time_of,
-)
-from services.api.capture.payload import clean_text
-from services.api.http.property_limits import NAME_CHARS_MAX, PROPERTIES_MAX
+from services.api.capture.events import EVENT_NAME_CHARS_MAX, commands_of
 from shared.domain.commands import Capture, Command, MergePersons, Write, decode, encode
 from shared.domain.errors import BadInput
-from shared.domain.ids import fragment_id
-
-NOW = 1_795_426_700_000_000
-SECOND, HOUR = 1_000_000, 3_600_000_000
-UUID_TEXT = "01a207c7-480a-7000-8000-000000000001"
-
-
-def scene(**changed: Any) -> RequestContext:
-    numbers = count(1)
-    fields: dict[str, Any] = {"project": 1, "received_at": NOW, "skew": 0, "historical": False}
-    return RequestContext(mint=lambda: UUID(int=next(numbers)), **fields | changed)
-
-
-def commands(
-    event: Any = None, /, at: int = NOW, scenery: RequestContext | None = None, **fields: Any
-) -> list[Command]:
-    sent = {"event": "e", "distinct_id": "d"} | fields if event is None else event
-    return commands_of(sent, at, scenery or scene())
-
-
-def captured(**fields: Any) -> Capture:
-    command = commands(**fields)[0]
-    assert isinstance(command, Capture)
-    return command
-
-
-def refusal(**fields: Any) -> str | None:
-    with pytest.raises(BadInput) as caught:
-        commands(**fields)
-    return caught.value.attr
+from shared.domain.ids import CAPTURED_ID_CHARS_MAX, fragment_id
+from shared.inputs.ids import COOKIELESS, stored_id
+from shared.inputs.repairs import Repairs
+from tests.support.capturing import NOW, UUID_TEXT, captured, commands, refusal, repaired, scene
 
 
 def test_an_event_becomes_one_command_that_survives_the_log() -> None:
@@ -89,131 +52,109 @@ def test_the_distinct_id_is_the_first_of_its_three_places_that_is_not_blank(even
         (123, "123"),
         (1.5, "1.5"),
         (True, "true"),
-        (["a", 1], '["a",1]'),
-        ({"a": None}, '{"a":null}'),
+        (10**30, "1" + "0" * 30),
         (" padded ", " padded "),
         ("a\0b", "a�b"),
-        ("x" * 500, "x" * CAPTURED_ID_CHARS_MAX),
+        ("x" * CAPTURED_ID_CHARS_MAX, "x" * CAPTURED_ID_CHARS_MAX),
     ],
 )
-def test_a_distinct_id_is_kept_as_text_without_nul_cut_at_the_limit(sent: Any, kept: str) -> None:
+def test_a_distinct_id_is_kept_as_text_without_nul(sent: Any, kept: str) -> None:
     command = captured(distinct_id=sent)
     assert (command.distinct_id, command.fragment) == (kept, fragment_id(1, kept))
 
 
-@pytest.mark.parametrize("blank", [None, "", "   ", "\t\n"])
+@pytest.mark.parametrize("blank", [None, "", "   ", "\t\n", {}, {"_h": 0}, [], ["a", 1]])
 def test_no_distinct_id_is_refused(blank: Any) -> None:
     assert refusal(distinct_id=blank) == "distinct_id"
-    assert refusal(distinct_id=10**30) == "distinct_id"
+
+
+@pytest.mark.parametrize("chars", [CAPTURED_ID_CHARS_MAX + 1, 250, 401, 10_000])
+def test_two_long_ids_with_one_beginning_stay_two(chars: int) -> None:
+    one, repairs = repaired(distinct_id="x" * chars)
+    other, _ = repaired(distinct_id="x" * chars + "y")
+    assert len(one.distinct_id) == len(other.distinct_id) == CAPTURED_ID_CHARS_MAX
+    assert one.distinct_id == stored_id("x" * chars) != other.distinct_id
+    assert one.distinct_id.startswith("x" * 183 + "~")
+    assert repairs == [("id_cut", "distinct_id")]
 
 
 # What it is
 
 
 def test_a_name_is_cut_and_cleaned_and_needed() -> None:
-    assert captured(event="n\0" + "x" * 300).event == "n�" + "x" * (EVENT_NAME_CHARS_MAX - 2)
+    command, repairs = repaired(event="n\0" + "x" * 300)
+    assert command.event == "n�" + "x" * (EVENT_NAME_CHARS_MAX - 2)
+    assert repairs == [("name_cut", "event"), ("nul_replaced", "event")]
     for name in (None, "", "  ", 7, ["e"]):
         assert refusal(event=name) == "event"
 
 
-def test_an_event_without_a_uuid_gets_one_and_a_malformed_one_is_refused() -> None:
+def test_an_event_without_a_uuid_or_a_time_gets_a_new_one() -> None:
     scenery = scene()
     minted = [commands(uuid=missing, scenery=scenery)[0] for missing in ("", None)]
     assert len({one.uuid for one in minted if isinstance(one, Capture)}) == 2
-    malformed: list[Any] = ["not-a-uuid", 7, [], {}, "\0"]
-    for wrong in malformed:
-        assert refusal(uuid=wrong) == "uuid"
+
+
+@pytest.mark.parametrize("wrong", ["not-a-uuid", 7, [], {}, "\0"])
+def test_a_malformed_uuid_is_replaced(wrong: Any) -> None:
+    command, repairs = repaired(uuid=wrong)
+    assert isinstance(command.uuid, UUID) and repairs == [("uuid_replaced", "uuid")]
+
+
+TIMED: dict[str, Any] = {"timestamp": "2026-11-23T00:00:00Z", "properties": {"a": 1, "$set": {"b": 2}}}
+
+
+def test_a_resend_of_an_event_without_a_uuid_is_the_same_event() -> None:
+    first, again = captured(**TIMED), captured(**TIMED)
+    assert first.uuid == again.uuid and first.uuid.version == 5
+    assert captured(**TIMED, uuid="broken").uuid == first.uuid
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"event": "other"},
+        {"distinct_id": "other"},
+        {"timestamp": "2026-11-23T00:00:01Z"},
+        {"timestamp": "2026-11-23T00:00:00+00:00"},
+        {"properties": {"a": 2, "$set": {"b": 2}}},
+        {"$set": {"c": 1}},
+        {"$unset": ["c"]},
+    ],
+)
+def test_another_content_is_another_event(changed: dict[str, Any]) -> None:
+    assert captured(**TIMED | changed).uuid != captured(**TIMED).uuid
+
+
+def test_another_project_is_another_event() -> None:
+    assert repaired(scene(project=2), **TIMED)[0].uuid != captured(**TIMED).uuid
+
+
+def test_equal_events_of_one_request_are_all_counted_and_the_same_when_resent() -> None:
+    def sent() -> list[UUID]:
+        scenery = scene()
+        return [repaired(scenery, **TIMED)[0].uuid for _ in range(3)]
+
+    assert sent() == sent() and len(set(sent())) == 3
 
 
 @pytest.mark.parametrize("wrong", [[1], "x", 7, True])
-def test_properties_must_be_an_object(wrong: Any) -> None:
-    assert refusal(properties=wrong) == "properties"
+def test_properties_that_are_no_object_are_left_out(wrong: Any) -> None:
+    command, repairs = repaired(properties=wrong)
+    assert bytes(command.properties) == b"{}" and repairs == [("not_an_object", "properties")]
     assert bytes(captured(properties=None).properties) == b"{}"
+
+
+def test_an_empty_list_of_properties_is_an_empty_object() -> None:
+    command, repairs = repaired(properties=[], **{"$set": [], "$set_once": []})
+    assert (bytes(command.properties), command.set, command.set_once) == (b"{}", {}, {})
+    assert repairs == [("list_for_object", field) for field in ("properties", "$set", "$set_once")]
 
 
 @pytest.mark.parametrize("wrong", [1, "x", [], None])
 def test_an_event_must_be_an_object(wrong: Any) -> None:
     with pytest.raises(BadInput):
-        commands_of(wrong, NOW, scene())
-
-
-# When it was
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("1970-01-01T00:00:01Z", 1),
-        ("1970-01-01t00:00:01z", 1),
-        ("1970-01-01T03:00:01+03", 1),
-        ("1970-01-01T03:00:01.5+03:00", 1.5),
-        ("1969-12-31T23:59:59.5Z", -0.5),
-        ("1970-01-01T00:00:01.123456789Z", 1.123456),
-        ("1970-01-01 00:00:01", 1),
-        (1_795_426_830, 1_795_426_830),
-        (1_795_426_830_346, 1_795_426_830.346),
-        (1_795_426_830.346, 1_795_426_830.346),
-        ("1795426830346", 1_795_426_830.346),
-        ("Mon, 23 Nov 2026 09:40:30 +0000", 1_795_426_830),
-        ("23 Nov 2026 04:40:30 -0500", 1_795_426_830),
-        ("Mon, 23 Nov 2026 09:40:30 GMT", 1_795_426_830),
-        (0, 0),
-    ],
-)
-def test_times_are_rfc_3339_or_2822_or_numbers_of_seconds_or_milliseconds(text: Any, seconds: float) -> None:
-    assert time_of(text) == round(seconds * SECOND)
-
-
-@pytest.mark.parametrize(
-    "nonsense",
-    [
-        "", "soon", "²", "9" * 400, "1e5", 1e308, -1e308, 10**400, True, [], {}, None, "9" * 20, "2026-13-01",
-        "Mon, 32 Nov 2026 09:40:30 +0000", "Mon, 23 Nov 2026 09:40:30 GMT (" + "x" * 40 + ")",
-    ],
-)  # fmt: skip
-def test_what_is_no_time_is_none(nonsense: Any) -> None:
-    assert time_of(nonsense) is None
-    assert captured(timestamp=nonsense).timestamp == NOW
-
-
-def test_the_senders_skew_is_taken_off_the_timestamp() -> None:
-    event = {"event": "e", "distinct_id": "d", "timestamp": "1970-01-01T00:01:00Z"}
-    (command,) = commands(event, scenery=scene(skew=60 * SECOND - NOW + HOUR))
-    assert isinstance(command, Capture) and command.timestamp == NOW - HOUR
-
-
-def test_sent_at_of_an_array_element_counts_for_it_alone() -> None:
-    (command,) = commands(timestamp="1970-01-01T00:01:00Z", sent_at="1970-01-01T00:02:00Z", scenery=scene(skew=7))
-    assert isinstance(command, Capture) and command.timestamp == NOW - 60 * SECOND
-
-
-def test_ignore_sent_at_turns_the_correction_off() -> None:
-    fields: dict[str, Any] = {"timestamp": "2026-11-23T00:00:00Z", "properties": {"$ignore_sent_at": True}}
-    (command,) = commands(scenery=scene(skew=HOUR), **fields)
-    assert isinstance(command, Capture) and command.timestamp == time_of("2026-11-23T00:00:00Z")
-
-
-def test_an_offset_beats_the_timestamp() -> None:
-    assert captured(offset=1_500, timestamp="2020-01-01T00:00:00Z").timestamp == NOW - 1_500_000
-    assert captured(offset="x", timestamp="2020-01-01T00:00:00Z").timestamp == time_of("2020-01-01T00:00:00Z")
-
-
-def test_more_than_23_hours_ahead_is_now() -> None:
-    def at(seconds: int) -> int:
-        return captured(timestamp=NOW // SECOND + seconds).timestamp
-
-    assert at(23 * 3_600) == NOW + 23 * HOUR
-    assert at(23 * 3_600 + 1) == NOW
-
-
-def test_a_time_is_kept_within_what_the_store_holds() -> None:
-    assert captured(timestamp="0001-01-01T00:00:00Z").timestamp == STORED_US_MIN
-    assert captured(timestamp=-1e17).timestamp == STORED_US_MIN
-    assert STORED_US_MIN < NOW < STORED_US_MAX
-
-
-def test_a_customers_own_property_called_timestamp_is_no_time() -> None:
-    assert captured(properties={"timestamp": "2020-01-01T00:00:00Z"}).timestamp == NOW
+        commands_of(wrong, NOW, scene(), Repairs())
 
 
 # What it sets
@@ -255,26 +196,6 @@ def test_groupidentify_never_changes_a_person() -> None:
     command = captured(event="$groupidentify", properties={"$set": {"a": 1}, "$os": "L", "$unset": ["b"]})
     assert (command.set, command.lifted, command.set_once, command.unset) == ({}, {}, {}, ())
     assert command.person
-
-
-@pytest.mark.parametrize(
-    ("fields", "attr"),
-    [
-        ({"properties": {"$set": "x"}}, "properties.$set"),
-        ({"$set": [1]}, "$set"),
-        ({"$set_once": 7}, "$set_once"),
-        ({"$unset": "name"}, "$unset"),
-        ({"properties": {"$unset": 7}}, "$unset"),
-        ({"$set": {"x": 2**64}}, "$set"),
-        ({"properties": {"$set_once": {"x": -(2**63) - 1}}}, "properties"),
-        ({"$set": {"": 1}}, "properties"),
-        ({"$set": {"n" * (NAME_CHARS_MAX + 1): 1}}, "properties"),
-        ({"$unset": ["n" * (NAME_CHARS_MAX + 1)]}, "properties"),
-        ({"$set": {f"n{index}": 1 for index in range(PROPERTIES_MAX + 1)}}, "properties"),
-    ],
-)
-def test_operations_that_cannot_be_stored_are_refused(fields: dict[str, Any], attr: str) -> None:
-    assert refusal(**fields) == attr
 
 
 # Whom it merges
@@ -333,9 +254,23 @@ def test_an_id_is_judged_by_its_length_as_sent() -> None:
     found, merge = merge_of(event="$identify", properties={"$anon_distinct_id": "x" * 401})
     assert len(found) == 2 and merge.source_id == "x" * 401
     found, merge = merge_of(event="$identify", properties={"$anon_distinct_id": "x" * 300})
-    assert merge.source == fragment_id(1, "x" * CAPTURED_ID_CHARS_MAX) and len(found) == 3
+    assert merge.source == fragment_id(1, stored_id("x" * 300)) and len(found) == 3
     _, merge = merge_of(event="$identify", distinct_id="y" * 10_000, properties={"$anon_distinct_id": "x"})
-    assert merge.into_id == "y" * 401 and merge.into == fragment_id(1, "y" * CAPTURED_ID_CHARS_MAX)
+    assert merge.into_id == "y" * 401 and merge.into == fragment_id(1, stored_id("y" * 10_000))
+
+
+@pytest.mark.parametrize("container", [{}, [], {"_h": 0}, ["a"], {"id": "x"}])
+@pytest.mark.parametrize(("event", "field"), [("$identify", "$anon_distinct_id"), ("$create_alias", "alias")])
+def test_a_container_is_never_an_id_to_merge(event: str, field: str, container: Any) -> None:
+    assert len(commands(event=event, properties={field: container})) == 1
+    assert repaired(event=event, properties={field: container})[1] == [("id_missing", f"properties.{field}")]
+
+
+def test_a_cookieless_source_is_never_merged() -> None:
+    fields: dict[str, Any] = {"event": "$identify", "properties": {"$anon_distinct_id": COOKIELESS, "$set": {"a": 1}}}
+    (command,) = commands(**fields)
+    assert isinstance(command, Capture) and command.person and command.set == {"a": 1}
+    assert repaired(**fields)[1] == [("cookieless", "properties.$anon_distinct_id")]
 
 
 @pytest.mark.parametrize(
@@ -352,10 +287,11 @@ def test_a_merge_without_person_processing_is_dropped(event: str) -> None:
     assert commands(event=event, properties=properties) == []
 
 
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5).map(clean_text), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
 FIELDS = [
@@ -381,7 +317,7 @@ def test_any_json_gives_commands_that_survive_the_log_or_a_refusal(
     event |= {"distinct_id": "d"} if likely & 2 else {}
     event |= {"properties": properties} if likely & 4 else {}
     try:
-        found = commands_of(event, NOW, scene())
+        found = commands_of(event, NOW, scene(), Repairs())
     except BadInput:
         return
     assert [decode(encode(command)) for command in found] == found

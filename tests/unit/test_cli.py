@@ -20,9 +20,23 @@ def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["no-such-command"], ["--no-such-option"], ["keys"], ["keys", "create"], ["projects", "create"], ["deletions"],
-     ["projects", "recordings", "one", "on"], ["projects", "recordings", "1", "maybe"],
-     ["projects", "delete-everything"], ["projects", "delete-everything", "1", "yes"]],
+    [
+        ["no-such-command"],
+        ["--no-such-option"],
+        ["keys"],
+        ["keys", "create"],
+        ["projects", "create"],
+        ["deletions"],
+        ["projects", "recordings", "one", "on"],
+        ["projects", "recordings", "1", "maybe"],
+        ["projects", "delete-everything"],
+        ["projects", "delete-everything", "1", "yes"],
+        ["projects", "zone", "1"],
+        ["projects", "zone", "1", "Atlantis/Centre"],
+        ["projects", "zone", "1", "europe/berlin"],
+        ["projects", "zone", "one", "UTC"],
+        ["projects", "create", "shop", "--zone", "+02:00"],
+    ],
 )
 def test_bad_usage_ends_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:

@@ -176,12 +176,35 @@ def test_an_import_carries_its_own_time_and_never_overwrites_a_newer_value() -> 
 
 def test_an_import_from_before_the_birth_is_the_birth_whatever_came_first() -> None:
     one = Folded()
-    one.capture(at=1_000, set={"a": "now"})
+    one.capture(at=1_000, timestamp=1_000, set={"a": "now"})
     number = one.fragment.number
     assert one.capture(historical=True, timestamp=600, set={"a": "then"}) is FoldOutcome.CHANGED
     assert one.write(at=1_100, since=500, reason="merge") is FoldOutcome.CHANGED
     one.capture(historical=True, timestamp=700)
     assert (one.fragment.created_at, one.fragment.number, one.shown) == (500, number, {"a": "now"})
+
+
+def test_a_person_is_never_younger_than_its_oldest_event() -> None:
+    one = Folded()
+    one.capture(at=1_000, timestamp=700, set={"a": 1})
+    assert one.fragment.created_at == 700
+    assert one.capture(at=2_000, timestamp=1_500) is not FoldOutcome.CHANGED
+    assert one.capture(at=3_000, timestamp=600) is FoldOutcome.CHANGED
+    assert (one.fragment.created_at, one.shown) == (600, {"a": 1})
+    assert one.capture(at=4_000, timestamp=9_000) is not FoldOutcome.CHANGED
+    assert one.write(at=5_000, set={"b": 2}) is FoldOutcome.CHANGED
+    one.capture(at=6_000, timestamp=-5)
+    assert one.fragment.created_at == 1  # 0 says that there is none
+
+
+def test_a_fragment_that_a_write_bore_is_as_old_as_an_older_event() -> None:
+    one = Folded()
+    one.write(at=1_000, set={"a": 1})
+    assert one.fragment.created_at == 1_000
+    one.capture(at=2_000, timestamp=1_999)
+    assert one.fragment.created_at == 1_000
+    one.capture(at=3_000, timestamp=400)
+    assert one.fragment.created_at == 400
 
 
 def test_what_an_imported_merge_gives_birth_with_is_dropped_when_it_is_older_than_the_erasure() -> None:

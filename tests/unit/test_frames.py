@@ -33,9 +33,7 @@ def test_one_flipped_bit_costs_its_record_and_says_so(records: list[tuple[bytes,
 
 
 @given(RECORDS, st.integers(0), st.integers(0, 7))
-def test_a_bit_flipped_in_lengths_or_sums_costs_nothing(
-    records: list[tuple[bytes, bytes]], at: int, bit: int
-) -> None:
+def test_a_bit_flipped_in_lengths_or_sums_costs_nothing(records: list[tuple[bytes, bytes]], at: int, bit: int) -> None:
     data, sums = packed(records)
     whole = [(key, value, "") for key, value in records]
     assert list(checked(data, len(records), flipped(sums, at, bit))) == whole

@@ -104,7 +104,7 @@ async def test_anything_else_goes_to_aiohttp_and_the_connection_for_good(
     if b"Expect" in request_bytes:
         async with asyncio.timeout(SECONDS_MAX):
             assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-    (_, got), = await responses(reader)
+    ((_, got),) = await responses(reader)
     assert body in got
     writer.write(post("/in", b"b"))
     assert await responses(reader) == [(200, b"got:b")]
@@ -256,9 +256,7 @@ async def test_a_connection_without_a_whole_head_ends(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("first", [post("/in", b"a"), post("/indirect", b"a")], ids=["here", "aiohttp"])
-async def test_a_second_head_that_drips_ends_the_connection_too(
-    monkeypatch: pytest.MonkeyPatch, first: bytes
-) -> None:
+async def test_a_second_head_that_drips_ends_the_connection_too(monkeypatch: pytest.MonkeyPatch, first: bytes) -> None:
     async with fronting() as served:
         monkeypatch.setattr(served.front.connections.heads, "_seconds", 0.05)
         reader, writer = await connect(served)

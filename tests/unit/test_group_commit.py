@@ -209,7 +209,12 @@ async def test_a_crowd_that_was_answered_is_waited_for_and_no_longer_than_until_
         (MANY, 0.005, NO_LINGER, 0.0),
     ],
     ids=[
-        "nobody else comes back", "just a crowd", "too few for a crowd", "long ago", "a slow send", "a slower one",
+        "nobody else comes back",
+        "just a crowd",
+        "too few for a crowd",
+        "long ago",
+        "a slow send",
+        "a slower one",
         "without lingering",
     ],
 )

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from clients.importing import files
-from clients.importing.files import File, SourceRow
+from clients.importing.sources import files, lines
+from clients.importing.sources.files import File, SourceRow
 from shared.domain.errors import BadInput
 from shared.runtime.settings import SettingsError
 
@@ -77,12 +77,21 @@ def test_an_empty_file_has_no_rows(tmp_path: Path, content: bytes) -> None:
 
 def test_a_line_that_is_no_json_costs_itself_only_and_numbers_are_lines(tmp_path: Path) -> None:
     found = rows(tmp_path, b'{"a":1}\n\n{"a":\n\xff{}\n{"a":"\xff"}\n{"a":NaN}\n{"a":2}')
-    assert [number for number, value in values(found) if value == "refused"] == [3, 4, 5, 6]
-    assert values(found)[-1] == (7, {"a": 2})
+    assert [number for number, value in values(found) if value == "refused"] == [3, 4, 5]
+    assert values(found)[-2:] == [(6, {"a": "NaN"}), (7, {"a": 2})]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e400", "1e400"), ("-1e999", "-1e999"), ("NaN", "NaN"), ("1e22", 1e22), ("1.5", 1.5)],
+)
+def test_a_number_is_read_as_capture_reads_it_in_lines_and_lists(tmp_path: Path, text: str, value: Any) -> None:
+    for content in (f'{{"a": {text}}}', f'[{{"a": {text}}}]'):
+        assert values(rows(tmp_path, content.encode())) == [(1, {"a": value})]
 
 
 def test_a_line_beyond_the_limit_costs_itself_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "ROW_BYTES_MAX", 50)
+    monkeypatch.setattr(lines, "ROW_BYTES_MAX", 50)
     assert values(rows(tmp_path, b'{"a":1}\n{"a":"' + b"x" * 200 + b'"}\n{"a":2}\n')) == [
         (1, {"a": 1}), (2, "refused"), (3, {"a": 2}),
     ]  # fmt: skip

@@ -30,9 +30,7 @@ VECTORS = {
         'hc_test","$os":"Linux"}}]'
     ),
 }  # fmt: skip
-REPEATED = (
-    "IY18ZXTt/DFOS1b0c17Pd/wYUcSaWeRZVdTbXfQ408y62+x519z73/wMFDhI0WPETJU6TNlyZQA="
-)
+REPEATED = "IY18ZXTt/DFOS1b0c17Pd/wYUcSaWeRZVdTbXfQ408y62+x519z73/wMFDhI0WPETJU6TNlyZQA="
 """3,000 times the letter a."""
 
 

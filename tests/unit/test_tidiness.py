@@ -28,7 +28,7 @@ FOLDERS = (*SOURCES, "bench", "tests")
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = {"clients": 50, "services": 50, "shared": 50, "bench": 70, "tests": 70}
 FOLDER_MODULES_MAX = 12
-TOKENS_MAX = 195_000
+TOKENS_MAX = 212_000
 """Tokens of Python in clients, services and shared, without comments and docstrings; docs/adr/030 says why."""
 
 LINE_TOKENS_MAX = 8.0
@@ -80,7 +80,10 @@ EXCEPTIONS_EXPLAINED = {
 
 INDEX_HOSTS = tuple(
     ".".join(parts)
-    for parts in (("pypi", "org"), ("pythonhosted", "org"), ("proxy", "golang"), ("repo1", "maven"), ("npmjs", "org"))
+    for parts in (
+        ("pypi", "org"), ("pythonhosted", "org"), ("proxy", "golang"), ("repo1", "maven"), ("npmjs", "org"),
+        ("crates", "io"),
+    )
 )
 
 
@@ -185,8 +188,7 @@ def test_no_constructor_takes_too_many_parameters() -> None:
         f"{shown(path)}:{node.lineno}": sorted(names)
         for path in python("services", "shared")
         for node in functions(path)
-        if node.name == "__init__"
-        and len(names := {one.arg for one in parameters(node)} - library) > PARAMETERS_MAX
+        if node.name == "__init__" and len(names := {one.arg for one in parameters(node)} - library) > PARAMETERS_MAX
     }
     assert long == {}
 

@@ -166,9 +166,7 @@ async def test_a_worker_tells_its_feeder_when_partitions_come_and_go() -> None:
 
 
 async def write(log: MemoryLog, number: int) -> None:
-    command = Write(
-        id=uuid4(), project=1, at=number, fragment=fragment_id(1, "a"), distinct_id="a", set={"n": number}
-    )
+    command = Write(id=uuid4(), project=1, at=number, fragment=fragment_id(1, "a"), distinct_id="a", set={"n": number})
     await log.append([Entry(*route(command, PARTITIONS), encode(command))])
 
 

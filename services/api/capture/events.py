@@ -3,18 +3,21 @@ never appends."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import orjson
+from msgspec.structs import replace
 
-from services.api.capture.payload import TOKEN_PLACES, clean, clean_text
-from services.api.http.property_limits import DEPTH_MAX, NAME_CHARS_MAX, PROPERTIES_MAX
+from services.api.capture.event_times import event_time
+from services.api.capture.payload import TOKEN_PLACES
+from services.api.capture.property_operations import (
+    Operations,
+    within_limits,
+    without,
+)
+from services.api.capture.request_context import RequestContext
 from shared.domain.commands import (
     Capture,
     Command,
@@ -33,46 +36,20 @@ from shared.domain.ids import (
 )
 from shared.domain.legal_ids import is_legal
 from shared.domain.person.lifted import LIFTED
+from shared.inputs.ids import COOKIELESS, id_text, stored_id
+from shared.inputs.repairs import Repairs
+from shared.inputs.values import DEPTH_MAX, storable, text_without_nul
 
 EVENT_NAME_CHARS_MAX = 200
-
-AHEAD_US_MAX = 23 * 3_600_000_000
-"""A clock that is wrong by more than that is not believed."""
-
-NUMBER_MAX = 1e18
-"""A number above is no time in any unit, and would overflow on the way to microseconds."""
-
-MILLISECONDS_FROM = 100_000_000_000
-"""A numeric time at or above is in milliseconds: as seconds it would lie past the year 5138."""
-
-STORED_US_MIN, STORED_US_MAX = -2_208_988_800_000_000, 10_413_791_999_000_000
-"""1900 to 2299: what the store's times hold."""
-
-TIME_CHARS_MAX = 64
-"""No time is longer, and RFC 2822's parser is slow."""
 
 _NUL = b"\\u0000"
 """NUL in JSON (or, seldom, a backslash and the text behind it)."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NUMBER = re.compile(r"[0-9]{1,17}(\.[0-9]{1,9})?")
 _MERGES: dict[str, tuple[str, MergeMode]] = {
     "$identify": ("$anon_distinct_id", "identify"),
     "$create_alias": ("alias", "alias"),
     "$merge_dangerously": ("alias", "dangerous"),
 }
-
-
-class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What all events of a request share. Times in microseconds; `skew` is sender's clock minus
-    ours; `unnamed` is what an event without a name is called."""
-
-    project: int
-    received_at: int
-    skew: int
-    historical: bool
-    mint: Callable[[], UUID]
-    unnamed: str | None = None
 
 
 def token_of(event: Any) -> str | None:
@@ -88,26 +65,27 @@ def token_of(event: Any) -> str | None:
     return token if isinstance(token, str) and token else None
 
 
-def commands_of(event: Any, at: int, context: RequestContext) -> list[Command]:
-    """The commands of one event, in the order of the log; BadInput, with `attr` below the event,
-    when it is wrong."""
+def commands_of(
+    event: Any, at: int, context: RequestContext, repairs: Repairs
+) -> list[Command]:
+    """The commands of one event, in the order of the log; what had to be changed is noted.
+
+    Raises BadInput, with `attr` below the event, for one without a name or a distinct id.
+    """
     if not isinstance(event, dict):
         raise BadInput("An event must be an object.", attr="")
-    sent_properties = event.get("properties")
-    if sent_properties is None:
-        sent_properties = {}
-    if not isinstance(sent_properties, dict):
-        raise BadInput("properties must be an object.", attr="properties")
-    properties, raw = _clean_properties(sent_properties)
-    name = context.unnamed if event.get("event") is None else event["event"]
-    if not isinstance(name, str) or not name.strip():
-        raise BadInput("An event needs a name.", attr="event")
-    name = clean_text(name)[:EVENT_NAME_CHARS_MAX]
+    sent_properties = object_of(event.get("properties"), "properties", repairs)
+    properties, raw = _clean_properties(sent_properties, context, repairs)
+    name = event_name(event, context, repairs)
     sent_id = sent_id_of(event, sent_properties)
-    distinct_id = kept_id(sent_id)
-    uuid = uuid_of(event.get("uuid"), context)
+    distinct_id = stored_id(sent_id)
+    if len(sent_id) > CAPTURED_ID_CHARS_MAX:
+        repairs.add("id_cut", "distinct_id")
     person = properties.get("$process_person_profile") is not False
-    if not person and (name in _MERGES or name == "$groupidentify"):
+    if distinct_id == COOKIELESS or properties.get("$cookieless_mode") is True:
+        repairs.add("cookieless", "distinct_id")
+        person = False
+    elif not person and (name in _MERGES or name == "$groupidentify"):
         return []  # dropped, as the original does: a merge without a person means nothing
     capture = Capture(
         id=context.mint(),
@@ -116,95 +94,59 @@ def commands_of(event: Any, at: int, context: RequestContext) -> list[Command]:
         actor="capture",
         fragment=fragment_id(context.project, distinct_id),
         distinct_id=distinct_id,
-        uuid=uuid,
+        uuid=event_uuid(event, (sent_id, name, raw), context, repairs),
         event=name,
-        timestamp=event_time(event, properties, context),
+        timestamp=event_time(event, properties, context, repairs, at),
         properties=msgspec.Raw(raw),
         person=person,
         historical=context.historical,
-        **(_operations(event, properties, name) if person else {}),
+        **(_operations(event, properties, name, context, repairs) if person else {}),
     )
-    return (
-        [capture, *_merge(capture, sent_id, sent_properties, context)]
-        if name in _MERGES
-        else [capture]
+    merge = (
+        _merge(capture, sent_id, sent_properties, context, repairs)
+        if person and name in _MERGES
+        else []
     )
+    if capture.event == "$merge_dangerously" and not context.merge_dangerously:
+        repairs.add("merge_not_allowed", "event")
+        merge = []
+    if repairs:
+        made = tuple(f"{repair.kind} {repair.field}" for repair in repairs)
+        capture = replace(capture, repairs=made)
+    return [capture, *merge]
 
 
-def _clean_properties(properties: PropertyMap) -> tuple[PropertyMap, bytes]:
+def event_name(event: dict[str, Any], context: RequestContext, repairs: Repairs) -> str:
+    """The event's name, cut to what is stored."""
+    name = context.unnamed if event.get("event") is None else event["event"]
+    if not isinstance(name, str) or not name.strip():
+        raise BadInput("An event needs a name.", attr="event")
+    if len(name) > EVENT_NAME_CHARS_MAX:
+        repairs.add("name_cut", "event")
+    return text_without_nul(name[:EVENT_NAME_CHARS_MAX], "event", repairs)
+
+
+def object_of(value: Any, field: str, repairs: Repairs) -> PropertyMap:
+    """The object in a field: an empty list stands for an empty one, anything else for none."""
+    if value is None or isinstance(value, dict):
+        return value or {}
+    repairs.add("list_for_object" if value == [] else "not_an_object", field)
+    return {}
+
+
+def _clean_properties(
+    properties: PropertyMap, context: RequestContext, repairs: Repairs
+) -> tuple[PropertyMap, bytes]:
     """Properties that can be stored, and their JSON. Nearly all are as they came, and their JSON
     shows it."""
     try:
         raw = orjson.dumps(properties)
-    except (
-        orjson.JSONEncodeError
-    ):  # an integer beyond 64 bits, or deeper than any that we take
+    except orjson.JSONEncodeError:  # an integer beyond 64 bits, or deeper than any
         raw = _NUL
-    if _NUL in raw or raw.count(b"{") + raw.count(b"[") > DEPTH_MAX:
-        properties = clean(properties, "properties")
+    if context.lenient or _NUL in raw or raw.count(b"{") + raw.count(b"[") > DEPTH_MAX:
+        properties = storable(properties, "properties", repairs)
         raw = orjson.dumps(properties)
     return properties, raw
-
-
-def time_of(value: Any) -> int | None:
-    """Microseconds of an RFC 3339 or 2822 text or of a number of seconds or milliseconds; None when
-    it is no time."""
-    if isinstance(value, str):
-        text = value.strip()
-        if _NUMBER.fullmatch(text) is None:
-            return _iso(text)
-        value = float(text)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not abs(value) < NUMBER_MAX
-    ):
-        return None
-    return round(value * (1_000 if abs(value) >= MILLISECONDS_FROM else 1_000_000))
-
-
-def _iso(text: str) -> int | None:
-    if len(text) > TIME_CHARS_MAX:
-        return None
-    try:
-        parsed = datetime.fromisoformat(text.upper())
-    except ValueError:
-        try:
-            parsed = parsedate_to_datetime(text)
-        except (
-            ValueError,
-            TypeError,
-            IndexError,
-            OverflowError,
-        ):  # the library raises them all
-            return None
-    aware = parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
-    return (aware - _EPOCH) // timedelta(microseconds=1)
-
-
-def event_time(
-    event: dict[str, Any], properties: PropertyMap, context: RequestContext
-) -> int:
-    """offset beats timestamp; a timestamp is corrected by the sender's skew; what cannot be, is
-    now."""
-    now, offset = context.received_at, event.get("offset")
-    if (
-        isinstance(offset, int | float)
-        and not isinstance(offset, bool)
-        and 0 <= offset < 1e12
-    ):
-        return now - int(offset * 1_000)
-    timestamp = time_of(event.get("timestamp"))
-    if timestamp is None:
-        return now
-    own = time_of(
-        event.get("sent_at")
-    )  # of an event outside a batch, such as an element of an array
-    skew = context.skew if own is None else own - now
-    time = timestamp - (0 if properties.get("$ignore_sent_at") is True else skew)
-    if time > now + AHEAD_US_MAX:
-        return now
-    return min(max(time, STORED_US_MIN), STORED_US_MAX)
 
 
 def sent_id_of(event: dict[str, Any], properties: PropertyMap) -> str:
@@ -214,45 +156,52 @@ def sent_id_of(event: dict[str, Any], properties: PropertyMap) -> str:
         event.get("$distinct_id"),
         properties.get("distinct_id"),
     ):
-        if value is not None and (text := _id_text(value, "distinct_id")).strip():
+        text = id_text(value)
+        if text is not None:
             return text
     raise BadInput("An event needs a distinct_id.", attr="distinct_id")
 
 
-def _id_text(value: Any, attr: str) -> str:
-    """A distinct id as it was sent; its JSON text when it was none."""
-    return (
-        value
-        if isinstance(value, str)
-        else orjson.dumps(clean({"": value}, attr)[""]).decode()
-    )
-
-
-def kept_id(sent_id: str) -> str:
-    """A distinct id as it is stored."""
-    return clean_text(sent_id[:CAPTURED_ID_CHARS_MAX])
-
-
-def uuid_of(value: Any, context: RequestContext) -> UUID:
-    """The uuid of an event; one that has none gets one."""
-    if value is None or value == "":
+def event_uuid(
+    event: dict[str, Any],
+    content: tuple[str, str, bytes],
+    context: RequestContext,
+    repairs: Repairs,
+) -> UUID:
+    """The uuid of an event. One that has none, and a timestamp, gets one of its content (distinct
+    id, name, properties), so that a resend is the same event; others get a new one."""
+    value, timestamp = event.get("uuid"), event.get("timestamp")
+    if value is not None and value != "":
+        try:
+            return UUID(value)
+        except (ValueError, AttributeError, TypeError):
+            repairs.add("uuid_replaced", "uuid")
+    if timestamp is None:
         return context.mint()
-    try:
-        return UUID(value)
-    except (ValueError, AttributeError, TypeError):
-        raise BadInput("uuid is malformed.", attr="uuid") from None
+    distinct_id, name, raw = content
+    known = orjson.dumps([distinct_id, name, str(timestamp), _operands(event)])
+    return context.derive(known + raw)
+
+
+def _operands(event: dict[str, Any]) -> list[str]:
+    """What an event says of its person at the top level, as text: it is part of its content."""
+    return [repr(event[key]) for key in ("$set", "$set_once", "$unset") if key in event]
 
 
 def _operations(
-    event: dict[str, Any], properties: PropertyMap, name: str
-) -> dict[str, Any]:
+    event: dict[str, Any],
+    properties: PropertyMap,
+    name: str,
+    context: RequestContext,
+    repairs: Repairs,
+) -> Operations:
     """set, lifted, set_once and unset, those that there are; top level beats properties, explicit
     beats lifted."""
     if name == "$groupidentify":
         return {}
-    operations: dict[str, Any] = {}
-    sets = _object(event, properties, "$set")
-    once = _object(event, properties, "$set_once")
+    operations: Operations = {}
+    sets = _object(event, properties, "$set", repairs)
+    once = _object(event, properties, "$set_once", repairs)
     if not LIFTED.keys().isdisjoint(properties):
         lifted = {key: properties[key] for key in properties if key in LIFTED}
         initial = {
@@ -264,77 +213,72 @@ def _operations(
         operations["lifted"] = {
             key: value for key, value in lifted.items() if key not in sets
         }
-    if "$unset" in event or "$unset" in properties:
-        operations["unset"] = _unset(event, properties)
     if sets:
         operations["set"] = sets
     if once:
         operations["set_once"] = once
-    names = [name for operands in operations.values() for name in operands]
-    if names and (
-        len(names) > PROPERTIES_MAX
-        or "" in names
-        or len(max(names, key=len)) > NAME_CHARS_MAX
-    ):
-        raise BadInput(
-            f"At most {PROPERTIES_MAX} properties, "
-            f"with names of 1 to {NAME_CHARS_MAX} characters.",
-            attr="properties",
-        )
-    return operations
+    if "$unset" in event or "$unset" in properties:
+        operations["unset"] = _unset(event, properties, repairs)
+    if context.server_only:
+        operations = without(operations, context.server_only, repairs)
+    return within_limits(operations, repairs)
 
 
-def _unset(event: dict[str, Any], properties: PropertyMap) -> tuple[str, ...]:
+def _unset(
+    event: dict[str, Any], properties: PropertyMap, repairs: Repairs
+) -> tuple[str, ...]:
     unset: list[str] = []
     for place in (event, properties):
         value = place.get("$unset")
+        if isinstance(value, str):
+            repairs.add("text_for_list", "$unset")
+            value = [value]
         if isinstance(value, list | dict):
             unset += [
-                clean_text(name) for name in value if isinstance(name, str) and name
+                text_without_nul(name, "$unset", repairs)
+                for name in value
+                if isinstance(name, str) and name
             ]
         elif value is not None:
-            raise BadInput("$unset must be a list of names.", attr="$unset")
+            repairs.add("not_a_list", "$unset")
     return tuple(dict.fromkeys(unset))
 
 
-def _object(event: dict[str, Any], properties: PropertyMap, key: str) -> PropertyMap:
+def _object(
+    event: dict[str, Any], properties: PropertyMap, key: str, repairs: Repairs
+) -> PropertyMap:
     """The object under this name: of the properties, which are clean by now, and of the event."""
-    inner, outer = properties.get(key), event.get(key)
-    if inner is not None and not isinstance(inner, dict):
-        raise BadInput(f"{key} must be an object.", attr=f"properties.{key}")
-    if outer is None:
-        return inner or {}
-    if not isinstance(outer, dict):
-        raise BadInput(f"{key} must be an object.", attr=key)
-    return {**(inner or {}), **clean(outer, key)}
+    inner = object_of(properties.get(key), f"properties.{key}", repairs)
+    outer = object_of(event.get(key), key, repairs)
+    return {**inner, **storable(outer, key, repairs)} if outer else inner
 
 
 def _merge(
-    capture: Capture, sent_id: str, properties: PropertyMap, context: RequestContext
+    capture: Capture,
+    sent_id: str,
+    properties: PropertyMap,
+    context: RequestContext,
+    repairs: Repairs,
 ) -> list[Command]:
     """An empty write, so that an id known only from a merge is born, and the merge.
 
     The merge carries both ids as sent, because one with NUL or over 400 characters is illegal
     although what is kept of it would not be; one character more than is legal says enough.
     """
-    field, mode = _MERGES.get(capture.event, ("", "identify"))
-    other = properties.get(field)
-    if not field or other is None:
+    field, mode = _MERGES[capture.event]
+    from_id = _source_of(properties.get(field), f"properties.{field}", repairs)
+    if from_id is None or stored_id(from_id) == capture.distinct_id:
         return []
-    from_id = _id_text(other, f"properties.{field}")
-    source_id = kept_id(from_id)
-    if source_id == capture.distinct_id:
-        return []
-    source = fragment_id(context.project, source_id)
-    key = hash64(f"merge:{capture.uuid}")
+    source_id = stored_id(from_id)
     common: dict[str, Any] = {
         "project": context.project,
         "at": capture.at,
         "actor": "capture",
-        "key": key,
+        "key": hash64(f"merge:{capture.uuid}"),
+        "since": imported_at(capture),
     }
+    source = fragment_id(context.project, source_id)
     enough = DISTINCT_ID_CHARS_MAX + 1
-    since = imported_at(capture)
     merge = MergePersons(
         id=context.mint(),
         into=capture.fragment,
@@ -342,7 +286,6 @@ def _merge(
         into_id=sent_id[:enough],
         source_id=from_id[:enough],
         mode=mode,
-        since=since,
         **common,
     )
     if not is_legal(from_id):
@@ -351,8 +294,22 @@ def _merge(
         id=context.mint(),
         fragment=source,
         distinct_id=source_id,
-        since=since,
         reason="merge",
         **common,
     )
     return [birth, merge]
+
+
+def _source_of(sent: Any, field: str, repairs: Repairs) -> str | None:
+    """The id to be merged, as it was sent; None for what merges nothing."""
+    if sent is None:
+        return None
+    source = str(sent) if isinstance(sent, str) else id_text(sent)
+    if source is None:
+        repairs.add("id_missing", field)
+    elif source == COOKIELESS:
+        repairs.add("cookieless", field)
+        return None
+    elif len(source) > CAPTURED_ID_CHARS_MAX:
+        repairs.add("id_cut", field)
+    return source

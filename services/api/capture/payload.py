@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
+from msgspec.structs import replace
 
 from services.api.capture import lz64
 from services.api.http import errors
@@ -21,8 +22,8 @@ from services.api.http.decompression import (
     inflate,
     inflated_bytes_max,
 )
-from services.api.http.property_limits import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
 from shared.domain.errors import BadInput
+from shared.inputs.values import decode_lenient
 
 FORM_BYTES_MAX = 2 * 1_048_576
 """Forms come from old browsers' beacons, and undoing their percent signs is slow: 4 s for 20 MiB,
@@ -41,6 +42,12 @@ TOKEN_PLACES = ("token", "api_key", "$token")
 """Where a batch or an event names its project; the first one counts."""
 
 _MILLISECONDS = re.compile(r"(1[6-9]|[2-9][0-9])[0-9]{11}")
+BOM = b"\xef\xbb\xbf"
+"""Some editors and Windows programs put it before a text."""
+
+_BEYOND = re.compile(rb"NaN|Infinity|[0-9][eE]\+?[0-9]{3}|[0-9]{300}")
+"""What may be a number that no float can hold."""
+
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
@@ -54,6 +61,8 @@ class CaptureBatch(msgspec.Struct, frozen=True, kw_only=True):
     is_batch: bool = False
     size: int = 0
     """Bytes of its JSON, unpacked."""
+    lenient: bool = False
+    """Whether it has numbers beyond every float, which are texts by now."""
 
 
 def decode(
@@ -61,7 +70,8 @@ def decode(
 ) -> CaptureBatch:
     """The events of a request. Raises ApiError or BadInput in the documented shapes."""
     body = decompress(body, content_type, query, encoding)
-    return batch_of(parse(body), query, len(body))
+    value, lenient = parse_lenient(body)
+    return replace(batch_of(value, query, len(body)), lenient=lenient)
 
 
 def decompress(
@@ -73,6 +83,7 @@ def decompress(
     """
     compression = query.get("compression", "")
     field = None
+    body = body.removeprefix(BOM)
     if not body and "data" in query:
         field = query["data"].encode("utf-8", "replace")
     elif content_type == "application/x-www-form-urlencoded" and not body.startswith(
@@ -98,9 +109,28 @@ def decompress(
     return body
 
 
+def parse_lenient(body: bytes) -> tuple[Any, bool]:
+    """JSON as `parse` reads it, also with NaN and numbers that no float can hold, as NumberText;
+    whether it needed that."""
+    try:
+        return parse(body), False
+    except errors.ApiError as error:
+        if _BEYOND.search(body) is None:
+            raise
+        try:
+            text = _replace_lone_surrogates(body.decode("utf-8", "replace")).decode()
+            value = decode_lenient(text)
+        except (ValueError, RecursionError):
+            raise error from None
+        if not isinstance(value, dict | list):
+            raise
+        return value, True
+
+
 def parse(body: bytes, kind: Any = Any) -> Any:
     """JSON (of this type), with what cannot be text (lone surrogates, broken UTF-8) replaced; else
     a parse_error."""
+    body = body.removeprefix(BOM)
     if (
         kind is Any
         and len(body) > CONTAINERS_MAX
@@ -119,33 +149,6 @@ def parse(body: bytes, kind: Any = Any) -> Any:
         return msgspec.json.decode(cleaned, type=kind)
     except (msgspec.DecodeError, RecursionError) as error:
         raise errors.parse_error(f"The body is not JSON: {error}"[:300]) from None
-
-
-def clean(value: dict[str, Any], attr: str) -> dict[str, Any]:
-    """Properties with NUL replaced in every text; BadInput for what cannot be stored: integers,
-    depth."""
-    return _clean(value, attr, 1)  # type: ignore[no-any-return]  # an object stays one
-
-
-def clean_text(text: str) -> str:
-    return text.replace("\x00", "\ufffd")
-
-
-def _clean(value: Any, attr: str, depth: int) -> Any:
-    if isinstance(value, str):
-        return clean_text(value) if "\x00" in value else value
-    if isinstance(value, dict | list):
-        if depth > DEPTH_MAX:
-            raise BadInput(f"Nested deeper than {DEPTH_MAX}.", attr=attr)
-        if isinstance(value, dict):
-            return {
-                clean_text(name): _clean(item, attr, depth + 1)
-                for name, item in value.items()
-            }
-        return [_clean(item, attr, depth + 1) for item in value]
-    if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
-        raise BadInput("Integers must fit into 64 bits.", attr=attr)
-    return value
 
 
 def batch_of(value: Any, query: Mapping[str, str], size: int) -> CaptureBatch:
@@ -211,8 +214,10 @@ def _data(data: bytes) -> bytes:
 
 
 def _base64(body: bytes) -> bytes | None:
+    """What base64 stands for, with or without line ends and padding; None for other texts."""
+    text = body.translate(None, b"\r\n\t ")
     try:
-        return base64.b64decode(body.strip(), validate=True)
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         return None
 

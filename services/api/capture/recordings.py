@@ -14,24 +14,22 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from services.api.calls import CaptureCall
 from services.api.capture import operations
+from services.api.capture.event_times import event_time
 from services.api.capture.events import (
-    RequestContext,
-    event_time,
-    kept_id,
+    event_uuid,
     sent_id_of,
-    time_of,
-    uuid_of,
 )
 from services.api.capture.payload import (
     CaptureBatch,
     batch_of,
-    clean_text,
     decompress,
     parse,
 )
+from services.api.capture.request_context import RequestContext
 from services.api.capture.v0 import (
     BODY_BYTES_MAX,
     capture_route,
@@ -40,14 +38,18 @@ from services.api.capture.v0 import (
     project_of,
     refusal_of,
     request_context_of,
+    warnings_of,
 )
 from services.api.context import Context
-from services.api.http import errors
 from services.api.http.messages import Request, Response
 from services.api.http.routing import Route
 from services.api.writes.block_writer import INLINE_BYTES_MAX, Block, pack
 from shared.domain.errors import BadInput
 from shared.domain.ids import fragment_id
+from shared.inputs.ids import stored_id
+from shared.inputs.repairs import Repairs
+from shared.inputs.times import time_us_of
+from shared.inputs.values import text_without_nul
 from shared.runtime import telemetry
 
 PATH = "/s"
@@ -69,13 +71,15 @@ class _Timed(msgspec.Struct):
 
 
 async def record(call: CaptureCall) -> Response:
-    """One request of `$snapshot` events: the good ones are stored, the first bad one is named."""
+    """One request of `$snapshot` events: the good ones are stored. The answer warns of the others,
+    and names the first one when nothing could be stored."""
     context = call.context
-    good, refused, refusal = await _decode_blocks(call.request, context)
+    batch, good, refused = await _decode_blocks(call.request, context)
     positions = await context.blocks.store(good) if good else []
     telemetry.RECORDED.labels("stored").inc(len(good))
-    telemetry.RECORDED.labels("refused").inc(refused)
-    return conclusion(call.request, refusal, positions)
+    telemetry.RECORDED.labels("refused").inc(len(refused))
+    refusal = refusal_of(batch, refused) if refused and not good else None
+    return conclusion(call.request, refusal, positions, warnings_of({}, refused))
 
 
 ROUTES: tuple[Route, ...] = (
@@ -100,9 +104,9 @@ ROUTES: tuple[Route, ...] = (
 
 async def _decode_blocks(
     request: Request, context: Context
-) -> tuple[list[Block], int, errors.ApiError | None]:
-    """The good blocks, how many are refused, and what is said of it. The body and what it became
-    end here: they are large, and the store may let us wait for seconds."""
+) -> tuple[CaptureBatch, list[Block], list[tuple[int, BadInput]]]:
+    """The good blocks, and the refused ones by their place. The body and what it became end here:
+    they are large, and the store may let us wait for seconds."""
     body = request.body
     encoding = request.headers.get("Content-Encoding", "")
     batch = await _aside(
@@ -113,9 +117,9 @@ async def _decode_blocks(
     )
     project = project_of(context, batch)
     context.quotas.take(project.id, len(batch.events), batch.size)
-    request_context = request_context_of(context, batch, project)
+    request_context = request_context_of(context, batch, project, request.arrived)
     good, refused = await _aside(body, lambda: _blocks(batch, request_context))
-    return good, len(refused), refusal_of(batch, refused, len(good))
+    return replace(batch, events=[]), good, refused
 
 
 async def _aside(body: bytes, work: Callable[[], T]) -> T:
@@ -199,35 +203,34 @@ def block_of(event: Any, request_context: RequestContext) -> Block:
     properties = event["properties"]
     if not isinstance(properties, dict):
         raise BadInput("properties must be an object.", attr="properties")
-    distinct_id = kept_id(sent_id_of(event, properties))
+    sent_id = sent_id_of(event, properties)
+    repairs = Repairs()
     session, window = properties.get("$session_id"), properties.get("$window_id")
     if not isinstance(session, str) or _SESSION.fullmatch(session) is None:
         raise BadInput(
             "A session id has 1 to 70 letters, digits or hyphens.",
             attr="properties.$session_id",
         )
-    window = session if window in (None, "") else window
-    if not isinstance(window, str) or len(window) > WINDOW_CHARS_MAX:
-        raise BadInput(
-            f"A window id is a text of at most {WINDOW_CHARS_MAX} characters.",
-            attr="properties.$window_id",
-        )
-    window = clean_text(window)
-    uuid = uuid_of(event.get("uuid"), request_context)
+    window = _window(session if window in (None, "") else window, repairs)
+    data = properties.get(DATA)
+    content = (sent_id, f"{session} {window}", data if isinstance(data, bytes) else b"")
+    uuid = event_uuid(event, content, request_context, repairs)
     if not uuid.int:  # the nil uuid names no event
         uuid = request_context.mint()
-    lines, times = _snapshots(properties.get(DATA), window)
+    lines, times = _snapshots(data, window)
     moments = [
         event_time(
             {"timestamp": time, "sent_at": event.get("sent_at")},
             properties,
             request_context,
+            repairs,
+            request_context.received_at,
         )
         for time in ((min(times), max(times)) if times else (event.get("timestamp"),))
     ]
     return Block(
         project=request_context.project,
-        fragment=fragment_id(request_context.project, distinct_id),
+        fragment=fragment_id(request_context.project, stored_id(sent_id)),
         uuid=uuid,
         session=session,
         window=window,
@@ -235,6 +238,16 @@ def block_of(event: Any, request_context: RequestContext) -> Block:
         ended_at=moments[-1],
         content=pack(lines),
     )
+
+
+def _window(window: Any, repairs: Repairs) -> str:
+    field = "properties.$window_id"
+    if not isinstance(window, str) or len(window) > WINDOW_CHARS_MAX:
+        raise BadInput(
+            f"A window id is a text of at most {WINDOW_CHARS_MAX} characters.",
+            attr=field,
+        )
+    return text_without_nul(window, field, repairs)
 
 
 def _snapshots(data: Any, window: str) -> tuple[list[bytes], list[int | float]]:
@@ -257,7 +270,7 @@ def _snapshots(data: Any, window: str) -> tuple[list[bytes], list[int | float]]:
         if b"\n" in line or b"\r" in line:
             line = msgspec.json.format(line, indent=-1)
         time = parse(line, _Timed).timestamp
-        if time_of(time) is not None and not isinstance(time, str):
+        if time_us_of(time) is not None and not isinstance(time, str):
             times.append(time)
         lines.append(line[:-1] + (b"," if line[1:-1].strip() else b"") + ending)
     return lines, times

@@ -16,8 +16,8 @@ import orjson
 
 from services.api.calls import CaptureCall
 from services.api.capture import operations
-from services.api.capture.events import EVENT_NAME_CHARS_MAX, time_of
-from services.api.capture.payload import EVENTS_MAX, CaptureBatch, parse
+from services.api.capture.events import object_of
+from services.api.capture.payload import EVENTS_MAX, CaptureBatch, parse_lenient
 from services.api.capture.v0 import (
     BODY_BYTES_MAX,
     EventOutcome,
@@ -33,8 +33,11 @@ from services.api.http.messages import Deferred, Request, Response
 from services.api.http.rendering import JSON
 from services.api.http.routing import Route
 from shared.domain.errors import BadInput
-from shared.domain.ids import Position
+from shared.domain.ids import DISTINCT_ID_CHARS_MAX, Position
 from shared.domain.legal_ids import is_legal
+from shared.inputs.ids import id_text
+from shared.inputs.repairs import Repairs
+from shared.inputs.times import time_us_of
 
 PATH = "/i/v1/analytics/events"
 
@@ -44,10 +47,6 @@ REQUIRED = (
     "PostHog-Request-Id",
     "PostHog-Request-Timestamp",
 )
-
-DISTINCT_ID_BYTES_MAX = 200
-"""An id beyond is refused, where v0 cuts: two long ids with one beginning must not become one
-person."""
 
 SDK_INFO_CHARS_MAX = 200
 """Of `PostHog-Sdk-Info`, beyond which it names no SDK."""
@@ -72,7 +71,7 @@ _TAGS = {
 }
 """The original's words for our own codes."""
 
-_DETAILS = {"invalid_input": "malformed_event_properties", "too_large": "event_too_big"}
+_DETAILS = {"too_large": "event_too_big"}
 """The same for what v0 refuses of an event that has passed here."""
 
 _OPTIONS: dict[str, tuple[type, str]] = {
@@ -99,28 +98,25 @@ def events(call: CaptureCall) -> Response | Deferred[list[Position], Response]:
         raise _wrong("empty_body", "The body is empty.")
     encoding = _encoding(request)
     body = unpack(body, encoding) if encoding else body
-    batch = parse(body)
+    batch, lenient = parse_lenient(body)
     uuids = _uuids(batch)
     context.quotas.take(call.project.id, len(uuids), len(body))
     sdk = _sdk(request.headers["PostHog-Sdk-Info"])
-    shaped: list[dict[str, Any] | BadInput] = []
-    for event, uuid in zip(batch["batch"], uuids, strict=True):
-        try:
-            shaped.append(_v0_event(event, uuid, sdk))
-        except BadInput as error:
-            shaped.append(error)
+    v0_events, earlier = _v0_events(batch["batch"], uuids, sdk)
     capture_batch = CaptureBatch(
-        events=[event for event in shaped if not isinstance(event, BadInput)],
+        events=v0_events,
         sent_at=request.headers["PostHog-Request-Timestamp"].strip(),
         historical=batch.get("historical_migration") is True,
+        lenient=lenient,
     )
-    remaining = iter(outcomes_of(context, capture_batch, call.project))
-    outcomes = [
-        event if isinstance(event, BadInput) else next(remaining) for event in shaped
-    ]
+    outcomes, repairs_by_index = outcomes_of(
+        context, capture_batch, call.project, request.arrived, earlier=earlier
+    )
     results = {
-        event["uuid"]: _result(event, outcome)
-        for event, outcome in zip(batch["batch"], outcomes, strict=True)
+        event["uuid"]: _result(event, outcome, repairs_by_index.get(index))
+        for index, (event, outcome) in enumerate(
+            zip(batch["batch"], outcomes, strict=True)
+        )
     }
 
     def conclude(positions: list[Position]) -> Response:
@@ -223,7 +219,7 @@ def _is_time(value: Any) -> bool:
     return (
         isinstance(value, str)
         and _TIME.match(value) is not None
-        and time_of(value) is not None
+        and time_us_of(value) is not None
     )
 
 
@@ -236,71 +232,84 @@ def _sdk(info: str) -> dict[str, str]:
     return {"$lib": name, "$lib_version": version} if is_complete else {}
 
 
-def _v0_event(event: dict[str, Any], uuid: UUID, sdk: dict[str, str]) -> dict[str, Any]:
-    """The event as v0 knows it; BadInput, with v1's word for it as slug, for what v1 is stricter
-    about."""
-    name, distinct_id, properties = (
-        event.get("event"),
-        event.get("distinct_id"),
-        event.get("properties"),
-    )
+def _v0_events(
+    events: list[dict[str, Any]], uuids: list[UUID], sdk: dict[str, str]
+) -> tuple[list[dict[str, Any] | BadInput], dict[int, Repairs]]:
+    """The events as v0 knows them, or why one is left out; and repairs, by their place."""
+    v0_events: list[dict[str, Any] | BadInput] = []
+    repairs_by_index: dict[int, Repairs] = {}
+    for index, (event, uuid) in enumerate(zip(events, uuids, strict=True)):
+        try:
+            v0_event, repairs = _v0_event(event, uuid, sdk)
+        except BadInput as error:
+            v0_events.append(error)
+        else:
+            v0_events.append(v0_event)
+            if repairs:
+                repairs_by_index[index] = repairs
+    return v0_events, repairs_by_index
+
+
+def _v0_event(
+    event: dict[str, Any], uuid: UUID, sdk: dict[str, str]
+) -> tuple[dict[str, Any], Repairs]:
+    """The event as v0 knows it, and what had to be repaired for that; BadInput, with v1's word for
+    it as slug, for one without a name or a distinct id."""
+    name, distinct_id = event.get("event"), event.get("distinct_id")
     if not isinstance(name, str) or not name.strip():
         raise _dropped("missing_event_name")
-    if len(name) > EVENT_NAME_CHARS_MAX:
-        raise _dropped("event_name_too_long")
-    if not isinstance(distinct_id, str) or not distinct_id.strip():
+    if id_text(distinct_id) is None:
         raise _dropped("missing_distinct_id")
-    if len(distinct_id.encode()) > DISTINCT_ID_BYTES_MAX:
-        raise _dropped("distinct_id_too_large")
-    if not _is_time(event.get("timestamp")):
-        raise _dropped("invalid_event_timestamp")
-    if not isinstance(properties, dict | None):
-        raise _dropped("malformed_event_properties")
     session = {
         f"${name}": event[name]
         for name in ("session_id", "window_id")
         if event.get(name) is not None
     }
-    v0_properties = (properties or {}) | session | _options(event.get("options")) | sdk
+    repairs = Repairs()
+    properties = object_of(event.get("properties"), "properties", repairs)
+    v0_properties = properties | session | _options(event.get("options")) | sdk
     if _is_nobodys(distinct_id):
         v0_properties["$process_person_profile"] = False
     operations_on_person = {name: event[name] for name in _OPERATIONS if name in event}
-    return {
+    v0_event = {
         "event": name,
         "distinct_id": distinct_id,
         "uuid": str(uuid),
-        "timestamp": event["timestamp"],
+        "timestamp": event.get("timestamp"),
         "properties": v0_properties,
         **operations_on_person,
     }
+    return v0_event, repairs
 
 
 def _options(options: Any) -> dict[str, Any]:
-    if not isinstance(options, dict | None):
-        raise _dropped("invalid_options")
-    settings = {
-        name: value
-        for name, value in (options or {}).items()
-        if name in _OPTIONS and value is not None
+    """The properties that the known options stand for; those of another type are left out."""
+    return {
+        _OPTIONS[name][1]: value
+        for name, value in (options if isinstance(options, dict) else {}).items()
+        if name in _OPTIONS and isinstance(value, _OPTIONS[name][0])
     }
-    if not all(
-        isinstance(value, _OPTIONS[name][0]) for name, value in settings.items()
-    ):
-        raise _dropped("invalid_options")
-    return {_OPTIONS[name][1]: value for name, value in settings.items()}
 
 
-def _is_nobodys(distinct_id: str) -> bool:
-    return distinct_id.strip().lower() in NOBODYS_IDS or not is_legal(distinct_id)
+def _is_nobodys(distinct_id: Any) -> bool:
+    text = id_text(distinct_id) or ""
+    return text.strip().lower() in NOBODYS_IDS or not is_legal(
+        text[:DISTINCT_ID_CHARS_MAX]
+    )
 
 
-def _result(event: dict[str, Any], outcome: EventOutcome) -> dict[str, str]:
+def _result(
+    event: dict[str, Any], outcome: EventOutcome, repairs: Repairs | None
+) -> dict[str, str]:
+    """What became of an event; of several repairs the first is told."""
     if isinstance(outcome, BadInput):
         return {"result": "drop", "details": _DETAILS.get(outcome.slug, outcome.slug)}
     if not outcome:  # a merge without person processing
         return {"result": "drop", "details": "person_processing_disabled"}
     if _is_nobodys(event["distinct_id"]):
         return {"result": "warning", "details": "person_processing_disabled"}
+    for repair in repairs or ():
+        return {"result": "warning", "details": repair.kind}
     return {"result": "ok"}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -15,13 +17,16 @@ from services.api.http import errors
 from services.api.http.guards.costly import with_any
 from services.api.http.parameters import DRY_RUN
 from services.api.http.routing import EndpointResult, Route
-from services.api.reads.lookup import fragment_of
+from services.api.reads.lookup import fragment_of, fragments_named
 from services.api.writes.idempotency import REPLAYED
 from services.api.writes.submission import append_and_wait
 from shared.domain.commands import Delete, RequestDeletion, Scope
 from shared.domain.errors import BadInput, NotFound
-from shared.domain.ids import DELETIONS, fragment_id, hash64
+from shared.domain.ids import DELETIONS, hash64
 from shared.store.person import Person
+
+Fragments = Mapping[str, Sequence[UUID]]
+"""By identifier, the fragments that it means; none for one that is nobody's."""
 
 _PERSON, _STRAY = "bulk", "bulk stray"
 """What the requests of a call with a key are named by: of persons, and of ids that nobody is."""
@@ -43,39 +48,36 @@ async def bulk_delete(call: RestCall) -> EndpointResult:
     if (
         key
         and not dry
-        and (rows := await _bulk_requests(call, list(fragments.values()), key))
+        and (rows := await _bulk_requests(call, _all_of(fragments), key))
     ):
         return _bulk_replay(
             rows,
             key,
             (request_scope, scope),
             [
-                (identifier, fragments.get(str(identifier)))
+                (identifier, fragments.get(str(identifier), ()))
                 for identifier in identifiers
             ],
         )
-    persons, without_person = await _persons_of(call, identifiers, fragments)
-    unowned = {
-        identifier: fragment
-        for identifier in map(str, without_person)
-        if (fragment := fragments.get(identifier)) is not None
-    }
-    strays = await remains(call, list(unowned.values()), scope)
-    with_remains = set(strays)
+    persons, unowned = await _persons_of(call, fragments)
+    strays = await remains(call, unowned, scope)
+    matchless = set(unowned).difference(strays)
     unmatched = [
         identifier
-        for identifier in without_person
-        if unowned.get(str(identifier)) not in with_remains
+        for identifier in identifiers
+        if matchless.issuperset(fragments.get(str(identifier), ()))
     ]
     if dry:
         return await preview(call, persons, scope, unmatched, strays)
     commands = _commands(call, scope, persons, strays, key)
-    positions = (await append_and_wait(call, commands))[0] if commands else None
+    positions, visible = (
+        await append_and_wait(call, commands) if commands else (None, True)
+    )
     requests = [str(command.request) for command in commands]
     return EndpointResult(
         status=202,
         positions=positions,
-        body=_bulk_answer(scope, len(persons), requests, unmatched),
+        body=_bulk_answer(scope, len(persons), requests, unmatched, visible=visible),
     )
 
 
@@ -98,33 +100,36 @@ COLLECTION_ROUTES = (
 
 
 async def _persons_of(
-    call: RestCall, identifiers: list[Any], fragments: dict[str, UUID]
-) -> tuple[list[Person], list[Any]]:
-    """(the persons that hold these fragments, each once; the identifiers without a person)."""
+    call: RestCall, fragments: Fragments
+) -> tuple[list[Person], list[UUID]]:
+    """(the persons that hold these fragments, each once; the fragments without a person)."""
+    every = _all_of(fragments)
     holders = (
-        await call.context.reads.by_fragments(call.project.id, list(fragments.values()))
-        if fragments
-        else []
+        await call.context.reads.by_fragments(call.project.id, every) if every else []
     )
-    by_identifier = dict(zip(fragments, holders, strict=True))
-    persons = {person.uuid: person for person in holders if person is not None}
+    holdings = list(zip(every, holders, strict=True))
+    persons = {person.uuid: person for _, person in holdings if person is not None}
     return list(persons.values()), [
-        identifier
-        for identifier in identifiers
-        if by_identifier.get(str(identifier)) is None
+        fragment for fragment, person in holdings if person is None
     ]
+
+
+def _all_of(fragments: Fragments) -> list[UUID]:
+    """All fragments that the identifiers mean, each once."""
+    return list(dict.fromkeys(chain.from_iterable(fragments.values())))
 
 
 async def _fragments_of(
     call: RestCall, body: BulkDelete
-) -> tuple[list[Any], dict[str, UUID]]:
-    """(the identifiers of the body, the fragment of each that is an id), of `ids` or of
-    `distinct_ids`, never both."""
+) -> tuple[list[Any], Fragments]:
+    """(the identifiers of the body, the fragments of each that is an id), of `ids` or of
+    `distinct_ids`, never both. A distinct id means all that may be stored under it: what is to be
+    erased is erased."""
     if (body.ids is None) == (body.distinct_ids is None):
         raise BadInput("Give either ids or distinct_ids.", attr="ids")
     if body.distinct_ids is not None:
         return body.distinct_ids, {
-            identifier: fragment_id(call.project.id, identifier)
+            identifier: fragments_named(call.project.id, identifier)
             for identifier in body.distinct_ids
         }
     identifiers = body.ids or []
@@ -139,7 +144,7 @@ async def _fragments_of(
         if isinstance(fragment, BaseException) and not isinstance(fragment, NotFound):
             raise fragment
     return identifiers, {
-        identifier: fragment
+        identifier: (fragment,)
         for identifier, fragment in zip(texts, outcomes, strict=True)
         if isinstance(fragment, UUID)
     }
@@ -184,16 +189,23 @@ def _bulk_envelope(
 
 
 def _bulk_answer(
-    scope: Scope, persons: int, requests: list[str], unmatched: list[Any]
+    scope: Scope,
+    persons: int,
+    requests: list[str],
+    unmatched: list[Any],
+    *,
+    visible: bool = True,
 ) -> dict[str, Any]:
+    """The answer. Each person counts once: as deleted, or as queued while reads still return
+    it."""
     deleted = persons if scope.profile else 0
     return {
         "persons_found": persons,
-        "persons_deleted": deleted,
+        "persons_deleted": deleted if visible else 0,
         "events_queued_for_deletion": bool(requests and scope.events),
         "recordings_queued_for_deletion": bool(requests and scope.recordings),
         "deletion_errors": [],
-        "persons_queued_for_deletion": deleted,
+        "persons_queued_for_deletion": 0 if visible else deleted,
         "stays": scope.stays,
         "unmatched": unmatched,
         "deletion_request": requests[0] if requests else None,
@@ -224,7 +236,7 @@ def _bulk_replay(
     rows: list[LedgerRow],
     key: int,
     scopes: tuple[Scope, Scope],
-    identifiers: list[tuple[Any, UUID | None]],
+    identifiers: list[tuple[Any, Sequence[UUID]]],
 ) -> EndpointResult:
     """The answer to the first request with this key. `scopes`: the repeat's own, and what that
     covers now."""
@@ -239,7 +251,7 @@ def _bulk_replay(
     scope = next(iter(covered), scopes[1])
     fragments = {member for row in rows for member in (row.person, *row.members)}
     unmatched = [
-        identifier for identifier, fragment in identifiers if fragment not in fragments
+        identifier for identifier, named in identifiers if fragments.isdisjoint(named)
     ]
     body = _bulk_answer(
         scope, len(persons), [str(row.request) for row in rows], unmatched

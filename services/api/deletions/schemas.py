@@ -26,10 +26,13 @@ class BulkDelete(Struct):
     """Exactly one of `ids` and `distinct_ids`. The flags choose what is deleted, and whether the
     person stays."""
 
-    ids: Annotated[list[PersonId], Meta(max_length=BULK_MAX)] | None = None
+    ids: Annotated[list[PersonId], Meta(min_length=1, max_length=BULK_MAX)] | None = (
+        None
+    )
     distinct_ids: (
         Annotated[
-            list[DistinctId], Meta(max_length=BULK_MAX, examples=[["ada@example.com"]])
+            list[DistinctId],
+            Meta(min_length=1, max_length=BULK_MAX, examples=[["ada@example.com"]]),
         ]
         | None
     ) = None
@@ -39,7 +42,8 @@ class BulkDelete(Struct):
 
 
 class Bulk(Struct):
-    """The persons that a bulk delete found, and its deletion requests."""
+    """The persons that a bulk delete found, and its deletion requests. A person is counted as
+    deleted when reads no longer return it, and before that as queued."""
 
     persons_found: int
     persons_deleted: int

@@ -10,6 +10,7 @@ from uuid import UUID
 import orjson
 
 from services.api.calls import RestCall
+from services.api.history.moved_ids import MOVES, MovedIds, moved_ids
 from services.api.http.guards.costly import always
 from services.api.http.parameters import PAGE_MAX, Integer
 from services.api.http.routing import EndpointResult, Route
@@ -112,6 +113,7 @@ async def _activity(call: RestCall, fragments: list[UUID]) -> EndpointResult:
         if items
         else []
     )
+    moved = await moved_ids(call, [row for row in items if row.topic in MOVES])
     names = [person.name() if person is not None else "" for person in persons]
     numbers = await call.context.reads.numbers_of(call.project.id, subjects)
     total = items[0].total if items else 0
@@ -119,7 +121,8 @@ async def _activity(call: RestCall, fragments: list[UUID]) -> EndpointResult:
     return EndpointResult(
         body={
             "results": [
-                _item(call, *each) for each in zip(items, names, numbers, strict=True)
+                _item(call, row, name, number, moved.get((row.command, row.fragment)))
+                for row, name, number in zip(items, names, numbers, strict=True)
             ],
             "next": str(url.update_query(page=page + 1))
             if page * limit < total
@@ -131,7 +134,11 @@ async def _activity(call: RestCall, fragments: list[UUID]) -> EndpointResult:
 
 
 def _item(
-    call: RestCall, row: ActivityRow, name: str, number: int | None
+    call: RestCall,
+    row: ActivityRow,
+    name: str,
+    number: int | None,
+    moved: MovedIds | None,
 ) -> dict[str, Any]:
     activity = _ACTIVITIES.get(row.topic) or (
         row.topic if row.source == "request" else _EDITS[row.source]
@@ -151,14 +158,7 @@ def _item(
         )
         changes.append(change)
     elif left_out is None:
-        change = _change(
-            activity,
-            None,
-            {"with": str(row.peer), "members": [str(member) for member in row.members]},
-        )
-        if row.reason:
-            change["after"]["key" if row.topic == PURGE else "reason"] = row.reason
-        changes.append(change)
+        changes.append(_change(activity, None, _after(row, moved)))
     if left_out is not None:
         changes.append(_change("left_out", None, left_out))
     return {
@@ -170,6 +170,22 @@ def _item(
         "detail": {"name": name, "changes": changes},
         "created_at": iso(row.at),
     }
+
+
+def _after(row: ActivityRow, moved: MovedIds | None) -> dict[str, Any]:
+    """What a merge, a split or a deletion left, with the reason of a refusal or the key of a
+    purge."""
+    after: dict[str, Any] = {
+        "with": str(row.peer),
+        "members": [str(member) for member in row.members],
+    }
+    if moved is not None and row.topic in MOVES:
+        after["distinct_ids"] = moved.stayed
+        if moved.departed is not None:
+            after["split_off"] = moved.departed
+    if row.reason:
+        after["key" if row.topic == PURGE else "reason"] = row.reason
+    return after
 
 
 def _change(action: str, before: Any, after: Any) -> dict[str, Any]:

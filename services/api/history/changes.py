@@ -40,13 +40,34 @@ FACTS_MAX = 20_000
 ROUNDS_MAX = 8
 """Rounds of asking for those that were merged with those that were merged with the person."""
 
+_CURSOR = re.compile(r"(-?\d{1,19})\.(\d{1,19})")
+
 KEYS = Text(
     "keys",
     "With source=changes: only changes of these properties (`a,b`).",
     chars_max=4_000,
     example="plan",
 )
-STEP = Text(
+
+
+class ChangeCursor(Text):
+    """A place in the timeline of changes."""
+
+    def read(self, text: str) -> str:
+        self.place(super().read(text))
+        return text
+
+    def place(self, text: str) -> tuple[int, int]:
+        """The stamp and version that a page begins behind. BadInput for a broken cursor."""
+        if not text:
+            return (-(2**63), 0)
+        match = _CURSOR.fullmatch(text)
+        if match is None:
+            raise self.wrong("is broken; take `next` as it is.")
+        return int(match[1]), int(match[2])
+
+
+STEP = ChangeCursor(
     "cursor",
     "With source=changes: the place to continue from. Use the URL in `next`.",
     chars_max=100,
@@ -61,8 +82,6 @@ MOVES = {
     "person.rerooted",
 }
 """Topics of facts that name other fragments of the person."""
-
-_CURSOR = re.compile(r"(-?\d{1,19})\.(\d{1,19})")
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,7 +100,7 @@ async def changes(call: RestCall, span: tuple[int, int]) -> EndpointResult:
     """The page of points whose stamps lie within the span (microseconds)."""
     limit = call.parameter(LIMIT)
     keys = [key for key in call.parameter(KEYS).split(",") if key]
-    after = _cursor(call.parameter(STEP))
+    after = STEP.place(call.parameter(STEP))
     addressed = await fragment_of(call)
     _, until = await person_until(call)
     person_facts = await _related_facts(
@@ -237,12 +256,3 @@ def _point(call: RestCall, change: Change) -> dict[str, Any]:
 
 def _differ(before: dict[str, Any], after: dict[str, Any], key: str) -> bool:
     return (key in before) != (key in after) or not same(before[key], after[key])
-
-
-def _cursor(text: str) -> tuple[int, int]:
-    if not text:
-        return (-(2**63), 0)
-    match = _CURSOR.fullmatch(text)
-    if match is None:
-        raise BadInput("The cursor is broken; take `next` as it is.", attr="cursor")
-    return int(match[1]), int(match[2])

@@ -3,24 +3,28 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import msgspec
-import orjson
 
 from services.api.calls import RestCall
 from services.api.history.changes import KEYS, STEP, changes
-from services.api.history.date_range import INTERVAL, date_range, micros, span_of
+from services.api.history.crucial import (
+    BREAKDOWN_TYPES,
+    Breakdown,
+    PersonFilters,
+    Series,
+    leaves_of,
+)
+from services.api.history.date_range import INTERVAL, date_range, span_of
 from services.api.http.guards.costly import always
 from services.api.http.parameters import (
     AS_OF,
     DATE_FROM,
     DATE_TO,
     DISTINCT_ID,
-    EVENTS,
     JSON_CHARS_MAX,
     LIMIT,
     Choice,
@@ -28,12 +32,12 @@ from services.api.http.parameters import (
 )
 from services.api.http.routing import EndpointResult, Route
 from services.api.reads.as_of import check_size, facts, moment, persons_at
-from services.api.reads.lookup import fragment_of, person_until
+from services.api.reads.lookup import fragment_of, fragments_named, person_until
 from services.api.writes.schemas import PersonAtTime, Timeline
 from shared.domain.errors import BadInput, NotFound
-from shared.domain.ids import fragment_id
 from shared.domain.person.fragment_events import FragmentEvent
 from shared.domain.person.replay import FOREVER, Replay
+from shared.inputs.dates import micros
 from shared.store.person import Person, iso, shown_of, size_of
 from shared.store.timeline import Fact, event_of
 
@@ -49,24 +53,34 @@ SOURCE = Choice(
     absent="events",
     choices=("events", "changes"),
 )
-ACTIONS = Text(
+EVENTS = Series(
+    "events",
+    "JSON: a list of `{id, properties?}`, the captured events that count.",
+    chars_max=JSON_CHARS_MAX,
+    example='[{"id": "sign up"}]',
+    form="series",
+)
+ACTIONS = Series(
     "actions", "JSON: a list of `{id}`.", chars_max=JSON_CHARS_MAX, form="series"
 )
-PROPERTIES = Text(
+PROPERTIES = PersonFilters(
     "properties",
     "JSON: filters. Those of type `person` choose the crucial properties.",
     chars_max=JSON_CHARS_MAX,
     example='[{"key": "plan", "value": "pro", "type": "person"}]',
     form="filters",
 )
-BREAKDOWN = Text(
+BREAKDOWN = Breakdown(
     "breakdown",
     "A property, or a JSON list of them.",
     chars_max=JSON_CHARS_MAX,
     form="breakdown",
 )
-BREAKDOWN_TYPE = Text(
-    "breakdown_type", "With `person`, the breakdown chooses crucial properties."
+BREAKDOWN_TYPE = Choice(
+    "breakdown_type",
+    "With `person`, the breakdown chooses crucial properties.",
+    absent="",
+    choices=BREAKDOWN_TYPES,
 )
 DISPLAY = Text("display", "Accepted, without effect.")
 PERSON_ID = Text("person_id", "An integer id or a uuid.", form="person-id")
@@ -95,15 +109,14 @@ async def properties_timeline(call: RestCall) -> EndpointResult:
     if call.parameter(SOURCE) == "changes":
         return await changes(call, span_of(call))
     person, until_stamp = await person_until(call)
-    series = _list(call.parameter(EVENTS), "events")
-    actions = _list(call.parameter(ACTIONS), "actions")
+    series = EVENTS.decode(call.parameter(EVENTS))
+    actions = ACTIONS.decode(call.parameter(ACTIONS))
     crucial = _crucial(call, [*series, *actions])
     names = sorted(
         {str(entry["id"]) for entry in series if entry.get("id") is not None}
     )
-    zone = ZoneInfo(call.project.zone)
     end = call.context.clock.now_us() if until_stamp is None else until_stamp
-    since, until = date_range(call, zone, datetime.fromtimestamp(end / 1e6, zone))
+    since, until = date_range(call, end, person.created_at)
     fragments = [member.fragment for member in person.members]
     only_actions = not names and bool(actions)
     events = (
@@ -140,8 +153,9 @@ async def properties_timeline(call: RestCall) -> EndpointResult:
 
 async def properties_at_time(call: RestCall) -> EndpointResult:
     """Get a person as of a past time or position."""
-    fragment, until = await _fragment_and_moment(call)
-    person = (await persons_at(call.context, call.project.id, [fragment], until))[0]
+    fragments, until = await _fragments_and_moment(call)
+    persons = await persons_at(call.context, call.project.id, fragments, until)
+    person = next((person for person in persons if person is not None), None)
     if person is None:
         raise NotFound("No person with this id at that time.")
     by_id = bool(call.parameter(DISTINCT_ID))
@@ -211,8 +225,9 @@ async def _effects(call: RestCall, fragments: list[UUID], cut: int) -> list[Fact
     return effects
 
 
-async def _fragment_and_moment(call: RestCall) -> tuple[UUID, int]:
-    """(fragment, stamp): exactly one of distinct_id and person_id, and a timestamp."""
+async def _fragments_and_moment(call: RestCall) -> tuple[Sequence[UUID], int]:
+    """(fragments, the one to prefer first; stamp): exactly one of distinct_id and person_id, and a
+    timestamp."""
     distinct_id, person_id = call.parameter(DISTINCT_ID), call.parameter(PERSON_ID)
     if bool(distinct_id) == bool(person_id):
         raise BadInput("Exactly one of distinct_id and person_id is required.")
@@ -221,9 +236,9 @@ async def _fragment_and_moment(call: RestCall) -> tuple[UUID, int]:
     until = await moment(
         call.context, call.project.id, call.parameter(TIMESTAMP), "timestamp"
     )
-    return fragment_id(
-        call.project.id, distinct_id
-    ) if distinct_id else await fragment_of(call, person_id), until
+    if distinct_id:
+        return fragments_named(call.project.id, distinct_id), until
+    return [await fragment_of(call, person_id)], until
 
 
 def points(
@@ -296,55 +311,14 @@ def _arrival(step: Fact | CapturedEvent) -> tuple[int, int, bool]:
 
 def _crucial(call: RestCall, series: list[dict[str, Any]]) -> list[str]:
     """Keys of person filters, global and per series, and of a person breakdown."""
-    filters = _flat(_json(call.parameter(PROPERTIES), "properties"))
+    filters = leaves_of(PROPERTIES.decode(call.parameter(PROPERTIES)))
     for entry in series:
-        filters += _flat(entry.get("properties"))
+        filters += leaves_of(entry.get("properties"))
     keys = {
         str(entry["key"])
         for entry in filters
         if entry.get("type") == "person" and entry.get("key") is not None
     }
-    breakdown = call.parameter(BREAKDOWN)
-    if breakdown and call.parameter(BREAKDOWN_TYPE) == "person":
-        if breakdown.startswith("["):
-            keys |= {str(key) for key in _json(breakdown, "breakdown")}
-        else:
-            keys.add(breakdown)
+    if call.parameter(BREAKDOWN_TYPE) == "person":
+        keys |= set(BREAKDOWN.decode(call.parameter(BREAKDOWN)))
     return sorted(keys)
-
-
-def _flat(filters: Any) -> list[dict[str, Any]]:
-    """The leaves of a list of filters, or of an AND/OR group object."""
-    level, leaves = [filters], []
-    for _ in range(32):
-        deeper: list[Any] = []
-        for node in level:
-            if isinstance(node, list):
-                deeper += node
-            elif isinstance(node, dict):
-                if isinstance(node.get("values"), list):
-                    deeper += node["values"]
-                elif "key" in node:
-                    leaves.append(node)
-        if not deeper:
-            return leaves
-        level = deeper
-    raise BadInput("Nested too deep.", attr="properties")
-
-
-def _json(text: str, attr: str) -> Any:
-    if not text:
-        return []
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        raise BadInput(f"{attr} must be JSON.", attr=attr) from None
-
-
-def _list(text: str, attr: str) -> list[dict[str, Any]]:
-    value = _json(text, attr)
-    if not isinstance(value, list) or not all(
-        isinstance(entry, dict) for entry in value
-    ):
-        raise BadInput(f"{attr} must be a JSON list of objects.", attr=attr)
-    return value

@@ -11,7 +11,6 @@ import orjson
 from services.api.calls import RestCall
 from services.api.http.guards.costly import always
 from services.api.http.parameters import AS_OF, LIMIT, OFFSET
-from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.routing import EndpointResult, Route
 from services.api.reads.lookup import person_until
 from services.api.writes.schemas import PropertyHistory
@@ -27,6 +26,7 @@ from shared.domain.person.identity_events import (
 )
 from shared.domain.person.replay import FOREVER
 from shared.domain.person.view import Decisive, decisive
+from shared.inputs.names import NAME_CHARS_MAX
 from shared.store.person import Person, cells_of, iso
 
 STEPS_MAX = 4 * MEMBERS_MAX

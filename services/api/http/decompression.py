@@ -31,6 +31,9 @@ ZSTD_STEP_BYTES = 256
 """Fed at a time, because zstd cannot be told when to stop: a block of 4 bytes may stand for 128
 KiB, so 8 MiB."""
 
+GZIP_MEMBERS_MAX = 16
+"""Of one gzip body: senders that append to a file make one for each piece."""
+
 GZIP = b"\x1f\x8b\x08"
 ZLIB = b"\x78"
 
@@ -38,15 +41,20 @@ ZLIB = b"\x78"
 def inflate(
     body: bytes, bytes_max: int = INFLATED_BYTES_MAX, header: int = zlib.MAX_WBITS | 32
 ) -> bytes:
-    """One gzip member (or zlib stream) within the limits; anything else is a BadInput or too
+    """Gzip members, or a zlib stream, within the limits; anything else is a BadInput or too
     large."""
-    inflater = zlib.decompressobj(header)  # 32: either header
     bytes_max = inflated_bytes_max(body, bytes_max)
-    try:
-        plain = inflater.decompress(body, bytes_max + 1)
-    except zlib.error:
-        raise BadInput("The gzip data is broken.") from None
-    return _whole(plain, bytes_max, inflater.eof and not inflater.unused_data)
+    plain = b""
+    for _ in range(GZIP_MEMBERS_MAX):
+        inflater = zlib.decompressobj(header)  # 32: either header
+        try:
+            plain += inflater.decompress(body, bytes_max + 1 - len(plain))
+        except zlib.error:
+            raise BadInput("The gzip data is broken.") from None
+        body = inflater.unused_data
+        if not inflater.eof or not body.startswith(GZIP) or len(plain) > bytes_max:
+            break
+    return _whole(plain, bytes_max, inflater.eof and not body)
 
 
 def unpack(body: bytes, encoding: str) -> bytes:
@@ -75,7 +83,7 @@ def _whole(plain: bytes, bytes_max: int, ended: bool) -> bytes:
     if len(plain) > bytes_max:
         raise errors.too_large(bytes_max)
     if not ended:
-        raise BadInput("The compressed data is cut off, or has more than one member.")
+        raise BadInput("The compressed data is cut off, or something follows it.")
     return plain
 
 

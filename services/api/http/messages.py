@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -60,6 +61,9 @@ class Request(msgspec.Struct, kw_only=True, eq=False):
 
     limits: dict[str, str] = {}
     """The RateLimit headers of the answer, whatever that will be."""
+
+    arrived: float = msgspec.field(default_factory=time.perf_counter)
+    """When its head was there: what a sender's clock is compared with, however slow the body."""
 
     began: float = 0.0
     body_bytes: int = 0

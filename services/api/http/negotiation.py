@@ -8,27 +8,34 @@ from typing import Literal
 from services.api.http import errors
 from services.api.http.messages import Request
 
-Format = Literal["json", "csv"]
+Format = Literal["json", "csv", "ndjson"]
+
+NDJSON = "application/x-ndjson"
+
+FORMAT_PARAMETER = "format"
+"""The parameter of a query that names the format."""
 
 _WEIGHT = re.compile(r"[01](\.\d{0,3})?")
 
 
-def format_of(request: Request, only: str) -> Format:
+def format_of(request: Request, only: str, *, lines: bool = False) -> Format:
     """The format that a request asks for; a route that produces something else has nothing but
-    that."""
+    that. `lines` when the route has NDJSON too."""
+    types: dict[str, Format] = {"application/json": "json", "text/csv": "csv"}
+    if lines:
+        types[NDJSON] = "ndjson"
     name = request.parameters.get("suffix", "").lstrip(".") or request.query.get(
-        "format", ""
+        FORMAT_PARAMETER, ""
     )
     if name:
-        if name not in ("json", "csv") or only:
-            raise errors.not_found("Not found.")
-        return "csv" if name == "csv" else "json"
+        for format_name in types.values():
+            if name == format_name and not only:
+                return format_name
+        raise errors.not_found("Not found.")
     accept = request.headers.get("Accept", "*/*")
     if accept == "*/*":
         return "json"
-    takes: dict[str, Format] = (
-        {only: "json"} if only else {"application/json": "json", "text/csv": "csv"}
-    )
+    takes: dict[str, Format] = {only: "json"} if only else types
     for kind in _accepted(accept):
         for produced, format_name in takes.items():
             if kind in ("", "*/*", produced, produced.partition("/")[0] + "/*"):

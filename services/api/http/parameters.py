@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+import orjson
+
 from shared.domain.errors import BadInput
-from shared.domain.ids import DISTINCT_ID_CHARS_MAX
+from shared.inputs.ids import SENT_ID_CHARS_MAX
 
 TEXT_CHARS_MAX = 400
 """A text to look for: no name, email or distinct id that can be found is longer."""
@@ -147,6 +149,28 @@ class Text(Parameter[str]):
         )
 
 
+class Json(Text):
+    """A text that is JSON of a form. `decode` gives what it holds, an empty list for nothing."""
+
+    def read(self, text: str) -> str:
+        self.decode(super().read(text))
+        return text
+
+    def decode(self, text: str) -> Any:
+        """What the text holds. BadInput when it is no JSON, or of another form."""
+        if not text:
+            return []
+        try:
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise self.wrong("must be JSON.") from None
+        return self.checked(value)
+
+    def checked(self, value: Any) -> Any:
+        """The value, if it has the form. BadInput otherwise."""
+        raise NotImplementedError
+
+
 class Moment(Text):
     """A moment of the past. An empty one is a mistake: to answer with the present would hide it."""
 
@@ -214,7 +238,7 @@ CURSOR = Text(
     form="cursor",
 )
 DISTINCT_ID = Text(
-    "distinct_id", "One of the person's distinct ids.", chars_max=DISTINCT_ID_CHARS_MAX
+    "distinct_id", "One of the person's distinct ids.", chars_max=SENT_ID_CHARS_MAX
 )
 DRY_RUN = Flag("dry_run", "Show the result without doing anything.")
 AS_OF = Moment(
@@ -226,18 +250,12 @@ AS_OF = Moment(
 )
 DATE_FROM = Text(
     "date_from",
-    "A date, a time (ISO 8601) or a span back, `-7d`.",
+    "A date, a time (ISO 8601), a span back (`-7d`), `mStart`, or `all`. Days are those of the "
+    "project's zone.",
     chars_max=40,
     example="-7d",
     form="day",
 )
 DATE_TO = Text(
     "date_to", "The same. A date includes its whole day.", chars_max=40, form="day"
-)
-EVENTS = Text(
-    "events",
-    "JSON: a list of `{id, properties?}`, the captured events that count.",
-    chars_max=JSON_CHARS_MAX,
-    example='[{"id": "sign up"}]',
-    form="series",
 )

@@ -26,13 +26,11 @@ from services.api.http.guards.head import has_body, judge_head, judge_parameters
 from services.api.http.guards.rate_limit import RateLimiter
 from services.api.http.messages import Deferred, Request, Response
 from services.api.http.rendering import (
-    CSV,
+    BODIES,
     JSON,
     Archive,
     Lines,
     RowStream,
-    csv_body,
-    json_body,
     streamed,
 )
 from services.api.http.routing import BODY_BYTES_MAX, EndpointResult, Route, Router
@@ -277,23 +275,22 @@ class Pipeline:
         return await self._stream(call, answer)
 
     async def _stream(self, call: EndpointCall, answer: EndpointResult) -> Response:
-        as_csv = call.request.format == "csv"
         return await streamed(
-            answer.body, self._headers(call, answer), self._guards.spools, as_csv=as_csv
+            answer.body,
+            self._headers(call, answer),
+            self._guards.spools,
+            form=call.request.format,
         )
 
     def _respond(self, call: EndpointCall, answer: EndpointResult) -> Response:
         headers = self._headers(call, answer)
         if answer.body is None:
             return Response(status=answer.status, headers=headers)
-        headers["Content-Type"] = CSV if call.request.format == "csv" else JSON
         if isinstance(answer.body, bytes):
+            headers["Content-Type"] = JSON
             return Response(status=answer.status, headers=headers, body=answer.body)
-        body = (
-            csv_body(answer.body)
-            if call.request.format == "csv"
-            else json_body(answer.body)
-        )
+        headers["Content-Type"], render = BODIES[call.request.format]
+        body = render(answer.body)
         return Response(status=answer.status, headers=headers, body=body)
 
     def _headers(self, call: EndpointCall, answer: EndpointResult) -> dict[str, str]:
@@ -306,8 +303,9 @@ class Pipeline:
         headers = dict(answer.headers)
         if token:
             headers[POSITION_HEADER] = token
-        if answer.body is not None and call.request.format == "csv":
-            headers["Content-Disposition"] = 'attachment; filename="persons.csv"'
+        form = call.request.format
+        if answer.body is not None and form != "json":
+            headers["Content-Disposition"] = f'attachment; filename="persons.{form}"'
         return headers
 
     def _finish(self, request: Request, response: Response) -> Response:

@@ -6,19 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 from shared.domain.errors import BadInput
-
-DEPTH_MAX = 32
-"""Nesting, the properties object counted as 1: every reader of the log must manage it without
-recursion trouble."""
-
-INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
-"""What ClickHouse and orjson can hold without turning it into a float."""
-
-PROPERTIES_MAX = 1_000
-"""Names in one command."""
-
-NAME_CHARS_MAX = 400
-"""Characters of a property's name."""
+from shared.inputs.names import NAME_CHARS_MAX, PROPERTIES_MAX
+from shared.inputs.values import DEPTH_MAX, INTEGER_MAX, INTEGER_MIN
 
 
 def check_properties(properties: dict[str, Any], attr: str) -> None:

@@ -22,15 +22,14 @@ import orjson
 
 from services.api.http.guards.costly import Place, stepped
 from services.api.http.messages import Response
+from services.api.http.negotiation import NDJSON, Format
 from services.api.http.spool import Spools
+from shared.inputs.cells import cell_of, inexact
 
 JSON, CSV, ZIP = "application/json", "text/csv; charset=utf-8", "application/zip"
-NDJSON = "application/x-ndjson"
 
 WRITE_BYTES = 262_144
 """Bytes given to the connection at once."""
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class RowStream:
@@ -116,7 +115,7 @@ async def streamed(
     headers: dict[str, str],
     spools: Spools,
     *,
-    as_csv: bool,
+    form: Format,
 ) -> Response:
     """An answer of any length. What goes wrong before its first byte is raised here."""
     if isinstance(body, Lines):
@@ -126,11 +125,13 @@ async def streamed(
         headers = headers | {"Content-Type": ZIP, "Content-Disposition": disposition}
         parts = await _begin(_archive_parts(body, spools, headers))
         return Response(headers=headers, body=parts)
-    if as_csv:
+    if form == "csv":
         return Response(
             headers=headers | {"Content-Type": CSV},
             body=await _begin(_csv_parts(body, spools)),
         )
+    if form == "ndjson":
+        return Response(headers=headers | {"Content-Type": NDJSON}, body=_lines(body))
     headers = headers | {"Content-Type": JSON}
     if body.whole:
         return Response(headers=headers, body=json_body(body.body()))
@@ -151,6 +152,12 @@ async def _json_parts(rows: RowStream) -> AsyncGenerator[bytes, None]:
         yield comma + json_body(batch)[1:-1]
         comma = b","
     yield b"]," + json_body(rows.tail())[1:]
+
+
+async def _lines(rows: RowStream) -> AsyncGenerator[bytes, None]:
+    """The rows alone, each a line."""
+    async for batch in rows.batches():
+        yield lines_body(batch)
 
 
 async def _csv_parts(rows: RowStream, spools: Spools) -> AsyncGenerator[bytes, None]:
@@ -204,33 +211,51 @@ def json_body(value: Any) -> bytes:
     return orjson.dumps(value, default=str)
 
 
+def lines_body(value: Any) -> bytes:
+    """One line per result."""
+    return b"".join(json_body(row) + b"\n" for row in _results(value))
+
+
+def _results(value: Any) -> Any:
+    """The rows of an answer. A person is its own one result."""
+    if not isinstance(value, dict):
+        return value
+    lists = (value.get(key) for key in ("results", "points"))
+    return next((rows for rows in lists if isinstance(rows, list)), [value])
+
+
 def csv_body(value: Any) -> bytes:
-    """One row per result; the header is the sorted union of flattened keys. A person is its own one
-    result."""
-    results: Any = value
-    if isinstance(value, dict):
-        results = next(
-            (
-                value[key]
-                for key in ("results", "points")
-                if isinstance(value.get(key), list)
-            ),
-            [value],
-        )
-    rows = list(_flat_rows(results))
+    """One row per result; the header is the sorted union of flattened keys."""
+    rows = list(_flat_rows(_results(value)))
     header = sorted({name for row in rows for name in row})
     return _csv([header, *(_cells(header, row) for row in rows)])
 
 
 def _flat_rows(rows: Iterable[Any]) -> Iterator[dict[str, Any]]:
     for row in rows:
-        yield dict(_flatten("", orjson.loads(json_body(row))))
+        value = orjson.loads(json_body(row))
+        yield dict(_flatten("", value)) | _exact(value)
+
+
+def _exact(row: Any) -> dict[str, str]:
+    """What cells cannot hold of a person, as JSON: properties, and ids that look like formulas."""
+    if not (isinstance(row, dict) and isinstance(row.get("distinct_ids"), list)):
+        return {}
+    ids, properties = row["distinct_ids"], row.get("properties")
+    lossy = inexact(properties) if isinstance(properties, dict) else {}
+    values = {"properties": lossy} if lossy else {}
+    if any(cell_of(distinct_id) != distinct_id for distinct_id in ids):
+        values["distinct_ids"] = ids
+    return {name: json_body(value).decode() for name, value in values.items()}
 
 
 def _flatten(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Columns of a value: a dot between steps. In a key a dot has a backslash before it, so that
+    `{"a.b": 1}` and `{"a": {"b": 1}}` are two columns."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _flatten(f"{name}.{key}" if name else key, item)
+            step = key.replace("\\", "\\\\").replace(".", "\\.")
+            yield from _flatten(f"{name}.{step}" if name else step, item)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _flatten(f"{name}.{index}" if name else str(index), item)
@@ -246,18 +271,14 @@ def _csv(rows: Iterable[list[Any]]) -> bytes:
     """RFC 4180: CRLF, quotes where they are needed."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\r\n").writerows(
-        [_cell(value) for value in row] for row in rows
+        [cell_of(value) for value in row] for row in rows
     )
     return out.getvalue().encode()
 
 
-def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula is prefixed with an apostrophe; numbers never
-    are."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return (
-        f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-    )
+BODIES: dict[Format, tuple[str, Callable[[Any], bytes]]] = {
+    "json": (JSON, json_body),
+    "csv": (CSV, csv_body),
+    "ndjson": (NDJSON, lines_body),
+}
+"""The type of a whole answer in each format, and how it is rendered."""

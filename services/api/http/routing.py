@@ -19,12 +19,17 @@ PREFIXES = (
     "/api/projects/{project}/persons",
     "/api/person",
 )
+"""Of routes for persons, the documented one first."""
+
+PROJECT_PREFIXES = ("/api/projects/{project}", "/api/environments/{project}")
+"""Of routes for a project as a whole."""
 
 BODY_BYTES_MAX = 1_048_576
 """A REST body: the largest person fits twice."""
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
-_SEGMENT = r"[^{}/]+"
+_SLASHES = re.compile("//+")
+_SEGMENT = r"[^/]+"
 _ENDING = {"suffix": r"(?:\.json|\.csv)?", "slash": r"/?"}
 
 
@@ -91,6 +96,9 @@ class Route(msgspec.Struct, frozen=True):
 
     error_body: Callable[[ApiError], bytes] | None = None
     """The body of a refusal where it is not the standard one."""
+
+    prefixes: tuple[str, ...] = PREFIXES
+    """Of the paths of a REST route."""
 
     name: str = ""
     """The id of its operation: a method's name for those who generate clients."""
@@ -161,14 +169,16 @@ class Router:
         literals = {
             first
             for route in rest_routes
-            if (first := _first(route.path)) and "{" not in first
+            if route.prefixes == PREFIXES
+            and (first := _first(route.path))
+            and "{" not in first
         }
         # a name is no id, for any method
         person = rf"(?!(?:{'|'.join(sorted(literals)) or '$'})(?:\.\w+)?/?$)[^/]+?"
         for route in other_routes:
             self._add(route.path, route, person)
-        for prefix in PREFIXES:
-            for route in rest_routes:
+        for route in rest_routes:
+            for prefix in route.prefixes:
                 self._add(prefix + route.path + "{suffix}{slash}", route, person)
         for resources in (
             self._dynamic.values()
@@ -184,7 +194,11 @@ class Router:
             parameters = resource.match(path)
             if parameters is not None:
                 return RouteMatch(resource, resource.routes.get(method), parameters)
-        return None
+        if "//" not in path:
+            return None
+        # a host that was configured with a slash at its end
+        match = self.find(method, _SLASHES.sub("/", path))
+        return match if match is not None and match.resource.cross_origin else None
 
     def resolve(self, request: Request) -> Route:
         """The same, entered into the request. 404 for no such path, 405 for no such method

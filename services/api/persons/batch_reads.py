@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID
 
 from services.api.calls import RestCall
 from services.api.http.guards.costly import with_any
 from services.api.http.parameters import AS_OF
 from services.api.http.routing import EndpointResult, Route
-from services.api.reads.lookup import persons_until, until_of
+from services.api.reads.lookup import named_until, persons_until, until_of
 from services.api.writes.schemas import DistinctIds, PersonBatch, Uuids
 from shared.domain.errors import BadInput
-from shared.domain.ids import fragment_id
 from shared.store.person import Person
 
 
 async def batch_by_distinct_ids(call: RestCall) -> EndpointResult:
     """Look up to 200 persons by distinct id. Unknown ids are omitted."""
-    distinct_ids = call.read(DistinctIds).distinct_ids
-    return await _batch_answer(
-        call,
+    distinct_ids = list(dict.fromkeys(call.read(DistinctIds).distinct_ids))
+    persons = await named_until(call, distinct_ids, await until_of(call))
+    return _batch_answer(
         {
-            distinct_id: fragment_id(call.project.id, distinct_id)
-            for distinct_id in distinct_ids
-        },
+            distinct_id: named[0] if named else None
+            for distinct_id, named in zip(distinct_ids, persons, strict=True)
+        }
     )
 
 
@@ -34,7 +34,9 @@ async def batch_by_uuids(call: RestCall) -> EndpointResult:
         fragments = {text: UUID(text) for text in uuids}
     except ValueError:
         raise BadInput("uuids must be a list of uuids.", attr="uuids") from None
-    return await _batch_answer(call, fragments)
+    until = await until_of(call)
+    persons = await persons_until(call, list(fragments.values()), until)
+    return _batch_answer(dict(zip(fragments, persons, strict=True)))
 
 
 COLLECTION_ROUTES = (
@@ -64,17 +66,12 @@ COLLECTION_ROUTES = (
 ROUTES = ()
 
 
-async def _batch_answer(call: RestCall, fragments: dict[str, UUID]) -> EndpointResult:
-    persons: list[Person | None] = []
-    if fragments:
-        until = await until_of(call)
-        persons = await persons_until(call, list(fragments.values()), until)
-    pairs = zip(fragments, persons, strict=True)
+def _batch_answer(persons: Mapping[str, Person | None]) -> EndpointResult:
     return EndpointResult(
         body={
             "results": {
                 identifier: person.to_json()
-                for identifier, person in pairs
+                for identifier, person in persons.items()
                 if person is not None
             }
         }

@@ -15,7 +15,7 @@ from services.api.http.decoding import struct_of
 from services.api.http.guards.costly import with_any
 from services.api.http.messages import Deferred
 from services.api.http.parameters import AS_OF, Text
-from services.api.http.property_limits import NAME_CHARS_MAX, check_properties
+from services.api.http.property_limits import check_properties
 from services.api.http.routing import EndpointResult, Route
 from services.api.reads.lookup import addressed_by, person_until, uuid_in
 from services.api.writes.idempotency import (
@@ -42,6 +42,7 @@ from shared.domain.commands import Write
 from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, Position
 from shared.domain.person.view import Member
+from shared.inputs.names import NAME_CHARS_MAX
 from shared.runtime import telemetry
 from shared.store.person import living_of
 

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import orjson
 
 from services.api.persons.patterns import PATTERN_CHARS_MAX, judge
 from shared.domain.errors import BadInput
+from shared.inputs.dates import DateReading, micros, read_date
+from shared.inputs.ids import id_spellings
+from shared.inputs.repairs import Repairs
+from shared.inputs.values import decode_lenient, storable
+from shared.store.person import EMAIL_NAMES
 from shared.store.search import path_of
 
 FILTERS_MAX = 50
@@ -30,18 +35,15 @@ VALUES_MAX = 200
 
 _TEXT = "({path}::Nullable(String))"
 _NUMBER = "toFloat64OrNull({text})"
-_TIME = "parseDateTime64BestEffortOrNull({text}, 6, 'UTC')"
-_RELATIVE = re.compile(r"-(\d{1,4})([hdwmyM])")
+_TIME = "parseDateTime64BestEffortOrNull({text}, 6, {zone})"
+_MOMENT = "fromUnixTimestamp64Micro({value:Int64}, 'UTC')"
+_BLANKS = r"' \t\r\n'"
+"""What people and files leave around an address, as the engine writes it."""
+
 _IDENTIFIER = re.compile(r"[\w$ %@:/+-]+")
-_UNITS = {
-    "h": timedelta(hours=1),
-    "d": timedelta(days=1),
-    "w": timedelta(weeks=1),
-    "M": timedelta(minutes=1),
-}
 
 _CONDITIONS: dict[str, tuple[str, str]] = {
-    "exact": ("list", "{text} IN {value:Array(String)}"),
+    "exact": ("values", ""),
     "icontains": ("text", "positionCaseInsensitiveUTF8({text}, {value:String}) > 0"),
     "regex": ("pattern", "match({text}, {value:String})"),
     "gt": ("number", f"{_NUMBER} > {{value:Float64}}"),
@@ -54,17 +56,12 @@ _CONDITIONS: dict[str, tuple[str, str]] = {
     ),
     "is_set": ("none", "isNotNull({text})"),
     "is_date_exact": (
-        "time",
-        f"{_TIME} = fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')",
+        "dates",
+        f"toUnixTimestamp64Micro({_TIME}) "
+        "BETWEEN {value:Array(Int64)}[1] AND {value:Array(Int64)}[2]",
     ),
-    "is_date_before": (
-        "time",
-        f"{_TIME} < fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')",
-    ),
-    "is_date_after": (
-        "time",
-        f"{_TIME} > fromUnixTimestamp64Micro({{value:Int64}}, 'UTC')",
-    ),
+    "is_date_before": ("before", f"{_TIME} < {_MOMENT}"),
+    "is_date_after": ("after", f"{_TIME} > {_MOMENT}"),
 }
 _ALIASES = {"in": "exact", "min": "gte", "max": "lte"}
 _NEGATIONS = {
@@ -80,7 +77,7 @@ OPERATORS = (*_CONDITIONS, *_ALIASES, *_NEGATIONS)
 
 class Filter:
     """Conditions joined by AND, with their parameters. `now` is the moment that relative dates
-    count from."""
+    count from, in the zone of days and of times without one."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
@@ -106,21 +103,25 @@ class Filter:
         return _text(self._path(key))
 
     def email(self, email: str) -> None:
-        self._conditions.append(self._leaf({"key": "email", "value": email}, "email"))
+        """Add a condition: the address, ignoring case and blanks around it."""
+        bound = self._bind("String", email.strip())
+        addresses = [
+            f"ifNull(lowerUTF8(trimBoth({_text(self._path(name))}, {_BLANKS}))"
+            f" = lowerUTF8({bound}), 0)"
+            for name in EMAIL_NAMES
+        ]
+        self._conditions.append(f"({' OR '.join(addresses)})")
 
     def distinct_id(self, distinct_id: str) -> None:
-        self._conditions.append(
-            f"has(distinct_ids, {self._bind('String', distinct_id)})"
-        )
+        spellings = self._bind("Array(String)", list(id_spellings(distinct_id)))
+        self._conditions.append(f"hasAny(distinct_ids, {spellings})")
 
     def search(self, text: str) -> None:
-        """Add a condition: a part of email, name, uuid or any distinct id, ignoring case."""
-        bound = self._bind("String", text)
-        places = [
-            _text(self._path("email")),
-            _text(self._path("name")),
-            "toString(fragment)",
-        ]
+        """Add a condition: a part of email, name, uuid or any distinct id, ignoring case and blanks
+        around it."""
+        bound = self._bind("String", text.strip())
+        properties = [_text(self._path(name)) for name in (*EMAIL_NAMES, "name")]
+        places = [*properties, "toString(fragment)"]
         matches = [
             f"ifNull(positionCaseInsensitiveUTF8({place}, {bound}), 0) > 0"
             for place in places
@@ -133,10 +134,7 @@ class Filter:
     def properties(self, text: str) -> None:
         """Add the conditions of the `properties` parameter: a JSON list of filters, or an AND/OR
         group."""
-        try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            raise _bad("properties must be JSON.") from None
+        value = _decoded(text)
         if isinstance(value, dict) and "values" not in value and "key" in value:
             value = [value]
         if value not in ([], {}):
@@ -153,13 +151,13 @@ class Filter:
             if joiner not in ("AND", "OR") or not isinstance(members, list):
                 raise _bad("A group has a type, AND or OR, and a list of values.")
         elif isinstance(value, dict):
-            return self._leaf(value, "properties")
+            return self._leaf(value)
         else:
             raise _bad("A filter is an object with key, value, operator and type.")
         conditions = [self._group(condition, depth + 1) for condition in members]
         return f"({f' {joiner} '.join(conditions)})" if conditions else "1"
 
-    def _leaf(self, leaf: dict[str, Any], attr: str) -> str:
+    def _leaf(self, leaf: dict[str, Any]) -> str:
         self._count += 1
         if self._count > FILTERS_MAX:
             raise _bad(f"At most {FILTERS_MAX} filters.")
@@ -174,13 +172,18 @@ class Filter:
         kind, condition = _CONDITIONS[positive]
         kind_of, read = _VALUES[kind]
         text = _text(self._path(key))
-        if kind_of:
+        if positive == "exact":
+            condition = self._equal(text, leaf, operator)
+        elif kind_of:
             value = read(self, leaf.get("value"), operator)
             if kind == "pattern":
                 self._patterns.append((key, value))
             bound = self._bind(kind_of, value)
             name = bound[1:-1].partition(":")[0]
             condition = condition.replace("{value:", f"{{{name}:")
+        if "{zone}" in condition:
+            zone = self._bind("String", str(self._now.tzinfo))
+            condition = condition.replace("{zone}", zone)
         condition = condition.replace("{text}", text)
         return f"{'NOT ' if operator in _NEGATIONS else ''}ifNull({condition}, 0)"
 
@@ -197,11 +200,32 @@ class Filter:
         self.parameters[name] = value
         return f"{{{name}:{kind}}}"
 
-    def texts(self, value: Any, operator: str) -> list[str]:
+    def _equal(self, text: str, leaf: dict[str, Any], operator: str) -> str:
+        """That a property is any of the values. The engine writes floats itself, as it writes those
+        of the table. Texts are looked for as they came, as REST keeps them, and as capture stores
+        them. Null is refused: it would find everybody who has no such property."""
+        value = leaf.get("value")
         values = value if isinstance(value, list) else [value]
+        if None in values:
+            raise _bad(f"{operator} needs a value; is_not_set finds who has none.")
         if len(values) > VALUES_MAX:
             raise _bad(f"At most {VALUES_MAX} values.")
-        return [_plain(element, operator) for element in values]
+        floats = [each for each in values if isinstance(each, float)]
+        if 0 in floats:
+            floats += [0.0, -0.0]  # equal, and two texts
+        texts = dict.fromkeys(
+            _json_text(spelling)
+            for each in values
+            for spelling in (each, storable(each, "properties", Repairs()))
+            if not isinstance(spelling, float)
+        )
+        conditions = [f"{text} IN {self._bind('Array(String)', list(texts))}"]
+        if floats:
+            bound = self._bind("Array(Float64)", floats)
+            conditions.append(
+                f"has(arrayMap(number -> toString(number), {bound}), {text})"
+            )
+        return " OR ".join(f"ifNull({each}, 0)" for each in conditions)
 
     def text(self, value: Any, operator: str) -> str:
         return _plain(value, operator)
@@ -231,37 +255,60 @@ class Filter:
             raise _bad(f"{operator}: the first number is above the second.")
         return [low, high]
 
-    def time(self, value: Any, operator: str) -> int:
-        """Microseconds of an ISO time (UTC without an offset) or of -7d, -10m (months), -10M
-        (minutes)."""
-        text = value if isinstance(value, str) else ""
-        relative = _RELATIVE.fullmatch(text)
-        try:
-            if relative is not None:
-                moment = _ago(self._now, int(relative[1]), relative[2])
-            else:
-                moment = datetime.fromisoformat(text)
-            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(
-                microseconds=1
+    def dates(self, value: Any, operator: str) -> list[int]:
+        """The first and the last microsecond of a date."""
+        reading = self._date(value, operator)
+        return [micros(reading.first), micros(reading.last)]
+
+    def before(self, value: Any, operator: str) -> int:
+        return micros(self._date(value, operator).before)
+
+    def after(self, value: Any, operator: str) -> int:
+        return micros(self._date(value, operator).after)
+
+    def _date(self, value: Any, operator: str) -> DateReading:
+        text = _plain(value, operator) if isinstance(value, str | int | float) else ""
+        reading = read_date(text, self._now)
+        if reading is None:
+            raise _bad(
+                f"{operator} needs a date, a time (ISO 8601) or a relative one (-7d)."
             )
-        except (ValueError, OverflowError):
-            raise _bad(f"{operator} needs a time, ISO 8601 or like -7d.") from None
+        return reading
 
 
 _VALUES: dict[str, tuple[str, Callable[[Filter, Any, str], Any]]] = {
-    "list": ("Array(String)", Filter.texts),
+    "values": ("", Filter.text),
     "text": ("String", Filter.text),
     "pattern": ("String", Filter.pattern),
     "number": ("Float64", Filter.number),
     "range": ("Array(Float64)", Filter.range),
-    "time": ("Int64", Filter.time),
+    "dates": ("Array(Int64)", Filter.dates),
+    "before": ("Int64", Filter.before),
+    "after": ("Int64", Filter.after),
     "none": ("", Filter.text),
 }
 
 
 def _text(path: str) -> str:
     return _TEXT.replace("{path}", path)
+
+
+def _decoded(text: str) -> Any:
+    """The JSON of the `properties` parameter."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        try:
+            return decode_lenient(text)  # numbers beyond every float
+        except (ValueError, RecursionError):
+            raise _bad("properties must be JSON.") from None
+
+
+def _json_text(value: Any) -> str:
+    """A value as the table's texts have it: a list or an object as its JSON."""
+    if isinstance(value, dict | list):
+        return orjson.dumps(value).decode()
+    return _plain(value, "exact")
 
 
 def _plain(value: Any, operator: str) -> str:
@@ -273,17 +320,6 @@ def _plain(value: Any, operator: str) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
-
-
-def _ago(now: datetime, count: int, unit: str) -> datetime:
-    if unit in _UNITS:
-        return now - count * _UNITS[unit]
-    months = now.year * 12 + now.month - 1 - count * (12 if unit == "y" else 1)
-    first = now.replace(year=months // 12, month=months % 12 + 1, day=1)
-    last = (first.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(
-        days=1
-    )
-    return first.replace(day=min(now.day, last.day))
 
 
 def _bad(detail: str) -> BadInput:

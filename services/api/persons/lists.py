@@ -12,12 +12,14 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import orjson
 
 from services.api.calls import RestCall
 from services.api.context import Context
 from services.api.http.guards.costly import always
+from services.api.http.guards.head import COMMON_PARAMETERS
 from services.api.http.parameters import (
     AS_OF,
     CURSOR,
@@ -28,7 +30,6 @@ from services.api.http.parameters import (
     Flag,
     Text,
 )
-from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.rendering import RowStream
 from services.api.http.routing import EndpointResult, Route
 from services.api.persons.filters import Filter
@@ -39,22 +40,25 @@ from services.api.reads.cursors import (
     format_cursor,
     parse_cursor,
 )
-from services.api.reads.lookup import persons_until, until_of
+from services.api.reads.lookup import named_until, until_of
 from services.api.reads.pagination import Candidates, Walk, page_of
 from services.api.writes.schemas import PersonPage, Values
 from shared.domain.errors import BadInput
-from shared.domain.ids import COMMANDS, IDENTITY, fragment_id, position_of
+from shared.domain.ids import COMMANDS, IDENTITY, position_of
+from shared.inputs.names import NAME_CHARS_MAX
 from shared.store.clickhouse.failures import StoreError
 from shared.store.clickhouse.queries import Query
 from shared.store.person import Person
 from shared.store.search import document_of
 
 EMAIL = Text(
-    "email", "The exact value of the property `email`.", example="ada@example.com"
+    "email",
+    "The address under `email`, `Email` or `$email`, ignoring case and blanks around it.",
+    example="ada@example.com",
 )
 SEARCH = Text(
     "search",
-    "Part of the email, name, uuid or any distinct id, ignoring case.",
+    "Part of the email, name, uuid or any distinct id, ignoring case and blanks around it.",
     example="ada",
 )
 PROPERTIES = Text(
@@ -76,7 +80,7 @@ PART = Text("value", "Part of the value, ignoring case.")
 VALUES_MAX = 20
 """Values of a property in one answer."""
 
-PLAIN = frozenset(("limit", "format", "token", "personal_api_key"))
+PLAIN = COMMON_PARAMETERS | {LIMIT.name}
 """Parameters that make nothing costly."""
 
 CANNOT_COMPILE = 427
@@ -84,7 +88,7 @@ CANNOT_COMPILE = 427
 
 
 async def page(call: RestCall) -> EndpointResult:
-    """List persons, newest first. Filters are combined with AND. CSV without `limit` lists all."""
+    """List persons, newest first, by all filters. CSV and NDJSON without `limit` list all."""
     query = call.request.query
     limit = call.parameter(LIMIT)
     skip = call.parameter(OFFSET)
@@ -94,12 +98,8 @@ async def page(call: RestCall) -> EndpointResult:
     until = await until_of(call)
     distinct_id = call.parameter(DISTINCT_ID)
     if distinct_id and len(conditions) == 1 and not total:
-        persons = await persons_until(
-            call, [fragment_id(call.project.id, distinct_id)], until
-        )
-        rows = (
-            [] if skip else [_row(person) for person in persons if person is not None]
-        )
+        (persons,) = await named_until(call, [distinct_id], until)
+        rows = [_row(person) for person in persons[skip : skip + limit]]
         return EndpointResult(body={"results": rows, "next": None, "previous": None})
     if until is None and (total or len(conditions)):
         await _wait_until_indexed(call.context)
@@ -109,7 +109,7 @@ async def page(call: RestCall) -> EndpointResult:
             _candidates(call, conditions, until, backwards=True), cursor, limit
         )
     walk = _walk(call, conditions, until)
-    is_unlimited = call.request.format == "csv" and not query.get("limit")
+    is_unlimited = call.request.format != "json" and not query.get("limit")
     head = {"count": await _count(call, conditions, until)} if total else {}
     batches = _rows(walk.batches(cursor, None if is_unlimited else limit + skip), skip)
     is_filtered_past = until is not None and bool(
@@ -185,7 +185,8 @@ ROUTES = ()
 
 
 def _conditions(call: RestCall) -> Filter:
-    conditions = Filter(datetime.fromtimestamp(call.context.clock.now_us() / 1e6, UTC))
+    zone = ZoneInfo(call.project.zone)
+    conditions = Filter(datetime.fromtimestamp(call.context.clock.now_us() / 1e6, zone))
     for parameter, add in (
         (EMAIL, conditions.email),
         (DISTINCT_ID, conditions.distinct_id),

@@ -14,7 +14,13 @@ from services.api.calls import RestCall
 from services.api.http.parameters import DRY_RUN
 from services.api.http.routing import EndpointResult, Route
 from services.api.reads.as_of import persons_at, stamp_of
-from services.api.reads.lookup import addressed_by, fragment_of, holder_of
+from services.api.reads.lookup import (
+    addressed_by,
+    fragment_of,
+    fragments_named,
+    holder_of,
+    named_until,
+)
 from services.api.writes.idempotency import (
     WriteOutcome,
     carry_out,
@@ -35,9 +41,10 @@ from services.api.writes.schemas import (
 )
 from shared.domain.commands import IdentityCommand, MergePersons, SplitPerson
 from shared.domain.errors import BadInput, NotFound
-from shared.domain.ids import IDENTITY, fragment_id
+from shared.domain.ids import IDENTITY
 from shared.domain.person.identity import Decision, Membership, handle
 from shared.domain.person.identity_events import MergeRefused, SplitRefused
+from shared.inputs.ids import id_spellings
 from shared.store.person import Person, assemble
 
 Deletes = Mapping[UUID, tuple[int, int]]
@@ -178,33 +185,56 @@ def _split_of(
     choice: tuple[str | None, list[str] | None], person: Person
 ) -> tuple[UUID | None, tuple[UUID, ...]]:
     """(the fragment that stays alone or None, the fragments that leave)."""
-    fragments = {member.distinct_id: member.fragment for member in person.members}
     main, to_leave = choice
     if to_leave is not None:
-        if unknown := [
-            distinct_id for distinct_id in to_leave if distinct_id not in fragments
-        ]:
-            raise BadInput(
-                f"Not of this person: {unknown[0][:400]}", attr="distinct_ids_to_split"
-            )
-        if len(set(to_leave)) == len(fragments):
+        leave: dict[UUID, None] = {}
+        for distinct_id in to_leave:
+            fragment = _member_called(person, distinct_id)
+            if fragment is None:
+                raise BadInput(
+                    f"Not of this person: {distinct_id[:400]}",
+                    attr="distinct_ids_to_split",
+                )
+            leave[fragment] = None
+        if len(leave) == len(person.members):
             raise BadInput(
                 "At least one distinct id must stay.", attr="distinct_ids_to_split"
             )
-        return None, tuple(
-            fragments[distinct_id] for distinct_id in dict.fromkeys(to_leave)
-        )
-    main = person.distinct_ids[0] if main is None else main
-    if main not in fragments:
+        return None, tuple(leave)
+    keep = _member_called(person, person.distinct_ids[0] if main is None else main)
+    if keep is None:
         raise BadInput("Not a distinct id of this person.", attr="main_distinct_id")
-    return fragments[main], ()
+    return keep, ()
+
+
+def _member_called(person: Person, distinct_id: str) -> UUID | None:
+    """The fragment of a person that a distinct id means."""
+    fragments = {member.distinct_id: member.fragment for member in person.members}
+    return next(
+        (
+            fragments[spelling]
+            for spelling in id_spellings(distinct_id)
+            if spelling in fragments
+        ),
+        None,
+    )
 
 
 async def _source(call: RestCall, body: MergeBody) -> UUID:
     if (body.source is None) == (body.distinct_id is None):
         raise BadInput("Either source (an id or uuid) or distinct_id.", attr="source")
     if body.distinct_id is not None:
-        return fragment_id(call.project.id, body.distinct_id)
+        (persons,) = await named_until(call, [body.distinct_id], None)
+        fragments = fragments_named(call.project.id, body.distinct_id)
+        return next(
+            (
+                fragment
+                for fragment in fragments
+                for person in persons
+                if fragment in (member.fragment for member in person.members)
+            ),
+            fragments[0],
+        )
     try:
         return await fragment_of(call, str(body.source))
     except BadInput:

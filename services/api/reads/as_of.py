@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from shared.domain.errors import BadInput
 from shared.domain.ids import COMMANDS, IDENTITY, Position, parse_positions
 from shared.domain.person.replay import Replay, members_of
 from shared.domain.person.view import Member
+from shared.inputs.dates import micros, read_absolute
 from shared.log.port import APPEND_SECONDS_MAX
 from shared.store.person import Person, assemble
 from shared.store.timeline import PAGE_ROWS_MIN, Fact, bytes_of, event_of, next_page
@@ -37,7 +38,6 @@ UNSETTLED_US = int((APPEND_SECONDS_MAX + 2) * 1_000_000)
 take so long."""
 
 _POSITION = re.compile(r"[cid]\.\d")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def moment(context: Context, project: int, text: str, attr: str = "as_of") -> int:
@@ -49,15 +49,12 @@ async def moment(context: Context, project: int, text: str, attr: str = "as_of")
     """
     if _POSITION.match(text):
         return await stamp_of(context, project, parse_positions(text, attr), attr)
-    try:
-        time = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
-    except ValueError:
+    reading = read_absolute(text, UTC)
+    if reading is None:
         raise BadInput(
             f"{attr} must be a time (ISO 8601) or a position (c.17.123456).", attr=attr
-        ) from None
-    until = ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(
-        microseconds=1
-    )
+        )
+    until = micros(reading.before)
     now = max(context.clock.now_us(), context.stamps.highest)
     if until > now:
         raise BadInput(f"{attr} lies in the future.", attr=attr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
 
@@ -12,6 +13,8 @@ from services.api.calls import RestCall
 from services.api.http.parameters import AS_OF
 from services.api.reads.as_of import moment, persons_at
 from shared.domain.errors import BadInput, NotFound
+from shared.domain.ids import fragment_id
+from shared.inputs.ids import id_spellings
 from shared.store.person import Person
 
 NUMBER_MAX = 2**53
@@ -56,6 +59,36 @@ async def fragment_of(call: RestCall, text: str = "") -> UUID:
     if fragment is None:
         raise NotFound("Not found.")
     return fragment
+
+
+def fragments_named(project: int, distinct_id: str) -> tuple[UUID, ...]:
+    """The fragments that a distinct id may mean, the one to prefer first."""
+    return tuple(
+        fragment_id(project, spelling) for spelling in id_spellings(distinct_id)
+    )
+
+
+async def named_until(
+    call: RestCall, distinct_ids: Sequence[str], until: int | None
+) -> list[list[Person]]:
+    """For each distinct id the persons that it means, now or at a moment, the one to prefer first;
+    none for nobody's."""
+    named = [
+        fragments_named(call.project.id, distinct_id) for distinct_id in distinct_ids
+    ]
+    fragments = list(dict.fromkeys(chain.from_iterable(named)))
+    holders = await persons_until(call, fragments, until) if fragments else []
+    by_fragment = dict(zip(fragments, holders, strict=True))
+    return [
+        list(
+            {
+                person.uuid: person
+                for fragment in alternatives
+                if (person := by_fragment[fragment]) is not None
+            }.values()
+        )
+        for alternatives in named
+    ]
 
 
 async def addressed_by(call: RestCall) -> Addressed:

@@ -165,6 +165,21 @@ class Reads:
         rows = (row for row, _ in (by_fragment[fragment.int] for fragment in fragments))
         return [row.number if row is not None else None for row in rows]
 
+    async def living_ids_of(
+        self, project: int, fragments: Sequence[UUID]
+    ) -> dict[UUID, tuple[str, int]]:
+        """The distinct id of each fragment that lives, and the identity version of the delete
+        before its present life."""
+        rows = await self._round(project, fragments)
+        return {
+            fragment: (row.distinct_id, row.erased)
+            for fragment in fragments
+            for row, identity in (rows[fragment.int],)
+            if row is not None
+            and row.created_at != 0
+            and row.erased >= (0 if identity is None else identity.erase)
+        }
+
     async def _round(
         self, project: int, fragments: Iterable[UUID]
     ) -> dict[int, RowPair]:

@@ -113,6 +113,20 @@ ORDER BY received_at, version
 LIMIT 1 BY uuid
 LIMIT {limit:UInt32}
 
+-- name: ingestion_warnings
+-- workload: scans
+-- The newest events of present lives that were stored otherwise than they were sent. Those of an hour may lie anywhere in a
+-- month, so that all months since are looked through; the index leaves out what holds no such event.
+WITH
+    {{lives_of_project}}
+SELECT uuid, repairs, toUnixTimestamp64Micro(received_at)
+FROM captured_events LEFT JOIN lives ON captured_events.fragment = lives.fragment
+WHERE project = {project:UInt32} AND notEmpty(repairs) AND {{own}}
+    AND received_at >= fromUnixTimestamp64Micro({since:Int64})
+ORDER BY received_at DESC, version DESC
+LIMIT 1 BY uuid
+LIMIT {limit:UInt32}
+
 -- name: exported_events
 -- The captured events of these fragments' present lives, whole, page by page.
 WITH
@@ -238,6 +252,17 @@ FROM (SELECT * FROM calls UNION ALL SELECT * FROM requests) AS items LEFT JOIN l
 WHERE stamp >= lives.asked
 ORDER BY moment DESC, version DESC
 LIMIT {limit:UInt32} OFFSET {offset:UInt32}
+
+-- name: departures
+-- workload: scans
+-- Who left in these splits and lives still, the first so many of each.
+WITH
+    {{lives_of_project}}
+SELECT DISTINCT command, timeline.fragment AS fragment
+FROM timeline LEFT JOIN lives ON timeline.fragment = lives.fragment
+WHERE project = {project:UInt32} AND topic = 'person.left' AND command IN {commands:Array(UUID)} AND {{present}}
+ORDER BY command, fragment
+LIMIT {limit:UInt32} BY command
 
 -- name: deletion_requests
 -- workload: scans

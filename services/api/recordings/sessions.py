@@ -12,8 +12,9 @@ import orjson
 
 from services.api.calls import RestCall
 from services.api.http.guards.costly import always
+from services.api.http.negotiation import NDJSON
 from services.api.http.parameters import LIMIT, Text
-from services.api.http.rendering import NDJSON, Lines
+from services.api.http.rendering import Lines
 from services.api.http.routing import EndpointResult, Route
 from services.api.reads.cursors import Cursor, format_cursor, parse_cursor
 from services.api.reads.lookup import person_of

@@ -9,15 +9,15 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from services.api.http.property_limits import NAME_CHARS_MAX, PROPERTIES_MAX
-from shared.domain.ids import DISTINCT_ID_CHARS_MAX
+from shared.inputs.ids import SENT_ID_CHARS_MAX
+from shared.inputs.names import NAME_CHARS_MAX, PROPERTIES_MAX
 
 BATCH_MAX = 200
 """Persons of one batch read; more is refused, never cut."""
 
 PropertyName = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 PropertiesBody = Annotated[dict[PropertyName, Any], Meta(max_length=PROPERTIES_MAX)]
-DistinctId = Annotated[str, Meta(max_length=DISTINCT_ID_CHARS_MAX)]
+DistinctId = Annotated[str, Meta(max_length=SENT_ID_CHARS_MAX)]
 UuidText = Annotated[str, Meta(max_length=100, extra_json_schema={"format": "uuid"})]
 PersonId = (
     Annotated[int, Meta(ge=0, le=2**63 - 1)]

@@ -103,6 +103,7 @@ class CapturedRow(NamedTuple):
     distinct_id: str
     properties: str
     received_at: int
+    repairs: Sequence[str]
 
 
 class BlockRow(NamedTuple):
@@ -341,6 +342,7 @@ def captured_row(command: Capture, version: int, purged: Mapping[str, int]) -> R
         command.distinct_id,
         properties,
         command.at,
+        command.repairs,
     )
 
 

@@ -17,6 +17,7 @@ from shared.domain.commands import (
     Purge,
     Revive,
     Write,
+    first_known_at,
     imported_at,
 )
 from shared.domain.ids import number_of
@@ -302,12 +303,13 @@ class Fragment:
             else (Changes([], [], [], []), None)
         )
         names, kinds, values, before = changes
-        born = not self.created_at or 0 < since < self.created_at
+        first = first_known_at(command, since)
+        born = not self.created_at or 0 < first < self.created_at
         if not names and not born:
             return self._leave_out(left_out, version, stamp)
         if born:
             number = self.number or number_of(partition, version)
-            self.bear(command.distinct_id, number, since or command.at)
+            self.bear(command.distinct_id, number, first or command.at)
         if stamp > self.stamp:
             self.stamp = stamp
         self.effect = self.version = version

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
@@ -16,6 +17,9 @@ from shared.store.clickhouse.client import Store
 from shared.store.clickhouse.queries import load
 
 _QUERIES = Path(__file__).with_name("access.sql")
+
+UTC = "UTC"
+"""The zone of a project that has none of its own."""
 
 SCOPES = ("person:read", "person:write", "activity_log:read", "*")
 
@@ -29,6 +33,17 @@ class ProjectRow(msgspec.Struct, frozen=True):
     zone: str
     recordings: bool = False
     delete_everything: bool = False
+    merge_dangerously: bool = True
+    server_only: tuple[str, ...] = ()
+
+
+class CapturedProperty(NamedTuple):
+    """A property of a fragment that the public token set last."""
+
+    fragment: UUID
+    key: str
+    at: int
+    """Microseconds."""
 
 
 class KeyRow(msgspec.Struct, frozen=True):
@@ -50,8 +65,26 @@ def hash_of(key: str) -> str:
 async def list_projects(store: Store) -> list[ProjectRow]:
     rows = await store.rows(load(_QUERIES)["projects"])
     return [
-        ProjectRow(project, name, token, zone, bool(recordings), bool(everything))
-        for project, name, token, zone, recordings, everything in rows
+        ProjectRow(
+            project,
+            name,
+            token,
+            zone,
+            bool(recordings),
+            bool(everything),
+            bool(dangerously),
+            tuple(server_only),
+        )
+        for (
+            project,
+            name,
+            token,
+            zone,
+            recordings,
+            everything,
+            dangerously,
+            server_only,
+        ) in rows
     ]
 
 
@@ -61,7 +94,7 @@ async def list_keys(store: Store) -> list[KeyRow]:
 
 
 async def create_project(
-    store: Store, name: str, token: str, now_us: int, **switches: bool
+    store: Store, name: str, token: str, now_us: int, zone: str = UTC, **switches: Any
 ) -> ProjectRow:
     """A project with the next free integer; `switches` are `recordings` and `delete_everything`."""
     projects = await list_projects(store)
@@ -69,7 +102,7 @@ async def create_project(
         max((project.project for project in projects), default=0) + 1,
         name,
         token,
-        "UTC",
+        zone,
         **switches,
     )
     await _write_project(store, row, now_us)
@@ -92,11 +125,47 @@ async def set_delete_everything(
     return await _set(store, project, now_us, delete_everything=on)
 
 
-async def _set(store: Store, project: int, now_us: int, **switches: bool) -> ProjectRow:
+async def set_zone(store: Store, project: int, zone: str, now_us: int) -> ProjectRow:
+    """The time zone of a project's dates; NotFound as above."""
+    return await _set(store, project, now_us, zone=zone)
+
+
+async def set_protection(
+    store: Store,
+    project: int,
+    now_us: int,
+    *,
+    merge_dangerously: bool | None = None,
+    server_only: Sequence[str] | None = None,
+) -> ProjectRow:
+    """What the public token may do; None leaves a setting as it is. NotFound as above."""
+    settings: dict[str, Any] = {}
+    if merge_dangerously is not None:
+        settings["merge_dangerously"] = merge_dangerously
+    if server_only is not None:
+        settings["server_only"] = tuple(sorted(set(server_only)))
+    return await _set(store, project, now_us, **settings)
+
+
+async def set_by_capture(
+    store: Store, project: int, names: Sequence[str], limit: int
+) -> list[CapturedProperty]:
+    """Properties of these names that the public token set last."""
+    rows = await store.rows(
+        load(_QUERIES)["set_by_capture"],
+        project=project,
+        names=list(names),
+        limit=limit,
+    )
+    return [CapturedProperty._make(row) for row in rows]
+
+
+async def _set(store: Store, project: int, now_us: int, **settings: Any) -> ProjectRow:
     for row in await list_projects(store):
         if row.project == project:
-            changed = msgspec.structs.replace(row, **switches)
-            await _write_project(store, changed, now_us)
+            changed = msgspec.structs.replace(row, **settings)
+            if changed != row:
+                await _write_project(store, changed, now_us)
             return changed
     raise NotFound("No such project.")
 
@@ -125,7 +194,7 @@ async def ensure_bootstrap(
     at once."""
     if await list_keys(store):
         return
-    await _write_project(store, ProjectRow(1, "Default project", token, "UTC"), now())
+    await _write_project(store, ProjectRow(1, "Default project", token, UTC), now())
     identity = uuid5(NAMESPACE, "bootstrap key")
     await create_key(
         store, key, KeyRow(identity, "bootstrap", "", ["*"], [], 0, False), now()
@@ -144,6 +213,8 @@ async def _write_project(store: Store, row: ProjectRow, now_us: int) -> None:
         "zone": [row.zone],
         "recordings": [int(row.recordings)],
         "delete_everything": [int(row.delete_everything)],
+        "merge_dangerously": [int(row.merge_dangerously)],
+        "server_only": [list(row.server_only)],
     }
     await store.insert("projects", columns)
 

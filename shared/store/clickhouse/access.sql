@@ -1,9 +1,19 @@
 -- name: projects
 -- Every project, as last written.
-SELECT project, name, token, zone, recordings, delete_everything
+SELECT project, name, token, zone, recordings, delete_everything, merge_dangerously, server_only
 FROM projects
 ORDER BY project, version DESC
 LIMIT 1 BY project
+
+-- name: set_by_capture
+-- Properties of living fragments that the public token set last: whose, which, and when. Never a value.
+SELECT fragment, key, argMax(at, version) AS set_at
+FROM property_changes
+WHERE project = {project:UInt32} AND key IN {names:Array(String)}
+GROUP BY fragment, key
+HAVING argMax(actor, version) = 'capture' AND argMax(after, version) != ''
+ORDER BY key, set_at, fragment
+LIMIT {limit:UInt32}
 
 -- name: keys
 -- Every key, as last written; revoked ones too.

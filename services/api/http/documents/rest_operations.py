@@ -8,12 +8,11 @@ from typing import Any
 import msgspec
 
 from services.api.http.guards.head import KEY_CHARS_MAX, KEY_PATTERN
+from services.api.http.negotiation import NDJSON
 from services.api.http.parameters import Parameter
-from services.api.http.property_limits import NAME_CHARS_MAX
 from services.api.http.rendering import JSON
-from services.api.http.routing import PREFIXES, Route
-
-PREFIX = PREFIXES[0].replace("{project}", "{project_id}")
+from services.api.http.routing import Route
+from shared.inputs.names import NAME_CHARS_MAX
 
 EXAMPLE_PERSON = "55379864-2afb-5e1c-adf7-decb022461c5"
 
@@ -100,7 +99,8 @@ def answers_of(route: Route) -> tuple[type, ...]:
 
 def path_of(route: Route) -> str:
     """The path under the documented prefix."""
-    return f"{PREFIX}{route.path}/"
+    prefix = route.prefixes[0].replace("{project}", "{project_id}")
+    return f"{prefix}{route.path}/"
 
 
 def operation_of(
@@ -203,9 +203,9 @@ def _responses(route: Route, schema_of: dict[type, Any]) -> dict[str, Any]:
     done: dict[str, Any] = {"description": "Done.", "headers": headers}
     if answers := [schema_of[kind] for kind in answers_of(route)]:
         schema = answers[0] if len(answers) == 1 else {"anyOf": answers}
-        done["content"] = {
-            JSON: {"schema": schema},
-            "text/csv": {"schema": {"type": "string"}},
+        texts = ("text/csv", NDJSON) if route.streams else ("text/csv",)
+        done["content"] = {JSON: {"schema": schema}} | {
+            name: {"schema": {"type": "string"}} for name in texts
         }
     if route.produces:
         done["content"] = {

@@ -25,9 +25,14 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     name: str
     token: str
-    zone: str = "UTC"
+    zone: str = tables.UTC
     recordings: bool = False
     delete_everything: bool = False
+    merge_dangerously: bool = True
+    """Whether the public token may merge identified persons."""
+
+    server_only: frozenset[str] = frozenset()
+    """Properties that the public token may not change."""
 
 
 class PersonalKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,9 +75,11 @@ class Access:
                 id=row.project,
                 name=row.name,
                 token=row.token,
-                zone=row.zone or "UTC",
+                zone=row.zone or tables.UTC,
                 recordings=row.recordings,
                 delete_everything=row.delete_everything,
+                merge_dangerously=row.merge_dangerously,
+                server_only=frozenset(row.server_only),
             )
             for row in await tables.list_projects(self._store)
         ]

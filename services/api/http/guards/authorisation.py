@@ -16,6 +16,9 @@ from services.api.http.messages import Request
 BODY_KEY = "personal_api_key"
 """The member of a JSON body, or the parameter of a query, that a client may send its key in."""
 
+PROJECT_PARAMETER = "token"
+"""The parameter of a query that names the project, where the path does not."""
+
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """The project that a request is for, and the personal key that it came with; no key where a
@@ -104,7 +107,7 @@ def _project_of(access: Access, request: Request, key: PersonalKey) -> Project |
     """The project that the path names, or the query's token, or the lowest one that the key
     covers."""
     name = request.parameters.get("project")
-    token = request.query.get("token")
+    token = request.query.get(PROJECT_PARAMETER)
     if name is None and token:
         return access.by_token(token)
     if name is None or name == "@current":

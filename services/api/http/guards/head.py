@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from services.api.http.guards.authorisation import BODY_KEY, PROJECT_PARAMETER
 from services.api.http.messages import Request
-from services.api.http.negotiation import format_of
+from services.api.http.negotiation import FORMAT_PARAMETER, format_of
 from services.api.http.routing import Route
 from shared.domain.errors import BadInput
 
@@ -16,6 +17,12 @@ KEY_CHARS_MAX = 255
 
 KEY_PATTERN = "^[!-~]([ -~]*[!-~])?$"
 """Printable ASCII, as headers have it."""
+
+COMMON_PARAMETERS = frozenset((FORMAT_PARAMETER, PROJECT_PARAMETER, BODY_KEY))
+"""Parameters of every REST route: the format of the answer, and who asks for which project."""
+
+UNKNOWN_NAME_CHARS_MAX = 100
+"""Of a parameter's name in an error: enough to find the mistake, whatever was sent."""
 
 _TAGS = re.compile(r'\*|(W/)?"[!#-~]*"(\s*,\s*(W/)?"[!#-~]*")*')
 
@@ -27,7 +34,7 @@ def has_body(headers: Mapping[str, str]) -> bool:
 
 def judge_head(request: Request, route: Route) -> None:
     """Judge headers and parameters, and note the format. BadInput, 404 or 406 for a wrong one."""
-    request.format = format_of(request, route.produces)
+    request.format = format_of(request, route.produces, lines=route.streams)
     headers = request.headers
     key = headers.get("Idempotency-Key") if route.writes else None
     if key is not None and (
@@ -43,6 +50,13 @@ def judge_head(request: Request, route: Route) -> None:
 
 
 def judge_parameters(request: Request, route: Route) -> None:
-    """Judge each parameter of the query that the route declares."""
+    """Judge each parameter that the route declares. BadInput for a wrong one, and for one that the
+    route does not know: ignored, a filter would answer with everybody."""
+    for name in request.query:
+        if name not in COMMON_PARAMETERS and all(
+            parameter.name != name for parameter in route.query
+        ):
+            name = name[:UNKNOWN_NAME_CHARS_MAX]
+            raise BadInput(f"This route has no parameter {name!r}.", attr=name)
     for parameter in route.query:
         parameter.of(request.query)

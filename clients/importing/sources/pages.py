@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit, urlunsplit
 
 from clients.importing.client import Client, bare, usable
-from clients.importing.files import SourceRow
+from clients.importing.sources.files import SourceRow
 from shared.domain.errors import Corrupt
 from shared.runtime.settings import SettingsError
 

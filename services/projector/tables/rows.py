@@ -342,7 +342,7 @@ def captured_row(command: Capture, version: int, purged: Mapping[str, int]) -> R
         command.distinct_id,
         properties,
         command.at,
-        command.repairs,
+        list(command.repairs),
     )
 
 

@@ -47,6 +47,9 @@ def called(method: str, path: str) -> str:
     """The heading of what answers this call: a literal path is tried before one with an id, as the API does."""
     if f"{method} {path}" in CAPTURE:
         return f"{method} {path}"
+    for route in ROUTES:
+        if route.prefixes != PREFIXES and path == f"{route.prefixes[0]}{route.path}/".replace("{project}", "1"):
+            return heading_of(route)
     prefix = PREFIXES[1].replace("{project}", "1")
     below = re.sub(r"^/api/(projects|environments)/1/persons", "", path).rstrip("/")
     assert path.startswith((prefix, prefix.replace("projects", "environments"))), path

@@ -125,7 +125,8 @@ class Cluster:
         self._running = folder
         self._ports = {node: (free_port(), free_port()) for node in self._nodes}
         voters = ",".join(f"{node}@127.0.0.1:{controller}" for node, (_, controller) in self._ports.items())
-        cluster = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
+        number = b"\x01" + uuid4().bytes[1:]  # a text that began with a dash would be an option
+        cluster = urlsafe_b64encode(number).decode().rstrip("=")
         for node, (port, controller) in self._ports.items():
             text = PROPERTIES.format(
                 node=node, voters=voters, port=port, controller=controller, data=folder / f"data-{node}",

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import asyncpg  # type: ignore[import-untyped]
 import orjson
@@ -140,25 +139,15 @@ async def fill(dsn: str, persons: int) -> None:
         await connection.close()
 
 
-async def update_batches(dsn: str, changes: Sequence[tuple[int, str]], size: int) -> None:
-    """Update as a consumer of a log would, `size` UPDATEs a transaction."""
+async def in_batches(
+    dsn: str, statement: str, rows: Sequence[tuple[object, ...]], size: int
+) -> None:
+    """Execute a statement for each row as a consumer of a log would, `size` rows a transaction."""
     connection = await asyncpg.connect(dsn)
     try:
-        for start in range(0, len(changes), size):
+        for start in range(0, len(rows), size):
             async with connection.transaction():
-                await connection.executemany(UPDATE, changes[start : start + size])
-    finally:
-        await connection.close()
-
-
-async def project_batches(dsn: str, changes: Sequence[tuple[int, str]], size: int) -> None:
-    """Do all that the projector does for a captured event, `size` of them a transaction."""
-    events = [(*change, uuid4()) for change in changes]
-    connection = await asyncpg.connect(dsn)
-    try:
-        for start in range(0, len(events), size):
-            async with connection.transaction():
-                await connection.executemany(PROJECT, events[start : start + size])
+                await connection.executemany(statement, rows[start : start + size])
     finally:
         await connection.close()
 

@@ -8,12 +8,13 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import orjson
 
 from bench.load import capture, get, load
 from bench.logs import frozen
-from bench.peer import fill, postgres, project_batches, serving, update_batches
+from bench.peer import PROJECT, UPDATE, fill, in_batches, postgres, serving
 from bench.projection import COMMANDS_COUNT, WITH_TIMELINE, database, engine, projected
 from bench.projection import fill as fill_log
 from bench.report import Row, row
@@ -124,10 +125,11 @@ def _updates(dsn: str, data: Path) -> list[Row]:
         asyncio.run(fill_log(stack, COMMANDS_COUNT))
         for turn in range(TURNS):
             began = time.perf_counter()
-            asyncio.run(update_batches(dsn, changes, TRANSACTION))
+            asyncio.run(in_batches(dsn, UPDATE, changes, TRANSACTION))
             peer_rates.append(UPDATES / (time.perf_counter() - began))
+            events = [(*change, uuid4()) for change in changes]
             began = time.perf_counter()
-            asyncio.run(project_batches(dsn, changes, TRANSACTION))
+            asyncio.run(in_batches(dsn, PROJECT, events, TRANSACTION))
             same_rates.append(UPDATES / (time.perf_counter() - began))
             with database(stack, f"turn_{turn}") as turn_stack:
                 rates.append(projected(turn_stack, WITH_TIMELINE, COMMANDS_COUNT))

@@ -186,10 +186,11 @@ def _split_of(
 ) -> tuple[UUID | None, tuple[UUID, ...]]:
     """(the fragment that stays alone or None, the fragments that leave)."""
     main, to_leave = choice
+    members = {member.distinct_id: member.fragment for member in person.members}
     if to_leave is not None:
         leave: dict[UUID, None] = {}
         for distinct_id in to_leave:
-            fragment = _member_called(person, distinct_id)
+            fragment = _member_called(members, distinct_id)
             if fragment is None:
                 raise BadInput(
                     f"Not of this person: {distinct_id[:400]}",
@@ -201,20 +202,19 @@ def _split_of(
                 "At least one distinct id must stay.", attr="distinct_ids_to_split"
             )
         return None, tuple(leave)
-    keep = _member_called(person, person.distinct_ids[0] if main is None else main)
+    keep = _member_called(members, person.distinct_ids[0] if main is None else main)
     if keep is None:
         raise BadInput("Not a distinct id of this person.", attr="main_distinct_id")
     return keep, ()
 
 
-def _member_called(person: Person, distinct_id: str) -> UUID | None:
-    """The fragment of a person that a distinct id means."""
-    fragments = {member.distinct_id: member.fragment for member in person.members}
+def _member_called(members: Mapping[str, UUID], distinct_id: str) -> UUID | None:
+    """The fragment that a distinct id means, of a person's by their distinct ids."""
     return next(
         (
-            fragments[spelling]
+            members[spelling]
             for spelling in id_spellings(distinct_id)
-            if spelling in fragments
+            if spelling in members
         ),
         None,
     )
